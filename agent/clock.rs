@@ -1,0 +1,63 @@
+//! The only place that asks for the time. Everything else is handed a [`Clock`].
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// What time it is, in the two ways that matter.
+pub trait Clock: Send + Sync {
+    /// Wall time: for people, and for what must hold across a reboot.
+    fn now(&self) -> Timestamp;
+    /// Time since boot, suspend included (CLOCK_BOOTTIME): for windows and ages; never steps.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The host's clocks.
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+            .expect("CLOCK_BOOTTIME exists on every Linux since 2.6.39");
+        Duration::from(time)
+    }
+}
+
+/// A clock that a test sets; wall and monotonic move together unless a test steps one of them.
+#[cfg(any(test, feature = "crash-points"))]
+#[derive(Debug)]
+pub struct ManualClock(std::sync::Mutex<(Timestamp, Duration)>);
+
+#[cfg(any(test, feature = "crash-points"))]
+impl ManualClock {
+    pub fn new(now: Timestamp) -> Self {
+        Self(std::sync::Mutex::new((now, Duration::from_secs(1_000))))
+    }
+
+    pub fn advance(&self, by: Duration) {
+        let mut time = self.0.lock().expect("no test panics while it holds the clock");
+        time.0 += by;
+        time.1 += by;
+    }
+
+    pub fn step_wall(&self, to: Timestamp) {
+        self.0.lock().expect("no test panics while it holds the clock").0 = to;
+    }
+}
+
+#[cfg(any(test, feature = "crash-points"))]
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().expect("no test panics while it holds the clock").0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().expect("no test panics while it holds the clock").1
+    }
+}

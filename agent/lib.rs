@@ -1,0 +1,6 @@
+#![doc = include_str!("README.md")]
+#![warn(missing_debug_implementations)]
+
+pub mod clock;
+pub mod model;
+pub mod ports;

@@ -1,0 +1,3 @@
+//! The only exit point.
+
+fn main() {}

@@ -1,0 +1,65 @@
+//! What people are told: one message, rendered by each notifier in its own form.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::incident::{IncidentId, Outcome};
+use super::reason::Reason;
+use super::service::ServiceName;
+
+/// The kinds of events that a destination may ask for, as the config spells them.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, strum::Display, strum::IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum EventKind {
+    /// A policy's condition held for its whole `for`.
+    Breach,
+    /// Nothing is done about a breach, and why.
+    Held,
+    /// A saga begins.
+    Start,
+    Step,
+    /// A saga ended, whichever way.
+    End,
+    /// Somebody must look: a service is latched, or the agent cannot trust itself.
+    Stuck,
+    /// A breach is over.
+    Recovered,
+    /// `unwait notify test`.
+    Test,
+}
+
+/// What is told. Holds no secret by construction: it is built from the model alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    pub at: Timestamp,
+    pub event: EventKind,
+    pub host: String,
+    /// The host's labels, as `key=value`.
+    pub labels: Vec<String>,
+    pub service: Option<ServiceName>,
+    pub policy: Option<String>,
+    pub incident: Option<IncidentId>,
+    /// The policy only says what it would do.
+    pub dry_run: bool,
+    pub outcome: Option<Outcome>,
+    pub reason: Option<Reason>,
+    /// One line for the head.
+    pub title: String,
+    /// A few lines for the body, plain text.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.title)?;
+        for line in &self.lines {
+            write!(f, "\n{line}")?;
+        }
+        Ok(())
+    }
+}

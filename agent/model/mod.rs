@@ -1,0 +1,27 @@
+//! The nouns of the house, as DESIGN words: what the stages hand to each other.
+//!
+//! Nothing here does I/O, asks for the time, or knows an adapter. Every stage may use `model`, and
+//! `model` uses none of them.
+
+pub mod census;
+pub mod duration;
+pub mod incident;
+pub mod message;
+pub mod plan;
+pub mod policy;
+pub mod reason;
+pub mod runbook;
+pub mod service;
+pub mod signal;
+pub mod socket;
+
+pub use census::{Census, Owner, ServiceCensus, Unattributed};
+pub use incident::{IncidentId, Marker, Outcome, Trigger};
+pub use message::{EventKind, Message};
+pub use plan::{Plan, PlannedStep, Target};
+pub use policy::{Comparison, Condition, Mode, Policy, Truth};
+pub use reason::Reason;
+pub use runbook::{Effect, Runbook, Step};
+pub use service::{Incarnation, ServiceName};
+pub use signal::{Reading, Readings, Signal};
+pub use socket::{Direction, Listener, Snapshot, Socket, TableRow};

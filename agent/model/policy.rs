@@ -1,0 +1,313 @@
+//! A policy, checked and compiled: which services, which condition, for how long, in which mode, which
+//! runbook, which limits. Made by `config`, read by `decide`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::runbook::Runbook;
+use super::signal::{Reading, Readings, Signal, Unit};
+
+/// Kleene's three truths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truth {
+    True,
+    False,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operator {
+    #[serde(rename = ">")]
+    Above,
+    #[serde(rename = ">=")]
+    AtLeast,
+    #[serde(rename = "<")]
+    Below,
+    #[serde(rename = "<=")]
+    AtMost,
+}
+
+impl Operator {
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Above => ">",
+            Self::AtLeast => ">=",
+            Self::Below => "<",
+            Self::AtMost => "<=",
+        }
+    }
+
+    fn holds(self, left: f64, right: f64) -> bool {
+        match self {
+            Self::Above => left > right,
+            Self::AtLeast => left >= right,
+            Self::Below => left < right,
+            Self::AtMost => left <= right,
+        }
+    }
+}
+
+/// `close_wait.aged(5m) > 200`, typed: the threshold is in the signal's own unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub signal: Signal,
+    pub operator: Operator,
+    pub threshold: f64,
+}
+
+impl Comparison {
+    pub fn truth(&self, readings: &Readings) -> Truth {
+        match readings.get(self.signal) {
+            Reading::Unknown => Truth::Unknown,
+            Reading::Known(value) if self.operator.holds(value, self.threshold) => Truth::True,
+            Reading::Known(_) => Truth::False,
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let threshold = match self.signal.unit() {
+            Unit::PerMinute | Unit::Ratio | Unit::Count => format!("{}", self.threshold),
+            Unit::Time => Unit::Time.show(self.threshold),
+        };
+        write!(f, "{} {} {threshold}", self.signal, self.operator.symbol())
+    }
+}
+
+/// Comparisons joined by all / any, nested freely.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    All(Vec<Condition>),
+    Any(Vec<Condition>),
+    #[serde(untagged)]
+    Compare(Comparison),
+}
+
+impl Condition {
+    /// Kleene's logic: `all` is false as soon as one is false, `any` true as soon as one is true, whatever
+    /// is unknown beside it.
+    pub fn truth(&self, readings: &Readings) -> Truth {
+        match self {
+            Self::Compare(comparison) => comparison.truth(readings),
+            Self::All(parts) => fold(parts, readings, Truth::False, Truth::True),
+            Self::Any(parts) => fold(parts, readings, Truth::True, Truth::False),
+        }
+    }
+
+    /// Every comparison in it, in the order written.
+    pub fn comparisons(&self) -> Vec<&Comparison> {
+        match self {
+            Self::Compare(comparison) => vec![comparison],
+            Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::comparisons).collect(),
+        }
+    }
+}
+
+fn fold(parts: &[Condition], readings: &Readings, decisive: Truth, otherwise: Truth) -> Truth {
+    let mut result = otherwise;
+    for part in parts {
+        match part.truth(readings) {
+            truth if truth == decisive => return decisive,
+            Truth::Unknown => result = Truth::Unknown,
+            _ => {}
+        }
+    }
+    result
+}
+
+/// How far a policy goes. The default is dry-run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Mode {
+    /// The breach is told, nothing is decided.
+    Observe,
+    /// Decide everything, do nothing, and say what would have been done.
+    #[default]
+    DryRun,
+    /// Act.
+    Auto,
+}
+
+/// Which services a policy speaks of.
+#[derive(Clone, Debug)]
+pub enum Selector {
+    /// A name in full: the only form that selects a protected service.
+    Name(String),
+    Glob(globset::GlobMatcher),
+    Label {
+        key: String,
+        value: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    pub incidents: u32,
+    #[serde(with = "super::duration::as_text")]
+    pub per: Duration,
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} per {}", self.incidents, super::duration::format(self.per))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Counted from the end of an incident that changed something.
+    #[serde(with = "super::duration::as_text")]
+    pub cooldown: Duration,
+    pub per_service: Budget,
+    /// Over all policies of this host.
+    pub per_host: Budget,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let hours = |h: u64| Duration::from_secs(h * 3_600);
+        Self {
+            cooldown: Duration::from_secs(30 * 60),
+            per_service: Budget { incidents: 2, per: hours(6) },
+            per_host: Budget { incidents: 4, per: hours(6) },
+        }
+    }
+}
+
+/// How many other instances must be healthy before this one may be taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MinHealthy {
+    Count(u32),
+    /// Others healthy over all registered under that name, 0 to 1.
+    Share(f64),
+    /// `N-1`: all others.
+    AllOthers,
+}
+
+impl MinHealthy {
+    /// `others` of `registered` (this one included) are healthy: is that enough?
+    pub fn allows(self, others_healthy: u32, registered: u32) -> bool {
+        match self {
+            Self::Count(count) => others_healthy >= count,
+            Self::Share(share) => registered > 0 && f64::from(others_healthy) / f64::from(registered) >= share,
+            // "All others" of nobody is nobody: the last instance is never taken out.
+            Self::AllOthers => others_healthy >= 1 && others_healthy >= registered.saturating_sub(1),
+        }
+    }
+}
+
+impl fmt::Display for MinHealthy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Share(share) => write!(f, "{}%", share * 100.0),
+            Self::AllOthers => f.write_str("N-1"),
+        }
+    }
+}
+
+/// The guards' settings that a policy may change; the guards themselves stand in `decide::guards`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuardSettings {
+    /// Left out, it is 1 where the runbook drains.
+    pub min_healthy: Option<MinHealthy>,
+    /// Hosts that may work on one service at once; `None` where the policy says `fleet_slots: none`.
+    pub fleet_slots: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub name: String,
+    pub description: String,
+    pub services: Vec<Selector>,
+    pub when: Condition,
+    /// `for`: how long the condition must hold without a break.
+    pub hold: Duration,
+    /// Default: `when` no longer holds.
+    pub clear: Option<Condition>,
+    pub mode: Mode,
+    pub runbook: Runbook,
+    pub limits: Limits,
+    pub guards: GuardSettings,
+}
+
+impl Policy {
+    /// Every signal that the policy's conditions and its runbook's expectations ask for.
+    pub fn signals(&self) -> Vec<Signal> {
+        let mut signals: Vec<Signal> = std::iter::once(&self.when)
+            .chain(&self.clear)
+            .flat_map(|condition| condition.comparisons())
+            .chain(self.runbook.expectations())
+            .map(|comparison| comparison.signal)
+            .collect();
+        signals.sort_unstable();
+        signals.dedup();
+        signals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compare(threshold: f64) -> Condition {
+        Condition::Compare(Comparison { signal: Signal::CloseWait, operator: Operator::Above, threshold })
+    }
+
+    fn unknown() -> Condition {
+        Condition::Compare(Comparison { signal: Signal::FdUsed, operator: Operator::Above, threshold: 0.0 })
+    }
+
+    #[test]
+    fn unknown_follows_kleene() {
+        let mut readings = Readings::default();
+        readings.set(Signal::CloseWait, 10.0);
+        let (yes, no) = (compare(5.0), compare(50.0));
+        for (condition, truth) in [
+            (Condition::All(vec![yes.clone(), unknown()]), Truth::Unknown),
+            (Condition::All(vec![unknown(), no.clone()]), Truth::False),
+            (Condition::Any(vec![unknown(), yes.clone()]), Truth::True),
+            (Condition::Any(vec![no.clone(), unknown()]), Truth::Unknown),
+            (Condition::Any(vec![no, Condition::All(vec![yes])]), Truth::True),
+        ] {
+            assert_eq!(condition.truth(&readings), truth, "{condition:?}");
+        }
+    }
+
+    #[test]
+    fn thresholds_are_exact_at_the_boundary() {
+        let mut readings = Readings::default();
+        readings.set(Signal::CloseWait, 200.0);
+        for (operator, truth) in [
+            (Operator::Above, Truth::False),
+            (Operator::AtLeast, Truth::True),
+            (Operator::Below, Truth::False),
+            (Operator::AtMost, Truth::True),
+        ] {
+            let comparison = Comparison { signal: Signal::CloseWait, operator, threshold: 200.0 };
+            assert_eq!(comparison.truth(&readings), truth, "{comparison}");
+        }
+    }
+
+    #[test]
+    fn the_last_healthy_instance_is_never_spare() {
+        for (rule, others, registered, allowed) in [
+            (MinHealthy::Count(1), 0, 1, false),
+            (MinHealthy::Count(1), 1, 2, true),
+            (MinHealthy::Share(0.5), 2, 4, true),
+            (MinHealthy::Share(0.5), 1, 4, false),
+            (MinHealthy::Share(0.5), 0, 0, false),
+            (MinHealthy::AllOthers, 2, 3, true),
+            (MinHealthy::AllOthers, 1, 3, false),
+            (MinHealthy::AllOthers, 0, 1, false),
+        ] {
+            assert_eq!(rule.allows(others, registered), allowed, "{rule} of {others}/{registered}");
+        }
+    }
+}

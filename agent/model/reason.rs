@@ -1,0 +1,136 @@
+//! Why: one enum for the log line, the metric, the chat message, `explain` and the journal.
+
+use serde::{Deserialize, Serialize};
+
+/// A reason code. Its text (`as_str`) is stable: people alert on it.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Reason {
+    // Why nothing is done, by guard.
+    ObserveOnly,
+    Paused,
+    WarmUp,
+    Latched,
+    Protected,
+    NotActive,
+    Unstable,
+    RecentlyRestarted,
+    OutOfTraffic,
+    Cooldown,
+    ServiceBudget,
+    HostBudget,
+    SagaRunning,
+    NoRegistry,
+    TooFewHealthy,
+    SlotTaken,
+    /// A guard could not be asked: an error is a deny.
+    GuardFailed,
+    /// The runbook asks for what the service does not have; `check` says what.
+    NotActionable,
+
+    // Why a saga ended before its pivot.
+    EvidenceNotKept,
+    JournalNotWritable,
+    DrainFailed,
+    DrainTimedOut,
+    StillInTraffic,
+    StepFailed,
+    ConditionCleared,
+    MeasurementFailed,
+    IncarnationChanged,
+    GuardRefused,
+    ShuttingDown,
+    AgentRestarted,
+
+    // Why it needs a person.
+    RestartFailed,
+    RestartUnknown,
+    StartLimitHit,
+    Unhealthy,
+    UnhealthyAfterRestore,
+    GoneWhileDrained,
+    UnhealthierThanDrained,
+    RecordChanged,
+    OrphanedMarker,
+
+    // How it ended well.
+    Recovered,
+    NotHelped,
+    EvidenceKept,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// What it means and what to do, in one sentence for the person who reads it.
+    pub fn says(self) -> &'static str {
+        match self {
+            Self::ObserveOnly => {
+                "the agent cannot trust its own state directory, so it only watches; see `unwait status`"
+            }
+            Self::Paused => "actions are paused; `unwait resume` ends that",
+            Self::WarmUp => "the agent has just started and wants to have watched for a while first",
+            Self::Latched => "an earlier incident needs a person; `unwait resolve SERVICE` unlatches it",
+            Self::Protected => "the service is protected; a policy must name it in full to act on it",
+            Self::NotActive => "the service is not running",
+            Self::Unstable => "the service is starting, stopping, or has a job under way",
+            Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
+            Self::OutOfTraffic => "somebody else has taken the service out of traffic; it is theirs",
+            Self::Cooldown => "an earlier incident changed something a short while ago",
+            Self::ServiceBudget => "the service's budget of incidents is spent",
+            Self::HostBudget => "this host's budget of incidents is spent",
+            Self::SagaRunning => "an incident is under way",
+            Self::NoRegistry => "no registry is bound to the service, so nobody can say how many others are healthy",
+            Self::TooFewHealthy => "too few other instances are healthy",
+            Self::SlotTaken => "other hosts hold the fleet's slots for this service",
+            Self::GuardFailed => "a guard could not be asked, which counts as no",
+            Self::NotActionable => "the runbook needs what the service does not have; `unwait check` says what",
+            Self::EvidenceNotKept => "the evidence could not be kept, so nothing was touched",
+            Self::JournalNotWritable => "the journal could not be written, so nothing further was changed",
+            Self::DrainFailed => "the service could not be drained",
+            Self::DrainTimedOut => "connections remained when the wait for drained ended",
+            Self::StillInTraffic => "the registry said yes, but the service is still in traffic",
+            Self::StepFailed => "a step failed",
+            Self::ConditionCleared => "the condition no longer held just before the change",
+            Self::MeasurementFailed => "the signals could not be measured afresh just before the change",
+            Self::IncarnationChanged => "the service was restarted by somebody else meanwhile",
+            Self::GuardRefused => "a guard refused just before the change",
+            Self::ShuttingDown => "the agent was asked to stop before the point of no return",
+            Self::AgentRestarted => "the agent died before the point of no return",
+            Self::RestartFailed => "the restart failed; the service is held out of traffic",
+            Self::RestartUnknown => "whether the restart took place is not known; the service is held out of traffic",
+            Self::StartLimitHit => {
+                "systemd's start limit was hit; see `systemctl status`, then `systemctl reset-failed`"
+            }
+            Self::Unhealthy => "the service did not become healthy after the restart; it is held out of traffic",
+            Self::UnhealthyAfterRestore => "the service became unhealthy after it was put back; it was taken out again",
+            Self::GoneWhileDrained => {
+                "the service was restarted or died while it was drained; it is held out of traffic"
+            }
+            Self::UnhealthierThanDrained => {
+                "the service is less healthy than when it was drained; it is held out of traffic"
+            }
+            Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
+            Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
+            Self::Recovered => "restarted, healthy, back in traffic, and the sockets are gone",
+            Self::NotHelped => "healthy and back in traffic, but it leaks as before",
+            Self::EvidenceKept => "the evidence is kept; nothing was to be changed",
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A service: a named workload on this host.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// `rpc-order.service`, `container:NAME`, `program:NAME` or `process:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServiceName(String);
+
+/// What kind of workload a name speaks of; the kind decides which restarter can act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+pub enum ServiceKind {
+    #[strum(to_string = "systemd unit")]
+    Unit,
+    #[strum(to_string = "container")]
+    Container,
+    #[strum(to_string = "supervisord program")]
+    Program,
+    #[strum(to_string = "process")]
+    Process,
+}
+
+impl ServiceName {
+    /// Refuses what is none of the four forms, and characters that no unit or container name has
+    /// (so that a name is safe in a path, a registry marker and a log line).
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if text.is_empty() || text.len() > 256 || !text.chars().all(allowed) {
+            return Err(format!("`{text}` is no service name: letters, digits and : - _ . \\ @ only"));
+        }
+        match text.split_once(':') {
+            None if text.ends_with(".service") && text.len() > ".service".len() => Ok(Self(text.into())),
+            None => Err(format!(
+                "`{text}` is no service: expected NAME.service, container:NAME, program:NAME or process:NAME"
+            )),
+            Some(("container" | "program" | "process", name)) if !name.is_empty() => Ok(Self(text.into())),
+            // A template instance may carry an escaped colon, but a unit always ends in .service.
+            Some(_) if text.ends_with(".service") => Ok(Self(text.into())),
+            Some((kind, _)) => Err(format!("`{kind}:` is no kind of service: expected container, program or process")),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn kind(&self) -> ServiceKind {
+        match self.0.split_once(':') {
+            _ if self.0.ends_with(".service") => ServiceKind::Unit,
+            Some(("container", _)) => ServiceKind::Container,
+            Some(("program", _)) => ServiceKind::Program,
+            _ => ServiceKind::Process,
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One lifetime of a service's main process: systemd's InvocationID, or `PID@starttime`.
+/// Two equal incarnations are the same lifetime; the text means nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub String);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_four_forms_are_read_and_nothing_else() {
+        for (text, kind) in [
+            ("rpc-order.service", ServiceKind::Unit),
+            ("getty@tty1.service", ServiceKind::Unit),
+            ("container:redis_1", ServiceKind::Container),
+            ("program:worker", ServiceKind::Program),
+            ("process:legacy-gate", ServiceKind::Process),
+        ] {
+            assert_eq!(ServiceName::parse(text).unwrap().kind(), kind, "{text}");
+        }
+        for wrong in ["", "rpc-order", ".service", "pod:x", "process:", "a/b.service", "x y.service"] {
+            assert!(ServiceName::parse(wrong).is_err(), "{wrong:?} was read");
+        }
+    }
+}

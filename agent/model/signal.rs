@@ -1,0 +1,262 @@
+//! Signals: measured quantities of a service over time, by the names that policies, logs, metrics and
+//! `--json` use.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::duration;
+
+/// A signal's name, with its window or age where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signal {
+    /// Sockets in CLOSE_WAIT.
+    CloseWait,
+    CloseWaitInbound,
+    CloseWaitOutbound,
+    /// How many have been in CLOSE_WAIT for at least this long; those that still send are left out.
+    CloseWaitAged(Duration),
+    /// Seconds that the oldest has been in CLOSE_WAIT, at least.
+    CloseWaitOldest,
+    /// Sockets a minute, over this window; negative when they become fewer.
+    CloseWaitGrowth(Duration),
+    /// Still in the accept queue: no process has them yet.
+    CloseWaitUnaccepted,
+    /// Data besides the FIN waits unread.
+    CloseWaitUnread,
+    /// Closed by the peer while data still leaves: a proxy or a streamed answer, no leak.
+    CloseWaitSending,
+    /// This service's part of the host's sockets in CLOSE_WAIT, 0 to 1.
+    CloseWaitHostShare,
+    /// All sockets in CLOSE_WAIT on the host: what Zabbix's `system close_wait` shows.
+    HostCloseWait,
+    Established,
+    /// Open descriptors of the service's processes.
+    FdUsed,
+    /// Descriptors used over the soft limit, of the worst process, 0 to 1.
+    FdRatio,
+}
+
+/// What a signal's value is; decides how a threshold is written and a value is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Count,
+    /// Seconds.
+    Time,
+    /// 0 to 1, written as `0.2` or `20%`.
+    Ratio,
+    /// Sockets a minute.
+    PerMinute,
+}
+
+/// DESIGN's signals that this version does not measure; named so that a policy that asks for one is told so.
+pub const NOT_BUILT: [&str; 1] = ["fd.exhausted_in"];
+
+impl Signal {
+    /// Every signal's spelling, for messages and near misses.
+    pub const SPELLINGS: [&'static str; 14] = [
+        "close_wait",
+        "close_wait.inbound",
+        "close_wait.outbound",
+        "close_wait.aged(5m)",
+        "close_wait.oldest",
+        "close_wait.growth(10m)",
+        "close_wait.unaccepted",
+        "close_wait.unread",
+        "close_wait.sending",
+        "close_wait.host_share",
+        "host.close_wait",
+        "established",
+        "fd.used",
+        "fd.ratio",
+    ];
+
+    /// Reads a signal's name as a policy spells it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, argument) = match text.split_once('(') {
+            Some((name, rest)) => match rest.strip_suffix(')') {
+                Some(argument) => (name.trim(), Some(argument.trim())),
+                None => return Err(format!("`{text}` lacks its closing parenthesis")),
+            },
+            None => (text.trim(), None),
+        };
+        let plain = |signal| match argument {
+            None => Ok(signal),
+            Some(_) => Err(format!("`{name}` takes no argument")),
+        };
+        let windowed = |make: fn(Duration) -> Signal, example: &str| match argument {
+            Some(argument) => match duration::parse(argument)? {
+                Duration::ZERO => Err(format!("`{text}`: the duration must be above zero")),
+                window => Ok(make(window)),
+            },
+            None => Err(format!("`{name}` needs a duration, such as {example}")),
+        };
+        match name {
+            "close_wait" => plain(Self::CloseWait),
+            "close_wait.inbound" => plain(Self::CloseWaitInbound),
+            "close_wait.outbound" => plain(Self::CloseWaitOutbound),
+            "close_wait.aged" => windowed(Self::CloseWaitAged, "close_wait.aged(5m)"),
+            "close_wait.oldest" => plain(Self::CloseWaitOldest),
+            "close_wait.growth" => windowed(Self::CloseWaitGrowth, "close_wait.growth(10m)"),
+            "close_wait.unaccepted" => plain(Self::CloseWaitUnaccepted),
+            "close_wait.unread" => plain(Self::CloseWaitUnread),
+            "close_wait.sending" => plain(Self::CloseWaitSending),
+            "close_wait.host_share" => plain(Self::CloseWaitHostShare),
+            "host.close_wait" => plain(Self::HostCloseWait),
+            "established" => plain(Self::Established),
+            "fd.used" => plain(Self::FdUsed),
+            "fd.ratio" => plain(Self::FdRatio),
+            other if NOT_BUILT.contains(&other) => {
+                Err(format!("the signal `{other}` is not built in this version of unwait"))
+            }
+            other => Err(format!("`{other}` is no signal; the signals are {}", Self::SPELLINGS.join(", "))),
+        }
+    }
+
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::CloseWaitOldest => Unit::Time,
+            Self::CloseWaitGrowth(_) => Unit::PerMinute,
+            Self::CloseWaitHostShare | Self::FdRatio => Unit::Ratio,
+            _ => Unit::Count,
+        }
+    }
+
+    /// Speaks of the whole host, not of one service.
+    pub fn is_of_the_host(self) -> bool {
+        self == Self::HostCloseWait
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CloseWait => f.write_str("close_wait"),
+            Self::CloseWaitInbound => f.write_str("close_wait.inbound"),
+            Self::CloseWaitOutbound => f.write_str("close_wait.outbound"),
+            Self::CloseWaitAged(age) => write!(f, "close_wait.aged({})", duration::format(*age)),
+            Self::CloseWaitOldest => f.write_str("close_wait.oldest"),
+            Self::CloseWaitGrowth(window) => write!(f, "close_wait.growth({})", duration::format(*window)),
+            Self::CloseWaitUnaccepted => f.write_str("close_wait.unaccepted"),
+            Self::CloseWaitUnread => f.write_str("close_wait.unread"),
+            Self::CloseWaitSending => f.write_str("close_wait.sending"),
+            Self::CloseWaitHostShare => f.write_str("close_wait.host_share"),
+            Self::HostCloseWait => f.write_str("host.close_wait"),
+            Self::Established => f.write_str("established"),
+            Self::FdUsed => f.write_str("fd.used"),
+            Self::FdRatio => f.write_str("fd.ratio"),
+        }
+    }
+}
+
+impl serde::Serialize for Signal {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Signal {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A signal's value now. Unknown is never a breach, and is shown as unknown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reading {
+    /// In the signal's own unit: a count, seconds, a ratio, or a count per minute.
+    Known(f64),
+    Unknown,
+}
+
+/// The signals of one service at one moment. A signal that is absent is unknown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Readings(BTreeMap<Signal, f64>);
+
+impl Readings {
+    pub fn set(&mut self, signal: Signal, value: f64) {
+        self.0.insert(signal, value);
+    }
+
+    pub fn get(&self, signal: Signal) -> Reading {
+        self.0.get(&signal).map_or(Reading::Unknown, |value| Reading::Known(*value))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Signal, f64)> + '_ {
+        self.0.iter().map(|(signal, value)| (*signal, *value))
+    }
+
+    pub fn extend(&mut self, other: &Readings) {
+        self.0.extend(other.iter());
+    }
+}
+
+/// `{"close_wait": 288, "close_wait.oldest": 41.5}`: the signals' own names as keys.
+impl serde::Serialize for Readings {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(signal, value)| (signal.to_string(), Number(*value))))
+    }
+}
+
+/// A whole number is written without a fraction.
+struct Number(f64);
+
+impl serde::Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if self.0.fract() == 0.0 && self.0.abs() < 9e15 {
+            to.serialize_i64(self.0 as i64)
+        } else {
+            to.serialize_f64((self.0 * 1e4).round() / 1e4)
+        }
+    }
+}
+
+impl Unit {
+    /// Shows a value as a person reads it.
+    pub fn show(self, value: f64) -> String {
+        match self {
+            Unit::Count => format!("{value:.0}"),
+            Unit::Time => duration::format(Duration::from_secs(value.max(0.0) as u64)),
+            Unit::Ratio => format!("{:.1}%", value * 100.0),
+            Unit::PerMinute => format!("{value:+.1}/min"),
+        }
+    }
+}
+
+impl Reading {
+    /// Shows a reading of `signal` as a person reads it; `unknown` where it is unknown.
+    pub fn show(self, signal: Signal) -> String {
+        match self {
+            Reading::Known(value) => signal.unit().show(value),
+            Reading::Unknown => "unknown".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_read_and_written_alike() {
+        for text in Signal::SPELLINGS {
+            assert_eq!(Signal::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_wrong_signal_says_what_is_wrong() {
+        for (text, says) in [
+            ("close_wate", "is no signal"),
+            ("close_wait.aged", "needs a duration"),
+            ("close_wait.aged(5m", "closing parenthesis"),
+            ("close_wait.aged(0s)", "above zero"),
+            ("close_wait(5m)", "takes no argument"),
+            ("fd.exhausted_in", "not built"),
+        ] {
+            let error = Signal::parse(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Probes: asking a service whether it is healthy.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::model::plan::Health;
+
+/// Why a probe did not pass: what was asked, what came back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{asked}: {answer}")]
+pub struct ProbeFailure {
+    pub asked: String,
+    pub answer: String,
+}
+
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Asks once. An answer that does not come within `deadline` is a failure.
+    async fn ask(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure>;
+}

@@ -1,0 +1,101 @@
+//! Registries: taking a service out of traffic, and putting back exactly what was there.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::model::Marker;
+
+/// What a registry says of one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The name it is registered under; instances of the same name stand in for each other.
+    pub name: String,
+    pub traffic: Traffic,
+    /// The record as it was read, for the journal; its shape is the adapter's own.
+    pub record: serde_json::Value,
+}
+
+/// Does traffic reach the instance, as a client of the registry sees it?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Traffic {
+    /// Seen among the passing instances: the positive control.
+    Passing,
+    /// Registered, not isolated by anyone, and failing its checks.
+    Failing,
+    /// Taken out by us.
+    DrainedBy(Marker),
+    /// Taken out by somebody else, with the reason they gave.
+    Isolated { reason: String },
+}
+
+/// The other instances under the same name, ourselves left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Others {
+    pub healthy: u32,
+    /// All that are registered, ourselves included.
+    pub registered: u32,
+}
+
+/// How a restore went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// Our change is taken back, and read back.
+    Done,
+    /// Our change is not there any more; nothing was written. Says what stands there instead.
+    NotOurs(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Nobody answered, or the answer was a server error: worth trying again.
+    #[error("{registry}: {detail}")]
+    Unreachable { registry: String, detail: String },
+    /// The instance is not registered, as far as an answer can prove it.
+    #[error("{registry}: no instance `{id}` is registered with the local agent")]
+    NotRegistered { registry: String, id: String },
+    /// The answer cannot be trusted or was refused: a token that may not read, a record of another shape.
+    #[error("{registry}: {detail}")]
+    Refused { registry: String, detail: String },
+}
+
+impl RegistryError {
+    /// Trying again later may succeed.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// A drain of ours that stands in the registry now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundMarker {
+    pub id: String,
+    pub marker: Marker,
+}
+
+/// A place where clients find instances. `id` is the instance's id in this registry.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// What the registry says of the instance. An answer that permissions have cut is an error, never absence.
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError>;
+
+    /// Takes the instance out of traffic under our marker, and returns once a client would no longer find it.
+    /// Repeating it is harmless; an isolation by somebody else is refused.
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError>;
+
+    /// Takes back the drain that carries this marker, and nothing else. `record` is the pre-image that
+    /// `observe` gave before the drain. Repeating it is harmless.
+    async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError>;
+
+    /// Counts the instances of the same name. Fails where it cannot see ourselves: then the count proves nothing.
+    async fn others(&self, id: &str) -> Result<Others, RegistryError>;
+
+    /// This host's drains of ours that stand now, whoever made them.
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError>;
+
+    /// Addresses that the registry knows, with the names registered there; for naming peers in the evidence.
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
+}
