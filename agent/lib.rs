@@ -2,5 +2,9 @@
 #![warn(missing_debug_implementations)]
 
 pub mod clock;
+pub mod decide;
+pub mod execute;
+pub mod measure;
 pub mod model;
 pub mod ports;
+pub mod store;

@@ -88,6 +88,8 @@ pub struct Plan {
     pub when: Condition,
     pub limits: Limits,
     pub guards: GuardSettings,
+    /// The name that hosts contend for a fleet slot under; `None` where no slot is needed.
+    pub fleet_scope: Option<String>,
     pub steps: Vec<PlannedStep>,
 }
 

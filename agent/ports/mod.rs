@@ -8,3 +8,35 @@ pub mod notifier;
 pub mod probe;
 pub mod registry;
 pub mod restarter;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::plan::Restart;
+
+/// One adapter for each door, as the wiring has chosen them.
+#[derive(Clone)]
+pub struct Ports {
+    /// By the registry's name in the host's file.
+    pub registries: BTreeMap<String, Arc<dyn registry::Registry>>,
+    pub systemd: Arc<dyn restarter::Restarter>,
+    pub process: Arc<dyn restarter::Restarter>,
+    pub probe: Arc<dyn probe::Probe>,
+    /// `None` where the host's file names no fleet.
+    pub fleet: Option<Arc<dyn fleet::FleetSlots>>,
+}
+
+impl Ports {
+    pub fn restarter(&self, restart: &Restart) -> &dyn restarter::Restarter {
+        match restart {
+            Restart::Systemd { .. } => self.systemd.as_ref(),
+            Restart::Process(_) => self.process.as_ref(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports").field("registries", &self.registries.keys()).finish_non_exhaustive()
+    }
+}

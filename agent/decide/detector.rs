@@ -1,0 +1,115 @@
+//! When a condition has held for its whole `for`, and when it is over.
+//!
+//! ```text
+//!            when true                 true for the whole `for`
+//!   Quiet -------------> Holding(since) ------------------------> Breached
+//!     ^                     |                                         |
+//!     +---- false, unknown, or a gap of two intervals                 |
+//!     +---- cleared: `clear` holds (without one: `when` is false) ----+
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::{Policy, Readings, ServiceName, Truth};
+
+/// What changed at a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The condition has held for its whole `for`.
+    Breach,
+    /// The breach is over.
+    Cleared,
+}
+
+/// Where one policy stands for one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watch {
+    #[default]
+    Quiet,
+    Holding {
+        since: Duration,
+        last: Duration,
+    },
+    Breached {
+        since: Duration,
+    },
+}
+
+/// Every policy's standing for every service.
+#[derive(Debug, Default)]
+pub struct Detector {
+    watches: BTreeMap<(String, ServiceName), Watch>,
+}
+
+impl Detector {
+    /// One tick of one policy and one service, at `now` since boot; ticks are `interval` apart.
+    pub fn tick(
+        &mut self,
+        policy: &Policy,
+        service: &ServiceName,
+        readings: &Readings,
+        now: Duration,
+        interval: Duration,
+    ) -> Option<Change> {
+        let key = (policy.name.clone(), service.clone());
+        let before = self.watches.get(&key).copied().unwrap_or_default();
+        let (after, change) = step(before, policy, readings, now, interval);
+        match after {
+            Watch::Quiet => self.watches.remove(&key),
+            _ => self.watches.insert(key, after),
+        };
+        change
+    }
+
+    pub fn watch(&self, policy: &str, service: &ServiceName) -> Watch {
+        self.watches.get(&(policy.to_string(), service.clone())).copied().unwrap_or_default()
+    }
+
+    /// The services that a policy watches now, also where they hold nothing any more.
+    pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
+        self.watches.keys().map(|(_, service)| service)
+    }
+
+    /// After an incident on a service: every policy wants fresh samples and its whole `for` again.
+    pub fn rearm(&mut self, service: &ServiceName) {
+        self.watches.retain(|(_, watched), _| watched != service);
+    }
+
+    /// A new configuration: what no policy names any more is dropped.
+    pub fn keep_only(&mut self, policies: &[Policy]) {
+        self.watches.retain(|(name, _), _| policies.iter().any(|policy| policy.name == *name));
+    }
+}
+
+fn step(
+    before: Watch,
+    policy: &Policy,
+    readings: &Readings,
+    now: Duration,
+    interval: Duration,
+) -> (Watch, Option<Change>) {
+    let when = policy.when.truth(readings);
+    match before {
+        Watch::Breached { since } => {
+            let over = match &policy.clear {
+                Some(clear) => clear.truth(readings) == Truth::True,
+                None => when == Truth::False,
+            };
+            if over { (Watch::Quiet, Some(Change::Cleared)) } else { (Watch::Breached { since }, None) }
+        }
+        Watch::Quiet | Watch::Holding { .. } if when != Truth::True => (Watch::Quiet, None),
+        Watch::Quiet => held(now, now, policy),
+        // "Without a break": a gap of two intervals is one.
+        Watch::Holding { last, .. } if now.saturating_sub(last) >= interval * 2 => held(now, now, policy),
+        Watch::Holding { since, .. } => held(since, now, policy),
+    }
+}
+
+fn held(since: Duration, now: Duration, policy: &Policy) -> (Watch, Option<Change>) {
+    if now.saturating_sub(since) >= policy.hold {
+        (Watch::Breached { since: now }, Some(Change::Breach))
+    } else {
+        (Watch::Holding { since, last: now }, None)
+    }
+}

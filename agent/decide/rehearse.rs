@@ -1,0 +1,52 @@
+//! A policy's own tests: its condition over the samples that it gives, with the detector that the agent uses. No
+//! network, no root, no clock.
+
+use std::time::Duration;
+
+use super::detector::{Change, Detector};
+use crate::model::policy::PolicyTest;
+use crate::model::{Policy, Reading, Readings, ServiceName, duration};
+
+/// How one test went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    pub policy: String,
+    pub name: String,
+    /// What was expected and what came instead; `None` where they agree.
+    pub failure: Option<String>,
+}
+
+pub fn rehearse(policy: &Policy, test: &PolicyTest) -> Rehearsal {
+    let service = ServiceName::parse("process:rehearsal").expect("a name of the fourth form");
+    let mut detector = Detector::default();
+    let (mut breach_at, mut clear_at) = (None, None);
+    let ticks = test.series.values().map(Vec::len).max().unwrap_or(0);
+    for tick in 0..ticks {
+        let mut readings = Readings::default();
+        for (signal, values) in &test.series {
+            if let Some(Reading::Known(value)) = values.get(tick) {
+                readings.set(*signal, *value);
+            }
+        }
+        let now = test.step * u32::try_from(tick).unwrap_or(u32::MAX);
+        match detector.tick(policy, &service, &readings, now, test.step) {
+            Some(Change::Breach) if breach_at.is_none() => breach_at = Some(now),
+            Some(Change::Cleared) if clear_at.is_none() => clear_at = Some(now),
+            _ => {}
+        }
+    }
+    let mut failures = Vec::new();
+    compare("breach_at", test.expect.breach_at, breach_at, &mut failures);
+    if let Some(expected) = test.expect.clear_at {
+        compare("clear_at", Some(expected), clear_at, &mut failures);
+    }
+    let failure = (!failures.is_empty()).then(|| failures.join("; "));
+    Rehearsal { policy: policy.name.clone(), name: test.name.clone(), failure }
+}
+
+fn compare(what: &str, expected: Option<Duration>, found: Option<Duration>, failures: &mut Vec<String>) {
+    let say = |at: Option<Duration>| at.map_or("never".to_string(), duration::format);
+    if expected != found {
+        failures.push(format!("expected {what} {}, found {}", say(expected), say(found)));
+    }
+}

@@ -1,0 +1,185 @@
+//! The driver: asks the saga what is next, does it, and feeds back what happened.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::model::incident::Ending;
+use crate::model::{Effect, Reason};
+
+use super::crash;
+use super::journal::Journal;
+use super::recovery;
+use super::saga::{Event, Saga, Task};
+use super::steps::{self, Failure};
+use super::world::World;
+
+/// How driving ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Driven {
+    /// The saga rests, and its journal is written.
+    Rested(Ending),
+    /// The agent was asked to stop past the pivot, or while something could not be undone yet: the next start
+    /// goes on from the journal.
+    Left,
+}
+
+/// Between two tries of what must succeed in the end: doubled from the first to the second.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Drives the saga until it rests. `stop` turns true when the agent is asked to end.
+pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop: watch::Receiver<bool>) -> Driven {
+    loop {
+        journal.flush(&saga, world);
+        let stopping = *stop.borrow();
+        match saga.task() {
+            Task::Rest(ending) => {
+                if !journal.flush(&saga, world) {
+                    if stopping {
+                        return Driven::Left;
+                    }
+                    // A disk that stays full keeps the incident open here, and so any second saga away.
+                    tokio::time::sleep(BACKOFF.1).await;
+                    continue;
+                }
+                return Driven::Rested(ending);
+            }
+            Task::Begin(_) | Task::Act(_) if stopping && !saga.past_pivot() => {
+                let reason = Reason::ShuttingDown;
+                let event = Event::Interrupted { reason, detail: reason.says().into() };
+                journal.record(&mut saga, event, world);
+            }
+            Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return Driven::Left,
+            Task::Begin(step) => begin(&mut saga, &mut journal, step, world).await,
+            Task::Act(step) => {
+                // A pivot is seen to its end; anything else may be dropped half-way: undo asks the world what is
+                // so, not the journal, and what comes after the pivot is gone on with at the next start.
+                let interruptible = saga.plan().steps[step].effect != Effect::Pivot;
+                tokio::select! {
+                    event = act(&saga, step, world) => {
+                        crash::point(saga.plan().steps[step].step.name(), "acted");
+                        journal.record(&mut saga, event, world);
+                        crash::point(saga.plan().steps[step].step.name(), "done");
+                    }
+                    _ = stop.wait_for(|stop| *stop), if interruptible => {}
+                }
+            }
+            Task::Undo { step, preimage } => {
+                let undone = tokio::select! {
+                    event = undo(&saga, step, &preimage, world) => Some(event),
+                    () = gave_grace(&mut stop) => None,
+                };
+                match undone {
+                    Some(event) => journal.record(&mut saga, event, world),
+                    None => return Driven::Left,
+                }
+            }
+            Task::Withdraw => {
+                journal.record(&mut saga, Event::Withdrawing { preimage: Value::Null }, world);
+                let (drained, detail) = match steps::drain::again(&saga, world).await {
+                    Ok(detail) => (true, detail),
+                    Err(error) => (false, format!("it could not be taken out again: {error}")),
+                };
+                journal.record(&mut saga, Event::Withdrawn { drained, detail }, world);
+            }
+        }
+    }
+}
+
+/// How long an undo may take once the agent is asked to stop; systemd gives 90 s before it kills.
+const STOP_GRACE: Duration = Duration::from_secs(60);
+
+async fn gave_grace(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone never asks to stop.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Asks everything again, reads the pre-image, and commits the intent.
+async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &World) {
+    let planned = saga.plan().steps[step].clone();
+    let changes = matches!(planned.effect, Effect::Compensable | Effect::Pivot);
+    let first_change = planned.effect != Effect::ReadOnly && !saga.changed_anything();
+    if changes || first_change {
+        if let Err((reason, detail)) = world.recheck.still_wanted(saga.plan()).await {
+            return journal.record(saga, Event::Interrupted { reason, detail }, world);
+        }
+    }
+    let preimage = match steps::preimage(saga, step, world).await {
+        Ok(preimage) => preimage,
+        Err(failure) => return fail(saga, journal, step, failure, world),
+    };
+    if first_change {
+        if let Err(detail) = begin_slot(saga, world).await {
+            return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
+        }
+    }
+    let event = Event::Intended { step, preimage };
+    if changes {
+        crash::point(planned.step.name(), "intending");
+        if let Err(error) = journal.intend(saga, event, world) {
+            let failure = Failure { reason: Reason::JournalNotWritable, detail: error.to_string() };
+            return fail(saga, journal, step, failure, world);
+        }
+    } else {
+        journal.record(saga, event, world);
+    }
+    crash::point(planned.step.name(), "intended");
+}
+
+async fn begin_slot(saga: &Saga, world: &World) -> Result<(), String> {
+    match (&saga.plan().fleet_scope, &world.ports.fleet) {
+        (Some(scope), Some(fleet)) => {
+            fleet.begin(scope, &saga.plan().incident.0).await.map_err(|error| error.to_string())
+        }
+        (Some(_), None) => Err("the host's file names no fleet any more".into()),
+        (None, _) => Ok(()),
+    }
+}
+
+fn fail(saga: &mut Saga, journal: &mut Journal, step: usize, failure: Failure, world: &World) {
+    let Failure { reason, detail } = failure;
+    // A step that is refused before its intent has not touched anything.
+    journal.record(saga, Event::Failed { step, reason, detail, untouched: true }, world);
+}
+
+/// Carries the step out and says what happened.
+async fn act(saga: &Saga, step: usize, world: &World) -> Event {
+    match steps::apply(saga, step, world).await {
+        Ok(done) => Event::Done { step, detail: done.detail, helped: done.helped },
+        Err(failure) if saga.plan().pivot() == Some(step) => {
+            recovery::doubtful_pivot(saga, step, failure.reason, failure.detail, world).await
+        }
+        Err(Failure { reason, detail }) => Event::Failed { step, reason, detail, untouched: false },
+    }
+}
+
+/// Takes a step back; what only an unreachable party blocks is tried for ever, and told once.
+async fn undo(saga: &Saga, step: usize, preimage: &Value, world: &World) -> Event {
+    let mut pause = BACKOFF.0;
+    let mut tries = 0u32;
+    loop {
+        match steps::undo(saga, step, preimage, world).await {
+            Ok(detail) => return Event::Undone { step, detail },
+            Err(steps::UndoError::Refused { reason, detail }) => return Event::UndoRefused { step, reason, detail },
+            Err(steps::UndoError::Later(error)) => {
+                tries += 1;
+                if tries == TOLD_AFTER {
+                    let what = format!("taking {} back", saga.plan().steps[step].step.name());
+                    let message = world.teller(saga.plan()).still_trying(&what, &error);
+                    (world.on_message)(&message);
+                    world.store.tell(&world.audience, &[message]);
+                }
+                tracing::warn!(incident = %saga.plan().incident, step, error, "undo will be tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Tries of an undo before people are told: some fifteen seconds of backoff.
+const TOLD_AFTER: u32 = 4;

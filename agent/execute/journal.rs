@@ -1,0 +1,155 @@
+//! The saga's journal: events committed in order, with what they imply.
+//!
+//! An intent that cannot be committed is an error for the driver. Any other event that the disk refuses waits
+//! here, its messages are told all the same, and it is written with the next event that the disk takes: undo and
+//! restore never wait for the journal.
+
+use crate::model::incident::Ending;
+use crate::model::{EventKind, Message, Outcome};
+use crate::store::{Implied, JournalRow, StoreError};
+
+use super::saga::{Event, Illegal, Saga, State};
+use super::tell;
+use super::world::World;
+
+#[derive(Debug)]
+pub struct Journal {
+    next: u32,
+    waiting: Vec<JournalRow>,
+}
+
+/// A journal that cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("event {seq} of the journal cannot be read: {source}")]
+    Unreadable { seq: u32, source: serde_json::Error },
+    #[error("event {seq} of the journal: {source}")]
+    Illegal { seq: u32, source: Box<Illegal> },
+}
+
+impl Journal {
+    pub fn new() -> Self {
+        Self { next: 0, waiting: Vec::new() }
+    }
+
+    /// Feeds a stored journal to a new saga.
+    pub fn replay(rows: &[JournalRow], saga: &mut Saga) -> Result<Self, JournalError> {
+        for row in rows {
+            let event =
+                serde_json::from_str(&row.event).map_err(|source| JournalError::Unreadable { seq: row.seq, source })?;
+            saga.apply(event).map_err(|source| JournalError::Illegal { seq: row.seq, source: Box::new(source) })?;
+        }
+        Ok(Self { next: rows.last().map_or(0, |row| row.seq + 1), waiting: Vec::new() })
+    }
+
+    /// Commits the event before anything is done about it; on an error nothing has happened.
+    pub fn intend(&mut self, saga: &mut Saga, event: Event, world: &World) -> Result<(), StoreError> {
+        let mut next = saga.clone();
+        advance(&mut next, event.clone());
+        self.commit(&next, &event, world, &[])?;
+        *saga = next;
+        Ok(())
+    }
+
+    /// Records what has happened; where the disk refuses, it waits here.
+    pub fn record(&mut self, saga: &mut Saga, event: Event, world: &World) {
+        advance(saga, event.clone());
+        let messages = messages(saga, &event, world);
+        for message in &messages {
+            (world.on_message)(message);
+        }
+        if let Err(error) = self.commit(saga, &event, world, &messages) {
+            tracing::error!(%error, incident = %saga.plan().incident, "the journal waits in memory");
+            self.waiting.push(self.row(&event, world));
+            self.next += 1;
+            world.store.tell(&world.audience, &messages);
+        }
+    }
+
+    /// Writes what waits; true once nothing does.
+    pub fn flush(&mut self, saga: &Saga, world: &World) -> bool {
+        if self.waiting.is_empty() {
+            return true;
+        }
+        let implied = implied(saga, &world.audience, &[]);
+        let written = world.store.append(&saga.plan().incident, &self.waiting, &implied.as_implied()).is_ok();
+        if written {
+            self.waiting.clear();
+        }
+        written
+    }
+
+    fn commit(&mut self, saga: &Saga, event: &Event, world: &World, messages: &[Message]) -> Result<(), StoreError> {
+        let mut rows = self.waiting.clone();
+        rows.push(self.row(event, world));
+        let implied = implied(saga, &world.audience, messages);
+        world.store.append(&saga.plan().incident, &rows, &implied.as_implied())?;
+        self.waiting.clear();
+        self.next += 1;
+        Ok(())
+    }
+
+    fn row(&self, event: &Event, world: &World) -> JournalRow {
+        let event = serde_json::to_string(event).expect("an event is plain data");
+        JournalRow { seq: self.next, at: world.clock.now(), event }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An event that our own driver makes is legal, or the driver is broken.
+fn advance(saga: &mut Saga, event: Event) {
+    if let Err(illegal) = saga.apply(event) {
+        panic!("defect in the saga's driver: {illegal}");
+    }
+}
+
+struct Owned<'a> {
+    changed: bool,
+    ending: Option<Ending>,
+    saga: &'a Saga,
+    audience: &'a crate::store::Audience,
+    messages: &'a [Message],
+}
+
+fn implied<'a>(saga: &'a Saga, audience: &'a crate::store::Audience, messages: &'a [Message]) -> Owned<'a> {
+    let ending = match saga.state() {
+        State::Rests(ending) => Some(ending.clone()),
+        _ => None,
+    };
+    Owned { changed: saga.changed_anything(), ending, saga, audience, messages }
+}
+
+impl Owned<'_> {
+    fn as_implied(&self) -> Implied<'_> {
+        // A dry-run that would have ended stuck latches nothing.
+        let stuck = self.ending.as_ref().filter(|e| e.outcome == Outcome::Stuck && !self.saga.plan().dry_run);
+        Implied {
+            changed: self.changed,
+            ending: self.ending.as_ref(),
+            latch: stuck.map(|ending| (&self.saga.plan().target.service, ending)),
+            audience: self.audience,
+            messages: self.messages,
+        }
+    }
+}
+
+/// What people are told of an event.
+fn messages(saga: &Saga, event: &Event, world: &World) -> Vec<Message> {
+    let tell = world.teller(saga.plan());
+    let mut messages = Vec::new();
+    if let Some((step, outcome, detail)) = tell::step_of(saga.plan(), event) {
+        messages.push(tell.step(step, outcome, detail));
+    }
+    if let State::Rests(ending) = saga.state() {
+        messages.push(tell.end(EventKind::End, ending, saga.holds_drain_at_rest()));
+        if ending.outcome == Outcome::Stuck && !saga.plan().dry_run {
+            messages.push(tell.end(EventKind::Stuck, ending, saga.holds_drain_at_rest()));
+        }
+    }
+    messages
+}

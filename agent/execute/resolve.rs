@@ -1,0 +1,48 @@
+//! `unwait resolve`: a person's decision on a service that rests stuck.
+
+use serde_json::Value;
+
+use super::steps::{UndoError, drain};
+use super::world::World;
+use crate::model::{Plan, Step};
+
+/// Why a resolution was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}; try again")]
+    Later(String),
+}
+
+/// Health check, then put back what the incident drained. The caller unlatches once this has succeeded.
+///
+/// `preimage` is the journaled pre-image of the plan's drain, where it had one.
+pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Result<String, ResolveError> {
+    if let Err(failure) = world.probe(plan.target.health.as_ref(), super::steps::PROBE_DEADLINE).await {
+        return Err(ResolveError::Refused(format!(
+            "{} is not healthy, so it is not put into traffic: {failure}; mend it first, or decide with --leave",
+            plan.target.service
+        )));
+    }
+    let later = |error: UndoError| match error {
+        UndoError::Later(error) => ResolveError::Later(error),
+        UndoError::Refused { detail, .. } => {
+            ResolveError::Refused(format!("{detail}; put it right in the registry, then decide with --leave"))
+        }
+    };
+    let ours = drain::still_ours(plan, world).await.map_err(later)?;
+    if ours.is_empty() {
+        return Ok("nothing of ours stands in a registry; unlatched".into());
+    }
+    let registrations = preimage
+        .and_then(|preimage| serde_json::from_value::<drain::Preimage>(preimage.clone()).ok())
+        .map(|preimage| preimage.registrations)
+        .unwrap_or_default();
+    drain::put_back(plan, &ours, &registrations, world).await.map_err(later)
+}
+
+/// The index of the plan's drain, whose pre-image [`restore`] wants.
+pub fn drain_step(plan: &Plan) -> Option<usize> {
+    plan.steps.iter().position(|planned| matches!(planned.step, Step::Drain { .. }))
+}

@@ -1,0 +1,270 @@
+//! The saga's pure state machine: one transition function from a state and an event to a state.
+//!
+//! Nothing here does I/O. The driver asks [`Saga::task`] what is to be done, does it, and feeds back what
+//! happened; the journal is the list of those events, and a saga is rebuilt by feeding it again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::incident::Ending;
+use crate::model::{Effect, Outcome, Plan, Reason, Step};
+
+/// What happened; one row of the journal each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Event {
+    /// The step is about to take effect; `preimage` is what was there before.
+    Intended { step: usize, preimage: Value },
+    /// The step took effect. `helped: Some(false)`: the verification found the service leaking as before.
+    Done { step: usize, detail: String, helped: Option<bool> },
+    /// The step failed. `untouched` speaks of a pivot alone: it provably did not begin.
+    Failed { step: usize, reason: Reason, detail: String, untouched: bool },
+    /// Ended from outside before the pivot: a guard, a shutdown, a restart of the agent.
+    Interrupted { reason: Reason, detail: String },
+    /// A compensable step was taken back.
+    Undone { step: usize, detail: String },
+    /// A compensable step must not, or cannot, be taken back.
+    UndoRefused { step: usize, reason: Reason, detail: String },
+    /// Unhealthy after it was put back: about to take the service out again.
+    Withdrawing { preimage: Value },
+    /// It is out again, or (`drained: false`) could not be taken out.
+    Withdrawn { drained: bool, detail: String },
+}
+
+/// Where a saga stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// The step is next.
+    Ready {
+        step: usize,
+    },
+    /// The step's intent is journaled; its effect may or may not have taken place.
+    Acting {
+        step: usize,
+    },
+    /// Steps are being taken back, the last of `left` first.
+    Unwinding {
+        left: Vec<usize>,
+        why: Ending,
+    },
+    /// The service became unhealthy after it was put back.
+    Withdraw {
+        intended: bool,
+        why: Ending,
+    },
+    Rests(Ending),
+}
+
+/// What the driver is to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Task {
+    /// Journal the intent of this step, then act.
+    Begin(usize),
+    /// The intent is journaled: act. After a crash the effect may have taken place already.
+    Act(usize),
+    Undo {
+        step: usize,
+        preimage: Value,
+    },
+    Withdraw,
+    Rest(Ending),
+}
+
+/// An event that cannot follow from the state: data that was damaged, or a defect of the driver.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("the event {event:?} cannot follow the state {state:?}")]
+pub struct Illegal {
+    pub state: State,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug)]
+pub struct Saga {
+    plan: Plan,
+    state: State,
+    preimages: BTreeMap<usize, Value>,
+    /// False once a verification found no help.
+    helped: bool,
+    /// Our drain was in force when the saga came to rest.
+    left_drained: bool,
+}
+
+impl Saga {
+    pub fn new(plan: Plan) -> Self {
+        let state = if plan.steps.is_empty() { State::Rests(kept()) } else { State::Ready { step: 0 } };
+        Self { plan, state, preimages: BTreeMap::new(), helped: true, left_drained: false }
+    }
+
+    /// A saga as its journal tells it.
+    pub fn rebuild(plan: Plan, events: impl IntoIterator<Item = Event>) -> Result<Self, Illegal> {
+        let mut saga = Self::new(plan);
+        for event in events {
+            saga.apply(event)?;
+        }
+        Ok(saga)
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What was there before the step took effect.
+    pub fn preimage(&self, step: usize) -> Option<&Value> {
+        self.preimages.get(&step)
+    }
+
+    /// Every pre-image by step, drains first: what a later step takes back.
+    pub fn drain_preimage(&self) -> Option<&Value> {
+        self.drain_step().and_then(|step| self.preimage(step))
+    }
+
+    /// Is our own drain in force, as far as the journal knows? True from the drain's intent until it is undone
+    /// or restored.
+    pub fn holds_drain(&self) -> bool {
+        match (&self.state, self.drain_step(), self.restore_step()) {
+            (State::Rests(_), ..) | (_, None, _) => false,
+            (State::Ready { step }, Some(drain), restore) | (State::Acting { step }, Some(drain), restore) => {
+                self.preimages.contains_key(&drain) && restore.is_none_or(|restore| *step <= restore)
+            }
+            (State::Unwinding { left, .. }, Some(drain), _) => left.contains(&drain),
+            (State::Withdraw { .. }, ..) => true,
+        }
+    }
+
+    /// Once at rest: was the service left out of traffic by us?
+    pub fn holds_drain_at_rest(&self) -> bool {
+        matches!(&self.state, State::Rests(ending) if ending.outcome == Outcome::Stuck) && self.left_drained
+    }
+
+    /// Has the point of no return been passed, or may it have been?
+    pub fn past_pivot(&self) -> bool {
+        self.plan.pivot().is_some_and(|pivot| match self.state {
+            State::Ready { step } => step > pivot,
+            State::Acting { step } => step >= pivot,
+            State::Unwinding { .. } => false,
+            State::Withdraw { .. } => true,
+            State::Rests(_) => self.preimages.contains_key(&pivot),
+        })
+    }
+
+    /// Has anything been changed, or may it have been?
+    pub fn changed_anything(&self) -> bool {
+        self.preimages.keys().any(|step| self.plan.steps[*step].effect != Effect::ReadOnly)
+    }
+
+    pub fn task(&self) -> Task {
+        match &self.state {
+            State::Ready { step } => Task::Begin(*step),
+            State::Acting { step } => Task::Act(*step),
+            State::Unwinding { left, why } => match left.last() {
+                Some(step) => Task::Undo { step: *step, preimage: self.preimages[step].clone() },
+                None => Task::Rest(why.clone()),
+            },
+            State::Withdraw { .. } => Task::Withdraw,
+            State::Rests(ending) => Task::Rest(ending.clone()),
+        }
+    }
+
+    /// The one transition function.
+    pub fn apply(&mut self, event: Event) -> Result<(), Illegal> {
+        let next = match (self.state.clone(), event.clone()) {
+            (State::Ready { step: at }, Event::Intended { step, preimage }) if at == step => {
+                self.preimages.insert(step, preimage);
+                State::Acting { step }
+            }
+            (State::Acting { step: at }, Event::Done { step, helped, .. }) if at == step => {
+                self.helped &= helped.unwrap_or(true);
+                self.after(step)
+            }
+            // A step that is refused before its intent is journaled has no effect of its own to take back.
+            (
+                State::Ready { step: at } | State::Acting { step: at },
+                Event::Failed { step, reason, detail, untouched },
+            ) if at == step => self.failed(step, reason, detail, untouched),
+            (State::Ready { .. } | State::Acting { .. }, Event::Interrupted { reason, detail })
+                if !self.past_pivot() =>
+            {
+                self.unwind(reason, detail)
+            }
+            (State::Unwinding { mut left, why }, Event::Undone { step, .. }) if left.last() == Some(&step) => {
+                left.pop();
+                if left.is_empty() { State::Rests(why) } else { State::Unwinding { left, why } }
+            }
+            (State::Unwinding { left, .. }, Event::UndoRefused { step, reason, detail })
+                if left.last() == Some(&step) =>
+            {
+                State::Rests(Ending { outcome: Outcome::Stuck, reason, detail })
+            }
+            (State::Withdraw { why, .. }, Event::Withdrawing { .. }) => State::Withdraw { intended: true, why },
+            (State::Withdraw { why, intended: true }, Event::Withdrawn { detail, .. }) => {
+                State::Rests(Ending { detail: format!("{}; {detail}", why.detail), ..why })
+            }
+            (state, event) => return Err(Illegal { state, event }),
+        };
+        if let State::Rests(_) = &next {
+            self.left_drained = match &event {
+                Event::Withdrawn { drained, .. } => *drained,
+                _ => self.holds_drain(),
+            };
+        }
+        self.state = next;
+        Ok(())
+    }
+
+    fn after(&self, step: usize) -> State {
+        if step + 1 < self.plan.steps.len() {
+            return State::Ready { step: step + 1 };
+        }
+        let reason = match (self.changed_anything(), self.helped) {
+            (false, _) => return State::Rests(kept()),
+            (true, true) => Reason::Recovered,
+            (true, false) => Reason::NotHelped,
+        };
+        State::Rests(Ending { outcome: Outcome::Completed, reason, detail: reason.says().into() })
+    }
+
+    fn failed(&self, step: usize, reason: Reason, detail: String, untouched: bool) -> State {
+        let pivot = self.plan.pivot();
+        let before_pivot = pivot.is_none_or(|pivot| step < pivot || (step == pivot && untouched));
+        if before_pivot {
+            return self.unwind(reason, detail);
+        }
+        let why = Ending { outcome: Outcome::Stuck, reason, detail };
+        let put_back = self.restore_step().is_some_and(|restore| restore < step);
+        let unhealthy = reason == Reason::UnhealthyAfterRestore;
+        if put_back && unhealthy { State::Withdraw { intended: false, why } } else { State::Rests(why) }
+    }
+
+    fn unwind(&self, reason: Reason, detail: String) -> State {
+        let why = Ending { outcome: Outcome::Unwound, reason, detail };
+        // What a later step of the runbook has put back already is not ours to undo any more.
+        let restored = matches!(self.state, State::Ready { step } | State::Acting { step }
+            if self.restore_step().is_some_and(|restore| step > restore));
+        let left: Vec<usize> = self
+            .preimages
+            .keys()
+            .copied()
+            .filter(|step| self.plan.steps[*step].effect == Effect::Compensable)
+            .filter(|step| !(restored && Some(*step) == self.drain_step()))
+            .collect();
+        if left.is_empty() { State::Rests(why) } else { State::Unwinding { left, why } }
+    }
+
+    pub fn drain_step(&self) -> Option<usize> {
+        self.plan.steps.iter().position(|planned| matches!(planned.step, Step::Drain { .. }))
+    }
+
+    fn restore_step(&self) -> Option<usize> {
+        self.plan.steps.iter().position(|planned| matches!(planned.step, Step::Restore { .. }))
+    }
+}
+
+fn kept() -> Ending {
+    Ending { outcome: Outcome::Completed, reason: Reason::EvidenceKept, detail: Reason::EvidenceKept.says().into() }
+}

@@ -1,0 +1,220 @@
+//! `drain`: out of traffic in every registry, reversibly; and its undo, which puts back what was there.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Done, Failure, PROBE_DEADLINE, UndoError};
+use crate::execute::saga::Saga;
+use crate::execute::world::{ByBinding, World, key};
+use crate::model::plan::Binding;
+use crate::model::{Incarnation, Marker, Plan, Reason};
+use crate::ports::registry::{Registration, RegistryError, Restored, Traffic};
+
+/// What was there before the drain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Preimage {
+    pub registrations: ByBinding<Registration>,
+    /// The lifetime that is drained; putting back needs it still there.
+    pub incarnation: Option<Incarnation>,
+    /// Did the probe pass? Putting back needs it no less healthy.
+    pub healthy: bool,
+}
+
+pub fn marker(plan: &Plan, world: &World) -> Marker {
+    Marker { incident: plan.incident.clone(), host: world.host.clone() }
+}
+
+pub async fn preimage(plan: &Plan, world: &World) -> Result<Value, Failure> {
+    let failed = |error: String| Failure::new(Reason::DrainFailed, error);
+    let registrations = world.registrations(plan).await.map_err(|error| failed(error.to_string()))?;
+    if registrations.is_empty() {
+        return Err(Failure::new(Reason::NoRegistry, Reason::NoRegistry.says()));
+    }
+    for (binding, registration) in &registrations {
+        match &registration.traffic {
+            Traffic::Passing => {}
+            Traffic::Failing => {
+                let detail = format!("{} is registered but does not pass its checks: it is out already", key(binding));
+                return Err(Failure::new(Reason::OutOfTraffic, detail));
+            }
+            Traffic::Isolated { reason } => {
+                let detail = format!("{} was taken out by somebody else: {reason}", key(binding));
+                return Err(Failure::new(Reason::OutOfTraffic, detail));
+            }
+            Traffic::DrainedBy(marker) => {
+                let detail = format!("{} is still drained by an earlier incident, {}", key(binding), marker.incident);
+                return Err(Failure::new(Reason::OutOfTraffic, detail));
+            }
+        }
+    }
+    let preimage = Preimage {
+        registrations: registrations.into_iter().map(|(binding, registration)| (key(&binding), registration)).collect(),
+        incarnation: world.settled_incarnation(plan).await.map_err(failed)?,
+        healthy: world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await.is_ok(),
+    };
+    Ok(serde_json::to_value(preimage).expect("a pre-image is plain data"))
+}
+
+pub async fn apply(saga: &Saga, settle: Duration, deadline: Duration, world: &World) -> Result<Done, Failure> {
+    let plan = saga.plan();
+    let marker = marker(plan, world);
+    for binding in &plan.target.bindings {
+        let drained = async { world.registry(binding)?.drain(&binding.id, &marker).await };
+        match tokio::time::timeout(deadline, drained).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Failure::new(Reason::DrainFailed, error)),
+            Err(_) => {
+                let detail =
+                    format!("{} did not drain within {}", key(binding), crate::model::duration::format(deadline));
+                return Err(Failure::new(Reason::DrainFailed, detail));
+            }
+        }
+    }
+    crate::execute::crash::point("drain", "effected");
+    world.pace.wait(settle).await;
+    Ok(Done::saying(format!("out of traffic: {}", bindings(plan))))
+}
+
+/// Drained is a state to hold: whatever stands in traffic again is drained again. Says what was.
+pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, RegistryError> {
+    if !saga.holds_drain() {
+        return Ok(None);
+    }
+    let marker = marker(saga.plan(), world);
+    let mut again = Vec::new();
+    for binding in &saga.plan().target.bindings {
+        let registry = world.registry(binding)?;
+        match registry.observe(&binding.id).await {
+            Ok(registration) if matches!(registration.traffic, Traffic::Passing | Traffic::Failing) => {
+                registry.drain(&binding.id, &marker).await?;
+                again.push(key(binding));
+            }
+            // Gone while it restarts: nothing is in traffic, and what registers again is seen next time.
+            Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if again.is_empty() {
+        return Ok(None);
+    }
+    let said = format!("registered itself while drained, and was drained again: {}", again.join(", "));
+    tracing::warn!(incident = %saga.plan().incident, "{said}");
+    Ok(Some(said))
+}
+
+/// Takes a service that became unhealthy after its restore out again.
+pub async fn again(saga: &Saga, world: &World) -> Result<String, RegistryError> {
+    let marker = marker(saga.plan(), world);
+    for binding in &saga.plan().target.bindings {
+        world.registry(binding)?.drain(&binding.id, &marker).await?;
+    }
+    Ok(format!("taken out of traffic again: {}", bindings(saga.plan())))
+}
+
+/// Puts back what was drained before its pivot: the same lifetime must still be there, and no less healthy.
+pub async fn undo(plan: &Plan, preimage: &Value, world: &World) -> Result<String, UndoError> {
+    let preimage: Preimage = serde_json::from_value(preimage.clone()).map_err(|error| UndoError::Refused {
+        reason: Reason::RecordChanged,
+        detail: format!("the journaled registration cannot be read: {error}"),
+    })?;
+    let ours = still_ours(plan, world).await?;
+    if ours.is_empty() {
+        return Ok("nothing of ours stands in a registry".into());
+    }
+    if let Some(drained) = &preimage.incarnation {
+        let now = world.settled_incarnation(plan).await.map_err(UndoError::Later)?;
+        if now.as_ref() != Some(drained) {
+            let now = now.map_or("nothing that is settled".into(), |now| now.to_string());
+            let detail = format!("drained was {drained}, now runs {now}");
+            return Err(UndoError::Refused { reason: Reason::GoneWhileDrained, detail });
+        }
+    }
+    if preimage.healthy {
+        no_less_healthy(plan, world).await?;
+    }
+    put_back(plan, &ours, &preimage.registrations, world).await
+}
+
+/// The bindings that our marker stands on now. An isolation by somebody else is left alone, and is a person's.
+pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, UndoError> {
+    let marker = marker(plan, world);
+    let mut ours = Vec::new();
+    for binding in &plan.target.bindings {
+        let observed = match world.registry(binding) {
+            Ok(registry) => registry.observe(&binding.id).await,
+            Err(error) => Err(error),
+        };
+        match observed.map(|registration| registration.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == marker => ours.push(binding.clone()),
+            Ok(Traffic::Passing | Traffic::Failing) => {}
+            Ok(Traffic::DrainedBy(found)) => {
+                let detail = format!("{} is drained by another incident, {}", key(binding), found.incident);
+                return Err(UndoError::Refused { reason: Reason::RecordChanged, detail });
+            }
+            Ok(Traffic::Isolated { reason }) => {
+                let detail = format!("{} was taken out by somebody else meanwhile: {reason}", key(binding));
+                return Err(UndoError::Refused { reason: Reason::RecordChanged, detail });
+            }
+            Err(RegistryError::NotRegistered { .. }) => {
+                let detail = format!("{} is not registered any more", key(binding));
+                return Err(UndoError::Refused { reason: Reason::RecordChanged, detail });
+            }
+            Err(error) => return Err(UndoError::Later(error.to_string())),
+        }
+    }
+    Ok(ours)
+}
+
+/// Restores each binding by its pre-image.
+pub async fn put_back(
+    plan: &Plan,
+    ours: &[Binding],
+    registrations: &ByBinding<Registration>,
+    world: &World,
+) -> Result<String, UndoError> {
+    let marker = marker(plan, world);
+    let mut said = Vec::new();
+    for binding in ours {
+        let record = registrations.get(&key(binding)).map_or(&Value::Null, |registration| &registration.record);
+        let restored = match world.registry(binding) {
+            Ok(registry) => registry.restore(&binding.id, &marker, record).await,
+            Err(error) => Err(error),
+        };
+        match restored {
+            Ok(Restored::Done) => said.push(key(binding)),
+            Ok(Restored::NotOurs(what)) => said.push(format!("{} (left as it is: {what})", key(binding))),
+            Err(error) if error.is_passing() => return Err(UndoError::Later(error.to_string())),
+            Err(error) => {
+                return Err(UndoError::Refused { reason: Reason::RecordChanged, detail: error.to_string() });
+            }
+        }
+    }
+    Ok(format!("back in traffic: {}", said.join(", ")))
+}
+
+/// Probes that must fail in a row before a service counts as less healthy than it was.
+const UNHEALTHY_AFTER: u32 = 3;
+const BETWEEN_PROBES: Duration = Duration::from_secs(1);
+
+async fn no_less_healthy(plan: &Plan, world: &World) -> Result<(), UndoError> {
+    let mut failures = 0;
+    loop {
+        match world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => {
+                failures += 1;
+                if failures == UNHEALTHY_AFTER {
+                    let detail = failure.to_string();
+                    return Err(UndoError::Refused { reason: Reason::UnhealthierThanDrained, detail });
+                }
+            }
+        }
+        world.pace.wait(BETWEEN_PROBES).await;
+    }
+}
+
+fn bindings(plan: &Plan) -> String {
+    plan.target.bindings.iter().map(key).collect::<Vec<_>>().join(", ")
+}

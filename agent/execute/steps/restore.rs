@@ -1,0 +1,67 @@
+//! `restore`: put back exactly what the drain took away, after one more passing probe.
+
+use std::time::Duration;
+
+use super::{Done, Failure, PROBE_DEADLINE, UndoError, drain};
+use crate::execute::driver::BACKOFF;
+use crate::execute::saga::Saga;
+use crate::execute::world::World;
+use crate::model::Reason;
+
+/// Probes before a restore: a service that is found unhealthy is not put back.
+const TRIES: u32 = 10;
+const BETWEEN: Duration = Duration::from_secs(1);
+
+pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Done, Failure> {
+    let plan = saga.plan();
+    let Some(preimage) = saga.drain_preimage() else {
+        return Err(Failure::new(Reason::StepFailed, "nothing was drained"));
+    };
+    let preimage: drain::Preimage = serde_json::from_value(preimage.clone())
+        .map_err(|error| Failure::new(Reason::RecordChanged, format!("the journaled registration: {error}")))?;
+
+    let told_at = world.pace.elapsed() + deadline;
+    let mut told = false;
+    let mut pause = BACKOFF.0;
+    loop {
+        // Minutes may have passed since the last try, or the agent may have died: nothing goes into traffic
+        // on an old answer.
+        passes(saga, world).await?;
+        let put_back = match drain::still_ours(plan, world).await {
+            Ok(ours) if ours.is_empty() => Ok("it was in traffic already".to_string()),
+            Ok(ours) => drain::put_back(plan, &ours, &preimage.registrations, world).await,
+            Err(error) => Err(error),
+        };
+        match put_back {
+            Ok(said) => return Ok(Done::saying(said)),
+            Err(UndoError::Refused { reason, detail }) => return Err(Failure { reason, detail }),
+            Err(UndoError::Later(error)) => {
+                tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
+                if !told && world.pace.elapsed() >= told_at {
+                    told = true;
+                    let message = world.teller(plan).still_trying("putting it back", &error);
+                    (world.on_message)(&message);
+                    world.store.tell(&world.audience, &[message]);
+                }
+            }
+        }
+        world.pace.wait(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+async fn passes(saga: &Saga, world: &World) -> Result<(), Failure> {
+    let mut tries = 0;
+    loop {
+        match world.probe(saga.plan().target.health.as_ref(), PROBE_DEADLINE).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => {
+                tries += 1;
+                if tries == TRIES {
+                    return Err(Failure::new(Reason::Unhealthy, format!("just before the restore: {failure}")));
+                }
+            }
+        }
+        world.pace.wait(BETWEEN).await;
+    }
+}

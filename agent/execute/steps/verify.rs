@@ -1,0 +1,73 @@
+//! `verify`: watch the service in traffic for `soak`, healthy throughout, and then expect its signals to be so.
+//! Unhealthy: it is taken out again. Healthy but leaking: `not_helped`, and it stays in traffic.
+
+use std::time::Duration;
+
+use super::{Done, Failure, PROBE_DEADLINE};
+use crate::execute::saga::Saga;
+use crate::execute::world::World;
+use crate::model::{Comparison, Reason, Truth, duration};
+use crate::ports::registry::Traffic;
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Probes that must fail in a row before the service counts as unhealthy.
+const UNHEALTHY_AFTER: u32 = 3;
+
+pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &World) -> Result<Done, Failure> {
+    let plan = saga.plan();
+    let end = world.pace.elapsed() + soak;
+    let mut failures = 0;
+    loop {
+        match world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await {
+            Ok(()) => failures = 0,
+            Err(failure) => {
+                failures += 1;
+                if failures >= UNHEALTHY_AFTER {
+                    return Err(Failure::new(Reason::UnhealthyAfterRestore, failure));
+                }
+            }
+        }
+        let left = end.saturating_sub(world.pace.elapsed());
+        if left.is_zero() && failures == 0 {
+            break;
+        }
+        world.pace.wait(LOOK_EVERY.min(left.max(Duration::from_millis(100)))).await;
+    }
+    in_traffic(saga, world).await?;
+
+    let mut unmet = Vec::new();
+    for comparison in expect {
+        match world.measure.expectation(plan, comparison).await {
+            Ok(Truth::True) => {}
+            Ok(Truth::False) => unmet.push(format!("{comparison} does not hold")),
+            Ok(Truth::Unknown) => unmet.push(format!("{comparison} is unknown")),
+            Err(error) => unmet.push(format!("{comparison} could not be measured: {error}")),
+        }
+    }
+    let soaked = duration::format(soak);
+    Ok(match unmet.is_empty() {
+        true => Done { detail: format!("healthy for {soaked}, and every expectation holds"), helped: Some(true) },
+        false => Done { detail: format!("healthy for {soaked}, but {}", unmet.join(", ")), helped: Some(false) },
+    })
+}
+
+/// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy.
+async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
+    if !saga.plan().drains() {
+        return Ok(());
+    }
+    match world.registrations(saga.plan()).await {
+        Ok(all) => match all.iter().find(|(_, registration)| registration.traffic == Traffic::Failing) {
+            Some((binding, _)) => {
+                let detail = format!("{}/{} does not pass its registry's checks", binding.registry, binding.id);
+                Err(Failure::new(Reason::UnhealthyAfterRestore, detail))
+            }
+            None => Ok(()),
+        },
+        // It was read back when it was restored; a registry that is away now says nothing against the service.
+        Err(error) => {
+            tracing::warn!(%error, incident = %saga.plan().incident, "the registry could not be asked at the end");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The words of an incident: what people are told, built from the plan and the events alone.
+
+use jiff::Timestamp;
+
+use crate::model::incident::Ending;
+use crate::model::{EventKind, Message, Outcome, Plan, Trigger};
+
+use super::saga::Event;
+
+/// Builds the messages of one plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Teller<'a> {
+    pub plan: &'a Plan,
+    pub host: &'a str,
+    pub labels: &'a [String],
+    pub at: Timestamp,
+}
+
+impl Teller<'_> {
+    fn message(&self, event: EventKind, title: String, lines: Vec<String>) -> Message {
+        Message {
+            at: self.at,
+            event,
+            host: self.host.into(),
+            labels: self.labels.to_vec(),
+            service: Some(self.plan.target.service.clone()),
+            policy: Some(self.plan.policy.clone()),
+            incident: Some(self.plan.incident.clone()),
+            dry_run: self.plan.dry_run,
+            outcome: None,
+            reason: None,
+            title,
+            lines,
+        }
+    }
+
+    pub fn start(&self, why: Vec<String>) -> Message {
+        let by = match &self.plan.trigger {
+            Trigger::Breach => format!("policy {}", self.plan.policy),
+            Trigger::Person { who } => format!("by hand, {who}"),
+        };
+        let verb = if self.plan.dry_run { "would begin" } else { "begins" };
+        let title = format!("{} on {}: {} {verb} ({by})", self.plan.target.service, self.host, self.plan.runbook);
+        let mut lines = why;
+        let steps: Vec<&str> = self.plan.steps.iter().map(|planned| planned.step.name()).collect();
+        lines.push(format!("steps: {}", steps.join(", ")));
+        self.message(EventKind::Start, title, lines)
+    }
+
+    /// `outcome`: `done`, `failed`, `undone`, …
+    pub fn step(&self, step: &str, outcome: &str, detail: &str) -> Message {
+        let title = format!("{} on {}: {step} {outcome}", self.plan.target.service, self.host);
+        self.message(EventKind::Step, title, vec![detail.into()])
+    }
+
+    /// What a `notify` step says.
+    pub fn said(&self, text: &str) -> Message {
+        let title = format!("{} on {}: {text}", self.plan.target.service, self.host);
+        self.message(EventKind::Step, title, Vec::new())
+    }
+
+    pub fn end(&self, event: EventKind, ending: &Ending, drained: bool) -> Message {
+        let what = match (ending.outcome, self.plan.dry_run) {
+            (outcome, true) => format!("dry-run {outcome}"),
+            (Outcome::Stuck, _) => "needs a person".into(),
+            (outcome, _) => outcome.to_string(),
+        };
+        let title = format!("{} on {}: {what}: {}", self.plan.target.service, self.host, ending.reason);
+        let mut lines = vec![ending.reason.says().to_string()];
+        if ending.detail != ending.reason.says() {
+            lines.push(ending.detail.clone());
+        }
+        if ending.outcome == Outcome::Stuck && !self.plan.dry_run {
+            let service = &self.plan.target.service;
+            let place = if drained { "It is OUT OF TRAFFIC" } else { "Its place in traffic was not changed" };
+            lines.push(format!("{place} and latched: nothing further is done to it until a person decides."));
+            lines.push(format!("look:   unwait show {}", self.plan.incident));
+            lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
+        }
+        let mut message = self.message(event, title, lines);
+        message.outcome = Some(ending.outcome);
+        message.reason = Some(ending.reason);
+        message
+    }
+
+    /// A wait that passed its deadline and goes on.
+    pub fn still_trying(&self, what: &str, error: &str) -> Message {
+        let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
+        let lines = vec![error.to_string(), "The service is out of traffic until this succeeds.".into()];
+        self.message(EventKind::Stuck, title, lines)
+    }
+}
+
+/// The step that an event speaks of, how it went, and the detail.
+pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'static str, &'a str)> {
+    let name = |step: usize| plan.steps[step].step.name();
+    match event {
+        Event::Intended { .. } | Event::Withdrawing { .. } => None,
+        Event::Done { step, detail, helped: Some(false) } => Some((name(*step), "not_helped", detail)),
+        Event::Done { step, detail, .. } => Some((name(*step), "done", detail)),
+        Event::Failed { step, detail, .. } => Some((name(*step), "failed", detail)),
+        Event::Interrupted { detail, .. } => Some(("plan", "interrupted", detail)),
+        Event::Undone { step, detail } => Some((name(*step), "undone", detail)),
+        Event::UndoRefused { step, detail, .. } => Some((name(*step), "undo_refused", detail)),
+        Event::Withdrawn { drained: true, detail } => Some(("drain", "done", detail)),
+        Event::Withdrawn { drained: false, detail } => Some(("drain", "failed", detail)),
+    }
+}

@@ -1,0 +1,140 @@
+//! What the steps may reach: the ports, and the few things of the agent itself that a step needs, as traits.
+//! Dry-run is another set of these, put together by the wiring.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Clock;
+use crate::model::plan::{Binding, Health};
+use crate::model::{Incarnation, Message, Plan, Readings, Reason, Truth};
+use crate::ports::probe::ProbeFailure;
+use crate::ports::registry::{Registry, RegistryError};
+use crate::ports::{Ports, registry};
+use crate::store::{Audience, Store};
+
+use super::tell::Teller;
+
+/// Waiting, and how much of it has gone by. In dry-run the time passes at once.
+#[async_trait]
+pub trait Pace: Send + Sync {
+    /// Since some fixed moment; what deadlines of steps are counted in.
+    fn elapsed(&self) -> Duration;
+    async fn wait(&self, duration: Duration);
+}
+
+/// The operator's own commands.
+#[async_trait]
+pub trait Commands: Send + Sync {
+    /// Runs argv so that it outlives the agent; an error says how it ended, with the tail of its output.
+    async fn run(&self, argv: &[String], deadline: Duration) -> Result<String, String>;
+}
+
+/// Keeping the evidence.
+#[async_trait]
+pub trait Keeper: Send + Sync {
+    /// Keeps the bundle of this plan's incident, synced; answers where it lies and what it says in a line.
+    async fn keep(&self, plan: &Plan, commands: &[Vec<String>], deadline: Duration) -> Result<Kept, String>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub dir: Option<PathBuf>,
+    pub says: String,
+}
+
+/// Measuring afresh.
+#[async_trait]
+pub trait Measure: Send + Sync {
+    /// The plan's service, measured now; an error where the measurement is stale, partial or failed.
+    async fn now(&self, plan: &Plan) -> Result<Readings, String>;
+    /// Inbound connections that are still open (established or in CLOSE_WAIT).
+    async fn inbound(&self, plan: &Plan) -> Result<u64, String>;
+    /// Whether the expectation holds at the end of a verification.
+    async fn expectation(&self, plan: &Plan, expect: &crate::model::Comparison) -> Result<Truth, String>;
+}
+
+/// Asking everything again, just before a change.
+#[async_trait]
+pub trait Recheck: Send + Sync {
+    /// Is the plan still wanted: the condition true on a fresh measurement, the incarnation the same, and no guard
+    /// against it? Our own saga does not count against itself.
+    async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)>;
+}
+
+/// Everything a saga may reach.
+#[derive(Clone)]
+pub struct World {
+    pub host: String,
+    /// The host's labels, as `key=value`.
+    pub labels: Vec<String>,
+    pub ports: Ports,
+    pub pace: Arc<dyn Pace>,
+    pub commands: Arc<dyn Commands>,
+    pub keeper: Arc<dyn Keeper>,
+    pub measure: Arc<dyn Measure>,
+    pub recheck: Arc<dyn Recheck>,
+    pub store: Arc<Store>,
+    pub audience: Arc<Audience>,
+    pub clock: Arc<dyn Clock>,
+    /// Sees every message as it is told; the demo's timeline and the log.
+    pub on_message: Arc<dyn Fn(&Message) + Send + Sync>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    pub fn teller<'a>(&'a self, plan: &'a Plan) -> Teller<'a> {
+        Teller { plan, host: &self.host, labels: &self.labels, at: self.clock.now() }
+    }
+
+    pub fn registry(&self, binding: &Binding) -> Result<&dyn Registry, RegistryError> {
+        self.ports.registries.get(&binding.registry).map(Arc::as_ref).ok_or_else(|| RegistryError::Refused {
+            registry: binding.registry.clone(),
+            detail: "the host's file does not name this registry any more; name it again to end the incident".into(),
+        })
+    }
+
+    /// What every registry says of the service, in the order of its bindings.
+    pub async fn registrations(&self, plan: &Plan) -> Result<Vec<(Binding, registry::Registration)>, RegistryError> {
+        let mut all = Vec::new();
+        for binding in &plan.target.bindings {
+            all.push((binding.clone(), self.registry(binding)?.observe(&binding.id).await?));
+        }
+        Ok(all)
+    }
+
+    /// The present lifetime of the service, where something runs and nobody is at work on it.
+    pub async fn settled_incarnation(&self, plan: &Plan) -> Result<Option<Incarnation>, String> {
+        use crate::ports::restarter::RunState;
+        let Some(restart) = &plan.target.restart else { return Ok(None) };
+        let liveness = self.ports.restarter(restart).observe(restart).await.map_err(|e| e.to_string())?;
+        Ok(match liveness.state {
+            RunState::Active => liveness.incarnation,
+            _ => None,
+        })
+    }
+
+    /// Asks the service's probe once; `Ok` where it has none.
+    pub async fn probe(&self, health: Option<&Health>, deadline: Duration) -> Result<(), ProbeFailure> {
+        match health {
+            Some(health) => self.ports.probe.ask(health, deadline).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// A step's pre-images by registry and instance.
+pub type ByBinding<T> = BTreeMap<String, T>;
+
+/// The key of a binding in a journaled pre-image.
+pub fn key(binding: &Binding) -> String {
+    format!("{}/{}", binding.registry, binding.id)
+}

@@ -1,0 +1,195 @@
+//! From censuses to signals: ages, growth, counts, and the recent history of each service.
+//!
+//! Pure: it is fed a [`Census`] at each tick and answers with [`Measurements`]; it does no I/O and never asks for
+//! the time. A partial census gives no signals, because none of them could be trusted.
+
+mod ages;
+mod growth;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::model::socket::Quality;
+use crate::model::{Census, Direction, Readings, ServiceCensus, ServiceName, Signal, Socket};
+
+pub use ages::Ages;
+use growth::Growth;
+
+/// The signals of every service at one tick.
+#[derive(Clone, Debug)]
+pub struct Measurements {
+    pub at: Timestamp,
+    /// Since boot.
+    pub monotonic: Duration,
+    /// Where the census was partial, why; then every signal is unknown.
+    pub untrusted: Option<String>,
+    services: BTreeMap<ServiceName, Readings>,
+    /// What a service without a socket in CLOSE_WAIT reads.
+    none: Readings,
+}
+
+impl Measurements {
+    /// The service's signals; a service without such sockets has zero of them, which is known.
+    pub fn of(&self, service: &ServiceName) -> Readings {
+        match (&self.untrusted, self.services.get(service)) {
+            (Some(_), _) => Readings::default(),
+            (None, Some(readings)) => readings.clone(),
+            (None, None) => self.none.clone(),
+        }
+    }
+
+    /// The services that were seen with sockets, or are remembered from earlier ticks.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &Readings)> {
+        self.services.iter()
+    }
+}
+
+/// Ticks of history kept for each service: what the evidence shows of the time before a breach.
+const HISTORY: usize = 120;
+
+/// Feeds on censuses. Every tick must be fed, also while action is held: windows that miss ticks lie.
+#[derive(Debug)]
+pub struct Meter {
+    /// The windowed signals that anybody asks for.
+    asked: BTreeSet<Signal>,
+    ages: Ages,
+    growth: BTreeMap<ServiceName, Growth>,
+    history: BTreeMap<ServiceName, VecDeque<(Timestamp, Readings)>>,
+}
+
+impl Meter {
+    /// `asked`: the signals that policies and expectations name; those with an argument are measured only then.
+    pub fn new(asked: impl IntoIterator<Item = Signal>) -> Self {
+        Self {
+            asked: asked.into_iter().collect(),
+            ages: Ages::default(),
+            growth: BTreeMap::new(),
+            history: BTreeMap::new(),
+        }
+    }
+
+    /// A new configuration asks for other signals; what has been seen is kept.
+    pub fn ask(&mut self, asked: impl IntoIterator<Item = Signal>) {
+        self.asked = asked.into_iter().collect();
+    }
+
+    pub fn asked(&self) -> &BTreeSet<Signal> {
+        &self.asked
+    }
+
+    /// How long a socket has been in CLOSE_WAIT, at least.
+    pub fn age(&self, socket: &Socket, now: Duration) -> Duration {
+        self.ages.of(socket, now)
+    }
+
+    /// The service's signals of the last ticks, oldest first.
+    pub fn history(&self, service: &ServiceName) -> Vec<(Timestamp, Readings)> {
+        self.history.get(service).map(|ticks| ticks.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// One tick.
+    pub fn feed(&mut self, census: &Census) -> Measurements {
+        if let Quality::Partial { why } = &census.quality {
+            return Measurements {
+                at: census.at,
+                monotonic: census.monotonic,
+                untrusted: Some(why.clone()),
+                services: BTreeMap::new(),
+                none: Readings::default(),
+            };
+        }
+        self.ages.see(census);
+        let host = census.host_close_wait() as f64;
+        let nothing = ServiceCensus::default();
+        let known: BTreeSet<ServiceName> = census.services.keys().chain(self.growth.keys()).cloned().collect();
+        let mut services = BTreeMap::new();
+        for service in known {
+            let held = census.services.get(&service).unwrap_or(&nothing);
+            let mut readings = self.counts(held, host, census.monotonic);
+            let window = self.longest_window();
+            let growth = self.growth.entry(service.clone()).or_default();
+            growth.see(census.monotonic, held.sockets.len() as f64, window);
+            for signal in &self.asked {
+                if let Signal::CloseWaitGrowth(window) = signal
+                    && let Some(per_minute) = growth.per_minute(*window)
+                {
+                    readings.set(*signal, per_minute);
+                }
+            }
+            let ticks = self.history.entry(service.clone()).or_default();
+            if ticks.len() == HISTORY {
+                ticks.pop_front();
+            }
+            ticks.push_back((census.at, readings.clone()));
+            services.insert(service, readings);
+        }
+        let none = self.counts(&nothing, host, census.monotonic);
+        self.forget_quiet();
+        Measurements { at: census.at, monotonic: census.monotonic, untrusted: None, services, none }
+    }
+
+    fn counts(&self, held: &ServiceCensus, host: f64, now: Duration) -> Readings {
+        let mut readings = Readings::default();
+        let count = |wanted: &dyn Fn(&crate::model::census::Owned) -> bool| {
+            held.sockets.iter().filter(|owned| wanted(owned)).count() as f64
+        };
+        let all = held.sockets.len() as f64;
+        readings.set(Signal::CloseWait, all);
+        readings.set(Signal::CloseWaitInbound, count(&|owned| owned.direction == Direction::Inbound));
+        readings.set(Signal::CloseWaitOutbound, count(&|owned| owned.direction == Direction::Outbound));
+        readings.set(Signal::CloseWaitUnaccepted, count(&|owned| owned.socket.inode == 0));
+        readings.set(Signal::CloseWaitUnread, count(&|owned| owned.socket.recv_q > 1));
+        readings.set(Signal::CloseWaitSending, count(&|owned| ages::is_sending(&owned.socket)));
+        readings.set(Signal::HostCloseWait, host);
+        readings.set(Signal::CloseWaitHostShare, if host > 0.0 { all / host } else { 0.0 });
+        let oldest = held.sockets.iter().map(|owned| self.ages.of(&owned.socket, now)).max().unwrap_or_default();
+        readings.set(Signal::CloseWaitOldest, oldest.as_secs_f64());
+        for signal in &self.asked {
+            if let Signal::CloseWaitAged(least) = signal {
+                let aged =
+                    count(&|owned| !ages::is_sending(&owned.socket) && self.ages.of(&owned.socket, now) >= *least);
+                readings.set(*signal, aged);
+            }
+        }
+        if let Some(established) = held.established {
+            readings.set(Signal::Established, established as f64);
+        }
+        if let Some(descriptors) = held.descriptors {
+            readings.set(Signal::FdUsed, descriptors.used as f64);
+            readings.set(Signal::FdRatio, descriptors.worst_ratio);
+        }
+        readings
+    }
+
+    fn longest_window(&self) -> Duration {
+        self.asked
+            .iter()
+            .filter_map(|signal| match signal {
+                Signal::CloseWaitGrowth(window) => Some(*window),
+                _ => None,
+            })
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// A service that has held nothing for the whole of its history is forgotten.
+    fn forget_quiet(&mut self) {
+        let quiet = |ticks: &VecDeque<(Timestamp, Readings)>| {
+            ticks.len() == HISTORY
+                && ticks
+                    .iter()
+                    .all(|(_, readings)| readings.get(Signal::CloseWait) == crate::model::Reading::Known(0.0))
+        };
+        let forgotten: Vec<ServiceName> =
+            self.history.iter().filter(|(_, ticks)| quiet(ticks)).map(|(service, _)| service.clone()).collect();
+        for service in forgotten {
+            self.history.remove(&service);
+            self.growth.remove(&service);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

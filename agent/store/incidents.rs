@@ -1,0 +1,297 @@
+//! Incidents and their journals.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, Row, params};
+use serde::Serialize;
+
+use super::{Audience, Store, StoreError, outbox, time};
+use crate::model::incident::Ending;
+use crate::model::{IncidentId, Message, Plan, ServiceName};
+
+/// An incident that has not ended, with its journal in order.
+#[derive(Clone, Debug)]
+pub struct OpenIncident {
+    pub plan: Plan,
+    pub journal: Vec<JournalRow>,
+}
+
+/// One event of a saga, as text; `execute::journal` knows its shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JournalRow {
+    pub seq: u32,
+    pub at: Timestamp,
+    pub event: String,
+}
+
+/// An incident as `history` and `show` tell it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IncidentRow {
+    pub incident: String,
+    pub service: String,
+    pub policy: String,
+    pub dry_run: bool,
+    pub began: Timestamp,
+    pub ended: Option<Timestamp>,
+    /// Something on the host or in a registry was changed, or may have been.
+    pub changed: bool,
+    pub outcome: Option<String>,
+    pub reason: Option<String>,
+    pub detail: Option<String>,
+    pub evidence: Option<PathBuf>,
+}
+
+const COLUMNS: &str = "id, service, policy, dry_run, began, ended, changed, outcome, reason, detail, evidence";
+
+impl Store {
+    /// Commits a new incident with its plan, the fleet slot that it may take, and the messages that tell of it.
+    pub fn begin_incident(
+        &self,
+        plan: &Plan,
+        now: Timestamp,
+        audience: &Audience,
+        messages: &[Message],
+    ) -> Result<(), StoreError> {
+        let text = serde_json::to_string(plan).expect("a plan is plain data");
+        let outgoing = self.addressed(audience, messages);
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT INTO incident(id, service, policy, dry_run, plan, began) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    plan.incident.0,
+                    plan.target.service.as_str(),
+                    plan.policy,
+                    plan.dry_run,
+                    text,
+                    now.as_millisecond()
+                ],
+            )?;
+            outbox::insert(transaction, &outgoing)
+        })
+    }
+
+    /// Commits the saga's events from `first.seq` on; with them what they imply for the incident's row, the latch, and
+    /// the messages that tell of them. Repeating an event that is already there is harmless.
+    pub fn append(&self, incident: &IncidentId, rows: &[JournalRow], implied: &Implied<'_>) -> Result<(), StoreError> {
+        let outgoing = self.addressed(implied.audience, implied.messages);
+        self.write(|transaction| {
+            for row in rows {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO journal(incident, seq, at, event) VALUES (?1, ?2, ?3, ?4)",
+                    params![incident.0, row.seq, row.at.as_millisecond(), row.event],
+                )?;
+            }
+            if implied.changed {
+                transaction.execute("UPDATE incident SET changed = 1 WHERE id = ?1", [&incident.0])?;
+            }
+            if let Some(ending) = implied.ending {
+                let at = rows.last().map_or(0, |row| row.at.as_millisecond());
+                transaction.execute(
+                    "UPDATE incident SET ended = ?2, outcome = ?3, reason = ?4, detail = ?5 WHERE id = ?1",
+                    params![incident.0, at, ending.outcome.to_string(), ending.reason.as_str(), ending.detail],
+                )?;
+            }
+            if let Some((service, ending)) = implied.latch {
+                insert_latch(
+                    transaction,
+                    service,
+                    &incident.0,
+                    ending,
+                    rows.last().map_or(0, |r| r.at.as_millisecond()),
+                )?;
+            }
+            outbox::insert(transaction, &outgoing)
+        })
+    }
+
+    /// Latches a service outside a saga: a drain of ours was found that no incident knows of.
+    pub fn latch_orphan(
+        &self,
+        service: &ServiceName,
+        incident: &IncidentId,
+        ending: &Ending,
+        now: Timestamp,
+        audience: &Audience,
+        message: &Message,
+    ) -> Result<(), StoreError> {
+        let outgoing = self.addressed(audience, std::slice::from_ref(message));
+        self.write(|transaction| {
+            insert_latch(transaction, service, &incident.0, ending, now.as_millisecond())?;
+            outbox::insert(transaction, &outgoing)
+        })
+    }
+
+    /// Where the evidence of an incident lies.
+    pub fn set_evidence(&self, incident: &IncidentId, dir: &Path) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction
+                .execute("UPDATE incident SET evidence = ?2 WHERE id = ?1", params![incident.0, dir.to_string_lossy()])
+                .map(drop)
+        })
+    }
+
+    /// Incidents that have not ended, oldest first: what recovery begins with.
+    pub fn open_incidents(&self) -> Result<Vec<OpenIncident>, StoreError> {
+        let plans: Vec<(String, String)> = self.read(|connection| {
+            connection
+                .prepare_cached("SELECT id, plan FROM incident WHERE ended IS NULL ORDER BY began, id")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        plans
+            .into_iter()
+            .map(|(id, plan)| {
+                let plan =
+                    serde_json::from_str(&plan).map_err(|e| self.corrupt(format!("the plan of incident {id}"), e))?;
+                Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))? })
+            })
+            .collect()
+    }
+
+    pub fn journal(&self, incident: &IncidentId) -> Result<Vec<JournalRow>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT seq, at, event FROM journal WHERE incident = ?1 ORDER BY seq")?
+                .query_map([&incident.0], |row| {
+                    Ok(JournalRow { seq: row.get(0)?, at: time(row.get(1)?), event: row.get(2)? })
+                })?
+                .collect()
+        })
+    }
+
+    /// The plan of an incident, ended or not.
+    pub fn plan(&self, incident: &IncidentId) -> Result<Option<Plan>, StoreError> {
+        let text: Option<String> = self.read(|connection| {
+            connection.query_row("SELECT plan FROM incident WHERE id = ?1", [&incident.0], |row| row.get(0)).optional()
+        })?;
+        text.map(|text| {
+            serde_json::from_str(&text).map_err(|e| self.corrupt(format!("the plan of incident {incident}"), e))
+        })
+        .transpose()
+    }
+
+    pub fn incident(&self, incident: &IncidentId) -> Result<Option<IncidentRow>, StoreError> {
+        self.read(|connection| {
+            connection
+                .query_row(&format!("SELECT {COLUMNS} FROM incident WHERE id = ?1"), [&incident.0], incident_row)
+                .optional()
+        })
+    }
+
+    /// Newest first.
+    pub fn history(&self, service: Option<&ServiceName>, at_most: usize) -> Result<Vec<IncidentRow>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM incident WHERE ?1 IS NULL OR service = ?1 ORDER BY began DESC, id DESC LIMIT ?2"
+                ))?
+                .query_map(params![service.map(ServiceName::as_str), at_most as i64], incident_row)?
+                .collect()
+        })
+    }
+
+    /// When the service's newest incident that changed something ended. Dry-run keeps an account of its own.
+    pub fn last_change_ended(&self, service: &ServiceName, dry_run: bool) -> Result<Option<Timestamp>, StoreError> {
+        self.read(|connection| {
+            let millis: Option<i64> = connection.query_row(
+                "SELECT max(ended) FROM incident WHERE service = ?1 AND dry_run = ?2 AND changed = 1",
+                params![service.as_str(), dry_run],
+                |row| row.get(0),
+            )?;
+            Ok(millis.map(time))
+        })
+    }
+
+    /// When the incidents began that changed something within `per` before `now`, oldest first; of one service, or
+    /// of all.
+    pub fn changes_since(
+        &self,
+        service: Option<&ServiceName>,
+        dry_run: bool,
+        now: Timestamp,
+        per: Duration,
+    ) -> Result<Vec<Timestamp>, StoreError> {
+        let since = now.as_millisecond().saturating_sub(i64::try_from(per.as_millis()).unwrap_or(i64::MAX));
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT began FROM incident WHERE changed = 1 AND dry_run = ?1 AND began > ?2
+                     AND (?3 IS NULL OR service = ?3) ORDER BY began",
+                )?
+                .query_map(params![dry_run, since, service.map(ServiceName::as_str)], |row| Ok(time(row.get(0)?)))?
+                .collect()
+        })
+    }
+
+    /// Notes that a fleet slot may be ours, before it is asked for.
+    pub fn note_slot(&self, incident: &IncidentId, scope: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction
+                .execute("INSERT OR REPLACE INTO slot(incident, scope) VALUES (?1, ?2)", params![incident.0, scope])
+                .map(drop)
+        })
+    }
+
+    pub fn forget_slot(&self, incident: &IncidentId) -> Result<(), StoreError> {
+        self.write(|transaction| transaction.execute("DELETE FROM slot WHERE incident = ?1", [&incident.0]).map(drop))
+    }
+
+    /// Slots to give back: noted, and their incident neither runs nor rests stuck. (incident, scope)
+    pub fn slots_to_release(&self) -> Result<Vec<(IncidentId, String)>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT slot.incident, slot.scope FROM slot
+                     LEFT JOIN incident ON incident.id = slot.incident
+                     WHERE (incident.id IS NULL OR incident.ended IS NOT NULL)
+                       AND NOT EXISTS (SELECT 1 FROM latch WHERE latch.incident = slot.incident)",
+                )?
+                .query_map([], |row| Ok((IncidentId(row.get(0)?), row.get(1)?)))?
+                .collect()
+        })
+    }
+}
+
+/// What a saga's events mean for the rest of the store; written in their transaction.
+#[derive(Debug)]
+pub struct Implied<'a> {
+    /// From here on the incident counts against cooldowns and budgets.
+    pub changed: bool,
+    pub ending: Option<&'a Ending>,
+    pub latch: Option<(&'a ServiceName, &'a Ending)>,
+    pub audience: &'a Audience,
+    pub messages: &'a [Message],
+}
+
+fn insert_latch(
+    transaction: &rusqlite::Transaction<'_>,
+    service: &ServiceName,
+    incident: &str,
+    ending: &Ending,
+    since: i64,
+) -> rusqlite::Result<()> {
+    transaction
+        .execute(
+            "INSERT OR REPLACE INTO latch(service, incident, reason, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![service.as_str(), incident, ending.reason.as_str(), ending.detail, since],
+        )
+        .map(drop)
+}
+
+fn incident_row(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
+    Ok(IncidentRow {
+        incident: row.get(0)?,
+        service: row.get(1)?,
+        policy: row.get(2)?,
+        dry_run: row.get(3)?,
+        began: time(row.get(4)?),
+        ended: row.get::<_, Option<i64>>(5)?.map(time),
+        changed: row.get(6)?,
+        outcome: row.get(7)?,
+        reason: row.get(8)?,
+        detail: row.get(9)?,
+        evidence: row.get::<_, Option<String>>(10)?.map(PathBuf::from),
+    })
+}

@@ -1,0 +1,100 @@
+//! The marks that stop action: latches of single services, and the pause of all.
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, params};
+use serde::Serialize;
+
+use super::{Store, StoreError, time};
+use crate::model::{IncidentId, ServiceName};
+
+/// No further action on this service until a person has looked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Latch {
+    pub service: String,
+    pub incident: String,
+    /// A [`crate::model::Reason`]'s text.
+    pub reason: String,
+    pub detail: String,
+    pub since: Timestamp,
+}
+
+/// The kill switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pause {
+    pub who: String,
+    pub why: String,
+    pub since: Timestamp,
+    /// `None`: until `unwait resume`.
+    pub until: Option<Timestamp>,
+}
+
+impl Store {
+    pub fn latch(&self, service: &ServiceName) -> Result<Option<Latch>, StoreError> {
+        Ok(self.latches()?.into_iter().find(|latch| latch.service == service.as_str()))
+    }
+
+    pub fn latches(&self) -> Result<Vec<Latch>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT service, incident, reason, detail, since FROM latch ORDER BY since")?
+                .query_map([], |row| {
+                    Ok(Latch {
+                        service: row.get(0)?,
+                        incident: row.get(1)?,
+                        reason: row.get(2)?,
+                        detail: row.get(3)?,
+                        since: time(row.get(4)?),
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Takes the latch off; says whether there was one.
+    pub fn unlatch(&self, service: &ServiceName, incident: &IncidentId) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let rows = transaction.execute(
+                "DELETE FROM latch WHERE service = ?1 AND incident = ?2",
+                params![service.as_str(), incident.0],
+            )?;
+            Ok(rows > 0)
+        })
+    }
+
+    pub fn pause(&self, pause: &Pause) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO pause(id, who, why, since, until) VALUES (1, ?1, ?2, ?3, ?4)",
+                params![
+                    pause.who,
+                    pause.why,
+                    pause.since.as_millisecond(),
+                    pause.until.map(|until| until.as_millisecond())
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Ends the pause; says whether there was one.
+    pub fn resume(&self) -> Result<bool, StoreError> {
+        self.write(|transaction| Ok(transaction.execute("DELETE FROM pause", [])? > 0))
+    }
+
+    /// The pause that holds at `now`.
+    pub fn paused(&self, now: Timestamp) -> Result<Option<Pause>, StoreError> {
+        let pause = self.read(|connection| {
+            connection
+                .query_row("SELECT who, why, since, until FROM pause WHERE id = 1", [], |row| {
+                    Ok(Pause {
+                        who: row.get(0)?,
+                        why: row.get(1)?,
+                        since: time(row.get(2)?),
+                        until: row.get::<_, Option<i64>>(3)?.map(time),
+                    })
+                })
+                .optional()
+        })?;
+        Ok(pause.filter(|pause| pause.until.is_none_or(|until| now < until)))
+    }
+}

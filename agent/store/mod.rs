@@ -1,0 +1,134 @@
+//! The agent's memory: one SQLite file in the state directory.
+//!
+//! | table | holds |
+//! |---|---|
+//! | `incident` | one row an incident: its plan, when it began, how it ended |
+//! | `journal` | the saga's events in order; what recovery is made from |
+//! | `latch` | services that need a person; no action until `unwait resolve` |
+//! | `pause` | the kill switch: who, why, until |
+//! | `slot` | fleet slots that are ours and not yet given back |
+//! | `outbox` | messages that are still to be delivered, written with the event that they tell |
+//!
+//! Every write is synced (WAL, `synchronous=FULL`) before it returns. A write that fails turns the store
+//! [`Health::Failing`] and the agent observe-only; the next synced write ends that. Old files migrate
+//! forward; a file of a newer version is refused. One agent at a time: see [`StateDir`].
+//!
+//! The store knows the model and nothing else; the saga's events are text to it.
+
+mod incidents;
+mod latches;
+mod outbox;
+mod schema;
+mod state_dir;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+pub use incidents::{Implied, IncidentRow, JournalRow, OpenIncident};
+pub use latches::{Latch, Pause};
+pub use outbox::{Audience, Outgoing};
+pub use state_dir::{StateDir, StateDirError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path}: {source}; the state directory must be writable and have free space")]
+    Sqlite { path: PathBuf, source: rusqlite::Error },
+    #[error("{path}: written by a newer unwait (version {found}, this one knows {known}); install that version again")]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("{path}: {what} cannot be read: {detail}; keep the file and report it")]
+    Corrupt { path: PathBuf, what: String, detail: String },
+}
+
+/// Can the store be relied on now?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Sound,
+    /// The last write failed.
+    Failing,
+}
+
+/// The open file. Calls block for as long as a synced write takes (milliseconds).
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+    failing: AtomicBool,
+    outbox: outbox::Spill,
+}
+
+impl Store {
+    /// Opens or makes the file, and migrates it forward.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
+        schema::prepare(&connection, path)?;
+        Ok(Self {
+            connection: Mutex::new(connection),
+            path: path.into(),
+            failing: AtomicBool::new(false),
+            outbox: outbox::Spill::default(),
+        })
+    }
+
+    pub fn health(&self) -> Health {
+        if self.failing.load(Ordering::Relaxed) { Health::Failing } else { Health::Sound }
+    }
+
+    /// One synced write that changes nothing: finds out whether a failing disk has recovered.
+    pub fn test_write(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT INTO heartbeat(id, at) VALUES (1, ?1) ON CONFLICT(id) DO UPDATE SET at = ?1",
+                [now.as_millisecond()],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock is held rolls its transaction back, so the connection stays sound.
+        self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        read(&self.lock()).map_err(|source| self.error(source))
+    }
+
+    /// Runs `write` in a transaction and commits it, synced. Keeps account of the store's health.
+    fn write<T>(&self, write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let mut connection = self.lock();
+        let result = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .and_then(|transaction| write(&transaction).and_then(|value| transaction.commit().map(|()| value)));
+        let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
+        match &result {
+            Err(error) if !was_failing => {
+                tracing::error!(%error, path = %self.path.display(), "the state cannot be written: observe-only")
+            }
+            Ok(_) if was_failing => {
+                tracing::info!(path = %self.path.display(), "the state can be written again: observe-only ends")
+            }
+            _ => {}
+        }
+        result.map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite { path: self.path.clone(), source }
+    }
+
+    fn corrupt(&self, what: impl Into<String>, detail: impl ToString) -> StoreError {
+        StoreError::Corrupt { path: self.path.clone(), what: what.into(), detail: detail.to_string() }
+    }
+}
+
+/// Milliseconds since the epoch, as the tables hold time.
+fn time(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests;

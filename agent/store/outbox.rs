@@ -1,0 +1,161 @@
+//! The outbox: a message is committed with the event that it tells, and delivered afterwards.
+//!
+//! Where the disk refuses even that, the message waits in memory and is delivered from there: nobody goes
+//! untold because a disk is full.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Transaction, params};
+
+use super::{Store, StoreError};
+use crate::model::{EventKind, Message};
+
+/// Who is told what: each destination's name with the events that it asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Audience(pub Vec<(String, Vec<EventKind>)>);
+
+impl Audience {
+    fn of(&self, event: EventKind) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(_, events)| events.contains(&event)).map(|(name, _)| name.as_str())
+    }
+}
+
+/// A message on its way to one destination.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// The same on each try.
+    pub id: String,
+    pub destination: String,
+    pub message: Message,
+    pub attempts: u32,
+    /// Why the last try failed.
+    pub error: Option<String>,
+}
+
+/// What the disk would not take.
+#[derive(Debug, Default)]
+pub(super) struct Spill {
+    waiting: Mutex<Vec<Outgoing>>,
+    counter: AtomicU64,
+}
+
+impl Store {
+    /// Commits messages that belong to no incident's event.
+    pub fn tell(&self, audience: &Audience, messages: &[Message]) {
+        let outgoing = self.addressed(audience, messages);
+        if outgoing.is_empty() {
+            return;
+        }
+        if self.write(|transaction| insert(transaction, &outgoing)).is_err() {
+            self.spill(outgoing);
+        }
+    }
+
+    /// Copies each message for each destination that asks for its event.
+    pub(super) fn addressed(&self, audience: &Audience, messages: &[Message]) -> Vec<Outgoing> {
+        messages
+            .iter()
+            .flat_map(|message| audience.of(message.event).map(move |destination| (destination, message)))
+            .map(|(destination, message)| Outgoing {
+                id: format!(
+                    "{}-{}-{}",
+                    message.at.as_millisecond(),
+                    std::process::id(),
+                    self.outbox.counter.fetch_add(1, Ordering::Relaxed)
+                ),
+                destination: destination.into(),
+                message: message.clone(),
+                attempts: 0,
+                error: None,
+            })
+            .collect()
+    }
+
+    pub(super) fn spill(&self, outgoing: Vec<Outgoing>) {
+        self.outbox.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(outgoing);
+    }
+
+    /// Takes what waits in memory; whoever takes it delivers it or spills it again.
+    pub fn take_spilled(&self) -> Vec<Outgoing> {
+        std::mem::take(&mut *self.outbox.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Puts back what could not be delivered from memory.
+    pub fn put_back_spilled(&self, outgoing: Outgoing) {
+        self.spill(vec![outgoing]);
+    }
+
+    /// What is due at `now`, oldest first.
+    pub fn due(&self, now: Timestamp, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
+        self.outgoing("WHERE refused = 0 AND due <= ?1 ORDER BY created, id LIMIT ?2", now.as_millisecond(), at_most)
+    }
+
+    /// What is not delivered yet, refused ones included; for `status`.
+    pub fn undelivered(&self, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
+        self.outgoing("WHERE created <= ?1 ORDER BY created, id LIMIT ?2", i64::MAX, at_most)
+    }
+
+    fn outgoing(&self, which: &str, bound: i64, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
+        let rows: Vec<(String, String, String, u32, Option<String>)> = self.read(|connection| {
+            connection
+                .prepare_cached(&format!("SELECT id, destination, message, attempts, error FROM outbox {which}"))?
+                .query_map(params![bound, at_most as i64], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+                })?
+                .collect()
+        })?;
+        rows.into_iter()
+            .map(|(id, destination, message, attempts, error)| {
+                let message = serde_json::from_str(&message)
+                    .map_err(|e| self.corrupt(format!("message {id} of the outbox"), e))?;
+                Ok(Outgoing { id, destination, message, attempts, error })
+            })
+            .collect()
+    }
+
+    pub fn delivered(&self, id: &str) -> Result<(), StoreError> {
+        self.write(|transaction| transaction.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop))
+    }
+
+    pub fn try_later(&self, id: &str, now: Timestamp, after: Duration, error: &str) -> Result<(), StoreError> {
+        let due = now.as_millisecond().saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
+        self.write(|transaction| {
+            transaction
+                .execute(
+                    "UPDATE outbox SET attempts = attempts + 1, due = ?2, error = ?3 WHERE id = ?1",
+                    params![id, due, error],
+                )
+                .map(drop)
+        })
+    }
+
+    /// The destination will never take it: kept, so that `status` shows it, and not tried again.
+    pub fn refused(&self, id: &str, error: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.execute("UPDATE outbox SET refused = 1, error = ?2 WHERE id = ?1", params![id, error]).map(drop)
+        })
+    }
+
+    /// Drops refused messages older than `before`.
+    pub fn forget_refused(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction
+                .execute("DELETE FROM outbox WHERE refused = 1 AND created < ?1", [before.as_millisecond()])
+                .map(drop)
+        })
+    }
+}
+
+pub(super) fn insert(transaction: &Transaction<'_>, outgoing: &[Outgoing]) -> rusqlite::Result<()> {
+    for one in outgoing {
+        let message = serde_json::to_string(&one.message).expect("a message is plain data");
+        transaction.execute(
+            "INSERT INTO outbox(id, destination, message, created, due) VALUES (?1, ?2, ?3, ?4, ?4)",
+            params![one.id, one.destination, message, one.message.at.as_millisecond()],
+        )?;
+    }
+    Ok(())
+}
