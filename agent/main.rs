@@ -1,3 +1,7 @@
 //! The only exit point.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    unwait::cli::main()
+}

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use crate::model::incident::Ending;
-use crate::model::{EventKind, Message, Outcome, Plan, Trigger};
+use crate::model::message::StepTold;
+use crate::model::{EventKind, Message, Outcome, Plan, Reason, Trigger};
 
 use super::saga::Event;
 
@@ -29,6 +30,7 @@ impl Teller<'_> {
             dry_run: self.plan.dry_run,
             outcome: None,
             reason: None,
+            step: None,
             title,
             lines,
         }
@@ -49,14 +51,28 @@ impl Teller<'_> {
 
     /// `outcome`: `done`, `failed`, `undone`, …
     pub fn step(&self, step: &str, outcome: &str, detail: &str) -> Message {
-        let title = format!("{} on {}: {step} {outcome}", self.plan.target.service, self.host);
-        self.message(EventKind::Step, title, vec![detail.into()])
+        let would = if self.plan.dry_run { "would be " } else { "" };
+        let title = format!("{} on {}: {step} {would}{outcome}", self.plan.target.service, self.host);
+        let mut message = self.message(EventKind::Step, title, vec![detail.into()]);
+        message.step = Some(StepTold { name: step.into(), outcome: outcome.into() });
+        message
     }
 
     /// What a `notify` step says.
     pub fn said(&self, text: &str) -> Message {
         let title = format!("{} on {}: {text}", self.plan.target.service, self.host);
-        self.message(EventKind::Step, title, Vec::new())
+        let mut message = self.message(EventKind::Step, title, Vec::new());
+        message.step = Some(StepTold { name: "notify".into(), outcome: "said".into() });
+        message
+    }
+
+    /// Nothing is done about a breach, and why.
+    pub fn held(&self, refusal: &dyn std::fmt::Display, reason: Reason) -> Message {
+        let title = format!("{} on {}: held: {reason}", self.plan.target.service, self.host);
+        let mut message = self.message(EventKind::Held, title, vec![refusal.to_string()]);
+        message.incident = None;
+        message.reason = Some(reason);
+        message
     }
 
     pub fn end(&self, event: EventKind, ending: &Ending, drained: bool) -> Message {

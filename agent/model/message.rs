@@ -33,6 +33,13 @@ pub enum EventKind {
     Test,
 }
 
+/// A step, and how it went: `done`, `failed`, `undone`, `not_helped`, `said`, …
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTold {
+    pub name: String,
+    pub outcome: String,
+}
+
 /// What is told. Holds no secret by construction: it is built from the model alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
@@ -48,6 +55,8 @@ pub struct Message {
     pub dry_run: bool,
     pub outcome: Option<Outcome>,
     pub reason: Option<Reason>,
+    /// The step that a `step` event speaks of.
+    pub step: Option<StepTold>,
     /// One line for the head.
     pub title: String,
     /// A few lines for the body, plain text.

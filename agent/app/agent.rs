@@ -1,0 +1,515 @@
+//! The loop of `unwait run`: a tick, a decision, a saga; and what comes in from outside between ticks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::control::{Reply, Request};
+use super::plans::{self, Proposal};
+use super::sensor::Look;
+use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep};
+use crate::config::{self, Diagnostics};
+use crate::decide::detector::{Change, Detector, Watch};
+use crate::decide::guards::{Question, Refusal};
+use crate::execute::driver::{self, Driven};
+use crate::execute::journal::Journal;
+use crate::execute::recovery;
+use crate::execute::saga::Saga;
+use crate::model::{EventKind, IncidentId, Message, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth};
+use crate::store::{Store, StoreError};
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Config(Diagnostics),
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+    #[error(transparent)]
+    StateDir(#[from] crate::store::StateDirError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the control socket: {0}")]
+    Control(std::io::Error),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+    #[error("incident {incident}: {source}; the agent does not touch what it cannot read back")]
+    Recovery { incident: IncidentId, source: crate::execute::journal::JournalError },
+}
+
+/// What the running agent is asked from outside.
+#[derive(Debug)]
+pub struct Inbox {
+    pub requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
+    /// A new configuration is to be read.
+    pub reload: mpsc::Receiver<()>,
+    /// Turns true when the agent is asked to end.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Since when, and with which refusal, nothing is done about a breach.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub refusal: Refusal,
+    told: Timestamp,
+}
+
+/// The same refusal is told again after this long.
+const TELL_HELD_EVERY: Duration = Duration::from_secs(3600);
+/// How often each registry is asked for drains of ours that no incident knows of.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How often slots that are to be given back are.
+const RELEASE_EVERY: Duration = Duration::from_secs(30);
+
+/// A saga that came to rest, or was left for the next start.
+struct Ended {
+    plan: Plan,
+    driven: Driven,
+}
+
+/// The running agent.
+pub struct Agent {
+    config_dir: PathBuf,
+    pub(super) wiring: Wiring,
+    pub(super) store: Arc<Store>,
+    pub(super) started: Duration,
+    pub(super) detector: Detector,
+    pub(super) held: BTreeMap<(String, ServiceName), Held>,
+    pub(super) last: Option<Look>,
+    pub(super) last_failure: Option<String>,
+    sagas: JoinSet<Ended>,
+    stop: watch::Receiver<bool>,
+    swept: Option<Duration>,
+    released: Duration,
+    retained: Duration,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("config_dir", &self.config_dir).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Opens the state, and goes on with what a former agent left. The caller holds the state directory's lock.
+    pub async fn start(
+        config_dir: &Path,
+        wiring: Wiring,
+        store: Arc<Store>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, RunError> {
+        let now = wiring.host.clock.monotonic();
+        let mut agent = Self {
+            config_dir: config_dir.into(),
+            wiring,
+            store,
+            started: now,
+            detector: Detector::default(),
+            held: BTreeMap::new(),
+            last: None,
+            last_failure: None,
+            sagas: JoinSet::new(),
+            stop,
+            swept: None,
+            released: Duration::ZERO,
+            retained: Duration::ZERO,
+        };
+        agent.recover().await?;
+        Ok(agent)
+    }
+
+    /// Goes on with every incident that has not ended.
+    async fn recover(&mut self) -> Result<(), RunError> {
+        for open in self.store.open_incidents()? {
+            let plan = open.plan.clone();
+            tracing::warn!(incident = %plan.incident, service = %plan.target.service, "an incident was left open: going on");
+            let world = if plan.dry_run {
+                self.wiring.dry_world(&self.store, self.started)
+            } else {
+                self.wiring.world(&self.store, self.started)
+            };
+            let (saga, journal) = recovery::resume(open, &world)
+                .await
+                .map_err(|source| RunError::Recovery { incident: plan.incident.clone(), source })?;
+            self.spawn(saga, journal);
+        }
+        Ok(())
+    }
+
+    /// Runs until it is asked to stop; then sagas before their pivot unwind, and later ones are left to the next
+    /// start.
+    pub async fn run(mut self, mut inbox: Inbox) -> Result<(), RunError> {
+        let interval = self.wiring.config.host.interval;
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let delivery = tokio::spawn(outbox::deliver_for_ever(self.outbox()));
+        let mut delivery = AbortOnDrop(delivery);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.tick().await,
+                Some(ended) = self.sagas.join_next() => self.ended(ended),
+                Some((request, reply)) = inbox.requests.recv() => {
+                    let answer = self.answer(request).await;
+                    // Whoever asked may have gone away; the answer is in the log all the same.
+                    let _ = reply.send(answer);
+                }
+                Some(()) = inbox.reload.recv() => {
+                    if self.reload() {
+                        delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
+                        if self.wiring.config.host.interval != ticks.period() {
+                            ticks = tokio::time::interval(self.wiring.config.host.interval);
+                            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                        }
+                    }
+                }
+                _ = inbox.stop.wait_for(|stop| *stop) => break,
+            }
+        }
+        drop(delivery);
+        tracing::info!("asked to stop");
+        while let Some(ended) = self.sagas.join_next().await {
+            self.ended(ended);
+        }
+        self.release_slots().await;
+        outbox::deliver_once(&self.outbox()).await;
+        Ok(())
+    }
+
+    fn outbox(&self) -> outbox::Outbox {
+        outbox::Outbox {
+            store: Arc::clone(&self.store),
+            notifiers: self.wiring.notifiers.clone(),
+            clock: Arc::clone(&self.wiring.host.clock),
+        }
+    }
+
+    /// Collect, attribute, measure, decide; then begin what may begin.
+    async fn tick(&mut self) {
+        if self.store.health() == crate::store::Health::Failing {
+            // A later synced write ends observe-only by itself.
+            let _ = self.store.test_write(self.wiring.host.clock.now());
+        }
+        let look = self.wiring.sensor.lock().await.look();
+        match look {
+            Ok(look) => {
+                self.last_failure = look.measurements.untrusted.clone();
+                if let Some(why) = &look.measurements.untrusted {
+                    tracing::warn!(why, "a partial snapshot is not acted on");
+                }
+                self.decide(&look).await;
+                self.last = Some(look);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no snapshot at this tick");
+                self.last_failure = Some(error.to_string());
+            }
+        }
+        let now = self.wiring.host.clock.monotonic();
+        if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_EVERY) {
+            self.swept = Some(now);
+            sweep::orphans(&self.wiring, &self.store).await;
+        }
+        if now.saturating_sub(self.released) >= RELEASE_EVERY {
+            self.released = now;
+            self.release_slots().await;
+        }
+        if now.saturating_sub(self.retained) >= SWEEP_EVERY {
+            self.retained = now;
+            sweep::retain_evidence(&self.wiring, &self.store);
+        }
+    }
+
+    async fn release_slots(&self) {
+        sweep::release_slots(&self.wiring, &self.store).await;
+    }
+
+    async fn decide(&mut self, look: &Look) {
+        let wiring = self.wiring.clone();
+        let measured = &look.measurements;
+        let seen: BTreeSet<ServiceName> =
+            measured.services().map(|(service, _)| service.clone()).chain(self.detector.watched().cloned()).collect();
+        let mut wanted: Vec<(Policy, ServiceName)> = Vec::new();
+        for policy in &wiring.config.policies {
+            for service in &seen {
+                if wiring.config.selects(policy, service).is_none() {
+                    continue;
+                }
+                let readings = measured.of(service);
+                let interval = wiring.config.host.interval;
+                match self.detector.tick(policy, service, &readings, measured.monotonic, interval) {
+                    Some(Change::Breach) => self.tell(breach(&wiring, policy, service, &readings)),
+                    Some(Change::Cleared) => {
+                        self.held.remove(&(policy.name.clone(), service.clone()));
+                        self.tell(recovered(&wiring, policy, service));
+                    }
+                    None => {}
+                }
+                let breached = matches!(self.detector.watch(&policy.name, service), Watch::Breached { .. });
+                if breached && policy.mode != Mode::Observe && policy.when.truth(&readings) == Truth::True {
+                    wanted.push((policy.clone(), service.clone()));
+                }
+            }
+        }
+        for (policy, service) in wanted {
+            self.consider(&policy, &service, &measured.of(&service)).await;
+        }
+    }
+
+    /// A breach stands: begin the plan, or say why not.
+    async fn consider(&mut self, policy: &Policy, service: &ServiceName, readings: &Readings) {
+        let proposal = plans::propose(&self.wiring, policy, service, Trigger::Breach, plans::is_dry(policy)).await;
+        if let Err(refusal) = self.begin(proposal.clone(), policy, readings).await {
+            let key = (policy.name.clone(), service.clone());
+            let now = self.wiring.host.clock.now();
+            let again = self.held.get(&key).is_none_or(|held| {
+                held.refusal.reason != refusal.reason || now.duration_since(held.told) >= TELL_HELD_EVERY.try_into().unwrap_or_default()
+            });
+            let told = if again { now } else { self.held[&key].told };
+            if again {
+                let labels = self.wiring.labels();
+                let teller = crate::execute::tell::Teller {
+                    plan: &proposal.plan,
+                    host: &self.wiring.host.name,
+                    labels: &labels,
+                    at: now,
+                };
+                self.tell(teller.held(&refusal, refusal.reason));
+            }
+            self.held.insert(key, Held { refusal, told });
+        }
+    }
+
+    /// Asks the guards, commits the incident, and sets its saga off.
+    pub(super) async fn begin(
+        &mut self,
+        proposal: Proposal,
+        policy: &Policy,
+        readings: &Readings,
+    ) -> Result<IncidentId, Refusal> {
+        let Proposal { plan, named_in_full, protected, lacks, grace } = proposal;
+        let world = if plan.dry_run {
+            self.wiring.dry_world(&self.store, self.started)
+        } else {
+            self.wiring.world(&self.store, self.started)
+        };
+        let gate = self.wiring.gate(&self.store, &world.ports, self.started);
+        let question =
+            Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: true, own_saga: false };
+        gate.ask(&question).await?;
+
+        let why = why(policy, readings);
+        let start = world.teller(&plan).start(why);
+        let now = self.wiring.host.clock.now();
+        if let Err(error) = self.store.begin_incident(&plan, now, &self.wiring.audience, std::slice::from_ref(&start)) {
+            return Err(Refusal {
+                guard: crate::decide::guards::Guard::Trust,
+                reason: Reason::JournalNotWritable,
+                detail: error.to_string(),
+                until: None,
+            });
+        }
+        (self.wiring.host.on_message)(&start);
+        self.held.remove(&(policy.name.clone(), plan.target.service.clone()));
+        let incident = plan.incident.clone();
+        self.spawn_in(Saga::new(plan), Journal::new(), world);
+        Ok(incident)
+    }
+
+    fn spawn(&mut self, saga: Saga, journal: Journal) {
+        let world = if saga.plan().dry_run {
+            self.wiring.dry_world(&self.store, self.started)
+        } else {
+            self.wiring.world(&self.store, self.started)
+        };
+        self.spawn_in(saga, journal, world);
+    }
+
+    fn spawn_in(&mut self, saga: Saga, journal: Journal, world: crate::execute::world::World) {
+        let stop = self.stop.clone();
+        self.sagas.spawn(async move {
+            let plan = saga.plan().clone();
+            let driven = driver::drive(saga, journal, &world, stop).await;
+            Ended { plan, driven }
+        });
+    }
+
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let Ended { plan, driven } = match ended {
+            Ok(ended) => ended,
+            // A defect of ours must not be outlived: the next start goes on from the journal.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.detector.rearm(&plan.target.service);
+        self.released = Duration::ZERO;
+        match driven {
+            Driven::Rested(ending) => {
+                tracing::info!(incident = %plan.incident, outcome = %ending.outcome, reason = %ending.reason, "incident ended");
+            }
+            Driven::Left => {
+                tracing::warn!(incident = %plan.incident, "left under way: the next start goes on with it");
+            }
+        }
+    }
+
+    /// Is any saga under way?
+    pub fn is_busy(&self) -> bool {
+        !self.sagas.is_empty()
+    }
+
+    /// Waits for the sagas that are under way, without deciding anything new: with a configuration that cannot be read,
+    /// what was begun is still ended.
+    pub async fn finish(mut self) {
+        while let Some(ended) = self.sagas.join_next().await {
+            self.ended(ended);
+        }
+        self.release_slots().await;
+        outbox::deliver_once(&self.outbox()).await;
+    }
+
+    /// Loads the configuration anew, whole or not at all. True where the new one is in force.
+    fn reload(&mut self) -> bool {
+        let config = match config::load(&self.config_dir) {
+            Ok(config) => config,
+            Err(diagnostics) => {
+                tracing::error!("the configuration cannot be read; the one in force stays:\n{diagnostics}");
+                return false;
+            }
+        };
+        if config.host.state != self.wiring.config.host.state {
+            tracing::error!("`state` cannot be changed while the agent runs; the configuration in force stays");
+            return false;
+        }
+        match Wiring::new(config, self.wiring.host.clone(), Some(Arc::clone(&self.wiring.sensor))) {
+            Ok(wiring) => {
+                self.wiring = wiring;
+                self.detector.keep_only(&self.wiring.config.policies);
+                self.held.clear();
+                last_good::keep(&self.config_dir, &self.wiring.config.host.state);
+                tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration cannot be put in force; the one before stays");
+                false
+            }
+        }
+    }
+
+    fn tell(&self, message: Message) {
+        (self.wiring.host.on_message)(&message);
+        self.store.tell(&self.wiring.audience, &[message]);
+    }
+
+    async fn answer(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Status => control::status(self),
+            Request::Explain { service } => explain::of_agent(self, &service).await,
+            Request::Act { service, policy, dry_run, who } => self.act(&service, policy.as_deref(), dry_run, who).await,
+            Request::Resolve { service, how } => {
+                let world = self.wiring.world(&self.store, self.started);
+                let reply = resolve::resolve(&self.store, &world, &service, how).await;
+                self.release_slots().await;
+                reply
+            }
+        }
+    }
+
+    async fn act(&mut self, service: &str, policy: Option<&str>, dry_run: bool, who: String) -> Reply {
+        let (service, policy) = match explain::choose(&self.wiring.config, service, policy) {
+            Ok(chosen) => chosen,
+            Err(error) => return Reply::refused(error),
+        };
+        let proposal = plans::propose(&self.wiring, &policy, &service, Trigger::Person { who }, dry_run).await;
+        let look = self.wiring.sensor.lock().await.look();
+        let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
+        match self.begin(proposal, &policy, &readings).await {
+            Ok(incident) => Reply::done(format!("incident {incident} has begun; `unwait show {incident}` follows it")),
+            Err(refusal) => Reply::refused(refusal.to_string()),
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Each comparison of the condition with the value beside it.
+pub fn why(policy: &Policy, readings: &Readings) -> Vec<String> {
+    let comparisons = policy.when.comparisons();
+    comparisons
+        .iter()
+        .filter(|comparison| comparison.truth(readings) == Truth::True)
+        .map(|comparison| format!("{comparison}: now {}", readings.get(comparison.signal).show(comparison.signal)))
+        .collect()
+}
+
+fn breach(wiring: &Wiring, policy: &Policy, service: &ServiceName, readings: &Readings) -> Message {
+    let title = format!("{service} on {}: {} is breached", wiring.host.name, policy.name);
+    message(wiring, policy, service, EventKind::Breach, title, why(policy, readings))
+}
+
+fn recovered(wiring: &Wiring, policy: &Policy, service: &ServiceName) -> Message {
+    let title = format!("{service} on {}: {} is over", wiring.host.name, policy.name);
+    message(wiring, policy, service, EventKind::Recovered, title, Vec::new())
+}
+
+fn message(
+    wiring: &Wiring,
+    policy: &Policy,
+    service: &ServiceName,
+    event: EventKind,
+    title: String,
+    lines: Vec<String>,
+) -> Message {
+    Message {
+        at: wiring.host.clock.now(),
+        event,
+        host: wiring.host.name.clone(),
+        labels: wiring.labels(),
+        service: Some(service.clone()),
+        policy: Some(policy.name.clone()),
+        incident: None,
+        dry_run: policy.mode == Mode::DryRun,
+        outcome: None,
+        reason: None,
+        step: None,
+        title,
+        lines,
+    }
+}
+
+/// Opens everything and runs until `stop`; what `unwait run` and the demo call.
+pub async fn run(config_dir: &Path, host: Host, reload: mpsc::Receiver<()>, stop: watch::Receiver<bool>) -> Result<(), RunError> {
+    let config = match config::load(config_dir) {
+        Ok(config) => config,
+        Err(diagnostics) => {
+            last_good::finish_open_incidents(config_dir, &host, stop).await;
+            return Err(RunError::Config(diagnostics));
+        }
+    };
+    let state = config.host.state.clone();
+    let taken = crate::store::StateDir::take(&state)?;
+    let store = Arc::new(Store::open(&taken.database())?);
+    let wiring = Wiring::new(config, host, None)?;
+    last_good::keep(config_dir, &state);
+    let (requests, listener) = control::listen(&state).map_err(RunError::Control)?;
+    let agent = Agent::start(config_dir, wiring, store, stop.clone()).await?;
+    tracing::info!(
+        host = %agent.wiring.host.name,
+        policies = agent.wiring.config.policies.len(),
+        interval = %crate::model::duration::format(agent.wiring.config.host.interval),
+        "watching"
+    );
+    let result = agent.run(Inbox { requests, reload, stop }).await;
+    drop(listener);
+    result
+}

@@ -1,0 +1,184 @@
+//! `explain` and `plan`: what a service's signals are, what each policy makes of them, and what is against acting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Wiring;
+use super::agent::Agent;
+use super::control::Reply;
+use super::plans::{self, Proposal};
+use crate::config::Config;
+use crate::decide::detector::{Detector, Watch};
+use crate::decide::guards::{Question, Refusal};
+use crate::model::{Condition, Mode, Plan, Policy, Readings, ServiceName, Trigger, Truth, duration};
+use crate::store::Store;
+
+/// What is so of one service now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub service: ServiceName,
+    pub signals: Readings,
+    pub policies: Vec<PolicyExplained>,
+    /// One look only: no agent runs, so what needs time is not known.
+    pub one_look: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyExplained {
+    pub policy: String,
+    pub mode: String,
+    /// Each comparison with the present value beside it.
+    pub when: Vec<ComparisonExplained>,
+    /// `true`, `false` or `unknown`.
+    pub holds: String,
+    /// `quiet`, `holding for 30s of 2m`, `breached`.
+    pub standing: String,
+    /// What is against acting now, by the guards' order.
+    pub held_by: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ComparisonExplained {
+    /// How deep it is nested in all / any.
+    pub depth: usize,
+    pub text: String,
+    pub now: String,
+    pub holds: String,
+}
+
+/// A plan filled in, and what is against it now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Planned {
+    pub plan: Plan,
+    pub blocked_by: Vec<Refusal>,
+}
+
+/// The service and the policy that a person means. Without a policy's name: the first that selects the service.
+pub fn choose(config: &Config, service: &str, policy: Option<&str>) -> Result<(ServiceName, Policy), String> {
+    let service = ServiceName::parse(service)?;
+    let selecting: Vec<&Policy> =
+        config.policies.iter().filter(|policy| config.selects(policy, &service).is_some()).collect();
+    let names = || selecting.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ");
+    let found = match policy {
+        None => selecting.first().copied(),
+        Some(name) => selecting.iter().find(|policy| policy.name == name).copied(),
+    };
+    match (found, policy) {
+        (Some(found), _) => Ok((service, found.clone())),
+        (None, Some(name)) if !selecting.is_empty() => {
+            Err(format!("no policy `{name}` selects {service}; these do: {}", names()))
+        }
+        (None, _) => Err(format!("no policy selects {service}")),
+    }
+}
+
+pub async fn of_agent(agent: &Agent, service: &str) -> Reply {
+    let service = match ServiceName::parse(service) {
+        Ok(service) => service,
+        Err(error) => return Reply::refused(error),
+    };
+    let Some(look) = &agent.last else { return Reply::refused("the agent has not looked yet; try again") };
+    let readings = look.measurements.of(&service);
+    let now = agent.wiring.host.clock.monotonic();
+    let asking = Asking { wiring: &agent.wiring, store: &agent.store, started: agent.started };
+    let explanation = asking.explain(&service, readings, Some((&agent.detector, now))).await;
+    let mut reply = Reply::done("");
+    reply.detail = serde_json::to_value(explanation).expect("an explanation is plain data");
+    reply
+}
+
+/// Asks the guards without acting.
+#[derive(Debug)]
+pub struct Asking<'a> {
+    pub wiring: &'a Wiring,
+    pub store: &'a Arc<Store>,
+    pub started: Duration,
+}
+
+impl Asking<'_> {
+    pub async fn explain(
+        &self,
+        service: &ServiceName,
+        readings: Readings,
+        detector: Option<(&Detector, Duration)>,
+    ) -> Explanation {
+        let mut policies = Vec::new();
+        for policy in &self.wiring.config.policies {
+            if self.wiring.config.selects(policy, service).is_none() {
+                continue;
+            }
+            let standing = match detector {
+                Some((detector, now)) => standing(detector.watch(&policy.name, service), policy, now),
+                None => "one look: how long it has held is not known".into(),
+            };
+            let held_by = match policy.mode {
+                Mode::Observe => Vec::new(),
+                _ => self.plan(policy, service, Trigger::Breach, plans::is_dry(policy)).await.blocked_by,
+            };
+            policies.push(PolicyExplained {
+                policy: policy.name.clone(),
+                mode: policy.mode.to_string(),
+                when: explained(&policy.when, &readings, 0),
+                holds: truth(policy.when.truth(&readings)).into(),
+                standing,
+                held_by,
+            });
+        }
+        Explanation { service: service.clone(), signals: readings, policies, one_look: detector.is_none() }
+    }
+
+    /// The plan as it would be made now, with every refusal. Takes no slot.
+    pub async fn plan(&self, policy: &Policy, service: &ServiceName, trigger: Trigger, dry_run: bool) -> Planned {
+        let Proposal { plan, named_in_full, protected, lacks, grace } =
+            plans::propose(self.wiring, policy, service, trigger, dry_run).await;
+        let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
+        let question =
+            Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: false, own_saga: false };
+        let blocked_by = gate.ask_all(&question).await;
+        Planned { plan, blocked_by }
+    }
+}
+
+fn standing(watch: Watch, policy: &Policy, now: Duration) -> String {
+    let seconds = |duration: Duration| duration::format(Duration::from_secs(duration.as_secs()));
+    match watch {
+        Watch::Quiet => "quiet".into(),
+        Watch::Holding { since, .. } => {
+            format!("holding for {} of {}", seconds(now.saturating_sub(since)), duration::format(policy.hold))
+        }
+        Watch::Breached { since } => format!("breached for {}", seconds(now.saturating_sub(since))),
+    }
+}
+
+fn explained(condition: &Condition, readings: &Readings, depth: usize) -> Vec<ComparisonExplained> {
+    let group = |name: &str, parts: &[Condition]| {
+        let mut lines = vec![ComparisonExplained {
+            depth,
+            text: name.into(),
+            now: String::new(),
+            holds: truth(condition.truth(readings)).into(),
+        }];
+        lines.extend(parts.iter().flat_map(|part| explained(part, readings, depth + 1)));
+        lines
+    };
+    match condition {
+        Condition::All(parts) => group("all of", parts),
+        Condition::Any(parts) => group("any of", parts),
+        Condition::Compare(comparison) => vec![ComparisonExplained {
+            depth,
+            text: comparison.to_string(),
+            now: readings.get(comparison.signal).show(comparison.signal),
+            holds: truth(comparison.truth(readings)).into(),
+        }],
+    }
+}
+
+fn truth(truth: Truth) -> &'static str {
+    match truth {
+        Truth::True => "true",
+        Truth::False => "false",
+        Truth::Unknown => "unknown",
+    }
+}

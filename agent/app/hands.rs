@@ -1,0 +1,251 @@
+//! What a saga may reach: the traits of `execute::world`, joined with the other stages; for real, and for dry-run.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::Wiring;
+use super::sensor::Sensor;
+use crate::clock::Clock;
+use crate::command;
+use crate::decide::guards::{Gate, Question, holds_now};
+use crate::evidence;
+use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace, Recheck, World};
+use crate::model::plan::Restart;
+use crate::model::{Comparison, Plan, Reading, Readings, Reason, Trigger, Truth};
+use crate::store::Store;
+
+pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
+    let measure = Arc::new(Senses(Arc::clone(&wiring.sensor)));
+    World {
+        host: wiring.host.name.clone(),
+        labels: wiring.labels(),
+        ports: wiring.ports.clone(),
+        pace: Arc::new(RealPace(Arc::clone(&wiring.host.clock))),
+        commands: Arc::new(RealCommands),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), commands: true }),
+        recheck: Arc::new(Asks { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
+        measure,
+        store: Arc::clone(store),
+        audience: Arc::clone(&wiring.audience),
+        clock: Arc::clone(&wiring.host.clock),
+        on_message: Arc::clone(&wiring.host.on_message),
+    }
+}
+
+pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
+    let ports = wiring.dry_ports();
+    let measure = Arc::new(Senses(Arc::clone(&wiring.sensor)));
+    World {
+        pace: Arc::new(NoPace::default()),
+        commands: Arc::new(NoCommands),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), commands: false }),
+        recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
+        measure: Arc::new(DrySenses(Senses(Arc::clone(&wiring.sensor)))),
+        ports,
+        ..real(wiring, store, started)
+    }
+}
+
+struct RealPace(Arc<dyn Clock>);
+
+#[async_trait]
+impl Pace for RealPace {
+    fn elapsed(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    async fn wait(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// Time that passes at once.
+#[derive(Default)]
+struct NoPace(Mutex<Duration>);
+
+#[async_trait]
+impl Pace for NoPace {
+    fn elapsed(&self) -> Duration {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn wait(&self, duration: Duration) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += duration;
+    }
+}
+
+/// The operator's commands, so that they outlive the agent: a transient unit under systemd (which also keeps them
+/// out of the agent's sandbox), a process group of their own elsewhere.
+struct RealCommands;
+
+const OUTPUT_BYTES: usize = 16 * 1024;
+
+#[async_trait]
+impl Commands for RealCommands {
+    async fn run(&self, argv: &[String], deadline: Duration) -> Result<String, String> {
+        let under_systemd = nix::unistd::geteuid().is_root() && std::path::Path::new("/run/systemd/system").is_dir();
+        let mut whole: Vec<String> = Vec::new();
+        if under_systemd {
+            let limit = format!("--property=RuntimeMaxSec={}", deadline.as_secs().max(1));
+            let systemd_run = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", &limit, "--"];
+            whole.extend(systemd_run.map(String::from));
+        }
+        whole.extend(argv.iter().cloned());
+        let ran = command::capture(&whole, &[], deadline + Duration::from_secs(1), OUTPUT_BYTES).await;
+        let said = evidence::redact::text(ran.output.trim());
+        let last = said.lines().last().unwrap_or_default().to_string();
+        let name = argv.first().map(String::as_str).unwrap_or_default();
+        match ran.ended.is_success() {
+            true => Ok(format!("{name}: {}", ran.ended)),
+            false if last.is_empty() => Err(format!("{name}: {}", ran.ended)),
+            false => Err(format!("{name}: {}: {last}", ran.ended)),
+        }
+    }
+}
+
+struct NoCommands;
+
+#[async_trait]
+impl Commands for NoCommands {
+    async fn run(&self, argv: &[String], _deadline: Duration) -> Result<String, String> {
+        Ok(format!("{}: not run", argv.first().map(String::as_str).unwrap_or_default()))
+    }
+}
+
+/// Measures afresh.
+struct Senses(Arc<AsyncMutex<Sensor>>);
+
+#[async_trait]
+impl Measure for Senses {
+    async fn now(&self, plan: &Plan) -> Result<Readings, String> {
+        let look = self.0.lock().await.look().map_err(|error| error.to_string())?;
+        match look.measurements.untrusted {
+            Some(why) => Err(why),
+            None => Ok(look.measurements.of(&plan.target.service)),
+        }
+    }
+
+    async fn inbound(&self, plan: &Plan) -> Result<u64, String> {
+        self.0.lock().await.inbound(&plan.target.service)
+    }
+
+    async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
+        Ok(expect.truth(&self.now(plan).await?))
+    }
+}
+
+/// Reads are real; what only an action would have brought about counts as brought about.
+struct DrySenses(Senses);
+
+#[async_trait]
+impl Measure for DrySenses {
+    async fn now(&self, plan: &Plan) -> Result<Readings, String> {
+        self.0.now(plan).await
+    }
+
+    async fn inbound(&self, _plan: &Plan) -> Result<u64, String> {
+        Ok(0)
+    }
+
+    async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
+        Ok(Truth::True)
+    }
+}
+
+/// Asks everything again. The plan stands as it was made: a configuration that was replaced meanwhile does not
+/// change it.
+struct Asks<M> {
+    gate: Gate,
+    measure: Arc<M>,
+}
+
+#[async_trait]
+impl<M: Measure> Recheck for Asks<M> {
+    async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)> {
+        if plan.trigger == Trigger::Breach {
+            let readings = self.measure.now(plan).await.map_err(|error| (Reason::MeasurementFailed, error))?;
+            holds_now(plan, &readings)?;
+        }
+        let question = Question {
+            plan,
+            named_in_full: true,
+            protected: false,
+            lacks: &[],
+            grace: Duration::ZERO,
+            take_slot: true,
+            own_saga: true,
+        };
+        self.gate.ask(&question).await.map_err(|refusal| match refusal.reason {
+            Reason::IncarnationChanged => (Reason::IncarnationChanged, refusal.detail),
+            _ => (Reason::GuardRefused, refusal.to_string()),
+        })
+    }
+}
+
+/// Keeps the evidence: what the kernel, the attribution and the registries say, handed to the vault.
+struct RealKeeper {
+    wiring: Wiring,
+    /// Dry-run runs no commands.
+    commands: bool,
+}
+
+/// For naming peers; a registry that is slower leaves them unnamed.
+const NAMES_WITHIN: Duration = Duration::from_secs(5);
+
+#[async_trait]
+impl Keeper for RealKeeper {
+    async fn keep(&self, plan: &Plan, commands: &[Vec<String>], deadline: Duration) -> Result<Kept, String> {
+        let service = &plan.target.service;
+        let mut names = std::collections::HashMap::new();
+        for (name, registry) in &self.wiring.ports.registries {
+            match tokio::time::timeout(NAMES_WITHIN.min(deadline / 4), registry.names()).await {
+                Ok(Ok(known)) => names.extend(known),
+                Ok(Err(error)) => tracing::warn!(registry = %name, %error, "peers stay unnamed"),
+                Err(_) => tracing::warn!(registry = %name, "peers stay unnamed: no answer in time"),
+            }
+        }
+        let (look, table, holders, ages, history) = {
+            let mut sensor = self.wiring.sensor.lock().await;
+            let look = sensor.look().map_err(|error| error.to_string())?;
+            let table = sensor.table().map_err(|error| error.to_string())?;
+            let holders = sensor.holders(&look.census, service, deadline / 4);
+            let ages = sensor.ages(&look.census, service);
+            let history = sensor.meter().history(service);
+            (look, table, holders, ages, history)
+        };
+        let sockets = look.census.services.get(service).map(|held| held.sockets.clone()).unwrap_or_default();
+        let unit = match &plan.target.restart {
+            Some(Restart::Systemd { unit, .. }) => Some(unit.as_str()),
+            _ => None,
+        };
+        let request = evidence::Request {
+            incident: &plan.incident,
+            service,
+            host: &self.wiring.host.name,
+            at: look.census.at,
+            sockets: &sockets,
+            ages: &|socket| ages.get(&socket.cookie).copied(),
+            table: &table,
+            holders: &holders,
+            names: &names,
+            history: &history,
+            unit,
+            commands: if self.commands { commands } else { &[] },
+            deadline,
+        };
+        let bundle = self.wiring.vault.keep(&request).await.map_err(|error| error.to_string())?;
+        let growing = history.last().map(|(_, readings)| readings.get(crate::model::Signal::CloseWait));
+        let count = match growing {
+            Some(Reading::Known(count)) => count as usize,
+            _ => sockets.len(),
+        };
+        let says = match bundle.top_peer() {
+            Some(peer) => format!("{count} sockets in CLOSE_WAIT, most of them closed by {peer}; in {}", bundle.dir.display()),
+            None => format!("{count} sockets in CLOSE_WAIT; in {}", bundle.dir.display()),
+        };
+        Ok(Kept { dir: Some(bundle.dir), says })
+    }
+}

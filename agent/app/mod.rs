@@ -1,0 +1,258 @@
+//! The wiring: the only place that knows adapters. It puts the stages together, and runs them.
+//!
+//! [`Wiring`] is made from a configuration that was read whole. [`agent`] is the loop; the other files are the
+//! small pieces that join two stages: [`sensor`] (collect, attribute, measure), [`plans`] (a policy and a service
+//! become a plan), [`hands`] (what a saga may reach, for real and for dry-run), [`outbox`] (delivery),
+//! [`sweep`] (markers without an incident, slots to give back), [`last_good`] (the configuration to recover with).
+
+pub mod agent;
+pub mod control;
+pub mod explain;
+pub mod hands;
+pub mod last_good;
+pub mod outbox;
+pub mod plans;
+pub mod resolve;
+pub mod sensor;
+pub mod sweep;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::attribute::ServiceMatch;
+use crate::clock::Clock;
+use crate::config::{Config, FleetConfig, RegistryConfig, To};
+use crate::decide::guards::Gate;
+use crate::evidence::{Limits, MinFree, Vault};
+use crate::execute::world::World;
+use crate::model::{Message, Signal};
+use crate::ports::Ports;
+use crate::ports::fleet::{FleetSlots, consul::ConsulSlots, dry::DrySlots};
+use crate::ports::notifier::{Notifier, generic::Generic, slack::Slack};
+use crate::ports::probe::{dry::DryProbe, real::Probes};
+use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry};
+use crate::ports::restarter::{Restarter, dry::DryRestarter, process::ProcessRestarter, systemd::SystemdRestarter};
+use crate::store::{Audience, StateDir, Store};
+
+use sensor::Sensor;
+
+/// Sees every message as it is told.
+pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
+
+/// What the host gives to every part.
+#[derive(Clone)]
+pub struct Host {
+    pub name: String,
+    pub clock: Arc<dyn Clock>,
+    pub on_message: OnMessage,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WiringError {
+    #[error("{path}: {source}; {what} is read from this file")]
+    Secret { path: PathBuf, what: &'static str, source: std::io::Error },
+    #[error("{0}")]
+    Registry(#[from] crate::ports::registry::RegistryError),
+    #[error("{0}")]
+    Fleet(#[from] crate::ports::fleet::FleetError),
+    #[error("notify, {destination}: {detail}")]
+    Notifier { destination: String, detail: String },
+    #[error("{0}")]
+    Sensor(#[from] crate::collect::CollectError),
+    #[error("the host has no name: {0}")]
+    HostName(String),
+}
+
+/// A configuration with the adapters that it asks for.
+#[derive(Clone)]
+pub struct Wiring {
+    pub config: Arc<Config>,
+    pub host: Host,
+    pub ports: Ports,
+    pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
+    pub audience: Arc<Audience>,
+    pub sensor: Arc<tokio::sync::Mutex<Sensor>>,
+    pub vault: Arc<Vault>,
+}
+
+impl std::fmt::Debug for Wiring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wiring").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Wiring {
+    /// Reads the secrets and makes the adapters. `sensor` is handed over where a running agent loads a new
+    /// configuration: what was measured stays known.
+    pub fn new(
+        config: Config,
+        host: Host,
+        sensor: Option<Arc<tokio::sync::Mutex<Sensor>>>,
+    ) -> Result<Self, WiringError> {
+        let mut registries: BTreeMap<String, Arc<dyn Registry>> = BTreeMap::new();
+        for (name, registry) in &config.host.registries {
+            let adapter: Arc<dyn Registry> = match registry {
+                RegistryConfig::Consul { url, token_file } => {
+                    Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?)
+                }
+                RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
+            };
+            registries.insert(name.clone(), adapter);
+        }
+        let fleet: Option<Arc<dyn FleetSlots>> = match &config.host.fleet {
+            Some(FleetConfig::Consul { url, token_file }) => {
+                let token = token(token_file.as_ref())?;
+                Some(Arc::new(ConsulSlots::new(url, token, &host.name, Arc::clone(&host.clock))?))
+            }
+            None => None,
+        };
+        let ports = Ports {
+            registries,
+            systemd: Arc::new(SystemdRestarter::new()),
+            process: Arc::new(ProcessRestarter::new()),
+            probe: Arc::new(Probes::new()),
+            fleet,
+        };
+
+        let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();
+        let mut audience = Vec::new();
+        for destination in &config.host.notify {
+            let adapter: Arc<dyn Notifier> = match &destination.to {
+                To::Slack { url_file } => Arc::new(Slack::new(secret(url_file, "the webhook's address")?)),
+                To::Generic { url_file, key_file } => {
+                    let url = secret(url_file, "the webhook's address")?;
+                    let key = secret(key_file, "the webhook's signing key")?;
+                    let generic = Generic::new(url, Some(key), Arc::clone(&host.clock)).map_err(|error| {
+                        WiringError::Notifier { destination: destination.name.clone(), detail: error.to_string() }
+                    })?;
+                    Arc::new(generic)
+                }
+            };
+            notifiers.insert(destination.name.clone(), adapter);
+            audience.push((destination.name.clone(), destination.events.iter().copied().collect()));
+        }
+
+        let asked = asked(&config);
+        let matches = matches(&config);
+        let sensor = match sensor {
+            Some(sensor) => {
+                // The loop is the only caller while it loads a configuration, so the lock is free or soon is.
+                if let Ok(mut sensor) = sensor.try_lock() {
+                    sensor.reconfigure(matches, asked);
+                }
+                sensor
+            }
+            None => Arc::new(tokio::sync::Mutex::new(Sensor::new(matches, asked, Arc::clone(&host.clock))?)),
+        };
+        let vault = Vault::new(
+            StateDir::evidence_of(&config.host.state),
+            Limits {
+                keep: config.host.evidence.keep as usize,
+                max_bytes: config.host.evidence.max_bytes,
+                min_free: match config.host.evidence.min_free {
+                    crate::config::MinFree::Share(share) => MinFree::Share(share),
+                    crate::config::MinFree::Bytes(bytes) => MinFree::Bytes(bytes),
+                },
+                max_age: config.host.evidence.max_age,
+            },
+        );
+        Ok(Self {
+            config: Arc::new(config),
+            host,
+            ports,
+            notifiers,
+            audience: Arc::new(Audience(audience)),
+            sensor,
+            vault: Arc::new(vault),
+        })
+    }
+
+    /// The host's labels, as `key=value`.
+    pub fn labels(&self) -> Vec<String> {
+        self.config.host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    /// The guards over these ports.
+    pub fn gate(&self, store: &Arc<Store>, ports: &Ports, started: Duration) -> Gate {
+        Gate {
+            host: self.host.name.clone(),
+            store: Arc::clone(store),
+            ports: ports.clone(),
+            clock: Arc::clone(&self.host.clock),
+            started,
+            warm_up: self.config.host.warm_up,
+            max_parallel: self.config.host.max_parallel as usize,
+        }
+    }
+
+    /// What a real saga may reach.
+    pub fn world(&self, store: &Arc<Store>, started: Duration) -> World {
+        hands::real(self, store, started)
+    }
+
+    /// What a dry saga may reach. One is made for each: its adapters remember what they only pretended.
+    pub fn dry_world(&self, store: &Arc<Store>, started: Duration) -> World {
+        hands::dry(self, store, started)
+    }
+
+    /// The same doors, but nothing goes out.
+    pub fn dry_ports(&self) -> Ports {
+        let registries = self
+            .ports
+            .registries
+            .iter()
+            .map(|(name, real)| (name.clone(), Arc::new(DryRegistry::new(Arc::clone(real))) as Arc<dyn Registry>))
+            .collect();
+        let dry = |real: &Arc<dyn Restarter>| Arc::new(DryRestarter::new(Arc::clone(real))) as Arc<dyn Restarter>;
+        Ports {
+            registries,
+            systemd: dry(&self.ports.systemd),
+            process: dry(&self.ports.process),
+            probe: Arc::new(DryProbe::new(Arc::clone(&self.ports.probe))),
+            fleet: self.ports.fleet.as_ref().map(|real| {
+                let dry = DrySlots::new(Arc::clone(real), &self.host.name, Arc::clone(&self.host.clock));
+                Arc::new(dry) as Arc<dyn FleetSlots>
+            }),
+        }
+    }
+}
+
+/// This host's name, as markers, slots and messages carry it.
+pub fn host_name() -> Result<String, WiringError> {
+    let name = nix::unistd::gethostname().map_err(|error| WiringError::HostName(error.to_string()))?;
+    let name = name.to_string_lossy().into_owned();
+    let word = |c: char| c.is_ascii_graphic();
+    if name.is_empty() || !name.chars().all(word) {
+        return Err(WiringError::HostName(format!("`{}` cannot be written in a registry", name.escape_debug())));
+    }
+    Ok(name)
+}
+
+/// Every signal that anybody asks for.
+fn asked(config: &Config) -> Vec<Signal> {
+    config.policies.iter().flat_map(|policy| policy.signals()).collect()
+}
+
+fn matches(config: &Config) -> Vec<ServiceMatch> {
+    config.matches()
+}
+
+fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {
+    file.map(|path| secret(path, "the ACL token")).transpose()
+}
+
+/// A secret stands alone in its file; white space around it does not count.
+fn secret(path: &PathBuf, what: &'static str) -> Result<SecretString, WiringError> {
+    let text = std::fs::read_to_string(path).map_err(|source| WiringError::Secret { path: path.clone(), what, source })?;
+    Ok(SecretString::from(text.trim().to_owned()))
+}

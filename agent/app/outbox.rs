@@ -1,0 +1,82 @@
+//! Delivery: takes what the outbox holds to its destinations. An incident never waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::ports::notifier::{DeliveryError, Notifier};
+use crate::store::{Outgoing, Store};
+
+/// How often the outbox is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// Messages a look; chat services take about one a second.
+const AT_ONCE: usize = 20;
+/// One try of one message.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Doubled from try to try up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+#[derive(Clone)]
+pub struct Outbox {
+    pub store: Arc<Store>,
+    pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("notifiers", &self.notifiers.keys()).finish_non_exhaustive()
+    }
+}
+
+pub async fn deliver_for_ever(outbox: Outbox) {
+    loop {
+        deliver_once(&outbox).await;
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// One try of everything that is due.
+pub async fn deliver_once(outbox: &Outbox) {
+    for outgoing in outbox.store.take_spilled() {
+        // What the disk would not take is tried from memory until it is delivered.
+        if let Err(DeliveryError::Later { detail, .. }) = deliver(outbox, &outgoing).await {
+            tracing::warn!(destination = %outgoing.destination, detail, "a message waits in memory");
+            outbox.store.put_back_spilled(outgoing);
+        }
+    }
+    let due = match outbox.store.due(outbox.clock.now(), AT_ONCE) {
+        Ok(due) => due,
+        Err(error) => return tracing::error!(%error, "the outbox cannot be read"),
+    };
+    for outgoing in due {
+        let noted = match deliver(outbox, &outgoing).await {
+            Ok(()) => outbox.store.delivered(&outgoing.id),
+            Err(DeliveryError::Later { after, detail }) => {
+                let doubled = Duration::from_secs(1 << outgoing.attempts.min(9)).min(LONGEST_PAUSE);
+                let pause = after.unwrap_or(doubled);
+                tracing::warn!(destination = %outgoing.destination, detail, "a message will be tried again");
+                outbox.store.try_later(&outgoing.id, outbox.clock.now(), pause, &detail)
+            }
+            Err(DeliveryError::Refused { detail }) => {
+                tracing::error!(destination = %outgoing.destination, detail, "a message was refused; `unwait status` shows it");
+                outbox.store.refused(&outgoing.id, &detail)
+            }
+        };
+        if let Err(error) = noted {
+            tracing::error!(%error, "what became of a message could not be noted; it may be sent again");
+        }
+    }
+}
+
+async fn deliver(outbox: &Outbox, outgoing: &Outgoing) -> Result<(), DeliveryError> {
+    let Some(notifier) = outbox.notifiers.get(&outgoing.destination) else {
+        let detail = "the host's file names no such destination any more".to_string();
+        return Err(DeliveryError::Refused { detail });
+    };
+    match tokio::time::timeout(DEADLINE, notifier.deliver(&outgoing.id, &outgoing.message)).await {
+        Ok(result) => result,
+        Err(_) => Err(DeliveryError::Later { after: None, detail: "no answer in time".into() }),
+    }
+}

@@ -1,0 +1,116 @@
+//! A policy and a service become a plan, with every value filled in.
+
+use std::hash::{BuildHasher, Hasher};
+
+use jiff::Timestamp;
+
+use super::Wiring;
+use crate::config::Selected;
+use crate::model::policy::{GuardSettings, MinHealthy};
+use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Trigger};
+
+/// A plan, and what the guards want to know of it beside.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    pub plan: Plan,
+    pub named_in_full: bool,
+    pub protected: bool,
+    /// What the runbook needs and the service does not have.
+    pub lacks: Vec<String>,
+    pub grace: std::time::Duration,
+}
+
+/// Binds the policy's runbook to the service. Asks the restarter for the present lifetime and the registry for the
+/// name that hosts contend under; where one does not answer, the guards will say so.
+pub async fn propose(
+    wiring: &Wiring,
+    policy: &Policy,
+    service: &ServiceName,
+    trigger: Trigger,
+    dry_run: bool,
+) -> Proposal {
+    let config = &wiring.config;
+    let target = config.target_for(service);
+    let mut lacks = config.lacks(policy, &target);
+    let changes = policy.runbook.changes_anything();
+
+    let mut incarnation = None;
+    if let Some(restart) = &target.restart {
+        let restarter = wiring.ports.restarter(restart);
+        match restarter.observe(restart).await {
+            Ok(liveness) => incarnation = liveness.incarnation,
+            Err(error) if changes => lacks.push(error.to_string()),
+            Err(_) => {}
+        }
+        if policy.runbook.restarts() && !with_dependents(restart) {
+            match restarter.dependents(restart).await {
+                Ok(dependents) if dependents.is_empty() => {}
+                Ok(dependents) => lacks.push(format!(
+                    "a restart would take along {}; say `with_dependents: true` of the service if that is wanted",
+                    dependents.join(", ")
+                )),
+                Err(error) => lacks.push(error.to_string()),
+            }
+        }
+    }
+
+    let fleet_scope = match policy.guards.fleet_slots {
+        Some(_) if changes => Some(scope(wiring, &target.bindings).await.unwrap_or_else(|| service.to_string())),
+        _ => None,
+    };
+    let min_healthy = policy.guards.min_healthy.or(policy.runbook.drains().then_some(MinHealthy::Count(1)));
+    let plan = Plan {
+        incident: incident_id(wiring.host.clock.now(), service),
+        trigger,
+        policy: policy.name.clone(),
+        dry_run,
+        runbook: policy.runbook.name.clone(),
+        target,
+        incarnation,
+        when: policy.when.clone(),
+        limits: policy.limits,
+        guards: GuardSettings { min_healthy, fleet_slots: policy.guards.fleet_slots },
+        fleet_scope,
+        steps: PlannedStep::all_of(&policy.runbook),
+    };
+    Proposal {
+        named_in_full: config.selects(policy, service) == Some(Selected::InFull),
+        protected: config.protected(service),
+        lacks,
+        grace: config.grace(service),
+        plan,
+    }
+}
+
+/// Instances of one registered name contend for one set of slots, whatever their units are called.
+async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
+    let binding = bindings.first()?;
+    let registry = wiring.ports.registries.get(&binding.registry)?;
+    registry.observe(&binding.id).await.ok().map(|registration| registration.name)
+}
+
+fn with_dependents(restart: &crate::model::plan::Restart) -> bool {
+    match restart {
+        crate::model::plan::Restart::Systemd { with_dependents, .. } => *with_dependents,
+        crate::model::plan::Restart::Process(_) => true,
+    }
+}
+
+/// Does the policy only say what it would do?
+pub fn is_dry(policy: &Policy) -> bool {
+    policy.mode == Mode::DryRun
+}
+
+/// `20261122T184329Z-rpc-order-1f3a`: time, service, and four hex digits against a second one in the same second.
+pub fn incident_id(now: Timestamp, service: &ServiceName) -> IncidentId {
+    let name: String = service
+        .as_str()
+        .trim_end_matches(".service")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .take(64)
+        .collect();
+    // RandomState is seeded by the operating system; nothing here needs more randomness than that.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish() as u16;
+    IncidentId(format!("{}-{name}-{random:04x}", now.strftime("%Y%m%dT%H%M%SZ")))
+}

@@ -1,0 +1,120 @@
+//! What is looked after besides: drains of ours that no incident knows of, slots to give back, evidence to let go.
+
+use std::sync::Arc;
+
+use super::Wiring;
+use crate::model::incident::Ending;
+use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
+use crate::ports::registry::FoundMarker;
+use crate::store::Store;
+
+/// Asks each registry for this host's drains of ours. One that no open or latched incident knows of is told, and its
+/// service latched: a person must say whether it may go back.
+pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) {
+    let known = match known(store) {
+        Ok(known) => known,
+        Err(error) => return tracing::error!(%error, "markers could not be compared with the incidents"),
+    };
+    for (name, registry) in &wiring.ports.registries {
+        let found = match registry.markers().await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(registry = %name, %error, "markers of ours could not be listed");
+                continue;
+            }
+        };
+        for found in found {
+            if found.marker.host == wiring.host.name && !known.contains(&found.marker.incident) {
+                orphan(wiring, store, name, &found);
+            }
+        }
+    }
+}
+
+fn known(store: &Store) -> Result<Vec<IncidentId>, crate::store::StoreError> {
+    let open = store.open_incidents()?.into_iter().map(|open| open.plan.incident);
+    let latched = store.latches()?.into_iter().map(|latch| IncidentId(latch.incident));
+    Ok(open.chain(latched).collect())
+}
+
+fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
+    let service = wiring.config.service_bound_to(registry, &found.id);
+    let ending = Ending {
+        outcome: Outcome::Stuck,
+        reason: Reason::OrphanedMarker,
+        detail: format!("{registry}/{} carries: {}", found.id, found.marker),
+    };
+    let message = orphan_message(wiring, service.as_ref(), &found.marker.incident, &ending);
+    tracing::error!(registry, id = %found.id, marker = %found.marker, "a drain of ours that no incident knows of");
+    (wiring.host.on_message)(&message);
+    match service {
+        Some(service) => {
+            let now = wiring.host.clock.now();
+            let incident = &found.marker.incident;
+            if let Err(error) = store.latch_orphan(&service, incident, &ending, now, &wiring.audience, &message) {
+                tracing::error!(%error, "the latch could not be written; it is told all the same");
+                store.tell(&wiring.audience, &[message]);
+            }
+        }
+        None => store.tell(&wiring.audience, &[message]),
+    }
+}
+
+fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &IncidentId, ending: &Ending) -> Message {
+    let who = service.map_or("a service that the host's file does not name".to_string(), ToString::to_string);
+    let mut lines = vec![ending.reason.says().to_string(), ending.detail.clone(), "It is OUT OF TRAFFIC.".into()];
+    if let Some(service) = service {
+        lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
+    }
+    Message {
+        at: wiring.host.clock.now(),
+        event: EventKind::Stuck,
+        host: wiring.host.name.clone(),
+        labels: wiring.labels(),
+        service: service.cloned(),
+        policy: None,
+        incident: Some(incident.clone()),
+        dry_run: false,
+        outcome: Some(ending.outcome),
+        reason: Some(ending.reason),
+        step: None,
+        title: format!("{who} on {}: needs a person: {}", wiring.host.name, ending.reason),
+        lines,
+    }
+}
+
+/// Gives back the slots of incidents that completed or unwound. What cannot be given back now is tried again.
+pub async fn release_slots(wiring: &Wiring, store: &Store) {
+    let slots = match store.slots_to_release() {
+        Ok(slots) => slots,
+        Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
+    };
+    let Some(fleet) = &wiring.ports.fleet else { return };
+    for (incident, scope) in slots {
+        match fleet.release(&scope, &incident.0).await {
+            Ok(()) => {
+                if let Err(error) = store.forget_slot(&incident) {
+                    tracing::warn!(%error, %incident, "a slot that is given back will be given back again");
+                }
+            }
+            Err(error) => tracing::warn!(%error, %incident, "a slot could not be given back yet"),
+        }
+    }
+}
+
+/// Lets old evidence go; never that of incidents that are open or wait for a person.
+pub fn retain_evidence(wiring: &Wiring, store: &Store) {
+    let spare = match known(store) {
+        Ok(spare) => spare,
+        Err(error) => return tracing::error!(%error, "no evidence is let go while the incidents cannot be read"),
+    };
+    match wiring.vault.retain(wiring.host.clock.now(), &spare) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(bundles = removed.len(), "old evidence was let go"),
+        Err(error) => tracing::warn!(%error, "old evidence could not be let go"),
+    }
+    let month = std::time::Duration::from_secs(30 * 86_400);
+    if let Err(error) = store.forget_refused(wiring.host.clock.now() - month) {
+        tracing::warn!(%error, "refused messages could not be dropped");
+    }
+}

@@ -1,0 +1,169 @@
+//! The verbs, one file each. What they print is for people; with `--json`, for machines.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done, or nothing wrong was found |
+//! | 1 | it was refused, or something is wrong: a test failed, a plan is blocked, a service is latched |
+//! | 2 | the command line or the configuration cannot be used |
+//! | 3 | the agent, the kernel or the state directory could not be reached |
+
+mod act;
+mod check;
+mod demo;
+mod explain;
+mod history;
+mod notify;
+mod pause;
+mod plan;
+mod render;
+mod resolve;
+mod run;
+mod scan;
+mod show;
+mod status;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+/// Finds the services that hold TCP sockets in CLOSE_WAIT, and carries out the runbook: isolate, restart, recover.
+#[derive(Debug, Parser)]
+#[command(name = "unwait", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 refused, or something is wrong; 2 the command line or the \
+configuration cannot be used; 3 the agent, the kernel or the state directory could not be reached.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Watch, decide and act, until SIGTERM. SIGHUP loads a new configuration whole or not at all.
+    Run(run::Arguments),
+    /// One look at the host: who holds sockets in CLOSE_WAIT.
+    Scan(scan::Arguments),
+    /// Read the configuration, and show every error at once.
+    Check(check::Arguments),
+    /// Run the policies' own tests. No network, no root.
+    Test(test::Arguments),
+    /// What would be done for a service now, filled in, and what blocks it.
+    Plan(plan::Arguments),
+    /// Why something is, or is not, being done about a service.
+    Explain(explain::Arguments),
+    /// Start the plan of a service by hand. The same guards are asked.
+    Act(act::Arguments),
+    /// The kill switch: no action until `resume`, or until a time. Outlives a reboot.
+    Pause(pause::PauseArguments),
+    /// End the pause.
+    Resume(pause::ResumeArguments),
+    /// Is the agent running, what is latched, what is under way, what is not delivered.
+    Status(status::Arguments),
+    /// Past incidents, newest first.
+    History(history::Arguments),
+    /// One incident: its steps, its outcome, its evidence.
+    Show(show::Arguments),
+    /// Decide what becomes of a service that rests stuck.
+    Resolve(resolve::Arguments),
+    /// Messages to people.
+    #[command(subcommand)]
+    Notify(notify::Verb),
+    /// The whole story on this machine, in under a minute: a leaking service, the breach, the remedy.
+    Demo(demo::Arguments),
+    /// The demo's own leaking service and its peers.
+    #[command(hide = true)]
+    DemoService(demo::ServiceArguments),
+}
+
+/// Where the configuration lies; every verb but `demo` takes it.
+#[derive(Debug, Clone, Args)]
+struct Place {
+    /// The directory that holds agent.yaml, policies/ and runbooks/.
+    #[arg(long, value_name = "DIR", default_value = "/etc/unwait")]
+    config: PathBuf,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a verb did not do what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// Refused, or something is wrong.
+    Wrong(String),
+    /// The command line or the configuration.
+    Usage(String),
+    /// The agent, the kernel or the state directory.
+    Unreachable(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Wrong(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+        }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    if !matches!(cli.verb, Verb::Run(_) | Verb::Demo(_)) {
+        // A reader that goes away (`unwait history | head`) ends us quietly, as it ends any other program. An agent
+        // must outlive whoever reads its log.
+        // SAFETY: SIG_DFL installs no handler, and no thread runs yet.
+        let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("unwait: {error}");
+            return ExitCode::from(3);
+        }
+    };
+    let outcome = runtime.block_on(dispatch(cli.verb));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (Failure::Wrong(text) | Failure::Usage(text) | Failure::Unreachable(text)) = &failure;
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+async fn dispatch(verb: Verb) -> Outcome {
+    match verb {
+        Verb::Run(arguments) => run::run(arguments).await,
+        Verb::Scan(arguments) => scan::scan(arguments),
+        Verb::Check(arguments) => check::check(arguments).await,
+        Verb::Test(arguments) => test::test(arguments),
+        Verb::Plan(arguments) => plan::plan(arguments).await,
+        Verb::Explain(arguments) => explain::explain(arguments).await,
+        Verb::Act(arguments) => act::act(arguments).await,
+        Verb::Pause(arguments) => pause::pause(arguments),
+        Verb::Resume(arguments) => pause::resume(arguments),
+        Verb::Status(arguments) => status::status(arguments).await,
+        Verb::History(arguments) => history::history(arguments),
+        Verb::Show(arguments) => show::show(arguments),
+        Verb::Resolve(arguments) => resolve::resolve(arguments).await,
+        Verb::Notify(verb) => notify::notify(verb).await,
+        Verb::Demo(arguments) => demo::demo(arguments).await,
+        Verb::DemoService(arguments) => demo::service(arguments),
+    }
+}
