@@ -13,6 +13,7 @@ mod demo;
 mod explain;
 mod history;
 mod notify;
+mod open;
 mod pause;
 mod plan;
 mod render;

@@ -1,0 +1,68 @@
+//! `unwait check`: the configuration, with every error at once; and what each policy could not do for the services
+//! that the host's file names.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Failure, Outcome, Place, open, render};
+use crate::config;
+use crate::model::{Mode, ServiceName};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    place: Place,
+}
+
+pub async fn check(arguments: Arguments) -> Outcome {
+    let place = arguments.place;
+    let config = match config::load(&place.config) {
+        Ok(config) => config,
+        Err(diagnostics) => {
+            if place.json {
+                render::json(&json!({ "ok": false, "errors": diagnostics }));
+                return Err(Failure::Usage(String::new()));
+            }
+            return Err(Failure::Usage(diagnostics.to_string()));
+        }
+    };
+    let mut lacking = Vec::new();
+    for policy in config.policies.iter().filter(|policy| policy.mode != Mode::Observe) {
+        for service in config.host.services.keys() {
+            if config.selects(policy, service).is_none() {
+                continue;
+            }
+            let lacks = config.lacks(policy, &config.target_for(service));
+            if !lacks.is_empty() {
+                lacking.push((policy.name.clone(), service.clone(), lacks));
+            }
+        }
+    }
+    if place.json {
+        let lacking: Vec<_> = lacking
+            .iter()
+            .map(|(policy, service, lacks)| json!({ "policy": policy, "service": service, "lacks": lacks }))
+            .collect();
+        let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
+        render::json(&json!({ "ok": true, "policies": policies, "not_actionable": lacking }));
+    } else {
+        say(&config, &lacking);
+    }
+    // The secrets' files are read as `run` would read them.
+    open::wiring(config).map(drop)
+}
+
+fn say(config: &config::Config, lacking: &[(String, ServiceName, Vec<String>)]) {
+    println!("{} policies, {} runbooks, {} services named: no errors.", config.policies.len(), config.runbooks.len(), config.host.services.len());
+    let rows: Vec<Vec<String>> = config
+        .policies
+        .iter()
+        .map(|policy| vec![policy.name.clone(), policy.mode.to_string(), policy.runbook.name.clone()])
+        .collect();
+    if !rows.is_empty() {
+        render::table(&["POLICY", "MODE", "RUNBOOK"], &rows);
+    }
+    for (policy, service, lacks) in lacking {
+        println!("{policy} cannot act on {service}: {}", lacks.join("; "));
+    }
+}

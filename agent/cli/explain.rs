@@ -1,0 +1,73 @@
+//! `unwait explain SERVICE`: why something is, or is not, being done.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Failure, Outcome, Place, open, plan, render};
+use crate::app::control::{self, Request};
+use crate::app::explain::Asking;
+use crate::model::ServiceName;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// NAME.service, container:NAME, program:NAME or process:NAME.
+    service: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub async fn explain(arguments: Arguments) -> Outcome {
+    let service = ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
+    let config = open::config(&arguments.place)?;
+    let state = config.host.state.clone();
+    let asked = control::call(&state, &Request::Explain { service: service.to_string() }).await;
+    let explanation = match asked.map_err(|error| Failure::Unreachable(format!("the agent: {error}")))? {
+        Some(reply) if reply.ok => reply.detail,
+        Some(reply) => return Err(Failure::Wrong(reply.text)),
+        None => {
+            let store = plan::store_or_empty(&state)?;
+            let wiring = open::wiring(config)?;
+            let look = wiring.sensor.lock().await.look();
+            let look = look.map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let readings = look.measurements.of(&service);
+            let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
+            serde_json::to_value(asking.explain(&service, readings, None).await).unwrap_or_default()
+        }
+    };
+    if arguments.place.json { render::json(&explanation) } else { say(&explanation) }
+    Ok(())
+}
+
+fn say(explanation: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    println!("{}", text(&explanation["service"]));
+    if explanation["one_look"] == true {
+        println!("  no agent runs on this state directory: this is one look");
+    }
+    for (signal, value) in explanation["signals"].as_object().into_iter().flatten() {
+        println!("  {signal:<28} {value}");
+    }
+    let policies = explanation["policies"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if policies.is_empty() {
+        println!("\nNo policy selects it.");
+    }
+    for policy in policies {
+        println!("\n{} ({}): {}", text(&policy["policy"]), text(&policy["mode"]), text(&policy["standing"]));
+        for line in policy["when"].as_array().into_iter().flatten() {
+            let indent = "  ".repeat(1 + line["depth"].as_u64().unwrap_or(0) as usize);
+            let now = text(&line["now"]);
+            let now = if now.is_empty() { now } else { format!("   now {now}") };
+            println!("{indent}{:<7} {}{now}", text(&line["holds"]), text(&line["text"]));
+        }
+        let held_by = policy["held_by"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for refusal in held_by {
+            let until = refusal["until"].as_str().map(|until| format!(" (until {until})")).unwrap_or_default();
+            println!("  held by {}: {}: {}{until}", text(&refusal["guard"]), text(&refusal["reason"]), text(&refusal["detail"]));
+        }
+        if held_by.is_empty() && policy["mode"] != "observe" {
+            println!("  no guard is against acting");
+        }
+    }
+}

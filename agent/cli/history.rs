@@ -1,0 +1,51 @@
+//! `unwait history`: past incidents, newest first.
+
+use clap::Args;
+
+use super::{Failure, Outcome, Place, open, render};
+use crate::model::ServiceName;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Only this service.
+    service: Option<String>,
+    /// How many at the most.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub fn history(arguments: Arguments) -> Outcome {
+    let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
+    let store = open::store(&open::state(&arguments.place))?;
+    let rows = store
+        .history(service.as_ref(), arguments.limit)
+        .map_err(|error| Failure::Unreachable(error.to_string()))?;
+    if arguments.place.json {
+        render::json(&rows);
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = rows
+        .into_iter()
+        .map(|row| {
+            let mode = if row.dry_run { "dry-run" } else { "auto" };
+            let outcome = row.outcome.unwrap_or_else(|| "under way".into());
+            vec![
+                render::time(row.began),
+                row.service,
+                row.policy,
+                mode.into(),
+                outcome,
+                row.reason.unwrap_or_default(),
+                row.incident,
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        println!("No incident yet.");
+    } else {
+        render::table(&["BEGAN", "SERVICE", "POLICY", "MODE", "OUTCOME", "REASON", "INCIDENT"], &rows);
+    }
+    Ok(())
+}

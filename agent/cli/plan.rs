@@ -1,0 +1,102 @@
+//! `unwait plan SERVICE`: what would be done now, filled in, and what blocks it. Touches nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Failure, Outcome, Place, open, render};
+use crate::app::explain::{Asking, Planned, choose};
+use crate::model::{Step, Trigger, duration};
+use crate::store::{StateDir, Store};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// NAME.service, container:NAME, program:NAME or process:NAME.
+    service: String,
+    /// Default: the first policy, by name, that selects the service.
+    #[arg(long)]
+    policy: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub async fn plan(arguments: Arguments) -> Outcome {
+    let config = open::config(&arguments.place)?;
+    let (service, policy) =
+        choose(&config, &arguments.service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
+    let store = store_or_empty(&config.host.state)?;
+    let wiring = open::wiring(config)?;
+    let trigger = Trigger::Person { who: "plan".into() };
+    let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
+    let planned = asking.plan(&policy, &service, trigger, false).await;
+    if arguments.place.json { render::json(&planned) } else { say(&planned) }
+    if planned.blocked_by.is_empty() { Ok(()) } else { Err(Failure::Wrong(String::new())) }
+}
+
+/// Where no agent has run yet, nothing is latched, paused or spent.
+pub fn store_or_empty(state: &std::path::Path) -> Result<Arc<Store>, Failure> {
+    if StateDir::database_of(state).exists() {
+        return open::store(state);
+    }
+    Store::open(std::path::Path::new(":memory:")).map(Arc::new).map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+fn say(planned: &Planned) {
+    let plan = &planned.plan;
+    println!("{} by policy {}: {}", plan.target.service, plan.policy, plan.runbook);
+    let incarnation = plan.incarnation.as_ref().map_or("not running, or not seen".into(), ToString::to_string);
+    println!("  incarnation  {incarnation}");
+    for binding in &plan.target.bindings {
+        println!("  registered   {}/{}", binding.registry, binding.id);
+    }
+    if let Some(health) = &plan.target.health {
+        println!("  health       {}", serde_json::to_string(health).unwrap_or_default());
+    }
+    if let Some(rule) = plan.guards.min_healthy {
+        println!("  min_healthy  {rule}");
+    }
+    if let (Some(scope), Some(slots)) = (&plan.fleet_scope, plan.guards.fleet_slots) {
+        println!("  fleet        {slots} at once of {scope}");
+    }
+    let limits = &plan.limits;
+    let cooldown = duration::format(limits.cooldown);
+    println!("  limits       cooldown {cooldown}, {} per service, {} per host", limits.per_service, limits.per_host);
+    println!();
+    let rows: Vec<Vec<String>> = plan
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(index, planned)| {
+            vec![(index + 1).to_string(), planned.step.name().into(), planned.effect.to_string(), settings(&planned.step)]
+        })
+        .collect();
+    render::table(&[">", "STEP", "EFFECT", "SETTINGS"], &rows);
+    println!();
+    match planned.blocked_by.as_slice() {
+        [] => println!("Nothing blocks it now."),
+        refusals => {
+            println!("Blocked now by:");
+            for refusal in refusals {
+                let until = refusal.until.map(|until| format!(" (until {})", render::time(until))).unwrap_or_default();
+                println!("  {}: {refusal}{until}", refusal.guard);
+            }
+        }
+    }
+}
+
+/// A step's settings on one line, as the YAML has them.
+fn settings(step: &Step) -> String {
+    let value = serde_json::to_value(step).unwrap_or_default();
+    let Some(settings) = value.as_object().and_then(|object| object.values().next()).and_then(|s| s.as_object()) else {
+        return String::new();
+    };
+    let shown = settings.iter().filter(|(_, value)| !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty()));
+    shown
+        .map(|(key, value)| match value.as_str() {
+            Some(text) => format!("{key}: {text}"),
+            None => format!("{key}: {value}"),
+        })
+        .collect::<Vec<_>>()
+        .join(", ")
+}

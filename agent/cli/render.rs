@@ -1,0 +1,33 @@
+//! Tables and JSON, for every verb.
+
+use serde::Serialize;
+
+/// One JSON value on standard output.
+pub fn json(value: &impl Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("what verbs print is plain data"));
+}
+
+/// Columns aligned by their widest cell; numbers (`>` before a heading) to the right.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    let right: Vec<bool> = headings.iter().map(|heading| heading.starts_with('>')).collect();
+    let headings: Vec<String> = headings.iter().map(|heading| heading.trim_start_matches('>').to_string()).collect();
+    let widths: Vec<usize> = (0..headings.len())
+        .map(|column| {
+            rows.iter().chain([&headings]).map(|row| row.get(column).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0)
+        })
+        .collect();
+    for row in std::iter::once(&headings).chain(rows) {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
+            let (before, after) = if right[column] { (pad.as_str(), "") } else { ("", pad.as_str()) };
+            line.push_str(&format!("{before}{cell}{after}  "));
+        }
+        println!("{}", line.trim_end());
+    }
+}
+
+/// A time as people read it, to the second, in UTC as the log has it.
+pub fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}

@@ -1,0 +1,94 @@
+//! `unwait status`: one screen. Is the agent running; what is latched, paused, under way, undelivered.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, Outcome, Place, open, render};
+use crate::app::control::{self, Request};
+use crate::clock::{Clock, SystemClock};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Undelivered messages that are shown.
+const MESSAGES: usize = 20;
+
+pub async fn status(arguments: Arguments) -> Outcome {
+    let state = open::state(&arguments.place);
+    let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
+    let agent = control::call(&state, &Request::Status).await.map_err(|error| unreachable(&error))?;
+    let agent = agent.map(|reply| reply.detail);
+    let store = open::store(&state)?;
+    let paused = store.paused(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let latches = store.latches().map_err(|error| unreachable(&error))?;
+    let open = store.open_incidents().map_err(|error| unreachable(&error))?;
+    let undelivered = store.undelivered(MESSAGES).map_err(|error| unreachable(&error))?;
+    if arguments.place.json {
+        render::json(&json!({
+            "agent": agent,
+            "paused": paused,
+            "latches": latches,
+            "open": open.iter().map(|open| json!({
+                "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
+            })).collect::<Vec<_>>(),
+            "undelivered": undelivered.iter().map(|one| json!({
+                "destination": one.destination, "title": one.message.title, "attempts": one.attempts, "error": one.error,
+            })).collect::<Vec<_>>(),
+        }));
+    } else {
+        say_agent(agent.as_ref());
+        if let Some(pause) = &paused {
+            let until = pause.until.map_or("`unwait resume`".into(), render::time);
+            println!("PAUSED by {} since {} until {until}: {}", pause.who, render::time(pause.since), pause.why);
+        }
+        for latch in &latches {
+            println!("LATCHED {} since {}: {} ({})", latch.service, render::time(latch.since), latch.reason, latch.detail);
+            println!("        unwait show {}; unwait resolve {} --restore | --leave", latch.incident, latch.service);
+        }
+        for open in &open {
+            println!("UNDER WAY {}: {} ({})", open.plan.target.service, open.plan.runbook, open.plan.incident);
+        }
+        for one in &undelivered {
+            let error = one.error.as_deref().unwrap_or("not tried yet");
+            println!("UNDELIVERED to {}: {} ({error})", one.destination, one.message.title);
+        }
+    }
+    match (agent, latches.is_empty()) {
+        (None, _) => Err(Failure::Unreachable(String::new())),
+        (Some(_), false) => Err(Failure::Wrong(String::new())),
+        (Some(_), true) => Ok(()),
+    }
+}
+
+fn say_agent(agent: Option<&Value>) {
+    let Some(agent) = agent else {
+        println!("NOT RUNNING: no agent listens here");
+        return;
+    };
+    println!(
+        "running: pid {}, {} policies, every {}, {} sockets in CLOSE_WAIT on the host at {}",
+        agent["pid"],
+        agent["policies"],
+        agent["interval"].as_str().unwrap_or("?"),
+        agent["host.close_wait"],
+        agent["last_snapshot"].as_str().unwrap_or("(no look yet)"),
+    );
+    if agent["observe_only"] == true {
+        println!("OBSERVE-ONLY: the state directory cannot be written");
+    }
+    if let Some(failure) = agent["last_failure"].as_str() {
+        println!("NOT MEASURING: {failure}");
+    }
+    for held in agent["held"].as_array().into_iter().flatten() {
+        println!(
+            "HELD {} by {}: {}: {}",
+            held["service"].as_str().unwrap_or_default(),
+            held["policy"].as_str().unwrap_or_default(),
+            held["reason"].as_str().unwrap_or_default(),
+            held["detail"].as_str().unwrap_or_default(),
+        );
+    }
+}
