@@ -1,8 +1,15 @@
 #![doc = include_str!("README.md")]
 #![warn(missing_debug_implementations)]
 
+pub mod app;
+pub mod attribute;
+pub mod cli;
 pub mod clock;
+pub mod collect;
+pub mod command;
+pub mod config;
 pub mod decide;
+pub mod evidence;
 pub mod execute;
 pub mod measure;
 pub mod model;

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+/// The address by which sockets are compared and shown: IPv4-mapped IPv6 (`[::ffff:10.0.0.1]:80`) becomes IPv4.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// One TCP socket in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Socket {

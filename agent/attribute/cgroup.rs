@@ -1,0 +1,197 @@
+//! Cgroup ids to paths.
+//!
+//! A cgroup's id is the inode number of its directory and, at once, its file handle (`kernfs_fh_to_dentry`, type
+//! 0xfe): with CAP_DAC_READ_SEARCH one `open_by_handle_at` finds it. Without, the inode numbers of all cgroup
+//! directories are read once, and again (at most once a snapshot) for an id that is not among them. Ids are not
+//! used twice, so that a path is kept; it is compared with its directory's inode each time, since a cgroup that has
+//! been removed owns nothing any more.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+const MOST_DIRECTORIES: usize = 65_536; // a walk of them takes some 0.2 s; hosts have hundreds
+
+/// The cgroup v2 tree, as it is mounted here.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    /// `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid host; `None`: there is none.
+    mount: Option<Mount>,
+    paths: HashMap<u64, String>,
+    gone: HashSet<u64>,
+    walked_this_time: bool,
+}
+
+#[derive(Debug)]
+struct Mount {
+    at: PathBuf,
+    /// For `open_by_handle_at`; `None` once that was found to be forbidden.
+    handles: Option<File>,
+}
+
+impl Cgroups {
+    /// Finds the mount in /proc/self/mountinfo.
+    pub fn find() -> Self {
+        let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
+        let at = mounts.ok().and_then(|all| all.0.into_iter().find(|m| m.fs_type == "cgroup2")).map(|m| m.mount_point);
+        Self::mounted(at)
+    }
+
+    fn mounted(at: Option<PathBuf>) -> Self {
+        let mount = at.map(|at| Mount { handles: File::open(&at).ok(), at });
+        Self { mount, paths: HashMap::new(), gone: HashSet::new(), walked_this_time: false }
+    }
+
+    /// As an unprivileged agent has them.
+    #[cfg(test)]
+    pub fn without_handles() -> Self {
+        let mut cgroups = Self::find();
+        if let Some(mount) = &mut cgroups.mount {
+            mount.handles = None;
+        }
+        cgroups
+    }
+
+    /// Begins a snapshot: forgets the ids that are not in it, so that what is kept is bounded by it.
+    pub fn begin(&mut self, ids: &HashSet<u64>) {
+        self.walked_this_time = false;
+        self.gone.retain(|id| ids.contains(id));
+        // In the walk's mode the paths of all cgroups are kept: they are what spares the next walk.
+        if self.mount.as_ref().is_some_and(|mount| mount.handles.is_some()) {
+            self.paths.retain(|id, _| ids.contains(id));
+        }
+    }
+
+    /// The path from the mount's root, `/` for the root; `None` where the cgroup has been removed, or cannot be
+    /// seen from here.
+    pub fn path(&mut self, id: u64) -> Option<&str> {
+        let mount = self.mount.as_mut()?;
+        if self.gone.contains(&id) {
+            return None;
+        }
+        let stands = |path: &str| std::fs::metadata(below(&mount.at, path)).is_ok_and(|found| found.ino() == id);
+        if !self.paths.get(&id).is_some_and(|path| stands(path)) {
+            self.paths.remove(&id);
+            if let Some(handles) = &mount.handles {
+                match by_handle(handles, id) {
+                    Ok(found) => {
+                        if let Some(path) = found.to_str().and_then(|f| f.strip_prefix(mount.at.to_str()?)) {
+                            self.paths.insert(id, if path.is_empty() { "/".into() } else { path.into() });
+                        }
+                    }
+                    Err(Errno::ESTALE) => {}
+                    // No capability, or a kernel or mount with other handles: the directories' inodes will do.
+                    Err(_) => mount.handles = None,
+                }
+            }
+            if mount.handles.is_none() && !self.walked_this_time {
+                self.walked_this_time = true;
+                self.paths = walk(&mount.at);
+            }
+        }
+        if !self.paths.contains_key(&id) {
+            self.gone.insert(id);
+        }
+        self.paths.get(&id).map(String::as_str)
+    }
+
+    /// The directory of a path that [`Cgroups::path`] gave.
+    pub fn directory(&self, path: &str) -> Option<PathBuf> {
+        self.mount.as_ref().map(|mount| below(&mount.at, path))
+    }
+}
+
+fn below(mount: &Path, path: &str) -> PathBuf {
+    mount.join(path.trim_start_matches('/'))
+}
+
+/// Opens the cgroup by its file handle, and asks where it is.
+fn by_handle(mount: &File, id: u64) -> Result<PathBuf, Errno> {
+    /// `struct file_handle` with kernfs' eight bytes of id.
+    #[repr(C)]
+    struct Handle {
+        bytes: libc::c_uint,
+        kind: libc::c_int,
+        id: [u8; 8],
+    }
+    const FILEID_KERNFS: libc::c_int = 0xfe; // include/linux/exportfs.h
+    let mut handle = Handle { bytes: 8, kind: FILEID_KERNFS, id: id.to_ne_bytes() };
+    // SAFETY: `handle` is laid out as the kernel's struct file_handle, states the 8 bytes that follow its head,
+    // and outlives the call; the kernel only reads it. The descriptor of `mount` is open for as long as `mount`.
+    let opened =
+        unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), libc::O_PATH | libc::O_CLOEXEC) };
+    let fd = Errno::result(opened)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let path = nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str())?;
+    Ok(PathBuf::from(path))
+}
+
+/// The inode number of every cgroup directory, with its path.
+fn walk(mount: &Path) -> HashMap<u64, String> {
+    let mut paths = HashMap::new();
+    if let Ok(root) = std::fs::metadata(mount) {
+        paths.insert(root.ino(), "/".to_owned());
+    }
+    let mut ahead = vec![String::new()];
+    while let Some(path) = ahead.pop() {
+        let Ok(entries) = std::fs::read_dir(below(mount, &path)) else { continue };
+        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let Some(name) = entry.file_name().to_str().map(|name| format!("{path}/{name}")) else { continue };
+            if paths.len() < MOST_DIRECTORIES {
+                paths.insert(entry.ino(), name.clone());
+                ahead.push(name);
+            }
+        }
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory tree is enough for the walk: a cgroup's id is its directory's inode.
+    #[test]
+    fn without_handles_a_cgroup_is_found_by_its_inode_and_a_removed_one_is_gone() {
+        let tree = tempfile::tempdir().unwrap();
+        let inode = |path: &str| std::fs::metadata(tree.path().join(path)).unwrap().ino();
+        std::fs::create_dir_all(tree.path().join("system.slice/a.service")).unwrap();
+        let mut cgroups = Cgroups::mounted(Some(tree.path().into()));
+        cgroups.mount.as_mut().unwrap().handles = None;
+        let a = inode("system.slice/a.service");
+        assert_eq!(cgroups.path(a), Some("/system.slice/a.service"));
+        assert_eq!(cgroups.path(inode("")), Some("/"));
+
+        // A miss in the same snapshot walks no second time; the next snapshot does.
+        std::fs::create_dir(tree.path().join("b.service")).unwrap();
+        let b = inode("b.service");
+        assert_eq!(cgroups.path(b), None);
+        cgroups.begin(&HashSet::from([a]));
+        cgroups.begin(&HashSet::from([a, b]));
+        assert_eq!(cgroups.path(b), Some("/b.service"));
+
+        std::fs::rename(tree.path().join("b.service"), tree.path().join("elsewhere")).unwrap();
+        std::fs::remove_dir(tree.path().join("elsewhere")).unwrap();
+        cgroups.begin(&HashSet::from([a, b]));
+        assert_eq!(cgroups.path(b), None, "a path that is kept must still lead to the cgroup");
+    }
+
+    #[test]
+    fn a_host_without_cgroup_v2_knows_no_path() {
+        assert_eq!(Cgroups::mounted(None).path(1), None);
+    }
+
+    #[test]
+    fn the_hosts_own_root_is_found() {
+        let mut cgroups = Cgroups::find();
+        let Some(mount) = cgroups.mount.as_ref().map(|m| m.at.clone()) else { return };
+        let root = std::fs::metadata(mount).unwrap().ino();
+        assert_eq!(cgroups.path(root), Some("/"));
+        assert_eq!(cgroups.path(u64::MAX - 1), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! What the services that the config names by port, process or pid file hold.
+//!
+//! Only the processes of cgroups that hold sockets in CLOSE_WAIT, those of the cgroup of a configured port's
+//! listener, and the family of a pid file's process are looked at; of these, only the descriptors of those that
+//! may be meant. Nothing at all is read where no such service is configured, or nothing is in CLOSE_WAIT. What
+//! could not be looked at is said so: whose the rest of such a cgroup is, is not guessed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::model::{ServiceName, Snapshot};
+
+use super::ServiceMatch;
+use super::cgroup::Cgroups;
+use super::processes::{Budget, ProcRoot, Process, Seen, Unseen};
+
+const MOST_GENERATIONS: usize = 32; // of a pid file's process; a pre-forking server has two or three
+const CLOCK_SLACK: f64 = 10.0; // seconds that a clock may have been stepped by since a pid file was written
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// Socket inodes with the service whose process holds them; the first in the config's order where several do.
+    pub held: HashMap<u64, ServiceName>,
+    /// Cgroups in which a process that may be meant could not be looked into.
+    pub unseen: HashSet<u64>,
+    pub processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
+}
+
+/// `paths` are those of the snapshot's cgroups.
+pub(super) fn claims(
+    matches: &[ServiceMatch],
+    snapshot: &Snapshot,
+    paths: &HashMap<u64, String>,
+    cgroups: &Cgroups,
+    proc: &ProcRoot,
+) -> Claims {
+    let mut search = Search::new(matches, snapshot);
+    if search.is_needless() {
+        return search.claims;
+    }
+    let mut budget = Budget::of_a_tick();
+    for service in matches.iter().filter(|m| m.pid_file.is_some()) {
+        search.pid_file(service, snapshot, paths, proc, &mut budget);
+    }
+    let by_name = matches.iter().any(|m| m.process.is_some());
+    let leaking: BTreeSet<u64> = snapshot.close_wait.iter().filter_map(|socket| socket.cgroup_id).collect();
+    let listening = search.listening_cgroups(snapshot);
+    // Names are looked for where something leaks; a port's holders where it is listened on.
+    let mut places = listening.clone();
+    places.extend(leaking.iter().filter(|_| by_name));
+    for id in places {
+        let Some(directory) = paths.get(&id).and_then(|path| cgroups.directory(path)) else { continue };
+        let by_port = listening.contains(&id);
+        let complete = proc.members(&directory, &mut budget, &mut |process, budget| {
+            search.process(process, id, by_port, budget);
+        });
+        if !complete {
+            search.claims.unseen.insert(id);
+        }
+    }
+    search.claims
+}
+
+struct Search<'a> {
+    matches: &'a [ServiceMatch],
+    /// Inodes of the sockets in CLOSE_WAIT.
+    leaking: HashSet<u64>,
+    /// Inodes of all listeners, with the service whose configured port they listen on.
+    listeners: HashMap<u64, Option<&'a ServiceName>>,
+    claims: Claims,
+}
+
+impl<'a> Search<'a> {
+    fn new(matches: &'a [ServiceMatch], snapshot: &Snapshot) -> Self {
+        let by_port = |port: u16| matches.iter().find(|m| m.ports.contains(&port)).map(|m| &m.service);
+        Self {
+            matches,
+            leaking: snapshot.close_wait.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect(),
+            listeners: snapshot.listeners.iter().map(|l| (l.inode, by_port(l.local.port()))).collect(),
+            claims: Claims::default(),
+        }
+    }
+
+    fn is_needless(&self) -> bool {
+        let by_holder = |m: &ServiceMatch| !m.ports.is_empty() || m.process.is_some() || m.pid_file.is_some();
+        self.leaking.is_empty() || !self.matches.iter().any(by_holder)
+    }
+
+    fn listening_cgroups(&self, snapshot: &Snapshot) -> BTreeSet<u64> {
+        let configured = |inode| self.listeners.get(&inode).is_some_and(|service| service.is_some());
+        snapshot.listeners.iter().filter(|l| configured(l.inode)).filter_map(|l| l.cgroup_id).collect()
+    }
+
+    /// One process of a cgroup: is it meant by name, or by the listener that it holds?
+    fn process(&mut self, process: &Process, cgroup: u64, by_port: bool, budget: &mut Budget) {
+        let is_called =
+            |m: &&ServiceMatch| m.process.as_deref().is_some_and(|name| process.is_called(name) == Ok(true));
+        let by_name = self.matches.iter().find(is_called).map(|m| &m.service);
+        if by_name.is_none() && !by_port {
+            return;
+        }
+        match self.sockets(process, budget) {
+            Ok(inodes) => {
+                let listens = || inodes.iter().find_map(|inode| self.listeners.get(inode).copied().flatten());
+                if let Some(service) = by_name.or_else(listens) {
+                    self.claim(service, process, inodes);
+                }
+            }
+            Err(Unseen::Ended) => {}
+            Err(Unseen::Hidden) => {
+                self.claims.unseen.insert(cgroup);
+            }
+        }
+    }
+
+    fn pid_file(
+        &mut self,
+        service: &'a ServiceMatch,
+        snapshot: &Snapshot,
+        paths: &HashMap<u64, String>,
+        proc: &ProcRoot,
+        budget: &mut Budget,
+    ) {
+        let main = service.pid_file.as_deref().and_then(|file| main_process(file, snapshot, proc));
+        let Some(main) = main else { return };
+        let mut hidden_in = Vec::new();
+        let complete =
+            proc.family(&main, MOST_GENERATIONS, budget, &mut |process, budget| match self.sockets(process, budget) {
+                Ok(inodes) => self.claim(&service.service, process, inodes),
+                Err(Unseen::Ended) => {}
+                Err(Unseen::Hidden) => hidden_in.extend(process.cgroup()),
+            });
+        if !complete {
+            hidden_in.extend(main.cgroup());
+        }
+        let hidden = paths.iter().filter(|(_, path)| hidden_in.contains(path)).map(|(id, _)| *id);
+        self.claims.unseen.extend(hidden);
+    }
+
+    /// The inodes of a process' sockets that are in CLOSE_WAIT or listen.
+    fn sockets(&self, process: &Process, budget: &mut Budget) -> Result<Vec<u64>, Unseen> {
+        let mut inodes = Vec::new();
+        process.sockets(budget, |inode| {
+            if self.leaking.contains(&inode) || self.listeners.contains_key(&inode) {
+                inodes.push(inode);
+            }
+        })?;
+        Ok(inodes)
+    }
+
+    fn claim(&mut self, service: &ServiceName, process: &Process, inodes: Vec<u64>) {
+        let rank = |name: &ServiceName| self.matches.iter().position(|m| m.service == *name);
+        for inode in inodes {
+            let holder = self.claims.held.entry(inode).or_insert_with(|| service.clone());
+            if rank(service) < rank(holder) {
+                *holder = service.clone();
+            }
+        }
+        if let Ok(seen) = process.seen() {
+            self.claims.processes.entry(service.clone()).or_default().insert(seen);
+        }
+    }
+}
+
+/// The process that a pid file names; none where that process began after the file was written, since then the
+/// file is an old one and the pid has gone to another.
+fn main_process(file: &Path, snapshot: &Snapshot, proc: &ProcRoot) -> Option<Process> {
+    let pid = std::fs::read_to_string(file).ok()?.split_ascii_whitespace().next()?.parse().ok()?;
+    let written = std::fs::metadata(file).ok()?.mtime();
+    let process = proc.open(pid).ok()?;
+    let process_age = snapshot.monotonic.saturating_sub(process.started().ok()?);
+    let file_age = Duration::from_secs(u64::try_from(snapshot.at.as_second() - written).unwrap_or(0));
+    (process_age.as_secs_f64() + CLOCK_SLACK >= file_age.as_secs_f64()).then_some(process)
+}

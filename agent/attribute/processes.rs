@@ -1,0 +1,348 @@
+//! What /proc says of single processes: whose descriptors are which sockets, and how near to the limit.
+//!
+//! It never walks over all of /proc: it is handed pids by a cgroup, a pid file, or a parent. A process is held by
+//! an open descriptor of its /proc directory for as long as it is looked at: once it has ended, every read through
+//! it fails (ESRCH), also where its pid has been given to another. So no fact of one process is ever taken for
+//! another's. Called by the attributor.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, fstat};
+
+use crate::clock::Clock;
+
+/// Where processes are found: /proc, or a test's own.
+#[derive(Clone, Debug)]
+pub(super) struct ProcRoot(pub PathBuf);
+
+/// What may be looked at before giving up; what is left is then said to be unseen.
+pub(super) struct Budget<'a> {
+    pub processes: usize,
+    pub descriptors: usize,
+    /// A moment of the clock's monotonic time.
+    pub until: Option<(&'a dyn Clock, Duration)>,
+}
+
+impl Budget<'_> {
+    /// One attribution: some 0.1 to 0.2 s at the very worst, at about 0.5 µs a descriptor.
+    pub fn of_a_tick() -> Self {
+        Self { processes: 4096, descriptors: 256 * 1024, until: None }
+    }
+
+    pub fn spend_process(&mut self) -> bool {
+        let left = self.processes > 0 && self.until.is_none_or(|(clock, until)| clock.monotonic() < until);
+        self.processes = self.processes.saturating_sub(1);
+        left
+    }
+
+    fn spend_descriptor(&mut self) -> bool {
+        // The clock is asked every 256 descriptors, some 0.1 ms.
+        let late = || self.until.is_some_and(|(clock, until)| clock.monotonic() >= until);
+        let left = self.descriptors > 0 && !(self.descriptors.is_multiple_of(256) && late());
+        self.descriptors = self.descriptors.saturating_sub(1);
+        left
+    }
+}
+
+/// Why a process could not be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unseen {
+    /// It has ended, which is no loss: what it held is closed or held by another.
+    Ended,
+    /// Another user's, or beyond the budget: what it holds is not known.
+    Hidden,
+}
+
+impl From<Errno> for Unseen {
+    fn from(errno: Errno) -> Self {
+        if matches!(errno, Errno::ESRCH | Errno::ENOENT) { Self::Ended } else { Self::Hidden }
+    }
+}
+
+impl ProcRoot {
+    pub fn open(&self, pid: u32) -> Result<Process, Unseen> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(&self.0.join(pid.to_string()), flags, Mode::empty())?;
+        Ok(Process { pid, dir })
+    }
+
+    /// Opens a process again that was seen before; `Ended` where the pid has gone to another since.
+    pub fn reopen(&self, seen: Seen) -> Result<Process, Unseen> {
+        let process = self.open(seen.pid)?;
+        if process.started()? == seen.started { Ok(process) } else { Err(Unseen::Ended) }
+    }
+
+    /// Visits the processes of one cgroup directory, without those below it. The pids are read again once the
+    /// processes are held: one that is no longer listed may be a stranger under a recycled pid.
+    /// False where some could not be looked at.
+    pub fn members(&self, cgroup: &Path, budget: &mut Budget, visit: &mut impl FnMut(&Process, &mut Budget)) -> bool {
+        const AT_ONCE: usize = 64; // each one held is a descriptor of our own
+        let list = || -> Option<Vec<u32>> {
+            let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
+            // 0 stands for a process that our pid namespace does not see.
+            Some(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
+        };
+        let Some(pids) = list() else { return false };
+        let mut complete = true;
+        for pids in pids.chunks(AT_ONCE) {
+            let mut held = Vec::with_capacity(pids.len());
+            for &pid in pids {
+                if !budget.spend_process() {
+                    return false;
+                }
+                match self.open(pid) {
+                    Ok(process) => held.push(process),
+                    Err(unseen) => complete &= unseen == Unseen::Ended,
+                }
+            }
+            let still: HashSet<u32> = list().unwrap_or_default().into_iter().collect();
+            held.iter().filter(|process| still.contains(&process.pid)).for_each(|process| visit(process, budget));
+        }
+        complete
+    }
+
+    /// Visits a process and all that descend from it, by `task/*/children`. A child's parent is read again once
+    /// the child is held, for the same reason. False where some could not be looked at.
+    pub fn family(
+        &self,
+        head: &Process,
+        generations: usize,
+        budget: &mut Budget,
+        visit: &mut impl FnMut(&Process, &mut Budget),
+    ) -> bool {
+        visit(head, budget);
+        let mut complete = true;
+        for pid in head.children().unwrap_or_default() {
+            if generations == 0 || !budget.spend_process() {
+                return false;
+            }
+            match self.open(pid).and_then(|child| Ok((child.parent()? == head.pid).then_some(child))) {
+                Ok(Some(child)) => complete &= self.family(&child, generations - 1, budget, visit),
+                Ok(None) | Err(Unseen::Ended) => {}
+                Err(Unseen::Hidden) => complete = false,
+            }
+        }
+        complete
+    }
+}
+
+/// A process by its pid and when it began (time since boot): together they are never another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seen {
+    pub pid: u32,
+    pub started: Duration,
+}
+
+/// One process, held.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub pid: u32,
+    dir: OwnedFd,
+}
+
+impl Process {
+    fn read(&self, file: &str) -> Result<String, Unseen> {
+        let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut bytes = Vec::new();
+        let read = std::fs::File::from(fd).read_to_end(&mut bytes);
+        read.map_err(|error| Unseen::from(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+        // A process may name itself in any bytes.
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn directory(&self, name: &str) -> Result<OwnedFd, Unseen> {
+        Ok(openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+
+    /// A field of `stat` by its number in proc(5); those behind the command's name alone.
+    fn stat_field(&self, number: usize) -> Result<u64, Unseen> {
+        let stat = self.read("stat")?;
+        // The name (field 2) may hold blanks and parentheses: fields are counted from its last parenthesis.
+        let behind = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        behind.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse().ok()).ok_or(Unseen::Hidden)
+    }
+
+    fn parent(&self) -> Result<u32, Unseen> {
+        Ok(self.stat_field(4)? as u32)
+    }
+
+    /// When it began, in time since boot.
+    pub fn started(&self) -> Result<Duration, Unseen> {
+        Ok(Duration::from_secs_f64(self.stat_field(22)? as f64 / procfs::ticks_per_second() as f64))
+    }
+
+    /// Its path in the cgroup v2 tree.
+    pub fn cgroup(&self) -> Result<String, Unseen> {
+        let text = self.read("cgroup")?;
+        text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).ok_or(Unseen::Hidden)
+    }
+
+    pub fn seen(&self) -> Result<Seen, Unseen> {
+        Ok(Seen { pid: self.pid, started: self.started()? })
+    }
+
+    /// Is this what it is called: its `comm`, or the last component of its executable's path? The executable of
+    /// another user's process is not readable; then its first argument stands for it.
+    pub fn is_called(&self, name: &str) -> Result<bool, Unseen> {
+        if self.read("comm")?.trim_end_matches('\n') == name {
+            return Ok(true);
+        }
+        let last = |path: &Path| path.file_name().is_some_and(|file| file == name);
+        match readlinkat(&self.dir, "exe").map_err(Unseen::from) {
+            Ok(path) => Ok(last(Path::new(&path))),
+            Err(Unseen::Ended) => Ok(false), // a kernel thread has none either
+            Err(Unseen::Hidden) => Ok(self.read("cmdline")?.split('\0').next().is_some_and(|arg| last(Path::new(arg)))),
+        }
+    }
+
+    fn children(&self) -> Result<Vec<u32>, Unseen> {
+        let mut pids = Vec::new();
+        let mut tasks = nix::dir::Dir::from_fd(self.directory("task")?)?;
+        for task in tasks.iter().flatten() {
+            let Some(tid) = task.file_name().to_str().ok().filter(|name| !name.starts_with('.')) else { continue };
+            if let Ok(text) = self.read(&format!("task/{tid}/children")) {
+                pids.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Hands the inode of every socket among its descriptors to `visit`.
+    pub fn sockets(&self, budget: &mut Budget, mut visit: impl FnMut(u64)) -> Result<(), Unseen> {
+        let mut descriptors = nix::dir::Dir::from_fd(self.directory("fd")?)?;
+        for entry in descriptors.iter() {
+            let entry = entry?;
+            let Ok(number) = entry.file_name().to_str() else { continue };
+            if number.starts_with('.') {
+                continue;
+            }
+            if !budget.spend_descriptor() {
+                return Err(Unseen::Hidden);
+            }
+            match readlinkat(&self.dir, format!("fd/{number}").as_str()) {
+                Ok(target) => {
+                    let inode =
+                        target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+                    inode.into_iter().for_each(&mut visit);
+                }
+                Err(Errno::ENOENT) => {} // closed since it was listed
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many descriptors are open: the size of its `fd` directory since Linux 6.2, for anyone; their count
+    /// before, for its own user.
+    pub fn open_descriptors(&self) -> Result<u64, Unseen> {
+        let directory = openat(&self.dir, "fd", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        match u64::try_from(fstat(&directory)?.st_size) {
+            Ok(size @ 1..) => Ok(size),
+            _ => {
+                let mut entries = nix::dir::Dir::from_fd(self.directory("fd")?)?;
+                Ok(entries.iter().flatten().filter(|e| !e.file_name().to_bytes().starts_with(b".")).count() as u64)
+            }
+        }
+    }
+
+    /// The soft limit of open descriptors; `None` where there is no limit.
+    pub fn descriptor_limit(&self) -> Result<Option<u64>, Unseen> {
+        let limits = self.read("limits")?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).ok_or(Unseen::Hidden)?;
+        match line.split_ascii_whitespace().next() {
+            Some("unlimited") => Ok(None),
+            Some(soft) => soft.parse().map(Some).map_err(|_| Unseen::Hidden),
+            None => Err(Unseen::Hidden),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A /proc of our own making, with one process.
+    fn proc_with(pid: u32, comm: &str, started_ticks: u64) -> (tempfile::TempDir, ProcRoot) {
+        let tree = tempfile::tempdir().unwrap();
+        let root = ProcRoot(tree.path().into());
+        let dir = tree.path().join(pid.to_string());
+        std::fs::create_dir_all(dir.join("fd")).unwrap();
+        std::fs::write(dir.join("comm"), format!("{comm}\n")).unwrap();
+        let zeros = "0 ".repeat(17);
+        std::fs::write(dir.join("stat"), format!("{pid} (a) b ({comm}) S 1 {zeros}{started_ticks} 0\n")).unwrap();
+        std::fs::write(dir.join("limits"), "Limit  Soft Hard Units\nMax open files   1024   524288   files\n").unwrap();
+        std::fs::write(dir.join("cgroup"), "9:name=systemd:/x\n0::/system.slice/a.service\n").unwrap();
+        symlink("/opt/gate/bin/a-name-of-more-than-15", dir.join("exe")).unwrap();
+        symlink("socket:[77]", dir.join("fd/3")).unwrap();
+        symlink("pipe:[78]", dir.join("fd/4")).unwrap();
+        (tree, root)
+    }
+
+    fn plenty() -> Budget<'static> {
+        Budget { processes: 100, descriptors: 1000, until: None }
+    }
+
+    #[test]
+    fn the_facts_of_a_process_are_read_as_the_kernel_writes_them() {
+        let (_tree, root) = proc_with(42, "gate) x", 250);
+        let process = root.open(42).unwrap();
+        assert_eq!(process.parent(), Ok(1));
+        assert_eq!(process.started(), Ok(Duration::from_secs_f64(250.0 / procfs::ticks_per_second() as f64)));
+        assert_eq!(process.cgroup().as_deref(), Ok("/system.slice/a.service"));
+        assert_eq!(process.descriptor_limit(), Ok(Some(1024)));
+        for (name, is) in [("gate) x", true), ("a-name-of-more-than-15", true), ("gate", false), ("bin", false)] {
+            assert_eq!(process.is_called(name), Ok(is), "{name}");
+        }
+        let mut sockets = Vec::new();
+        process.sockets(&mut plenty(), |inode| sockets.push(inode)).unwrap();
+        assert_eq!(sockets, [77], "a pipe is no socket");
+    }
+
+    #[test]
+    fn a_spent_budget_says_that_something_was_not_seen() {
+        let (_tree, root) = proc_with(42, "gate", 250);
+        let mut budget = Budget { descriptors: 1, ..plenty() };
+        assert_eq!(root.open(42).unwrap().sockets(&mut budget, |_| {}), Err(Unseen::Hidden));
+        assert!(!Budget { processes: 0, ..plenty() }.spend_process());
+    }
+
+    #[test]
+    fn a_pid_that_has_gone_to_another_is_not_the_process_that_was_seen() {
+        let (_tree, root) = proc_with(42, "gate", 250);
+        let seen = root.open(42).unwrap().seen().unwrap();
+        assert_eq!(root.reopen(seen).map(|p| p.pid), Ok(42));
+        let other = Seen { started: seen.started + Duration::from_secs(1), ..seen };
+        assert_eq!(root.reopen(other).map(|p| p.pid), Err(Unseen::Ended));
+        assert_eq!(root.open(43).map(|p| p.pid), Err(Unseen::Ended));
+    }
+
+    #[test]
+    fn members_that_have_ended_or_cannot_be_seen_by_pid_are_passed_over() {
+        let (tree, root) = proc_with(42, "gate", 250);
+        let visited = |pids: &str| {
+            std::fs::write(tree.path().join("cgroup.procs"), pids).unwrap();
+            let mut seen = Vec::new();
+            let complete = root.members(tree.path(), &mut plenty(), &mut |process, _| seen.push(process.pid));
+            (seen, complete)
+        };
+        assert_eq!(visited("42\n0\n43\n"), (vec![42], true), "43 has ended");
+        assert_eq!(visited(""), (vec![], true));
+    }
+
+    #[test]
+    fn our_own_process_has_as_many_descriptors_as_it_opened() {
+        let own = ProcRoot("/proc".into()).open(std::process::id()).unwrap();
+        let before = own.open_descriptors().unwrap();
+        let _files: Vec<_> = (0..50).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        // Other tests of this process may open and close some meanwhile.
+        assert!(own.open_descriptors().unwrap() >= before + 40);
+        assert!(own.descriptor_limit().unwrap().is_none_or(|limit| limit > 50));
+    }
+}

@@ -1,0 +1,168 @@
+//! Against the real kernel: a process in a cgroup of its own that leaks, and whose it is found to be.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::collect::{Ask, Collector};
+use crate::model::socket::Direction;
+
+/// `sleep` in a cgroup named as a unit's; it holds `outbound` sockets that the peer closed, and a listener with
+/// one inbound socket that the peer closed.
+struct Unit {
+    child: Child,
+    cgroup: PathBuf,
+    service: ServiceName,
+    listens_on: SocketAddr,
+    _peer: TcpListener,
+}
+
+impl Unit {
+    /// `None` where cgroups cannot be made (not root, or no cgroup v2).
+    fn leaking(stem: &str, outbound: usize) -> Option<Self> {
+        let mut cgroups = Cgroups::find();
+        let root = cgroups.directory("/")?;
+        let unit = format!("unwait-test-{stem}-{}.service", std::process::id());
+        let cgroup = root.join(&unit).join("workers");
+        if let Err(error) = std::fs::create_dir_all(&cgroup) {
+            eprintln!("not run: {} cannot be made: {error}", cgroup.display());
+            return None;
+        }
+        assert!(cgroups.path(1).is_some());
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer_address = peer.local_addr().unwrap();
+        let (tell, told) = nix::unistd::pipe().map(|(read, write)| (write, read)).unwrap();
+        let procs = cgroup.join("cgroup.procs");
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let tell_raw = tell.as_raw_fd();
+        let become_the_unit = move || -> std::io::Result<()> {
+            std::fs::write(&procs, "0")?; // 0 is the writer
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            let (accepted, _) = listener.accept()?;
+            drop(client);
+            let mut kept = vec![listener.as_raw_fd(), accepted.as_raw_fd()];
+            let port = listener.local_addr()?.port();
+            std::mem::forget((listener, accepted));
+            for _ in 0..outbound {
+                let stream = TcpStream::connect(peer_address)?;
+                kept.push(stream.as_raw_fd());
+                std::mem::forget(stream);
+            }
+            for fd in kept {
+                // SAFETY: a flag of a descriptor that is open, in the child alone.
+                if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            // SAFETY: two bytes that live, to a pipe that the parent reads.
+            unsafe { libc::write(tell_raw, port.to_ne_bytes().as_ptr().cast(), 2) };
+            Ok(())
+        };
+        // SAFETY: the closure makes sockets and system calls only; glibc keeps malloc usable after fork.
+        unsafe { command.pre_exec(become_the_unit) };
+        let child = command.spawn().unwrap();
+        for _ in 0..outbound {
+            drop(peer.accept().unwrap());
+        }
+        let mut port = [0; 2];
+        assert_eq!(nix::unistd::read(&told, &mut port), Ok(2));
+        let listens_on = SocketAddr::from(([127, 0, 0, 1], u16::from_ne_bytes(port)));
+        let service = ServiceName::parse(&unit).unwrap();
+        Some(Self { child, cgroup, service, listens_on, _peer: peer })
+    }
+
+    fn census(&self, attributor: &mut Attributor, ask: DescriptorAsk) -> Census {
+        let snapshot = Collector::new().unwrap().snapshot(&SystemClock, Ask { established: true }).unwrap();
+        attributor.attribute(&snapshot, ask)
+    }
+
+    fn named(&self, name: &str) -> ServiceMatch {
+        let service = ServiceName::parse(name).unwrap();
+        ServiceMatch { service, ports: vec![], cgroup: None, process: None, pid_file: None }
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir(&self.cgroup);
+        let _ = self.cgroup.parent().map(std::fs::remove_dir);
+    }
+}
+
+fn directions(census: &Census, service: &ServiceName) -> (usize, usize) {
+    let sockets = census.services.get(service).map_or(&[][..], |service| &service.sockets);
+    let inbound = sockets.iter().filter(|owned| owned.direction == Direction::Inbound).count();
+    (inbound, sockets.len() - inbound)
+}
+
+#[test]
+fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
+    let Some(unit) = Unit::leaking("cgroup", 3) else { return };
+    let mut privileged = Attributor::new(vec![]);
+    let census = unit.census(&mut privileged, DescriptorAsk::Count);
+    assert_eq!(directions(&census, &unit.service), (1, 3));
+    let service = &census.services[&unit.service];
+    assert_eq!(service.established, Some(0));
+    let descriptors = service.descriptors.unwrap();
+    assert!((5..64).contains(&descriptors.used) && descriptors.worst_ratio > 0.0, "{descriptors:?}");
+
+    let mut walking = Attributor { cgroups: Cgroups::without_handles(), ..Attributor::new(vec![]) };
+    let census = unit.census(&mut walking, DescriptorAsk::Skip);
+    assert_eq!(directions(&census, &unit.service), (1, 3));
+    assert_eq!(census.services[&unit.service].descriptors, None);
+
+    let sockets = &census.services[&unit.service].sockets;
+    let holders = walking.holders(&unit.service, sockets, &SystemClock, Duration::from_secs(5));
+    assert_eq!(holders, [(unit.child.id(), 4)].into());
+    assert_eq!(walking.holders(&unit.service, sockets, &SystemClock, Duration::ZERO), [].into());
+}
+
+#[test]
+fn a_service_by_port_has_what_came_in_and_what_the_listeners_holder_opened() {
+    let Some(unit) = Unit::leaking("port", 2) else { return };
+    let legacy = ServiceMatch { ports: vec![unit.listens_on.port()], ..unit.named("process:legacy") };
+    let mut attributor = Attributor::new(vec![legacy.clone()]);
+    let census = unit.census(&mut attributor, DescriptorAsk::Count);
+    assert_eq!(directions(&census, &legacy.service), (1, 2));
+    assert_eq!(directions(&census, &unit.service), (0, 0), "one socket has one owner");
+    assert!(census.services[&legacy.service].descriptors.is_some());
+}
+
+#[test]
+fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
+    let Some(unit) = Unit::leaking("name", 2) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("gate.pid");
+    std::fs::write(&pid_file, format!("{}\n", unit.child.id())).unwrap();
+    let glob = |text: &str| Some(globset::Glob::new(text).unwrap().compile_matcher());
+    for (what, found) in [
+        // Other tests' units sleep as well: this one is told apart by what it holds.
+        ("name", ServiceMatch { process: Some("sleep".into()), ..unit.named("process:gate") }),
+        ("pid file", ServiceMatch { pid_file: Some(pid_file.clone()), ..unit.named("process:gate") }),
+        ("cgroup", ServiceMatch { cgroup: glob(&format!("/{}", unit.service)), ..unit.named("process:gate") }),
+    ] {
+        let mut attributor = Attributor::new(vec![found.clone()]);
+        let census = unit.census(&mut attributor, DescriptorAsk::Count);
+        let ours = |owned: &&Owned| owned.socket.remote == unit._peer.local_addr().unwrap();
+        let gate = &census.services[&found.service];
+        assert_eq!(gate.sockets.iter().filter(ours).count(), 2, "by {what}");
+        assert_eq!(directions(&census, &unit.service), (0, 0), "by {what}");
+        assert!(gate.descriptors.is_some(), "by {what}");
+        let holders = attributor.holders(&found.service, &gate.sockets, &SystemClock, Duration::from_secs(5));
+        assert_eq!(holders.get(&unit.child.id()), Some(&3), "by {what}");
+    }
+    // The same file, written long before the process began, names somebody else's pid.
+    let old = std::time::UNIX_EPOCH + Duration::from_secs(1);
+    std::fs::File::open(&pid_file).unwrap().set_modified(old).unwrap();
+    let found = ServiceMatch { pid_file: Some(pid_file), ..unit.named("process:gate") };
+    let census = unit.census(&mut Attributor::new(vec![found.clone()]), DescriptorAsk::Skip);
+    assert_eq!(directions(&census, &found.service), (0, 0));
+    assert_eq!(directions(&census, &unit.service), (1, 2));
+}
