@@ -2,5 +2,7 @@
 #![warn(missing_debug_implementations)]
 
 pub mod clock;
+pub mod command;
+pub mod evidence;
 pub mod model;
 pub mod ports;
