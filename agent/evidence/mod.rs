@@ -1,0 +1,78 @@
+#![doc = include_str!("README.md")]
+
+mod bundle;
+mod capture;
+mod draft;
+mod error;
+mod lines;
+pub mod peers;
+mod processes;
+pub mod redact;
+mod retention;
+mod table;
+mod vault;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use bundle::{Bundle, Fault, FileEntry, Manifest, Missing};
+pub use error::EvidenceError;
+pub use retention::{Cause, Limits, MinFree, Removed, Room};
+pub use vault::Vault;
+
+use crate::model::census::Owned;
+use crate::model::{IncidentId, Readings, ServiceName, Socket, TableRow};
+
+/// How long a socket has been in CLOSE_WAIT, at least; `None` where that is not known.
+pub type AgeOf<'a> = &'a (dyn Fn(&Socket) -> Option<Duration> + Sync);
+
+/// What the other stages know at the moment of the breach. Evidence itself reads /proc, the journal and the
+/// output of `commands`, and nothing else.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub incident: &'a IncidentId,
+    pub service: &'a ServiceName,
+    pub host: &'a str,
+    pub at: Timestamp,
+    /// The service's sockets in CLOSE_WAIT.
+    pub sockets: &'a [Owned],
+    pub ages: AgeOf<'a>,
+    /// The host's whole TCP table.
+    pub table: &'a [TableRow],
+    /// Leaked sockets that each process holds, by pid.
+    pub holders: &'a BTreeMap<u32, usize>,
+    /// What the registry calls those addresses.
+    pub names: &'a HashMap<SocketAddr, String>,
+    /// The signals' recent history, oldest first.
+    pub history: &'a [(Timestamp, Readings)],
+    /// The systemd unit whose journal is kept, if it is one.
+    pub unit: Option<&'a str>,
+    /// The runbook's own commands, as argv.
+    pub commands: &'a [Vec<String>],
+    /// For all of it, syncing included.
+    pub deadline: Duration,
+}
+
+impl std::fmt::Debug for Request<'_> {
+    /// Without the commands: an argv may hold a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("incident", &self.incident)
+            .field("service", &self.service)
+            .field("sockets", &self.sockets.len())
+            .field("table", &self.table.len())
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A process in the summary.
+struct Holder {
+    pid: u32,
+    leaked: usize,
+    /// Redacted, on one line.
+    command: Option<String>,
+}
