@@ -14,7 +14,7 @@ use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
 use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace, Recheck, World};
 use crate::model::plan::Restart;
-use crate::model::{Comparison, Plan, Reading, Readings, Reason, Trigger, Truth};
+use crate::model::{Comparison, Plan, Readings, Reason, Trigger, Truth};
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
@@ -237,15 +237,9 @@ impl Keeper for RealKeeper {
             deadline,
         };
         let bundle = self.wiring.vault.keep(&request).await.map_err(|error| error.to_string())?;
-        let growing = history.last().map(|(_, readings)| readings.get(crate::model::Signal::CloseWait));
-        let count = match growing {
-            Some(Reading::Known(count)) => count as usize,
-            _ => sockets.len(),
-        };
-        let says = match bundle.top_peer() {
-            Some(peer) => format!("{count} sockets in CLOSE_WAIT, most of them closed by {peer}; in {}", bundle.dir.display()),
-            None => format!("{count} sockets in CLOSE_WAIT; in {}", bundle.dir.display()),
-        };
+        let ranked = evidence::peers::rank(&sockets, request.ages, &names, look.census.at);
+        let by = ranked.peers.first().map(|peer| format!(", most of them closed by {peer}")).unwrap_or_default();
+        let says = format!("{} sockets in CLOSE_WAIT{by}; evidence in {}", sockets.len(), bundle.dir.display());
         Ok(Kept { dir: Some(bundle.dir), says })
     }
 }

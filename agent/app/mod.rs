@@ -160,7 +160,7 @@ impl Wiring {
                 keep: config.host.evidence.keep as usize,
                 max_bytes: config.host.evidence.max_bytes,
                 min_free: match config.host.evidence.min_free {
-                    crate::config::MinFree::Share(share) => MinFree::Share(share),
+                    crate::config::MinFree::Share(share) => MinFree::Percent(share * 100.0),
                     crate::config::MinFree::Bytes(bytes) => MinFree::Bytes(bytes),
                 },
                 max_age: config.host.evidence.max_age,

@@ -68,7 +68,7 @@ impl Sensor {
     /// Which processes hold the service's sockets, and how many each.
     pub fn holders(&mut self, census: &Census, service: &ServiceName, within: Duration) -> BTreeMap<u32, usize> {
         let Some(held) = census.services.get(service) else { return BTreeMap::new() };
-        self.attributor.holders(service, &held.sockets, within)
+        self.attributor.holders(service, &held.sockets, self.clock.as_ref(), within)
     }
 
     /// Ages of the service's sockets by cookie, at the census' moment.
@@ -83,7 +83,7 @@ impl Sensor {
         if let Some(why) = &look.measurements.untrusted {
             return Err(why.clone());
         }
-        let listening: Vec<SocketAddr> = self.attributor.listening(&look.snapshot, service);
+        let listening = look.census.services.get(service).map(|held| held.listening.clone()).unwrap_or_default();
         let table = self.table().map_err(|error| error.to_string())?;
         let ours = |local: &SocketAddr| {
             listening.iter().any(|at| at.port() == local.port() && (at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical()))

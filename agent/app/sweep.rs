@@ -1,5 +1,6 @@
 //! What is looked after besides: drains of ours that no incident knows of, slots to give back, evidence to let go.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Wiring;
@@ -31,7 +32,7 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) {
     }
 }
 
-fn known(store: &Store) -> Result<Vec<IncidentId>, crate::store::StoreError> {
+fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError> {
     let open = store.open_incidents()?.into_iter().map(|open| open.plan.incident);
     let latched = store.latches()?.into_iter().map(|latch| IncidentId(latch.incident));
     Ok(open.chain(latched).collect())

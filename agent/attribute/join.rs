@@ -32,9 +32,9 @@ pub(super) fn join(snapshot: &Snapshot, owners: &Owners) -> Census {
     let listeners = Listeners::new(&snapshot.listeners, owners);
     let mut services: BTreeMap<ServiceName, ServiceCensus> =
         owners.configured.iter().cloned().map(|name| (name, ServiceCensus::default())).collect();
-    for (_, owner) in &listeners.all {
+    for (listener, owner) in &listeners.all {
         if let Owner::Service(name) = owner {
-            services.entry(name.clone()).or_default();
+            services.entry(name.clone()).or_default().listening.push(listener.local);
         }
     }
     let mut unattributed = Vec::new();

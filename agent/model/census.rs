@@ -12,6 +12,8 @@ use super::socket::{Direction, Quality, Socket};
 #[derive(Clone, Debug, Default)]
 pub struct ServiceCensus {
     pub sockets: Vec<Owned>,
+    /// Where the service listens.
+    pub listening: Vec<std::net::SocketAddr>,
     /// Established connections, when they were asked for.
     pub established: Option<u64>,
     /// Open descriptors of the service's processes, where they could be counted.

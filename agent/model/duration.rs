@@ -13,9 +13,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         }
         _ => (0, trimmed),
     };
-    let rest = if rest.is_empty() && trimmed.contains('d') {
-        Duration::ZERO
-    } else if rest == "0" && days == 0 {
+    let whole_days = rest.is_empty() && trimmed.contains('d');
+    let rest = if whole_days || trimmed == "0" {
         Duration::ZERO
     } else {
         let signed: jiff::SignedDuration = rest.parse().map_err(|_| expected())?;
