@@ -175,8 +175,10 @@ mod tests {
         cgroups.begin(&HashSet::from([a, b]));
         assert_eq!(cgroups.path(b), Some("/b.service"));
 
-        std::fs::rename(tree.path().join("b.service"), tree.path().join("elsewhere")).unwrap();
-        std::fs::remove_dir(tree.path().join("elsewhere")).unwrap();
+        // A new cgroup stands in the place of the old one, as after a restart.
+        std::fs::create_dir(tree.path().join("new")).unwrap();
+        std::fs::remove_dir(tree.path().join("b.service")).unwrap();
+        std::fs::rename(tree.path().join("new"), tree.path().join("b.service")).unwrap();
         cgroups.begin(&HashSet::from([a, b]));
         assert_eq!(cgroups.path(b), None, "a path that is kept must still lead to the cgroup");
     }

@@ -85,7 +85,7 @@ fn each_socket_goes_to_its_most_specific_owner_with_its_direction() {
         listener(903, Some(SESSION), "0.0.0.0:9001"),
         listener(904, Some(RPC), "0.0.0.0:7000"),
     ];
-    let known = Owners { held: [(31, name("process:legacy"))].into(), ..owners() };
+    let known = Owners { held: [31, 32].map(|inode| (inode, name("process:legacy"))).into(), ..owners() };
     for (what, socket, verdict) in [
         ("its unit's listener", socket(1, Some(RPC), "10.0.0.1:80"), "rpc.service in"),
         ("another address of that port", socket(1, Some(RPC), "10.0.0.2:80"), "rpc.service out"),
@@ -96,6 +96,7 @@ fn each_socket_goes_to_its_most_specific_owner_with_its_direction() {
         ("a port of no listener", socket(1, Some(RPC), "10.0.0.1:51000"), "rpc.service out"),
         ("a configured port beats the unit", socket(1, Some(GATE), "10.0.0.1:9001"), "process:legacy in"),
         ("a configured holder beats the unit", socket(31, Some(GATE), "10.0.0.1:51000"), "process:legacy out"),
+        ("by a listener of its cgroup", socket(32, Some(RPC), "10.0.0.1:80"), "process:legacy in"),
         ("in the accept queue: its listener's", socket(0, Some(SESSION), "10.0.0.1:9001"), "process:legacy in"),
         ("in the accept queue of a unit", socket(0, Some(RPC), "10.0.0.1:80"), "rpc.service in"),
         ("a login session's", socket(1, Some(SESSION), "10.0.0.1:51000"), "not_a_service"),

@@ -82,12 +82,22 @@ impl ProcRoot {
     /// processes are held: one that is no longer listed may be a stranger under a recycled pid.
     /// False where some could not be looked at.
     pub fn members(&self, cgroup: &Path, budget: &mut Budget, visit: &mut impl FnMut(&Process, &mut Budget)) -> bool {
-        const AT_ONCE: usize = 64; // each one held is a descriptor of our own
-        let list = || -> Option<Vec<u32>> {
+        let mut list = || {
             let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
             // 0 stands for a process that our pid namespace does not see.
             Some(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
         };
+        self.listed(&mut list, budget, visit)
+    }
+
+    /// The same of what `list` names, which is asked again for every few processes.
+    fn listed(
+        &self,
+        list: &mut impl FnMut() -> Option<Vec<u32>>,
+        budget: &mut Budget,
+        visit: &mut impl FnMut(&Process, &mut Budget),
+    ) -> bool {
+        const AT_ONCE: usize = 64; // each one held is a descriptor of our own
         let Some(pids) = list() else { return false };
         let mut complete = true;
         for pids in pids.chunks(AT_ONCE) {
@@ -334,6 +344,32 @@ mod tests {
         };
         assert_eq!(visited("42\n0\n43\n"), (vec![42], true), "43 has ended");
         assert_eq!(visited(""), (vec![], true));
+    }
+
+    #[test]
+    fn a_pid_that_is_no_longer_listed_once_it_is_held_is_a_stranger() {
+        let (_tree, root) = proc_with(42, "gate", 250);
+        let mut answers = [vec![42], vec![]].into_iter();
+        let mut seen = Vec::new();
+        root.listed(&mut || answers.next(), &mut plenty(), &mut |process, _| seen.push(process.pid));
+        assert!(seen.is_empty(), "{seen:?}");
+    }
+
+    #[test]
+    fn a_child_under_another_parent_is_a_stranger() {
+        // Each process of this /proc says that its parent is 1.
+        let (tree, root) = proc_with(42, "gate", 250);
+        let family = |head: u32, child: u32| {
+            let task = tree.path().join(format!("{head}/task/{head}"));
+            std::fs::create_dir_all(&task).unwrap();
+            std::fs::write(task.join("children"), format!("{child} ")).unwrap();
+            let mut seen = Vec::new();
+            let head = root.open(head).unwrap();
+            let complete = root.family(&head, 5, &mut plenty(), &mut |process, _| seen.push(process.pid));
+            (seen, complete)
+        };
+        assert_eq!(family(1, 42), (vec![1, 42], true));
+        assert_eq!(family(8, 42), (vec![8], true));
     }
 
     #[test]

@@ -23,7 +23,7 @@ struct Unit {
 impl Unit {
     /// `None` where cgroups cannot be made (not root, or no cgroup v2).
     fn leaking(stem: &str, outbound: usize) -> Option<Self> {
-        let mut cgroups = Cgroups::find();
+        let cgroups = Cgroups::find();
         let root = cgroups.directory("/")?;
         let unit = format!("unwait-test-{stem}-{}.service", std::process::id());
         let cgroup = root.join(&unit).join("workers");
@@ -31,7 +31,6 @@ impl Unit {
             eprintln!("not run: {} cannot be made: {error}", cgroup.display());
             return None;
         }
-        assert!(cgroups.path(1).is_some());
         let peer = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer_address = peer.local_addr().unwrap();
         let (tell, told) = nix::unistd::pipe().map(|(read, write)| (write, read)).unwrap();
@@ -165,4 +164,30 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
     let census = unit.census(&mut Attributor::new(vec![found.clone()]), DescriptorAsk::Skip);
     assert_eq!(directions(&census, &found.service), (0, 0));
     assert_eq!(directions(&census, &unit.service), (1, 2));
+}
+
+/// Runs `look` in a thread of its own that has another user's rights, and no capability.
+fn as_nobody<T: Send>(look: impl FnOnce() -> T + Send) -> T {
+    let drop_rights = || {
+        // SAFETY: the bare system call changes this thread's credentials alone, where libc's would change all.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) }, 0);
+        look()
+    };
+    std::thread::scope(|scope| scope.spawn(drop_rights).join().unwrap())
+}
+
+#[test]
+fn without_rights_a_unit_is_still_found_and_a_hidden_holder_is_said_to_be_unseen() {
+    let Some(unit) = Unit::leaking("nobody", 2) else { return };
+    let by_unit = as_nobody(|| unit.census(&mut Attributor::new(vec![]), DescriptorAsk::Count));
+    assert_eq!(directions(&by_unit, &unit.service), (1, 2));
+    let descriptors = by_unit.services[&unit.service].descriptors;
+    assert!(descriptors.is_none_or(|found| found.used >= 4), "told by Linux 6.2 and later: {descriptors:?}");
+
+    let sleep = ServiceMatch { process: Some("sleep".into()), ..unit.named("process:gate") };
+    let census = as_nobody(|| unit.census(&mut Attributor::new(vec![sleep.clone()]), DescriptorAsk::Count));
+    assert_eq!((directions(&census, &sleep.service), directions(&census, &unit.service)), ((0, 0), (0, 0)));
+    let ours = |u: &&crate::model::Unattributed| u.socket.remote == unit._peer.local_addr().unwrap();
+    let reasons: Vec<_> = census.unattributed.iter().filter(ours).map(|u| u.why).collect();
+    assert_eq!(reasons, [NoOwner::HolderUnseen; 2]);
 }
