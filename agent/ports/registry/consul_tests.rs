@@ -1,6 +1,8 @@
 //! The Consul adapter on a real Consul: the suite, and what is Consul's own.
 
 use async_trait::async_trait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::conformance::{NEIGHBOUR, OURS, World, conforms, marker};
 use super::consul::Consul;
@@ -151,4 +153,38 @@ async fn a_consul_that_is_away_is_worth_trying_again_and_something_else_is_not()
     assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
     let wrong = Consul::new("consul", "127.0.0.1:8500", None, "h").unwrap_err();
     assert!(wrong.to_string().contains("http://"), "{wrong}");
+}
+
+/// Passes everything on to Consul; just before a drain of ours arrives, a person is quicker.
+async fn a_person_is_quicker(consul: &TestConsul) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (real, address) = (consul.url.clone(), consul.url.trim_start_matches("http://").to_owned());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut request = vec![0; 16 << 10];
+            let length = client.read(&mut request).await.unwrap();
+            if String::from_utf8_lossy(&request[..length]).contains("enable=true") {
+                let theirs = format!("{real}/v1/agent/service/maintenance/{OURS}?enable=true&reason=theirs");
+                reqwest::Client::new().put(theirs).send().await.unwrap();
+            }
+            let mut server = TcpStream::connect(&address).await.unwrap();
+            server.write_all(&request[..length]).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_drain_that_a_person_was_quicker_with_is_refused_and_stays_theirs() {
+    let world = ConsulWorld::new(TestConsul::start().await, None).await;
+    let url = a_person_is_quicker(&world.consul).await;
+    let registry = Consul::new("consul", &url, None, "bj1-03").unwrap();
+    let refused = registry.drain(OURS, &marker("i")).await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Refused { detail, .. } if detail.contains("theirs")), "{refused}");
+    let null = serde_json::Value::Null;
+    assert!(matches!(registry.restore(OURS, &marker("i"), &null).await, Ok(Restored::NotOurs(_))));
+    let seen = world.registry.observe(OURS).await.unwrap().traffic;
+    assert_eq!(seen, Traffic::Isolated { reason: "theirs".into() });
 }
