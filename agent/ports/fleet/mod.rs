@@ -8,6 +8,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub mod consul;
+mod document;
+pub mod dry;
+
+#[cfg(test)]
+mod consul_tests;
+
+pub use document::LEASE;
+
 /// One entry of the document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {

@@ -1,10 +1,13 @@
-//! Probes: asking a service whether it is healthy.
+//! Probes: asking a service whether it is healthy. Called by the steps health_check and verify, by undo and recovery,
+//! and by `resolve --restore`; never changes anything.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::model::plan::Health;
+
+pub mod real;
 
 /// Why a probe did not pass: what was asked, what came back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,4 +1,8 @@
 //! Registries: taking a service out of traffic, and putting back exactly what was there.
+//!
+//! Called by the guards (reads), the steps drain, restore and verify, recovery, and the sweep for markers. An adapter
+//! never deletes or rewrites a record, never takes back what somebody else did, and says yes to a write only once it
+//! has read it back.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,6 +11,18 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Marker;
+
+pub mod consul;
+pub mod dry;
+#[cfg(any(test, feature = "crash-points"))]
+pub mod fake;
+pub mod file;
+mod instances;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod consul_tests;
 
 /// What a registry says of one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,4 +114,28 @@ pub trait Registry: Send + Sync {
 
     /// Addresses that the registry knows, with the names registered there; for naming peers in the evidence.
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
+}
+
+/// The rule of every drain: only what is in traffic is taken out. False where our own drain stands there already.
+fn may_drain(registry: &str, id: &str, traffic: &Traffic, marker: &Marker) -> Result<bool, RegistryError> {
+    match traffic {
+        Traffic::Passing | Traffic::Failing => Ok(true),
+        Traffic::DrainedBy(found) if found == marker => Ok(false),
+        other => Err(RegistryError::Refused {
+            registry: registry.into(),
+            detail: format!("`{id}` is left alone: {}", stands_there(other)),
+        }),
+    }
+}
+
+/// What stands in the registry, for a person.
+fn stands_there(traffic: &Traffic) -> String {
+    match traffic {
+        Traffic::Passing => "in traffic and passing, isolated by nobody".into(),
+        Traffic::Failing => "in traffic and failing its checks, isolated by nobody".into(),
+        Traffic::DrainedBy(marker) => {
+            format!("drained by unwait on host {} for incident {}", marker.host, marker.incident)
+        }
+        Traffic::Isolated { reason } => format!("taken out by somebody else, who says: {reason}"),
+    }
 }

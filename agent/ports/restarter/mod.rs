@@ -1,4 +1,7 @@
 //! Restarters: what runs, which lifetime it is, and beginning a new one.
+//!
+//! Called by the guards and recovery (reads) and by the step restart. An adapter proves a new incarnation that lasts; it
+//! never believes an exit code, and never starts what was stopped on purpose.
 
 use std::time::Duration;
 
@@ -6,6 +9,13 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Incarnation, plan};
+
+pub mod dry;
+pub mod process;
+pub mod systemd;
+
+/// What a restart may take beyond the service's own timeouts.
+const DEADLINE_MARGIN: Duration = Duration::from_secs(10);
 
 /// What a restarter says of a service now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,4 +74,24 @@ pub trait Restarter: Send + Sync {
 
     /// What else a restart would take along; empty where it is this service alone.
     async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError>;
+}
+
+/// How errors name the target.
+fn named(target: &plan::Restart) -> String {
+    match target {
+        plan::Restart::Systemd { unit, .. } => unit.clone(),
+        plan::Restart::Process(process) => process.pid_file.display().to_string(),
+    }
+}
+
+/// Refuses to take others along.
+fn alone(service: &str, dependents: &[String]) -> Result<(), RestartError> {
+    if dependents.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "it would restart {} too; a service whose dependents may go along says `with_dependents: true`",
+        dependents.join(", ")
+    );
+    Err(RestartError::Refused { service: service.into(), detail })
 }

@@ -1,0 +1,232 @@
+//! One suite over every registry: the same story, told to each through the eyes of its clients.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::fake::FakeRegistry;
+use super::file::FileRegistry;
+use super::*;
+use crate::model::IncidentId;
+
+/// The outside of a registry. At first: `rpc-order` has `rpc-order-1` here and two others elsewhere, `rpc-cart` has
+/// `rpc-cart-1` here alone; all of them healthy and in traffic.
+#[async_trait(?Send)]
+pub(super) trait World {
+    fn registry(&self) -> &dyn Registry;
+    /// Does a client find this instance of this host?
+    async fn finds(&self, id: &str) -> bool;
+    async fn set_healthy(&self, id: &str, healthy: bool);
+    /// As a person does it; `None` puts it back.
+    async fn isolate(&self, id: &str, reason: Option<&str>);
+    async fn deregister(&self, id: &str);
+}
+
+pub(super) const OURS: &str = "rpc-order-1";
+pub(super) const NEIGHBOUR: &str = "rpc-cart-1";
+
+pub(super) fn marker(incident: &str) -> Marker {
+    Marker { incident: IncidentId(incident.into()), host: "bj1-03".into() }
+}
+
+pub(super) async fn conforms(world: &dyn World) {
+    let registry = world.registry();
+    let traffic = async |id: &str| registry.observe(id).await.unwrap().traffic;
+    let ours = marker("20261122T184329Z-rpc-order-1f3a");
+    let record = registry.observe(OURS).await.unwrap();
+    assert_eq!((record.name.as_str(), &record.traffic), ("rpc-order", &Traffic::Passing));
+    assert_eq!(registry.others(OURS).await.unwrap(), Others { healthy: 2, registered: 3 });
+    assert_eq!(registry.others(NEIGHBOUR).await.unwrap(), Others { healthy: 0, registered: 1 });
+    assert_eq!(registry.names().await.unwrap()[&"127.0.0.1:7801".parse().unwrap()], "rpc-order");
+    assert!(registry.markers().await.unwrap().is_empty());
+
+    // What is not there is not registered, and nothing else.
+    let absent = registry.observe("rpc-none-1").await.unwrap_err();
+    assert!(matches!(absent, RegistryError::NotRegistered { .. }), "{absent}");
+    assert!(matches!(registry.drain("rpc-none-1", &ours).await, Err(RegistryError::NotRegistered { .. })));
+    assert!(matches!(registry.others("rpc-none-1").await, Err(RegistryError::NotRegistered { .. })));
+    assert!(matches!(registry.restore("rpc-none-1", &ours, &Value::Null).await, Ok(Restored::NotOurs(_))));
+
+    // A drain is seen by clients once it returns, again and again; a second hand's is refused.
+    for _ in 0..2 {
+        registry.drain(OURS, &ours).await.unwrap();
+        assert!(!world.finds(OURS).await);
+        assert_eq!(traffic(OURS).await, Traffic::DrainedBy(ours.clone()));
+    }
+    assert!(world.finds(NEIGHBOUR).await);
+    let second = registry.drain(OURS, &marker("another")).await.unwrap_err();
+    assert!(
+        matches!(&second, RegistryError::Refused { .. }) && second.to_string().contains(&ours.incident.0),
+        "{second}"
+    );
+    assert_eq!(traffic(OURS).await, Traffic::DrainedBy(ours.clone()));
+    assert_eq!(registry.markers().await.unwrap(), [FoundMarker { id: OURS.into(), marker: ours.clone() }]);
+    // Drained, we are registered still, and the others are healthy still.
+    assert_eq!(registry.others(OURS).await.unwrap(), Others { healthy: 2, registered: 3 });
+
+    // Only the marker's own drain is taken back; then the record is what it was.
+    let another = registry.restore(OURS, &marker("another"), &record.record).await.unwrap();
+    assert!(matches!(&another, Restored::NotOurs(what) if what.contains(&ours.incident.0)), "{another:?}");
+    assert!(!world.finds(OURS).await);
+    assert_eq!(registry.restore(OURS, &ours, &record.record).await.unwrap(), Restored::Done);
+    assert!(world.finds(OURS).await);
+    assert_eq!(registry.observe(OURS).await.unwrap(), record);
+    let again = registry.restore(OURS, &ours, &record.record).await.unwrap();
+    assert!(matches!(again, Restored::NotOurs(_)), "{again:?}");
+    assert_eq!(registry.observe(OURS).await.unwrap(), record);
+    assert!(registry.markers().await.unwrap().is_empty());
+
+    // What a person took out is left alone by both.
+    world.isolate(OURS, Some("deploy of release 41")).await;
+    assert_eq!(traffic(OURS).await, Traffic::Isolated { reason: "deploy of release 41".into() });
+    let refused = registry.drain(OURS, &ours).await.unwrap_err();
+    assert!(refused.to_string().contains("deploy of release 41"), "{refused}");
+    assert!(matches!(registry.restore(OURS, &ours, &record.record).await, Ok(Restored::NotOurs(_))));
+    assert_eq!(traffic(OURS).await, Traffic::Isolated { reason: "deploy of release 41".into() });
+    assert!(registry.markers().await.unwrap().is_empty());
+    world.isolate(OURS, None).await;
+
+    // Failing is not passing, can be drained, and is failing still when it is put back.
+    world.set_healthy(OURS, false).await;
+    assert_eq!(traffic(OURS).await, Traffic::Failing);
+    registry.drain(OURS, &ours).await.unwrap();
+    assert_eq!(registry.restore(OURS, &ours, &record.record).await.unwrap(), Restored::Done);
+    assert_eq!(traffic(OURS).await, Traffic::Failing);
+    world.set_healthy(OURS, true).await;
+    assert!(world.finds(OURS).await);
+
+    // A record that went while it was drained is not written again.
+    registry.drain(OURS, &ours).await.unwrap();
+    world.deregister(OURS).await;
+    assert!(matches!(registry.restore(OURS, &ours, &record.record).await, Ok(Restored::NotOurs(_))));
+    assert!(matches!(registry.observe(OURS).await, Err(RegistryError::NotRegistered { .. })));
+}
+
+const FILE: &str = r#"{"instances": [
+  {"id": "rpc-order-1", "name": "rpc-order", "address": "127.0.0.1:7801", "healthy": true, "drained": null, "weight": 3},
+  {"id": "rpc-order-2", "name": "rpc-order", "address": "10.0.0.2:7801", "healthy": true, "drained": null},
+  {"id": "rpc-order-3", "name": "rpc-order", "address": "10.0.0.3:7801", "healthy": true, "drained": null},
+  {"id": "rpc-cart-1", "name": "rpc-cart", "address": "127.0.0.1:7901", "healthy": true, "drained": null}
+], "generation": 7}"#;
+
+struct FileWorld {
+    directory: tempfile::TempDir,
+    registry: FileRegistry,
+}
+
+impl FileWorld {
+    fn new(content: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.json");
+        std::fs::write(&path, content).unwrap();
+        Self { registry: FileRegistry::new("file", path), directory }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("registry.json")
+    }
+
+    fn content(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path()).unwrap()).unwrap()
+    }
+
+    fn change(&self, id: &str, change: impl Fn(&mut Value)) {
+        let mut content = self.content();
+        let instances = content["instances"].as_array_mut().unwrap();
+        instances.iter_mut().filter(|instance| instance["id"] == id).for_each(change);
+        instances.retain(|instance| !instance["id"].is_null());
+        std::fs::write(self.path(), content.to_string()).unwrap();
+    }
+}
+
+#[async_trait(?Send)]
+impl World for FileWorld {
+    fn registry(&self) -> &dyn Registry {
+        &self.registry
+    }
+
+    async fn finds(&self, id: &str) -> bool {
+        let content = self.content();
+        let mut instances = content["instances"].as_array().unwrap().iter();
+        instances.any(|instance| instance["id"] == id && instance["healthy"] == true && instance["drained"].is_null())
+    }
+
+    async fn set_healthy(&self, id: &str, healthy: bool) {
+        self.change(id, |instance| instance["healthy"] = healthy.into());
+    }
+
+    async fn isolate(&self, id: &str, reason: Option<&str>) {
+        self.change(id, |instance| {
+            instance["drained"] = reason.map_or(Value::Null, |reason| serde_json::json!({ "by": reason }));
+        });
+    }
+
+    async fn deregister(&self, id: &str) {
+        self.change(id, |instance| instance["id"] = Value::Null);
+    }
+}
+
+#[async_trait(?Send)]
+impl World for FakeRegistry {
+    fn registry(&self) -> &dyn Registry {
+        self
+    }
+
+    async fn finds(&self, id: &str) -> bool {
+        matches!(self.observe(id).await, Ok(Registration { traffic: Traffic::Passing, .. }))
+    }
+
+    async fn set_healthy(&self, id: &str, healthy: bool) {
+        Self::set_healthy(self, id, healthy);
+    }
+
+    async fn isolate(&self, id: &str, reason: Option<&str>) {
+        Self::isolate(self, id, reason);
+    }
+
+    async fn deregister(&self, id: &str) {
+        Self::deregister(self, id);
+    }
+}
+
+#[tokio::test]
+async fn the_fake_conforms() {
+    let fake = FakeRegistry::new("fake");
+    fake.register("rpc-order-1", "rpc-order", "127.0.0.1:7801");
+    fake.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
+    fake.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
+    fake.register("rpc-cart-1", "rpc-cart", "127.0.0.1:7901");
+    conforms(&fake).await;
+    fake.set_unreachable(true);
+    assert!(fake.observe(NEIGHBOUR).await.unwrap_err().is_passing());
+}
+
+#[tokio::test]
+async fn the_file_conforms() {
+    conforms(&FileWorld::new(FILE)).await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_file_keeps_all_else_that_stands_in_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = FileWorld::new(FILE);
+    std::fs::set_permissions(world.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let mut expected: Value = serde_json::from_str(FILE).unwrap();
+    world.registry.drain(OURS, &marker("i")).await.unwrap();
+    expected["instances"][0]["drained"] = serde_json::json!({ "by": marker("i").to_string() });
+    assert_eq!(world.content(), expected);
+    assert_eq!(std::fs::metadata(world.path()).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_registry_is_refused_and_left_as_it_is() {
+    let twice = FILE.replace("rpc-order-2", "rpc-order-1");
+    for wrong in ["", "[]", "{\"instances\": [{\"id\": \"rpc-order-1\"}]}", twice.as_str()] {
+        let world = FileWorld::new(wrong);
+        let error = world.registry.drain(OURS, &marker("i")).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(world.path()).unwrap(), wrong);
+    }
+    let world = FileWorld::new(FILE);
+    std::fs::remove_file(world.path()).unwrap();
+    assert!(world.registry.observe(OURS).await.unwrap_err().is_passing());
+}

@@ -1,0 +1,384 @@
+//! Consul: maintenance mode of one service on the local agent (`/v1/agent/service/maintenance/<id>`).
+//!
+//! Maintenance is a critical check `_service_maintenance:<id>` whose notes are the reason; ours is a [`Marker`]. It
+//! outlives this agent, a kill of Consul's (given a data directory) and a registration with the same id.
+//! Measured with Consul 1.8.7:
+//!
+//! - The first reason stays: enabling it again answers 200 and changes nothing. So each drain reads the reason back, and
+//!   one that is not ours is somebody else's drain. (Somebody who lifts ours and sets their own between our last look and
+//!   our own lifting is not seen: the API has no compare-and-swap here.)
+//! - A token that may not read is answered `200 []` or `200 {}`. So absence is never believed by itself: *passing* needs
+//!   ourselves (node and id) in the passing list, *failing* and *drained* need ourselves in the whole list, a list of
+//!   markers needs as many checks as the agent says it has (`Stats.agent.checks`), and *not registered* needs the local
+//!   agent's own `404 unknown service ID`, which it gives whatever the token.
+//! - Node-wide maintenance (`_node_maintenance`) takes every service out and is always somebody else's.
+//!
+//! The token needs `service:write` on the service, and read on all services, nodes and the agent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::Marker;
+use crate::ports::consul::{Api, ApiError};
+
+/// From the write until the catalog shows it: 40 ms measured; a new leader takes some seconds.
+const SEEN_DEADLINE: Duration = Duration::from_secs(10);
+const SEEN_POLL: Duration = Duration::from_millis(50);
+/// For naming peers: bounds on what one look at the catalog may cost.
+const NAMES_DEADLINE: Duration = Duration::from_secs(5);
+const NAMES_SERVICES: usize = 500;
+
+/// Between counting the agent's checks and listing them one may come or go.
+const MARKER_LOOKS: u32 = 3;
+
+#[derive(Debug)]
+pub struct Consul {
+    name: String,
+    host: String,
+    api: Api,
+}
+
+#[derive(Deserialize)]
+struct AgentSelf {
+    #[serde(rename = "Config")]
+    config: SelfConfig,
+    #[serde(rename = "Stats", default)]
+    stats: HashMap<String, HashMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct SelfConfig {
+    #[serde(rename = "NodeName")]
+    node: String,
+}
+
+#[derive(Deserialize)]
+struct Check {
+    #[serde(rename = "CheckID")]
+    id: String,
+    #[serde(rename = "Notes", default)]
+    notes: String,
+    #[serde(rename = "ServiceID", default)]
+    service_id: String,
+}
+
+/// One instance in `/v1/health/service/<name>`.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "Node")]
+    node: EntryNode,
+    #[serde(rename = "Service")]
+    service: EntryService,
+    #[serde(rename = "Checks")]
+    checks: Vec<Check>,
+}
+
+#[derive(Deserialize)]
+struct EntryNode {
+    #[serde(rename = "Node")]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct EntryService {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct CatalogEntry {
+    #[serde(rename = "Address", default)]
+    node_address: String,
+    #[serde(rename = "ServiceAddress", default)]
+    address: String,
+    #[serde(rename = "ServicePort", default)]
+    port: u16,
+}
+
+const NODE_MAINTENANCE: &str = "_node_maintenance";
+
+fn maintenance_check(id: &str) -> String {
+    format!("_service_maintenance:{id}")
+}
+
+impl Consul {
+    /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
+    pub fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
+        let api = Api::new(url, token).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
+        Ok(Self { name: name.into(), host: host.into(), api })
+    }
+
+    fn told(&self, error: ApiError) -> RegistryError {
+        let registry = self.name.clone();
+        match error {
+            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
+            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
+        }
+    }
+
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.name.clone(), detail }
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<T, RegistryError> {
+        let answer = self.api.get(path, query).await.map_err(|error| self.told(error))?;
+        if answer.cut {
+            let detail = format!("GET /v1/{}: Consul says that the token has cut the answer", path.join("/"));
+            return Err(self.refused(detail));
+        }
+        answer.json().map_err(|error| self.told(error))
+    }
+
+    /// The local agent's record of the instance, and the name it is registered under.
+    async fn service(&self, id: &str) -> Result<(String, Value), RegistryError> {
+        let answer = self.api.get(&["agent", "service", id], &[]).await.map_err(|error| self.told(error))?;
+        if !answer.found && answer.text().to_lowercase().starts_with("unknown service id") {
+            return Err(RegistryError::NotRegistered { registry: self.name.clone(), id: id.into() });
+        }
+        let record: Value = answer.json().map_err(|error| self.told(error))?;
+        match record["Service"].as_str() {
+            Some(name) if record["ID"] == id => Ok((name.into(), record)),
+            _ => Err(self.refused(format!("GET /v1/agent/service/{id}: the answer names another instance"))),
+        }
+    }
+
+    async fn node(&self) -> Result<String, RegistryError> {
+        Ok(self.get::<AgentSelf>(&["agent", "self"], &[]).await?.config.node)
+    }
+
+    async fn checks(&self) -> Result<BTreeMap<String, Value>, RegistryError> {
+        self.get(&["agent", "checks"], &[]).await
+    }
+
+    /// The reason of the service's own maintenance, by the local agent.
+    async fn reason(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        Ok(reason_in(&self.checks().await?, &maintenance_check(id)))
+    }
+
+    async fn entries(&self, name: &str, passing: bool) -> Result<Vec<Entry>, RegistryError> {
+        let query: &[(&str, &str)] =
+            if passing { &[("passing", "1"), ("consistent", "")] } else { &[("consistent", "")] };
+        self.get(&["health", "service", name], query).await
+    }
+
+    async fn set_maintenance(&self, id: &str, reason: Option<&Marker>) -> Result<(), RegistryError> {
+        let path = ["agent", "service", "maintenance", id];
+        let answer = match reason {
+            Some(marker) => self.api.put(&path, &[("enable", "true"), ("reason", &marker.to_string())], vec![]).await,
+            None => self.api.put(&path, &[("enable", "false")], vec![]).await,
+        };
+        match answer.map_err(|error| self.told(error))? {
+            answer if answer.found => Ok(()),
+            _ => Err(RegistryError::NotRegistered { registry: self.name.clone(), id: id.into() }),
+        }
+    }
+
+    /// Our drain is read back, the catalog has it, and no client finds us. False: not yet.
+    async fn is_drained(&self, node: &str, id: &str, name: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        match self.reason(id).await? {
+            None => return Ok(false),
+            Some(reason) if reason == marker.to_string() => {}
+            Some(other) => {
+                let detail = format!("`{id}` was taken out by somebody else a moment before, who says: {other}");
+                return Err(self.refused(detail));
+            }
+        }
+        let passing = self.entries(name, true).await?;
+        let all = self.entries(name, false).await?;
+        let ours = all.iter().find(|entry| entry.is(node, id));
+        let shown = ours.is_some_and(|entry| entry.checks.iter().any(|check| check.id == maintenance_check(id)));
+        Ok(shown && !passing.iter().any(|entry| entry.is(node, id)))
+    }
+
+    /// The catalog shows us without our maintenance. False: not yet, or it does not show us at all.
+    async fn is_restored(&self, node: &str, id: &str, name: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let ours = marker.to_string();
+        if self.reason(id).await?.as_ref() == Some(&ours) {
+            return Ok(false);
+        }
+        let all = self.entries(name, false).await?;
+        let entry = all.iter().find(|entry| entry.is(node, id));
+        Ok(entry.is_some_and(|entry| entry.checks.iter().all(|check| check.notes != ours)))
+    }
+
+    /// Every (service id, reason) that carries a marker, once the whole list of checks has been seen.
+    async fn all_markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let mut seen = (0, 0);
+        for _ in 0..MARKER_LOOKS {
+            let agent: AgentSelf = self.get(&["agent", "self"], &[]).await?;
+            let count = agent.stats.get("agent").and_then(|stats| stats.get("checks")).and_then(|n| n.parse().ok());
+            let Some(count) = count else {
+                return Err(self.refused("GET /v1/agent/self tells no number of checks to compare with".into()));
+            };
+            let checks = self.checks().await?;
+            seen = (checks.len(), count);
+            if checks.len() >= count {
+                return Ok(checks.values().filter_map(marker_in).collect());
+            }
+        }
+        Err(self.refused(format!(
+            "the token shows {} of the local agent's {} checks; it needs read on all services and nodes",
+            seen.0, seen.1
+        )))
+    }
+}
+
+impl Entry {
+    fn is(&self, node: &str, id: &str) -> bool {
+        self.node.name == node && self.service.id == id
+    }
+}
+
+fn reason_in(checks: &BTreeMap<String, Value>, check: &str) -> Option<String> {
+    checks.get(check).map(|check| check["Notes"].as_str().unwrap_or_default().to_owned())
+}
+
+fn marker_in(check: &Value) -> Option<FoundMarker> {
+    let check = Check::deserialize(check).ok()?;
+    let marker = Marker::parse(&check.notes)?;
+    (check.id == maintenance_check(&check.service_id)).then_some(FoundMarker { id: check.service_id, marker })
+}
+
+/// Asks until the answer is yes, an error, or `SEEN_DEADLINE` has passed; then the last failure, or `None`.
+async fn until<F: Future<Output = Result<bool, RegistryError>>>(
+    ask: impl Fn() -> F,
+) -> Result<Option<()>, RegistryError> {
+    let deadline = tokio::time::Instant::now() + SEEN_DEADLINE;
+    loop {
+        let answer = ask().await;
+        let late = tokio::time::Instant::now() >= deadline;
+        match answer {
+            Ok(true) => return Ok(Some(())),
+            Ok(false) if late => return Ok(None),
+            Err(error) if late || !error.is_passing() => return Err(error),
+            _ => tokio::time::sleep(SEEN_POLL).await,
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Consul {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        let (name, service) = self.service(id).await?;
+        let checks = self.checks().await?;
+        let own: Vec<&Value> = checks.values().filter(|check| check["ServiceID"] == id).collect();
+        let record = json!({ "service": service, "checks": own });
+        let told = |traffic| Ok(Registration { name: name.clone(), traffic, record: record.clone() });
+        if let Some(reason) = reason_in(&checks, &maintenance_check(id)) {
+            return told(match Marker::parse(&reason) {
+                Some(marker) => Traffic::DrainedBy(marker),
+                None => Traffic::Isolated { reason },
+            });
+        }
+        if let Some(reason) = reason_in(&checks, NODE_MAINTENANCE) {
+            return told(Traffic::Isolated { reason: format!("the whole node: {reason}") });
+        }
+        let node = self.node().await?;
+        if self.entries(&name, true).await?.iter().any(|entry| entry.is(&node, id)) {
+            return told(Traffic::Passing);
+        }
+        // Not passing is believed only from an answer that shows us.
+        match self.entries(&name, false).await?.iter().find(|entry| entry.is(&node, id)) {
+            Some(entry) => match entry.checks.iter().find(|check| check.id == NODE_MAINTENANCE) {
+                Some(check) => told(Traffic::Isolated { reason: format!("the whole node: {}", check.notes) }),
+                None => told(Traffic::Failing),
+            },
+            None => Err(self.refused(format!(
+                "`{id}` is registered with the local agent, but the answer for `{name}` does not show it: \
+                 the token needs service:read and node:read (or the registration has not reached the servers yet)"
+            ))),
+        }
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let seen = self.observe(id).await?;
+        let node = self.node().await?;
+        if super::may_drain(&self.name, id, &seen.traffic, marker)? {
+            self.set_maintenance(id, Some(marker)).await?;
+        }
+        until(|| self.is_drained(&node, id, &seen.name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
+            registry: self.name.clone(),
+            detail: format!("`{id}` is still found by clients, {SEEN_DEADLINE:?} after maintenance was asked for"),
+        })
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        let seen = match self.observe(id).await {
+            Ok(seen) => seen,
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+            }
+            Err(error) => return Err(error),
+        };
+        match seen.traffic {
+            Traffic::DrainedBy(found) if found == *marker => {}
+            other => return Ok(Restored::NotOurs(super::stands_there(&other))),
+        }
+        let node = self.node().await?;
+        self.set_maintenance(id, None).await?;
+        match until(|| self.is_restored(&node, id, &seen.name, marker)).await? {
+            Some(()) => Ok(Restored::Done),
+            None => Err(RegistryError::Unreachable {
+                registry: self.name.clone(),
+                detail: format!("`{id}` is still shown in maintenance, {SEEN_DEADLINE:?} after it was lifted"),
+            }),
+        }
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        let (name, _) = self.service(id).await?;
+        let node = self.node().await?;
+        let all = self.entries(&name, false).await?;
+        if !all.iter().any(|entry| entry.is(&node, id)) {
+            return Err(self.refused(format!(
+                "the answer for `{name}` does not show ourselves (`{id}` on {node}), so it proves nothing: \
+                 the token needs service:read and node:read"
+            )));
+        }
+        let passing = self.entries(&name, true).await?;
+        let healthy = passing.iter().filter(|entry| !entry.is(&node, id)).count();
+        Ok(Others { healthy: healthy as u32, registered: all.len() as u32 })
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let mut found = self.all_markers().await?;
+        found.retain(|found| found.marker.host == self.host);
+        Ok(found)
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        let services: BTreeMap<String, Value> = self.get(&["catalog", "services"], &[]).await?;
+        let mut names = HashMap::new();
+        let all = async {
+            for name in services.keys().take(NAMES_SERVICES) {
+                let entries: Vec<CatalogEntry> = self.get(&["catalog", "service", name], &[]).await?;
+                names.extend(entries.iter().filter_map(|entry| Some((entry.socket()?, name.clone()))));
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(NAMES_DEADLINE, all).await {
+            Ok(Err(error)) => Err(error),
+            // What was read until then is true; peers without a name are shown by their address.
+            Ok(Ok(())) | Err(_) => Ok(names),
+        }
+    }
+}
+
+impl CatalogEntry {
+    /// A service without an address of its own has its node's.
+    fn socket(&self) -> Option<SocketAddr> {
+        let address = if self.address.is_empty() { &self.node_address } else { &self.address };
+        Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, self.port))
+    }
+}

@@ -1,0 +1,190 @@
+//! The Consul adapter on a real Consul: the suite, and what is Consul's own.
+
+use async_trait::async_trait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::conformance::{NEIGHBOUR, OURS, World, conforms, marker};
+use super::consul::Consul;
+use super::*;
+use crate::ports::testing_consul::{MASTER, TestConsul};
+
+struct ConsulWorld {
+    consul: TestConsul,
+    registry: Consul,
+}
+
+impl ConsulWorld {
+    async fn new(consul: TestConsul, token: Option<&str>) -> Self {
+        consul.register(OURS, "rpc-order", 7801).await;
+        consul.register(NEIGHBOUR, "rpc-cart", 7901).await;
+        // The same id on another node is another instance.
+        consul.register_elsewhere("n2", OURS, "rpc-order", 7801).await;
+        consul.register_elsewhere("n3", "rpc-order-3", "rpc-order", 7801).await;
+        let registry = with_token(&consul, token);
+        Self { consul, registry }
+    }
+}
+
+fn with_token(consul: &TestConsul, token: Option<&str>) -> Consul {
+    Consul::new("consul", &consul.url, token.map(|token| token.to_owned().into()), "bj1-03").unwrap()
+}
+
+#[async_trait(?Send)]
+impl World for ConsulWorld {
+    fn registry(&self) -> &dyn Registry {
+        &self.registry
+    }
+
+    async fn finds(&self, id: &str) -> bool {
+        let name = id.rsplit_once('-').unwrap().0;
+        let passing = self.consul.get(&format!("/v1/health/service/{name}?passing&consistent")).await;
+        let mut passing = passing.as_array().unwrap().iter();
+        passing.any(|entry| entry["Node"]["Node"] == "n1" && entry["Service"]["ID"] == id)
+    }
+
+    async fn set_healthy(&self, id: &str, healthy: bool) {
+        let how = if healthy { "pass" } else { "fail" };
+        self.consul.put(&format!("/v1/agent/check/{how}/check:{id}"), "").await;
+        self.consul.wait_for("the check in the catalog", async || self.finds(id).await == healthy).await;
+    }
+
+    async fn isolate(&self, id: &str, reason: Option<&str>) {
+        let how = match reason {
+            Some(reason) => format!("enable=true&reason={}", reason.replace(' ', "%20")),
+            None => "enable=false".into(),
+        };
+        self.consul.put(&format!("/v1/agent/service/maintenance/{id}?{how}"), "").await;
+        self.consul.wait_for("maintenance in the catalog", async || self.finds(id).await == reason.is_none()).await;
+    }
+
+    async fn deregister(&self, id: &str) {
+        self.consul.put(&format!("/v1/agent/service/deregister/{id}"), "").await;
+    }
+}
+
+#[tokio::test]
+async fn consul_conforms() {
+    conforms(&ConsulWorld::new(TestConsul::start().await, None).await).await;
+}
+
+#[tokio::test]
+async fn consul_with_access_control_conforms_under_the_documented_token() {
+    let consul = TestConsul::start_with_acl().await;
+    let token = consul
+        .token(
+            r#"service_prefix "rpc-" { policy = "write" } service_prefix "" { policy = "read" }
+               node_prefix "" { policy = "read" } agent_prefix "" { policy = "read" }"#,
+        )
+        .await;
+    conforms(&ConsulWorld::new(consul, Some(&token)).await).await;
+}
+
+#[tokio::test]
+async fn an_answer_cut_by_permissions_is_never_taken_for_absence() {
+    let world = ConsulWorld::new(TestConsul::start_with_acl().await, Some(MASTER)).await;
+    let consul = &world.consul;
+    world.registry.drain(NEIGHBOUR, &marker("i")).await.unwrap();
+    let agent = r#"agent_prefix "" { policy = "read" }"#;
+    let no_nodes = consul.token(&format!(r#"service_prefix "" {{ policy = "write" }} {agent}"#)).await;
+    let other_service = consul.token(&format!(r#"service "rpc-gate" {{ policy = "write" }} {agent}"#)).await;
+    let read_only = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let cannot_write = consul.token(&format!("{read_only} {agent}")).await;
+    let cannot_write = with_token(consul, Some(&cannot_write));
+
+    for token in [None, Some("wrong-token"), Some(no_nodes.as_str()), Some(other_service.as_str())] {
+        let registry = with_token(consul, token);
+        let mut errors = vec![
+            registry.observe(OURS).await.unwrap_err(),
+            registry.others(OURS).await.unwrap_err(),
+            registry.drain(OURS, &marker("i")).await.unwrap_err(),
+        ];
+        if token != Some(&no_nodes) {
+            // Without nodes all services' checks are shown, and so the marker.
+            errors.push(registry.markers().await.unwrap_err());
+        }
+        for error in errors {
+            assert!(matches!(error, RegistryError::Refused { .. }), "{token:?}: {error}");
+            assert!(token.is_none_or(|token| !error.to_string().contains(token)), "{error}");
+        }
+    }
+    assert_eq!(cannot_write.observe(OURS).await.unwrap().traffic, Traffic::Passing);
+    assert!(matches!(cannot_write.drain(OURS, &marker("i")).await, Err(RegistryError::Refused { .. })));
+    assert!(matches!(
+        cannot_write.restore(NEIGHBOUR, &marker("i"), &serde_json::Value::Null).await,
+        Err(RegistryError::Refused { .. })
+    ));
+    assert!(world.finds(OURS).await && !world.finds(NEIGHBOUR).await);
+}
+
+#[tokio::test]
+async fn a_node_in_maintenance_is_somebody_elses_and_not_drained_over() {
+    let world = ConsulWorld::new(TestConsul::start().await, None).await;
+    world.consul.put("/v1/agent/maintenance?enable=true&reason=kernel", "").await;
+    let seen = world.registry.observe(OURS).await.unwrap().traffic;
+    assert_eq!(seen, Traffic::Isolated { reason: "the whole node: kernel".into() });
+    assert!(matches!(world.registry.drain(OURS, &marker("i")).await, Err(RegistryError::Refused { .. })));
+    assert!(world.registry.markers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn another_hosts_marker_is_not_listed_as_this_hosts() {
+    let world = ConsulWorld::new(TestConsul::start().await, None).await;
+    let theirs = Marker { host: "bj1-04".into(), ..marker("i") };
+    world.isolate(OURS, Some(&theirs.to_string())).await;
+    assert_eq!(world.registry.observe(OURS).await.unwrap().traffic, Traffic::DrainedBy(theirs));
+    assert!(world.registry.markers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn our_drain_outlives_a_registration_with_the_same_id() {
+    let world = ConsulWorld::new(TestConsul::start().await, None).await;
+    world.registry.drain(OURS, &marker("i")).await.unwrap();
+    let again = serde_json::json!({ "ID": OURS, "Name": "rpc-order", "Address": "127.0.0.1", "Port": 7801 });
+    world.consul.put("/v1/agent/service/register", again.to_string()).await;
+    assert_eq!(world.registry.observe(OURS).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+    assert!(!world.finds(OURS).await);
+}
+
+#[tokio::test]
+async fn a_consul_that_is_away_is_worth_trying_again_and_something_else_is_not() {
+    let away = Consul::new("consul", "http://127.0.0.1:1", Some("hush".to_owned().into()), "h").unwrap();
+    let error = away.observe(OURS).await.unwrap_err();
+    assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
+    let wrong = Consul::new("consul", "127.0.0.1:8500", None, "h").unwrap_err();
+    assert!(wrong.to_string().contains("http://"), "{wrong}");
+}
+
+/// Passes everything on to Consul; just before a drain of ours arrives, a person is quicker.
+async fn a_person_is_quicker(consul: &TestConsul) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (real, address) = (consul.url.clone(), consul.url.trim_start_matches("http://").to_owned());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut request = vec![0; 16 << 10];
+            let length = client.read(&mut request).await.unwrap();
+            if String::from_utf8_lossy(&request[..length]).contains("enable=true") {
+                let theirs = format!("{real}/v1/agent/service/maintenance/{OURS}?enable=true&reason=theirs");
+                reqwest::Client::new().put(theirs).send().await.unwrap();
+            }
+            let mut server = TcpStream::connect(&address).await.unwrap();
+            server.write_all(&request[..length]).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_drain_that_a_person_was_quicker_with_is_refused_and_stays_theirs() {
+    let world = ConsulWorld::new(TestConsul::start().await, None).await;
+    let url = a_person_is_quicker(&world.consul).await;
+    let registry = Consul::new("consul", &url, None, "bj1-03").unwrap();
+    let refused = registry.drain(OURS, &marker("i")).await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Refused { detail, .. } if detail.contains("theirs")), "{refused}");
+    let null = serde_json::Value::Null;
+    assert!(matches!(registry.restore(OURS, &marker("i"), &null).await, Ok(Restored::NotOurs(_))));
+    let seen = world.registry.observe(OURS).await.unwrap().traffic;
+    assert_eq!(seen, Traffic::Isolated { reason: "theirs".into() });
+}

@@ -1,0 +1,125 @@
+//! A registry that is only looked at: reads are real, writes are remembered here and done nowhere.
+//!
+//! One is made for each dry saga. After a dry drain, `observe` goes on telling the real state, except that what is
+//! really in traffic (passing or failing) is told as drained under our marker, so that the saga can read its drain
+//! back; what anybody really does to the instance meanwhile is seen. `others`, `markers` and `names` are the real ones
+//! throughout: a dry drain leaves no marker for the sweep to find.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::Marker;
+
+pub struct DryRegistry {
+    real: Arc<dyn Registry>,
+    drained: Mutex<HashMap<String, Marker>>,
+}
+
+impl DryRegistry {
+    pub fn new(real: Arc<dyn Registry>) -> Self {
+        Self { real, drained: Mutex::default() }
+    }
+
+    fn drained(&self) -> std::sync::MutexGuard<'_, HashMap<String, Marker>> {
+        self.drained.lock().expect("nothing panics while it holds the map")
+    }
+}
+
+impl std::fmt::Debug for DryRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DryRegistry").field("drained", &self.drained).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Registry for DryRegistry {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        let mut seen = self.real.observe(id).await?;
+        if matches!(seen.traffic, Traffic::Passing | Traffic::Failing)
+            && let Some(marker) = self.drained().get(id)
+        {
+            seen.traffic = Traffic::DrainedBy(marker.clone());
+        }
+        Ok(seen)
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let traffic = self.observe(id).await?.traffic;
+        if super::may_drain("dry-run", id, &traffic, marker)? {
+            self.drained().insert(id.into(), marker.clone());
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, _record: &serde_json::Value) -> Result<Restored, RegistryError> {
+        let found = match self.observe(id).await {
+            Ok(seen) => seen.traffic,
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs("no instance of that id".into()));
+            }
+            Err(error) => return Err(error),
+        };
+        match found {
+            Traffic::DrainedBy(found) if found == *marker && self.drained().remove(id).is_some() => Ok(Restored::Done),
+            other => Ok(Restored::NotOurs(super::stands_there(&other))),
+        }
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.real.others(id).await
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        self.real.markers().await
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.real.names().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::FakeRegistry;
+    use super::*;
+    use crate::model::IncidentId;
+
+    #[tokio::test]
+    async fn a_dry_saga_reads_its_drain_back_and_the_real_registry_stays_as_it_was() {
+        let real = Arc::new(FakeRegistry::new("fake"));
+        real.register("a-1", "a", "127.0.0.1:1");
+        let before = real.observe("a-1").await.unwrap();
+        let dry = DryRegistry::new(real.clone());
+        let marker = Marker { incident: IncidentId("i".into()), host: "h".into() };
+
+        dry.drain("a-1", &marker).await.unwrap();
+        dry.drain("a-1", &marker).await.unwrap();
+        assert_eq!(dry.observe("a-1").await.unwrap().traffic, Traffic::DrainedBy(marker.clone()));
+        assert_eq!(real.observe("a-1").await.unwrap(), before);
+        assert!(dry.markers().await.unwrap().is_empty());
+
+        // What somebody really does meanwhile is told as it is, and is not ours to take back.
+        real.isolate("a-1", Some("deploy"));
+        assert_eq!(dry.observe("a-1").await.unwrap().traffic, Traffic::Isolated { reason: "deploy".into() });
+        let null = serde_json::Value::Null;
+        assert!(matches!(dry.restore("a-1", &marker, &null).await.unwrap(), Restored::NotOurs(_)));
+        real.isolate("a-1", None);
+
+        assert_eq!(dry.restore("a-1", &marker, &null).await.unwrap(), Restored::Done);
+        assert_eq!(dry.observe("a-1").await.unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn what_a_real_drain_would_refuse_is_refused() {
+        let real = Arc::new(FakeRegistry::new("fake"));
+        real.register("a-1", "a", "127.0.0.1:1");
+        real.isolate("a-1", Some("deploy"));
+        let marker = Marker { incident: IncidentId("i".into()), host: "h".into() };
+        let refused = DryRegistry::new(real).drain("a-1", &marker).await.unwrap_err();
+        assert!(refused.to_string().contains("deploy"), "{refused}");
+    }
+}
