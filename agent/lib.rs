@@ -2,5 +2,6 @@
 #![warn(missing_debug_implementations)]
 
 pub mod clock;
+pub mod config;
 pub mod model;
 pub mod ports;
