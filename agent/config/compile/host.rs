@@ -1,0 +1,332 @@
+//! `agent.yaml`: its defaults, its ranges, and what must fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::{Compiling, hours, items, minutes, secs};
+use crate::config::expand::{Environment, expand};
+use crate::config::host::{
+    Destination, EvidenceConfig, FleetConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To,
+};
+use crate::config::place::Place;
+use crate::config::spec::Items;
+use crate::config::spec::host::{
+    ConsulSpec, DestinationSpec, EvidenceSpec, FleetSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RegistriesSpec,
+    RestartSpec, ServiceSpec, ToSpec,
+};
+use crate::config::spec::scalar::{Bytes, Free, Typed};
+use crate::config::words;
+use crate::model::message::EventKind;
+use crate::model::plan::{Binding, Health, ProcessRestart};
+use crate::model::service::{ServiceKind, ServiceName};
+
+/// Events that a destination gets that asks for none in particular.
+const EVENTS: [EventKind; 5] = [EventKind::Breach, EventKind::Held, EventKind::Start, EventKind::End, EventKind::Stuck];
+
+pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> HostConfig {
+    let root = Place::root();
+    let at = |key: &str| root.key(key);
+    let interval = to.duration(&at("interval"), spec.interval, secs(15), secs(1)..=minutes(10));
+    let registries = registries(spec.registries, &at("registries"), to, environment);
+    let services = services(spec.services, &at("services"), to, &registries);
+    let fleet = spec.fleet.and_then(|fleet| compile_fleet(fleet, &at("fleet"), to, environment, &registries));
+    let state = match spec.state {
+        Some(Typed(state)) => expanded(&at("state"), state, to, environment),
+        None => PathBuf::from("/var/lib/unwait"),
+    };
+    HostConfig {
+        interval,
+        labels: labels(spec.labels),
+        services,
+        fleet,
+        notify: destinations(spec.notify, &at("notify"), to, environment),
+        evidence: evidence(spec.evidence, &at("evidence"), to),
+        warm_up: to.duration(&at("warm_up"), spec.warm_up, 2 * interval, secs(0)..=hours(1)),
+        restart_grace: to.duration(&at("restart_grace"), spec.restart_grace, minutes(5), secs(0)..=hours(24)),
+        max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
+        state,
+        registries,
+    }
+}
+
+fn labels(spec: BTreeMap<String, Typed<String>>) -> BTreeMap<String, String> {
+    spec.into_iter().map(|(key, Typed(value))| (key, value)).collect()
+}
+
+fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Environment) -> PathBuf {
+    match expand(&text, environment) {
+        Ok(path) => to.path(place, path),
+        Err(why) => {
+            to.wrong(place, why);
+            PathBuf::new()
+        }
+    }
+}
+
+fn file(
+    within: &Place,
+    key: &str,
+    spec: Option<Typed<String>>,
+    to: &mut Compiling,
+    environment: Environment,
+) -> Option<PathBuf> {
+    spec.map(|Typed(text)| expanded(&within.key(key), text, to, environment))
+}
+
+/// An http(s) URL without credentials; the URL itself is never repeated in an error.
+fn url(place: &Place, text: String, to: &mut Compiling) -> String {
+    match reqwest::Url::parse(&text) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            to.wrong(place, "a URL with credentials in it would end up in logs: put the token into its own file");
+        }
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
+        Ok(_) | Err(_) => to.wrong(place, "expected a URL such as http://127.0.0.1:8500"),
+    }
+    text.trim_end_matches('/').to_owned()
+}
+
+fn registries(
+    spec: RegistriesSpec,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+) -> BTreeMap<String, RegistryConfig> {
+    let mut registries = BTreeMap::new();
+    if let Some(consul) = spec.consul {
+        let place = place.key("consul");
+        let address = to.required(&place, "url", consul.url, "\"http://127.0.0.1:8500\"");
+        let url = address.map(|Typed(text)| url(&place.key("url"), text, to)).unwrap_or_default();
+        let token_file = file(&place, "token_file", consul.token_file, to, environment);
+        registries.insert("consul".to_owned(), RegistryConfig::Consul { url, token_file });
+    }
+    if let Some(file) = spec.file {
+        let place = place.key("file");
+        let path = to.required(&place, "path", file.path, "/var/lib/unwait/registry.json");
+        let path = path.map(|Typed(text)| to.path(&place.key("path"), text)).unwrap_or_default();
+        registries.insert("file".to_owned(), RegistryConfig::File { path });
+    }
+    registries
+}
+
+fn compile_fleet(
+    spec: FleetSpec,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+    registries: &BTreeMap<String, RegistryConfig>,
+) -> Option<FleetConfig> {
+    let FleetSpec::Consul(ConsulSpec { url: own_url, token_file }) = spec;
+    let place = place.key("consul");
+    let own_token = file(&place, "token_file", token_file, to, environment);
+    match (own_url, registries.get("consul")) {
+        // An own URL is another Consul: the registry's token is not sent there.
+        (Some(Typed(text)), _) => {
+            Some(FleetConfig::Consul { url: url(&place.key("url"), text, to), token_file: own_token })
+        }
+        (None, Some(RegistryConfig::Consul { url, token_file })) => {
+            Some(FleetConfig::Consul { url: url.clone(), token_file: own_token.or_else(|| token_file.clone()) })
+        }
+        (None, _) => {
+            if !to.said(&Place::root().key("registries")) && !to.said(&place.key("url")) {
+                to.wrong_key(
+                    &place,
+                    "which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`",
+                );
+            }
+            None
+        }
+    }
+}
+
+fn services(
+    spec: Items<ServiceSpec>,
+    place: &Place,
+    to: &mut Compiling,
+    registries: &BTreeMap<String, RegistryConfig>,
+) -> BTreeMap<ServiceName, ServiceConfig> {
+    let mut services = BTreeMap::new();
+    let mut bound: BTreeMap<(String, String), ServiceName> = BTreeMap::new();
+    for (place, spec) in items(place, spec) {
+        let Some(Typed(name)) = to.required(&place, "service", spec.service.clone(), "NAME.service") else { continue };
+        let service = compile_service(name.clone(), spec, &place, to, registries);
+        for (at, binding) in service.bindings.iter().enumerate() {
+            let key = (binding.registry.clone(), binding.id.clone());
+            if let Some(other) = bound.insert(key, name.clone()) {
+                to.wrong(&place.key("register").index(at), format!("this registration belongs to {other} already"));
+            }
+        }
+        if services.insert(name.clone(), service).is_some() {
+            to.wrong(&place.key("service"), format!("{name} stands in this list already: write it once"));
+        }
+    }
+    services
+}
+
+fn compile_service(
+    service: ServiceName,
+    spec: ServiceSpec,
+    place: &Place,
+    to: &mut Compiling,
+    registries: &BTreeMap<String, RegistryConfig>,
+) -> ServiceConfig {
+    let bindings = items(&place.key("register"), spec.register)
+        .filter_map(|(place, register)| {
+            let registry = to.required(&place, "registry", register.registry, "consul");
+            let id = to.required(&place, "id", register.id, "INSTANCE-ID");
+            let (Typed(registry), Typed(id)) = (registry?, id?);
+            let known: Vec<&str> = registries.keys().map(String::as_str).collect();
+            if !known.contains(&registry.as_str()) && !to.said(&Place::root().key("registries")) {
+                let offer = words::offer(&registry, &known, "registries");
+                to.wrong(&place.key("registry"), format!("no registry `{registry}` under `registries:`; {offer}"));
+            }
+            if id.trim().is_empty() || id.chars().any(char::is_control) {
+                to.wrong(&place.key("id"), "expected the instance's id in that registry");
+            }
+            Some(Binding { registry, id })
+        })
+        .collect();
+    let found_by = spec.found_by.map(|spec| compile_match(spec, &place.key("match"), to));
+    let restart = spec.restart.and_then(|RestartSpec::Process(spec)| {
+        let place = place.key("restart").key("process");
+        if service.kind() != ServiceKind::Process {
+            let what = format!(
+                "{service} is a {}, whose own supervisor would start it a second time: remove `restart`",
+                service.kind()
+            );
+            to.wrong_key(&place, what);
+        }
+        compile_process(spec, &place, to)
+    });
+    if service.kind() == ServiceKind::Process
+        && found_by.is_none()
+        && restart.is_none()
+        && !to.said(&place.key("match"))
+        && !to.said(&place.key("restart"))
+    {
+        to.wrong(
+            &place.key("service"),
+            format!("how is {service} found? add `match:` with ports, cgroup, process or pid_file"),
+        );
+    }
+    if spec.with_dependents && service.kind() != ServiceKind::Unit {
+        to.wrong_key(&place.key("with_dependents"), "only a systemd unit has dependents");
+    }
+    ServiceConfig {
+        labels: labels(spec.labels),
+        bindings,
+        health: spec.health.and_then(|spec| health(spec, &place.key("health"), to)),
+        found_by,
+        restart,
+        with_dependents: spec.with_dependents,
+        grace: spec.grace.map(|grace| to.duration(&place.key("grace"), Some(grace), secs(0), secs(0)..=hours(24))),
+        service,
+    }
+}
+
+fn health(spec: HealthSpec, place: &Place, to: &mut Compiling) -> Option<Health> {
+    Some(match spec {
+        HealthSpec::Tcp(Typed(address)) => Health::Tcp(address),
+        HealthSpec::RedisPing(Typed(address)) => Health::RedisPing(address),
+        HealthSpec::Http(Typed(text)) => {
+            let path = text.ends_with('/');
+            let url = url(&place.key("http"), text, to);
+            Health::Http(if path { format!("{url}/") } else { url })
+        }
+        HealthSpec::Exec(argv) => Health::Exec(to.argv(&place.key("exec"), argv)),
+    })
+}
+
+fn compile_match(spec: MatchSpec, place: &Place, to: &mut Compiling) -> Match {
+    let ports: Vec<u16> = items(&place.key("ports"), spec.ports)
+        .inspect(|(place, port)| {
+            if *port == 0 {
+                to.wrong(place, "expected a TCP port, 1 to 65535");
+            }
+        })
+        .map(|(_, port)| port)
+        .collect();
+    let text = |value: Option<Typed<String>>| value.map(|Typed(text)| text);
+    let (cgroup, process) = (text(spec.cgroup), text(spec.process));
+    if cgroup.as_ref().is_some_and(|path| !path.starts_with('/') || path == "/") {
+        to.wrong(&place.key("cgroup"), "expected a cgroup as in /proc/PID/cgroup, such as /system.slice/gate.slice");
+    }
+    if process.as_ref().is_some_and(|name| name.is_empty() || !name.starts_with('/') && name.len() > 15) {
+        to.wrong(
+            &place.key("process"),
+            "expected the executable's full path, or the process' name, of which the kernel keeps 15 characters",
+        );
+    }
+    let pid_file = text(spec.pid_file).map(|path| to.path(&place.key("pid_file"), path));
+    let found = Match { ports, cgroup, process, pid_file };
+    if found == Match::default() && !to.said(place) {
+        to.wrong_key(place, "`match` is empty: give ports, cgroup, process or pid_file");
+    }
+    found
+}
+
+fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Option<ProcessRestart> {
+    let pid_file = to.required(place, "pid_file", spec.pid_file, "/run/NAME.pid");
+    let argv = to.argv(&place.key("argv"), spec.argv);
+    Some(ProcessRestart {
+        argv,
+        pid_file: pid_file.map(|Typed(path)| to.path(&place.key("pid_file"), path))?,
+        stop_timeout: to.duration(&place.key("stop_timeout"), spec.stop_timeout, secs(10), secs(1)..=minutes(10)),
+    })
+}
+
+fn destinations(
+    spec: Items<DestinationSpec>,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+) -> Vec<Destination> {
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut destinations = Vec::new();
+    for (place, spec) in items(place, spec) {
+        let Some(kind) = to.required(&place, "to", spec.to, "{ slack: { url_file: PATH } }") else { continue };
+        let mut secret = |within: &Place, key: &str, value| {
+            let value = to.required(within, key, value, "${CREDENTIALS_DIRECTORY}/NAME");
+            file(within, key, value, to, environment).unwrap_or_default()
+        };
+        let (name, kind) = match kind {
+            ToSpec::Slack(spec) => {
+                let within = place.key("to").key("slack");
+                ("slack", To::Slack { url_file: secret(&within, "url_file", spec.url_file) })
+            }
+            ToSpec::Generic(spec) => {
+                let within = place.key("to").key("generic");
+                let url_file = secret(&within, "url_file", spec.url_file);
+                ("generic", To::Generic { url_file, key_file: secret(&within, "key_file", spec.key_file) })
+            }
+        };
+        let events: BTreeSet<EventKind> = match spec.events {
+            None => EVENTS.into(),
+            Some(events) => events.into_iter().flatten().map(|Typed(event)| event).collect(),
+        };
+        if events.is_empty() && !to.said(&place.key("events")) {
+            to.wrong(&place.key("events"), "an empty list tells nobody anything: name events, or remove the line");
+        }
+        let count = counts.entry(name).or_default();
+        *count += 1;
+        let name = if *count == 1 { name.to_owned() } else { format!("{name}-{count}") };
+        destinations.push(Destination { name, to: kind, events });
+    }
+    destinations
+}
+
+fn evidence(spec: EvidenceSpec, place: &Place, to: &mut Compiling) -> EvidenceConfig {
+    let max_bytes = spec.max_bytes.map(|Typed(Bytes(bytes))| bytes);
+    if max_bytes.is_some_and(|bytes| bytes < 1 << 20) {
+        to.wrong(&place.key("max_bytes"), "less than 1MiB holds no evidence");
+    }
+    EvidenceConfig {
+        keep: to.count(&place.key("keep"), spec.keep, 50, 1..=10_000),
+        max_bytes: max_bytes.unwrap_or(2 << 30),
+        min_free: match spec.min_free {
+            None => MinFree::Share(0.05),
+            Some(Typed(Free::Share(share))) => MinFree::Share(share),
+            Some(Typed(Free::Bytes(bytes))) => MinFree::Bytes(bytes),
+        },
+        max_age: to.duration(&place.key("max_age"), spec.max_age, hours(30 * 24), hours(1)..=hours(3_650 * 24)),
+    }
+}

@@ -1,0 +1,187 @@
+//! Policies: what each names must exist, and what it may do must be safe on this host.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use globset::GlobBuilder;
+
+use super::{Compiling, condition, hours, items, minutes, secs, test};
+use crate::config::place::Place;
+use crate::config::spec::Items;
+use crate::config::spec::policy::{GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec};
+use crate::config::spec::scalar::{Slots, Typed};
+use crate::config::test::PolicyTest;
+use crate::config::words;
+use crate::model::policy::{Budget, GuardSettings, Limits, Mode, Policy, Selector};
+use crate::model::runbook::Runbook;
+use crate::model::service::ServiceName;
+
+/// What a policy must know of the other files. `None`: that file was wrong there, and has said so.
+pub struct Surroundings<'a> {
+    pub runbooks: &'a BTreeMap<String, Runbook>,
+    /// A runbook could not be read as far as its name: any name may be its.
+    pub some_runbook_is_nameless: bool,
+    pub has_fleet: Option<bool>,
+    /// Some destination gets `stuck`.
+    pub somebody_is_told: Option<bool>,
+}
+
+/// Compiles one policy with its tests; `None` where something that it cannot be without is missing.
+pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> Option<(Policy, Vec<PolicyTest>)> {
+    let root = Place::root();
+    let at = |key: &str| root.key(key);
+    let name = to.required(&root, "policy", spec.policy, "close-wait-leak").map(|Typed(name)| name);
+    if let Some(name) = &name {
+        to.name(&at("policy"), name);
+    }
+    let services = selectors(spec.services, &root, to);
+    let when = to.required(&root, "when", spec.when, "close_wait.aged(5m) > 200");
+    if let Some(when) = &when {
+        condition::tie_to_service(when, &at("when"), false, to);
+    }
+    let when = when.map(|when| condition::compile(when, &at("when"), to));
+    let clear = spec.clear.map(|clear| condition::compile(clear, &at("clear"), to));
+    let hold = to.required(&root, "for", spec.hold, "2m");
+    let hold = hold.map(|hold| to.duration(&at("for"), Some(hold), secs(0), secs(0)..=hours(24)));
+    let runbook = to.required(&root, "runbook", spec.runbook, "isolate-restart-recover");
+    let runbook = runbook.and_then(|Typed(name)| find_runbook(&name, &at("runbook"), to, around));
+    let mode = spec.mode.map_or(Mode::default(), |Typed(mode)| mode);
+    let limits = limits(spec.limits, &at("limits"), to);
+    let guards = guards(spec.guards, &at("guards"), to, around, mode, runbook.as_ref());
+    if mode == Mode::Auto && around.somebody_is_told == Some(false) {
+        to.wrong(
+            &at("mode"),
+            "`auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination \
+             under `notify:` that gets the event `stuck`",
+        );
+    }
+    // Each test may look at what the policy looks at; without a sound policy that is not known.
+    let policy = Policy {
+        name: name?,
+        description: spec.description.map(|Typed(text)| text).unwrap_or_default(),
+        services,
+        when: when?,
+        hold: hold?,
+        clear,
+        mode,
+        runbook: runbook?,
+        limits,
+        guards,
+    };
+    let tests = test::compile(spec.tests, &at("tests"), to, &policy);
+    Some((policy, tests))
+}
+
+fn selectors(spec: Option<Items<SelectorSpec>>, root: &Place, to: &mut Compiling) -> Vec<Selector> {
+    let place = root.key("services");
+    let Some(spec) = to.required(root, "services", spec, "[\"NAME.service\"]") else { return Vec::new() };
+    if spec.is_empty() {
+        to.wrong(&place, "the list is empty: name services, globs such as \"rpc-*.service\", or {label: value}");
+    }
+    items(&place, spec).filter_map(|(place, selector)| compile_selector(selector, &place, to)).collect()
+}
+
+fn compile_selector(spec: SelectorSpec, place: &Place, to: &mut Compiling) -> Option<Selector> {
+    match spec {
+        SelectorSpec::Labels(labels) => {
+            let mut labels: Vec<_> = labels.into_iter().collect();
+            if labels.len() != 1 {
+                if !to.said(place) {
+                    to.wrong(
+                        place,
+                        "expected one label with its value, such as {team: trade}; a second one is a further item",
+                    );
+                }
+                return None;
+            }
+            labels.pop().map(|(key, Typed(value))| Selector::Label { key, value })
+        }
+        SelectorSpec::Name(text) if text.contains(['*', '?', '[', '{']) => {
+            // A unit's name may hold a backslash (`\x2d`), which is itself and no escape.
+            match GlobBuilder::new(&text).backslash_escape(false).build() {
+                Ok(glob) => Some(Selector::Glob(glob.compile_matcher())),
+                Err(error) => {
+                    to.wrong(place, format!("`{text}` is no glob: {}", error.kind()));
+                    None
+                }
+            }
+        }
+        SelectorSpec::Name(text) => match ServiceName::parse(&text) {
+            Ok(name) => Some(Selector::Name(name.as_str().into())),
+            Err(_) if ServiceName::parse(&format!("{text}.service")).is_ok() && !text.contains(':') => {
+                to.wrong(place, format!("`{text}` is no service: did you mean `{text}.service`?"));
+                None
+            }
+            Err(why) => {
+                to.wrong(place, why);
+                None
+            }
+        },
+    }
+}
+
+fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surroundings) -> Option<Runbook> {
+    let found = around.runbooks.get(name).cloned();
+    if found.is_none() && !around.some_runbook_is_nameless {
+        let known: Vec<&str> = around.runbooks.keys().map(String::as_str).collect();
+        let offer = match known.is_empty() {
+            true => "there is none under runbooks/".into(),
+            false => words::offer(name, &known, "runbooks"),
+        };
+        to.wrong(place, format!("no runbook `{name}`: {offer}"));
+    }
+    found
+}
+
+fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
+    let default = Limits::default();
+    let mut budget = |key: &str, value: Option<Typed<Budget>>, default| {
+        let Some(Typed(budget)) = value else { return default };
+        let at = place.key(key);
+        if budget.per > hours(30 * 24) {
+            to.wrong(&at, "a budget is counted over 30d at most");
+        }
+        budget
+    };
+    Limits {
+        per_service: budget("per_service", spec.per_service, default.per_service),
+        per_host: budget("per_host", spec.per_host, default.per_host),
+        cooldown: to.duration(&place.key("cooldown"), spec.cooldown, default.cooldown, minutes(1)..=hours(7 * 24)),
+    }
+}
+
+fn guards(
+    spec: GuardsSpec,
+    place: &Place,
+    to: &mut Compiling,
+    around: &Surroundings,
+    mode: Mode,
+    runbook: Option<&Runbook>,
+) -> GuardSettings {
+    let slots = spec.fleet_slots.map(|Typed(slots)| slots);
+    let fleet_slots = match (slots, around.has_fleet) {
+        (Some(Slots::None), _) => None,
+        (Some(Slots::Count(_)), Some(false)) => {
+            to.wrong(
+                &place.key("fleet_slots"),
+                "slots need a place where hosts agree on them: add `fleet:` to agent.yaml, or write `fleet_slots: none`",
+            );
+            None
+        }
+        (Some(Slots::Count(count)), _) => Some(count),
+        (None, Some(true)) => Some(1),
+        (None, _) => None,
+    };
+    let unslotted = slots.is_none() && around.has_fleet == Some(false) && !to.said(&place.key("fleet_slots"));
+    if unslotted && mode == Mode::Auto && runbook.is_some_and(Runbook::drains) {
+        to.wrong(
+            &Place::root().key("mode"),
+            "`auto` with a runbook that drains is refused where nothing keeps two hosts from draining together: add \
+             `fleet:` to agent.yaml, or say `guards: { fleet_slots: none }`",
+        );
+    }
+    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots }
+}
+
+/// The longest that a policy's test may last.
+pub const LONGEST_TEST: Duration = hours(24 * 7);

@@ -1,0 +1,119 @@
+//! The host's file, checked and compiled. Made by `compile`, read by the wiring and the stages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::message::EventKind;
+use crate::model::plan::{Binding, Health, ProcessRestart};
+use crate::model::service::ServiceName;
+
+/// `agent.yaml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostConfig {
+    /// From tick to tick. Default 15s, from 1s to 10m.
+    pub interval: Duration,
+    /// Told with every message.
+    pub labels: BTreeMap<String, String>,
+    /// By the name that `register` uses; in this version the name is the kind.
+    pub registries: BTreeMap<String, RegistryConfig>,
+    pub services: BTreeMap<ServiceName, ServiceConfig>,
+    /// Where hosts agree on slots.
+    pub fleet: Option<FleetConfig>,
+    pub notify: Vec<Destination>,
+    pub evidence: EvidenceConfig,
+    /// How long the agent only watches after its start. Default: two intervals, at most 1h.
+    pub warm_up: Duration,
+    /// A service that was restarted by anyone less than this ago is left alone. Default 5m, at most 1d.
+    pub restart_grace: Duration,
+    /// Sagas at once on this host. Default 1, at most 16.
+    pub max_parallel: u32,
+    /// The state directory. Default /var/lib/unwait.
+    pub state: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryConfig {
+    /// The local Consul agent. The URL holds no credentials: those are refused.
+    Consul { url: String, token_file: Option<PathBuf> },
+    /// A JSON file, for the demo and for tests.
+    File { path: PathBuf },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FleetConfig {
+    Consul { url: String, token_file: Option<PathBuf> },
+}
+
+/// What the host's file says of one service; everything else is discovered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceConfig {
+    pub service: ServiceName,
+    /// What policies select by `{label: value}`.
+    pub labels: BTreeMap<String, String>,
+    pub bindings: Vec<Binding>,
+    pub health: Option<Health>,
+    pub found_by: Option<Match>,
+    pub restart: Option<ProcessRestart>,
+    /// Restart although other units are taken along.
+    pub with_dependents: bool,
+    /// In place of `restart_grace`.
+    pub grace: Option<Duration>,
+}
+
+/// How a service is found that neither systemd nor a container runtime names. Any of them suffices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// The process that listens on one of these TCP ports.
+    pub ports: Vec<u16>,
+    /// A cgroup and what is below it, as in /proc/PID/cgroup: `/system.slice/gate.slice`.
+    pub cgroup: Option<String>,
+    /// With a slash the executable (/proc/PID/exe); without, the name (/proc/PID/comm: 15 characters at most).
+    pub process: Option<String>,
+    /// The process whose pid the file holds, and its children.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Where messages go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// `slack`, `generic`, and from the second of a kind on `slack-2`: what the outbox and logs call it, because
+    /// the address is a secret.
+    pub name: String,
+    pub to: To,
+    /// Default: breach, held, start, end, stuck.
+    pub events: BTreeSet<EventKind>,
+}
+
+/// The addresses are credentials, so only the files that hold them stand in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    Slack {
+        url_file: PathBuf,
+    },
+    /// JSON, signed as Standard Webhooks say.
+    Generic {
+        url_file: PathBuf,
+        key_file: PathBuf,
+    },
+}
+
+/// What is kept of the evidence, and what it must leave free.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvidenceConfig {
+    /// Bundles. Default 50.
+    pub keep: u32,
+    /// Of all bundles together. Default 2GiB.
+    pub max_bytes: u64,
+    /// No evidence is written that would leave less. Default 5%.
+    pub min_free: MinFree,
+    /// Default 30d.
+    pub max_age: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MinFree {
+    /// Of the file system of the state directory, 0 to 1.
+    Share(f64),
+    Bytes(u64),
+}

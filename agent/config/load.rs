@@ -1,0 +1,199 @@
+//! The directory: which files there are, and everything that is wrong with any of them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Config;
+use super::compile::policy::Surroundings;
+use super::compile::{self, Compiling};
+use super::decode::{Decoded, decode};
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::expand::Environment;
+use super::host::HostConfig;
+use super::place::Place;
+use super::source::Source;
+use super::spec::host::HostSpec;
+use super::spec::policy::PolicySpec;
+use super::spec::runbook::{self, RunbookSpec};
+use super::test::PolicyTest;
+use crate::model::message::EventKind;
+use crate::model::{Policy, Runbook};
+
+/// Loads `agent.yaml`, `policies/*.yaml` and `runbooks/*.yaml` of a directory, with the process' environment.
+/// It is all of it or nothing: any error in any file is an error, and every one of them is in it.
+pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
+    load_with(dir, &|name| std::env::var(name).ok())
+}
+
+/// As [`load`], with the variables that `${…}` reads given.
+pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Diagnostics> {
+    let mut out = Diagnostics::default();
+    if !dir.is_dir() {
+        out.push(Diagnostic::of_file(
+            dir,
+            "there is no such directory: create it with agent.yaml, policies/ and runbooks/ in it, or name another \
+             with --config",
+        ));
+        return Err(out);
+    }
+    let host = read_host(dir, environment, &mut out);
+    let runbooks = read_runbooks(dir, &mut out);
+    let around = Surroundings {
+        runbooks: &runbooks.by_name,
+        some_runbook_is_nameless: runbooks.some_are_nameless,
+        has_fleet: host.has_fleet,
+        somebody_is_told: host.somebody_is_told,
+    };
+    let (policies, tests) = read_policies(dir, &around, &mut out);
+    match host.config {
+        Some(host) if out.is_empty() => Ok(Config { host, policies, runbooks: runbooks.by_name, tests }),
+        _ => Err(out.sorted()),
+    }
+}
+
+/// The host's file, and what the policies must know of it: `None` where that part was wrong.
+#[derive(Default)]
+struct Host {
+    config: Option<HostConfig>,
+    has_fleet: Option<bool>,
+    somebody_is_told: Option<bool>,
+}
+
+fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Host {
+    let path = dir.join("agent.yaml");
+    if !path.exists() {
+        let what = "there is no such file: create it; a first one may be as short as `interval: 15s`";
+        out.push(Diagnostic::of_file(&path, what));
+        return Host::default();
+    }
+    let Some((source, mut decoded)) = read::<HostSpec>(&path, |_| {}, out) else { return Host::default() };
+    let (written, mut compiling) = decoded.begin(&source, out);
+    let fleet_is_written = written.fleet.is_some();
+    let host = compile::host::compile(written, &mut compiling, environment);
+    let whole = |key: &str| !compiling.said(&Place::root().key(key));
+    let tells = host.notify.iter().any(|destination| destination.events.contains(&EventKind::Stuck));
+    Host {
+        has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
+        somebody_is_told: (tells || whole("notify")).then_some(tells),
+        config: Some(host),
+    }
+}
+
+#[derive(Default)]
+struct Runbooks {
+    by_name: BTreeMap<String, Runbook>,
+    /// Some file could not be read as far as its name.
+    some_are_nameless: bool,
+}
+
+fn read_runbooks(dir: &Path, out: &mut Diagnostics) -> Runbooks {
+    let mut runbooks = Runbooks::default();
+    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in yaml_files(&dir.join("runbooks"), out) {
+        let compiled = read::<RunbookSpec>(&path, runbook::lengthen, out).and_then(|(source, mut decoded)| {
+            let (spec, mut compiling) = decoded.begin(&source, out);
+            let runbook = compile::runbook::compile(spec, &mut compiling)?;
+            first_of_its_name(&mut files, &runbook.name, "runbook", &mut compiling);
+            Some(runbook)
+        });
+        match compiled {
+            Some(runbook) => {
+                runbooks.by_name.insert(runbook.name.clone(), runbook);
+            }
+            None => runbooks.some_are_nameless = true,
+        }
+    }
+    runbooks
+}
+
+fn read_policies(
+    dir: &Path,
+    around: &Surroundings,
+    out: &mut Diagnostics,
+) -> (Vec<Policy>, BTreeMap<String, Vec<PolicyTest>>) {
+    let mut policies = Vec::new();
+    let mut tests = BTreeMap::new();
+    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in yaml_files(&dir.join("policies"), out) {
+        let Some((source, mut decoded)) = read::<PolicySpec>(&path, |_| {}, out) else { continue };
+        let (spec, mut compiling) = decoded.begin(&source, out);
+        if let Some(name) = spec.policy.as_ref().map(|name| name.0.clone()) {
+            first_of_its_name(&mut files, &name, "policy", &mut compiling);
+        }
+        let Some((policy, own_tests)) = compile::policy::compile(spec, &mut compiling, around) else { continue };
+        if !own_tests.is_empty() {
+            tests.insert(policy.name.clone(), own_tests);
+        }
+        policies.push(policy);
+    }
+    policies.sort_by(|a, b| a.name.cmp(&b.name));
+    (policies, tests)
+}
+
+fn first_of_its_name(files: &mut BTreeMap<String, PathBuf>, name: &str, key: &str, to: &mut Compiling) {
+    match files.entry(name.to_owned()) {
+        Entry::Vacant(free) => {
+            free.insert(to.source.path.clone());
+        }
+        Entry::Occupied(first) => {
+            let first = first.get().file_name().unwrap_or_default().display().to_string();
+            to.wrong(&Place::root().key(key), format!("`{name}` is the name of another {key} already, in {first}"));
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    path: &Path,
+    prepare: impl FnOnce(&mut Value),
+    out: &mut Diagnostics,
+) -> Option<(Source, Decoded<T>)> {
+    match Source::read(path) {
+        Ok(source) => {
+            let decoded = decode(&source, prepare, out)?;
+            Some((source, decoded))
+        }
+        Err(wrong) => {
+            out.push(wrong);
+            None
+        }
+    }
+}
+
+/// `*.yaml` of a directory, in the order of their names; a directory that is not there has none. `.yml` is refused
+/// rather than passed over: nobody notices a policy that is not read.
+fn yaml_files(dir: &Path, out: &mut Diagnostics) -> Vec<PathBuf> {
+    let entries = match dir.read_dir() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            out.push(Diagnostic::of_file(dir, format!("cannot be read: {error}")));
+            return Vec::new();
+        }
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                out.push(Diagnostic::of_file(dir, format!("cannot be read: {error}")));
+                continue;
+            }
+        };
+        // An editor's own copy.
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("yaml") => files.push(path),
+            Some("yml") => out.push(Diagnostic::of_file(&path, "would not be read: let its name end in .yaml")),
+            _ => {}
+        }
+    }
+    files.sort();
+    files
+}

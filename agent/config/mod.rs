@@ -1,0 +1,127 @@
+#![doc = include_str!("README.md")]
+
+#[macro_use]
+mod spec;
+
+mod comparison;
+mod compile;
+mod decode;
+pub mod diagnostic;
+mod expand;
+pub mod host;
+mod load;
+mod marks;
+mod not_built;
+mod place;
+mod protected;
+mod source;
+pub mod test;
+mod trust;
+mod words;
+
+use std::collections::BTreeMap;
+
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use host::{
+    Destination, EvidenceConfig, FleetConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To,
+};
+pub use load::{load, load_with};
+pub use protected::protected;
+pub use test::{Expect, Expected, PolicyTest};
+
+use crate::model::plan::Restart;
+use crate::model::policy::Selector;
+use crate::model::service::ServiceKind;
+use crate::model::{Policy, Runbook, ServiceName, Target};
+
+/// A configuration without an error in it: what the rest of the agent sees.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub host: HostConfig,
+    /// In the order of their names, which is the order in which they act.
+    pub policies: Vec<Policy>,
+    pub runbooks: BTreeMap<String, Runbook>,
+    /// By the policy's name; a policy without tests is not in it.
+    pub tests: BTreeMap<String, Vec<PolicyTest>>,
+}
+
+/// How a policy selects a service: a protected one is selected in full or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// By its whole name.
+    InFull,
+    /// By a glob or a label.
+    ByPattern,
+}
+
+impl Config {
+    /// What the host's file says of a service; most services it does not mention.
+    pub fn service_config(&self, service: &ServiceName) -> Option<&ServiceConfig> {
+        self.host.services.get(service)
+    }
+
+    /// The service with all that acting on it needs, as far as the configuration knows.
+    pub fn target_for(&self, service: &ServiceName) -> Target {
+        let configured = self.service_config(service);
+        let restart = match service.kind() {
+            ServiceKind::Unit => Some(Restart::Systemd {
+                unit: service.as_str().into(),
+                with_dependents: configured.is_some_and(|service| service.with_dependents),
+            }),
+            _ => configured.and_then(|service| service.restart.clone()).map(Restart::Process),
+        };
+        Target {
+            service: service.clone(),
+            bindings: configured.map(|service| service.bindings.clone()).unwrap_or_default(),
+            health: configured.and_then(|service| service.health.clone()),
+            restart,
+        }
+    }
+
+    /// What the policy's runbook needs and the service does not have, each with what to do. Where this is not
+    /// empty, the policy does not act on that service; the agent and its other services are not concerned.
+    pub fn lacks(&self, policy: &Policy, target: &Target) -> Vec<String> {
+        let service = &target.service;
+        let in_file = |key: &str| format!("add `{key}` to {service} under `services:` in agent.yaml");
+        let runbook = &policy.runbook;
+        let mut lacks = Vec::new();
+        if runbook.drains() && target.bindings.is_empty() {
+            lacks.push(format!("drain: no registry is bound; {}", in_file("register: [{ registry: NAME, id: ID }]")));
+        }
+        if runbook.checks_health() && target.health.is_none() {
+            lacks.push(format!("health_check: no health is declared; {}", in_file("health: { tcp: ADDRESS:PORT }")));
+        }
+        if runbook.restarts() && target.restart.is_none() {
+            lacks.push(match service.kind() {
+                ServiceKind::Container | ServiceKind::Program => {
+                    format!("restart: restarting a {} is not built in this version of unwait", service.kind())
+                }
+                ServiceKind::Process | ServiceKind::Unit => {
+                    let keys = "restart: { process: { argv: [PROGRAM], pid_file: PATH } }";
+                    format!("restart: no way to restart is declared; {}", in_file(keys))
+                }
+            });
+        }
+        lacks
+    }
+
+    /// Does the policy speak of the service, and how? A label is looked for among the service's own, not the host's.
+    pub fn selects(&self, policy: &Policy, service: &ServiceName) -> Option<Selected> {
+        let labels = self.service_config(service).map(|service| &service.labels);
+        let mut found = None;
+        for selector in &policy.services {
+            match selector {
+                Selector::Name(name) if name == service.as_str() => return Some(Selected::InFull),
+                Selector::Glob(glob) if glob.is_match(service.as_str()) => found = Some(Selected::ByPattern),
+                Selector::Label { key, value } if labels.and_then(|labels| labels.get(key)) == Some(value) => {
+                    found = Some(Selected::ByPattern);
+                }
+                Selector::Name(_) | Selector::Glob(_) | Selector::Label { .. } => {}
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests;

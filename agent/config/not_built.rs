@@ -1,0 +1,30 @@
+//! What DESIGN's configuration knows and this version does not do: refused by name, never ignored, and never
+//! called unknown. A line leaves this table when its key is built.
+
+/// Where (indices left open), and the keys there.
+const KEYS: [(&str, &[&str]); 11] = [
+    ("", &["http", "silence", "escalate", "windows"]),
+    ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
+    ("registries.consul", &["scope", "node"]),
+    ("services[].register[]", &["scope", "node"]),
+    ("services[].restart", &["systemd", "supervisord", "docker", "podman", "runit", "s6", "exec"]),
+    ("fleet", &["etcd", "redis", "fleetlock"]),
+    (
+        "notify[].to",
+        &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
+    ),
+    ("guards", &["common_cause", "windows", "silence"]),
+    ("limits", &["jitter"]),
+    ("steps[]", &["reload", "recycle_workers", "close_sockets", "pause"]),
+    ("steps[].drain", &["scope"]),
+];
+
+/// Is this key of the design, at this place, not built yet? `pattern` is [`super::place::Place::pattern`].
+pub fn is_not_built(pattern: &str, key: &str) -> bool {
+    KEYS.iter().any(|(place, keys)| *place == pattern && keys.contains(&key))
+}
+
+/// `escalate` is not built in this version of unwait
+pub fn says(word: &str) -> String {
+    format!("`{word}` is not built in this version of unwait")
+}

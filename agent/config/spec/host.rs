@@ -1,0 +1,159 @@
+//! `agent.yaml` as it is written.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Items;
+use super::scalar::{Bytes, Free, Typed};
+use crate::model::ServiceName;
+use crate::model::message::EventKind;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HostSpec {
+    pub interval: Option<Typed<Duration>>,
+    pub labels: BTreeMap<String, Typed<String>>,
+    pub registries: RegistriesSpec,
+    pub services: Items<ServiceSpec>,
+    pub fleet: Option<FleetSpec>,
+    pub notify: Items<DestinationSpec>,
+    pub evidence: EvidenceSpec,
+    pub warm_up: Option<Typed<Duration>>,
+    pub restart_grace: Option<Typed<Duration>>,
+    pub max_parallel: Option<u32>,
+    pub state: Option<Typed<String>>,
+}
+
+/// The key is the kind, and the name that `register` uses.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct RegistriesSpec {
+    pub consul: Option<ConsulSpec>,
+    pub file: Option<FileSpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ConsulSpec {
+    pub url: Option<Typed<String>>,
+    pub token_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct FileSpec {
+    pub path: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ServiceSpec {
+    pub service: Option<Typed<ServiceName>>,
+    pub labels: BTreeMap<String, Typed<String>>,
+    pub register: Items<RegisterSpec>,
+    pub health: Option<HealthSpec>,
+    #[serde(rename = "match")]
+    pub found_by: Option<MatchSpec>,
+    pub restart: Option<RestartSpec>,
+    pub with_dependents: bool,
+    pub grace: Option<Typed<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct RegisterSpec {
+    pub registry: Option<Typed<String>>,
+    pub id: Option<Typed<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthSpec {
+    Tcp(Typed<SocketAddr>),
+    Http(Typed<String>),
+    RedisPing(Typed<SocketAddr>),
+    Exec(Items<Typed<String>>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct MatchSpec {
+    pub ports: Items<u16>,
+    pub cgroup: Option<Typed<String>>,
+    pub process: Option<Typed<String>>,
+    pub pid_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartSpec {
+    Process(ProcessSpec),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ProcessSpec {
+    pub argv: Items<Typed<String>>,
+    pub pid_file: Option<Typed<String>>,
+    pub stop_timeout: Option<Typed<Duration>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FleetSpec {
+    Consul(ConsulSpec),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct DestinationSpec {
+    pub to: Option<ToSpec>,
+    pub events: Option<Items<Typed<EventKind>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToSpec {
+    Slack(SlackSpec),
+    Generic(GenericSpec),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct SlackSpec {
+    pub url_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct GenericSpec {
+    pub url_file: Option<Typed<String>>,
+    pub key_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct EvidenceSpec {
+    pub keep: Option<u32>,
+    pub max_bytes: Option<Typed<Bytes>>,
+    pub min_free: Option<Typed<Free>>,
+    pub max_age: Option<Typed<Duration>>,
+}
+
+as_mapping!(
+    HostSpec,
+    RegistriesSpec,
+    ConsulSpec,
+    FileSpec,
+    ServiceSpec,
+    RegisterSpec,
+    MatchSpec,
+    ProcessSpec,
+    DestinationSpec,
+    SlackSpec,
+    GenericSpec,
+    EvidenceSpec,
+);

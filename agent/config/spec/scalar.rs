@@ -1,0 +1,332 @@
+//! Scalars that are read from their text: durations, sizes, addresses, modes. YAML's own types do not matter here:
+//! `7801` and `"7801"` are the same text.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use crate::model::message::EventKind;
+use crate::model::policy::{Budget, Comparison, MinHealthy, Mode};
+use crate::model::runbook::OnTimeout;
+use crate::model::{ServiceName, Signal, duration};
+
+use super::super::{comparison, not_built, words};
+
+/// What can be read from the text of one scalar.
+pub trait FromText: Sized {
+    /// Completes "expected …" where something else than a scalar was found.
+    const EXPECTED: &'static str;
+
+    /// An error says what was expected, and never holds what may be a secret.
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+/// Begins an error about a key itself: serde's path tells a key from its value no more than a person would.
+pub const OF_KEY: &str = "key: ";
+
+/// A scalar of the YAML, read from its text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Typed<T>(pub T);
+
+impl<'de, T: FromText> Deserialize<'de> for Typed<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Scalar(PhantomData)).map(Typed)
+    }
+}
+
+struct Scalar<T>(PhantomData<T>);
+
+impl<T: FromText> Visitor<'_> for Scalar<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::from_text(text).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_bool<E: de::Error>(self, truth: bool) -> Result<T, E> {
+        self.visit_str(if truth { "true" } else { "false" })
+    }
+}
+
+impl FromText for String {
+    const EXPECTED: &'static str = "text";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.into())
+    }
+}
+
+impl FromText for Duration {
+    const EXPECTED: &'static str = "a duration such as 30s";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        duration::parse(text)
+    }
+}
+
+impl FromText for SocketAddr {
+    const EXPECTED: &'static str = "an address such as 127.0.0.1:7801";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| {
+            format!("expected an IP address with a port, such as 127.0.0.1:7801 or [::1]:7801, found `{text}`")
+        })
+    }
+}
+
+impl FromText for ServiceName {
+    const EXPECTED: &'static str = "a service such as rpc-order.service";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
+impl FromText for Comparison {
+    const EXPECTED: &'static str = "a comparison such as `close_wait.aged(5m) > 200`";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        comparison::parse(text)
+    }
+}
+
+impl FromText for Signal {
+    const EXPECTED: &'static str = "a signal such as close_wait.aged(5m)";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        comparison::parse_signal(text)
+    }
+}
+
+/// A size in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromText for Bytes {
+    const EXPECTED: &'static str = "a size such as 2GiB";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        duration::parse_bytes(text).map(Self)
+    }
+}
+
+/// Free space: a share of the file system, or a size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Free {
+    Share(f64),
+    Bytes(u64),
+}
+
+impl FromText for Free {
+    const EXPECTED: &'static str = "a percentage such as 5% or a size such as 1GiB";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected {}, found `{text}`", Self::EXPECTED);
+        match text.strip_suffix('%') {
+            Some(percent) => share(percent).map(Self::Share).ok_or_else(expected),
+            None => duration::parse_bytes(text).map(Self::Bytes).map_err(|_| expected()),
+        }
+    }
+}
+
+/// A percentage without its sign, 0 to 100, as a share.
+fn share(percent: &str) -> Option<f64> {
+    percent.trim().parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent)).map(|percent| percent / 100.0)
+}
+
+impl FromText for MinHealthy {
+    const EXPECTED: &'static str = "a count such as 2, a percentage such as 50%, or N-1";
+
+    /// Zero is refused: it would let the last healthy instance be taken out.
+    fn from_text(text: &str) -> Result<Self, String> {
+        let read = match text.strip_suffix('%') {
+            Some(percent) => share(percent).map(Self::Share),
+            None if text == "N-1" => Some(Self::AllOthers),
+            None => text.parse().ok().map(Self::Count),
+        };
+        match read {
+            Some(Self::Count(0)) => Err("0 would let the last healthy instance be taken out: at least 1".into()),
+            Some(Self::Share(share)) if share <= 0.0 => {
+                Err("0% would let the last healthy instance be taken out: above 0%".into())
+            }
+            Some(read) => Ok(read),
+            None => Err(format!("expected {}, found `{text}`", Self::EXPECTED)),
+        }
+    }
+}
+
+/// Hosts that may work on one service at once, or `none`: without asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    None,
+    Count(u32),
+}
+
+impl FromText for Slots {
+    const EXPECTED: &'static str = "a count of hosts such as 1, or none";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "none" => Ok(Self::None),
+            Ok(0) => Err("0 slots would never let any host act: at least 1, or none for acting without slots".into()),
+            Ok(count) => Ok(Self::Count(count)),
+            Err(_) => Err(format!("expected {}, found `{text}`", Self::EXPECTED)),
+        }
+    }
+}
+
+impl FromText for Budget {
+    const EXPECTED: &'static str = "a budget such as 2 per 6h";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected {}, found `{text}`", Self::EXPECTED);
+        let (count, per) = text.split_once(" per ").ok_or_else(expected)?;
+        let incidents: u32 = count.trim().parse().map_err(|_| expected())?;
+        let per = duration::parse(per)?;
+        if incidents == 0 || per.is_zero() {
+            return Err("a budget of nothing would never let anything be done: use `mode: observe` for that".into());
+        }
+        Ok(Self { incidents, per })
+    }
+}
+
+impl FromText for Mode {
+    const EXPECTED: &'static str = "observe, dry-run or auto";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "observe" => Ok(Self::Observe),
+            "dry-run" => Ok(Self::DryRun),
+            "auto" => Ok(Self::Auto),
+            "approve" => Err(format!("{}: use dry-run or auto", not_built::says("approve"))),
+            other => {
+                Err(format!("`{other}` is no mode: {}", words::offer(other, &["observe", "dry-run", "auto"], "modes")))
+            }
+        }
+    }
+}
+
+impl FromText for OnTimeout {
+    const EXPECTED: &'static str = "proceed or unwind";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "proceed" => Ok(Self::Proceed),
+            "unwind" => Ok(Self::Unwind),
+            other => Err(format!("`{other}` is no way on: {}", words::offer(other, &["proceed", "unwind"], "ways"))),
+        }
+    }
+}
+
+impl FromText for EventKind {
+    const EXPECTED: &'static str = "an event such as stuck";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        const EVENTS: [&str; 7] = ["breach", "held", "start", "step", "end", "stuck", "recovered"];
+        match text {
+            "breach" => Ok(Self::Breach),
+            "held" => Ok(Self::Held),
+            "start" => Ok(Self::Start),
+            "step" => Ok(Self::Step),
+            "end" => Ok(Self::End),
+            "stuck" => Ok(Self::Stuck),
+            "recovered" => Ok(Self::Recovered),
+            "approval" => Err(not_built::says("approval")),
+            other => Err(format!("`{other}` is no event: {}", words::offer(other, &EVENTS, "events"))),
+        }
+    }
+}
+
+/// When a policy's test expects something: a time, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Never,
+    At(Duration),
+}
+
+impl FromText for When {
+    const EXPECTED: &'static str = "a time such as 2m30s, or never";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            text => {
+                duration::parse(text).map(Self::At).map_err(|_| format!("expected {}, found `{text}`", Self::EXPECTED))
+            }
+        }
+    }
+}
+
+/// How a `run` says what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    ReadOnly,
+    Compensable,
+    Pivot,
+    Retryable,
+}
+
+impl FromText for Declared {
+    const EXPECTED: &'static str = "read_only, compensable, pivot or retryable";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "read_only" => Ok(Self::ReadOnly),
+            "compensable" => Ok(Self::Compensable),
+            "pivot" => Ok(Self::Pivot),
+            "retryable" => Ok(Self::Retryable),
+            other => Err(format!(
+                "`{other}` is no effect: {}",
+                words::offer(other, &["read_only", "compensable", "pivot", "retryable"], "effects")
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_undo_a_guard_is_refused() {
+        for text in ["0", "0%"] {
+            assert!(MinHealthy::from_text(text).unwrap_err().contains("last healthy instance"), "{text}");
+        }
+        assert!(Slots::from_text("0").is_err());
+        assert!(Budget::from_text("0 per 6h").is_err());
+        assert!(Mode::from_text("approve").unwrap_err().contains("not built"));
+        assert!(EventKind::from_text("test").is_err());
+    }
+
+    #[test]
+    fn each_scalar_is_read_as_it_is_documented() {
+        assert_eq!(MinHealthy::from_text("50%"), Ok(MinHealthy::Share(0.5)));
+        assert_eq!(MinHealthy::from_text("N-1"), Ok(MinHealthy::AllOthers));
+        assert_eq!(MinHealthy::from_text("2"), Ok(MinHealthy::Count(2)));
+        assert_eq!(Free::from_text("5%"), Ok(Free::Share(0.05)));
+        assert_eq!(Free::from_text("1GiB"), Ok(Free::Bytes(1 << 30)));
+        assert_eq!(Slots::from_text("none"), Ok(Slots::None));
+        assert_eq!(Budget::from_text("2 per 6h"), Ok(Budget { incidents: 2, per: Duration::from_secs(21_600) }));
+        assert_eq!(When::from_text("2m30s"), Ok(When::At(Duration::from_secs(150))));
+        assert!(SocketAddr::from_text("localhost:80").unwrap_err().contains("an IP address with a port"));
+    }
+}

@@ -1,0 +1,144 @@
+//! DESIGN's own files, as they stand there, with what is not built yet taken out; and that refused by name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::model::policy::{MinHealthy, Mode};
+use crate::model::{EventKind, Step};
+
+const AGENT: &str = r#"# /etc/unwait/agent.yaml ; policies/*.yaml and runbooks/*.yaml lie beside it
+interval: 15s
+labels: { dc: bj1, role: rpc }
+registries:
+  consul: { url: "http://127.0.0.1:8500", token_file: ${CREDENTIALS_DIRECTORY}/consul }
+services:                            # what can't be found, or should not be guessed; the rest is discovered
+  - service: rpc-order.service       # a unit, container:NAME, program:NAME (supervisord), or process:NAME
+    labels: { team: trade }
+    register: [{ registry: consul, id: rpc-order-1 }]
+    health: { redis_ping: "127.0.0.1:7801" }
+  - service: process:legacy-gate
+    match: { ports: [9001] }
+    restart: { process: { argv: [/opt/gate/bin/gate], pid_file: /run/gate.pid } }
+fleet: { consul: {} }                # where slots and breaches are shared; or etcd, redis, fleetlock
+notify:
+  - to: { slack: { url_file: ${CREDENTIALS_DIRECTORY}/slack } }
+    events: [breach, held, start, end, stuck]   # and step, approval, recovered
+evidence: { keep: 50, max_bytes: 2GiB, min_free: 5% }
+state: /var/lib/unwait
+"#;
+
+const POLICY: &str = r#"policy: close-wait-leak
+description: Sockets that the peer closed long ago, still held by the service.
+services: ["rpc-*.service"]         # names, globs, or {label: value}
+when:
+  any:                              # all / any, nested freely; one comparison a line
+    - close_wait.aged(5m) > 200
+for: 2m                             # without a break: an unknown, or a gap of two intervals, is a break
+clear:                              # optional hysteresis; default: `when` no longer holds
+  all: [close_wait.aged(5m) < 20]
+mode: dry-run                       # observe | dry-run | approve | auto; default dry-run
+runbook: isolate-restart-recover    # or escalate: [recycle-workers, isolate-restart-recover]
+limits: { cooldown: 30m, per_service: 2 per 6h, per_host: 4 per 6h }
+guards:
+  min_healthy: 50%                  # others healthy / all registered under that name; or a count; or N-1: all others
+  fleet_slots: 1                    # hosts that may work on this service at once
+tests:                              # run by `unwait test`, no network and no root
+  - name: an idle pool that leaks is caught after two minutes
+    samples: { step: 15s, close_wait.aged(5m): [0, 150, 210 x 12] }
+    expect: { breach_at: 2m30s }
+"#;
+
+const RUNBOOK: &str = r#"runbook: isolate-restart-recover
+description: Keep the evidence, take the service out of traffic, restart it, put it back.
+steps:
+  - snapshot: { deadline: 20s, required: true }
+  - drain: { settle: 5s }
+  - wait_drained: { inbound_at_most: 0, timeout: 60s, on_timeout: proceed }   # outbound pools never drain
+  - restart: {}                     # deadline: the unit's own stop + start timeout + 10s; a shorter one warns
+  - health_check: { timeout: 2m, successes: 3, interval: 2s }
+  - restore: {}
+  - verify: { soak: 2m, expect: [close_wait.aged(1m) < 20] }
+"#;
+
+fn tree() -> Tree {
+    let tree = Tree::empty();
+    tree.write("agent.yaml", AGENT);
+    tree.write("policies/leak.yaml", POLICY);
+    tree.write("runbooks/isolate.yaml", RUNBOOK);
+    tree
+}
+
+#[test]
+fn the_files_of_the_design_compile() {
+    let config = tree().config();
+    let host = &config.host;
+    assert_eq!(host.interval, Duration::from_secs(15));
+    let token = Some("/run/credentials/unwait/consul".into());
+    let url = "http://127.0.0.1:8500".to_owned();
+    assert_eq!(host.registries["consul"], RegistryConfig::Consul { url: url.clone(), token_file: token.clone() });
+    assert_eq!(host.fleet, Some(FleetConfig::Consul { url, token_file: token }));
+    assert_eq!(host.notify[0].to, To::Slack { url_file: "/run/credentials/unwait/slack".into() });
+    assert!(host.notify[0].events.contains(&EventKind::Stuck) && !host.notify[0].events.contains(&EventKind::Step));
+    assert_eq!(host.evidence.min_free, MinFree::Share(0.05));
+    assert_eq!(host.warm_up, Duration::from_secs(30));
+    assert_eq!(host.services[&name("process:legacy-gate")].found_by.as_ref().unwrap().ports, [9001]);
+
+    let [policy] = config.policies.as_slice() else { panic!("{:?}", config.policies) };
+    assert_eq!((policy.mode, policy.hold), (Mode::DryRun, Duration::from_secs(120)));
+    assert_eq!(policy.guards.min_healthy, Some(MinHealthy::Share(0.5)));
+    assert_eq!(policy.guards.fleet_slots, Some(1));
+    assert_eq!(policy.runbook, config.runbooks["isolate-restart-recover"]);
+    let names: Vec<&str> = policy.runbook.steps.iter().map(Step::name).collect();
+    assert_eq!(names, ["snapshot", "drain", "wait_drained", "restart", "health_check", "restore", "verify"]);
+    assert_eq!(config.tests["close-wait-leak"][0].ticks(), 14);
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    let host = |line: &str| Some(("agent.yaml", format!("{AGENT}{line}\n")));
+    let swap = |file: &'static str, whole: &str, from: &str, to: &str| {
+        assert!(whole.contains(from), "{from} is not there");
+        Some((file, whole.replacen(from, to, 1)))
+    };
+    let agent = |from: &str, to: &str| swap("agent.yaml", AGENT, from, to);
+    let policy = |from: &str, to: &str| swap("policies/leak.yaml", POLICY, from, to);
+    let step = |to: &str| swap("runbooks/isolate.yaml", RUNBOOK, "restart: {}", to);
+    let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
+        ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
+        ("silence", host("silence: []")),
+        ("redis", agent("registries:\n", "registries:\n  redis: {}\n")),
+        ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
+        ("etcd", agent("fleet: { consul: {} }", "fleet: { etcd: {} }")),
+        ("fleetlock", agent("fleet: { consul: {} }", "fleet: { fleetlock: { url: x } }")),
+        ("teams", agent("slack:", "teams:")),
+        ("approval", agent("breach, held", "approval, held")),
+        ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
+        ("docker", agent("restart: { process:", "restart: { docker:")),
+        ("approve", policy("mode: dry-run", "mode: approve")),
+        ("escalate", policy("runbook: isolate-restart-recover", "runbook: isolate-restart-recover\nescalate: [x]")),
+        ("common_cause", policy("fleet_slots: 1", "common_cause: 55%")),
+        ("windows", policy("fleet_slots: 1", "windows: [{ days: mon-fri }]")),
+        ("fd.exhausted_in", policy("- close_wait.aged(5m) > 200", "- fd.exhausted_in < 30m")),
+        ("reload", step("reload: {}")),
+        ("recycle_workers", step("recycle_workers: { at_once: 2 }")),
+        ("close_sockets", step("close_sockets")),
+        ("pause", step("pause: { for: 5s }")),
+    ]);
+    for (word, changed) in cases {
+        let (file, text) = changed.unwrap();
+        let tree = tree();
+        tree.write(file, &text);
+        let wrong = tree.wrong();
+        let says = format!("`{word}` is not built in this version of unwait");
+        assert!(wrong.len() == 1 && wrong[0].contains(&says), "{word}: {wrong:#?}");
+        assert!(wrong[0].starts_with(file), "{word}: {wrong:#?}");
+    }
+}
+
+#[test]
+fn a_sample_of_a_signal_that_is_not_built_is_refused_by_name() {
+    let tree = tree();
+    tree.write("policies/leak.yaml", &POLICY.replace("210 x 12]", "210 x 12], fd.exhausted_in: [unknown x 14]"));
+    assert_eq!(tree.wrong(), ["policies/leak.yaml:18:68 `fd.exhausted_in` is not built in this version of unwait"]);
+}

@@ -1,0 +1,63 @@
+//! What a loaded configuration answers.
+
+use super::*;
+use crate::model::plan::{Binding, ProcessRestart, Restart};
+
+const AGENT: &str = r#"
+registries: { file: { path: /srv/registry.json } }
+services:
+  - service: a.service
+    labels: { team: trade }
+    register: [{ registry: file, id: a-1 }]
+    health: { tcp: "127.0.0.1:80" }
+    with_dependents: true
+  - service: process:gate
+    labels: { team: edge }
+    restart: { process: { argv: [/opt/gate], pid_file: /run/gate.pid } }
+"#;
+
+fn config() -> Config {
+    let runbook = "runbook: whole\nsteps: [snapshot, drain, restart, health_check, restore]\n";
+    let policy =
+        "policy: p\nservices: [b.service, \"x-*\", {team: trade}]\nwhen: close_wait > 5\nfor: 1m\nrunbook: whole\n";
+    Tree::with(&[("agent.yaml", AGENT), ("runbooks/whole.yaml", runbook), ("policies/p.yaml", policy)]).config()
+}
+
+#[test]
+fn a_policy_selects_in_full_by_glob_and_by_label() {
+    let config = config();
+    for (service, selected) in [
+        ("b.service", Some(Selected::InFull)),
+        ("x-y.service", Some(Selected::ByPattern)),
+        ("a.service", Some(Selected::ByPattern)),
+        ("process:gate", None),
+        ("c.service", None),
+    ] {
+        assert_eq!(config.selects(&config.policies[0], &name(service)), selected, "{service}");
+    }
+}
+
+#[test]
+fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
+    let config = config();
+    let lacks = |service: &str| {
+        let found = config.lacks(&config.policies[0], &config.target_for(&name(service)));
+        found.iter().map(|text| text.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let whole = config.target_for(&name("a.service"));
+    assert_eq!(whole.bindings, [Binding { registry: "file".into(), id: "a-1".into() }]);
+    assert_eq!(whole.restart, Some(Restart::Systemd { unit: "a.service".into(), with_dependents: true }));
+    assert_eq!(
+        config.target_for(&name("process:gate")).restart,
+        Some(Restart::Process(ProcessRestart {
+            argv: vec!["/opt/gate".into()],
+            pid_file: "/run/gate.pid".into(),
+            stop_timeout: std::time::Duration::from_secs(10),
+        }))
+    );
+    assert_eq!(lacks("a.service"), Vec::<String>::new());
+    assert_eq!(lacks("z.service"), ["drain", "health_check"]);
+    assert_eq!(lacks("process:gate"), ["drain", "health_check"]);
+    assert_eq!(lacks("process:other"), ["drain", "health_check", "restart"]);
+    assert_eq!(lacks("container:x"), ["drain", "health_check", "restart"]);
+}
