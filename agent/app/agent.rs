@@ -267,7 +267,8 @@ impl Agent {
             let key = (policy.name.clone(), service.clone());
             let now = self.wiring.host.clock.now();
             let again = self.held.get(&key).is_none_or(|held| {
-                held.refusal.reason != refusal.reason || now.duration_since(held.told) >= TELL_HELD_EVERY.try_into().unwrap_or_default()
+                held.refusal.reason != refusal.reason
+                    || now.duration_since(held.told) >= TELL_HELD_EVERY.try_into().unwrap_or_default()
             });
             let told = if again { now } else { self.held[&key].told };
             if again {
@@ -488,7 +489,12 @@ fn message(
 }
 
 /// Opens everything and runs until `stop`; what `unwait run` and the demo call.
-pub async fn run(config_dir: &Path, host: Host, reload: mpsc::Receiver<()>, stop: watch::Receiver<bool>) -> Result<(), RunError> {
+pub async fn run(
+    config_dir: &Path,
+    host: Host,
+    reload: mpsc::Receiver<()>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), RunError> {
     let config = match config::load(config_dir) {
         Ok(config) => config,
         Err(diagnostics) => {

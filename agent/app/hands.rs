@@ -106,6 +106,14 @@ impl Commands for RealCommands {
     }
 }
 
+/// A peer by its address, and the name that a registry knows it by.
+fn named(peer: &evidence::peers::Peer) -> String {
+    match peer.names.first() {
+        Some(name) => format!("{} ({name})", peer.peer),
+        None => peer.peer.clone(),
+    }
+}
+
 struct NoCommands;
 
 #[async_trait]
@@ -172,7 +180,7 @@ impl<M: Measure> Recheck for Asks<M> {
         let question = Question {
             plan,
             named_in_full: true,
-            protected: false,
+            protected: None,
             lacks: &[],
             grace: Duration::ZERO,
             take_slot: true,
@@ -238,7 +246,8 @@ impl Keeper for RealKeeper {
         };
         let bundle = self.wiring.vault.keep(&request).await.map_err(|error| error.to_string())?;
         let ranked = evidence::peers::rank(&sockets, request.ages, &names, look.census.at);
-        let by = ranked.peers.first().map(|peer| format!(", most of them closed by {peer}")).unwrap_or_default();
+        let by =
+            ranked.peers.first().map(|peer| format!(", most of them closed by {}", named(peer))).unwrap_or_default();
         let says = format!("{} sockets in CLOSE_WAIT{by}; evidence in {}", sockets.len(), bundle.dir.display());
         Ok(Kept { dir: Some(bundle.dir), says })
     }

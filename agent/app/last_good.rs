@@ -61,7 +61,8 @@ pub async fn finish_open_incidents(config_dir: &Path, host: &Host, stop: watch::
 /// Where the state may lie: as a line of the broken file says, and the default.
 fn states(config_dir: &Path) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(config_dir.join("agent.yaml")).unwrap_or_default();
-    let said = text.lines().find_map(|line| line.strip_prefix("state:")).map(|path| path.trim().trim_matches(['"', '\'']));
+    let said =
+        text.lines().find_map(|line| line.strip_prefix("state:")).map(|path| path.trim().trim_matches(['"', '\'']));
     let mut states: Vec<PathBuf> = said.into_iter().map(PathBuf::from).collect();
     states.push(PathBuf::from(config::DEFAULT_STATE));
     states.dedup();

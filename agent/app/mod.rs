@@ -21,18 +21,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use globset::Glob;
 use secrecy::SecretString;
 
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
-use crate::config::{Config, FleetConfig, RegistryConfig, To};
+use crate::config::{Config, FleetConfig, RegistryConfig, ServiceConfig, To};
 use crate::decide::guards::Gate;
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::{Message, Signal};
 use crate::ports::Ports;
 use crate::ports::fleet::{FleetSlots, consul::ConsulSlots, dry::DrySlots};
-use crate::ports::notifier::{Notifier, generic::Generic, slack::Slack};
+use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
 use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry};
 use crate::ports::restarter::{Restarter, dry::DryRestarter, process::ProcessRestarter, systemd::SystemdRestarter};
@@ -118,9 +119,9 @@ impl Wiring {
         };
         let ports = Ports {
             registries,
-            systemd: Arc::new(SystemdRestarter::new()),
-            process: Arc::new(ProcessRestarter::new()),
-            probe: Arc::new(Probes::new()),
+            systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
+            process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
+            probe: Arc::new(Probes),
             fleet,
         };
 
@@ -128,14 +129,15 @@ impl Wiring {
         let mut audience = Vec::new();
         for destination in &config.host.notify {
             let adapter: Arc<dyn Notifier> = match &destination.to {
-                To::Slack { url_file } => Arc::new(Slack::new(secret(url_file, "the webhook's address")?)),
+                To::Slack { url_file } => {
+                    let url = secret(url_file, "the webhook's address")?;
+                    Arc::new(Slack::new(url).map_err(|error| refused(&destination.name, &error))?)
+                }
                 To::Generic { url_file, key_file } => {
                     let url = secret(url_file, "the webhook's address")?;
                     let key = secret(key_file, "the webhook's signing key")?;
-                    let generic = Generic::new(url, Some(key), Arc::clone(&host.clock)).map_err(|error| {
-                        WiringError::Notifier { destination: destination.name.clone(), detail: error.to_string() }
-                    })?;
-                    Arc::new(generic)
+                    let generic = Generic::new(url, Some(key), Arc::clone(&host.clock));
+                    Arc::new(generic.map_err(|error| refused(&destination.name, &error))?)
                 }
             };
             notifiers.insert(destination.name.clone(), adapter);
@@ -243,8 +245,24 @@ fn asked(config: &Config) -> Vec<Signal> {
     config.policies.iter().flat_map(|policy| policy.signals()).collect()
 }
 
-fn matches(config: &Config) -> Vec<ServiceMatch> {
-    config.matches()
+/// How the services are found that the host's file says how to find. A process that the agent restarts is found by its
+/// pid file without being told so twice.
+pub fn matches(config: &Config) -> Vec<ServiceMatch> {
+    let found = |service: &ServiceConfig| {
+        let by = service.found_by.clone().unwrap_or_default();
+        let own_pid_file = service.restart.as_ref().map(|restart| restart.pid_file.clone());
+        let pid_file = by.pid_file.or(own_pid_file);
+        let cgroup =
+            by.cgroup.and_then(|path| Glob::new(&globset::escape(&path)).ok()).map(|glob| glob.compile_matcher());
+        let says_anything = !by.ports.is_empty() || cgroup.is_some() || by.process.is_some() || pid_file.is_some();
+        let service = service.service.clone();
+        says_anything.then_some(ServiceMatch { service, ports: by.ports, cgroup, process: by.process, pid_file })
+    };
+    config.host.services.values().filter_map(found).collect()
+}
+
+fn refused(destination: &str, error: &DeliveryError) -> WiringError {
+    WiringError::Notifier { destination: destination.into(), detail: error.to_string() }
 }
 
 fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {
@@ -253,6 +271,7 @@ fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {
 
 /// A secret stands alone in its file; white space around it does not count.
 fn secret(path: &PathBuf, what: &'static str) -> Result<SecretString, WiringError> {
-    let text = std::fs::read_to_string(path).map_err(|source| WiringError::Secret { path: path.clone(), what, source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| WiringError::Secret { path: path.clone(), what, source })?;
     Ok(SecretString::from(text.trim().to_owned()))
 }

@@ -14,7 +14,8 @@ use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Tri
 pub struct Proposal {
     pub plan: Plan,
     pub named_in_full: bool,
-    pub protected: bool,
+    /// Why the service is protected, where it is.
+    pub protected: Option<&'static str>,
     /// What the runbook needs and the service does not have.
     pub lacks: Vec<String>,
     pub grace: std::time::Duration,
@@ -75,7 +76,7 @@ pub async fn propose(
     };
     Proposal {
         named_in_full: config.selects(policy, service) == Some(Selected::InFull),
-        protected: config.protected(service),
+        protected: crate::config::protected(service),
         lacks,
         grace: config.grace(service),
         plan,

@@ -49,12 +49,7 @@ async fn decide(store: &Store, world: &World, service: &ServiceName, how: How) -
     Ok(format!("{service}: {said}"))
 }
 
-async fn restore(
-    store: &Store,
-    world: &World,
-    service: &ServiceName,
-    incident: &IncidentId,
-) -> Result<String, String> {
+async fn restore(store: &Store, world: &World, service: &ServiceName, incident: &IncidentId) -> Result<String, String> {
     let Some(plan) = store.plan(incident).map_err(|error| error.to_string())? else {
         return Err(format!(
             "{service}: no plan of incident {incident} is kept, so what it drained is not known; put it back in the \

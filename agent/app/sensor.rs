@@ -86,7 +86,10 @@ impl Sensor {
         let listening = look.census.services.get(service).map(|held| held.listening.clone()).unwrap_or_default();
         let table = self.table().map_err(|error| error.to_string())?;
         let ours = |local: &SocketAddr| {
-            listening.iter().any(|at| at.port() == local.port() && (at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical()))
+            listening.iter().any(|at| {
+                at.port() == local.port()
+                    && (at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical())
+            })
         };
         let open = |row: &&TableRow| matches!(row.state, "ESTAB" | "CLOSE-WAIT") && ours(&row.local);
         Ok(table.iter().filter(open).count() as u64)

@@ -46,7 +46,7 @@ pub struct ServiceMatch {
     pub ports: Vec<u16>,
     /// Matched against the cgroup's path below the mount (`/legacy/gate`), and the paths above it.
     pub cgroup: Option<GlobMatcher>,
-    /// `comm`, or the last component of the executable's path.
+    /// `comm`, or the last component of the executable's path; with a slash, the whole of that path.
     pub process: Option<String>,
     /// Holds the pid of the main process; its descendants count too.
     pub pid_file: Option<PathBuf>,

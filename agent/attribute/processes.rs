@@ -203,7 +203,10 @@ impl Process {
         if self.read("comm")?.trim_end_matches('\n') == name {
             return Ok(true);
         }
-        let last = |path: &Path| path.file_name().is_some_and(|file| file == name);
+        let last = |path: &Path| match name.contains('/') {
+            true => path == Path::new(name),
+            false => path.file_name().is_some_and(|file| file == name),
+        };
         match readlinkat(&self.dir, "exe").map_err(Unseen::from) {
             Ok(path) => Ok(last(Path::new(&path))),
             Err(Unseen::Ended) => Ok(false), // a kernel thread has none either

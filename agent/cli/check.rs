@@ -53,7 +53,12 @@ pub async fn check(arguments: Arguments) -> Outcome {
 }
 
 fn say(config: &config::Config, lacking: &[(String, ServiceName, Vec<String>)]) {
-    println!("{} policies, {} runbooks, {} services named: no errors.", config.policies.len(), config.runbooks.len(), config.host.services.len());
+    println!(
+        "{} policies, {} runbooks, {} services named: no errors.",
+        config.policies.len(),
+        config.runbooks.len(),
+        config.host.services.len()
+    );
     let rows: Vec<Vec<String>> = config
         .policies
         .iter()

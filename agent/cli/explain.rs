@@ -36,7 +36,11 @@ pub async fn explain(arguments: Arguments) -> Outcome {
             serde_json::to_value(asking.explain(&service, readings, None).await).unwrap_or_default()
         }
     };
-    if arguments.place.json { render::json(&explanation) } else { say(&explanation) }
+    if arguments.place.json {
+        render::json(&explanation)
+    } else {
+        say(&explanation)
+    }
     Ok(())
 }
 
@@ -64,7 +68,12 @@ fn say(explanation: &Value) {
         let held_by = policy["held_by"].as_array().map(Vec::as_slice).unwrap_or_default();
         for refusal in held_by {
             let until = refusal["until"].as_str().map(|until| format!(" (until {until})")).unwrap_or_default();
-            println!("  held by {}: {}: {}{until}", text(&refusal["guard"]), text(&refusal["reason"]), text(&refusal["detail"]));
+            println!(
+                "  held by {}: {}: {}{until}",
+                text(&refusal["guard"]),
+                text(&refusal["reason"]),
+                text(&refusal["detail"])
+            );
         }
         if held_by.is_empty() && policy["mode"] != "observe" {
             println!("  no guard is against acting");

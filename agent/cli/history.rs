@@ -19,9 +19,8 @@ pub struct Arguments {
 pub fn history(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
     let store = open::store(&open::state(&arguments.place))?;
-    let rows = store
-        .history(service.as_ref(), arguments.limit)
-        .map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let rows =
+        store.history(service.as_ref(), arguments.limit).map_err(|error| Failure::Unreachable(error.to_string()))?;
     if arguments.place.json {
         render::json(&rows);
         return Ok(());

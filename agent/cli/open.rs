@@ -25,10 +25,16 @@ pub fn store(state: &Path) -> Result<Arc<Store>, Failure> {
     match path.try_exists() {
         Ok(true) => {}
         Ok(false) => {
-            return Err(Failure::Unreachable(format!("{}: no agent has run here yet (see `unwait run`)", path.display())));
+            return Err(Failure::Unreachable(format!(
+                "{}: no agent has run here yet (see `unwait run`)",
+                path.display()
+            )));
         }
         Err(error) => {
-            return Err(Failure::Unreachable(format!("{}: {error}; run as the agent's user, mostly root", path.display())));
+            return Err(Failure::Unreachable(format!(
+                "{}: {error}; run as the agent's user, mostly root",
+                path.display()
+            )));
         }
     }
     Store::open(&path).map(Arc::new).map_err(|error| Failure::Unreachable(error.to_string()))

@@ -60,7 +60,10 @@ fn opened(place: &Place) -> Result<Store, Failure> {
     let state = open::state(place);
     let path = StateDir::database_of(&state);
     if !state.is_dir() {
-        return Err(Failure::Unreachable(format!("{}: no such directory; has the agent ever run here?", state.display())));
+        return Err(Failure::Unreachable(format!(
+            "{}: no such directory; has the agent ever run here?",
+            state.display()
+        )));
     }
     Store::open(&path).map_err(|error| Failure::Unreachable(error.to_string()))
 }

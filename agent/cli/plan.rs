@@ -23,14 +23,17 @@ pub struct Arguments {
 
 pub async fn plan(arguments: Arguments) -> Outcome {
     let config = open::config(&arguments.place)?;
-    let (service, policy) =
-        choose(&config, &arguments.service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
+    let (service, policy) = choose(&config, &arguments.service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
     let store = store_or_empty(&config.host.state)?;
     let wiring = open::wiring(config)?;
     let trigger = Trigger::Person { who: "plan".into() };
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
     let planned = asking.plan(&policy, &service, trigger, false).await;
-    if arguments.place.json { render::json(&planned) } else { say(&planned) }
+    if arguments.place.json {
+        render::json(&planned)
+    } else {
+        say(&planned)
+    }
     if planned.blocked_by.is_empty() { Ok(()) } else { Err(Failure::Wrong(String::new())) }
 }
 
@@ -68,7 +71,12 @@ fn say(planned: &Planned) {
         .iter()
         .enumerate()
         .map(|(index, planned)| {
-            vec![(index + 1).to_string(), planned.step.name().into(), planned.effect.to_string(), settings(&planned.step)]
+            vec![
+                (index + 1).to_string(),
+                planned.step.name().into(),
+                planned.effect.to_string(),
+                settings(&planned.step),
+            ]
         })
         .collect();
     render::table(&[">", "STEP", "EFFECT", "SETTINGS"], &rows);

@@ -13,7 +13,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     let headings: Vec<String> = headings.iter().map(|heading| heading.trim_start_matches('>').to_string()).collect();
     let widths: Vec<usize> = (0..headings.len())
         .map(|column| {
-            rows.iter().chain([&headings]).map(|row| row.get(column).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0)
+            rows.iter()
+                .chain([&headings])
+                .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
+                .max()
+                .unwrap_or(0)
         })
         .collect();
     for row in std::iter::once(&headings).chain(rows) {

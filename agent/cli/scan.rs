@@ -21,12 +21,16 @@ pub struct Arguments {
 
 pub fn scan(arguments: Arguments) -> Outcome {
     // Services that only the configuration names are known where there is one; a broken one is `check`'s affair.
-    let matches = config::load(&arguments.place.config).map(|config| config.matches()).unwrap_or_default();
+    let matches = config::load(&arguments.place.config).map(|config| app::matches(&config)).unwrap_or_default();
     let asked = vec![Signal::Established, Signal::FdUsed, Signal::FdRatio];
     let unreachable = |error: crate::collect::CollectError| Failure::Unreachable(error.to_string());
     let mut sensor = Sensor::new(matches, asked, Arc::new(SystemClock)).map_err(unreachable)?;
     let look = sensor.look().map_err(unreachable)?;
-    if arguments.place.json { print_json(&look)? } else { print_table(&look) }
+    if arguments.place.json {
+        print_json(&look)?
+    } else {
+        print_table(&look)
+    }
     match &look.census.quality {
         Quality::Complete => Ok(()),
         Quality::Partial { why } => Err(Failure::Unreachable(format!("the snapshot is partial: {why}"))),
@@ -102,18 +106,32 @@ fn print_table(look: &Look) {
         println!("No service holds a socket in CLOSE_WAIT.");
     } else {
         let headings = [
-            "SERVICE", ">CLOSE_WAIT", ">INBOUND", ">OUTBOUND", ">OLDEST", ">UNACCEPTED", ">UNREAD", ">ESTABLISHED",
-            ">FDS", ">FD RATIO",
+            "SERVICE",
+            ">CLOSE_WAIT",
+            ">INBOUND",
+            ">OUTBOUND",
+            ">OLDEST",
+            ">UNACCEPTED",
+            ">UNREAD",
+            ">ESTABLISHED",
+            ">FDS",
+            ">FD RATIO",
         ];
         render::table(&headings, &rows);
     }
     let unattributed = look.census.unattributed.len();
     if unattributed > 0 {
         let reasons: Vec<String> = reasons(look).iter().map(|(why, count)| format!("{count} {why}")).collect();
-        println!("\n{unattributed} of the host's {} have no owner: {}", look.census.host_close_wait(), reasons.join(", "));
+        println!(
+            "\n{unattributed} of the host's {} have no owner: {}",
+            look.census.host_close_wait(),
+            reasons.join(", ")
+        );
     }
     if !nix::unistd::geteuid().is_root() {
-        println!("\nNot root: descriptors of other users' processes are not seen (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show them).");
+        println!(
+            "\nNot root: descriptors of other users' processes are not seen (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show them)."
+        );
     }
     if look.snapshot.source == "procfs" {
         println!("\nThe kernel's socket diagnostics are not to be had here; /proc tells neither owners nor ages.");

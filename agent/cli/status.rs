@@ -45,7 +45,13 @@ pub async fn status(arguments: Arguments) -> Outcome {
             println!("PAUSED by {} since {} until {until}: {}", pause.who, render::time(pause.since), pause.why);
         }
         for latch in &latches {
-            println!("LATCHED {} since {}: {} ({})", latch.service, render::time(latch.since), latch.reason, latch.detail);
+            println!(
+                "LATCHED {} since {}: {} ({})",
+                latch.service,
+                render::time(latch.since),
+                latch.reason,
+                latch.detail
+            );
             println!("        unwait show {}; unwait resolve {} --restore | --leave", latch.incident, latch.service);
         }
         for open in &open {

@@ -20,7 +20,7 @@ use super::source::Source;
 use super::spec::host::HostSpec;
 use super::spec::policy::PolicySpec;
 use super::spec::runbook::{self, RunbookSpec};
-use super::test::PolicyTest;
+use crate::model::PolicyTest;
 use crate::model::message::EventKind;
 use crate::model::{Policy, Runbook};
 

@@ -15,7 +15,6 @@ mod not_built;
 mod place;
 mod protected;
 mod source;
-pub mod test;
 mod trust;
 mod words;
 
@@ -27,12 +26,14 @@ pub use host::{
 };
 pub use load::{load, load_with};
 pub use protected::protected;
-pub use test::{Expect, Expected, PolicyTest};
 
 use crate::model::plan::Restart;
 use crate::model::policy::Selector;
 use crate::model::service::ServiceKind;
-use crate::model::{Policy, Runbook, ServiceName, Target};
+use crate::model::{Policy, PolicyTest, Runbook, ServiceName, Target};
+
+/// Where the state lies unless `state:` says otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/unwait";
 
 /// A configuration without an error in it: what the rest of the agent sees.
 #[derive(Clone, Debug)]
@@ -103,6 +104,19 @@ impl Config {
             });
         }
         lacks
+    }
+
+    /// How long the service is left to settle after anybody's restart.
+    pub fn grace(&self, service: &ServiceName) -> std::time::Duration {
+        self.service_config(service).and_then(|service| service.grace).unwrap_or(self.host.restart_grace)
+    }
+
+    /// The service that the host's file binds to this instance of a registry.
+    pub fn service_bound_to(&self, registry: &str, id: &str) -> Option<ServiceName> {
+        let bound = |service: &&ServiceConfig| {
+            service.bindings.iter().any(|binding| binding.registry == registry && binding.id == id)
+        };
+        self.host.services.values().find(bound).map(|service| service.service.clone())
     }
 
     /// Does the policy speak of the service, and how? A label is looked for among the service's own, not the host's.

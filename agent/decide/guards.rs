@@ -95,8 +95,8 @@ pub struct Question<'a> {
     pub plan: &'a Plan,
     /// The policy names the service in full, and not by a pattern.
     pub named_in_full: bool,
-    /// The service is one of the protected.
-    pub protected: bool,
+    /// Why the service is protected, where it is.
+    pub protected: Option<&'a str>,
     /// What the runbook needs and the service does not have.
     pub lacks: &'a [String],
     /// How long a service is left to settle after anybody's restart.
@@ -397,9 +397,11 @@ fn actionable(question: &Question<'_>) -> Answer {
 }
 
 fn protected(question: &Question<'_>) -> Answer {
-    Ok(match question.protected && !question.named_in_full {
-        true => deny(Reason::Protected, Reason::Protected.says()),
-        false => Verdict::Allow,
+    Ok(match question.protected {
+        Some(why) if !question.named_in_full => {
+            deny(Reason::Protected, format!("{why}; a policy must name it in full"))
+        }
+        _ => Verdict::Allow,
     })
 }
 

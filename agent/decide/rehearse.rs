@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use super::detector::{Change, Detector};
-use crate::model::policy::PolicyTest;
-use crate::model::{Policy, Reading, Readings, ServiceName, duration};
+use crate::model::{Expected, Policy, PolicyTest, ServiceName, duration};
 
 /// How one test went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,15 +19,7 @@ pub fn rehearse(policy: &Policy, test: &PolicyTest) -> Rehearsal {
     let service = ServiceName::parse("process:rehearsal").expect("a name of the fourth form");
     let mut detector = Detector::default();
     let (mut breach_at, mut clear_at) = (None, None);
-    let ticks = test.series.values().map(Vec::len).max().unwrap_or(0);
-    for tick in 0..ticks {
-        let mut readings = Readings::default();
-        for (signal, values) in &test.series {
-            if let Some(Reading::Known(value)) = values.get(tick) {
-                readings.set(*signal, *value);
-            }
-        }
-        let now = test.step * u32::try_from(tick).unwrap_or(u32::MAX);
+    for (now, readings) in test.samples() {
         match detector.tick(policy, &service, &readings, now, test.step) {
             Some(Change::Breach) if breach_at.is_none() => breach_at = Some(now),
             Some(Change::Cleared) if clear_at.is_none() => clear_at = Some(now),
@@ -37,8 +28,10 @@ pub fn rehearse(policy: &Policy, test: &PolicyTest) -> Rehearsal {
     }
     let mut failures = Vec::new();
     compare("breach_at", test.expect.breach_at, breach_at, &mut failures);
-    if let Some(expected) = test.expect.clear_at {
-        compare("clear_at", Some(expected), clear_at, &mut failures);
+    match test.expect.clear_at {
+        Expected::Unsaid => {}
+        Expected::Never => compare("clear_at", None, clear_at, &mut failures),
+        Expected::At(at) => compare("clear_at", Some(at), clear_at, &mut failures),
     }
     let failure = (!failures.is_empty()).then(|| failures.join("; "));
     Rehearsal { policy: policy.name.clone(), name: test.name.clone(), failure }

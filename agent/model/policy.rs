@@ -1,7 +1,6 @@
 //! A policy, checked and compiled: which services, which condition, for how long, in which mode, which
 //! runbook, which limits. Made by `config`, read by `decide`.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -251,24 +250,6 @@ impl Policy {
         signals.dedup();
         signals
     }
-}
-
-/// One of the policy's own tests: samples a step apart, and what the condition must make of them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PolicyTest {
-    pub name: String,
-    pub step: Duration,
-    /// The readings of each signal, one a step; a series that is shorter than the longest ends unknown.
-    pub series: BTreeMap<Signal, Vec<Reading>>,
-    pub expect: Expect,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expect {
-    /// From the first sample; `None`: never.
-    pub breach_at: Option<Duration>,
-    /// `None`: not asked.
-    pub clear_at: Option<Duration>,
 }
 
 #[cfg(test)]

@@ -10,22 +10,10 @@ pub fn close_wait_count(lab: &Lab) -> usize {
 /// Those in CLOSE_WAIT whose socket belongs to the cgroup of `unit`.
 pub fn close_wait_of(lab: &Lab, unit: &str) -> usize {
     let cgroup = format!("cgroup:/system.slice/{unit}");
-    close_wait_lines(lab)
-        .iter()
-        .filter(|line| line.split_whitespace().any(|word| word == cgroup))
-        .count()
+    close_wait_lines(lab).iter().filter(|line| line.split_whitespace().any(|word| word == cgroup)).count()
 }
 
 fn close_wait_lines(lab: &Lab) -> Vec<String> {
-    let listing = lab.stdout(&[
-        "ss",
-        "--tcp",
-        "--all",
-        "--numeric",
-        "--no-header",
-        "--cgroup",
-        "state",
-        "close-wait",
-    ]);
+    let listing = lab.stdout(&["ss", "--tcp", "--all", "--numeric", "--no-header", "--cgroup", "state", "close-wait"]);
     listing.lines().map(str::to_owned).collect()
 }

@@ -47,20 +47,10 @@ impl<'lab> Consul<'lab> {
         let consul = Self::start_with(lab, acl, Some(management.clone()));
         let rules = r#"agent_prefix "" { policy = "write" } node_prefix "" { policy = "read" }
             session_prefix "" { policy = "write" } key_prefix "" { policy = "write" }"#;
-        consul.put(
-            "/v1/acl/policy",
-            &json!({ "Name": "blind", "Rules": rules }),
-        );
-        let token = consul.put(
-            "/v1/acl/token",
-            &json!({ "Policies": [{ "Name": "blind" }] }),
-        );
-        let token: Value =
-            serde_json::from_str(&token).expect("Consul answers a new token in JSON");
-        let blind = token["SecretID"]
-            .as_str()
-            .expect("a token has a secret")
-            .to_owned();
+        consul.put("/v1/acl/policy", &json!({ "Name": "blind", "Rules": rules }));
+        let token = consul.put("/v1/acl/token", &json!({ "Policies": [{ "Name": "blind" }] }));
+        let token: Value = serde_json::from_str(&token).expect("Consul answers a new token in JSON");
+        let blind = token["SecretID"].as_str().expect("a token has a secret").to_owned();
         (consul, Tokens { management, blind })
     }
 
@@ -83,15 +73,8 @@ impl<'lab> Consul<'lab> {
         std::fs::write(&config_file, config.to_string()).expect("the lab's directory is writable");
 
         let program = installation().join("usr/bin/consul");
-        assert!(
-            program.exists(),
-            "{program:?} is missing; tests/run installs it"
-        );
-        let command = format!(
-            "{} agent -config-file={}",
-            program.display(),
-            config_file.display()
-        );
+        assert!(program.exists(), "{program:?} is missing; tests/run installs it");
+        let command = format!("{} agent -config-file={}", program.display(), config_file.display());
         lab.add_unit(UNIT, &format!("[Service]\nExecStart={command}\n"));
         let consul = Self { lab, management };
         consul.start_again();
@@ -107,19 +90,11 @@ impl<'lab> Consul<'lab> {
     pub fn start_again(&self) {
         self.lab.start_unit(UNIT);
         wait_until_seen("Consul to lead", LEADS_WITHIN, || {
-            let written = self
-                .ask("PUT", "/v1/kv/lab/leads", "yes")
-                .map_err(|error| error.to_string())?;
-            let own = self
-                .ask("GET", "/v1/health/node/host-1", "")
-                .map_err(|error| error.to_string())?;
+            let written = self.ask("PUT", "/v1/kv/lab/leads", "yes").map_err(|error| error.to_string())?;
+            let own = self.ask("GET", "/v1/health/node/host-1", "").map_err(|error| error.to_string())?;
             // serfHealth comes with the node's own registration, without which no service passes.
             let registered = own.body.contains("serfHealth");
-            if written.status == 200 && registered {
-                Ok(())
-            } else {
-                Err(format!("{written:?}, {own:?}"))
-            }
+            if written.status == 200 && registered { Ok(()) } else { Err(format!("{written:?}, {own:?}")) }
         });
     }
 
@@ -133,14 +108,7 @@ impl<'lab> Consul<'lab> {
 
     /// Asks as a person with every right would, and returns whatever was answered.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-        http::ask(
-            self.lab.network(),
-            self.address(),
-            method,
-            path,
-            self.management.as_deref(),
-            body,
-        )
+        http::ask(self.lab.network(), self.address(), method, path, self.management.as_deref(), body)
     }
 
     /// # Panics
@@ -191,8 +159,7 @@ impl<'lab> Consul<'lab> {
 
     /// Takes another host's instance away.
     pub fn deregister_peer(&self, name: &str, number: u8) {
-        let peer =
-            json!({ "Node": format!("host-{number}"), "ServiceID": format!("{name}-{number}") });
+        let peer = json!({ "Node": format!("host-{number}"), "ServiceID": format!("{name}-{number}") });
         self.put("/v1/catalog/deregister", &peer);
     }
 
@@ -200,10 +167,8 @@ impl<'lab> Consul<'lab> {
     pub fn passing(&self, name: &str) -> Vec<String> {
         let instances = self.get(&format!("/v1/health/service/{name}?passing&consistent"));
         let instances = instances.as_array().expect("a list of instances");
-        let mut ids: Vec<_> = instances
-            .iter()
-            .map(|one| one["Service"]["ID"].as_str().expect("an id").to_owned())
-            .collect();
+        let mut ids: Vec<_> =
+            instances.iter().map(|one| one["Service"]["ID"].as_str().expect("an id").to_owned()).collect();
         ids.sort();
         ids
     }
@@ -212,20 +177,13 @@ impl<'lab> Consul<'lab> {
     pub fn maintenance(&self, id: &str) -> Option<String> {
         let checks = self.get("/v1/agent/checks");
         let check = checks.get(format!("_service_maintenance:{id}"))?;
-        Some(
-            check["Notes"]
-                .as_str()
-                .expect("a check has notes")
-                .to_owned(),
-        )
+        Some(check["Notes"].as_str().expect("a check has notes").to_owned())
     }
 
     /// Puts an instance in maintenance, as a person would.
     pub fn put_maintenance(&self, id: &str, reason: &str) {
         let reason: String = reason.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        self.order(&format!(
-            "/v1/agent/service/maintenance/{id}?enable=true&reason={reason}"
-        ));
+        self.order(&format!("/v1/agent/service/maintenance/{id}?enable=true&reason={reason}"));
     }
 
     pub fn end_maintenance(&self, id: &str) {
@@ -234,9 +192,7 @@ impl<'lab> Consul<'lab> {
 
     /// A key's value, if there is such a key.
     pub fn kv_get(&self, key: &str) -> Option<String> {
-        let answer = self
-            .ask("GET", &format!("/v1/kv/{key}?raw&consistent"), "")
-            .expect("Consul answers");
+        let answer = self.ask("GET", &format!("/v1/kv/{key}?raw&consistent"), "").expect("Consul answers");
         match answer.status {
             200 => Some(answer.body),
             404 => None,
@@ -245,9 +201,7 @@ impl<'lab> Consul<'lab> {
     }
 
     fn expect_ok(&self, method: &str, path: &str, body: &str) -> String {
-        let answer = self
-            .ask(method, path, body)
-            .unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let answer = self.ask(method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
         answer.body
     }
@@ -257,8 +211,6 @@ impl<'lab> Consul<'lab> {
 pub(super) fn installation() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache")
-        });
+        .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
     cache.join("unwait-tests/consul-1.8.7")
 }

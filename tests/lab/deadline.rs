@@ -20,11 +20,7 @@ pub fn wait_until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> O
 ///
 /// # Panics
 /// When `deadline` has passed, with `what` was awaited and what was seen last.
-pub fn wait_until_seen<T, S: Display>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut() -> Result<T, S>,
-) -> T {
+pub fn wait_until_seen<T, S: Display>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, S>) -> T {
     let start = Instant::now();
     loop {
         match look() {
@@ -43,18 +39,11 @@ pub fn wait_until_seen<T, S: Display>(
 ///
 /// # Panics
 /// At the first look that is not content, with what it saw.
-pub fn holds_for<S: Display>(
-    what: &str,
-    length: Duration,
-    mut look: impl FnMut() -> Result<(), S>,
-) {
+pub fn holds_for<S: Display>(what: &str, length: Duration, mut look: impl FnMut() -> Result<(), S>) {
     let start = Instant::now();
     loop {
         if let Err(seen) = look() {
-            panic!(
-                "{what} did not hold after {:?}; seen: {seen}",
-                start.elapsed()
-            );
+            panic!("{what} did not hold after {:?}; seen: {seen}", start.elapsed());
         }
         if start.elapsed() >= length {
             return;

@@ -19,15 +19,7 @@ impl<'lab> Disk<'lab> {
         let path = lab.dir().join(name);
         std::fs::create_dir(&path).expect("the lab's directory is writable");
         let options = format!("size={size_bytes},mode=755");
-        lab.run(&[
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            &options,
-            "tmpfs",
-            as_str(&path),
-        ]);
+        lab.run(&["mount", "-t", "tmpfs", "-o", &options, "tmpfs", as_str(&path)]);
         Self { lab, path }
     }
 
@@ -46,21 +38,11 @@ impl<'lab> Disk<'lab> {
         let target = format!("of={}", self.path.join(FILLER).display());
         let output = self
             .lab
-            .command(&[
-                "dd",
-                "if=/dev/zero",
-                &target,
-                "bs=4k",
-                "oflag=append",
-                "conv=notrunc",
-            ])
+            .command(&["dd", "if=/dev/zero", &target, "bs=4k", "oflag=append", "conv=notrunc"])
             .output()
             .expect("dd starts");
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            errors.contains("No space left on device"),
-            "dd ended before the disk was full: {errors}"
-        );
+        assert!(errors.contains("No space left on device"), "dd ended before the disk was full: {errors}");
     }
 
     /// Makes room again.

@@ -29,8 +29,7 @@ impl Request {
     /// # Panics
     /// When the body is not JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body)
-            .unwrap_or_else(|error| panic!("the body is not JSON: {error}: {}", self.body))
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("the body is not JSON: {error}: {}", self.body))
     }
 }
 
@@ -44,9 +43,7 @@ pub fn ask(
     body: &str,
 ) -> io::Result<Answer> {
     let mut stream = network.connect(server)?;
-    let token = token
-        .map(|token| format!("X-Consul-Token: {token}\r\n"))
-        .unwrap_or_default();
+    let token = token.map(|token| format!("X-Consul-Token: {token}\r\n")).unwrap_or_default();
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.0\r\nHost: {server}\r\n{token}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -54,11 +51,8 @@ pub fn ask(
     stream.write_all(request.as_bytes())?;
     let mut reader = BufReader::new(stream);
     let status_line = line(&mut reader)?;
-    let status = status_line
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .ok_or_else(|| malformed(&status_line))?;
+    let status =
+        status_line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| malformed(&status_line))?;
     headers(&mut reader)?;
     let mut body = String::new();
     reader.read_to_string(&mut body)?;
@@ -80,12 +74,7 @@ pub fn read_request(stream: &TcpStream) -> io::Result<Request> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let body = String::from_utf8(body).map_err(|_| malformed("a body that is not UTF-8"))?;
-    Ok(Request {
-        method,
-        path,
-        headers,
-        body,
-    })
+    Ok(Request { method, path, headers, body })
 }
 
 fn headers(reader: &mut impl BufRead) -> io::Result<Vec<(String, String)>> {
@@ -101,18 +90,13 @@ fn headers(reader: &mut impl BufRead) -> io::Result<Vec<(String, String)>> {
 }
 
 fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    headers
-        .iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, value)| value.as_str())
+    headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
 fn line(reader: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    line.strip_suffix("\r\n")
-        .map(str::to_owned)
-        .ok_or_else(|| malformed(&line))
+    line.strip_suffix("\r\n").map(str::to_owned).ok_or_else(|| malformed(&line))
 }
 
 fn malformed(what: &str) -> io::Error {

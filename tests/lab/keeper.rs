@@ -47,19 +47,10 @@ pub(super) fn wait_for_ready(booted: &UnixDatagram) -> Result<(), String> {
     let start = Instant::now();
     let mut datagram = [0; 4096];
     loop {
-        let left = BOOT_WITHIN
-            .checked_sub(start.elapsed())
-            .filter(|left| !left.is_zero());
-        booted
-            .set_read_timeout(Some(left.ok_or("not ready")?))
-            .map_err(|error| error.to_string())?;
-        let length = booted
-            .recv(&mut datagram)
-            .map_err(|error| error.to_string())?;
-        if datagram[..length]
-            .split(|byte| *byte == b'\n')
-            .any(|line| line == b"READY=1")
-        {
+        let left = BOOT_WITHIN.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
+        booted.set_read_timeout(Some(left.ok_or("not ready")?)).map_err(|error| error.to_string())?;
+        let length = booted.recv(&mut datagram).map_err(|error| error.to_string())?;
+        if datagram[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
             return Ok(());
         }
     }
@@ -69,11 +60,7 @@ pub(super) fn wait_for_ready(booted: &UnixDatagram) -> Result<(), String> {
 /// built programs and Consul.
 fn visible_directories() -> Vec<PathBuf> {
     let test = std::env::current_exe().expect("the test knows its own path");
-    let built = test
-        .ancestors()
-        .nth(2)
-        .expect("a test lies in TARGET/PROFILE/deps")
-        .to_owned();
+    let built = test.ancestors().nth(2).expect("a test lies in TARGET/PROFILE/deps").to_owned();
     vec![PathBuf::from(SOURCE), built, super::consul::installation()]
 }
 
@@ -85,9 +72,7 @@ pub(super) fn cgroup2_mount() -> PathBuf {
         .find_map(|line| {
             // proc(5): the fields before " - " end with optional ones; the file system's type follows it.
             let (mount, filesystem) = line.split_once(" - ")?;
-            filesystem
-                .starts_with("cgroup2 ")
-                .then(|| PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()))
+            filesystem.starts_with("cgroup2 ").then(|| PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()))
         })
         .expect("a cgroup2 file system is mounted")
 }

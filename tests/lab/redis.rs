@@ -36,14 +36,12 @@ impl<'lab> Redis<'lab> {
         );
         lab.start_unit(UNIT);
         let redis = Self { lab, port };
-        wait_until_seen(
-            "redis-server to answer",
-            Duration::from_secs(10),
-            || match lab.network().redis_ping(redis.address()) {
+        wait_until_seen("redis-server to answer", Duration::from_secs(10), || {
+            match lab.network().redis_ping(redis.address()) {
                 Ok(true) => Ok(()),
                 other => Err(format!("{other:?}")),
-            },
-        );
+            }
+        });
         redis
     }
 

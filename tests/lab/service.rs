@@ -41,10 +41,7 @@ pub struct RpcOrder<'lab> {
 impl<'lab> RpcOrder<'lab> {
     /// Starts it and returns when it answers PING.
     pub fn start(lab: &'lab Lab, redis: &Redis, behaviour: Behaviour) -> Self {
-        let service = Self {
-            lab,
-            directory: lab.dir().join("rpc-order"),
-        };
+        let service = Self { lab, directory: lab.dir().join("rpc-order") };
         fs::create_dir(&service.directory).expect("the lab's directory is writable");
         service.behave(behaviour);
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/rpc-order.php");
@@ -94,10 +91,7 @@ impl<'lab> RpcOrder<'lab> {
 
     /// Whether it answers PING now.
     pub fn answers(&self) -> bool {
-        self.lab
-            .network()
-            .redis_ping(self.address())
-            .unwrap_or(false)
+        self.lab.network().redis_ping(self.address()).unwrap_or(false)
     }
 
     /// One lifetime of the service: systemd gives each its own id.
@@ -111,21 +105,15 @@ impl<'lab> RpcOrder<'lab> {
 
     /// Waits until every connection that it will leak is in CLOSE_WAIT.
     pub fn wait_for_leak(&self) {
-        wait_until_seen("the leak", Duration::from_secs(30), || {
-            match self.close_wait() {
-                LEAKED => Ok(()),
-                count => Err(format!("{count} of {LEAKED} in CLOSE_WAIT")),
-            }
+        wait_until_seen("the leak", Duration::from_secs(30), || match self.close_wait() {
+            LEAKED => Ok(()),
+            count => Err(format!("{count} of {LEAKED} in CLOSE_WAIT")),
         });
     }
 
     pub fn wait_for_pong(&self) {
         wait_until_seen("rpc-order to answer PING", Duration::from_secs(10), || {
-            if self.answers() {
-                Ok(())
-            } else {
-                Err(self.lab.journal(UNIT))
-            }
+            if self.answers() { Ok(()) } else { Err(self.lab.journal(UNIT)) }
         });
     }
 }

@@ -23,10 +23,7 @@ pub struct Spawned {
 
 impl Spawned {
     pub(super) fn start(mut command: Command, dir: &Path) -> Self {
-        let output = dir.join(format!(
-            "spawned-{}.log",
-            STARTED.fetch_add(1, Ordering::Relaxed)
-        ));
+        let output = dir.join(format!("spawned-{}.log", STARTED.fetch_add(1, Ordering::Relaxed)));
         let log = File::create(&output).expect("a log in the scratch directory");
         let outer = command
             .stdout(log.try_clone().expect("a second descriptor"))
@@ -48,20 +45,16 @@ impl Spawned {
     /// When it does not run.
     pub fn pid(&self) -> i32 {
         wait_until_seen("the command's process", Duration::from_secs(5), || {
-            self.inner()
-                .map_err(|seen| format!("{seen}; output:\n{}", self.output()))
+            self.inner().map_err(|seen| format!("{seen}; output:\n{}", self.output()))
         })
     }
 
     /// The only child that `nsenter` has.
     fn inner(&self) -> Result<i32, String> {
         let outer = self.outer.id();
-        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))
-            .map_err(|error| error.to_string())?;
-        children
-            .trim()
-            .parse()
-            .map_err(|_| format!("children {children:?}"))
+        let children =
+            fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).map_err(|error| error.to_string())?;
+        children.trim().parse().map_err(|_| format!("children {children:?}"))
     }
 
     /// Sends a signal to the command itself.
@@ -77,10 +70,7 @@ impl Spawned {
         let (outer, output) = (&mut self.outer, &self.output);
         wait_until_seen("the command's end", deadline, || match outer.try_wait() {
             Ok(Some(status)) => Ok(status),
-            Ok(None) => Err(format!(
-                "it runs; output:\n{}",
-                fs::read_to_string(output).unwrap_or_default()
-            )),
+            Ok(None) => Err(format!("it runs; output:\n{}", fs::read_to_string(output).unwrap_or_default())),
             Err(error) => Err(error.to_string()),
         })
     }
@@ -107,11 +97,7 @@ impl Spawned {
 impl Drop for Spawned {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "{}:\n{}",
-                self.output.display(),
-                fs::read_to_string(&self.output).unwrap_or_default()
-            );
+            eprintln!("{}:\n{}", self.output.display(), fs::read_to_string(&self.output).unwrap_or_default());
         }
         self.kill();
     }
@@ -119,7 +105,5 @@ impl Drop for Spawned {
 
 /// The signal that ended it, if one did.
 pub fn ended_by(status: ExitStatus) -> Option<Signal> {
-    status
-        .signal()
-        .and_then(|number| Signal::try_from(number).ok())
+    status.signal().and_then(|number| Signal::try_from(number).ok())
 }

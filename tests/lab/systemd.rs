@@ -29,37 +29,21 @@ impl Lab {
     /// # Panics
     /// When not root, and when the boot is not over in time (with systemd's own words).
     pub fn start() -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "a lab needs root: it makes namespaces and cgroups"
-        );
-        let dir = tempfile::Builder::new()
-            .prefix("unwait-lab-")
-            .tempdir()
-            .expect("a scratch directory")
-            .keep();
+        assert!(nix::unistd::geteuid().is_root(), "a lab needs root: it makes namespaces and cgroups");
+        let dir = tempfile::Builder::new().prefix("unwait-lab-").tempdir().expect("a scratch directory").keep();
         let cgroup = cgroup2_mount().join(dir.file_name().expect("a scratch directory has a name"));
-        let booted =
-            UnixDatagram::bind(dir.join("booted")).expect("a socket in the scratch directory");
+        let booted = UnixDatagram::bind(dir.join("booted")).expect("a socket in the scratch directory");
         let mut keeper = start_keeper(&dir, &cgroup);
 
         if let Err(seen) = wait_for_ready(&booted) {
             let console = fs::read_to_string(dir.join("console.log")).unwrap_or_default();
             let errors = end_keeper(&mut keeper).err().unwrap_or_default();
-            panic!(
-                "systemd did not boot within {BOOT_WITHIN:?} ({seen}); its console:\n{console}{errors}"
-            );
+            panic!("systemd did not boot within {BOOT_WITHIN:?} ({seen}); its console:\n{console}{errors}");
         }
         let init = fs::read_to_string(dir.join("init.pid")).expect("the boot script wrote its pid");
         let init = init.trim().parse().expect("the boot script wrote a number");
         let network = Network::of(init).expect("the lab's network namespace");
-        Self {
-            keeper,
-            dir,
-            cgroup,
-            init,
-            network,
-        }
+        Self { keeper, dir, cgroup, init, network }
     }
 
     /// A scratch directory of this lab, at the same path inside and outside; removed at the end.
@@ -79,13 +63,8 @@ impl Lab {
     /// Where the test finds a path of the inside, such as `/etc/systemd/system`.
     pub fn inside(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        let below_root = path
-            .strip_prefix("/")
-            .unwrap_or_else(|_| panic!("{path:?} is not absolute"));
-        Path::new("/proc")
-            .join(self.init.to_string())
-            .join("root")
-            .join(below_root)
+        let below_root = path.strip_prefix("/").unwrap_or_else(|_| panic!("{path:?} is not absolute"));
+        Path::new("/proc").join(self.init.to_string()).join("root").join(below_root)
     }
 
     /// A command that runs as root inside all of the lab's namespaces, in a cgroup of the lab that is no
@@ -94,30 +73,18 @@ impl Lab {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string()])
-            .args([
-                "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--",
-            ])
+            .args(["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--"])
             .args(["setpriv", "--pdeathsig", "KILL", "--"])
             .args(argv)
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LANG", "C.UTF-8")
             .stdin(Stdio::null());
         let cgroup_procs = self.cgroup.join("commands/cgroup.procs");
-        let join = fs::OpenOptions::new()
-            .write(true)
-            .open(&cgroup_procs)
-            .expect("the cgroup for commands");
+        let join = fs::OpenOptions::new().write(true).open(&cgroup_procs).expect("the cgroup for commands");
         // SAFETY: between fork and exec there is one write, which is async-signal-safe.
         unsafe {
-            command.pre_exec(move || {
-                nix::unistd::write(&join, b"0")
-                    .map(drop)
-                    .map_err(Into::into)
-            });
+            command.pre_exec(move || nix::unistd::write(&join, b"0").map(drop).map_err(Into::into));
         }
         command
     }
@@ -127,10 +94,7 @@ impl Lab {
     /// # Panics
     /// When it fails, with everything it said.
     pub fn run(&self, argv: &[&str]) -> Output {
-        let output = self
-            .command(argv)
-            .output()
-            .unwrap_or_else(|error| panic!("{argv:?}: {error}"));
+        let output = self.command(argv).output().unwrap_or_else(|error| panic!("{argv:?}: {error}"));
         assert!(
             output.status.success(),
             "{argv:?}: {}\n{}{}",
@@ -174,46 +138,25 @@ impl Lab {
 
     /// One property of a unit, as `systemctl show` prints it.
     pub fn show(&self, unit: &str, property: &str) -> String {
-        self.stdout(&[
-            "systemctl",
-            "show",
-            "--property",
-            property,
-            "--value",
-            "--",
-            unit,
-        ])
+        self.stdout(&["systemctl", "show", "--property", property, "--value", "--", unit])
     }
 
     /// The unit's journal so far.
     pub fn journal(&self, unit: &str) -> String {
-        self.stdout(&[
-            "journalctl",
-            "--no-pager",
-            "--quiet",
-            "--output",
-            "cat",
-            "--unit",
-            unit,
-        ])
+        self.stdout(&["journalctl", "--no-pager", "--quiet", "--output", "cat", "--unit", unit])
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let journal = self
-                .command(&["journalctl", "--no-pager", "--quiet", "--lines", "60"])
-                .output();
+            let journal = self.command(&["journalctl", "--no-pager", "--quiet", "--lines", "60"]).output();
             let journal = journal.map(|output| output.stdout).unwrap_or_default();
             eprintln!("the lab's journal:\n{}", String::from_utf8_lossy(&journal));
         }
         if let Err(errors) = end_keeper(&mut self.keeper) {
             eprintln!("the lab was not taken away whole: {errors}");
-            assert!(
-                std::thread::panicking(),
-                "the lab was not taken away whole: {errors}"
-            );
+            assert!(std::thread::panicking(), "the lab was not taken away whole: {errors}");
         }
     }
 }

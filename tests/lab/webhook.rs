@@ -25,11 +25,7 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(status: u16, body: &str) -> Self {
-        Self {
-            status,
-            body: body.to_owned(),
-            delay: Duration::ZERO,
-        }
+        Self { status, body: body.to_owned(), delay: Duration::ZERO }
     }
 }
 
@@ -54,17 +50,9 @@ struct Listening {
 
 impl<'lab> Webhook<'lab> {
     pub fn start(lab: &'lab Lab) -> Self {
-        let shared = Shared {
-            requests: Mutex::default(),
-            arrived: Condvar::new(),
-            reply: Mutex::new(Reply::new(200, "ok")),
-        };
-        let mut webhook = Self {
-            lab,
-            address: loopback(0),
-            shared: Arc::new(shared),
-            listening: None,
-        };
+        let shared =
+            Shared { requests: Mutex::default(), arrived: Condvar::new(), reply: Mutex::new(Reply::new(200, "ok")) };
+        let mut webhook = Self { lab, address: loopback(0), shared: Arc::new(shared), listening: None };
         webhook.listen();
         webhook
     }
@@ -75,11 +63,7 @@ impl<'lab> Webhook<'lab> {
 
     /// Answers like this from now on.
     pub fn reply_with(&self, reply: Reply) {
-        *self
-            .shared
-            .reply
-            .lock()
-            .expect("no thread panicked with it") = reply;
+        *self.shared.reply.lock().expect("no thread panicked with it") = reply;
     }
 
     /// Stops listening: connections are refused by the kernel.
@@ -93,11 +77,7 @@ impl<'lab> Webhook<'lab> {
     /// Listens again on the same port after [`Webhook::refuse`].
     pub fn listen(&mut self) {
         self.refuse();
-        let listener = self
-            .lab
-            .network()
-            .listen(self.address)
-            .expect("a port in the lab");
+        let listener = self.lab.network().listen(self.address).expect("a port in the lab");
         self.address = listener.local_addr().expect("a listener has an address");
         let listener = Arc::new(listener);
         let (accepting, shared) = (Arc::clone(&listener), Arc::clone(&self.shared));
@@ -124,12 +104,7 @@ impl<'lab> Webhook<'lab> {
     ///
     /// # Panics
     /// When none has come by then, with those that have.
-    pub fn wait_for(
-        &self,
-        what: &str,
-        deadline: Duration,
-        fits: impl Fn(&Request) -> bool,
-    ) -> Request {
+    pub fn wait_for(&self, what: &str, deadline: Duration, fits: impl Fn(&Request) -> bool) -> Request {
         let end = Instant::now() + deadline;
         let mut requests = self.shared.requests();
         loop {
@@ -137,16 +112,8 @@ impl<'lab> Webhook<'lab> {
                 return found.clone();
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "waited {deadline:?} for a request: {what}; came: {requests:#?}"
-            );
-            requests = self
-                .shared
-                .arrived
-                .wait_timeout(requests, left)
-                .expect("no thread panicked with it")
-                .0;
+            assert!(!left.is_zero(), "waited {deadline:?} for a request: {what}; came: {requests:#?}");
+            requests = self.shared.arrived.wait_timeout(requests, left).expect("no thread panicked with it").0;
         }
     }
 }
@@ -164,19 +131,13 @@ impl Shared {
 
     fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
         let request = read_request(&stream)?;
-        let reply = self
-            .reply
-            .lock()
-            .expect("no thread panicked with it")
-            .clone();
+        let reply = self.reply.lock().expect("no thread panicked with it").clone();
         self.requests().push(request);
         self.arrived.notify_all();
         dawdle(reply.delay);
         let Reply { status, body, .. } = reply;
         let length = body.len();
-        let answer = format!(
-            "HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-        );
+        let answer = format!("HTTP/1.1 {status} Answer\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
         stream.write_all(answer.as_bytes())
     }
 }

@@ -52,28 +52,12 @@ fn the_system_bus_answers_for_systemd() {
 #[test]
 fn a_lab_cannot_write_to_the_machine() {
     let lab = Lab::start();
-    lab.run(&[
-        "touch",
-        "/etc/of-the-lab",
-        "/run/of-the-lab",
-        "/tmp/of-the-lab",
-        "/var/lib/of-the-lab",
-    ]);
-    for path in [
-        "/etc/of-the-lab",
-        "/run/of-the-lab",
-        "/tmp/of-the-lab",
-        "/var/lib/of-the-lab",
-    ] {
+    lab.run(&["touch", "/etc/of-the-lab", "/run/of-the-lab", "/tmp/of-the-lab", "/var/lib/of-the-lab"]);
+    for path in ["/etc/of-the-lab", "/run/of-the-lab", "/tmp/of-the-lab", "/var/lib/of-the-lab"] {
         assert!(!Path::new(path).exists(), "{path} is the machine's");
     }
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/of-the-lab");
-    for path in [
-        "/usr/of-the-lab",
-        "/of-the-lab",
-        source,
-        "/proc/sys/kernel/hostname",
-    ] {
+    for path in ["/usr/of-the-lab", "/of-the-lab", source, "/proc/sys/kernel/hostname"] {
         let output = lab.command(&["tee", path]).output().expect("tee starts");
         assert!(!output.status.success(), "{path} can be written");
     }
@@ -89,11 +73,7 @@ fn two_labs_have_ports_of_their_own() {
     let redis = Redis::start(&other, REDIS_PORT, 0);
     redis.stop();
     assert!(other.network().connect(redis.address()).is_err());
-    assert!(
-        one.network()
-            .redis_ping(redis.address())
-            .expect("the other's Redis runs")
-    );
+    assert!(one.network().redis_ping(redis.address()).expect("the other's Redis runs"));
 }
 
 #[test]
@@ -128,10 +108,7 @@ fn maintenance_hides_an_instance_from_passing_and_survives_a_restart_of_consul()
     consul.stop();
     assert!(consul.ask("GET", "/v1/status/leader", "").is_err());
     consul.start_again();
-    assert_eq!(
-        consul.maintenance("rpc-order-1").as_deref(),
-        Some("by hand: new disk")
-    );
+    assert_eq!(consul.maintenance("rpc-order-1").as_deref(), Some("by hand: new disk"));
     wait_for_passing(&consul, &["rpc-order-2", "rpc-order-3"]);
 
     consul.end_maintenance("rpc-order-1");
@@ -148,10 +125,7 @@ fn a_key_of_consul_is_read_as_it_was_put() {
     let consul = Consul::start(&lab);
     assert_eq!(consul.kv_get("a/key"), None);
     consul.put("/v1/kv/a/key", &json!({ "holder": "host-1" }));
-    assert_eq!(
-        consul.kv_get("a/key").as_deref(),
-        Some(r#"{"holder":"host-1"}"#)
-    );
+    assert_eq!(consul.kv_get("a/key").as_deref(), Some(r#"{"holder":"host-1"}"#));
 }
 
 #[test]
@@ -162,15 +136,7 @@ fn a_token_that_may_not_read_services_gets_an_empty_answer() {
     wait_for_passing(&consul, &["rpc-order-1"]);
 
     let path = "/v1/health/service/rpc-order?passing&consistent";
-    let answer = ask(
-        lab.network(),
-        consul.address(),
-        "GET",
-        path,
-        Some(&tokens.blind),
-        "",
-    )
-    .expect("an answer");
+    let answer = ask(lab.network(), consul.address(), "GET", path, Some(&tokens.blind), "").expect("an answer");
     assert_eq!((answer.status, answer.body.trim()), (200, "[]"));
 }
 
@@ -190,14 +156,10 @@ fn the_service_leaks_until_it_has_been_restarted_once() {
 
     assert_ne!(service.invocation_id(), before);
     let longer_than_idle = Duration::from_secs(2 * u64::from(REDIS_TIMEOUT_SECONDS));
-    holds_for(
-        "no leak after the restart",
-        longer_than_idle,
-        || match close_wait_count(&lab) {
-            0 => Ok(()),
-            count => Err(count),
-        },
-    );
+    holds_for("no leak after the restart", longer_than_idle, || match close_wait_count(&lab) {
+        0 => Ok(()),
+        count => Err(count),
+    });
 }
 
 #[test]
@@ -223,13 +185,7 @@ fn a_service_that_falls_sick_runs_after_the_restart_but_does_not_listen() {
 
     lab.restart_unit(service::UNIT);
 
-    holds_for("no answer to PING", Duration::from_secs(1), || {
-        if service.answers() {
-            Err("PONG")
-        } else {
-            Ok(())
-        }
-    });
+    holds_for("no answer to PING", Duration::from_secs(1), || if service.answers() { Err("PONG") } else { Ok(()) });
     assert_eq!(lab.show(service::UNIT, "ActiveState"), "active");
 }
 
@@ -240,10 +196,7 @@ fn a_service_can_register_itself_at_its_start() {
     let redis = Redis::start(&lab, REDIS_PORT, REDIS_TIMEOUT_SECONDS);
     let service = RpcOrder::start(&lab, &redis, Behaviour::Sound);
     assert!(consul.passing("rpc-order").is_empty());
-    service.register_at_start(
-        &consul,
-        &json!({ "ID": "rpc-order-1", "Name": "rpc-order", "Port": 7801 }),
-    );
+    service.register_at_start(&consul, &json!({ "ID": "rpc-order-1", "Name": "rpc-order", "Port": 7801 }));
     lab.restart_unit(service::UNIT);
     wait_for_passing(&consul, &["rpc-order-1"]);
 }
@@ -253,29 +206,16 @@ fn the_webhook_records_requests_and_answers_as_told() {
     let lab = Lab::start();
     let mut webhook = Webhook::start(&lab);
     let url = webhook.url("");
-    let address = url
-        .strip_prefix("http://")
-        .expect("a plain url")
-        .parse()
-        .expect("an address");
+    let address = url.strip_prefix("http://").expect("a plain url").parse().expect("an address");
     let post = |body: &str| ask(lab.network(), address, "POST", "/hook", None, body);
 
     let answer = post(r#"{"event":"start"}"#).expect("an answer");
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
-    let seen = webhook.wait_for("the start", SOON, |request| {
-        request.json()["event"] == "start"
-    });
-    assert_eq!(
-        (seen.method.as_str(), seen.path.as_str()),
-        ("POST", "/hook")
-    );
+    let seen = webhook.wait_for("the start", SOON, |request| request.json()["event"] == "start");
+    assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", "/hook"));
     assert_eq!(seen.header("content-type"), Some("application/json"));
 
-    webhook.reply_with(Reply {
-        status: 503,
-        body: "later".to_owned(),
-        delay: Duration::from_millis(50),
-    });
+    webhook.reply_with(Reply { status: 503, body: "later".to_owned(), delay: Duration::from_millis(50) });
     let answer = post("{}").expect("an answer");
     assert_eq!((answer.status, answer.body.as_str()), (503, "later"));
 
@@ -293,19 +233,12 @@ fn a_full_disk_takes_nothing_more_until_it_is_freed() {
     let lab = Lab::start();
     let disk = Disk::mount(&lab, "small", 256 * 1024);
     let file = disk.path().join("file");
-    let write = || {
-        lab.command(&["cp", "/etc/hostname", file.to_str().expect("UTF-8")])
-            .output()
-            .expect("cp starts")
-    };
+    let write = || lab.command(&["cp", "/etc/hostname", file.to_str().expect("UTF-8")]).output().expect("cp starts");
     std::fs::write(disk.outside().join("first"), "kept").expect("there is room");
 
     disk.fill();
     assert!(!write().status.success());
-    assert_eq!(
-        std::fs::read_to_string(disk.outside().join("first")).expect("it is there"),
-        "kept"
-    );
+    assert_eq!(std::fs::read_to_string(disk.outside().join("first")).expect("it is there"), "kept");
 
     disk.free();
     assert!(write().status.success());
@@ -345,20 +278,14 @@ fn a_lab_whose_test_is_killed_leaves_nothing_behind() {
         .spawn()
         .expect("the test program starts");
     let stdout = BufReader::new(killed.stdout.take().expect("a pipe"));
-    let line = stdout
-        .lines()
-        .map_while(Result::ok)
-        .find(|line| line.starts_with("LAB "))
-        .expect("the lab starts");
+    let line = stdout.lines().map_while(Result::ok).find(|line| line.starts_with("LAB ")).expect("the lab starts");
     let places: Vec<_> = line.split(' ').skip(1).map(Path::new).collect();
     assert!(places.iter().all(|place| place.exists()), "{places:?}");
 
     killed.kill().expect("it runs");
     killed.wait().expect("it was started here");
 
-    wait_until("the lab to be taken away", SOON, || {
-        places.iter().all(|place| !place.exists()).then_some(())
-    });
+    wait_until("the lab to be taken away", SOON, || places.iter().all(|place| !place.exists()).then_some(()));
 }
 
 #[test]
@@ -370,10 +297,6 @@ fn a_missed_deadline_says_what_was_awaited_and_seen() {
 fn wait_for_passing(consul: &Consul, expected: &[&str]) {
     wait_until_seen(&format!("{expected:?} to be passing"), SOON, || {
         let passing = consul.passing("rpc-order");
-        if passing == expected {
-            Ok(())
-        } else {
-            Err(format!("{passing:?}"))
-        }
+        if passing == expected { Ok(()) } else { Err(format!("{passing:?}")) }
     });
 }

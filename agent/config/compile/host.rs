@@ -32,7 +32,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
     let fleet = spec.fleet.and_then(|fleet| compile_fleet(fleet, &at("fleet"), to, environment, &registries));
     let state = match spec.state {
         Some(Typed(state)) => expanded(&at("state"), state, to, environment),
-        None => PathBuf::from("/var/lib/unwait"),
+        None => PathBuf::from(crate::config::DEFAULT_STATE),
     };
     HostConfig {
         interval,

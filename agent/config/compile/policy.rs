@@ -10,7 +10,7 @@ use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::policy::{GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec};
 use crate::config::spec::scalar::{Slots, Typed};
-use crate::config::test::PolicyTest;
+use crate::model::PolicyTest;
 use crate::config::words;
 use crate::model::policy::{Budget, GuardSettings, Limits, Mode, Policy, Selector};
 use crate::model::runbook::Runbook;

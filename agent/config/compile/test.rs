@@ -10,7 +10,7 @@ use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::policy::{ExpectSpec, SamplesSpec, TestSpec};
 use crate::config::spec::scalar::{Typed, When};
-use crate::config::test::{Expect, Expected, PolicyTest};
+use crate::model::{Expect, Expected, PolicyTest};
 use crate::model::{Policy, Reading, Signal, duration};
 
 /// A week of samples 15 seconds apart are 40,320.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::model::plan::Health;
 
+pub mod dry;
 pub mod real;
 
 /// Why a probe did not pass: what was asked, what came back.

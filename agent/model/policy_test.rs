@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Reading, Readings, Signal};
+use super::{Reading, Readings, Signal};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyTest {
