@@ -298,6 +298,12 @@ fn errors_of_all_files_come_together_and_bring_no_others_along() {
 }
 
 #[test]
+fn a_runbook_that_has_lost_its_name_is_not_missed_by_its_policy() {
+    let tree = Tree::with(&[("runbooks/look.yaml", "runbook: look\nsteps: [snapshot\n")]);
+    assert_eq!(tree.wrong(), ["runbooks/look.yaml:3:1 not YAML: did not find expected ',' or ']'"]);
+}
+
+#[test]
 fn a_directory_that_is_not_there_says_what_to_create() {
     let tree = Tree::empty();
     assert_eq!(

@@ -19,7 +19,7 @@ services:
 fn config() -> Config {
     let runbook = "runbook: whole\nsteps: [snapshot, drain, restart, health_check, restore]\n";
     let policy =
-        "policy: p\nservices: [b.service, \"x-*\", {team: trade}]\nwhen: close_wait > 5\nfor: 1m\nrunbook: whole\n";
+        "policy: p\nservices: [b.service, \"[bx]*\", {team: trade}]\nwhen: close_wait > 5\nfor: 1m\nrunbook: whole\n";
     Tree::with(&[("agent.yaml", AGENT), ("runbooks/whole.yaml", runbook), ("policies/p.yaml", policy)]).config()
 }
 
