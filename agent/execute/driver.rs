@@ -103,19 +103,17 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
     let planned = saga.plan().steps[step].clone();
     let changes = matches!(planned.effect, Effect::Compensable | Effect::Pivot);
     let first_change = planned.effect != Effect::ReadOnly && !saga.changed_anything();
-    if changes || first_change {
-        if let Err((reason, detail)) = world.recheck.still_wanted(saga.plan()).await {
-            return journal.record(saga, Event::Interrupted { reason, detail }, world);
-        }
+    if (changes || first_change)
+        && let Err((reason, detail)) = world.recheck.still_wanted(saga.plan()).await
+    {
+        return journal.record(saga, Event::Interrupted { reason, detail }, world);
     }
     let preimage = match steps::preimage(saga, step, world).await {
         Ok(preimage) => preimage,
         Err(failure) => return fail(saga, journal, step, failure, world),
     };
-    if first_change {
-        if let Err(detail) = begin_slot(saga, world).await {
-            return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
-        }
+    if first_change && let Err(detail) = begin_slot(saga, world).await {
+        return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
     }
     let event = Event::Intended { step, preimage };
     if changes {

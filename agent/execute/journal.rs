@@ -24,7 +24,7 @@ pub enum JournalError {
     #[error("event {seq} of the journal cannot be read: {source}")]
     Unreadable { seq: u32, source: serde_json::Error },
     #[error("event {seq} of the journal: {source}")]
-    Illegal { seq: u32, source: Box<Illegal> },
+    Illegal { seq: u32, source: Illegal },
 }
 
 impl Journal {
@@ -37,7 +37,7 @@ impl Journal {
         for row in rows {
             let event =
                 serde_json::from_str(&row.event).map_err(|source| JournalError::Unreadable { seq: row.seq, source })?;
-            saga.apply(event).map_err(|source| JournalError::Illegal { seq: row.seq, source: Box::new(source) })?;
+            saga.apply(event).map_err(|source| JournalError::Illegal { seq: row.seq, source })?;
         }
         Ok(Self { next: rows.last().map_or(0, |row| row.seq + 1), waiting: Vec::new() })
     }

@@ -76,8 +76,8 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("the event {event:?} cannot follow the state {state:?}")]
 pub struct Illegal {
-    pub state: State,
-    pub event: Event,
+    pub state: Box<State>,
+    pub event: Box<Event>,
 }
 
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ impl Saga {
             (State::Withdraw { why, intended: true }, Event::Withdrawn { detail, .. }) => {
                 State::Rests(Ending { detail: format!("{}; {detail}", why.detail), ..why })
             }
-            (state, event) => return Err(Illegal { state, event }),
+            (state, event) => return Err(Illegal { state: Box::new(state), event: Box::new(event) }),
         };
         if let State::Rests(_) = &next {
             self.left_drained = match &event {

@@ -1,5 +1,7 @@
 //! Stories: what happens on a host, played with real components in a lab. One file a story.
 
+#![allow(clippy::disallowed_methods, reason = "stories take place in real time")]
+
 #[path = "../lab/mod.rs"]
 mod lab;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::model::Expected;
 use crate::model::Truth;
 use crate::model::policy::Mode;
 

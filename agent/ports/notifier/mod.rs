@@ -116,6 +116,7 @@ mod tests {
             incident: Some(IncidentId("20261122T184329Z-rpc-order-1f3a".into())),
             dry_run: false,
             outcome: Some(Outcome::Completed),
+            step: None,
             reason: Some(Reason::Recovered),
             title: "rpc-order.service: restarted & back in traffic".into(),
             lines: vec!["288 sockets in CLOSE_WAIT > 200".into()],
