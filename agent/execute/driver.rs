@@ -50,7 +50,14 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 let event = Event::Interrupted { reason, detail: reason.says().into() };
                 journal.record(&mut saga, event, world);
             }
-            Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return Driven::Left,
+            // An intent of the pivot that this loop still has before it was journaled a moment ago, by itself: what
+            // another agent left was looked at by recovery. So nothing has begun.
+            Task::Act(step) if stopping && saga.plan().pivot() == Some(step) => {
+                let reason = Reason::ShuttingDown;
+                let failure = Failure { reason, detail: reason.says().into() };
+                fail(&mut saga, &mut journal, step, failure, world);
+            }
+            Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return leave(&saga, world),
             Task::Begin(step) => begin(&mut saga, &mut journal, step, world).await,
             Task::Act(step) => {
                 // A pivot is seen to its end; anything else may be dropped half-way: undo asks the world what is
@@ -72,7 +79,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 };
                 match undone {
                     Some(event) => journal.record(&mut saga, event, world),
-                    None => return Driven::Left,
+                    None => return leave(&saga, world),
                 }
             }
             Task::Withdraw => {
@@ -98,12 +105,22 @@ async fn gave_grace(stop: &mut watch::Receiver<bool>) {
     tokio::time::sleep(STOP_GRACE).await;
 }
 
+/// Leaves the saga to the next start, and tells what that means for the service until then.
+fn leave(saga: &Saga, world: &World) -> Driven {
+    let message = world.teller(saga.plan()).left_under_way(saga.holds_drain());
+    (world.on_message)(&message);
+    world.store.tell(&world.audience, &[message]);
+    Driven::Left
+}
+
 /// Asks everything again, reads the pre-image, and commits the intent.
 async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &World) {
     let planned = saga.plan().steps[step].clone();
     let changes = matches!(planned.effect, Effect::Compensable | Effect::Pivot);
     let first_change = planned.effect != Effect::ReadOnly && !saga.changed_anything();
+    // Past the pivot there is no way back that a guard could send it on.
     if (changes || first_change)
+        && !saga.past_pivot()
         && let Err((reason, detail)) = world.recheck.still_wanted(saga.plan()).await
     {
         return journal.record(saga, Event::Interrupted { reason, detail }, world);
@@ -140,7 +157,7 @@ async fn begin_slot(saga: &Saga, world: &World) -> Result<(), String> {
 
 fn fail(saga: &mut Saga, journal: &mut Journal, step: usize, failure: Failure, world: &World) {
     let Failure { reason, detail } = failure;
-    // A step that is refused before its intent has not touched anything.
+    // A step that is refused before its effect has not touched anything.
     journal.record(saga, Event::Failed { step, reason, detail, untouched: true }, world);
 }
 
@@ -148,7 +165,7 @@ fn fail(saga: &mut Saga, journal: &mut Journal, step: usize, failure: Failure, w
 async fn act(saga: &Saga, step: usize, world: &World) -> Event {
     match steps::apply(saga, step, world).await {
         Ok(done) => Event::Done { step, detail: done.detail, helped: done.helped },
-        Err(failure) if saga.plan().pivot() == Some(step) => {
+        Err(failure) if saga.plan().steps[step].effect == Effect::Pivot => {
             recovery::doubtful_pivot(saga, step, failure.reason, failure.detail, world).await
         }
         Err(Failure { reason, detail }) => Event::Failed { step, reason, detail, untouched: false },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Incarnation, Reason, Step};
+use crate::model::{Effect, Incarnation, Reason, Step};
 use crate::ports::restarter::RunState;
 
 use super::journal::{Journal, JournalError};
@@ -14,9 +14,9 @@ use crate::store::OpenIncident;
 pub async fn resume(open: OpenIncident, world: &World) -> Result<(Saga, Journal), JournalError> {
     let mut saga = Saga::new(open.plan);
     let mut journal = Journal::replay(&open.journal, &mut saga)?;
-    let pivot = saga.plan().pivot();
     let event = match saga.state() {
-        State::Acting { step } if pivot == Some(*step) => {
+        // Each pivot, and not only the first: none is ever repeated.
+        State::Acting { step } if saga.plan().steps[*step].effect == Effect::Pivot => {
             let step = *step;
             let detail = "the agent died while it was under way".to_string();
             Some(doubtful_pivot(&saga, step, Reason::AgentRestarted, detail, world).await)

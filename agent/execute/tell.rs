@@ -88,7 +88,7 @@ impl Teller<'_> {
         }
         if ending.outcome == Outcome::Stuck && !self.plan.dry_run {
             let service = &self.plan.target.service;
-            let place = if drained { "It is OUT OF TRAFFIC" } else { "Its place in traffic was not changed" };
+            let place = if drained { "It is OUT OF TRAFFIC" } else { "It stands in traffic as it did before" };
             lines.push(format!("{place} and latched: nothing further is done to it until a person decides."));
             lines.push(format!("look:   unwait show {}", self.plan.incident));
             lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
@@ -97,6 +97,15 @@ impl Teller<'_> {
         message.outcome = Some(ending.outcome);
         message.reason = Some(ending.reason);
         message
+    }
+
+    /// The agent ends in the middle of an incident that cannot be taken back.
+    pub fn left_under_way(&self, drained: bool) -> Message {
+        let title =
+            format!("{} on {}: left under way, the agent was asked to stop", self.plan.target.service, self.host);
+        let place = if drained { "The service is OUT OF TRAFFIC" } else { "The service is not watched" };
+        let lines = vec![format!("{place} until the agent starts again and goes on: start it soon.")];
+        self.message(EventKind::Stuck, title, lines)
     }
 
     /// A wait that passed its deadline and goes on.
