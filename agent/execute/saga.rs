@@ -119,7 +119,7 @@ impl Saga {
         self.preimages.get(&step)
     }
 
-    /// Every pre-image by step, drains first: what a later step takes back.
+    /// What the drain found: what restore, or a person, puts back.
     pub fn drain_preimage(&self) -> Option<&Value> {
         self.drain_step().and_then(|step| self.preimage(step))
     }
@@ -230,15 +230,17 @@ impl Saga {
     }
 
     fn failed(&self, step: usize, reason: Reason, detail: String, untouched: bool) -> State {
-        let pivot = self.plan.pivot();
-        let before_pivot = pivot.is_none_or(|pivot| step < pivot || (step == pivot && untouched));
-        if before_pivot {
-            return self.unwind(reason, detail);
-        }
-        let why = Ending { outcome: Outcome::Stuck, reason, detail };
+        let why = |outcome| Ending { outcome, reason, detail: detail.clone() };
+        // With or without a pivot: what is put back and unhealthy is taken out again.
         let put_back = self.restore_step().is_some_and(|restore| restore < step);
-        let unhealthy = reason == Reason::UnhealthyAfterRestore;
-        if put_back && unhealthy { State::Withdraw { intended: false, why } } else { State::Rests(why) }
+        if put_back && reason == Reason::UnhealthyAfterRestore {
+            return State::Withdraw { intended: false, why: why(Outcome::Stuck) };
+        }
+        let pivot = self.plan.pivot();
+        match pivot.is_none_or(|pivot| step < pivot || (step == pivot && untouched)) {
+            true => self.unwind(reason, detail),
+            false => State::Rests(why(Outcome::Stuck)),
+        }
     }
 
     fn unwind(&self, reason: Reason, detail: String) -> State {
