@@ -387,8 +387,8 @@ impl Agent {
         }
         match Wiring::new(config, self.wiring.host.clone(), Some(Arc::clone(&self.wiring.sensor))) {
             Ok(wiring) => {
+                self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.wiring = wiring;
-                self.detector.keep_only(&self.wiring.config.policies);
                 self.held.clear();
                 last_good::keep(&self.config_dir, &self.wiring.config.host.state);
                 tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");

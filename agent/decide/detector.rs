@@ -76,9 +76,15 @@ impl Detector {
         self.watches.retain(|(_, watched), _| watched != service);
     }
 
-    /// A new configuration: what no policy names any more is dropped.
-    pub fn keep_only(&mut self, policies: &[Policy]) {
-        self.watches.retain(|(name, _), _| policies.iter().any(|policy| policy.name == *name));
+    /// A new configuration: a policy that is gone, or that asks for something else, begins anew. What was seen of another
+    /// condition says nothing of this one.
+    pub fn keep_unchanged(&mut self, before: &[Policy], after: &[Policy]) {
+        let asks = |policy: &Policy| (policy.when.clone(), policy.clear.clone(), policy.hold);
+        let named = |policies: &[Policy], name: &str| policies.iter().find(|policy| policy.name == *name).map(asks);
+        self.watches.retain(|(name, _), _| {
+            let now = named(after, name);
+            now.is_some() && now == named(before, name)
+        });
     }
 }
 
