@@ -126,7 +126,7 @@ impl Meter {
             services.insert(service, readings);
         }
         let none = self.counts(&nothing, host, census.monotonic);
-        self.forget_quiet();
+        self.forget_quiet(census);
         Measurements { at: census.at, monotonic: census.monotonic, untrusted: None, services, none }
     }
 
@@ -174,16 +174,20 @@ impl Meter {
             .unwrap_or_default()
     }
 
-    /// A service that has held nothing for the whole of its history is forgotten.
-    fn forget_quiet(&mut self) {
+    /// A service that has held nothing for the whole of its history, and is not seen any more, is forgotten.
+    fn forget_quiet(&mut self, census: &Census) {
         let quiet = |ticks: &VecDeque<(Timestamp, Readings)>| {
             ticks.len() == HISTORY
                 && ticks
                     .iter()
                     .all(|(_, readings)| readings.get(Signal::CloseWait) == crate::model::Reading::Known(0.0))
         };
-        let forgotten: Vec<ServiceName> =
-            self.history.iter().filter(|(_, ticks)| quiet(ticks)).map(|(service, _)| service.clone()).collect();
+        let forgotten: Vec<ServiceName> = self
+            .history
+            .iter()
+            .filter(|(service, ticks)| !census.services.contains_key(*service) && quiet(ticks))
+            .map(|(service, _)| service.clone())
+            .collect();
         for service in forgotten {
             self.history.remove(&service);
             self.growth.remove(&service);
