@@ -113,13 +113,13 @@ impl Reason {
             Self::GuardRefused => "a guard refused just before the change",
             Self::ShuttingDown => "the agent was asked to stop before the point of no return",
             Self::AgentRestarted => "the agent died before the point of no return",
-            Self::RestartFailed => "the restart failed; the service is held out of traffic",
-            Self::RestartUnknown => "whether the restart took place is not known; the service is held out of traffic",
+            Self::RestartFailed => "the restart failed",
+            Self::RestartUnknown => "whether the restart took place is not known",
             Self::StartLimitHit => {
                 "systemd's start limit was hit; see `systemctl status`, then `systemctl reset-failed`"
             }
-            Self::Unhealthy => "the service did not become healthy after the restart; it is held out of traffic",
-            Self::UnhealthyAfterRestore => "the service became unhealthy after it was put back; it was taken out again",
+            Self::Unhealthy => "the service did not become healthy after the restart",
+            Self::UnhealthyAfterRestore => "the service became unhealthy again while it was watched in traffic",
             Self::GoneWhileDrained => {
                 "the service was restarted or died while it was drained; it is held out of traffic"
             }
