@@ -6,3 +6,6 @@
 pub mod detector;
 pub mod guards;
 pub mod rehearse;
+
+#[cfg(test)]
+mod tests;

@@ -35,4 +35,6 @@ pub mod tell;
 pub mod world;
 
 #[cfg(test)]
+pub mod fakes;
+#[cfg(test)]
 mod tests;

@@ -1,1 +1,319 @@
+use super::*;
+use crate::execute::fakes::{self, Fault, Shape};
+use crate::model::incident::Ending;
+use crate::model::{EventKind, IncidentId, Message, Outcome, Plan, Reason, ServiceName};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
+impl Store {
+    /// As a disk that is full, or read-only: each write fails until it is called off.
+    pub fn refuse_writes(&self, refuse: bool) {
+        self.lock().pragma_update(None, "query_only", refuse).expect("a pragma of the connection's own");
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-11-22T18:43:29Z".parse().unwrap()
+}
+
+fn memory() -> Store {
+    Store::open(Path::new(":memory:")).unwrap()
+}
+
+fn plan(incident: &str) -> Plan {
+    let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
+    plan.incident = IncidentId(incident.into());
+    plan
+}
+
+fn service() -> ServiceName {
+    ServiceName::parse("rpc-order.service").unwrap()
+}
+
+fn message(event: EventKind) -> Message {
+    Message {
+        at: now(),
+        event,
+        host: "bj1-03".into(),
+        labels: Vec::new(),
+        service: Some(service()),
+        policy: None,
+        incident: None,
+        dry_run: false,
+        outcome: None,
+        reason: None,
+        step: None,
+        title: event.to_string(),
+        lines: Vec::new(),
+    }
+}
+
+fn everybody() -> Audience {
+    let all = vec![EventKind::Start, EventKind::End, EventKind::Stuck];
+    Audience(vec![("chat".into(), all), ("pager".into(), vec![EventKind::Stuck])])
+}
+
+fn row(seq: u32) -> JournalRow {
+    JournalRow { seq, at: now() + Duration::from_secs(seq.into()), event: format!("event {seq}") }
+}
+
+fn ending(outcome: Outcome, reason: Reason) -> Ending {
+    Ending { outcome, reason, detail: "what happened".into() }
+}
+
+fn append(store: &Store, incident: &str, rows: &[JournalRow], ended: Option<&Ending>) -> Result<(), StoreError> {
+    let (audience, messages, service) = (everybody(), [message(EventKind::Stuck)], service());
+    let stuck = ended.filter(|ending| ending.outcome == Outcome::Stuck);
+    let implied = Implied {
+        changed: true,
+        ending: ended,
+        latch: stuck.map(|ending| (&service, ending)),
+        audience: &audience,
+        messages: if ended.is_some() { &messages } else { &[] },
+    };
+    store.append(&IncidentId(incident.into()), rows, &implied)
+}
+
+fn begin(store: &Store, incident: &str) {
+    store.begin_incident(&plan(incident), now(), &everybody(), &[message(EventKind::Start)]).unwrap();
+}
+
+#[test]
+fn a_file_is_made_synced_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("unwait.db");
+    {
+        let store = Store::open(&path).unwrap();
+        begin(&store, "i-1");
+        append(&store, "i-1", &[row(0)], None).unwrap();
+        let pragma = |name: &str| -> String {
+            let row = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
+            format!("{:?}", store.lock().query_row(&format!("PRAGMA {name}"), [], row).unwrap())
+        };
+        assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+        assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
+        assert_eq!(pragma("foreign_keys"), "Integer(1)");
+    }
+    let store = Store::open(&path).unwrap();
+    let open = store.open_incidents().unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0].plan, plan("i-1"), "the plan is read back as it was");
+    assert_eq!(open[0].journal, [row(0)]);
+}
+
+#[test]
+fn an_older_file_migrates_and_a_newer_one_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("unwait.db");
+    rusqlite::Connection::open(&path).unwrap();
+    let version = |path: &Path| -> i64 {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(version(&path), 0);
+    drop(Store::open(&path).unwrap());
+    let known = version(&path);
+    assert!(known > 0);
+    drop(Store::open(&path).unwrap());
+
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", known + 1).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let refused = Store::open(&path).unwrap_err();
+    assert!(matches!(refused, StoreError::Newer { found, known: k, .. } if found == known + 1 && k == known));
+    assert!(refused.to_string().contains("newer unwait"), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), before, "a newer file was touched");
+}
+
+#[test]
+fn what_is_no_database_is_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("unwait.db");
+    std::fs::write(&path, "not a database, but long enough to be looked at as one".repeat(40)).unwrap();
+    let error = Store::open(&path).unwrap_err().to_string();
+    assert!(error.contains("unwait.db"), "{error}");
+}
+
+#[test]
+fn an_event_that_is_written_again_is_there_once() {
+    let store = memory();
+    begin(&store, "i-1");
+    append(&store, "i-1", &[row(0)], None).unwrap();
+    append(&store, "i-1", &[row(0), row(1)], None).unwrap();
+    append(&store, "i-1", &[JournalRow { event: "another".into(), ..row(1) }, row(2)], None).unwrap();
+    assert_eq!(store.journal(&IncidentId("i-1".into())).unwrap(), [row(0), row(1), row(2)], "the first word stands");
+}
+
+#[test]
+fn the_ending_the_latch_and_the_messages_are_one_transaction() {
+    let store = memory();
+    begin(&store, "i-1");
+    let stuck = ending(Outcome::Stuck, Reason::Unhealthy);
+    // A constraint that fails last, at the outbox, takes everything with it.
+    store
+        .lock()
+        .execute_batch("CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END")
+        .unwrap();
+    append(&store, "i-1", &[row(0)], Some(&stuck)).unwrap_err();
+    assert!(store.journal(&IncidentId("i-1".into())).unwrap().is_empty());
+    assert_eq!(store.latch(&service()).unwrap(), None);
+    assert_eq!(store.open_incidents().unwrap().len(), 1);
+    assert_eq!(store.last_change_ended(&service(), false).unwrap(), None);
+
+    store.lock().execute_batch("DROP TRIGGER full").unwrap();
+    append(&store, "i-1", &[row(0)], Some(&stuck)).unwrap();
+    let latch = store.latch(&service()).unwrap().unwrap();
+    assert_eq!((latch.incident.as_str(), latch.reason.as_str()), ("i-1", "unhealthy"));
+    assert!(store.open_incidents().unwrap().is_empty());
+    assert_eq!(store.last_change_ended(&service(), false).unwrap(), Some(row(0).at));
+    let told: Vec<(String, EventKind)> =
+        store.undelivered(10).unwrap().into_iter().map(|out| (out.destination, out.message.event)).collect();
+    for wanted in [("chat", EventKind::Start), ("chat", EventKind::Stuck), ("pager", EventKind::Stuck)] {
+        assert!(told.contains(&(wanted.0.into(), wanted.1)), "{wanted:?} of {told:?}");
+    }
+    assert_eq!(told.len(), 3, "the pager did not ask for the start");
+}
+
+#[test]
+fn a_message_is_due_tried_later_refused_and_forgotten() {
+    let store = memory();
+    let pager = Audience(vec![("pager".into(), vec![EventKind::Stuck])]);
+    store.tell(&pager, &[message(EventKind::Stuck), message(EventKind::Start)]);
+    let due = |at: Timestamp| store.due(at, 10).unwrap();
+    let [one] = due(now()).try_into().unwrap();
+    assert_eq!((one.attempts, &one.message), (0, &message(EventKind::Stuck)));
+
+    store.try_later(&one.id, now(), Duration::from_secs(30), "429").unwrap();
+    assert!(due(now() + Duration::from_millis(29_999)).is_empty());
+    let [again] = due(now() + Duration::from_secs(30)).try_into().unwrap();
+    assert_eq!((again.id == one.id, again.attempts, again.error.as_deref()), (true, 1, Some("429")));
+
+    store.refused(&one.id, "404").unwrap();
+    assert!(due(now() + Duration::from_secs(3_600)).is_empty(), "refused is not tried again");
+    assert_eq!(store.undelivered(10).unwrap()[0].error.as_deref(), Some("404"), "and is shown");
+    store.forget_refused(now()).unwrap();
+    assert_eq!(store.undelivered(10).unwrap().len(), 1, "not older than the bound");
+    store.forget_refused(now() + Duration::from_secs(1)).unwrap();
+    assert!(store.undelivered(10).unwrap().is_empty());
+
+    store.tell(&pager, &[message(EventKind::Stuck)]);
+    let [one] = due(now()).try_into().unwrap();
+    store.delivered(&one.id).unwrap();
+    assert!(store.undelivered(10).unwrap().is_empty());
+}
+
+#[test]
+fn what_the_disk_refuses_waits_in_memory_and_the_health_follows_the_last_write() {
+    let store = memory();
+    begin(&store, "i-1");
+    assert_eq!(store.health(), Health::Sound);
+    store.refuse_writes(true);
+    store.tell(&everybody(), &[message(EventKind::Stuck)]);
+    assert_eq!(store.health(), Health::Failing);
+    append(&store, "i-1", &[row(0)], None).unwrap_err();
+    store.test_write(now()).unwrap_err();
+
+    let spilled = store.take_spilled();
+    assert_eq!(spilled.len(), 2, "for chat and for the pager");
+    assert!(store.take_spilled().is_empty(), "whoever takes it has it");
+    store.put_back_spilled(spilled[0].clone());
+    assert_eq!(store.take_spilled(), spilled[..1]);
+
+    store.refuse_writes(false);
+    assert_eq!(store.health(), Health::Failing, "until a write has succeeded");
+    store.test_write(now()).unwrap();
+    assert_eq!(store.health(), Health::Sound);
+}
+
+#[test]
+fn cooldowns_and_budgets_count_what_changed_something_and_keep_dry_run_apart() {
+    let store = memory();
+    for (incident, dry_run, changed, after) in
+        [("real", false, true, 0), ("dry", true, true, 10), ("looked", false, false, 20), ("later", false, true, 30)]
+    {
+        let plan = Plan { dry_run, ..plan(incident) };
+        store.begin_incident(&plan, now() + Duration::from_secs(after), &Audience::default(), &[]).unwrap();
+        let audience = Audience::default();
+        let completed = ending(Outcome::Completed, Reason::Recovered);
+        let implied = Implied { changed, ending: Some(&completed), latch: None, audience: &audience, messages: &[] };
+        store.append(&plan.incident, &[row(100 + after as u32)], &implied).unwrap();
+    }
+    let at = |seconds: u64| now() + Duration::from_secs(seconds);
+    assert_eq!(store.last_change_ended(&service(), false).unwrap(), Some(at(130)));
+    assert_eq!(store.last_change_ended(&service(), true).unwrap(), Some(at(110)));
+    let hour = Duration::from_secs(3_600);
+    assert_eq!(store.changes_since(None, false, at(40), hour).unwrap(), [at(0), at(30)]);
+    assert_eq!(store.changes_since(Some(&service()), true, at(40), hour).unwrap(), [at(10)]);
+    assert_eq!(store.changes_since(None, false, at(3_600), hour).unwrap(), [at(30)], "as old as the window is out");
+    let other = ServiceName::parse("other.service").unwrap();
+    assert!(store.changes_since(Some(&other), false, at(40), hour).unwrap().is_empty());
+    assert_eq!(store.last_change_ended(&other, false).unwrap(), None);
+}
+
+#[test]
+fn slots_are_given_back_once_their_incident_has_ended_and_is_not_latched() {
+    let store = memory();
+    let released = || -> Vec<String> { store.slots_to_release().unwrap().into_iter().map(|(id, _)| id.0).collect() };
+    begin(&store, "runs");
+    begin(&store, "stuck");
+    begin(&store, "ended");
+    for incident in ["runs", "stuck", "ended", "never-began"] {
+        store.note_slot(&IncidentId(incident.into()), "rpc-order").unwrap();
+    }
+    append(&store, "stuck", &[row(0)], Some(&ending(Outcome::Stuck, Reason::Unhealthy))).unwrap();
+    append(&store, "ended", &[row(0)], Some(&ending(Outcome::Completed, Reason::Recovered))).unwrap();
+    assert_eq!(released(), ["ended", "never-began"]);
+    assert!(!store.unlatch(&service(), &IncidentId("ended".into())).unwrap(), "only the incident that latched it");
+    assert!(store.unlatch(&service(), &IncidentId("stuck".into())).unwrap());
+    assert!(released().contains(&"stuck".to_string()), "a person has decided");
+    for incident in ["ended", "never-began", "stuck"] {
+        store.forget_slot(&IncidentId(incident.into())).unwrap();
+    }
+    assert!(released().is_empty());
+}
+
+#[test]
+fn a_pause_holds_until_its_time_and_is_ended_by_hand() {
+    let store = memory();
+    let pause = |until| Pause { who: "ann".into(), why: "deploy".into(), since: now(), until };
+    let until = now() + Duration::from_secs(60);
+    store.pause(&pause(Some(until))).unwrap();
+    assert_eq!(store.paused(until - Duration::from_millis(1)).unwrap(), Some(pause(Some(until))));
+    assert_eq!(store.paused(until).unwrap(), None);
+    store.pause(&pause(None)).unwrap();
+    assert!(store.paused(until + Duration::from_secs(1 << 30)).unwrap().is_some());
+    assert!(store.resume().unwrap());
+    assert!(!store.resume().unwrap());
+    assert_eq!(store.paused(now()).unwrap(), None);
+}
+
+#[test]
+fn the_state_directory_is_one_agents_and_private() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("deep/state");
+    let taken = StateDir::take(&state).unwrap();
+    assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+    let refused = StateDir::take(&state).unwrap_err();
+    assert!(
+        matches!(&refused, StateDirError::Taken { pid, .. } if *pid == std::process::id().to_string()),
+        "{refused}"
+    );
+    drop(taken);
+    drop(StateDir::take(&state).unwrap());
+
+    for mode in [0o750, 0o701, 0o777] {
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert!(matches!(StateDir::take(&state), Err(StateDirError::NotPrivate { .. })), "{mode:o}");
+    }
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&state, &link).unwrap();
+    assert!(matches!(StateDir::take(&link), Err(StateDirError::NotPrivate { .. })), "a link was followed");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    StateDir::take(&file).unwrap_err();
+    // A link in the lock's place leads nowhere.
+    std::fs::remove_file(state.join("agent.lock")).unwrap();
+    std::os::unix::fs::symlink(&file, state.join("agent.lock")).unwrap();
+    assert!(matches!(StateDir::take(&state), Err(StateDirError::Io { .. })), "the lock was followed elsewhere");
+    assert_eq!(std::fs::read(&file).unwrap(), b"");
+}

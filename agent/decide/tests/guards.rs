@@ -1,0 +1,429 @@
+//! Each guard allows and refuses, with its reason; they are asked in order, and the slot is taken last.
+
+use super::scenery::{Scenery, scenery};
+use super::*;
+use crate::decide::guards::{GUARDS, Guard, holds_now};
+use crate::execute::fakes::{HOST, ID, REGISTRY};
+use crate::model::policy::MinHealthy;
+use crate::model::{IncidentId, Marker, Outcome, Readings, Reason, Trigger};
+use crate::ports::fleet::{Phase, Slot};
+use crate::ports::registry::Registry;
+use crate::ports::restarter::RunState;
+use crate::store::Pause;
+
+const SERVICE: &str = "rpc-order.service";
+
+#[test]
+fn where_nothing_is_against_it_every_guard_allows() {
+    scenery().allows();
+    assert_eq!(scenery().all(), []);
+}
+
+#[test]
+fn the_guards_stand_in_the_designs_order() {
+    use Guard::*;
+    let designs =
+        [Paused, WarmUp, Latch, Protected, Stable, OutOfTraffic, Cooldown, Budgets, OneSaga, MinHealthy, FleetSlot];
+    let ours: Vec<Guard> = GUARDS.into_iter().filter(|guard| !matches!(guard, Trust | Actionable)).collect();
+    assert_eq!(ours, designs);
+
+    // All at once: the first is told first, and all are told in order.
+    let mut all = scenery();
+    all.store.pause(&Pause { who: "ann".into(), why: "deploy".into(), since: all.now(), until: None }).unwrap();
+    all.gate.warm_up = seconds(3_600);
+    all.incident("i-1", SERVICE, false, true, Some(Outcome::Stuck));
+    all.incident("i-2", SERVICE, false, true, None);
+    all.lacks = vec!["no health".into()];
+    all.protected = Some("sshd");
+    all.scene.service().state = RunState::Failed;
+    all.scene.registry.isolate(ID, Some("deploy"));
+    all.scene.registry.set_healthy("rpc-order-2", false);
+    *all.fleet.broken.lock().unwrap() = true;
+    all.store.refuse_writes(true);
+    all.store.test_write(all.now()).unwrap_err();
+    assert_eq!(all.all().iter().map(|refusal| refusal.guard).collect::<Vec<_>>(), GUARDS);
+    assert_eq!(all.ask().unwrap_err().guard, GUARDS[0]);
+    assert_eq!(*all.fleet.asked.lock().unwrap(), 0);
+}
+
+#[test]
+fn a_state_that_cannot_be_written_is_only_observed() {
+    let scenery = scenery();
+    scenery.store.refuse_writes(true);
+    scenery.store.test_write(scenery.now()).unwrap_err();
+    scenery.refuses(Guard::Trust, Reason::ObserveOnly);
+    scenery.store.refuse_writes(false);
+    scenery.store.test_write(scenery.now()).unwrap();
+    scenery.allows();
+}
+
+#[test]
+fn what_the_runbook_lacks_is_named() {
+    let mut scenery = scenery();
+    scenery.lacks = vec!["drain: no registry".into(), "health_check: no health".into()];
+    let refusal = scenery.refuses(Guard::Actionable, Reason::NotActionable);
+    assert_eq!(refusal.detail, "drain: no registry; health_check: no health");
+}
+
+#[test]
+fn a_pause_defers_to_its_end_or_denies() {
+    let scenery = scenery();
+    let pause = |until| Pause { who: "ann".into(), why: "deploy".into(), since: scenery.now(), until };
+    scenery.store.pause(&pause(None)).unwrap();
+    let refusal = scenery.refuses(Guard::Paused, Reason::Paused);
+    assert!(refusal.until.is_none() && refusal.detail.contains("ann") && refusal.detail.contains("deploy"));
+    let until = scenery.now() + seconds(60);
+    scenery.store.pause(&pause(Some(until))).unwrap();
+    assert_eq!(scenery.refuses(Guard::Paused, Reason::Paused).until, Some(until));
+    scenery.clock.advance(seconds(60));
+    scenery.allows();
+}
+
+#[test]
+fn warm_up_holds_to_its_last_moment_and_not_a_person_nor_an_own_saga() {
+    let mut scenery = scenery();
+    scenery.gate.warm_up = seconds(61);
+    let refusal = scenery.refuses(Guard::WarmUp, Reason::WarmUp);
+    assert_eq!(refusal.until, Some(scenery.now() + seconds(1)));
+    scenery.own_saga = true;
+    scenery.allows();
+    scenery.own_saga = false;
+    scenery.plan.trigger = Trigger::Person { who: "ann".into() };
+    scenery.allows();
+    scenery.plan.trigger = Trigger::Breach;
+    scenery.clock.advance(seconds(1));
+    scenery.allows();
+}
+
+#[test]
+fn a_latch_holds_its_service_alone_until_it_is_taken_off() {
+    let scenery = scenery();
+    scenery.incident("elsewhere", "other.service", false, false, Some(Outcome::Stuck));
+    scenery.allows();
+    scenery.incident("i-1", SERVICE, false, false, Some(Outcome::Stuck));
+    let refusal = scenery.refuses(Guard::Latch, Reason::Latched);
+    assert!(refusal.detail.contains("i-1"), "{refusal}");
+    scenery.store.unlatch(&scenery.plan.target.service, &IncidentId("i-1".into())).unwrap();
+    scenery.allows();
+}
+
+#[test]
+fn a_protected_service_is_touched_only_where_it_is_named_in_full() {
+    let mut scenery = scenery();
+    scenery.protected = Some("the way in for people");
+    scenery.refuses(Guard::Protected, Reason::Protected);
+    scenery.named_in_full = true;
+    scenery.allows();
+}
+
+#[test]
+fn a_service_must_be_stable_old_enough_and_the_one_that_was_measured() {
+    let mut scenery = scenery();
+    for (state, reason) in [
+        (RunState::Changing, Reason::Unstable),
+        (RunState::Inactive, Reason::NotActive),
+        (RunState::Failed, Reason::NotActive),
+    ] {
+        scenery.scene.service().state = state;
+        scenery.refuses(Guard::Stable, reason);
+    }
+    scenery.scene.service().state = RunState::Active;
+    scenery.scene.service().up_for = Some(seconds(299));
+    let refusal = scenery.refuses(Guard::Stable, Reason::RecentlyRestarted);
+    assert_eq!(refusal.until, Some(scenery.now() + seconds(1)));
+    scenery.own_saga = true;
+    scenery.allows();
+    scenery.own_saga = false;
+    scenery.scene.service().up_for = Some(seconds(300));
+    scenery.allows();
+    scenery.scene.service().lifetime = 2;
+    scenery.refuses(Guard::Stable, Reason::IncarnationChanged);
+    scenery.own_saga = true;
+    scenery.refuses(Guard::Stable, Reason::IncarnationChanged);
+}
+
+#[test]
+fn what_is_out_of_traffic_already_is_left_alone_but_for_our_own_saga() {
+    let mut scenery = scenery();
+    scenery.scene.registry.isolate(ID, Some("deploy of release 41"));
+    let refusal = scenery.refuses(Guard::OutOfTraffic, Reason::OutOfTraffic);
+    assert!(refusal.detail.contains("deploy of release 41"));
+    let marker = |incident: &IncidentId, host: &str| Marker { incident: incident.clone(), host: host.into() };
+    let ours = marker(&scenery.plan.incident, HOST);
+    for (marker, allowed) in [
+        (ours.clone(), true),
+        (marker(&scenery.plan.incident, "another-host"), false),
+        (marker(&IncidentId("another".into()), HOST), false),
+    ] {
+        scenery.own_saga = true;
+        scenery.scene.registry.isolate(ID, Some(&marker.to_string()));
+        match allowed {
+            true => scenery.allows(),
+            false => drop(scenery.refuses(Guard::OutOfTraffic, Reason::OutOfTraffic)),
+        }
+        scenery.own_saga = false;
+        scenery.refuses(Guard::OutOfTraffic, Reason::OutOfTraffic);
+    }
+    scenery.scene.registry.isolate(ID, None);
+    scenery.scene.registry.set_healthy(ID, false);
+    scenery.refuses(Guard::OutOfTraffic, Reason::OutOfTraffic);
+}
+
+#[test]
+fn a_registry_that_cannot_be_asked_refuses() {
+    let scenery = scenery();
+    scenery.scene.registry.set_unreachable(true);
+    let refusal = scenery.ask().unwrap_err();
+    assert_eq!((refusal.guard, refusal.reason), (Guard::OutOfTraffic, Reason::GuardFailed));
+    let guards: Vec<Guard> = scenery.all().iter().map(|refusal| refusal.guard).collect();
+    assert_eq!(guards, [Guard::OutOfTraffic, Guard::MinHealthy]);
+    scenery.scene.registry.set_unreachable(false);
+    scenery.scene.registry.deregister(ID);
+    assert_eq!(scenery.ask().unwrap_err().reason, Reason::GuardFailed, "not registered is no answer either");
+}
+
+#[test]
+fn a_registry_that_is_not_configured_any_more_refuses() {
+    let mut scenery = scenery();
+    scenery.gate.ports.registries.clear();
+    assert_eq!(scenery.ask().unwrap_err().reason, Reason::GuardFailed);
+}
+
+#[test]
+fn the_cooldown_is_counted_from_the_end_to_its_last_moment() {
+    let mut scenery = scenery();
+    scenery.incident("looked-only", SERVICE, false, false, Some(Outcome::Unwound));
+    scenery.incident("dry", SERVICE, true, true, Some(Outcome::Completed));
+    scenery.incident("another", "other.service", false, true, Some(Outcome::Completed));
+    scenery.allows();
+    let ended = scenery.now();
+    scenery.incident("i-1", SERVICE, false, true, Some(Outcome::Unwound));
+    let cooldown = scenery.plan.limits.cooldown;
+    assert_eq!(scenery.refuses(Guard::Cooldown, Reason::Cooldown).until, Some(ended + cooldown));
+    scenery.own_saga = true;
+    scenery.allows();
+    scenery.own_saga = false;
+    scenery.clock.advance(cooldown - Duration::from_millis(1));
+    scenery.refuses(Guard::Cooldown, Reason::Cooldown);
+    scenery.clock.advance(Duration::from_millis(1));
+    scenery.allows();
+}
+
+#[test]
+fn dry_run_has_a_cooldown_of_its_own() {
+    let mut scenery = scenery();
+    scenery.incident("i-1", SERVICE, false, true, Some(Outcome::Completed));
+    scenery.plan.dry_run = true;
+    scenery.allows();
+    scenery.incident("dry", SERVICE, true, true, Some(Outcome::Completed));
+    scenery.refuses(Guard::Cooldown, Reason::Cooldown);
+}
+
+#[test]
+fn budgets_are_spent_exactly_and_come_back_when_the_oldest_is_out() {
+    let mut scenery = scenery();
+    scenery.plan.limits.cooldown = seconds(0);
+    let began = scenery.now();
+    scenery.incident("i-1", SERVICE, false, true, Some(Outcome::Completed));
+    scenery.allows();
+    scenery.clock.advance(seconds(600));
+    scenery.incident("i-2", SERVICE, false, true, Some(Outcome::Unwound));
+    scenery.incident("dry", SERVICE, true, true, Some(Outcome::Completed));
+    scenery.incident("looked", SERVICE, false, false, Some(Outcome::Completed));
+    let per = scenery.plan.limits.per_service.per;
+    let refusal = scenery.refuses(Guard::Budgets, Reason::ServiceBudget);
+    assert_eq!(refusal.until, Some(began + per), "2 per 6h: when the first is as old as the window");
+    // A budget that was made smaller meanwhile: both must leave.
+    scenery.plan.limits.per_service.incidents = 1;
+    let refusal = scenery.refuses(Guard::Budgets, Reason::ServiceBudget);
+    assert_eq!(refusal.until, Some(began + seconds(600) + per));
+    scenery.plan.limits.per_service.incidents = 2;
+    scenery.clock.advance(per - seconds(600) - Duration::from_millis(1));
+    scenery.refuses(Guard::Budgets, Reason::ServiceBudget);
+    scenery.clock.advance(Duration::from_millis(1));
+    scenery.allows();
+}
+
+#[test]
+fn the_hosts_budget_counts_every_service_and_a_budget_of_none_denies() {
+    let mut scenery = scenery();
+    for (index, service) in ["a.service", "b.service", "c.service", "d.service"].into_iter().enumerate() {
+        scenery.allows();
+        scenery.incident(&format!("i-{index}"), service, false, true, Some(Outcome::Completed));
+    }
+    let refusal = scenery.refuses(Guard::Budgets, Reason::HostBudget);
+    assert_eq!(refusal.until, Some(scenery.now() + scenery.plan.limits.per_host.per));
+    scenery.plan.limits.per_host.incidents = 0;
+    let none = super::scenery::scenery();
+    let mut plan = none.plan.clone();
+    plan.limits.per_host.incidents = 0;
+    let none = Scenery { plan, ..none };
+    assert_eq!(none.refuses(Guard::Budgets, Reason::HostBudget).until, None);
+}
+
+#[test]
+fn an_own_saga_does_not_spend_its_own_budget_but_meets_the_others() {
+    let mut scenery = scenery();
+    scenery.plan.limits.cooldown = seconds(0);
+    scenery.incident("i-1", SERVICE, false, true, Some(Outcome::Completed));
+    scenery.clock.advance(seconds(1));
+    let own = scenery.plan.incident.0.clone();
+    scenery.incident(&own, SERVICE, false, true, None);
+    scenery.own_saga = true;
+    scenery.allows();
+    scenery.plan.limits.per_service.incidents = 1;
+    scenery.refuses(Guard::Budgets, Reason::ServiceBudget);
+}
+
+#[test]
+fn one_saga_a_service_and_so_many_a_host() {
+    let mut scenery = scenery();
+    scenery.gate.max_parallel = 2;
+    scenery.incident("elsewhere", "other.service", false, false, None);
+    scenery.allows();
+    scenery.incident("dry", "dry.service", true, false, None);
+    scenery.allows();
+    scenery.incident("third", "third.service", false, false, None);
+    scenery.refuses(Guard::OneSaga, Reason::SagaRunning);
+    scenery.own_saga = true;
+    scenery.allows();
+    scenery.own_saga = false;
+    scenery.gate.max_parallel = 9;
+    scenery.allows();
+    scenery.incident("same", SERVICE, false, false, None);
+    let refusal = scenery.refuses(Guard::OneSaga, Reason::SagaRunning);
+    assert!(refusal.detail.contains("same"));
+}
+
+#[test]
+fn too_few_others_healthy_refuses_and_fails_closed() {
+    let mut scenery = scenery();
+    for (rule, healthy, registered_too, allowed) in [
+        (MinHealthy::Count(1), true, 0, true),
+        (MinHealthy::Count(1), false, 0, false),
+        (MinHealthy::Count(2), true, 0, false),
+        (MinHealthy::Share(0.5), true, 0, true),
+        (MinHealthy::Share(0.51), true, 0, false),
+        (MinHealthy::Share(0.5), true, 1, false),
+        (MinHealthy::AllOthers, true, 0, true),
+        (MinHealthy::AllOthers, true, 1, false),
+        (MinHealthy::AllOthers, false, 0, false),
+    ] {
+        scenery.plan.guards.min_healthy = Some(rule);
+        scenery.scene.registry.set_healthy("rpc-order-2", healthy);
+        scenery.scene.registry.deregister("rpc-order-3");
+        if registered_too > 0 {
+            scenery.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
+            scenery.scene.registry.set_healthy("rpc-order-3", false);
+        }
+        match allowed {
+            true => scenery.allows(),
+            false => drop(scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy)),
+        }
+    }
+    scenery.scene.registry.deregister("rpc-order-3");
+    scenery.scene.registry.set_healthy("rpc-order-2", true);
+    scenery.plan.target.bindings.clear();
+    scenery.refuses(Guard::MinHealthy, Reason::NoRegistry);
+    scenery.plan.guards.min_healthy = None;
+    scenery.allows();
+}
+
+#[test]
+fn another_that_is_drained_is_no_healthy_one() {
+    let scenery = scenery();
+    let marker = Marker { incident: IncidentId("another".into()), host: "another-host".into() };
+    scenery.block(scenery.scene.registry.drain("rpc-order-2", &marker)).unwrap();
+    scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
+}
+
+#[test]
+fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
+    let mut scenery = scenery();
+    scenery.allows();
+    assert_eq!(*scenery.fleet.asked.lock().unwrap(), 1);
+    let noted = || scenery.store.slots_to_release().unwrap().len();
+    assert_eq!(noted(), 1, "so that it is given back where no incident comes of it");
+
+    let slot = |phase| Slot { holder: "bj1-04".into(), incident: "theirs".into(), since: scenery.now(), phase };
+    *scenery.fleet.held.lock().unwrap() = vec![slot(Phase::Changing)];
+    let refusal = scenery.refuses(Guard::FleetSlot, Reason::SlotTaken);
+    assert!(refusal.detail.contains("bj1-04"), "{refusal}");
+    assert_eq!(noted(), 0);
+
+    *scenery.fleet.broken.lock().unwrap() = true;
+    scenery.refuses(Guard::FleetSlot, Reason::GuardFailed);
+    assert_eq!(noted(), 1, "it may have been taken all the same");
+    *scenery.fleet.broken.lock().unwrap() = false;
+    scenery.fleet.held.lock().unwrap().clear();
+
+    let asked = *scenery.fleet.asked.lock().unwrap();
+    scenery.scene.registry.set_healthy("rpc-order-2", false);
+    scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
+    scenery.scene.registry.set_healthy("rpc-order-2", true);
+    assert_eq!(*scenery.fleet.asked.lock().unwrap(), asked, "an earlier refusal takes no slot");
+    scenery.take_slot = false;
+    scenery.allows();
+    assert_eq!(scenery.all(), []);
+    assert_eq!(*scenery.fleet.asked.lock().unwrap(), asked, "looking takes none");
+}
+
+#[test]
+fn looking_at_slots_counts_those_in_force_and_not_our_own() {
+    let mut scenery = scenery();
+    scenery.take_slot = false;
+    let until = scenery.now() + seconds(30);
+    let slot = |incident: &str, phase| Slot {
+        holder: "bj1-04".into(),
+        incident: incident.into(),
+        since: scenery.now(),
+        phase,
+    };
+    let own = scenery.plan.incident.0.clone();
+    for (slots, allowed) in [
+        (vec![slot("theirs", Phase::Changing)], false),
+        (vec![slot("theirs", Phase::Waiting { until })], false),
+        (vec![slot(&own, Phase::Changing)], true),
+        (vec![], true),
+    ] {
+        *scenery.fleet.held.lock().unwrap() = slots;
+        assert_eq!(scenery.ask().is_ok(), allowed);
+    }
+    *scenery.fleet.held.lock().unwrap() = vec![slot("theirs", Phase::Waiting { until })];
+    scenery.clock.advance(seconds(30));
+    scenery.allows();
+    scenery.gate.ports.fleet = None;
+    scenery.refuses(Guard::FleetSlot, Reason::SlotTaken);
+    scenery.plan.guards.fleet_slots = None;
+    scenery.allows();
+}
+
+#[test]
+fn a_runbook_that_only_looks_meets_only_what_speaks_of_looking() {
+    let mut scenery = scenery();
+    scenery.plan.steps.truncate(1);
+    scenery.scene.registry.set_unreachable(true);
+    scenery.scene.service().state = RunState::Failed;
+    *scenery.fleet.broken.lock().unwrap() = true;
+    scenery.protected = Some("sshd");
+    scenery.allows();
+    scenery.incident("same", SERVICE, false, false, None);
+    scenery.refuses(Guard::OneSaga, Reason::SagaRunning);
+}
+
+#[test]
+fn a_condition_that_is_unknown_or_false_by_now_stops_it() {
+    let scenery = scenery();
+    let mut readings = Readings::default();
+    assert_eq!(holds_now(&scenery.plan, &readings).unwrap_err().0, Reason::MeasurementFailed);
+    readings.set(Signal::CloseWait, 200.0);
+    assert_eq!(holds_now(&scenery.plan, &readings).unwrap_err().0, Reason::ConditionCleared);
+    readings.set(Signal::CloseWait, 201.0);
+    holds_now(&scenery.plan, &readings).unwrap();
+}
+
+#[test]
+fn a_registry_by_its_binding() {
+    // The fake's own name and the plan's binding agree; otherwise every test above would pass for nothing.
+    assert_eq!(scenery().plan.target.bindings[0].registry, REGISTRY);
+}

@@ -1,0 +1,39 @@
+//! The detector at its boundaries, each guard both ways, and the rehearsal of policies.
+
+mod detector;
+mod guards;
+mod rehearse;
+mod scenery;
+
+use std::time::Duration;
+
+use crate::model::policy::{GuardSettings, Limits, Operator};
+use crate::model::{Comparison, Condition, Mode, Policy, Runbook, Signal};
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn above(threshold: f64) -> Condition {
+    Condition::Compare(Comparison { signal: Signal::CloseWait, operator: Operator::Above, threshold })
+}
+
+fn below(threshold: f64) -> Condition {
+    Condition::Compare(Comparison { signal: Signal::CloseWait, operator: Operator::Below, threshold })
+}
+
+/// `close_wait > 200`, for two minutes.
+fn policy() -> Policy {
+    Policy {
+        name: "close-wait-leak".into(),
+        description: String::new(),
+        services: Vec::new(),
+        when: above(200.0),
+        hold: seconds(120),
+        clear: None,
+        mode: Mode::Auto,
+        runbook: Runbook { name: "evidence-only".into(), description: String::new(), steps: Vec::new() },
+        limits: Limits::default(),
+        guards: GuardSettings::default(),
+    }
+}

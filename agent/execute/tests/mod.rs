@@ -1,0 +1,4 @@
+//! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
+
+mod sweeps;
+mod transitions;

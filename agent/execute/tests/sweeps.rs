@@ -1,0 +1,485 @@
+//! Sweeps, not samples: each fault, and in each run with it a crash, a full disk and a stop at every moment.
+//!
+//! Whatever happens, a run ends with the service in traffic and healthy, or stuck, latched and told; it is restarted
+//! once at most; and no drain is left without a latch. The fake registry panics where an unhealthy service is put
+//! into traffic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use strum::IntoEnumIterator;
+
+use crate::execute::driver::{Driven, drive};
+use crate::execute::fakes::{self, Crash, Fault, ID, Scene, Shape};
+use crate::execute::journal::Journal;
+use crate::execute::recovery;
+use crate::execute::saga::{Event, Saga};
+use crate::execute::steps::{self, UndoError};
+use crate::execute::world::World;
+use crate::model::incident::Ending;
+use crate::model::{Effect, EventKind, Outcome, Plan, Reason};
+use crate::ports::registry::{Registry, Traffic};
+use crate::store::Outgoing;
+
+/// One run: a scene, its world, and the plan that is carried out.
+struct Run {
+    what: String,
+    scene: Arc<Scene>,
+    world: World,
+    plan: Plan,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// How one lifetime of the agent ended.
+#[derive(Debug, PartialEq)]
+enum Life {
+    Rested(Ending),
+    Left,
+    Crashed,
+    /// It waits for something that does not come, such as a disk that takes writes again.
+    Waits,
+}
+
+/// Longer than any run with fakes takes, and shorter than for ever.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+impl Run {
+    fn new(shape: Shape, fault: Fault) -> Self {
+        let scene = Scene::new(fault);
+        let world = fakes::world(&scene);
+        let plan = fakes::plan(fakes::steps(shape, fault));
+        let start = world.teller(&plan).start(Vec::new());
+        world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[start]).unwrap();
+        scene.trip.reset();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        Self { what: format!("{shape:?}, {fault:?}"), scene, world, plan, runtime }
+    }
+
+    fn live(&self, life: impl AsyncFnOnce() -> Driven) -> Life {
+        let driven = catch_unwind(AssertUnwindSafe(|| {
+            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, life()).await })
+        }));
+        match driven {
+            Ok(Ok(Driven::Rested(ending))) => Life::Rested(ending),
+            Ok(Ok(Driven::Left)) => Life::Left,
+            Ok(Err(_)) => Life::Waits,
+            Err(panic) if panic.is::<Crash>() => Life::Crashed,
+            Err(panic) => {
+                eprintln!("in: {}", self.what);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    fn first_life(&self) -> Life {
+        let stop = self.scene.trip.stop.subscribe();
+        self.live(async || drive(Saga::new(self.plan.clone()), Journal::new(), &self.world, stop).await)
+    }
+
+    /// The agent starts again; `None` where nothing was left open.
+    fn next_life(&self) -> Option<Life> {
+        let open = self.world.store.open_incidents().unwrap().pop()?;
+        Some(self.live(async || {
+            let stop = self.scene.trip.stop.subscribe();
+            let (saga, journal) = recovery::resume(open, &self.world).await.expect("a journal of our own is read back");
+            drive(saga, journal, &self.world, stop).await
+        }))
+    }
+
+    /// The machine is well again, and the agent starts until nothing is left open.
+    fn recover(&self) {
+        self.scene.trip.reset();
+        self.world.store.refuse_writes(false);
+        for _ in 0..3 {
+            match self.next_life() {
+                None => return,
+                Some(Life::Rested(_)) => {}
+                Some(other) => panic!("{}: nothing was in the way, and it ended with {other:?}", self.what),
+            }
+        }
+        panic!("{}: it never comes to rest", self.what);
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.runtime.block_on(self.scene.registry.observe(ID)).ok().map(|registration| registration.traffic)
+    }
+
+    /// What waits to be told, on the disk and in memory.
+    fn outbox(&self) -> Vec<Outgoing> {
+        let mut all = self.world.store.undelivered(1_000).unwrap();
+        for spilled in self.world.store.take_spilled() {
+            self.world.store.put_back_spilled(spilled.clone());
+            all.push(spilled);
+        }
+        all
+    }
+
+    fn is_told(&self, event: EventKind) -> bool {
+        self.outbox().iter().any(|outgoing| outgoing.message.event == event)
+    }
+
+    /// A process that dies takes with it what waits in its memory.
+    fn forget_memory(&self) {
+        self.world.store.take_spilled();
+    }
+
+    /// The promise, once nothing is under way any more.
+    fn keeps_the_promise(&self) {
+        let service = self.scene.service().clone();
+        let latched = self.world.store.latch(&self.plan.target.service).unwrap().is_some();
+        let traffic = self.traffic();
+        let what = format!("{}: {service:?}, {traffic:?}, latched: {latched}", self.what);
+        assert!(service.restarts <= 1, "restarted more than once: {what}");
+        for pivot in ["/bin/once-before", "/bin/once-behind"] {
+            let times = service.commands.iter().filter(|command| *command == pivot).count();
+            assert!(times <= 1, "{pivot} was run {times} times: {what}");
+        }
+        assert!(self.world.store.open_incidents().unwrap().is_empty(), "left open: {what}");
+        let row = self.world.store.incident(&self.plan.incident).unwrap().unwrap();
+        assert_eq!(latched, row.outcome.as_deref() == Some("stuck"), "a latch for each stuck one: {what}, {row:?}");
+        if latched {
+            assert!(self.is_told(EventKind::Stuck), "latched and untold: {what}");
+        } else {
+            let drained = matches!(traffic, Some(Traffic::DrainedBy(_)));
+            assert!(!drained, "a drain without a latch: {what}");
+            assert!(service.healthy, "neither healthy nor latched: {what}");
+        }
+        if service.restarts > 0 || matches!(traffic, Some(Traffic::DrainedBy(_))) {
+            assert!(row.changed, "what changed something counts: {what}");
+        }
+    }
+}
+
+fn cases() -> impl Iterator<Item = (Shape, Fault)> {
+    Shape::iter().flat_map(|shape| Fault::iter().map(move |fault| (shape, fault)))
+}
+
+#[test]
+fn each_fault_ends_as_it_should() {
+    use Fault::*;
+    use Outcome::*;
+    let expected = |fault: Fault| match fault {
+        Nothing | RegistersItself | RegistryAwayAtRestore | RestartAnswerLost => (Completed, Reason::Recovered),
+        NotHelped | CannotBeMeasuredAtTheEnd => (Completed, Reason::NotHelped),
+        EvidenceNotKept => (Unwound, Reason::EvidenceNotKept),
+        RefusedAtFirst | RefusedAtSecond => (Unwound, Reason::GuardRefused),
+        DrainRefused | DrainAnswerLost => (Unwound, Reason::DrainFailed),
+        IsolatedBefore => (Unwound, Reason::OutOfTraffic),
+        NeverEmpty => (Unwound, Reason::DrainTimedOut),
+        RestartRefused | RestartUnheard | RegistryAwayAtUndo => (Unwound, Reason::RestartFailed),
+        StartLimit => (Unwound, Reason::StartLimitHit),
+        RestartDies => (Stuck, Reason::RestartFailed),
+        UnhealthyAfterRestart => (Stuck, Reason::Unhealthy),
+        RestartedWhileDrained => (Stuck, Reason::GoneWhileDrained),
+        IllWhileDrained => (Stuck, Reason::UnhealthierThanDrained),
+        // It is not ours to put back any more; but it was restarted, and is watched to its end.
+        IsolatedWhileDrained => (Stuck, Reason::RecordChanged),
+        DeregisteredWhileDrained => (Stuck, Reason::RecordChanged),
+        IllInTraffic | IllInTrafficAndHeld => (Stuck, Reason::UnhealthyAfterRestore),
+    };
+    for fault in Fault::iter() {
+        let run = Run::new(Shape::IsolateRestartRecover, fault);
+        let Life::Rested(ending) = run.first_life() else { panic!("{} did not rest", run.what) };
+        assert_eq!((ending.outcome, ending.reason), expected(fault), "{}: {}", run.what, ending.detail);
+        run.keeps_the_promise();
+    }
+    // What no registry knows is neither drained nor taken out.
+    for (fault, outcome, reason) in [
+        (Nothing, Completed, Reason::Recovered),
+        (NotHelped, Completed, Reason::NotHelped),
+        (EvidenceNotKept, Unwound, Reason::EvidenceNotKept),
+        (RestartRefused, Unwound, Reason::RestartFailed),
+        (RestartDies, Stuck, Reason::RestartFailed),
+        (UnhealthyAfterRestart, Stuck, Reason::Unhealthy),
+    ] {
+        let run = Run::new(Shape::RestartInPlace, fault);
+        let Life::Rested(ending) = run.first_life() else { panic!("{} did not rest", run.what) };
+        assert_eq!((ending.outcome, ending.reason), (outcome, reason), "{}", run.what);
+        run.keeps_the_promise();
+    }
+    let run = Run::new(Shape::EvidenceOnly, Nothing);
+    let Life::Rested(ending) = run.first_life() else { panic!("{} did not rest", run.what) };
+    assert_eq!((ending.outcome, ending.reason), (Completed, Reason::EvidenceKept));
+    run.keeps_the_promise();
+}
+
+#[test]
+fn agent_killed_at_any_moment_goes_on_at_the_next_start() {
+    let mut count = 0;
+    for (shape, fault) in cases() {
+        for at in 0.. {
+            let mut run = Run::new(shape, fault);
+            run.what = format!("{}, killed at {at}", run.what);
+            run.scene.trip.crash_at(at);
+            if run.first_life() != Life::Crashed {
+                break;
+            }
+            run.recover();
+            run.keeps_the_promise();
+            count += 1;
+        }
+    }
+    println!("killed at {count} moments");
+    assert!(count > 1_000, "{count}");
+}
+
+#[test]
+fn agent_killed_again_during_recovery_goes_on_all_the_same() {
+    let mut count = 0;
+    for fault in
+        [Fault::Nothing, Fault::RestartDies, Fault::RestartRefused, Fault::IllInTraffic, Fault::RegistersItself]
+    {
+        for first in 0.. {
+            let run = Run::new(Shape::IsolateRestartRecover, fault);
+            run.scene.trip.crash_at(first);
+            if run.first_life() != Life::Crashed {
+                break;
+            }
+            for second in 0.. {
+                let mut run = Run::new(Shape::IsolateRestartRecover, fault);
+                run.what = format!("{}, killed at {first} and then at {second}", run.what);
+                run.scene.trip.crash_at(first);
+                run.first_life();
+                run.scene.trip.reset();
+                run.scene.trip.crash_at(second);
+                if run.next_life() != Some(Life::Crashed) {
+                    break;
+                }
+                run.recover();
+                run.keeps_the_promise();
+                count += 1;
+            }
+        }
+    }
+    println!("killed at {count} pairs of moments");
+    assert!(count > 1_000, "{count}");
+}
+
+#[test]
+fn disk_full_from_any_moment_on_leaves_an_isolated_service_in_traffic_or_a_person_told() {
+    fill_the_disk(&[Shape::IsolateRestartRecover]);
+}
+
+#[test]
+fn disk_full_from_any_moment_on_with_commands_in_the_runbook() {
+    fill_the_disk(&[Shape::WithCommands]);
+}
+
+#[test]
+fn disk_full_from_any_moment_on_with_pivots_and_in_place() {
+    fill_the_disk(&[Shape::WithPivots, Shape::RestartInPlace, Shape::EvidenceOnly]);
+}
+
+fn fill_the_disk(shapes: &[Shape]) {
+    let mut count = 0;
+    for (shape, fault) in cases().filter(|(shape, _)| shapes.contains(shape)) {
+        let whole = Run::new(shape, fault);
+        whole.first_life();
+        for at in 0..whole.scene.trip.count() {
+            let mut run = Run::new(shape, fault);
+            run.what = format!("{}, disk full from {at} on", run.what);
+            run.scene.trip.fill_the_disk_at(at);
+            let life = run.first_life();
+            let service = run.scene.service().clone();
+            let drained = matches!(run.traffic(), Some(Traffic::DrainedBy(_)));
+            let what = format!("{}: {life:?}, {service:?}, {:?}", run.what, run.traffic());
+            assert!(matches!(life, Life::Waits | Life::Rested(_)), "{what}");
+            if drained || !service.healthy {
+                assert!(run.is_told(EventKind::Stuck), "nobody was told: {what}");
+            }
+            // The agent dies with what it could not write, and finds a disk that is well.
+            run.forget_memory();
+            run.recover();
+            run.keeps_the_promise();
+            count += 1;
+        }
+    }
+    println!("{shapes:?}: a full disk from {count} moments on");
+    assert!(count > 500, "{count}");
+}
+
+#[test]
+fn disk_that_is_freed_again_ends_the_incident_by_itself() {
+    let mut count = 0;
+    for fault in Fault::iter() {
+        let whole = Run::new(Shape::IsolateRestartRecover, fault);
+        whole.first_life();
+        for at in 0..whole.scene.trip.count() {
+            let mut run = Run::new(Shape::IsolateRestartRecover, fault);
+            run.what = format!("{}, disk full from {at} on, then free", run.what);
+            run.scene.trip.fill_the_disk_at(at);
+            let stop = run.scene.trip.stop.subscribe();
+            let life = run.live(async || {
+                let driven = drive(Saga::new(run.plan.clone()), Journal::new(), &run.world, stop);
+                let freed = async {
+                    tokio::time::sleep(PATIENCE / 2).await;
+                    run.world.store.refuse_writes(false);
+                };
+                tokio::join!(driven, freed).0
+            });
+            assert!(matches!(life, Life::Rested(_)), "{}: {life:?}", run.what);
+            run.world.store.refuse_writes(false);
+            run.keeps_the_promise();
+            let rows = run.world.store.journal(&run.plan.incident).unwrap();
+            let mut again = Saga::new(run.plan.clone());
+            Journal::replay(&rows, &mut again).expect("what waited was written in order");
+            count += 1;
+        }
+    }
+    println!("a disk freed again: {count}");
+}
+
+#[test]
+fn asked_to_stop_at_any_moment_it_unwinds_or_is_gone_on_with() {
+    let mut count = 0;
+    for (shape, fault) in cases() {
+        let whole = Run::new(shape, fault);
+        whole.first_life();
+        for at in 0..whole.scene.trip.count() {
+            let mut run = Run::new(shape, fault);
+            run.what = format!("{}, stopped at {at}", run.what);
+            run.scene.trip.stop_at(at);
+            let life = run.first_life();
+            assert!(matches!(life, Life::Rested(_) | Life::Left), "{}: {life:?}", run.what);
+            if life == Life::Left {
+                let service = run.scene.service().clone();
+                let past = service.restarts > 0 || !service.commands.is_empty();
+                assert!(past, "{}: left before the pivot, with nothing in the way", run.what);
+                if matches!(run.traffic(), Some(Traffic::DrainedBy(_))) {
+                    assert!(run.is_told(EventKind::Stuck), "{}: left drained, and nobody was told", run.what);
+                }
+            }
+            run.recover();
+            run.keeps_the_promise();
+            count += 1;
+        }
+    }
+    println!("asked to stop at {count} moments");
+    assert!(count > 1_000, "{count}");
+}
+
+#[test]
+fn each_step_applied_twice_and_each_undo_done_twice_is_as_once() {
+    for shape in Shape::iter() {
+        let run = Run::new(shape, Fault::Nothing);
+        let length = run.plan.steps.len();
+        run.runtime.block_on(async {
+            let mut saga = Saga::new(run.plan.clone());
+            for step in 0..length {
+                let preimage = steps::preimage(&saga, step, &run.world).await.unwrap();
+                saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
+                let once = steps::apply(&saga, step, &run.world).await.unwrap();
+                if run.plan.steps[step].effect != Effect::Pivot {
+                    let twice = steps::apply(&saga, step, &run.world).await.unwrap();
+                    assert_eq!(once.helped, twice.helped, "{} of {shape:?}", run.plan.steps[step].step.name());
+                }
+                saga.apply(Event::Done { step, detail: once.detail, helped: once.helped }).unwrap();
+            }
+        });
+        assert_eq!(run.traffic(), Some(Traffic::Passing), "{shape:?}");
+        assert_eq!(run.scene.service().restarts, u32::from(run.plan.pivot().is_some()), "{shape:?}");
+
+        let run = Run::new(shape, Fault::Nothing);
+        run.runtime.block_on(async {
+            let mut saga = Saga::new(run.plan.clone());
+            for step in 0..run.plan.pivot().unwrap_or(length) {
+                let preimage = steps::preimage(&saga, step, &run.world).await.unwrap();
+                saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
+                if run.plan.steps[step].effect == Effect::Compensable {
+                    for done in [false, true, true] {
+                        if done {
+                            steps::apply(&saga, step, &run.world).await.unwrap();
+                        }
+                        for _ in 0..2 {
+                            steps::undo(&saga, step, &preimage, &run.world).await.unwrap();
+                        }
+                    }
+                }
+                saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+            }
+        });
+        assert_eq!(run.traffic(), Some(Traffic::Passing), "{shape:?}");
+    }
+}
+
+#[test]
+fn an_undo_that_only_the_registry_blocks_is_tried_for_ever_and_told() {
+    let run = Run::new(Shape::IsolateRestartRecover, Fault::RestartRefused);
+    let stop = run.scene.trip.stop.subscribe();
+    let life = run.live(async || {
+        let driven = drive(Saga::new(run.plan.clone()), Journal::new(), &run.world, stop);
+        let away = async {
+            // The restart is refused within the first moments, so the undo meets a registry that is away.
+            while !matches!(run.scene.registry.observe(ID).await.map(|found| found.traffic), Ok(Traffic::DrainedBy(_)))
+            {
+                tokio::task::yield_now().await;
+            }
+            run.scene.registry.set_unreachable(true);
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert!(run.is_told(EventKind::Stuck), "ten minutes, and nobody was told");
+            run.scene.registry.set_unreachable(false);
+        };
+        tokio::join!(driven, away).0
+    });
+    assert!(matches!(&life, Life::Rested(ending) if ending.outcome == Outcome::Unwound), "{life:?}");
+    assert_eq!(run.traffic(), Some(Traffic::Passing));
+}
+
+#[test]
+fn what_is_told_of_traffic_is_so() {
+    for (shape, fault) in cases() {
+        let run = Run::new(shape, fault);
+        run.first_life();
+        let drained = matches!(run.traffic(), Some(Traffic::DrainedBy(_)));
+        for told in run.outbox().into_iter().map(|outgoing| outgoing.message.to_string()) {
+            let what = format!("{}: {told}", run.what);
+            assert!(
+                drained || !told.contains("held out of traffic") || run.traffic() != Some(Traffic::Passing),
+                "{what}"
+            );
+            assert!(!told.contains("stands in traffic") || !drained, "{what}");
+            assert!(!told.contains("OUT OF TRAFFIC") || run.traffic() != Some(Traffic::Passing), "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_a_person_took_out_meanwhile_is_not_put_back() {
+    for fault in [Fault::IsolatedBefore, Fault::IsolatedWhileDrained] {
+        let run = Run::new(Shape::IsolateRestartRecover, fault);
+        run.first_life();
+        assert!(matches!(run.traffic(), Some(Traffic::Isolated { .. })), "{}", run.what);
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_an_error_and_not_a_guess() {
+    let run = Run::new(Shape::IsolateRestartRecover, Fault::Nothing);
+    run.first_life();
+    let rows = run.world.store.journal(&run.plan.incident).unwrap();
+    for (index, row) in rows.iter().enumerate() {
+        for damaged in [row.event.replace('{', ""), r#"{"event":"no_such"}"#.into()] {
+            let mut rows = rows.clone();
+            rows[index].event = damaged;
+            Journal::replay(&rows, &mut Saga::new(run.plan.clone())).unwrap_err();
+        }
+        // A row that is lost cannot be guessed either.
+        let mut rows = rows.clone();
+        rows.remove(index);
+        let lost = Journal::replay(&rows, &mut Saga::new(run.plan.clone()));
+        assert!(lost.is_err() || index + 1 == run.world.store.journal(&run.plan.incident).unwrap().len());
+    }
+}
+
+#[test]
+fn an_undo_of_a_lifetime_that_is_gone_is_refused() {
+    let run = Run::new(Shape::IsolateRestartRecover, Fault::RestartedWhileDrained);
+    run.runtime.block_on(async {
+        let saga = Saga::new(run.plan.clone());
+        let preimage = steps::preimage(&saga, 1, &run.world).await.unwrap();
+        steps::apply(&saga, 1, &run.world).await.unwrap();
+        let refused = steps::undo(&saga, 1, &preimage, &run.world).await.unwrap_err();
+        assert!(matches!(&refused, UndoError::Refused { reason: Reason::GoneWhileDrained, .. }), "{refused:?}");
+    });
+}
