@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
@@ -17,6 +17,22 @@ pub struct Look {
     pub snapshot: Snapshot,
     pub census: Census,
     pub measurements: Measurements,
+}
+
+/// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait: a look takes
+/// milliseconds.
+#[derive(Clone, Debug)]
+pub struct SharedSensor(Arc<Mutex<Sensor>>);
+
+impl SharedSensor {
+    pub fn new(sensor: Sensor) -> Self {
+        Self(Arc::new(Mutex::new(sensor)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Sensor> {
+        // A look that panicked has fed nothing, or all of its census.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 /// The first three stages, with what they remember.

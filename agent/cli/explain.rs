@@ -29,8 +29,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
         None => {
             let store = plan::store_or_empty(&state)?;
             let wiring = open::wiring(config)?;
-            let look = wiring.sensor.lock().await.look();
-            let look = look.map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let look = wiring.look().map_err(|error| Failure::Unreachable(error.to_string()))?;
             let readings = look.measurements.of(&service);
             let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
             serde_json::to_value(asking.explain(&service, readings, None).await).unwrap_or_default()

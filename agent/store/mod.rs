@@ -28,7 +28,7 @@ use std::sync::{Mutex, MutexGuard};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-pub use incidents::{Implied, IncidentRow, JournalRow, OpenIncident};
+pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};
 pub use state_dir::{StateDir, StateDirError};
