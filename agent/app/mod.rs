@@ -1,9 +1,4 @@
-//! The wiring: the only place that knows adapters. It puts the stages together, and runs them.
-//!
-//! [`Wiring`] is made from a configuration that was read whole. [`agent`] is the loop; the other files are the
-//! small pieces that join two stages: [`sensor`] (collect, attribute, measure), [`plans`] (a policy and a service
-//! become a plan), [`hands`] (what a saga may reach, for real and for dry-run), [`outbox`] (delivery),
-//! [`sweep`] (markers without an incident, slots to give back), [`last_good`] (the configuration to recover with).
+#![doc = include_str!("README.md")]
 
 pub mod agent;
 pub mod control;
