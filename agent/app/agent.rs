@@ -61,6 +61,8 @@ pub struct Held {
 
 /// The same refusal is told again after this long.
 const TELL_HELD_EVERY: Duration = Duration::from_secs(3600);
+/// Another refusal than the one told last is told no sooner than this after it.
+const TELL_CHANGED_EVERY: Duration = Duration::from_secs(30);
 /// How often each registry is asked for drains of ours that no incident knows of.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// How often slots that are to be given back are.
@@ -194,7 +196,7 @@ impl Agent {
             // A later synced write ends observe-only by itself.
             let _ = self.store.test_write(self.wiring.host.clock.now());
         }
-        let look = self.wiring.sensor.lock().await.look();
+        let look = self.wiring.look();
         match look {
             Ok(look) => {
                 self.last_failure = look.measurements.untrusted.clone();
@@ -267,8 +269,9 @@ impl Agent {
             let key = (policy.name.clone(), service.clone());
             let now = self.wiring.host.clock.now();
             let again = self.held.get(&key).is_none_or(|held| {
-                held.refusal.reason != refusal.reason
-                    || now.duration_since(held.told) >= TELL_HELD_EVERY.try_into().unwrap_or_default()
+                let since_told = now.duration_since(held.told).unsigned_abs();
+                let changed = held.refusal.reason != refusal.reason;
+                since_told >= if changed { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
             });
             let told = if again { now } else { self.held[&key].told };
             if again {
@@ -385,7 +388,7 @@ impl Agent {
             tracing::error!("`state` cannot be changed while the agent runs; the configuration in force stays");
             return false;
         }
-        match Wiring::new(config, self.wiring.host.clone(), Some(Arc::clone(&self.wiring.sensor))) {
+        match Wiring::new(config, self.wiring.host.clone(), Some(self.wiring.sensor.clone())) {
             Ok(wiring) => {
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.wiring = wiring;
@@ -426,7 +429,7 @@ impl Agent {
             Err(error) => return Reply::refused(error),
         };
         let proposal = plans::propose(&self.wiring, &policy, &service, Trigger::Person { who }, dry_run).await;
-        let look = self.wiring.sensor.lock().await.look();
+        let look = self.wiring.look();
         let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
         match self.begin(proposal, &policy, &readings).await {
             Ok(incident) => Reply::done(format!("incident {incident} has begun; `unwait show {incident}` follows it")),

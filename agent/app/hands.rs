@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex as AsyncMutex;
 
 use super::Wiring;
-use super::sensor::Sensor;
+use super::sensor::SharedSensor;
 use crate::clock::Clock;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
@@ -18,7 +17,7 @@ use crate::model::{Comparison, Plan, Readings, Reason, Trigger, Truth};
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
-    let measure = Arc::new(Senses(Arc::clone(&wiring.sensor)));
+    let measure = Arc::new(Senses(wiring.sensor.clone()));
     World {
         host: wiring.host.name.clone(),
         labels: wiring.labels(),
@@ -37,13 +36,13 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
 
 pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
     let ports = wiring.dry_ports();
-    let measure = Arc::new(Senses(Arc::clone(&wiring.sensor)));
+    let measure = Arc::new(Senses(wiring.sensor.clone()));
     World {
         pace: Arc::new(NoPace::default()),
         commands: Arc::new(NoCommands),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), commands: false }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
-        measure: Arc::new(DrySenses(Senses(Arc::clone(&wiring.sensor)))),
+        measure: Arc::new(DrySenses(Senses(wiring.sensor.clone()))),
         ports,
         ..real(wiring, store, started)
     }
@@ -124,12 +123,12 @@ impl Commands for NoCommands {
 }
 
 /// Measures afresh.
-struct Senses(Arc<AsyncMutex<Sensor>>);
+struct Senses(SharedSensor);
 
 #[async_trait]
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
-        let look = self.0.lock().await.look().map_err(|error| error.to_string())?;
+        let look = self.0.lock().look().map_err(|error| error.to_string())?;
         match look.measurements.untrusted {
             Some(why) => Err(why),
             None => Ok(look.measurements.of(&plan.target.service)),
@@ -137,7 +136,7 @@ impl Measure for Senses {
     }
 
     async fn inbound(&self, plan: &Plan) -> Result<u64, String> {
-        self.0.lock().await.inbound(&plan.target.service)
+        self.0.lock().inbound(&plan.target.service)
     }
 
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
@@ -216,7 +215,7 @@ impl Keeper for RealKeeper {
             }
         }
         let (look, table, holders, ages, history) = {
-            let mut sensor = self.wiring.sensor.lock().await;
+            let mut sensor = self.wiring.sensor.lock();
             let look = sensor.look().map_err(|error| error.to_string())?;
             let table = sensor.table().map_err(|error| error.to_string())?;
             let holders = sensor.holders(&look.census, service, deadline / 4);

@@ -1,9 +1,4 @@
-//! The wiring: the only place that knows adapters. It puts the stages together, and runs them.
-//!
-//! [`Wiring`] is made from a configuration that was read whole. [`agent`] is the loop; the other files are the
-//! small pieces that join two stages: [`sensor`] (collect, attribute, measure), [`plans`] (a policy and a service
-//! become a plan), [`hands`] (what a saga may reach, for real and for dry-run), [`outbox`] (delivery),
-//! [`sweep`] (markers without an incident, slots to give back), [`last_good`] (the configuration to recover with).
+#![doc = include_str!("README.md")]
 
 pub mod agent;
 pub mod control;
@@ -39,7 +34,7 @@ use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::F
 use crate::ports::restarter::{Restarter, dry::DryRestarter, process::ProcessRestarter, systemd::SystemdRestarter};
 use crate::store::{Audience, StateDir, Store};
 
-use sensor::Sensor;
+use sensor::{Look, Sensor, SharedSensor};
 
 /// Sees every message as it is told.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
@@ -82,7 +77,7 @@ pub struct Wiring {
     pub ports: Ports,
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
     pub audience: Arc<Audience>,
-    pub sensor: Arc<tokio::sync::Mutex<Sensor>>,
+    pub sensor: SharedSensor,
     pub vault: Arc<Vault>,
 }
 
@@ -95,11 +90,7 @@ impl std::fmt::Debug for Wiring {
 impl Wiring {
     /// Reads the secrets and makes the adapters. `sensor` is handed over where a running agent loads a new
     /// configuration: what was measured stays known.
-    pub fn new(
-        config: Config,
-        host: Host,
-        sensor: Option<Arc<tokio::sync::Mutex<Sensor>>>,
-    ) -> Result<Self, WiringError> {
+    pub fn new(config: Config, host: Host, sensor: Option<SharedSensor>) -> Result<Self, WiringError> {
         let mut registries: BTreeMap<String, Arc<dyn Registry>> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
             let adapter: Arc<dyn Registry> = match registry {
@@ -148,13 +139,10 @@ impl Wiring {
         let matches = matches(&config);
         let sensor = match sensor {
             Some(sensor) => {
-                // The loop is the only caller while it loads a configuration, so the lock is free or soon is.
-                if let Ok(mut sensor) = sensor.try_lock() {
-                    sensor.reconfigure(matches, asked);
-                }
+                sensor.lock().reconfigure(matches, asked);
                 sensor
             }
-            None => Arc::new(tokio::sync::Mutex::new(Sensor::new(matches, asked, Arc::clone(&host.clock))?)),
+            None => SharedSensor::new(Sensor::new(matches, asked, Arc::clone(&host.clock))?),
         };
         let vault = Vault::new(
             StateDir::evidence_of(&config.host.state),
@@ -182,6 +170,11 @@ impl Wiring {
     /// The host's labels, as `key=value`.
     pub fn labels(&self) -> Vec<String> {
         self.config.host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    /// One look at the host.
+    pub fn look(&self) -> Result<Look, crate::collect::CollectError> {
+        self.sensor.lock().look()
     }
 
     /// The guards over these ports.

@@ -6,8 +6,10 @@ use jiff::Timestamp;
 
 use super::Wiring;
 use crate::config::Selected;
+use crate::model::plan::Restart;
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Trigger};
+use crate::ports::restarter::Restarter;
 
 /// A plan, and what the guards want to know of it beside.
 #[derive(Clone, Debug)]
@@ -39,19 +41,14 @@ pub async fn propose(
     if let Some(restart) = &target.restart {
         let restarter = wiring.ports.restarter(restart);
         match restarter.observe(restart).await {
-            Ok(liveness) => incarnation = liveness.incarnation,
+            Ok(liveness) => {
+                incarnation = liveness.incarnation;
+                if policy.runbook.restarts() && !with_dependents(restart) {
+                    lacks.extend(taken_along(restarter, restart).await);
+                }
+            }
             Err(error) if changes => lacks.push(error.to_string()),
             Err(_) => {}
-        }
-        if policy.runbook.restarts() && !with_dependents(restart) {
-            match restarter.dependents(restart).await {
-                Ok(dependents) if dependents.is_empty() => {}
-                Ok(dependents) => lacks.push(format!(
-                    "a restart would take along {}; say `with_dependents: true` of the service if that is wanted",
-                    dependents.join(", ")
-                )),
-                Err(error) => lacks.push(error.to_string()),
-            }
         }
     }
 
@@ -83,6 +80,18 @@ pub async fn propose(
     }
 }
 
+/// Why a restart would not be of this service alone.
+async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<String> {
+    match restarter.dependents(restart).await {
+        Ok(dependents) if dependents.is_empty() => None,
+        Ok(dependents) => Some(format!(
+            "a restart would take along {}; say `with_dependents: true` of the service if that is wanted",
+            dependents.join(", ")
+        )),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// Instances of one registered name contend for one set of slots, whatever their units are called.
 async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
     let binding = bindings.first()?;
@@ -90,10 +99,10 @@ async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Opt
     registry.observe(&binding.id).await.ok().map(|registration| registration.name)
 }
 
-fn with_dependents(restart: &crate::model::plan::Restart) -> bool {
+fn with_dependents(restart: &Restart) -> bool {
     match restart {
-        crate::model::plan::Restart::Systemd { with_dependents, .. } => *with_dependents,
-        crate::model::plan::Restart::Process(_) => true,
+        Restart::Systemd { with_dependents, .. } => *with_dependents,
+        Restart::Process(_) => true,
     }
 }
 

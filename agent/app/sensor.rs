@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
@@ -17,6 +17,22 @@ pub struct Look {
     pub snapshot: Snapshot,
     pub census: Census,
     pub measurements: Measurements,
+}
+
+/// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait: a look takes
+/// milliseconds.
+#[derive(Clone, Debug)]
+pub struct SharedSensor(Arc<Mutex<Sensor>>);
+
+impl SharedSensor {
+    pub fn new(sensor: Sensor) -> Self {
+        Self(Arc::new(Mutex::new(sensor)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Sensor> {
+        // A look that panicked has fed nothing, or all of its census.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 /// The first three stages, with what they remember.
@@ -77,7 +93,8 @@ impl Sensor {
         held.iter().map(|owned| (owned.socket.cookie, self.meter.age(&owned.socket, census.monotonic))).collect()
     }
 
-    /// Connections to the ports that the service listens on, established or in CLOSE_WAIT.
+    /// Connections to the ports that the service listens on which somebody still uses: established ones, and those
+    /// that the peer has half-closed while data still leaves. What merely leaks never drains, and is not waited for.
     pub fn inbound(&mut self, service: &ServiceName) -> Result<u64, String> {
         let look = self.look().map_err(|error| error.to_string())?;
         if let Some(why) = &look.measurements.untrusted {
@@ -91,7 +108,7 @@ impl Sensor {
                     && (at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical())
             })
         };
-        let open = |row: &&TableRow| matches!(row.state, "ESTAB" | "CLOSE-WAIT") && ours(&row.local);
-        Ok(table.iter().filter(open).count() as u64)
+        let in_use = |row: &&TableRow| row.state == "ESTAB" || (row.state == "CLOSE-WAIT" && row.send_q > 0);
+        Ok(table.iter().filter(in_use).filter(|row| ours(&row.local)).count() as u64)
     }
 }

@@ -1,13 +1,4 @@
-//! Whose socket each one is: a snapshot, joined with cgroups and the config's own words, becomes a census.
-//!
-//! It never drops a socket and never guesses: what has no owner is unattributed, with the reason. It never walks
-//! over all of /proc: a socket's cgroup, which the kernel tells, leads to its service, and descriptors are looked
-//! through only for services that the config names by port, process or pid file, within a bound. It keeps paths
-//! of cgroups between snapshots and nothing else that a decision rests on. Called by the agent's tick and `scan`;
-//! [`Attributor::holders`] by the evidence.
-//!
-//! One socket has one owner, the most specific: a configured process or port, then a configured cgroup, the
-//! container, the unit. It is inbound where its local address is one that its service listens on.
+#![doc = include_str!("README.md")]
 
 mod cgroup;
 mod configured;

@@ -29,8 +29,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
         None => {
             let store = plan::store_or_empty(&state)?;
             let wiring = open::wiring(config)?;
-            let look = wiring.sensor.lock().await.look();
-            let look = look.map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let look = wiring.look().map_err(|error| Failure::Unreachable(error.to_string()))?;
             let readings = look.measurements.of(&service);
             let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
             serde_json::to_value(asking.explain(&service, readings, None).await).unwrap_or_default()
@@ -57,6 +56,7 @@ fn say(explanation: &Value) {
     if policies.is_empty() {
         println!("\nNo policy selects it.");
     }
+    let mut above: &[Value] = &[];
     for policy in policies {
         println!("\n{} ({}): {}", text(&policy["policy"]), text(&policy["mode"]), text(&policy["standing"]));
         for line in policy["when"].as_array().into_iter().flatten() {
@@ -66,17 +66,19 @@ fn say(explanation: &Value) {
             println!("{indent}{:<7} {}{now}", text(&line["holds"]), text(&line["text"]));
         }
         let held_by = policy["held_by"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for refusal in held_by {
-            let until = refusal["until"].as_str().map(|until| format!(" (until {until})")).unwrap_or_default();
-            println!(
-                "  held by {}: {}: {}{until}",
-                text(&refusal["guard"]),
-                text(&refusal["reason"]),
-                text(&refusal["detail"])
-            );
-        }
         if held_by.is_empty() && policy["mode"] != "observe" {
             println!("  no guard is against acting");
+        } else if !held_by.is_empty() && above == held_by {
+            println!("  held as above");
+        } else {
+            held_by.iter().for_each(say_refusal);
         }
+        above = held_by;
     }
+}
+
+fn say_refusal(refusal: &Value) {
+    let text = |key: &str| refusal[key].as_str().unwrap_or_default();
+    let until = refusal["until"].as_str().map(|until| format!(" (until {until})")).unwrap_or_default();
+    println!("  held by {}: {}: {}{until}", text("guard"), text("reason"), text("detail"));
 }

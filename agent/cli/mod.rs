@@ -1,11 +1,4 @@
-//! The verbs, one file each. What they print is for people; with `--json`, for machines.
-//!
-//! | exit code | meaning |
-//! |---|---|
-//! | 0 | done, or nothing wrong was found |
-//! | 1 | it was refused, or something is wrong: a test failed, a plan is blocked, a service is latched |
-//! | 2 | the command line or the configuration cannot be used |
-//! | 3 | the agent, the kernel or the state directory could not be reached |
+#![doc = include_str!("README.md")]
 
 mod act;
 mod check;

@@ -95,6 +95,10 @@ fn say(planned: &Planned) {
 
 /// A step's settings on one line, as the YAML has them.
 fn settings(step: &Step) -> String {
+    if let Step::Verify { soak, expect } = step {
+        let expect: Vec<String> = expect.iter().map(ToString::to_string).collect();
+        return format!("soak: {}, expect: [{}]", duration::format(*soak), expect.join(", "));
+    }
     let value = serde_json::to_value(step).unwrap_or_default();
     let Some(settings) = value.as_object().and_then(|object| object.values().next()).and_then(|s| s.as_object()) else {
         return String::new();

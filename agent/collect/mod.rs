@@ -1,20 +1,4 @@
-//! The kernel's word: which TCP sockets are in CLOSE_WAIT, who listens, and how many are established.
-//!
-//! Does I/O with the kernel and nothing else: it infers nothing, attributes nothing, keeps nothing between two
-//! snapshots but its socket and its buffer, and never reads a process. Called by the agent's tick, `scan`, and
-//! (for the whole table) the evidence.
-//!
-//! It asks sock_diag over netlink, filtered by state in the kernel, and tries in this order:
-//!
-//! 1. one walk for both families (`TCPDIAG_GETSOCK`, read by the kernel as `AF_UNSPEC`), half the cost of two;
-//! 2. `SOCK_DIAG_BY_FAMILY`, IPv4 and then IPv6;
-//! 3. the tables of /proc: no cookies, no cgroups, no ages.
-//!
-//! The next one is asked only where the one before is *refused* (no such request, module or permission). A dump
-//! that fails, times out, is cut or carries an error is an error of the snapshot: it never reads as a low count.
-//!
-//! **It sees its own network namespace only**, as any dump does: what containers with a network of their own hold
-//! is not in the snapshot. Nor are MPTCP sockets, which TCP's own dump shows as established.
+#![doc = include_str!("README.md")]
 
 mod netlink;
 mod proc_table;

@@ -125,6 +125,9 @@ impl std::fmt::Debug for Gate {
     }
 }
 
+/// An incident that ended before it changed anything is tried again after this part of the cooldown: 5m of 30m.
+const RETRY_SHARE: u32 = 6;
+
 type Answer = Result<Verdict, String>;
 
 impl Gate {
@@ -275,14 +278,29 @@ impl Gate {
 
     fn cooldown(&self, question: &Question<'_>) -> Answer {
         let plan = question.plan;
-        let ended = self.store.last_change_ended(&plan.target.service, plan.dry_run).map_err(text)?;
-        let Some(ended) = ended.filter(|_| !question.own_saga) else { return Ok(Verdict::Allow) };
-        let until = ended + plan.limits.cooldown;
-        if self.clock.now() >= until {
+        if question.own_saga {
             return Ok(Verdict::Allow);
         }
-        let detail = format!("an incident that changed something ended at {ended}");
-        Ok(Verdict::Defer { until, reason: Reason::Cooldown, detail })
+        let last = self.store.last_ended(&plan.target.service, plan.dry_run).map_err(text)?;
+        let cooldown = plan.limits.cooldown;
+        let holds = [
+            (last.with_effect, cooldown, "the last incident ended"),
+            // What ended before it changed anything is tried again sooner, but not at every tick: people are told
+            // of each.
+            (last.without, cooldown / RETRY_SHARE, "the last incident ended before it changed anything,"),
+        ];
+        let now = self.clock.now();
+        let until = |ended: Timestamp, hold: Duration| ended + hold;
+        let longest = holds
+            .into_iter()
+            .filter_map(|(ended, hold, what)| ended.map(|ended| (until(ended, hold), ended, what)))
+            .max_by_key(|(until, ..)| *until);
+        Ok(match longest {
+            Some((until, ended, what)) if now < until => {
+                Verdict::Defer { until, reason: Reason::Cooldown, detail: format!("{what} at {ended}") }
+            }
+            _ => Verdict::Allow,
+        })
     }
 
     fn budgets(&self, question: &Question<'_>) -> Answer {

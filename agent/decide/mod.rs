@@ -1,7 +1,4 @@
-//! From signals to decisions: conditions over time, and the guards before action.
-//!
-//! [`detector`] is pure and sees every tick. [`guards`] may ask the outside world, through ports, and change
-//! nothing. [`rehearse`] runs the policies' own tests.
+#![doc = include_str!("README.md")]
 
 pub mod detector;
 pub mod guards;

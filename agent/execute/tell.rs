@@ -77,12 +77,15 @@ impl Teller<'_> {
 
     pub fn end(&self, event: EventKind, ending: &Ending, drained: bool) -> Message {
         let what = match (ending.outcome, self.plan.dry_run) {
-            (outcome, true) => format!("dry-run {outcome}"),
-            (Outcome::Stuck, _) => "needs a person".into(),
-            (outcome, _) => outcome.to_string(),
+            // What came of steps that were not taken would be a guess.
+            (Outcome::Completed, true) => "dry-run: every step would have been taken".into(),
+            (outcome, true) => format!("dry-run {outcome}: {}", ending.reason),
+            (Outcome::Stuck, _) => format!("needs a person: {}", ending.reason),
+            (outcome, _) => format!("{outcome}: {}", ending.reason),
         };
-        let title = format!("{} on {}: {what}: {}", self.plan.target.service, self.host, ending.reason);
-        let mut lines = vec![ending.reason.says().to_string()];
+        let title = format!("{} on {}: {what}", self.plan.target.service, self.host);
+        let says = if self.plan.dry_run { "nothing was changed" } else { ending.reason.says() };
+        let mut lines = vec![says.to_string()];
         if ending.detail != ending.reason.says() {
             lines.push(ending.detail.clone());
         }

@@ -51,7 +51,7 @@ pub struct Kept {
 pub trait Measure: Send + Sync {
     /// The plan's service, measured now; an error where the measurement is stale, partial or failed.
     async fn now(&self, plan: &Plan) -> Result<Readings, String>;
-    /// Inbound connections that are still open (established or in CLOSE_WAIT).
+    /// Inbound connections that somebody still uses; what merely leaks is not counted.
     async fn inbound(&self, plan: &Plan) -> Result<u64, String>;
     /// Whether the expectation holds at the end of a verification.
     async fn expectation(&self, plan: &Plan, expect: &crate::model::Comparison) -> Result<Truth, String>;

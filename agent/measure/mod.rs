@@ -1,7 +1,4 @@
-//! From censuses to signals: ages, growth, counts, and the recent history of each service.
-//!
-//! Pure: it is fed a [`Census`] at each tick and answers with [`Measurements`]; it does no I/O and never asks for
-//! the time. A partial census gives no signals, because none of them could be trusted.
+#![doc = include_str!("README.md")]
 
 mod ages;
 mod growth;

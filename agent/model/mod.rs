@@ -1,7 +1,4 @@
-//! The nouns of the house, as DESIGN words: what the stages hand to each other.
-//!
-//! Nothing here does I/O, asks for the time, or knows an adapter. Every stage may use `model`, and
-//! `model` uses none of them.
+#![doc = include_str!("README.md")]
 
 pub mod census;
 pub mod duration;

@@ -18,6 +18,15 @@ pub struct OpenIncident {
     pub journal: Vec<JournalRow>,
 }
 
+/// When the newest incidents of a service ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastEnded {
+    /// It was carried out to its end, or changed something before it was given up.
+    pub with_effect: Option<Timestamp>,
+    /// It ended before it changed anything.
+    pub without: Option<Timestamp>,
+}
+
 /// One event of a saga, as text; `execute::journal` knows its shape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JournalRow {
@@ -192,15 +201,19 @@ impl Store {
         })
     }
 
-    /// When the service's newest incident that changed something ended. Dry-run keeps an account of its own.
-    pub fn last_change_ended(&self, service: &ServiceName, dry_run: bool) -> Result<Option<Timestamp>, StoreError> {
+    /// When the service's newest incidents ended. Dry-run keeps an account of its own.
+    pub fn last_ended(&self, service: &ServiceName, dry_run: bool) -> Result<LastEnded, StoreError> {
         self.read(|connection| {
-            let millis: Option<i64> = connection.query_row(
-                "SELECT max(ended) FROM incident WHERE service = ?1 AND dry_run = ?2 AND changed = 1",
+            connection.query_row(
+                "SELECT max(ended) FILTER (WHERE changed = 1 OR outcome = 'completed'),
+                        max(ended) FILTER (WHERE changed = 0 AND outcome <> 'completed')
+                 FROM incident WHERE service = ?1 AND dry_run = ?2",
                 params![service.as_str(), dry_run],
-                |row| row.get(0),
-            )?;
-            Ok(millis.map(time))
+                |row| {
+                    let at = |column| row.get::<_, Option<i64>>(column).map(|millis| millis.map(time));
+                    Ok(LastEnded { with_effect: at(0)?, without: at(1)? })
+                },
+            )
         })
     }
 

@@ -1,19 +1,4 @@
-//! The agent's memory: one SQLite file in the state directory.
-//!
-//! | table | holds |
-//! |---|---|
-//! | `incident` | one row an incident: its plan, when it began, how it ended |
-//! | `journal` | the saga's events in order; what recovery is made from |
-//! | `latch` | services that need a person; no action until `unwait resolve` |
-//! | `pause` | the kill switch: who, why, until |
-//! | `slot` | fleet slots that are ours and not yet given back |
-//! | `outbox` | messages that are still to be delivered, written with the event that they tell |
-//!
-//! Every write is synced (WAL, `synchronous=FULL`) before it returns. A write that fails turns the store
-//! [`Health::Failing`] and the agent observe-only; the next synced write ends that. Old files migrate
-//! forward; a file of a newer version is refused. One agent at a time: see [`StateDir`].
-//!
-//! The store knows the model and nothing else; the saga's events are text to it.
+#![doc = include_str!("README.md")]
 
 mod incidents;
 mod latches;
@@ -28,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-pub use incidents::{Implied, IncidentRow, JournalRow, OpenIncident};
+pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};
 pub use state_dir::{StateDir, StateDirError};

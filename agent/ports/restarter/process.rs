@@ -10,9 +10,10 @@
 //! Its limit of open descriptors is the old one's. It stays in the
 //! agent's cgroup: where systemd runs the agent, that unit needs `KillMode=process`.
 
+mod pidfd;
+
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -23,12 +24,11 @@ use async_trait::async_trait;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{AccessFlags, Gid, Uid};
 use procfs::process::{LimitValue, Process};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::pidfd::{Held, start_time};
 use super::{Liveness, RestartError, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
@@ -43,8 +43,6 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Until the pid file names the new process. Nobody tells how long a program may take to start; systemd's
 /// DefaultTimeoutStartSec (90 s) is what the field is used to.
 const START_ALLOWANCE: Duration = Duration::from_secs(90);
-/// `PIDFD_SIGNAL_PROCESS_GROUP` of linux/pidfd.h, since Linux 6.9.
-const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
 pub struct ProcessRestarter {
     clock: Arc<dyn Clock>,
@@ -99,16 +97,6 @@ fn spec(target: &plan::Restart) -> Result<&ProcessRestart, RestartError> {
 
 fn service(spec: &ProcessRestart) -> String {
     spec.pid_file.display().to_string()
-}
-
-/// Start time and liveness in one read; a zombie has ended.
-fn start_time(pid: i32) -> io::Result<Option<u64>> {
-    match Process::new(pid).and_then(|process| process.stat()) {
-        Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') => Ok(None),
-        Ok(stat) => Ok(Some(stat.starttime)),
-        Err(procfs::ProcError::NotFound(_)) => Ok(None),
-        Err(error) => Err(io::Error::other(error)),
-    }
 }
 
 fn descriptor_limits(pid: i32) -> Option<(u64, u64)> {
@@ -176,61 +164,24 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     })))
 }
 
-/// A process held by pidfd: a signal reaches that process or none.
-struct Held(AsyncFd<OwnedFd>);
-
-impl Held {
-    /// `None` where the process that was found has ended since.
-    fn hold(alive: &Alive) -> io::Result<Option<Self>> {
-        // SAFETY: pidfd_open(2) takes a pid and flags, and returns a new descriptor or -1.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, alive.pid, 0) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
-        }
-        // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        // Compared after opening: from here on the descriptor and the start time mean the same process.
-        if start_time(alive.pid)? != Some(alive.start_time) {
-            return Ok(None);
-        }
-        // SAFETY: the descriptor is owned, and stays the same open one as long as the AsyncFd has it.
-        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
-        Ok(Some(Self(fd)))
-    }
-
-    fn signal(&self, signal: i32, flags: libc::c_uint) -> io::Result<()> {
-        let fd = self.0.get_ref().as_raw_fd();
-        let no_siginfo = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is open, and a null siginfo is allowed: it means what kill(2) would send.
-        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_siginfo, flags) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// A pidfd becomes readable when its process has ended.
-    async fn ended_within(&self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.0.readable()).await.is_ok_and(|ready| ready.is_ok())
-    }
-}
-
 /// Ends the process; true once it has ended.
-async fn end(alive: &Alive, stop_timeout: Duration) -> io::Result<bool> {
-    let Some(held) = Held::hold(alive)? else {
+async fn end(old: &Alive, stop_timeout: Duration) -> io::Result<bool> {
+    let Some(held) = Held::hold(old.pid, old.start_time)? else {
         return Ok(true);
     };
-    let gone = |result: io::Result<()>| match result {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        other => other,
-    };
-    gone(held.signal(libc::SIGTERM, 0))?;
+    held.signal(libc::SIGTERM)?;
     if held.ended_within(stop_timeout).await {
         return Ok(true);
     }
-    // Workers that their killed leader leaves behind would hold on to its port. Older kernels cannot do it.
-    if !alive.leads_its_group || held.signal(libc::SIGKILL, PIDFD_SIGNAL_PROCESS_GROUP).is_err() {
-        gone(held.signal(libc::SIGKILL, 0))?;
+    // Workers that their killed leader leaves behind would hold on to its port.
+    let workers = if old.leads_its_group { pidfd::group_of(old.pid) } else { Vec::new() };
+    // Its group's number is its own for as long as it has not ended; had it ended, those may be somebody else's.
+    if start_time(old.pid)? != Some(old.start_time) {
+        return Ok(true);
+    }
+    held.signal(libc::SIGKILL)?;
+    for worker in &workers {
+        worker.signal(libc::SIGKILL)?;
     }
     Ok(held.ended_within(KILL_DEADLINE).await)
 }
