@@ -157,14 +157,14 @@ fn the_ending_the_latch_and_the_messages_are_one_transaction() {
     assert!(store.journal(&IncidentId("i-1".into())).unwrap().is_empty());
     assert_eq!(store.latch(&service()).unwrap(), None);
     assert_eq!(store.open_incidents().unwrap().len(), 1);
-    assert_eq!(store.last_change_ended(&service(), false).unwrap(), None);
+    assert_eq!(store.last_ended(&service(), false).unwrap().with_effect, None);
 
     store.lock().execute_batch("DROP TRIGGER full").unwrap();
     append(&store, "i-1", &[row(0)], Some(&stuck)).unwrap();
     let latch = store.latch(&service()).unwrap().unwrap();
     assert_eq!((latch.incident.as_str(), latch.reason.as_str()), ("i-1", "unhealthy"));
     assert!(store.open_incidents().unwrap().is_empty());
-    assert_eq!(store.last_change_ended(&service(), false).unwrap(), Some(row(0).at));
+    assert_eq!(store.last_ended(&service(), false).unwrap().with_effect, Some(row(0).at));
     let told: Vec<(String, EventKind)> =
         store.undelivered(10).unwrap().into_iter().map(|out| (out.destination, out.message.event)).collect();
     for wanted in [("chat", EventKind::Start), ("chat", EventKind::Stuck), ("pager", EventKind::Stuck)] {
@@ -233,20 +233,24 @@ fn cooldowns_and_budgets_count_what_changed_something_and_keep_dry_run_apart() {
         let plan = Plan { dry_run, ..plan(incident) };
         store.begin_incident(&plan, now() + Duration::from_secs(after), &Audience::default(), &[]).unwrap();
         let audience = Audience::default();
-        let completed = ending(Outcome::Completed, Reason::Recovered);
+        let completed = match changed {
+            true => ending(Outcome::Completed, Reason::Recovered),
+            false => ending(Outcome::Unwound, Reason::EvidenceNotKept),
+        };
         let implied = Implied { changed, ending: Some(&completed), latch: None, audience: &audience, messages: &[] };
         store.append(&plan.incident, &[row(100 + after as u32)], &implied).unwrap();
     }
     let at = |seconds: u64| now() + Duration::from_secs(seconds);
-    assert_eq!(store.last_change_ended(&service(), false).unwrap(), Some(at(130)));
-    assert_eq!(store.last_change_ended(&service(), true).unwrap(), Some(at(110)));
+    let ended = |service: &ServiceName, dry_run| store.last_ended(service, dry_run).unwrap();
+    assert_eq!(ended(&service(), false), LastEnded { with_effect: Some(at(130)), without: Some(at(120)) });
+    assert_eq!(ended(&service(), true), LastEnded { with_effect: Some(at(110)), without: None });
     let hour = Duration::from_secs(3_600);
     assert_eq!(store.changes_since(None, false, at(40), hour).unwrap(), [at(0), at(30)]);
     assert_eq!(store.changes_since(Some(&service()), true, at(40), hour).unwrap(), [at(10)]);
     assert_eq!(store.changes_since(None, false, at(3_600), hour).unwrap(), [at(30)], "as old as the window is out");
     let other = ServiceName::parse("other.service").unwrap();
     assert!(store.changes_since(Some(&other), false, at(40), hour).unwrap().is_empty());
-    assert_eq!(store.last_change_ended(&other, false).unwrap(), None);
+    assert_eq!(ended(&other, false), LastEnded { with_effect: None, without: None });
 }
 
 #[test]

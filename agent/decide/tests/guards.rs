@@ -101,6 +101,7 @@ fn a_latch_holds_its_service_alone_until_it_is_taken_off() {
     scenery.incident("elsewhere", "other.service", false, false, Some(Outcome::Stuck));
     scenery.allows();
     scenery.incident("i-1", SERVICE, false, false, Some(Outcome::Stuck));
+    scenery.clock.advance(scenery.plan.limits.cooldown);
     let refusal = scenery.refuses(Guard::Latch, Reason::Latched);
     assert!(refusal.detail.contains("i-1"), "{refusal}");
     scenery.store.unlatch(&scenery.plan.target.service, &IncidentId("i-1".into())).unwrap();
@@ -192,7 +193,6 @@ fn a_registry_that_is_not_configured_any_more_refuses() {
 #[test]
 fn the_cooldown_is_counted_from_the_end_to_its_last_moment() {
     let mut scenery = scenery();
-    scenery.incident("looked-only", SERVICE, false, false, Some(Outcome::Unwound));
     scenery.incident("dry", SERVICE, true, true, Some(Outcome::Completed));
     scenery.incident("another", "other.service", false, true, Some(Outcome::Completed));
     scenery.allows();
@@ -207,6 +207,22 @@ fn the_cooldown_is_counted_from_the_end_to_its_last_moment() {
     scenery.refuses(Guard::Cooldown, Reason::Cooldown);
     scenery.clock.advance(Duration::from_millis(1));
     scenery.allows();
+}
+
+#[test]
+fn what_ended_before_it_changed_anything_is_tried_again_sooner() {
+    let scenery = scenery();
+    scenery.incident("i-1", SERVICE, false, false, Some(Outcome::Unwound));
+    let share = scenery.plan.limits.cooldown / 6;
+    assert_eq!(scenery.refuses(Guard::Cooldown, Reason::Cooldown).until, Some(scenery.now() + share));
+    scenery.clock.advance(share - Duration::from_millis(1));
+    scenery.refuses(Guard::Cooldown, Reason::Cooldown);
+    scenery.clock.advance(Duration::from_millis(1));
+    scenery.allows();
+    // One that only looked, to its end, has the whole of it.
+    scenery.incident("i-2", SERVICE, false, false, Some(Outcome::Completed));
+    let until = scenery.now() + scenery.plan.limits.cooldown;
+    assert_eq!(scenery.refuses(Guard::Cooldown, Reason::Cooldown).until, Some(until));
 }
 
 #[test]

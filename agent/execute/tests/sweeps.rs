@@ -205,9 +205,18 @@ fn each_fault_ends_as_it_should() {
 }
 
 #[test]
-fn agent_killed_at_any_moment_goes_on_at_the_next_start() {
+fn agent_killed_at_any_moment_of_an_isolation_goes_on_at_the_next_start() {
+    kill(&[Shape::IsolateRestartRecover, Shape::RestartInPlace, Shape::EvidenceOnly]);
+}
+
+#[test]
+fn agent_killed_at_any_moment_with_commands_in_the_runbook_goes_on_at_the_next_start() {
+    kill(&[Shape::WithCommands, Shape::WithPivots]);
+}
+
+fn kill(shapes: &[Shape]) {
     let mut count = 0;
-    for (shape, fault) in cases() {
+    for (shape, fault) in cases().filter(|(shape, _)| shapes.contains(shape)) {
         for at in 0.. {
             let mut run = Run::new(shape, fault);
             run.what = format!("{}, killed at {at}", run.what);
@@ -220,7 +229,7 @@ fn agent_killed_at_any_moment_goes_on_at_the_next_start() {
             count += 1;
         }
     }
-    println!("killed at {count} moments");
+    println!("{shapes:?}: killed at {count} moments");
     assert!(count > 1_000, "{count}");
 }
 
