@@ -66,12 +66,16 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 }
             }
             Task::Undo { step, preimage } => {
+                crash::point(saga.plan().steps[step].step.name(), "undoing");
                 let undone = tokio::select! {
                     event = undo(&saga, step, &preimage, world) => Some(event),
                     () = gave_grace(&mut stop) => None,
                 };
                 match undone {
-                    Some(event) => journal.record(&mut saga, event, world),
+                    Some(event) => {
+                        crash::point(saga.plan().steps[step].step.name(), "undone");
+                        journal.record(&mut saga, event, world);
+                    }
                     None => return Driven::Left,
                 }
             }

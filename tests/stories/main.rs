@@ -5,4 +5,5 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod crash;
 mod lab_selfcheck;
