@@ -40,7 +40,10 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         return Driven::Left;
                     }
                     // A disk that stays full keeps the incident open here, and so any second saga away.
-                    tokio::time::sleep(BACKOFF.1).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(FLUSH_EVERY) => {}
+                        () = asked_to_stop(&mut stop) => {}
+                    }
                     continue;
                 }
                 return Driven::Rested(ending);
@@ -50,7 +53,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 let event = Event::Interrupted { reason, detail: reason.says().into() };
                 journal.record(&mut saga, event, world);
             }
-            Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return Driven::Left,
+            Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return leave(&saga, world),
             Task::Begin(step) => begin(&mut saga, &mut journal, step, world).await,
             Task::Act(step) => {
                 // A pivot is seen to its end; anything else may be dropped half-way: undo asks the world what is
@@ -62,7 +65,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         journal.record(&mut saga, event, world);
                         crash::point(saga.plan().steps[step].step.name(), "done");
                     }
-                    _ = stop.wait_for(|stop| *stop), if interruptible => {}
+                    () = asked_to_stop(&mut stop), if interruptible => {}
                 }
             }
             Task::Undo { step, preimage } => {
@@ -76,7 +79,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         crash::point(saga.plan().steps[step].step.name(), "undone");
                         journal.record(&mut saga, event, world);
                     }
-                    None => return Driven::Left,
+                    None => return leave(&saga, world),
                 }
             }
             Task::Withdraw => {
@@ -94,12 +97,27 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
 /// How long an undo may take once the agent is asked to stop; systemd gives 90 s before it kills.
 const STOP_GRACE: Duration = Duration::from_secs(60);
 
-async fn gave_grace(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone never asks to stop.
+/// How often a rest is tried to be written that the disk does not take.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+
+/// Ends when the agent is asked to stop. A sender that is gone never asks.
+async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+async fn gave_grace(stop: &mut watch::Receiver<bool>) {
+    asked_to_stop(stop).await;
     tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// The agent stops with the saga under way: nobody but a next start goes on with it, so people hear of it now.
+fn leave(saga: &Saga, world: &World) -> Driven {
+    let message = world.teller(saga.plan()).left(saga.holds_drain());
+    (world.on_message)(&message);
+    world.store.tell(&world.audience, &[message]);
+    Driven::Left
 }
 
 /// Asks everything again, reads the pre-image, and commits the intent.

@@ -99,6 +99,20 @@ impl Teller<'_> {
         message
     }
 
+    /// The agent was asked to stop, and the next start goes on. What is out of traffic until then needs somebody who
+    /// sees to it that there is a next start.
+    pub fn left(&self, drained: bool) -> Message {
+        if !drained || self.plan.dry_run {
+            return self.step("plan", "left", "the agent stops; its next start goes on from the journal");
+        }
+        let title = format!("{} on {}: the agent stops while it is drained", self.plan.target.service, self.host);
+        let lines = vec![
+            "The service is OUT OF TRAFFIC until the agent runs again; its next start goes on from the journal.".into(),
+            format!("look:   unwait show {}", self.plan.incident),
+        ];
+        self.message(EventKind::Stuck, title, lines)
+    }
+
     /// A wait that passed its deadline and goes on.
     pub fn still_trying(&self, what: &str, error: &str) -> Message {
         let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
