@@ -6,4 +6,6 @@
 mod lab;
 
 mod crash;
+mod disk;
 mod lab_selfcheck;
+mod signals;
