@@ -366,11 +366,13 @@ impl Agent {
     }
 
     /// Waits for the sagas that are under way, without deciding anything new: with a configuration that cannot be read,
-    /// what was begun is still ended.
+    /// what was begun is still ended. People still hear of it: an undo is tried for as long as its registry is away.
     pub async fn finish(mut self) {
+        let delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
+        drop(delivery);
         self.release_slots().await;
         outbox::deliver_once(&self.outbox()).await;
     }

@@ -49,7 +49,8 @@ fn copy(config_dir: &Path, state: &Path) -> std::io::Result<()> {
     std::fs::rename(fresh, kept)
 }
 
-/// Ends what was begun, with the last configuration that could be read.
+/// Ends what was begun, with the last configuration that could be read: incidents, slots to give back, messages that
+/// are still to be delivered.
 pub async fn finish_open_incidents(config_dir: &Path, host: &Host, stop: watch::Receiver<bool>) {
     for state in states(config_dir) {
         if let Err(error) = finish(&state, host, stop.clone()).await {
@@ -74,10 +75,11 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     let config = config::load(&place(state)).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))?;
     let taken = StateDir::take(state)?;
     let store = Arc::new(Store::open(&taken.database())?);
-    if store.open_incidents()?.is_empty() {
+    let now = host.clock.now();
+    if store.open_incidents()?.is_empty() && store.due(now, 1)?.is_empty() && store.slots_to_release()?.is_empty() {
         return Ok(());
     }
-    tracing::warn!("the configuration is broken: ending open incidents with the last one that could be read");
+    tracing::warn!("the configuration is broken: ending what is open with the last one that could be read");
     let wiring = Wiring::new(config, host.clone(), None)?;
     let agent = Agent::start(&place(state), wiring, store, stop).await?;
     agent.finish().await;

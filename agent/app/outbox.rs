@@ -46,6 +46,9 @@ pub async fn deliver_once(outbox: &Outbox) {
             outbox.store.put_back_spilled(outgoing);
         }
     }
+    if let Err(error) = outbox.store.note_delivered() {
+        tracing::debug!(%error, "what was delivered still cannot be noted");
+    }
     let due = match outbox.store.due(outbox.clock.now(), AT_ONCE) {
         Ok(due) => due,
         Err(error) => return tracing::error!(%error, "the outbox cannot be read"),
@@ -65,7 +68,7 @@ pub async fn deliver_once(outbox: &Outbox) {
             }
         };
         if let Err(error) = noted {
-            tracing::error!(%error, "what became of a message could not be noted; it may be sent again");
+            tracing::error!(%error, "what became of a message could not be noted; another start may send it again");
         }
     }
 }

@@ -40,7 +40,10 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         return Driven::Left;
                     }
                     // A disk that stays full keeps the incident open here, and so any second saga away.
-                    tokio::time::sleep(BACKOFF.1).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(FLUSH_EVERY) => {}
+                        () = asked_to_stop(&mut stop) => {}
+                    }
                     continue;
                 }
                 return Driven::Rested(ending);
@@ -69,16 +72,20 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         journal.record(&mut saga, event, world);
                         crash::point(saga.plan().steps[step].step.name(), "done");
                     }
-                    _ = stop.wait_for(|stop| *stop), if interruptible => {}
+                    () = asked_to_stop(&mut stop), if interruptible => {}
                 }
             }
             Task::Undo { step, preimage } => {
+                crash::point(saga.plan().steps[step].step.name(), "undoing");
                 let undone = tokio::select! {
                     event = undo(&saga, step, &preimage, world) => Some(event),
                     () = gave_grace(&mut stop) => None,
                 };
                 match undone {
-                    Some(event) => journal.record(&mut saga, event, world),
+                    Some(event) => {
+                        crash::point(saga.plan().steps[step].step.name(), "undone");
+                        journal.record(&mut saga, event, world);
+                    }
                     None => return leave(&saga, world),
                 }
             }
@@ -97,17 +104,24 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
 /// How long an undo may take once the agent is asked to stop; systemd gives 90 s before it kills.
 const STOP_GRACE: Duration = Duration::from_secs(60);
 
-async fn gave_grace(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone never asks to stop.
+/// How often a rest is tried to be written that the disk does not take.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+
+/// Ends when the agent is asked to stop. A sender that is gone never asks.
+async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+async fn gave_grace(stop: &mut watch::Receiver<bool>) {
+    asked_to_stop(stop).await;
     tokio::time::sleep(STOP_GRACE).await;
 }
 
-/// Leaves the saga to the next start, and tells what that means for the service until then.
+/// The agent stops with the saga under way: nobody but a next start goes on with it, so people hear of it now.
 fn leave(saga: &Saga, world: &World) -> Driven {
-    let message = world.teller(saga.plan()).left_under_way(saga.holds_drain());
+    let message = world.teller(saga.plan()).left(saga.holds_drain());
     (world.on_message)(&message);
     world.store.tell(&world.audience, &[message]);
     Driven::Left

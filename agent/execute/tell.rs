@@ -102,12 +102,17 @@ impl Teller<'_> {
         message
     }
 
-    /// The agent ends in the middle of an incident that cannot be taken back.
-    pub fn left_under_way(&self, drained: bool) -> Message {
-        let title =
-            format!("{} on {}: left under way, the agent was asked to stop", self.plan.target.service, self.host);
-        let place = if drained { "The service is OUT OF TRAFFIC" } else { "The service is not watched" };
-        let lines = vec![format!("{place} until the agent starts again and goes on: start it soon.")];
+    /// The agent was asked to stop, and the next start goes on. What is out of traffic until then needs somebody who
+    /// sees to it that there is a next start.
+    pub fn left(&self, drained: bool) -> Message {
+        if !drained || self.plan.dry_run {
+            return self.step("plan", "left", "the agent stops; its next start goes on from the journal");
+        }
+        let title = format!("{} on {}: the agent stops while it is drained", self.plan.target.service, self.host);
+        let lines = vec![
+            "The service is OUT OF TRAFFIC until the agent runs again; its next start goes on from the journal.".into(),
+            format!("look:   unwait show {}", self.plan.incident),
+        ];
         self.message(EventKind::Stuck, title, lines)
     }
 

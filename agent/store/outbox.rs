@@ -1,10 +1,12 @@
 //! The outbox: a message is committed with the event that it tells, and delivered afterwards.
 //!
 //! Where the disk refuses even that, the message waits in memory and is delivered from there: nobody goes
-//! untold because a disk is full.
+//! untold because a disk is full. And where it refuses to note a delivery, that is remembered until it does: nobody is
+//! told the same every second because a disk is full.
 
-use std::sync::Mutex;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -39,7 +41,15 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 pub(super) struct Spill {
     waiting: Mutex<Vec<Outgoing>>,
+    /// Delivered, and still in the table.
+    delivered: Mutex<BTreeSet<String>>,
     counter: AtomicU64,
+}
+
+impl Spill {
+    fn delivered(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.delivered.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 impl Store {
@@ -90,7 +100,11 @@ impl Store {
 
     /// What is due at `now`, oldest first.
     pub fn due(&self, now: Timestamp, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
-        self.outgoing("WHERE refused = 0 AND due <= ?1 ORDER BY created, id LIMIT ?2", now.as_millisecond(), at_most)
+        let which = "WHERE refused = 0 AND due <= ?1 ORDER BY created, id LIMIT ?2";
+        let mut due = self.outgoing(which, now.as_millisecond(), at_most)?;
+        let delivered = self.outbox.delivered();
+        due.retain(|outgoing| !delivered.contains(&outgoing.id));
+        Ok(due)
     }
 
     /// What is not delivered yet, refused ones included; for `status`.
@@ -116,8 +130,24 @@ impl Store {
             .collect()
     }
 
+    /// Notes that a message has arrived, with those of which that could not be noted before. It is not due again even
+    /// where the disk refuses.
     pub fn delivered(&self, id: &str) -> Result<(), StoreError> {
-        self.write(|transaction| transaction.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop))
+        self.outbox.delivered().insert(id.into());
+        self.note_delivered()
+    }
+
+    /// Notes the deliveries that the disk refused to note.
+    pub fn note_delivered(&self) -> Result<(), StoreError> {
+        let mut delivered = self.outbox.delivered();
+        if delivered.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            delivered.iter().try_for_each(|id| transaction.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop))
+        })?;
+        delivered.clear();
+        Ok(())
     }
 
     pub fn try_later(&self, id: &str, now: Timestamp, after: Duration, error: &str) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::StoreError;
 
@@ -67,18 +67,54 @@ CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NU
 pub fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite)?;
     let known = MIGRATIONS.len() as i64;
+    let found = version(connection).map_err(sqlite)?;
     if found > known {
         return Err(StoreError::Newer { path: path.into(), found, known });
     }
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         .map_err(sqlite)?;
-    for (version, migration) in MIGRATIONS.iter().enumerate().skip(found as usize) {
-        connection
-            .execute_batch(&format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {}; COMMIT;", version + 1))
-            .map_err(sqlite)?;
+    if found < known { migrate(connection).map_err(sqlite) } else { Ok(()) }
+}
+
+/// Another process may open the same new file at this moment (`unwait status` while the agent starts): the version
+/// that counts is the one that is read under the lock.
+fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    for (from, migration) in MIGRATIONS.iter().enumerate().skip(version(&transaction)? as usize) {
+        transaction.execute_batch(&format!("{migration} PRAGMA user_version = {};", from + 1))?;
     }
-    Ok(())
+    transaction.commit()
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use crate::store::Store;
+
+    #[test]
+    fn those_who_open_a_new_file_at_once_all_can() {
+        const AT_ONCE: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = dir.path().join(format!("{round}.db"));
+            let together = Barrier::new(AT_ONCE);
+            std::thread::scope(|scope| {
+                let open = || {
+                    together.wait();
+                    Store::open(&path).map(drop)
+                };
+                let all: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(open)).collect();
+                for one in all {
+                    one.join().unwrap().unwrap();
+                }
+            });
+        }
+    }
 }

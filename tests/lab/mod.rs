@@ -12,6 +12,7 @@ pub mod disk;
 pub mod http;
 mod keeper;
 pub mod net;
+pub mod quick;
 pub mod redis;
 pub mod service;
 pub mod spawned;

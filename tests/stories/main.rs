@@ -5,5 +5,8 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod crash;
 mod demo;
+mod disk;
 mod lab_selfcheck;
+mod signals;

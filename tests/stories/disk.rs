@@ -1,0 +1,233 @@
+//! A state directory whose disk is full, at each moment that matters; and a state file that cannot be used.
+//!
+//! Before anything is touched, nothing is. Once the service is drained, a full disk must not keep it out of traffic.
+//! Either way people are told, although the message cannot be written down first.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::lab::deadline::{holds_for, wait_until_seen};
+use crate::lab::quick::{ENDS_WITHIN, PROGRAM, Quick, SOON};
+use crate::lab::{Disk, Lab};
+
+const DISK_BYTES: u64 = 16 * 1024 * 1024;
+/// From free space to the agent's trust in it: a look each second, a journal's retry every five.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(15);
+
+fn stage_on_a_disk(lab: &Lab) -> (Quick<'_>, Disk<'_>) {
+    let disk = Disk::mount(lab, "disk", DISK_BYTES);
+    let stage = Quick::set_with_state(lab, disk.path().join("state"));
+    (stage, disk)
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_breach_keeps_everything_as_it_is_until_it_is_freed() {
+    let lab = Lab::start();
+    let (stage, disk) = stage_on_a_disk(&lab);
+    // Long enough for the disk to be filled after the agent's start.
+    stage.edit("agent.yaml", "warm_up: 0s", "warm_up: 5s");
+    let before = stage.service.invocation_id();
+    let _agent = stage.run(None);
+    wait_for_agent(&stage);
+    disk.fill();
+
+    stage.wait_until_told("that it only observes", SOON, |told| {
+        told["event"] == "held"
+            && ["observe_only", "journal_not_writable"].iter().any(|reason| told["reason"] == *reason)
+    });
+
+    wait_for_observe_only(&stage, true);
+    assert!(text(&stage, "status").contains("OBSERVE-ONLY"));
+    holds_for("nothing is changed", Duration::from_secs(3), || {
+        if stage.is_in_traffic() && stage.starts() == 1 { Ok(()) } else { Err("it is") }
+    });
+    assert_eq!(stage.service.invocation_id(), before);
+    assert!(stage.incidents().is_empty());
+
+    disk.free();
+
+    wait_for_observe_only(&stage, false);
+    stage.wait_until_told_end("completed", "recovered");
+    stage.assert_in_service();
+    assert_eq!(stage.starts(), 2, "the breach is acted on now");
+}
+
+#[test]
+fn evidence_that_does_not_fit_ends_the_saga_before_anything_is_touched() {
+    let lab = Lab::start();
+    let (stage, disk) = stage_on_a_disk(&lab);
+    // The journal fits; evidence would leave less free than the file asks for.
+    stage.edit("agent.yaml", "fleet:", "evidence: { min_free: 12MiB }\nfleet:");
+    disk.fill();
+    let filler = disk.path().join("filler");
+    lab.run(&["truncate", "--size", "8M", filler.to_str().expect("UTF-8")]);
+    let before = stage.service.invocation_id();
+
+    let _agent = stage.run(None);
+
+    let told = stage.wait_until_told_end("unwound", "evidence_not_kept");
+    assert!(told["lines"].to_string().contains("free"), "{told:#}");
+    assert_eq!(stage.service.invocation_id(), before);
+    assert_eq!(stage.starts(), 1);
+    assert!(!stage.told().iter().any(|told| told["step"]["name"] == "drain"));
+    assert_eq!(stage.incidents()[0]["changed"], false);
+    assert!(stage.is_in_traffic());
+}
+
+#[test]
+fn a_disk_that_fills_up_while_the_service_is_drained_puts_it_back() {
+    let lab = Lab::start();
+    let (stage, disk) = stage_on_a_disk(&lab);
+    let client = stage.lingering_client();
+    let _agent = stage.run(None);
+    stage.wait_for_drain();
+    disk.fill();
+
+    drop(client);
+
+    stage.wait_for_traffic(ENDS_WITHIN);
+    let told = stage.wait_until_told_end("unwound", "guard_refused");
+    assert!(told["lines"].to_string().contains("observe_only"), "{told:#}");
+    assert_eq!(stage.starts(), 1, "no intent, no restart");
+    wait_for_observe_only(&stage, true);
+    holds_for("everything is told once", Duration::from_secs(3), || {
+        let requests = stage.webhook.requests();
+        let ids: BTreeSet<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+        if ids.len() == requests.len() { Ok(()) } else { Err(format!("{} of {}", ids.len(), requests.len())) }
+    });
+    disk.free();
+    let end = stage.wait_for_first_end(RECOVERS_WITHIN);
+    assert_eq!((&end["outcome"], &end["reason"]), (&"unwound".into(), &"guard_refused".into()), "{end:#}");
+    assert_eq!(end["changed"], true, "it starts the cooldown");
+    wait_for_observe_only(&stage, false);
+    stage.assert_in_service();
+}
+
+#[test]
+fn a_disk_that_fills_up_after_the_restart_does_not_keep_a_healthy_service_out() {
+    let lab = Lab::start();
+    let (stage, disk) = stage_on_a_disk(&lab);
+    let client = stage.lingering_client();
+    let _agent = stage.run(None);
+    stage.wait_for_drain();
+    stage.sicken();
+    drop(client);
+    stage.wait_until_told("the restart", SOON, |told| told["step"]["name"] == "restart");
+    disk.fill();
+
+    stage.mend();
+
+    stage.wait_for_traffic(ENDS_WITHIN);
+    stage.wait_until_told_end("completed", "recovered");
+    disk.free();
+    let end = stage.wait_for_first_end(RECOVERS_WITHIN);
+    assert_eq!((&end["outcome"], &end["reason"]), (&"completed".into(), &"recovered".into()), "{end:#}");
+    stage.assert_in_service();
+    assert_eq!(stage.starts(), 2);
+}
+
+#[test]
+fn an_agent_killed_on_a_full_disk_and_started_on_it_puts_the_service_back() {
+    let lab = Lab::start();
+    let (mut stage, disk) = stage_on_a_disk(&lab);
+    stage.service.wait_for_leak();
+    stage.run_until_killed_at("drain:effected");
+    disk.fill();
+    // Nobody hears of what cannot be written down before the webhook is there again.
+    stage.webhook.refuse();
+
+    let mut agent = stage.run(None);
+
+    stage.wait_for_traffic(ENDS_WITHIN);
+    stage.webhook.listen();
+    stage.wait_until_told_end("unwound", "agent_restarted");
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait(SOON).code(), Some(0), "{}", agent.output());
+    assert!(stage.is_in_traffic());
+    assert_eq!(stage.starts(), 1);
+
+    disk.free();
+    let _agent = stage.run(None);
+    let end = stage.wait_for_first_end(RECOVERS_WITHIN);
+    assert_eq!((&end["outcome"], &end["reason"]), (&"unwound".into(), &"agent_restarted".into()), "{end:#}");
+    stage.assert_in_service();
+}
+
+#[test]
+fn a_state_file_that_cannot_be_used_is_refused_with_a_clear_word() {
+    /// The version of the tables in SQLite's header (file format, 1.3.12: `PRAGMA user_version`).
+    const USER_VERSION: std::ops::Range<usize> = 60..64;
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage, &[&str]); 4] = [
+        ("of a newer version", |file| file[USER_VERSION].copy_from_slice(&7u32.to_be_bytes()), &["newer", "version 7"]),
+        ("with garbage in it", |file| file[..512].fill(b'x'), &["not a database"]),
+        ("that was cut", |file| file.truncate(file.len() / 2), &["malformed"]),
+        ("with damaged pages", |file| file[4096..].fill(0xA5), &["malformed"]),
+    ];
+    let lab = Lab::start();
+    let (etc, state) = (lab.dir().join("etc"), lab.dir().join("state"));
+    fs::create_dir(&etc).expect("the lab's directory is writable");
+    fs::set_permissions(&etc, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
+    let text = format!("interval: 1s\nstate: {}\n", state.display());
+    fs::write(etc.join("agent.yaml"), text).expect("the lab's directory is writable");
+    let etc = etc.to_str().expect("UTF-8");
+    let run = || lab.spawn(&[PROGRAM, "run", "--log", "json", "--config", etc]);
+    let database = state.join("unwait.db");
+    let mut agent = run();
+    wait_until_seen("the agent to watch", SOON, || {
+        if agent.output().contains("watching") { Ok(()) } else { Err(agent.output()) }
+    });
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait(SOON).code(), Some(0), "{}", agent.output());
+    let sound = fs::read(&database).expect("the agent made it");
+
+    for (what, damage, says) in cases {
+        let mut file = sound.clone();
+        damage(&mut file);
+        remove(&[&database, &state.join("unwait.db-wal"), &state.join("unwait.db-shm")]);
+        fs::write(&database, &file).expect("the state directory is ours");
+
+        let mut agent = run();
+
+        let (code, output) = (agent.wait(SOON).code(), agent.output());
+        assert_eq!(code, Some(3), "a file {what}: {output}");
+        let path = database.to_str().expect("UTF-8");
+        for word in says.iter().chain([&path]) {
+            assert!(output.contains(word), "a file {what}: no {word:?} in {output}");
+        }
+        assert!(!output.contains("panicked"), "a file {what}: {output}");
+        assert_eq!(fs::read(&database).expect("it is still there"), file, "a file {what} is kept for whoever looks");
+        let status = lab.command(&[PROGRAM, "status", "--config", etc]).output().expect("it starts");
+        assert_eq!(status.status.code(), Some(3), "a file {what}: {status:?}");
+    }
+}
+
+fn remove(files: &[&PathBuf]) {
+    for file in files.iter().filter(|file| file.exists()) {
+        fs::remove_file(file).expect("the state directory is ours");
+    }
+}
+
+fn wait_for_agent(stage: &Quick<'_>) {
+    wait_until_seen("the agent to answer", SOON, || {
+        let status = stage.unwait(&["status"]);
+        if status.status.success() { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+}
+
+fn wait_for_observe_only(stage: &Quick<'_>, expected: bool) {
+    wait_until_seen(&format!("observe_only: {expected}"), RECOVERS_WITHIN, || {
+        let status = stage.ask(&["status"]);
+        if status["agent"]["observe_only"] == Value::Bool(expected) { Ok(()) } else { Err(format!("{status:#}")) }
+    });
+}
+
+fn text(stage: &Quick<'_>, verb: &str) -> String {
+    String::from_utf8_lossy(&stage.unwait(&[verb]).stdout).into_owned()
+}
