@@ -257,8 +257,23 @@ impl Agent {
                 }
             }
         }
+        let under_way = self.under_way();
+        // What an incident under way is about needs no second decision, and is not held either.
+        wanted.retain(|(_, service)| !under_way.contains(service));
         for (policy, service) in wanted {
             self.consider(&policy, &service, &measured.of(&service)).await;
+        }
+    }
+
+    /// The services that a saga works on now.
+    fn under_way(&self) -> BTreeSet<ServiceName> {
+        match self.store.open_incidents() {
+            Ok(open) => open.into_iter().map(|open| open.plan.target.service).collect(),
+            // The guards ask the store again, and an error there is a deny.
+            Err(error) => {
+                tracing::error!(%error, "the open incidents cannot be read");
+                BTreeSet::new()
+            }
         }
     }
 
