@@ -5,5 +5,10 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod config;
 mod demo;
+mod guards;
+mod idle;
 mod lab_selfcheck;
+mod leak;
+mod orphans;
