@@ -65,6 +65,8 @@ const TELL_HELD_EVERY: Duration = Duration::from_secs(3600);
 const TELL_CHANGED_EVERY: Duration = Duration::from_secs(30);
 /// How often each registry is asked for drains of ours that no incident knows of.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// Where one of them did not answer: after a reboot the agent is often there before its registry is.
+const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -86,7 +88,8 @@ pub struct Agent {
     pub(super) last_failure: Option<String>,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
-    swept: Option<Duration>,
+    /// When the registries are to be asked again for drains of ours that no incident knows of.
+    sweep_due: Duration,
     released: Duration,
     retained: Duration,
 }
@@ -117,7 +120,7 @@ impl Agent {
             last_failure: None,
             sagas: JoinSet::new(),
             stop,
-            swept: None,
+            sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
         };
@@ -212,9 +215,9 @@ impl Agent {
             }
         }
         let now = self.wiring.host.clock.monotonic();
-        if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_EVERY) {
-            self.swept = Some(now);
-            sweep::orphans(&self.wiring, &self.store).await;
+        if now >= self.sweep_due {
+            let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };
+            self.sweep_due = now + every;
         }
         if now.saturating_sub(self.released) >= RELEASE_EVERY {
             self.released = now;
@@ -257,8 +260,23 @@ impl Agent {
                 }
             }
         }
+        let under_way = self.under_way();
+        // What an incident under way is about needs no second decision, and is not held either.
+        wanted.retain(|(_, service)| !under_way.contains(service));
         for (policy, service) in wanted {
             self.consider(&policy, &service, &measured.of(&service)).await;
+        }
+    }
+
+    /// The services that a saga works on now.
+    fn under_way(&self) -> BTreeSet<ServiceName> {
+        match self.store.open_incidents() {
+            Ok(open) => open.into_iter().map(|open| open.plan.target.service).collect(),
+            // The guards ask the store again, and an error there is a deny.
+            Err(error) => {
+                tracing::error!(%error, "the open incidents cannot be read");
+                BTreeSet::new()
+            }
         }
     }
 

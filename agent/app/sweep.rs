@@ -10,17 +10,22 @@ use crate::ports::registry::FoundMarker;
 use crate::store::Store;
 
 /// Asks each registry for this host's drains of ours. One that no open or latched incident knows of is told, and its
-/// service latched: a person must say whether it may go back.
-pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) {
+/// service latched: a person must say whether it may go back. False where a registry could not be asked.
+pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
     let known = match known(store) {
         Ok(known) => known,
-        Err(error) => return tracing::error!(%error, "markers could not be compared with the incidents"),
+        Err(error) => {
+            tracing::error!(%error, "markers could not be compared with the incidents");
+            return false;
+        }
     };
+    let mut all_answered = true;
     for (name, registry) in &wiring.ports.registries {
         let found = match registry.markers().await {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(registry = %name, %error, "markers of ours could not be listed");
+                all_answered = false;
                 continue;
             }
         };
@@ -30,6 +35,7 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) {
             }
         }
     }
+    all_answered
 }
 
 fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError> {
@@ -65,7 +71,10 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
     let who = service.map_or("a service that the host's file does not name".to_string(), ToString::to_string);
     let mut lines = vec![ending.reason.says().to_string(), ending.detail.clone(), "It is OUT OF TRAFFIC.".into()];
     if let Some(service) = service {
-        lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
+        // Without the incident's plan it is not known what stood there before.
+        lines.push(format!(
+            "look at it, put it back in the registry or leave it out, then say so: unwait resolve {service} --leave"
+        ));
     }
     Message {
         at: wiring.host.clock.now(),

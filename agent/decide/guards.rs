@@ -260,6 +260,8 @@ impl Gate {
             match registration.traffic {
                 Traffic::Passing => {}
                 Traffic::DrainedBy(marker) if question.own_saga && marker == own => {}
+                // No other hand: this host's own incident, which the guard of one saga a service speaks of.
+                Traffic::DrainedBy(marker) if marker.host == self.host && self.is_open(&marker.incident)? => {}
                 Traffic::DrainedBy(marker) => {
                     let detail = format!("{place} is drained by incident {} of {}", marker.incident, marker.host);
                     return Ok(deny(Reason::OutOfTraffic, detail));
@@ -331,6 +333,10 @@ impl Gate {
 
     fn has_changed(&self, incident: &IncidentId) -> Result<bool, String> {
         Ok(self.store.incident(incident).map_err(text)?.is_some_and(|row| row.changed))
+    }
+
+    fn is_open(&self, incident: &IncidentId) -> Result<bool, String> {
+        Ok(self.store.incident(incident).map_err(text)?.is_some_and(|row| row.ended.is_none()))
     }
 
     fn one_saga(&self, question: &Question<'_>) -> Answer {

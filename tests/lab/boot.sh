@@ -47,6 +47,8 @@ for node in null zero full random urandom tty; do
     mount --bind "/dev/$node" "$stage/dev/$node"
 done
 ln -s /proc/self/fd "$stage"/dev/fd
+# Units with PrivateDevices= want it; systemd mounts the rest of /dev/pts.
+ln -s pts/ptmx "$stage"/dev/ptmx
 
 for unit in sysinit.target basic.target sockets.target slices.target shutdown.target umount.target \
     final.target multi-user.target network.target network-online.target time-sync.target \
@@ -82,6 +84,10 @@ for index in "${!visible[@]}"; do
     mkdir -p "${visible[index]}"
     mount --move "$stage/visible/$index" "${visible[index]}"
 done
+
+# A container's systemd leaves this to whoever starts it, and hands units their credentials by it. Nothing of it
+# reaches the machine: the whole tree was made private when it was unshared.
+mount --make-rshared /
 
 # `container` tells systemd that hardware, clock and kernel are not its business.
 # NOTIFY_SOCKET is where it says that the boot is over.

@@ -1,10 +1,11 @@
 //! The lab: a machine for one test, with real components in it.
 //!
 //! A [`Lab`] is a systemd of its own in namespaces of its own; Consul, Redis and the story's service run
-//! in it as units. The stories use it to play what happens on a production host. Nothing here knows the
-//! agent, and nothing here retries or skips: what does not come in time is a panic that says what was
+//! in it as units. The stories use it to play what happens on a production host. Only [`agent`] and [`stage`] know
+//! the agent, and nothing here retries or skips: what does not come in time is a panic that says what was
 //! awaited and what was seen last.
 
+pub mod agent;
 pub mod closewait;
 pub mod consul;
 pub mod deadline;
@@ -16,6 +17,7 @@ pub mod quick;
 pub mod redis;
 pub mod service;
 pub mod spawned;
+pub mod stage;
 pub mod systemd;
 pub mod webhook;
 
@@ -24,5 +26,6 @@ pub use disk::Disk;
 pub use redis::Redis;
 pub use service::{Behaviour, RpcOrder};
 pub use spawned::Spawned;
+pub use stage::Stage;
 pub use systemd::Lab;
 pub use webhook::Webhook;

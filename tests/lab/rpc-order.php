@@ -97,6 +97,8 @@ if ($listener === false) {
     exit(1);
 }
 
+fwrite(STDERR, "listens on port $port, $workers workers\n");
+
 if (file_exists("$directory/register")) {
     register("$directory/register");
 }

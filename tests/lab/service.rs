@@ -15,6 +15,7 @@ use super::{Consul, Lab, Redis};
 
 pub const UNIT: &str = "rpc-order.service";
 pub const PORT: u16 = 7801;
+const TWIN_PORT: u16 = 7802;
 pub const WORKERS: usize = 96;
 /// 96 workers with three connections each.
 pub const LEAKED: usize = WORKERS * 3;
@@ -38,27 +39,43 @@ pub struct RpcOrder<'lab> {
     directory: PathBuf,
 }
 
+/// Where [`RpcOrder::start_twin`] answers.
+pub fn twin_address() -> SocketAddr {
+    loopback(TWIN_PORT)
+}
+
 impl<'lab> RpcOrder<'lab> {
     /// Starts it and returns when it answers PING.
     pub fn start(lab: &'lab Lab, redis: &Redis, behaviour: Behaviour) -> Self {
         let service = Self { lab, directory: lab.dir().join("rpc-order") };
         fs::create_dir(&service.directory).expect("the lab's directory is writable");
         service.behave(behaviour);
+        service.start_as(UNIT, PORT, redis.port());
+        service.wait_for_pong();
+        service
+    }
+
+    /// Starts the same program a second time, beside the first, under another unit's name and on a port of its own.
+    pub fn start_twin(&self, unit: &str, redis_port: u16, behaviour: Behaviour) {
+        let twin = Self { lab: self.lab, directory: self.lab.dir().join("twin") };
+        fs::create_dir(&twin.directory).expect("the lab's directory is writable");
+        twin.behave(behaviour);
+        twin.start_as(unit, TWIN_PORT, redis_port);
+    }
+
+    fn start_as(&self, unit: &str, port: u16, redis_port: u16) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/rpc-order.php");
-        let directory = service.directory.display();
-        let redis_port = redis.port();
-        lab.add_unit(
-            UNIT,
+        let directory = self.directory.display();
+        self.lab.add_unit(
+            unit,
             &format!(
                 "[Service]\n\
-                 ExecStart=/usr/bin/php {script} {directory} {PORT} {WORKERS} {redis_port}\n\
+                 ExecStart=/usr/bin/php {script} {directory} {port} {WORKERS} {redis_port}\n\
                  KillMode=control-group\n\
                  TimeoutStopSec=10\n"
             ),
         );
-        lab.start_unit(UNIT);
-        service.wait_for_pong();
-        service
+        self.lab.start_unit(unit);
     }
 
     /// Decides how the next starts behave, instead of what was decided before.

@@ -5,8 +5,13 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod config;
 mod crash;
 mod demo;
 mod disk;
+mod guards;
+mod idle;
 mod lab_selfcheck;
+mod leak;
+mod orphans;
 mod signals;

@@ -1,0 +1,190 @@
+//! Configurations that cannot be used: what is said, by which exit code, and that nothing is lost by it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::lab::Lab;
+use crate::lab::agent::{self, Etc, HOST, POLICY, RUNBOOK, Said, unwait, unwait_as_nobody};
+use crate::lab::deadline::wait_until_seen;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// `run` must end by itself, with this code, and `check` must say the same.
+fn refuses(lab: &Lab, code: i32, words: &[&str]) -> Said {
+    let run = lab_run(lab);
+    let check = unwait(lab, &["check"]);
+    for said in [&run, &check] {
+        assert_eq!(said.code, code, "{said:?}");
+        for word in words {
+            assert!(said.err.contains(word), "no {word:?} in {}", said.err);
+        }
+    }
+    run
+}
+
+/// `run`, ended after a while where it does not end by itself.
+fn lab_run(lab: &Lab) -> Said {
+    agent::unwait_within(lab, SOON, &["run", "--log", "json"])
+}
+
+fn write_story(lab: &Lab) -> Etc {
+    agent::write_credential(lab, "webhook", "http://127.0.0.1:9/");
+    agent::write_credential(lab, "webhook-key", agent::WEBHOOK_KEY);
+    let etc = Etc::of_the_story();
+    etc.write(lab);
+    etc
+}
+
+#[test]
+fn an_absent_configuration_is_said_with_what_to_do() {
+    let lab = Lab::start();
+    refuses(&lab, 2, &["/etc/unwait", "agent.yaml"]);
+    assert!(!lab.inside(agent::STATE).exists(), "nothing was begun");
+
+    fs::create_dir(lab.inside("/etc/unwait")).expect("the lab's /etc is writable");
+    refuses(&lab, 2, &["/etc/unwait/agent.yaml", "interval: 15s"]);
+}
+
+#[test]
+fn every_error_of_a_broken_configuration_is_said_with_its_place() {
+    let lab = Lab::start();
+    Etc::shipped()
+        .edit(HOST, "interval: 15s", "intervall: 15s")
+        .edit(POLICY, "close_wait.aged(5m) > 200", "close_wate.aged(5m) > 200")
+        .edit(RUNBOOK, "settle: 5s", "settl: 5s")
+        .write(&lab);
+
+    let said = refuses(
+        &lab,
+        2,
+        &[
+            "/etc/unwait/agent.yaml:5:1",
+            "`interval`",
+            "/etc/unwait/policies/close-wait-leak.yaml:7:7",
+            "close_wait.aged",
+            "/etc/unwait/runbooks/isolate-restart-recover.yaml:6:14",
+            "`settle`",
+            // The line itself.
+            "  - drain: { settl: 5s }",
+        ],
+    );
+    assert!(!lab.inside(agent::STATE).exists(), "nothing was begun: {said:?}");
+}
+
+#[test]
+fn what_is_shipped_checks_and_passes_its_own_tests() {
+    let lab = Lab::start();
+    Etc::shipped().write(&lab);
+
+    let check = unwait(&lab, &["check"]);
+    assert_eq!(check.code, 0, "{check:?}");
+    assert!(check.out.contains("3 policies, 3 runbooks, 1 services named: no errors."), "{check:?}");
+    let test = unwait_as_nobody(&lab, &["test"]);
+    assert_eq!(test.code, 0, "no root is needed: {test:?}");
+    assert!(test.out.contains("passed, 0 failed"), "{test:?}");
+    let failing = Etc::shipped().edit(POLICY, "breach_at: 2m30s", "breach_at: 2m15s");
+    failing.write(&lab);
+    let test = unwait(&lab, &["test"]);
+    assert_eq!(test.code, 1, "{test:?}");
+    assert!(test.out.contains("expected breach_at 2m15s, found 2m30s"), "{test:?}");
+}
+
+#[test]
+fn a_file_that_others_can_write_is_refused() {
+    let lab = Lab::start();
+    Etc::shipped().write(&lab);
+    let file = lab.inside("/etc/unwait").join(RUNBOOK);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).expect("the file is ours");
+    refuses(&lab, 2, &[RUNBOOK, "can be written by anyone", "chmod o-w"]);
+
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    lab.run(&["chown", "nobody", "/etc/unwait/agent.yaml"]);
+    refuses(&lab, 2, &["agent.yaml", "belongs to uid 65534"]);
+}
+
+#[test]
+fn a_token_that_cannot_be_read_is_said_by_its_path() {
+    let lab = Lab::start();
+    write_story(&lab).edit(HOST, "    #token_file:", "    token_file:").write(&lab);
+    refuses(&lab, 3, &["/etc/unwait/credentials/consul", "the ACL token"]);
+}
+
+#[test]
+fn an_unknown_unit_turns_action_off_for_itself_alone() {
+    let lab = Lab::start();
+    write_story(&lab)
+        .edit(HOST, "services:\n", "services:\n  - service: rpc-old.service\n    health: { redis_ping: \"127.0.0.1:7809\" }\n    register: [{ registry: consul, id: rpc-old-1 }]\n")
+        .write(&lab);
+
+    let check = unwait(&lab, &["check"]);
+    assert_eq!(check.code, 0, "{check:?}");
+    let cannot = "close-wait-leak cannot act on rpc-old.service: rpc-old.service: no such service for this restarter";
+    assert!(check.out.contains(cannot), "{check:?}");
+    let plan = unwait(&lab, &["plan", "rpc-old.service"]);
+    assert_eq!(plan.code, 1, "{plan:?}");
+    assert!(plan.out.contains("not_actionable: rpc-old.service: no such service"), "{plan:?}");
+    let _agent = agent::run(&lab);
+    assert_eq!(unwait(&lab, &["status"]).code, 0, "it watches the others");
+}
+
+#[test]
+fn a_new_configuration_is_taken_whole_or_not_at_all() {
+    let lab = Lab::start();
+    let etc = write_story(&lab);
+    let agent = agent::run(&lab);
+    let status = || unwait(&lab, &["status", "--json"]).json();
+    let pid = status()["agent"]["pid"].clone();
+    unwait(&lab, &["pause", "--why", "to be kept"]);
+    let fourth = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/policies/fd-exhaustion.yaml"));
+    let fourth = fourth.replace("policy: fd-exhaustion", "policy: fourth");
+
+    etc.clone().with("policies/fourth.yaml", &fourth).edit(RUNBOOK, "settle: 1s", "settl: 1s").write(&lab);
+    agent.signal(Signal::SIGHUP);
+    wait_until_seen("that the new one is refused", SOON, || match agent.output() {
+        output if output.contains("the one in force stays") && output.contains("settle") => Ok(()),
+        output => Err(output),
+    });
+    let agent_now = status()["agent"].clone();
+    assert_eq!((&agent_now["policies"], &agent_now["pid"]), (&3.into(), &pid));
+
+    etc.with("policies/fourth.yaml", &fourth).edit(HOST, "interval: 1s", "interval: 2s").write(&lab);
+    agent.signal(Signal::SIGHUP);
+    wait_until_seen("the new one in force", SOON, || match status() {
+        status if status["agent"]["policies"] == 4 && status["agent"]["interval"] == "2s" => Ok(()),
+        status => Err(format!("{status:#}")),
+    });
+    let now = status();
+    assert_eq!((&now["agent"]["pid"], &now["paused"]["why"]), (&pid, &"to be kept".into()));
+}
+
+#[test]
+fn without_root_it_says_what_it_cannot_have() {
+    let lab = Lab::start();
+    Etc::shipped().write(&lab);
+
+    let run = unwait_as_nobody(&lab, &["run", "--log", "json"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.err.contains(agent::STATE) && run.err.contains("ermission denied"), "{run:?}");
+    assert!(!lab.inside(agent::STATE).exists());
+    let scan = unwait_as_nobody(&lab, &["scan"]);
+    assert_eq!(scan.code, 0, "a look needs no root: {scan:?}");
+    assert!(scan.out.contains("Not root"), "{scan:?}");
+}
+
+#[test]
+fn a_second_agent_on_the_same_state_refuses() {
+    let lab = Lab::start();
+    write_story(&lab);
+    let first = agent::run(&lab);
+    let pid = unwait(&lab, &["status", "--json"]).json()["agent"]["pid"].clone();
+
+    let second = lab_run(&lab);
+
+    assert_eq!(second.code, 3, "{second:?}");
+    assert!(second.err.contains("another unwait") && second.err.contains(&pid.to_string()), "{second:?}");
+    assert_eq!(unwait(&lab, &["status", "--json"]).json()["agent"]["pid"], pid, "the first goes on");
+    drop(first);
+}
