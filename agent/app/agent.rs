@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::control::{Reply, Request};
 use super::plans::{self, Proposal};
 use super::sensor::Look;
-use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep};
+use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep, words};
 use crate::config::{self, Diagnostics};
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -20,8 +20,12 @@ use crate::execute::driver::{self, Driven};
 use crate::execute::journal::Journal;
 use crate::execute::recovery;
 use crate::execute::saga::Saga;
-use crate::model::{EventKind, IncidentId, Message, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth};
-use crate::store::{Store, StoreError};
+use crate::execute::world::World;
+use crate::model::incident::Ending;
+use crate::model::{
+    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth,
+};
+use crate::store::{Implied, JournalRow, Store, StoreError};
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +42,6 @@ pub enum RunError {
     Control(std::io::Error),
     #[error("signals: {0}")]
     Signals(std::io::Error),
-    #[error("incident {incident}: {source}; the agent does not touch what it cannot read back")]
-    Recovery { incident: IncidentId, source: crate::execute::journal::JournalError },
 }
 
 /// What the running agent is asked from outside.
@@ -138,12 +140,34 @@ impl Agent {
             } else {
                 self.wiring.world(&self.store, self.started)
             };
-            let (saga, journal) = recovery::resume(open, &world)
-                .await
-                .map_err(|source| RunError::Recovery { incident: plan.incident.clone(), source })?;
-            self.spawn(saga, journal);
+            let next = open.journal.last().map_or(0, |row| row.seq + 1);
+            match recovery::resume(open, &world).await {
+                Ok((saga, journal)) => self.spawn(saga, journal, world),
+                Err(unreadable) => self.give_up(&plan, next, &unreadable.to_string(), &world)?,
+            }
         }
         Ok(())
+    }
+
+    /// An incident whose journal cannot be read back: nothing is done on its word; a person is told, and decides.
+    fn give_up(&self, plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Result<(), StoreError> {
+        let reason = Reason::JournalUnreadable;
+        let ending = Ending { outcome: Outcome::Stuck, reason, detail: unreadable.into() };
+        let teller = world.teller(plan);
+        // Whether it is drained is not known; the worse is said.
+        let drained = plan.drains();
+        let messages = [EventKind::End, EventKind::Stuck].map(|event| teller.end(event, &ending, drained));
+        messages.iter().for_each(|message| (world.on_message)(message));
+        let event = serde_json::json!({ "unreadable": unreadable }).to_string();
+        let row = JournalRow { seq, at: world.clock.now(), event };
+        let implied = Implied {
+            changed: true,
+            ending: Some(&ending),
+            latch: (!plan.dry_run).then_some((&plan.target.service, &ending)),
+            audience: &world.audience,
+            messages: &messages,
+        };
+        self.store.append(&plan.incident, &[row], &implied)
     }
 
     /// Runs until it is asked to stop; then sagas before their pivot unwind, and later ones are left to the next
@@ -247,10 +271,10 @@ impl Agent {
                 let readings = measured.of(service);
                 let interval = wiring.config.host.interval;
                 match self.detector.tick(policy, service, &readings, measured.monotonic, interval) {
-                    Some(Change::Breach) => self.tell(breach(&wiring, policy, service, &readings)),
+                    Some(Change::Breach) => self.tell(words::breach(&wiring, policy, service, &readings)),
                     Some(Change::Cleared) => {
                         self.held.remove(&(policy.name.clone(), service.clone()));
-                        self.tell(recovered(&wiring, policy, service));
+                        self.tell(words::recovered(&wiring, policy, service));
                     }
                     None => {}
                 }
@@ -324,7 +348,7 @@ impl Agent {
             Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: true, own_saga: false };
         gate.ask(&question).await?;
 
-        let why = why(policy, readings);
+        let why = words::why(policy, readings);
         let start = world.teller(&plan).start(why);
         let now = self.wiring.host.clock.now();
         if let Err(error) = self.store.begin_incident(&plan, now, &self.wiring.audience, std::slice::from_ref(&start)) {
@@ -338,20 +362,11 @@ impl Agent {
         (self.wiring.host.on_message)(&start);
         self.held.remove(&(policy.name.clone(), plan.target.service.clone()));
         let incident = plan.incident.clone();
-        self.spawn_in(Saga::new(plan), Journal::new(), world);
+        self.spawn(Saga::new(plan), Journal::new(), world);
         Ok(incident)
     }
 
-    fn spawn(&mut self, saga: Saga, journal: Journal) {
-        let world = if saga.plan().dry_run {
-            self.wiring.dry_world(&self.store, self.started)
-        } else {
-            self.wiring.world(&self.store, self.started)
-        };
-        self.spawn_in(saga, journal, world);
-    }
-
-    fn spawn_in(&mut self, saga: Saga, journal: Journal, world: crate::execute::world::World) {
+    fn spawn(&mut self, saga: Saga, journal: Journal, world: World) {
         let stop = self.stop.clone();
         self.sagas.spawn(async move {
             let plan = saga.plan().clone();
@@ -463,51 +478,6 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Each comparison of the condition with the value beside it.
-pub fn why(policy: &Policy, readings: &Readings) -> Vec<String> {
-    let comparisons = policy.when.comparisons();
-    comparisons
-        .iter()
-        .filter(|comparison| comparison.truth(readings) == Truth::True)
-        .map(|comparison| format!("{comparison}: now {}", readings.get(comparison.signal).show(comparison.signal)))
-        .collect()
-}
-
-fn breach(wiring: &Wiring, policy: &Policy, service: &ServiceName, readings: &Readings) -> Message {
-    let title = format!("{service} on {}: {} is breached", wiring.host.name, policy.name);
-    message(wiring, policy, service, EventKind::Breach, title, why(policy, readings))
-}
-
-fn recovered(wiring: &Wiring, policy: &Policy, service: &ServiceName) -> Message {
-    let title = format!("{service} on {}: {} is over", wiring.host.name, policy.name);
-    message(wiring, policy, service, EventKind::Recovered, title, Vec::new())
-}
-
-fn message(
-    wiring: &Wiring,
-    policy: &Policy,
-    service: &ServiceName,
-    event: EventKind,
-    title: String,
-    lines: Vec<String>,
-) -> Message {
-    Message {
-        at: wiring.host.clock.now(),
-        event,
-        host: wiring.host.name.clone(),
-        labels: wiring.labels(),
-        service: Some(service.clone()),
-        policy: Some(policy.name.clone()),
-        incident: None,
-        dry_run: policy.mode == Mode::DryRun,
-        outcome: None,
-        reason: None,
-        step: None,
-        title,
-        lines,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod plans;
 pub mod resolve;
 pub mod sensor;
 pub mod sweep;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

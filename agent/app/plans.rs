@@ -1,5 +1,6 @@
 //! A policy and a service become a plan, with every value filled in.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use crate::config::Selected;
 use crate::model::plan::Restart;
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Trigger};
-use crate::ports::restarter::Restarter;
+use crate::ports::restarter::{RestartError, Restarter};
 
 /// A plan, and what the guards want to know of it beside.
 #[derive(Clone, Debug)]
@@ -104,6 +105,19 @@ fn with_dependents(restart: &Restart) -> bool {
         Restart::Systemd { with_dependents, .. } => *with_dependents,
         Restart::Process(_) => true,
     }
+}
+
+/// Services whose restarter answers that there is no such thing. One that does not answer says nothing: a configuration
+/// may be checked far from its host.
+pub async fn unknown_services(wiring: &Wiring) -> BTreeMap<ServiceName, String> {
+    let mut unknown = BTreeMap::new();
+    for service in wiring.config.host.services.keys() {
+        let Some(restart) = wiring.config.target_for(service).restart else { continue };
+        if let Err(error @ RestartError::Unknown { .. }) = wiring.ports.restarter(&restart).observe(&restart).await {
+            unknown.insert(service.clone(), error.to_string());
+        }
+    }
+    unknown
 }
 
 /// Does the policy only say what it would do?

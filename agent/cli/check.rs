@@ -1,16 +1,13 @@
 //! `unwait check`: the configuration, with every error at once; and what each policy could not do for the services
 //! that the host's file names.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 use serde_json::json;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::Wiring;
+use crate::app::plans;
 use crate::config;
 use crate::model::{Mode, ServiceName};
-use crate::ports::restarter::RestartError;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -33,7 +30,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
     // The secrets' files are read as `run` would read them.
     let wiring = open::wiring(config)?;
     let config = &wiring.config;
-    let unknown = unknown(&wiring).await;
+    let unknown = plans::unknown_services(&wiring).await;
     let mut lacking = Vec::new();
     for policy in config.policies.iter().filter(|policy| policy.mode != Mode::Observe) {
         for service in config.host.services.keys() {
@@ -60,19 +57,6 @@ pub async fn check(arguments: Arguments) -> Outcome {
         say(config, &lacking);
     }
     Ok(())
-}
-
-/// Services whose restarter answers that there is no such thing. One that does not answer says nothing: a configuration
-/// may be checked far from its host.
-async fn unknown(wiring: &Wiring) -> BTreeMap<ServiceName, String> {
-    let mut unknown = BTreeMap::new();
-    for service in wiring.config.host.services.keys() {
-        let Some(restart) = wiring.config.target_for(service).restart else { continue };
-        if let Err(error @ RestartError::Unknown { .. }) = wiring.ports.restarter(&restart).observe(&restart).await {
-            unknown.insert(service.clone(), error.to_string());
-        }
-    }
-    unknown
 }
 
 fn say(config: &config::Config, lacking: &[(String, ServiceName, Vec<String>)]) {

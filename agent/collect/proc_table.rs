@@ -3,6 +3,8 @@
 //! Slower by an order of magnitude, and it tells less: no cookie, no cgroup, no ages. Called by the collector
 //! alone.
 
+use std::collections::HashSet;
+
 use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState};
 
@@ -16,7 +18,10 @@ pub(super) fn walk() -> Result<impl Iterator<Item = Entry>, ProcError> {
         Err(ProcError::NotFound(_)) => Vec::new(),
         other => other?,
     };
-    Ok(v4.into_iter().chain(v6).map(|row| entry(&row)))
+    // The file is read in pieces, and a table that changes between two of them shows a socket twice.
+    let mut seen = HashSet::new();
+    let first = move |entry: &Entry| seen.insert((entry.local, entry.remote, entry.inode));
+    Ok(v4.into_iter().chain(v6).map(|row| entry(&row)).filter(first))
 }
 
 fn entry(row: &TcpNetEntry) -> Entry {

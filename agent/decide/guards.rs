@@ -235,13 +235,13 @@ impl Gate {
             }
             state => return Ok(deny(Reason::NotActive, format!("it is {state}"))),
         }
-        if !question.own_saga
-            && let Some(up_for) = now.up_for
-            && up_for < question.grace
-        {
-            let detail = format!("it was started {} ago", duration::format(whole_seconds(up_for)));
-            let until = self.clock.now() + (question.grace - up_for);
-            return Ok(Verdict::Defer { until, reason: Reason::RecentlyRestarted, detail });
+        if !question.own_saga {
+            let up_for = now.up_for.ok_or("how long it has been running is not known")?;
+            if up_for < question.grace {
+                let detail = format!("it was started {} ago", duration::format(whole_seconds(up_for)));
+                let until = self.clock.now() + (question.grace - up_for);
+                return Ok(Verdict::Defer { until, reason: Reason::RecentlyRestarted, detail });
+            }
         }
         if let Some(planned) = &question.plan.incarnation
             && now.incarnation.as_ref() != Some(planned)

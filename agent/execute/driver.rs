@@ -12,7 +12,8 @@ use super::crash;
 use super::journal::Journal;
 use super::recovery;
 use super::saga::{Event, Saga, Task};
-use super::steps::{self, Failure};
+use super::steps::{self, Failure, UndoError};
+use super::tell::Place;
 use super::world::World;
 
 /// How driving ended.
@@ -78,7 +79,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             Task::Undo { step, preimage } => {
                 crash::point(saga.plan().steps[step].step.name(), "undoing");
                 let undone = tokio::select! {
-                    event = undo(&saga, step, &preimage, world) => Some(event),
+                    event = until_it_can(Back::Undo { step, preimage: &preimage }, &saga, world) => Some(event),
                     () = gave_grace(&mut stop) => None,
                 };
                 match undone {
@@ -91,11 +92,14 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             }
             Task::Withdraw => {
                 journal.record(&mut saga, Event::Withdrawing { preimage: Value::Null }, world);
-                let (drained, detail) = match steps::drain::again(&saga, world).await {
-                    Ok(detail) => (true, detail),
-                    Err(error) => (false, format!("it could not be taken out again: {error}")),
+                let withdrawn = tokio::select! {
+                    event = until_it_can(Back::Withdraw, &saga, world) => Some(event),
+                    () = gave_grace(&mut stop) => None,
                 };
-                journal.record(&mut saga, Event::Withdrawn { drained, detail }, world);
+                match withdrawn {
+                    Some(event) => journal.record(&mut saga, event, world),
+                    None => return leave(&saga, world),
+                }
             }
         }
     }
@@ -186,29 +190,67 @@ async fn act(saga: &Saga, step: usize, world: &World) -> Event {
     }
 }
 
-/// Takes a step back; what only an unreachable party blocks is tried for ever, and told once.
-async fn undo(saga: &Saga, step: usize, preimage: &Value, world: &World) -> Event {
-    let mut pause = BACKOFF.0;
-    let mut tries = 0u32;
-    loop {
-        match steps::undo(saga, step, preimage, world).await {
-            Ok(detail) => return Event::Undone { step, detail },
-            Err(steps::UndoError::Refused { reason, detail }) => return Event::UndoRefused { step, reason, detail },
-            Err(steps::UndoError::Later(error)) => {
-                tries += 1;
-                if tries == TOLD_AFTER {
-                    let what = format!("taking {} back", saga.plan().steps[step].step.name());
-                    let message = world.teller(saga.plan()).still_trying(&what, &error);
-                    (world.on_message)(&message);
-                    world.store.tell(&world.audience, &[message]);
+/// What is tried until it succeeds or is refused: nothing else would leave the service where people expect it.
+#[derive(Clone, Copy, Debug)]
+enum Back<'a> {
+    /// Take a step back.
+    Undo { step: usize, preimage: &'a Value },
+    /// Take a service that became unhealthy in traffic out again.
+    Withdraw,
+}
+
+impl Back<'_> {
+    /// One try. An error is something that may pass.
+    async fn once(self, saga: &Saga, world: &World) -> Result<Event, String> {
+        match self {
+            Self::Undo { step, preimage } => match steps::undo(saga, step, preimage, world).await {
+                Ok(detail) => Ok(Event::Undone { step, detail }),
+                Err(UndoError::Refused { reason, detail }) => Ok(Event::UndoRefused { step, reason, detail }),
+                Err(UndoError::Later(error)) => Err(error),
+            },
+            Self::Withdraw => match steps::drain::again(saga, world).await {
+                Ok(detail) => Ok(Event::Withdrawn { drained: true, detail }),
+                Err(error) if error.is_passing() => Err(error.to_string()),
+                Err(error) => {
+                    let detail = format!("it could not be taken out again: {error}");
+                    Ok(Event::Withdrawn { drained: false, detail })
                 }
-                tracing::warn!(incident = %saga.plan().incident, step, error, "undo will be tried again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(BACKOFF.1);
+            },
+        }
+    }
+
+    /// What is being tried, and where the service stands meanwhile.
+    fn words(self, saga: &Saga) -> (String, Place) {
+        match self {
+            Self::Undo { step, .. } => {
+                (format!("taking {} back", saga.plan().steps[step].step.name()), Place::OutOfTraffic)
             }
+            Self::Withdraw => ("taking it out again".into(), Place::InTraffic),
         }
     }
 }
 
-/// Tries of an undo before people are told: some fifteen seconds of backoff.
+/// What only an unreachable party blocks is tried for ever, and told once.
+async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
+    let mut pause = BACKOFF.0;
+    let mut tries = 0u32;
+    loop {
+        let error = match back.once(saga, world).await {
+            Ok(event) => return event,
+            Err(error) => error,
+        };
+        tries += 1;
+        let (what, place) = back.words(saga);
+        if tries == TOLD_AFTER {
+            let message = world.teller(saga.plan()).still_trying(&what, &error, place);
+            (world.on_message)(&message);
+            world.store.tell(&world.audience, &[message]);
+        }
+        tracing::warn!(incident = %saga.plan().incident, what, error, "it will be tried again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// Tries before people are told: some fifteen seconds of backoff.
 const TOLD_AFTER: u32 = 4;

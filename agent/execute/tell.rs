@@ -117,11 +117,20 @@ impl Teller<'_> {
     }
 
     /// A wait that passed its deadline and goes on.
-    pub fn still_trying(&self, what: &str, error: &str) -> Message {
+    pub fn still_trying(&self, what: &str, error: &str, place: Place) -> Message {
         let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
-        let lines = vec![error.to_string(), "The service is out of traffic until this succeeds.".into()];
+        let lines = vec![error.to_string(), format!("The service is {place} until this succeeds.")];
         self.message(EventKind::Stuck, title, lines)
     }
+}
+
+/// Where a service stands while something is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+pub enum Place {
+    #[strum(to_string = "OUT OF TRAFFIC")]
+    OutOfTraffic,
+    #[strum(to_string = "unhealthy and IN TRAFFIC")]
+    InTraffic,
 }
 
 /// The step that an event speaks of, how it went, and the detail.

@@ -111,15 +111,17 @@ impl World {
         Ok(all)
     }
 
-    /// The present lifetime of the service, where something runs and nobody is at work on it.
+    /// The present lifetime of the service; `None` where nothing runs. An error while somebody is at work on it: that
+    /// passes.
     pub async fn settled_incarnation(&self, plan: &Plan) -> Result<Option<Incarnation>, String> {
         use crate::ports::restarter::RunState;
         let Some(restart) = &plan.target.restart else { return Ok(None) };
         let liveness = self.ports.restarter(restart).observe(restart).await.map_err(|e| e.to_string())?;
-        Ok(match liveness.state {
-            RunState::Active => liveness.incarnation,
-            _ => None,
-        })
+        match liveness.state {
+            RunState::Active => Ok(liveness.incarnation),
+            RunState::Changing => Err("the service is starting, stopping, or has a job under way".into()),
+            RunState::Inactive | RunState::Failed => Ok(None),
+        }
     }
 
     /// Asks the service's probe once; `Ok` where it has none.

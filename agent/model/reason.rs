@@ -47,7 +47,6 @@ pub enum Reason {
     JournalNotWritable,
     DrainFailed,
     DrainTimedOut,
-    StillInTraffic,
     StepFailed,
     ConditionCleared,
     MeasurementFailed,
@@ -66,6 +65,7 @@ pub enum Reason {
     UnhealthierThanDrained,
     RecordChanged,
     OrphanedMarker,
+    JournalUnreadable,
 
     // How it ended well.
     Recovered,
@@ -105,7 +105,6 @@ impl Reason {
             Self::JournalNotWritable => "the journal could not be written, so nothing further was changed",
             Self::DrainFailed => "the service could not be drained",
             Self::DrainTimedOut => "connections remained when the wait for drained ended",
-            Self::StillInTraffic => "the registry said yes, but the service is still in traffic",
             Self::StepFailed => "a step failed",
             Self::ConditionCleared => "the condition no longer held just before the change",
             Self::MeasurementFailed => "the signals could not be measured afresh just before the change",
@@ -128,6 +127,7 @@ impl Reason {
             }
             Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
             Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
+            Self::JournalUnreadable => "the journal of an open incident cannot be read back, so it is not gone on with",
             Self::Recovered => "restarted, healthy, back in traffic, and the sockets are gone",
             Self::NotHelped => "healthy and back in traffic, but it leaks as before",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",

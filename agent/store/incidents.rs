@@ -278,6 +278,7 @@ pub struct Implied<'a> {
     pub messages: &'a [Message],
 }
 
+/// A latch that stands already is not displaced: its incident still waits for a person, and holds its slot.
 fn insert_latch(
     transaction: &rusqlite::Transaction<'_>,
     service: &ServiceName,
@@ -287,7 +288,7 @@ fn insert_latch(
 ) -> rusqlite::Result<()> {
     transaction
         .execute(
-            "INSERT OR REPLACE INTO latch(service, incident, reason, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR IGNORE INTO latch(service, incident, reason, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![service.as_str(), incident, ending.reason.as_str(), ending.detail, since],
         )
         .map(drop)

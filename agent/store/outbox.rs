@@ -121,13 +121,18 @@ impl Store {
                 })?
                 .collect()
         })?;
-        rows.into_iter()
-            .map(|(id, destination, message, attempts, error)| {
-                let message = serde_json::from_str(&message)
-                    .map_err(|e| self.corrupt(format!("message {id} of the outbox"), e))?;
-                Ok(Outgoing { id, destination, message, attempts, error })
-            })
-            .collect()
+        let mut outgoing = Vec::with_capacity(rows.len());
+        for (id, destination, message, attempts, error) in rows {
+            match serde_json::from_str(&message) {
+                Ok(message) => outgoing.push(Outgoing { id, destination, message, attempts, error }),
+                // One that cannot be read must not keep the others from being delivered.
+                Err(unreadable) => {
+                    tracing::error!(id, %unreadable, "a message of the outbox cannot be read and is put aside");
+                    self.refused(&id, "it cannot be read back")?;
+                }
+            }
+        }
+        Ok(outgoing)
     }
 
     /// Notes that a message has arrived, with those of which that could not be noted before. It is not due again even

@@ -321,3 +321,22 @@ fn the_state_directory_is_one_agents_and_private() {
     assert!(matches!(StateDir::take(&state), Err(StateDirError::Io { .. })), "the lock was followed elsewhere");
     assert_eq!(std::fs::read(&file).unwrap(), b"");
 }
+
+#[test]
+fn a_new_file_may_be_opened_by_several_at_once() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("unwait.db");
+        let barrier = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            let open = || {
+                barrier.wait();
+                Store::open(&path).map(drop)
+            };
+            let opened: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            for opened in opened {
+                opened.join().unwrap().unwrap();
+            }
+        });
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Done, Failure, PROBE_DEADLINE, UndoError, drain};
 use crate::execute::driver::BACKOFF;
 use crate::execute::saga::Saga;
+use crate::execute::tell::Place;
 use crate::execute::world::World;
 use crate::model::Reason;
 
@@ -39,7 +40,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
                 if !told && world.pace.elapsed() >= told_at {
                     told = true;
-                    let message = world.teller(plan).still_trying("putting it back", &error);
+                    let message = world.teller(plan).still_trying("putting it back", &error, Place::OutOfTraffic);
                     (world.on_message)(&message);
                     world.store.tell(&world.audience, &[message]);
                 }
