@@ -111,15 +111,16 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sende
     let uid = stream.peer_cred()?.uid();
     let own = nix::unistd::geteuid().as_raw();
     let (reader, mut writer) = stream.into_split();
+    // Read whoever asks: closing on what was not read would cost the peer the answer.
+    let mut line = String::new();
+    let mut limited = BufReader::new(reader.take(REQUEST_BYTES));
+    match tokio::time::timeout(READ_WITHIN, limited.read_line(&mut line)).await {
+        Err(_) => return Ok(()),
+        Ok(read) => read?,
+    };
     let reply = if uid != 0 && uid != own {
         Reply::refused(format!("uid {uid} may not control this agent"))
     } else {
-        let mut line = String::new();
-        let mut limited = BufReader::new(reader.take(REQUEST_BYTES));
-        match tokio::time::timeout(READ_WITHIN, limited.read_line(&mut line)).await {
-            Err(_) => return Ok(()),
-            Ok(read) => read?,
-        };
         match serde_json::from_str(&line) {
             Ok(request) => ask_agent(signed(request, uid), sender).await,
             Err(error) => Reply::refused(format!("not a request: {error}")),
