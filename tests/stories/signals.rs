@@ -176,9 +176,11 @@ fn a_user_without_rights_cannot_make_the_agent_act() {
     fs::set_permissions(stage.state(), fs::Permissions::from_mode(0o755)).expect("the directory is ours");
     let socket = stage.state().join("control.sock");
     fs::set_permissions(socket, fs::Permissions::from_mode(0o777)).expect("the socket is ours");
-    let (code, says) = act_as_nobody();
-    assert_eq!(code, Some(1), "{says}");
-    assert!(says.contains("uid 65534 may not control this agent"), "{says}");
+    for _ in 0..20 {
+        let (code, says) = act_as_nobody();
+        assert_eq!(code, Some(1), "{says}");
+        assert!(says.contains("uid 65534 may not control this agent"), "{says}");
+    }
 
     assert!(stage.incidents().is_empty());
     stage.assert_in_service();
