@@ -1,8 +1,9 @@
 //! The tables, and how an older file becomes a newer one.
 
 use std::path::Path;
+use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::StoreError;
 
@@ -66,16 +67,29 @@ CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NU
 /// Sets the file up for synced writes and brings it to the present version.
 pub fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
-    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
     let known = MIGRATIONS.len() as i64;
     let found = version(connection).map_err(sqlite)?;
     if found > known {
         return Err(StoreError::Newer { path: path.into(), found, known });
     }
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
-        .map_err(sqlite)?;
+    write_ahead(connection).map_err(sqlite)?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sqlite)?;
     if found < known { migrate(connection).map_err(sqlite) } else { Ok(()) }
+}
+
+/// A file that is new goes over to a write-ahead log under a lock that SQLite does not wait for, whatever the busy
+/// timeout is (sqlite.org/c3ref/busy_handler.html: the handler is not always invoked); so the wait is done here.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    const TRIES: u32 = 100;
+    const BETWEEN: Duration = Duration::from_millis(50);
+    for _ in 1..TRIES {
+        match connection.execute_batch("PRAGMA journal_mode = WAL;") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => std::thread::sleep(BETWEEN),
+            done => return done,
+        }
+    }
+    connection.execute_batch("PRAGMA journal_mode = WAL;")
 }
 
 /// Another process may open the same new file at this moment (`unwait status` while the agent starts): the version
