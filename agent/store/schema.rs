@@ -70,22 +70,12 @@ pub fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
     let known = MIGRATIONS.len() as i64;
     let found = version(connection).map_err(sqlite)?;
-    refuse_newer(found, known, path)?;
+    if found > known {
+        return Err(StoreError::Newer { path: path.into(), found, known });
+    }
     write_ahead(connection).map_err(sqlite)?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sqlite)?;
-    if found == known {
-        return Ok(());
-    }
-    // An agent and somebody's `unwait status` may open a new file at the same moment: who comes second must see what
-    // the first has done, so the version is read again under the lock of the transaction that goes on from it.
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate).map_err(sqlite)?;
-    let found = version(&transaction).map_err(sqlite)?;
-    refuse_newer(found, known, path)?;
-    for migration in MIGRATIONS.iter().skip(found as usize) {
-        transaction.execute_batch(migration).map_err(sqlite)?;
-    }
-    transaction.pragma_update(None, "user_version", known).map_err(sqlite)?;
-    transaction.commit().map_err(sqlite)
+    if found < known { migrate(connection).map_err(sqlite) } else { Ok(()) }
 }
 
 /// A file that is new goes over to a write-ahead log under a lock that SQLite does not wait for, whatever the busy
@@ -102,13 +92,43 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA journal_mode = WAL;")
 }
 
+/// Another process may open the same new file at this moment (`unwait status` while the agent starts): the version
+/// that counts is the one that is read under the lock.
+fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    for (from, migration) in MIGRATIONS.iter().enumerate().skip(version(&transaction)? as usize) {
+        transaction.execute_batch(&format!("{migration} PRAGMA user_version = {};", from + 1))?;
+    }
+    transaction.commit()
+}
+
 fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-fn refuse_newer(found: i64, known: i64, path: &Path) -> Result<(), StoreError> {
-    if found > known {
-        return Err(StoreError::Newer { path: path.into(), found, known });
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use crate::store::Store;
+
+    #[test]
+    fn those_who_open_a_new_file_at_once_all_can() {
+        const AT_ONCE: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = dir.path().join(format!("{round}.db"));
+            let together = Barrier::new(AT_ONCE);
+            std::thread::scope(|scope| {
+                let open = || {
+                    together.wait();
+                    Store::open(&path).map(drop)
+                };
+                let all: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(open)).collect();
+                for one in all {
+                    one.join().unwrap().unwrap();
+                }
+            });
+        }
     }
-    Ok(())
 }

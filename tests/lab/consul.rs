@@ -180,6 +180,12 @@ impl<'lab> Consul<'lab> {
         Some(check["Notes"].as_str().expect("a check has notes").to_owned())
     }
 
+    /// What Consul has logged of maintenance so far: it tells of one that was over before anybody looked.
+    pub fn maintenance_log(&self) -> String {
+        let journal = self.lab.journal(UNIT);
+        journal.lines().filter(|line| line.contains("maintenance mode")).map(|line| format!("{line}\n")).collect()
+    }
+
     /// Puts an instance in maintenance, as a person would.
     pub fn put_maintenance(&self, id: &str, reason: &str) {
         let reason: String = reason.bytes().map(|byte| format!("%{byte:02X}")).collect();

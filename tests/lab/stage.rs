@@ -73,6 +73,7 @@ impl<'lab> Stage<'lab> {
             ("lifetime of Consul", self.lab.show(consul::UNIT, "InvocationID")),
             ("registrations", sorted(&self.consul.get("/v1/agent/services"))),
             ("checks", sorted(&self.consul.get("/v1/agent/checks"))),
+            ("maintenance so far", self.consul.maintenance_log()),
             ("passing", format!("{:?}", self.consul.passing(NAME))),
             ("keys", sorted(&self.consul.get("/v1/kv/?recurse=true"))),
             (

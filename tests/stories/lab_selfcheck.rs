@@ -104,6 +104,7 @@ fn maintenance_hides_an_instance_from_passing_and_survives_a_restart_of_consul()
 
     consul.put_maintenance("rpc-order-1", "by hand: new disk");
     wait_for_passing(&consul, &["rpc-order-2", "rpc-order-3"]);
+    assert!(consul.maintenance_log().contains("rpc-order-1"), "{}", consul.maintenance_log());
 
     consul.stop();
     assert!(consul.ask("GET", "/v1/status/leader", "").is_err());
