@@ -122,7 +122,7 @@ fn a_registry_that_is_away_when_the_agent_starts_again_delays_the_undo_and_peopl
     let told = stage.wait_until_told("that the undo is still being tried", ENDS_WITHIN, |told| {
         told["event"] == "stuck" && told["title"].as_str().is_some_and(|title| title.contains("still being tried"))
     });
-    assert!(told["lines"].to_string().contains("out of traffic"), "{told:#}");
+    assert!(told["lines"].to_string().contains("OUT OF TRAFFIC"), "{told:#}");
     stage.consul.start_again();
     stage.wait_for_traffic(ENDS_WITHIN);
     stage.wait_until_told_end("unwound", "agent_restarted");
