@@ -30,7 +30,9 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
             }
         };
         for found in found {
-            if found.marker.host == wiring.host.name && !known.contains(&found.marker.incident) {
+            let incident = &found.marker.incident;
+            if found.marker.host == wiring.host.name && !known.contains(incident) && !left_by_a_person(store, incident)
+            {
                 orphan(wiring, store, name, &found);
             }
         }
@@ -42,6 +44,13 @@ fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError
     let open = store.open_incidents()?.into_iter().map(|open| open.plan.incident);
     let latched = store.latches()?.into_iter().map(|latch| IncidentId(latch.incident));
     Ok(open.chain(latched).collect())
+}
+
+/// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands.
+/// Where it cannot be read, the marker is told of rather than forgotten.
+fn left_by_a_person(store: &Store, incident: &IncidentId) -> bool {
+    let stuck: &str = Outcome::Stuck.into();
+    store.incident(incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.as_deref() == Some(stuck)))
 }
 
 fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {

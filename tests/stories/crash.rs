@@ -8,6 +8,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::lab::deadline::wait_until;
 use crate::lab::quick::{ENDS_WITHIN, OWN, Quick, SOON};
 use crate::lab::{Lab, service};
 
@@ -102,11 +103,22 @@ fn a_service_that_somebody_restarted_while_it_was_drained_is_not_put_back_unseen
     stage.run_until_killed_at("drain:effected");
     lab.restart_unit(service::UNIT);
 
-    let _agent = stage.run(None);
+    let mut agent = stage.run(None);
 
     stage.wait_until_told_end("stuck", "gone_while_drained");
     assert_latched(&stage, "gone_while_drained");
     assert_eq!(stage.starts(), 2, "one start more, by somebody else");
+
+    // What a person left stays left: the sweep of the next start knows whose drain it is.
+    let left = stage.unwait(&["resolve", service::UNIT, "--leave"]);
+    assert!(left.status.success(), "{left:?}");
+    agent.kill();
+    let _agent = stage.run(None);
+    let status = wait_until("the next agent's first look", SOON, || {
+        Some(stage.ask(&["status"])).filter(|status| status["agent"]["last_snapshot"].is_string())
+    });
+    assert_eq!(status["latches"], Value::Array(vec![]), "{status:#}");
+    assert!(!stage.is_in_traffic());
 }
 
 #[test]
