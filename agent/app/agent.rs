@@ -205,7 +205,7 @@ impl Agent {
             self.ended(ended);
         }
         self.release_slots().await;
-        outbox::deliver_once(&self.outbox()).await;
+        outbox::deliver_last(&self.outbox()).await;
         Ok(())
     }
 
@@ -407,7 +407,7 @@ impl Agent {
         }
         drop(delivery);
         self.release_slots().await;
-        outbox::deliver_once(&self.outbox()).await;
+        outbox::deliver_last(&self.outbox()).await;
     }
 
     /// Loads the configuration anew, whole or not at all. True where the new one is in force.

@@ -59,12 +59,21 @@ pub async fn finish_open_incidents(config_dir: &Path, host: &Host, stop: watch::
     }
 }
 
+/// Where the state lies, as a host's file says that cannot be read as a whole: its `state:` line, or the default where
+/// it has none. `None` where there is no such file, or the line cannot be understood alone.
+pub fn said_state(config_dir: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(config_dir.join("agent.yaml")).ok()?;
+    let Some(said) = text.lines().find_map(|line| line.strip_prefix("state:")) else {
+        return Some(PathBuf::from(config::DEFAULT_STATE));
+    };
+    let said = said.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+    let path = PathBuf::from(said);
+    (path.is_absolute() && !said.contains('$')).then_some(path)
+}
+
 /// Where the state may lie: as a line of the broken file says, and the default.
 fn states(config_dir: &Path) -> Vec<PathBuf> {
-    let text = std::fs::read_to_string(config_dir.join("agent.yaml")).unwrap_or_default();
-    let said =
-        text.lines().find_map(|line| line.strip_prefix("state:")).map(|path| path.trim().trim_matches(['"', '\'']));
-    let mut states: Vec<PathBuf> = said.into_iter().map(PathBuf::from).collect();
+    let mut states: Vec<PathBuf> = said_state(config_dir).into_iter().collect();
     states.push(PathBuf::from(config::DEFAULT_STATE));
     states.dedup();
     states.retain(|state| StateDir::database_of(state).exists() && place(state).is_dir());
@@ -84,4 +93,28 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     let agent = Agent::start(&place(state), wiring, store, stop).await?;
     agent.finish().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_found_in_a_file_that_is_broken_elsewhere_and_never_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = |text: &str| {
+            std::fs::write(dir.path().join("agent.yaml"), text).unwrap();
+            said_state(dir.path())
+        };
+        for (text, state) in [
+            ("interval: 15s\nstate: /srv/unwait\nbogus: [\n", Some("/srv/unwait")),
+            ("state: \"/srv/unwait\"   # here\n", Some("/srv/unwait")),
+            ("bogus: [\n", Some(config::DEFAULT_STATE)),
+            ("state: ${HOME}/unwait\n", None),
+            ("state: somewhere\n", None),
+        ] {
+            assert_eq!(said(text), state.map(PathBuf::from), "{text:?}");
+        }
+        assert_eq!(said_state(&dir.path().join("absent")), None);
+    }
 }

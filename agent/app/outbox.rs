@@ -1,6 +1,6 @@
 //! Delivery: takes what the outbox holds to its destinations. An incident never waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 20;
 /// One try of one message.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// For all that is due when the agent ends; systemd gives it 90 s in all.
+const LAST: Duration = Duration::from_secs(10);
 /// Doubled from try to try up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -37,6 +39,14 @@ pub async fn deliver_for_ever(outbox: Outbox) {
     }
 }
 
+/// Before the agent ends: what can still be delivered in a few seconds is; the rest stays for the next start, and a
+/// destination that hangs does not keep the agent from ending.
+pub async fn deliver_last(outbox: &Outbox) {
+    if tokio::time::timeout(LAST, deliver_once(outbox)).await.is_err() {
+        tracing::warn!("a destination does not answer; what is not delivered stays for the next start");
+    }
+}
+
 /// One try of everything that is due.
 pub async fn deliver_once(outbox: &Outbox) {
     for outgoing in outbox.store.take_spilled() {
@@ -53,13 +63,19 @@ pub async fn deliver_once(outbox: &Outbox) {
         Ok(due) => due,
         Err(error) => return tracing::error!(%error, "the outbox cannot be read"),
     };
+    // One that does not answer now is not asked again in this round: it would only keep the others waiting.
+    let mut away = BTreeSet::new();
     for outgoing in due {
+        if away.contains(&outgoing.destination) {
+            continue;
+        }
         let noted = match deliver(outbox, &outgoing).await {
             Ok(()) => outbox.store.delivered(&outgoing.id),
             Err(DeliveryError::Later { after, detail }) => {
                 let doubled = Duration::from_secs(1 << outgoing.attempts.min(9)).min(LONGEST_PAUSE);
                 let pause = after.unwrap_or(doubled);
                 tracing::warn!(destination = %outgoing.destination, detail, "a message will be tried again");
+                away.insert(outgoing.destination.clone());
                 outbox.store.try_later(&outgoing.id, outbox.clock.now(), pause, &detail)
             }
             Err(DeliveryError::Refused { detail }) => {

@@ -20,7 +20,7 @@ pub struct Arguments {
 }
 
 pub async fn act(arguments: Arguments) -> Outcome {
-    let state = open::state(&arguments.place);
+    let state = open::state(&arguments.place)?;
     let request = Request::Act {
         service: arguments.service,
         policy: arguments.policy,

@@ -18,7 +18,7 @@ pub struct Arguments {
 
 pub fn history(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
-    let store = open::store(&open::state(&arguments.place))?;
+    let store = open::store(&open::state(&arguments.place)?)?;
     let rows =
         store.history(service.as_ref(), arguments.limit).map_err(|error| Failure::Unreachable(error.to_string()))?;
     if arguments.place.json {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, Place};
-use crate::app::{self, Host, Wiring};
+use crate::app::{self, Host, Wiring, last_good};
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::store::{StateDir, Store};
@@ -14,9 +14,21 @@ pub fn config(place: &Place) -> Result<Config, Failure> {
     config::load(&place.config).map_err(|diagnostics| Failure::Usage(diagnostics.to_string()))
 }
 
-/// Where the state lies: as the configuration says; with one that cannot be read, where it lies by default.
-pub fn state(place: &Place) -> PathBuf {
-    config::load(&place.config).map_or_else(|_| PathBuf::from(config::DEFAULT_STATE), |config| config.host.state)
+/// Where the state lies, as the configuration says. One that is broken elsewhere is said to be, and does not keep a verb
+/// from the agent that runs; one that does not even tell where the state lies is an error, never a guess: a kill switch
+/// that is thrown somewhere else would be believed.
+pub fn state(place: &Place) -> Result<PathBuf, Failure> {
+    let diagnostics = match config::load(&place.config) {
+        Ok(config) => return Ok(config.host.state),
+        Err(diagnostics) => diagnostics,
+    };
+    match last_good::said_state(&place.config) {
+        Some(state) => {
+            eprintln!("{diagnostics}\nthe configuration is broken; going on with the state in {}", state.display());
+            Ok(state)
+        }
+        None => Err(Failure::Usage(diagnostics.to_string())),
+    }
 }
 
 /// The store of an agent that has run here before.

@@ -57,7 +57,7 @@ pub fn resume(arguments: ResumeArguments) -> Outcome {
 
 /// A host can be paused before the agent has run there for the first time.
 fn opened(place: &Place) -> Result<Store, Failure> {
-    let state = open::state(place);
+    let state = open::state(place)?;
     let path = StateDir::database_of(&state);
     if !state.is_dir() {
         return Err(Failure::Unreachable(format!(

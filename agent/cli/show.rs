@@ -18,7 +18,7 @@ pub struct Arguments {
 }
 
 pub fn show(arguments: Arguments) -> Outcome {
-    let store = open::store(&open::state(&arguments.place))?;
+    let store = open::store(&open::state(&arguments.place)?)?;
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let id = IncidentId(arguments.incident);
     let (Some(row), Some(plan)) = (store.incident(&id).map_err(unreachable)?, store.plan(&id).map_err(unreachable)?)

@@ -17,7 +17,7 @@ pub struct Arguments {
 const MESSAGES: usize = 20;
 
 pub async fn status(arguments: Arguments) -> Outcome {
-    let state = open::state(&arguments.place);
+    let state = open::state(&arguments.place)?;
     let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
     let agent = control::call(&state, &Request::Status).await.map_err(|error| unreachable(&error))?;
     let agent = agent.map(|reply| reply.detail);

@@ -41,6 +41,8 @@ impl Source {
             return Err(wrong("is longer than 1 MiB; is this the right file?".into()));
         }
         let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8 text".into()))?;
+        // Some editors begin a file with a byte order mark; YAML 1.2 (section 5.2) allows it.
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         Ok(Self { path: path.into(), text })
     }
 }
@@ -67,6 +69,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.yaml");
+        std::fs::write(&path, "\u{feff}interval: 15s\n").unwrap();
+        assert_eq!(Source::read(&path).unwrap().text, "interval: 15s\n");
+    }
 
     #[test]
     fn a_file_in_a_directory_that_others_can_write_is_refused_for_root() {
