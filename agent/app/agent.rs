@@ -135,11 +135,7 @@ impl Agent {
         for open in self.store.open_incidents()? {
             let plan = open.plan.clone();
             tracing::warn!(incident = %plan.incident, service = %plan.target.service, "an incident was left open: going on");
-            let world = if plan.dry_run {
-                self.wiring.dry_world(&self.store, self.started)
-            } else {
-                self.wiring.world(&self.store, self.started)
-            };
+            let world = self.world_of(&plan);
             let next = open.journal.last().map_or(0, |row| row.seq + 1);
             match recovery::resume(open, &world).await {
                 Ok((saga, journal)) => self.spawn(saga, journal, world),
@@ -147,6 +143,14 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// What the plan's saga may reach.
+    fn world_of(&self, plan: &Plan) -> World {
+        match plan.dry_run {
+            true => self.wiring.dry_world(&self.store, self.started),
+            false => self.wiring.world(&self.store, self.started),
+        }
     }
 
     /// An incident whose journal cannot be read back: nothing is done on its word; a person is told, and decides.
@@ -173,9 +177,7 @@ impl Agent {
     /// Runs until it is asked to stop; then sagas before their pivot unwind, and later ones are left to the next
     /// start.
     pub async fn run(mut self, mut inbox: Inbox) -> Result<(), RunError> {
-        let interval = self.wiring.config.host.interval;
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = ticks(self.wiring.config.host.interval);
         let delivery = tokio::spawn(outbox::deliver_for_ever(self.outbox()));
         let mut delivery = AbortOnDrop(delivery);
         loop {
@@ -191,8 +193,7 @@ impl Agent {
                     if self.reload() {
                         delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
                         if self.wiring.config.host.interval != ticks.period() {
-                            ticks = tokio::time::interval(self.wiring.config.host.interval);
-                            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                            ticks = self::ticks(self.wiring.config.host.interval);
                         }
                     }
                 }
@@ -338,11 +339,7 @@ impl Agent {
         readings: &Readings,
     ) -> Result<IncidentId, Refusal> {
         let Proposal { plan, named_in_full, protected, lacks, grace } = proposal;
-        let world = if plan.dry_run {
-            self.wiring.dry_world(&self.store, self.started)
-        } else {
-            self.wiring.world(&self.store, self.started)
-        };
+        let world = self.world_of(&plan);
         let gate = self.wiring.gate(&self.store, &world.ports, self.started);
         let question =
             Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: true, own_saga: false };
@@ -391,11 +388,6 @@ impl Agent {
                 tracing::warn!(incident = %plan.incident, "left under way: the next start goes on with it");
             }
         }
-    }
-
-    /// Is any saga under way?
-    pub fn is_busy(&self) -> bool {
-        !self.sagas.is_empty()
     }
 
     /// Waits for the sagas that are under way, without deciding anything new: with a configuration that cannot be read,
@@ -471,6 +463,13 @@ impl Agent {
             Err(refusal) => Reply::refused(refusal.to_string()),
         }
     }
+}
+
+/// A late tick delays those behind it: they are never made up for in a row.
+fn ticks(interval: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

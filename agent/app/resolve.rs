@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::control::Reply;
+use crate::execute::journal::Journal;
 use crate::execute::resolve as put_back;
-use crate::execute::saga::{Event, Saga};
+use crate::execute::saga::Saga;
 use crate::execute::steps::{UndoError, drain};
 use crate::execute::world::World;
 use crate::model::{IncidentId, Marker, ServiceName};
@@ -58,10 +59,7 @@ async fn restore(store: &Store, world: &World, service: &ServiceName, incident: 
     };
     let rows = store.journal(incident).map_err(|error| error.to_string())?;
     let mut saga = Saga::new(plan.clone());
-    for row in &rows {
-        let event: Event = serde_json::from_str(&row.event).map_err(|error| error.to_string())?;
-        saga.apply(event).map_err(|error| error.to_string())?;
-    }
+    Journal::replay(&rows, &mut saga).map_err(|error| error.to_string())?;
     put_back::restore(&plan, saga.drain_preimage(), world).await.map_err(|error| error.to_string())
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::steps::{UndoError, drain};
 use super::world::World;
-use crate::model::{Plan, Step};
+use crate::model::Plan;
 
 /// Why a resolution was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +40,4 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
         .map(|preimage| preimage.registrations)
         .unwrap_or_default();
     drain::put_back(plan, &ours, &registrations, world).await.map_err(later)
-}
-
-/// The index of the plan's drain, whose pre-image [`restore`] wants.
-pub fn drain_step(plan: &Plan) -> Option<usize> {
-    plan.steps.iter().position(|planned| matches!(planned.step, Step::Drain { .. }))
 }
