@@ -29,6 +29,13 @@ impl Clock for SystemClock {
     }
 }
 
+/// CPU time that the calling thread has used: what something cost, however busy the host is.
+pub fn thread_cpu_time() -> Duration {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .expect("a thread's CPU clock exists on every Linux since 2.6.12");
+    Duration::from(time)
+}
+
 /// A clock that a test sets; wall and monotonic move together unless a test steps one of them.
 #[cfg(any(test, feature = "crash-points"))]
 #[derive(Debug)]

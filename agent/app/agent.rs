@@ -11,11 +11,13 @@ use tokio::task::JoinSet;
 
 use super::control::{Reply, Request};
 use super::plans::{self, Proposal};
-use super::sensor::Look;
+use super::pacing::Pacing;
+use super::sensor::{Effort, Look};
 use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep, words};
 use crate::config::{self, Diagnostics};
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
+use crate::decide::possible::{AtMost, may_hold};
 use crate::execute::driver::{self, Driven};
 use crate::execute::journal::Journal;
 use crate::execute::recovery;
@@ -69,6 +71,10 @@ const TELL_CHANGED_EVERY: Duration = Duration::from_secs(30);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Where one of them did not answer: after a reboot the agent is often there before its registry is.
 const SWEEP_AGAIN: Duration = Duration::from_secs(10);
+/// How often the host's network namespaces are looked for.
+const DISCOVER_EVERY: Duration = Duration::from_secs(60);
+/// How often everything is looked at, also where nothing can matter: for the history, and for people.
+const LOOK_WHOLE_EVERY: Duration = Duration::from_secs(300);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -88,6 +94,9 @@ pub struct Agent {
     pub(super) held: BTreeMap<(String, ServiceName), Held>,
     pub(super) last: Option<Look>,
     pub(super) last_failure: Option<String>,
+    pub(super) pacing: Pacing,
+    /// When everything was looked at.
+    looked_whole: Option<Duration>,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
@@ -111,6 +120,7 @@ impl Agent {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, RunError> {
         let now = wiring.host.clock.monotonic();
+        let pacing = Pacing::new(wiring.config.host.interval, wiring.config.host.cpu_budget);
         let mut agent = Self {
             config_dir: config_dir.into(),
             wiring,
@@ -120,6 +130,8 @@ impl Agent {
             held: BTreeMap::new(),
             last: None,
             last_failure: None,
+            pacing,
+            looked_whole: None,
             sagas: JoinSet::new(),
             stop,
             sweep_due: Duration::ZERO,
@@ -177,12 +189,19 @@ impl Agent {
     /// Runs until it is asked to stop; then sagas before their pivot unwind, and later ones are left to the next
     /// start.
     pub async fn run(mut self, mut inbox: Inbox) -> Result<(), RunError> {
-        let mut ticks = ticks(self.wiring.config.host.interval);
+        let mut ticks = every(self.wiring.config.host.interval);
+        let mut discoveries = every(DISCOVER_EVERY);
         let delivery = tokio::spawn(outbox::deliver_for_ever(self.outbox()));
         let mut delivery = AbortOnDrop(delivery);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => {
+                    self.tick().await;
+                    if self.pacing.is_lengthened() {
+                        ticks.reset_after(self.pacing.period());
+                    }
+                }
+                _ = discoveries.tick() => self.wiring.sensor.lock().discover(),
                 Some(ended) = self.sagas.join_next() => self.ended(ended),
                 Some((request, reply)) = inbox.requests.recv() => {
                     let answer = self.answer(request).await;
@@ -193,7 +212,7 @@ impl Agent {
                     if self.reload() {
                         delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
                         if self.wiring.config.host.interval != ticks.period() {
-                            ticks = self::ticks(self.wiring.config.host.interval);
+                            ticks = every(self.wiring.config.host.interval);
                         }
                     }
                 }
@@ -224,8 +243,7 @@ impl Agent {
             // A later synced write ends observe-only by itself.
             let _ = self.store.test_write(self.wiring.host.clock.now());
         }
-        let look = self.wiring.look();
-        match look {
+        match self.look() {
             Ok(look) => {
                 self.last_failure = look.measurements.untrusted.clone();
                 if let Some(why) = &look.measurements.untrusted {
@@ -254,6 +272,32 @@ impl Agent {
         }
     }
 
+    /// Looks as closely as anybody needs: where nothing is under way, only at what may bring a policy to a breach.
+    fn look(&mut self) -> Result<Look, crate::collect::CollectError> {
+        let wiring = self.wiring.clone();
+        let now = wiring.host.clock.monotonic();
+        let matters = |service, host| {
+            let at_most = AtMost { service, host };
+            wiring.config.policies.iter().any(|policy| may_hold(&policy.when, at_most))
+        };
+        let whole_is_due = self.looked_whole.is_none_or(|last| now.saturating_sub(last) >= LOOK_WHOLE_EVERY);
+        let quiet = self.detector.is_quiet() && self.sagas.is_empty() && !whole_is_due;
+        let look = wiring.look(if quiet { Effort::Gated(&matters) } else { Effort::Whole })?;
+        if !quiet {
+            self.looked_whole = Some(now);
+        }
+        let lengthened = self.pacing.is_lengthened();
+        self.pacing.spent(look.cost);
+        if self.pacing.is_lengthened() && !lengthened {
+            tracing::warn!(
+                cost = ?look.cost,
+                period = %crate::model::duration::format(self.pacing.period()),
+                "a look costs more than `cpu_budget` allows at this interval: looking less often"
+            );
+        }
+        Ok(look)
+    }
+
     async fn release_slots(&self) {
         sweep::release_slots(&self.wiring, &self.store).await;
     }
@@ -270,8 +314,7 @@ impl Agent {
                     continue;
                 }
                 let readings = measured.of(service);
-                let interval = wiring.config.host.interval;
-                match self.detector.tick(policy, service, &readings, measured.monotonic, interval) {
+                match self.detector.tick(policy, service, &readings, measured.monotonic, self.pacing.period()) {
                     Some(Change::Breach) => self.tell(words::breach(&wiring, policy, service, &readings)),
                     Some(Change::Cleared) => {
                         self.held.remove(&(policy.name.clone(), service.clone()));
@@ -418,7 +461,9 @@ impl Agent {
         match Wiring::new(config, self.wiring.host.clone(), Some(self.wiring.sensor.clone())) {
             Ok(wiring) => {
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
+                self.pacing = Pacing::new(wiring.config.host.interval, wiring.config.host.cpu_budget);
                 self.wiring = wiring;
+                self.looked_whole = None;
                 self.held.clear();
                 last_good::keep(&self.config_dir, &self.wiring.config.host.state);
                 tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");
@@ -456,7 +501,7 @@ impl Agent {
             Err(error) => return Reply::refused(error),
         };
         let proposal = plans::propose(&self.wiring, &policy, &service, Trigger::Person { who }, dry_run).await;
-        let look = self.wiring.look();
+        let look = self.wiring.look(Effort::Afresh);
         let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
         match self.begin(proposal, &policy, &readings).await {
             Ok(incident) => Reply::done(format!("incident {incident} has begun; `unwait show {incident}` follows it")),
@@ -466,7 +511,7 @@ impl Agent {
 }
 
 /// A late tick delays those behind it: they are never made up for in a row.
-fn ticks(interval: Duration) -> tokio::time::Interval {
+fn every(interval: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks

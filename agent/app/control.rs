@@ -187,7 +187,9 @@ pub fn status(agent: &Agent) -> Reply {
         "interval": crate::model::duration::format(config.host.interval),
         "last_snapshot": agent.last.as_ref().map(|look| look.measurements.at.to_string()),
         "last_failure": agent.last_failure,
-        "host.close_wait": agent.last.as_ref().map(|look| look.census.host_close_wait()),
+        "host.close_wait": agent.last.as_ref().map(|look| look.host_close_wait),
+        "passed_over_at_most": agent.last.as_ref().map(|look| look.passed_over.at_most),
+        "looks_every": crate::model::duration::format(agent.pacing.period()),
         "held": agent.held.iter().map(|((policy, service), held)| serde_json::json!({
             "policy": policy,
             "service": service,

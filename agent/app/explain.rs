@@ -9,6 +9,7 @@ use super::Wiring;
 use super::agent::Agent;
 use super::control::Reply;
 use super::plans::{self, Proposal};
+use super::sensor::Effort;
 use crate::config::Config;
 use crate::decide::detector::{Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -79,7 +80,10 @@ pub async fn of_agent(agent: &Agent, service: &str) -> Reply {
         Ok(service) => service,
         Err(error) => return Reply::refused(error),
     };
-    let Some(look) = &agent.last else { return Reply::refused("the agent has not looked yet; try again") };
+    let look = match agent.wiring.look(Effort::Afresh) {
+        Ok(look) => look,
+        Err(error) => return Reply::refused(error.to_string()),
+    };
     let readings = look.measurements.of(&service);
     let now = agent.wiring.host.clock.monotonic();
     let asking = Asking { wiring: &agent.wiring, store: &agent.store, started: agent.started };

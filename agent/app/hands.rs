@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Wiring;
-use super::sensor::SharedSensor;
+use super::sensor::{Effort, SharedSensor};
 use crate::clock::Clock;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
@@ -159,7 +159,7 @@ struct Senses(SharedSensor);
 #[async_trait]
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
-        let look = self.0.lock().look().map_err(|error| error.to_string())?;
+        let look = self.0.lock().look(Effort::Afresh).map_err(|error| error.to_string())?;
         match look.measurements.untrusted {
             Some(why) => Err(why),
             None => Ok(look.measurements.of(&plan.target.service)),
@@ -245,16 +245,12 @@ impl Keeper for RealKeeper {
                 Err(_) => tracing::warn!(registry = %name, "peers stay unnamed: no answer in time"),
             }
         }
-        let (look, table, holders, ages, history) = {
+        let (closely, history) = {
             let mut sensor = self.wiring.sensor.lock();
-            let look = sensor.look().map_err(|error| error.to_string())?;
-            let table = sensor.table().map_err(|error| error.to_string())?;
-            let holders = sensor.holders(&look.census, service, deadline / 4);
-            let ages = sensor.ages(&look.census, service);
-            let history = sensor.meter().history(service);
-            (look, table, holders, ages, history)
+            let closely = sensor.closely(service, deadline / 4).map_err(|error| error.to_string())?;
+            (closely, sensor.meter().history(service))
         };
-        let sockets = look.census.services.get(service).map(|held| held.sockets.clone()).unwrap_or_default();
+        let sockets = closely.sockets;
         let unit = match &plan.target.restart {
             Some(Restart::Systemd { unit, .. }) => Some(unit.as_str()),
             _ => None,
@@ -263,11 +259,10 @@ impl Keeper for RealKeeper {
             incident: &plan.incident,
             service,
             host: &self.wiring.host.name,
-            at: look.census.at,
+            at: closely.at,
             sockets: &sockets,
-            ages: &|socket| ages.get(&socket.cookie).copied(),
-            table: &table,
-            holders: &holders,
+            table: &closely.table,
+            holders: &closely.holders,
             names: &names,
             history: &history,
             unit,
@@ -275,7 +270,7 @@ impl Keeper for RealKeeper {
             deadline,
         };
         let bundle = self.wiring.vault.keep(&request).await.map_err(|error| error.to_string())?;
-        let ranked = evidence::peers::rank(&sockets, request.ages, &names, look.census.at);
+        let ranked = evidence::peers::rank(&sockets, &names, closely.at);
         let by =
             ranked.peers.first().map(|peer| format!(", most of them closed by {}", named(peer))).unwrap_or_default();
         let says = format!("{} sockets in CLOSE_WAIT{by}; evidence in {}", sockets.len(), bundle.dir.display());

@@ -6,6 +6,7 @@ pub mod explain;
 pub mod hands;
 pub mod last_good;
 pub mod outbox;
+pub mod pacing;
 pub mod plans;
 pub mod resolve;
 pub mod sensor;
@@ -35,7 +36,7 @@ use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::F
 use crate::ports::restarter::{Restarter, dry::DryRestarter, process::ProcessRestarter, systemd::SystemdRestarter};
 use crate::store::{Audience, StateDir, Store};
 
-use sensor::{Look, Sensor, SharedSensor};
+use sensor::{Effort, Look, Sensor, SharedSensor};
 
 /// Sees every message as it is told.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
@@ -174,8 +175,8 @@ impl Wiring {
     }
 
     /// One look at the host.
-    pub fn look(&self) -> Result<Look, crate::collect::CollectError> {
-        self.sensor.lock().look()
+    pub fn look(&self, effort: Effort) -> Result<Look, crate::collect::CollectError> {
+        self.sensor.lock().look(effort)
     }
 
     /// The guards over these ports.

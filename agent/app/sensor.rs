@@ -1,22 +1,58 @@
 //! Collect, attribute, measure: one look at the host.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
-use crate::clock::Clock;
+use crate::clock::{Clock, thread_cpu_time};
 use crate::collect::{Ask, CollectError, Collector};
 use crate::measure::{Measurements, Meter};
-use crate::model::{Census, ServiceName, Signal, Snapshot, TableRow};
+use crate::model::census::{NoOwner, Owned};
+use crate::model::socket::{BlindSpot, PassedOver, accepts};
+use crate::model::{Census, NetNs, ServiceCensus, ServiceName, Signal, TableRow};
 
-/// What was seen at one look.
+/// What was seen at one look. The sockets themselves are gone: there may be hundreds of thousands.
 #[derive(Debug)]
 pub struct Look {
-    pub snapshot: Snapshot,
-    pub census: Census,
     pub measurements: Measurements,
+    /// All sockets in CLOSE_WAIT that were walked, owned or not.
+    pub host_close_wait: u64,
+    /// Those without an owner, by the reason.
+    pub unattributed: BTreeMap<NoOwner, u64>,
+    /// What was not walked, because it could not matter.
+    pub passed_over: PassedOver,
+    pub blind_spots: Vec<BlindSpot>,
+    /// `sock_diag`, or `procfs` where netlink is not to be had.
+    pub source: &'static str,
+    /// CPU time that the look took.
+    pub cost: Duration,
+}
+
+/// How closely to look.
+#[derive(Clone, Copy, Default)]
+pub enum Effort<'a> {
+    /// Whatever matters, and only that: see [`Ask::matters`].
+    Gated(&'a dyn Fn(u64, u64) -> bool),
+    /// Everything that a tick looks at.
+    #[default]
+    Whole,
+    /// Everything, and each socket is asked anew: before something is changed, and to see what a change has brought.
+    Afresh,
+}
+
+/// What is known of one service's sockets, each in full; for the evidence.
+#[derive(Debug)]
+pub struct Closely {
+    pub at: Timestamp,
+    pub sockets: Vec<Owned>,
+    /// The whole TCP table of the network namespaces that it lives in.
+    pub table: Vec<TableRow>,
+    /// Which processes hold its sockets, and how many each.
+    pub holders: BTreeMap<u32, usize>,
 }
 
 /// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait: a look takes
@@ -51,64 +87,95 @@ impl std::fmt::Debug for Sensor {
 
 impl Sensor {
     pub fn new(matches: Vec<ServiceMatch>, asked: Vec<Signal>, clock: Arc<dyn Clock>) -> Result<Self, CollectError> {
-        Ok(Self { collector: Collector::new()?, attributor: Attributor::new(matches), meter: Meter::new(asked), clock })
+        let mut collector = Collector::new()?;
+        collector.tell_apart(ports(&matches));
+        Ok(Self { collector, attributor: Attributor::new(matches), meter: Meter::new(asked), clock })
     }
 
     /// Another configuration: what has been measured is kept.
     pub fn reconfigure(&mut self, matches: Vec<ServiceMatch>, asked: Vec<Signal>) {
+        self.collector.tell_apart(ports(&matches));
         self.attributor = Attributor::new(matches);
         self.meter.ask(asked);
     }
 
+    /// Looks for network namespaces that are new, or gone.
+    pub fn discover(&mut self) {
+        self.collector.discover();
+    }
+
     /// One look, fed to the windows.
-    pub fn look(&mut self) -> Result<Look, CollectError> {
+    pub fn look(&mut self, effort: Effort) -> Result<Look, CollectError> {
+        let begun = thread_cpu_time();
         let asked = self.meter.asked();
-        let established = asked.contains(&Signal::Established);
         let descriptors = asked.iter().any(|signal| matches!(signal, Signal::FdUsed | Signal::FdRatio));
-        let snapshot = self.collector.snapshot(self.clock.as_ref(), Ask { established })?;
         let descriptors = if descriptors { DescriptorAsk::Count } else { DescriptorAsk::Skip };
-        let census = self.attributor.attribute(&snapshot, descriptors);
+        let ask = Ask {
+            established: asked.contains(&Signal::Established),
+            afresh: matches!(effort, Effort::Afresh),
+            matters: match effort {
+                Effort::Gated(matters) => Some(matters),
+                Effort::Whole | Effort::Afresh => None,
+            },
+        };
+        let snapshot = self.collector.snapshot(self.clock.as_ref(), ask)?;
+        let (source, blind_spots) = (snapshot.source, snapshot.blind_spots.clone());
+        let census = self.attributor.attribute(snapshot, descriptors);
         let measurements = self.meter.feed(&census);
-        Ok(Look { snapshot, census, measurements })
+        Ok(Look {
+            measurements,
+            host_close_wait: census.host_close_wait(),
+            unattributed: census.unattributed,
+            passed_over: census.passed_over,
+            blind_spots,
+            source,
+            cost: thread_cpu_time().saturating_sub(begun),
+        })
     }
 
     pub fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// The host's whole TCP table.
-    pub fn table(&mut self) -> Result<Vec<TableRow>, CollectError> {
-        self.collector.table()
-    }
-
-    /// Which processes hold the service's sockets, and how many each.
-    pub fn holders(&mut self, census: &Census, service: &ServiceName, within: Duration) -> BTreeMap<u32, usize> {
-        let Some(held) = census.services.get(service) else { return BTreeMap::new() };
-        self.attributor.holders(service, &held.sockets, self.clock.as_ref(), within)
-    }
-
-    /// Ages of the service's sockets by cookie, at the census' moment.
-    pub fn ages(&self, census: &Census, service: &ServiceName) -> HashMap<u64, Duration> {
-        let held = census.services.get(service).map(|held| held.sockets.as_slice()).unwrap_or_default();
-        held.iter().map(|owned| (owned.socket.cookie, self.meter.age(&owned.socket, census.monotonic))).collect()
+    /// The service's sockets, each in full, with what lies around them.
+    pub fn closely(&mut self, service: &ServiceName, holders_within: Duration) -> Result<Closely, CollectError> {
+        let detail = self.collector.detail(self.clock.as_ref())?;
+        let census = self.attributor.attribute(detail.snapshot.clone(), DescriptorAsk::Skip);
+        let at = census.at;
+        let held = census.services.get(service).cloned().unwrap_or_default();
+        let namespaces = self.namespaces(&held);
+        let sockets = self.attributor.owned(detail, service);
+        let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
+        Ok(Closely { at, sockets, table: self.collector.table(&namespaces)?, holders })
     }
 
     /// Connections to the ports that the service listens on which somebody still uses: established ones, and those
     /// that the peer has half-closed while data still leaves. What merely leaks never drains, and is not waited for.
     pub fn inbound(&mut self, service: &ServiceName) -> Result<u64, String> {
-        let look = self.look().map_err(|error| error.to_string())?;
-        if let Some(why) = &look.measurements.untrusted {
-            return Err(why.clone());
+        let census = self.census().map_err(|error| error.to_string())?;
+        if let crate::model::socket::Quality::Partial { why } = census.quality {
+            return Err(why);
         }
-        let listening = look.census.services.get(service).map(|held| held.listening.clone()).unwrap_or_default();
-        let table = self.table().map_err(|error| error.to_string())?;
-        let ours = |local: &SocketAddr| {
-            listening.iter().any(|at| {
-                at.port() == local.port()
-                    && (at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical())
-            })
-        };
-        let in_use = |row: &&TableRow| row.state == "ESTAB" || (row.state == "CLOSE-WAIT" && row.send_q > 0);
-        Ok(table.iter().filter(in_use).filter(|row| ours(&row.local)).count() as u64)
+        let held = census.services.get(service).cloned().unwrap_or_default();
+        let rows = self.collector.connections(&self.namespaces(&held)).map_err(|error| error.to_string())?;
+        let ours = |local: SocketAddr| held.listening.iter().any(|(_, bound)| accepts(*bound, local));
+        let in_use = |row: &&TableRow| row.state == "ESTAB" || row.send_q > 0;
+        Ok(rows.iter().filter(in_use).filter(|row| ours(row.local)).count() as u64)
     }
+
+    fn census(&mut self) -> Result<Census, CollectError> {
+        let snapshot = self.collector.snapshot(self.clock.as_ref(), Ask { afresh: true, ..Ask::default() })?;
+        Ok(self.attributor.attribute(snapshot, DescriptorAsk::Skip))
+    }
+
+    /// The network namespaces that the service lives in; our own where it holds and listens nowhere.
+    fn namespaces(&self, held: &ServiceCensus) -> BTreeSet<NetNs> {
+        let listening = held.listening.iter().map(|(namespace, _)| *namespace);
+        let all: BTreeSet<NetNs> = held.namespaces.iter().copied().chain(listening).collect();
+        if all.is_empty() { [self.collector.own_namespace()].into() } else { all }
+    }
+}
+
+fn ports(matches: &[ServiceMatch]) -> impl Iterator<Item = u16> {
+    matches.iter().flat_map(|found| found.ports.iter().copied())
 }

@@ -99,6 +99,11 @@ impl Cgroups {
         self.paths.get(&id).map(String::as_str)
     }
 
+    /// The path as it was when it was last asked for, which may have been removed since.
+    pub fn remembered(&mut self, id: u64) -> Option<&str> {
+        if self.paths.contains_key(&id) { self.paths.get(&id).map(String::as_str) } else { self.path(id) }
+    }
+
     /// The directory of a path that [`Cgroups::path`] gave.
     pub fn directory(&self, path: &str) -> Option<PathBuf> {
         self.mount.as_ref().map(|mount| below(&mount.at, path))

@@ -46,7 +46,7 @@ pub(super) fn claims(
         search.pid_file(service, snapshot, paths, proc, &mut budget);
     }
     let by_name = matches.iter().any(|m| m.process.is_some());
-    let leaking: BTreeSet<u64> = snapshot.close_wait.iter().filter_map(|socket| socket.cgroup_id).collect();
+    let leaking: BTreeSet<u64> = snapshot.groups.iter().filter_map(|group| group.cgroup_id).collect();
     let listening = search.listening_cgroups(snapshot);
     // Names are looked for where something leaks; a port's holders where it is listened on.
     let mut places = listening.clone();
@@ -78,15 +78,14 @@ impl<'a> Search<'a> {
         let by_port = |port: u16| matches.iter().find(|m| m.ports.contains(&port)).map(|m| &m.service);
         Self {
             matches,
-            leaking: snapshot.close_wait.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect(),
+            leaking: leaking(matches, snapshot),
             listeners: snapshot.listeners.iter().map(|l| (l.inode, by_port(l.local.port()))).collect(),
             claims: Claims::default(),
         }
     }
 
     fn is_needless(&self) -> bool {
-        let by_holder = |m: &ServiceMatch| !m.ports.is_empty() || m.process.is_some() || m.pid_file.is_some();
-        self.leaking.is_empty() || !self.matches.iter().any(by_holder)
+        self.leaking.is_empty()
     }
 
     fn listening_cgroups(&self, snapshot: &Snapshot) -> BTreeSet<u64> {
@@ -163,6 +162,14 @@ impl<'a> Search<'a> {
             self.claims.processes.entry(service.clone()).or_default().insert(seen);
         }
     }
+}
+
+/// The inodes of the sockets in CLOSE_WAIT, where a service is configured that is told by what it holds.
+fn leaking(matches: &[ServiceMatch], snapshot: &Snapshot) -> HashSet<u64> {
+    let by_holder = |m: &ServiceMatch| !m.ports.is_empty() || m.process.is_some() || m.pid_file.is_some();
+    let groups = if matches.iter().any(by_holder) { &snapshot.groups[..] } else { &[] };
+    let inodes = groups.iter().flat_map(|group| &group.sockets).map(|socket| u64::from(socket.inode));
+    inodes.filter(|inode| *inode != 0).collect()
 }
 
 /// The process that a pid file names; none where that process began after the file was written, since then the

@@ -4,13 +4,10 @@
 //! word wins: a configured process that holds it, a configured port, a configured cgroup, the container, the unit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
 
 use crate::model::census::NoOwner;
-use crate::model::socket::{Direction, canonical};
-use crate::model::{
-    Census, Listener, Owner, ServiceCensus, ServiceName, Snapshot, Socket, Unattributed, census::Owned,
-};
+use crate::model::socket::Direction;
+use crate::model::{Census, Group, Listener, Owner, ServiceCensus, ServiceName, Snapshot};
 
 /// What is known of owners, beside the snapshot itself.
 #[derive(Debug, Default)]
@@ -28,97 +25,128 @@ pub(super) struct Owners {
     pub cgroups: HashMap<u64, Owner>,
 }
 
-pub(super) fn join(snapshot: &Snapshot, owners: &Owners) -> Census {
-    let listeners = Listeners::new(&snapshot.listeners, owners);
+pub(super) fn join(snapshot: Snapshot, owners: &Owners) -> Census {
+    let whose = Whose::new(&snapshot, owners);
     let mut services: BTreeMap<ServiceName, ServiceCensus> =
         owners.configured.iter().cloned().map(|name| (name, ServiceCensus::default())).collect();
-    for (listener, owner) in &listeners.all {
+    for (listener, owner) in snapshot.listeners.iter().zip(&whose.listeners) {
         if let Owner::Service(name) = owner {
-            services.entry(name.clone()).or_default().listening.push(listener.local);
+            services.entry(name.clone()).or_default().listening.push((listener.namespace, listener.local));
         }
     }
-    let mut unattributed = Vec::new();
+    let mut unattributed = BTreeMap::new();
     // Cgroups of which a configured service has taken a part: their counts are no longer one service's.
     let mut shared = BTreeSet::new();
-    for socket in &snapshot.close_wait {
-        match owner_of(socket, owners, &listeners) {
-            Owner::Service(name) => {
-                if let Some(id) = socket.cgroup_id
-                    && owners.cgroups.get(&id) != Some(&Owner::Service(name.clone()))
-                {
-                    shared.insert(id);
+    for group in &snapshot.groups {
+        for (owner, mut sockets) in whose.group(group) {
+            let name = match owner {
+                Owner::Service(name) => name,
+                Owner::Nobody(why) => {
+                    *unattributed.entry(why).or_default() += sockets.len() as u64;
+                    continue;
                 }
-                let direction = direction(socket, &name, owners, &listeners);
-                services.entry(name).or_default().sockets.push(Owned { socket: socket.clone(), direction });
+            };
+            let direction = whose.direction(group, &name);
+            let of_its_own = |id: &u64| matches!(owners.cgroups.get(id), Some(Owner::Service(owner)) if *owner == name);
+            shared.extend(group.cgroup_id.filter(|id| !of_its_own(id)));
+            let service = services.entry(name).or_default();
+            service.cgroups.extend(group.cgroup_id);
+            service.namespaces.insert(group.namespace);
+            match direction {
+                Direction::Inbound => service.inbound.append(&mut sockets),
+                Direction::Outbound => service.outbound.append(&mut sockets),
             }
-            Owner::Nobody(why) => unattributed.push(Unattributed { socket: socket.clone(), why }),
         }
     }
     if let Some(counts) = &snapshot.established {
         shared.extend(owners.unseen.iter().copied());
-        shared.extend(listeners.taken(owners));
+        shared.extend(whose.taken());
         for (name, count) in established(counts, owners, &shared) {
             services.entry(name).or_default().established = count;
         }
     }
-    let quality = snapshot.quality.clone();
-    Census { at: snapshot.at, monotonic: snapshot.monotonic, services, unattributed, quality }
+    let Snapshot { at, monotonic, passed_over, quality, .. } = snapshot;
+    Census { at, monotonic, services, unattributed, passed_over, quality }
 }
 
-/// The listeners by port, each with its owner.
-struct Listeners<'a> {
-    all: Vec<(&'a Listener, Owner)>,
-    by_port: HashMap<u16, Vec<usize>>,
+/// Answers whose a socket of the snapshot is.
+pub(super) struct Whose<'a> {
+    snapshot: &'a Snapshot,
+    owners: &'a Owners,
+    /// The owner of each listener.
+    listeners: Vec<Owner>,
 }
 
-impl<'a> Listeners<'a> {
-    fn new(listeners: &'a [Listener], owners: &Owners) -> Self {
-        let owned = |l: &'a Listener| (l, known(l.inode, l.local.port(), l.cgroup_id, owners));
-        let all: Vec<_> = listeners.iter().map(owned).collect();
-        let mut by_port: HashMap<u16, Vec<usize>> = HashMap::new();
-        for (index, (listener, _)) in all.iter().enumerate() {
-            by_port.entry(listener.local.port()).or_default().push(index);
-        }
-        Self { all, by_port }
+impl<'a> Whose<'a> {
+    pub fn new(snapshot: &'a Snapshot, owners: &'a Owners) -> Self {
+        let owned = |l: &Listener| known(l.inode, Some(l.local.port()), l.cgroup_id, owners);
+        Self { snapshot, owners, listeners: snapshot.listeners.iter().map(owned).collect() }
     }
 
-    /// The listeners that a connection to this local address may have come in by.
-    fn covering(&self, local: SocketAddr) -> impl Iterator<Item = &(&'a Listener, Owner)> {
-        let indices = self.by_port.get(&local.port()).map_or(&[][..], Vec::as_slice);
-        indices.iter().map(|index| &self.all[*index]).filter(move |(listener, _)| covers(listener.local, local))
+    /// The owner of one socket of a group, by its inode.
+    pub fn socket(&self, group: &Group, inode: u64) -> Owner {
+        // In the accept queue no process has it yet: it is its listener's.
+        if inode == 0
+            && let Some((listener, owner @ Owner::Service(_))) = self.via(group)
+            && listener.cgroup_id == group.cgroup_id
+        {
+            return owner.clone();
+        }
+        known(inode, group.port, group.cgroup_id, self.owners)
+    }
+
+    /// The sockets of a group by their owners: one, but for the accept queue and what is known to be held.
+    fn group(&self, group: &Group) -> Vec<(Owner, Vec<crate::model::Brief>)> {
+        let held = |inode| if self.owners.held.is_empty() { None } else { self.owners.held.get(&inode) };
+        let mut parts: Vec<(Owner, Vec<_>)> = Vec::new();
+        let mut last: Option<(Option<&ServiceName>, bool, usize)> = None;
+        for socket in &group.sockets {
+            let inode = u64::from(socket.inode);
+            let (holder, queued) = (held(inode), inode == 0);
+            let part = match last {
+                Some((before, before_queued, part)) if before == holder && before_queued == queued => part,
+                _ => {
+                    let owner = self.socket(group, inode);
+                    parts.iter().position(|(of, _)| *of == owner).unwrap_or_else(|| {
+                        parts.push((owner, Vec::new()));
+                        parts.len() - 1
+                    })
+                }
+            };
+            last = Some((holder, queued, part));
+            parts[part].1.push(*socket);
+        }
+        parts
+    }
+
+    /// Inbound: the local address is one that the service, or a socket of the same cgroup, listens on.
+    pub fn direction(&self, group: &Group, service: &ServiceName) -> Direction {
+        // A configured port is the service's even while its listener is closed.
+        let configured = group.port.is_some_and(|port| self.owners.ports.get(&port) == Some(service));
+        let listened = self.via(group).is_some_and(|(listener, owner)| {
+            let same_cgroup = listener.cgroup_id.is_some() && listener.cgroup_id == group.cgroup_id;
+            same_cgroup || matches!(owner, Owner::Service(name) if name == service)
+        });
+        if configured || listened { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    fn via(&self, group: &Group) -> Option<(&Listener, &Owner)> {
+        group.via.map(|index| (&self.snapshot.listeners[index], &self.listeners[index]))
     }
 
     /// The cgroups of which a configured service has taken a listener.
-    fn taken<'b>(&'b self, owners: &'b Owners) -> impl Iterator<Item = u64> + 'b {
-        self.all.iter().filter_map(|(listener, owner)| {
+    fn taken(&self) -> impl Iterator<Item = u64> {
+        self.snapshot.listeners.iter().zip(&self.listeners).filter_map(|(listener, owner)| {
             let id = listener.cgroup_id?;
-            (matches!(owner, Owner::Service(_)) && owners.cgroups.get(&id) != Some(owner)).then_some(id)
+            (matches!(owner, Owner::Service(_)) && self.owners.cgroups.get(&id) != Some(owner)).then_some(id)
         })
     }
 }
 
-/// Does a listener on `bound` accept connections to `local`? An IPv6 wildcard takes IPv4 as well.
-fn covers(bound: SocketAddr, local: SocketAddr) -> bool {
-    let (bound, local) = (canonical(bound), canonical(local));
-    bound.port() == local.port()
-        && (bound.ip() == local.ip() || bound.ip().is_unspecified() && (bound.is_ipv6() || local.is_ipv4()))
-}
-
-fn owner_of(socket: &Socket, owners: &Owners, listeners: &Listeners) -> Owner {
-    // In the accept queue no process has it yet: it is its listener's.
-    if socket.inode == 0 {
-        let by = listeners.covering(socket.local).find(|(listener, _)| listener.cgroup_id == socket.cgroup_id);
-        if let Some((_, owner @ Owner::Service(_))) = by {
-            return owner.clone();
-        }
-    }
-    known(socket.inode, socket.local.port(), socket.cgroup_id, owners)
-}
-
 /// The owner by the precedence of the words that are known.
-fn known(inode: u64, local_port: u16, cgroup_id: Option<u64>, owners: &Owners) -> Owner {
+fn known(inode: u64, local_port: Option<u16>, cgroup_id: Option<u64>, owners: &Owners) -> Owner {
     let held = (inode != 0).then(|| owners.held.get(&inode)).flatten();
-    if let Some(name) = held.or_else(|| owners.ports.get(&local_port)) {
+    if let Some(name) = held.or_else(|| local_port.and_then(|port| owners.ports.get(&port))) {
         return Owner::Service(name.clone());
     }
     match cgroup_id {
@@ -126,17 +154,6 @@ fn known(inode: u64, local_port: u16, cgroup_id: Option<u64>, owners: &Owners) -
         Some(id) if owners.unseen.contains(&id) => Owner::Nobody(NoOwner::HolderUnseen),
         Some(id) => owners.cgroups.get(&id).cloned().unwrap_or(Owner::Nobody(NoOwner::CgroupGone)),
     }
-}
-
-/// Inbound: the local address is one that the service, or a socket of the same cgroup, listens on.
-fn direction(socket: &Socket, service: &ServiceName, owners: &Owners, listeners: &Listeners) -> Direction {
-    // A configured port is the service's even while its listener is closed.
-    let configured = owners.ports.get(&socket.local.port()) == Some(service);
-    let same_cgroup = |listener: &Listener| listener.cgroup_id.is_some() && listener.cgroup_id == socket.cgroup_id;
-    let listened = listeners
-        .covering(socket.local)
-        .any(|(listener, owner)| same_cgroup(listener) || matches!(owner, Owner::Service(name) if name == service));
-    if configured || listened { Direction::Inbound } else { Direction::Outbound }
 }
 
 /// The established connections of each service that has cgroups of its own; unknown where one is shared.

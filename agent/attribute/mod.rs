@@ -18,11 +18,11 @@ use globset::GlobMatcher;
 
 use crate::clock::Clock;
 use crate::model::census::{Descriptors, NoOwner, Owned};
-use crate::model::{Census, Owner, ServiceName, Snapshot};
+use crate::model::{Census, Detail, Owner, ServiceCensus, ServiceName, Snapshot};
 
 use cgroup::Cgroups;
 use configured::{Claims, claims};
-use join::{Owners, join};
+use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
 const MOST_SUBCGROUPS: usize = 1024; // of one service
@@ -69,16 +69,47 @@ impl Attributor {
 
     /// Joins the snapshot with its owners. The configured services are in the census also where they hold
     /// nothing, and so is every service that listens; a service that is in neither, and holds nothing, is not.
-    pub fn attribute(&mut self, snapshot: &Snapshot, ask: DescriptorAsk) -> Census {
-        let leaking = snapshot.close_wait.iter().filter_map(|socket| socket.cgroup_id);
+    pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk) -> Census {
+        let owners = self.owners(&snapshot);
+        let mut census = join(snapshot, &owners);
+        if ask == DescriptorAsk::Count {
+            let mut budget = Budget::of_a_tick();
+            for (name, service) in census.services.iter_mut().filter(|(_, service)| service.close_wait() > 0) {
+                service.descriptors = self.descriptors(name, service, &mut budget);
+            }
+        }
+        census
+    }
+
+    /// The sockets of one service, each in full.
+    pub fn owned(&mut self, detail: Detail, service: &ServiceName) -> Vec<Owned> {
+        let owners = self.owners(&detail.snapshot);
+        let whose = Whose::new(&detail.snapshot, &owners);
+        let mut owned = Vec::new();
+        for (group, socket) in detail.sockets {
+            let group = &detail.snapshot.groups[group];
+            if matches!(whose.socket(group, socket.inode), Owner::Service(name) if name == *service) {
+                owned.push(Owned { direction: whose.direction(group, service), socket });
+            }
+        }
+        owned
+    }
+
+    /// All that is known of owners at the moment of the snapshot.
+    fn owners(&mut self, snapshot: &Snapshot) -> Owners {
+        let leaking: HashSet<u64> = snapshot.groups.iter().filter_map(|group| group.cgroup_id).collect();
         let listening = snapshot.listeners.iter().filter_map(|listener| listener.cgroup_id);
         let established = snapshot.established.iter().flat_map(|counts| counts.keys().copied());
-        let ids: HashSet<u64> = leaking.chain(listening).chain(established).collect();
+        let ids: HashSet<u64> = leaking.iter().copied().chain(listening).chain(established).collect();
         self.cgroups.begin(&ids);
-        let paths: HashMap<u64, String> =
-            ids.iter().filter_map(|id| Some((*id, self.cgroups.path(*id)?.to_owned()))).collect();
+        let mut paths: HashMap<u64, String> = HashMap::with_capacity(ids.len());
+        for id in &ids {
+            // Only what decides on a socket in CLOSE_WAIT has to stand at this very moment.
+            let path =
+                if leaking.contains(id) { self.cgroups.path(*id) } else { self.cgroups.remembered(*id) };
+            paths.extend(path.map(|path| (*id, path.to_owned())));
+        }
         let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);
-
         let Claims { held, unseen, processes } = claims(&self.matches, snapshot, &paths, &self.cgroups, &self.proc);
         let ports = self.matches.iter().flat_map(|m| m.ports.iter().map(|port| (*port, m.service.clone())));
         let owners = Owners {
@@ -88,15 +119,8 @@ impl Attributor {
             unseen,
             cgroups: ids.iter().map(|id| (*id, owner(id))).collect(),
         };
-        let mut census = join(snapshot, &owners);
         self.processes = processes;
-        if ask == DescriptorAsk::Count {
-            let mut budget = Budget::of_a_tick();
-            for (name, service) in census.services.iter_mut().filter(|(_, service)| !service.sockets.is_empty()) {
-                service.descriptors = self.descriptors(name, &service.sockets, &mut budget);
-            }
-        }
-        census
+        owners
     }
 
     /// Which of the service's processes hold how many of the given sockets; those that hold none are left out.
@@ -107,15 +131,16 @@ impl Attributor {
     pub fn holders(
         &mut self,
         service: &ServiceName,
-        sockets: &[Owned],
+        held: &ServiceCensus,
         clock: &dyn Clock,
         budget: Duration,
     ) -> BTreeMap<u32, usize> {
-        let wanted: HashSet<u64> = sockets.iter().map(|s| s.socket.inode).filter(|inode| *inode != 0).collect();
+        let inodes = held.sockets().map(|socket| u64::from(socket.inode));
+        let wanted: HashSet<u64> = inodes.filter(|inode| *inode != 0).collect();
         let until = Some((clock, clock.monotonic() + budget));
         let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
         let mut holders = BTreeMap::new();
-        self.each_process(service, sockets, &mut budget, &mut |process, budget| {
+        self.each_process(service, held, &mut budget, &mut |process, budget| {
             // One socket under two descriptors is one socket.
             let mut held = HashSet::new();
             // What was seen before the time was up, or the process ended, is still true.
@@ -146,10 +171,10 @@ impl Attributor {
 
     /// Counts the descriptors; `None` where a process of the service could not be read, since a part of a count is
     /// not the count.
-    fn descriptors(&mut self, name: &ServiceName, sockets: &[Owned], budget: &mut Budget) -> Option<Descriptors> {
+    fn descriptors(&mut self, name: &ServiceName, held: &ServiceCensus, budget: &mut Budget) -> Option<Descriptors> {
         let mut sum = None;
         let mut all_read = true;
-        let complete = self.each_process(name, sockets, budget, &mut |process, _| {
+        let complete = self.each_process(name, held, budget, &mut |process, _| {
             let read = || -> Result<(u64, f64), Unseen> {
                 let used = process.open_descriptors()?;
                 let ratio = process.descriptor_limit()?.map_or(0.0, |limit| used as f64 / limit.max(1) as f64);
@@ -173,7 +198,7 @@ impl Attributor {
     fn each_process(
         &mut self,
         name: &ServiceName,
-        sockets: &[Owned],
+        held: &ServiceCensus,
         budget: &mut Budget,
         visit: &mut impl FnMut(&Process, &mut Budget),
     ) -> bool {
@@ -190,10 +215,9 @@ impl Attributor {
             }
             return complete;
         }
-        let ids: BTreeSet<u64> = sockets.iter().filter_map(|owned| owned.socket.cgroup_id).collect();
         let mut roots = BTreeSet::new();
-        for id in ids {
-            let Some(path) = self.cgroups.path(id).map(str::to_owned) else { continue };
+        for id in &held.cgroups {
+            let Some(path) = self.cgroups.path(*id).map(str::to_owned) else { continue };
             if let (Owner::Service(owner), Some(root)) = self.owner(&path)
                 && owner == *name
             {

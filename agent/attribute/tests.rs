@@ -8,7 +8,6 @@ use std::process::{Child, Command};
 use super::*;
 use crate::clock::SystemClock;
 use crate::collect::{Ask, Collector};
-use crate::model::socket::Direction;
 
 /// `sleep` in a cgroup named as a unit's; it holds `outbound` sockets that the peer closed, and a listener with
 /// one inbound socket that the peer closed.
@@ -76,8 +75,10 @@ impl Unit {
     }
 
     fn census(&self, attributor: &mut Attributor, ask: DescriptorAsk) -> Census {
-        let snapshot = Collector::new().unwrap().snapshot(&SystemClock, Ask { established: true }).unwrap();
-        attributor.attribute(&snapshot, ask)
+        let mut collector = Collector::new().unwrap();
+        collector.tell_apart([self.listens_on.port()]);
+        let snapshot = collector.snapshot(&SystemClock, Ask { established: true, ..Ask::default() }).unwrap();
+        attributor.attribute(snapshot, ask)
     }
 
     fn named(&self, name: &str) -> ServiceMatch {
@@ -96,9 +97,7 @@ impl Drop for Unit {
 }
 
 fn directions(census: &Census, service: &ServiceName) -> (usize, usize) {
-    let sockets = census.services.get(service).map_or(&[][..], |service| &service.sockets);
-    let inbound = sockets.iter().filter(|owned| owned.direction == Direction::Inbound).count();
-    (inbound, sockets.len() - inbound)
+    census.services.get(service).map_or((0, 0), |held| (held.inbound.len(), held.outbound.len()))
 }
 
 #[test]
@@ -117,10 +116,10 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
     assert_eq!(directions(&census, &unit.service), (1, 3));
     assert_eq!(census.services[&unit.service].descriptors, None);
 
-    let sockets = &census.services[&unit.service].sockets;
-    let holders = walking.holders(&unit.service, sockets, &SystemClock, Duration::from_secs(5));
+    let held = &census.services[&unit.service];
+    let holders = walking.holders(&unit.service, held, &SystemClock, Duration::from_secs(5));
     assert_eq!(holders, [(unit.child.id(), 4)].into());
-    assert_eq!(walking.holders(&unit.service, sockets, &SystemClock, Duration::ZERO), [].into());
+    assert_eq!(walking.holders(&unit.service, held, &SystemClock, Duration::ZERO), [].into());
 }
 
 #[test]
@@ -149,12 +148,13 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
     ] {
         let mut attributor = Attributor::new(vec![found.clone()]);
         let census = unit.census(&mut attributor, DescriptorAsk::Count);
-        let ours = |owned: &&Owned| owned.socket.remote == unit._peer.local_addr().unwrap();
         let gate = &census.services[&found.service];
-        assert_eq!(gate.sockets.iter().filter(ours).count(), 2, "by {what}");
+        let ours = |owned: &&Owned| owned.socket.remote == unit._peer.local_addr().unwrap();
+        let detail = Collector::new().unwrap().detail(&SystemClock).unwrap();
+        assert_eq!(attributor.owned(detail, &found.service).iter().filter(ours).count(), 2, "by {what}");
         assert_eq!(directions(&census, &unit.service), (0, 0), "by {what}");
         assert!(gate.descriptors.is_some(), "by {what}");
-        let holders = attributor.holders(&found.service, &gate.sockets, &SystemClock, Duration::from_secs(5));
+        let holders = attributor.holders(&found.service, gate, &SystemClock, Duration::from_secs(5));
         assert_eq!(holders.get(&unit.child.id()), Some(&3), "by {what}");
     }
     // The same file, written long before the process began, names somebody else's pid.
@@ -187,7 +187,5 @@ fn without_rights_a_unit_is_still_found_and_a_hidden_holder_is_said_to_be_unseen
     let sleep = ServiceMatch { process: Some("sleep".into()), ..unit.named("process:gate") };
     let census = as_nobody(|| unit.census(&mut Attributor::new(vec![sleep.clone()]), DescriptorAsk::Count));
     assert_eq!((directions(&census, &sleep.service), directions(&census, &unit.service)), ((0, 0), (0, 0)));
-    let ours = |u: &&crate::model::Unattributed| u.socket.remote == unit._peer.local_addr().unwrap();
-    let reasons: Vec<_> = census.unattributed.iter().filter(ours).map(|u| u.why).collect();
-    assert_eq!(reasons, [NoOwner::HolderUnseen; 2]);
+    assert!(census.unattributed[&NoOwner::HolderUnseen] >= 3, "{:?}", census.unattributed);
 }

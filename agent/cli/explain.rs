@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Failure, Outcome, Place, open, plan, render};
 use crate::app::control::{self, Request};
 use crate::app::explain::Asking;
+use crate::app::sensor::Effort;
 use crate::model::ServiceName;
 
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
         None => {
             let store = plan::store_or_empty(&state)?;
             let wiring = open::wiring(config)?;
-            let look = wiring.look().map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let look = wiring.look(Effort::Afresh).map_err(|error| Failure::Unreachable(error.to_string()))?;
             let readings = look.measurements.of(&service);
             let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
             serde_json::to_value(asking.explain(&service, readings, None).await).unwrap_or_default()

@@ -144,7 +144,7 @@ pub fn main() -> ExitCode {
 async fn dispatch(verb: Verb) -> Outcome {
     match verb {
         Verb::Run(arguments) => run::run(arguments).await,
-        Verb::Scan(arguments) => scan::scan(arguments),
+        Verb::Scan(arguments) => scan::scan(arguments).await,
         Verb::Check(arguments) => check::check(arguments).await,
         Verb::Test(arguments) => test::test(arguments),
         Verb::Plan(arguments) => plan::plan(arguments).await,

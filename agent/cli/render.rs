@@ -7,8 +7,14 @@ pub fn json(value: &impl Serialize) {
     println!("{}", serde_json::to_string_pretty(value).expect("what verbs print is plain data"));
 }
 
-/// Columns aligned by their widest cell; numbers (`>` before a heading) to the right.
+/// A table on standard output.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    print!("{}", aligned(headings, rows));
+}
+
+/// Columns aligned by their widest cell; numbers (`>` before a heading) to the right.
+pub fn aligned(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text = String::new();
     let right: Vec<bool> = headings.iter().map(|heading| heading.starts_with('>')).collect();
     let headings: Vec<String> = headings.iter().map(|heading| heading.trim_start_matches('>').to_string()).collect();
     let widths: Vec<usize> = (0..headings.len())
@@ -27,8 +33,10 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
             let (before, after) = if right[column] { (pad.as_str(), "") } else { ("", pad.as_str()) };
             line.push_str(&format!("{before}{cell}{after}  "));
         }
-        println!("{}", line.trim_end());
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
+    text
 }
 
 /// A time as people read it, to the second, in UTC as the log has it.

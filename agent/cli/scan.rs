@@ -1,139 +1,187 @@
-//! `unwait scan`: one look, a table. Works without a configuration and without root, and says what it could not see.
+//! `unwait scan`: one look, a table; `--watch` goes on looking. Works without a configuration and without root, and
+//! says what it could not see.
 
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, Outcome, Place, render};
 use crate::app;
-use crate::app::sensor::{Look, Sensor};
+use crate::app::sensor::{Effort, Look, Sensor};
 use crate::clock::SystemClock;
 use crate::config;
-use crate::model::socket::Quality;
-use crate::model::{Reading, ServiceName, Signal};
+use crate::model::{Reading, Readings, ServiceName, Signal, duration};
+
+/// Long enough to be a leak, and no connection that is just being closed.
+const AGED: Signal = Signal::CloseWaitAged(Duration::from_secs(300));
+/// Known only when looks go on for as long.
+const GROWTH: Signal = Signal::CloseWaitGrowth(Duration::from_secs(60));
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
     place: Place,
+    /// Look again and again, every so long, until Ctrl-C; shows growth as well.
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s")]
+    watch: Option<String>,
+    /// Count established connections too: on a host with many of them this takes twice as long, and more.
+    #[arg(long)]
+    established: bool,
 }
 
-pub fn scan(arguments: Arguments) -> Outcome {
+pub async fn scan(arguments: Arguments) -> Outcome {
+    let every = match &arguments.watch {
+        None => None,
+        Some(text) => match duration::parse(text) {
+            Ok(every) if every >= Duration::from_millis(200) => Some(every),
+            Ok(_) => return Err(Failure::Usage(format!("--watch {text}: at least 200ms"))),
+            Err(error) => return Err(Failure::Usage(format!("--watch: {error}"))),
+        },
+    };
     // Services that only the configuration names are known where there is one; a broken one is `check`'s affair.
     let matches = config::load(&arguments.place.config).map(|config| app::matches(&config)).unwrap_or_default();
-    let asked = vec![Signal::Established, Signal::FdUsed, Signal::FdRatio];
+    let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio];
+    asked.extend(arguments.established.then_some(Signal::Established));
+    if every.is_some() {
+        asked.extend([GROWTH]);
+    }
     let unreachable = |error: crate::collect::CollectError| Failure::Unreachable(error.to_string());
-    let mut sensor = Sensor::new(matches, asked, Arc::new(SystemClock)).map_err(unreachable)?;
-    let look = sensor.look().map_err(unreachable)?;
-    if arguments.place.json {
-        print_json(&look)?
-    } else {
-        print_table(&look)
-    }
-    match &look.census.quality {
-        Quality::Complete => Ok(()),
-        Quality::Partial { why } => Err(Failure::Unreachable(format!("the snapshot is partial: {why}"))),
+    let mut sensor = Sensor::new(matches, asked.clone(), Arc::new(SystemClock)).map_err(unreachable)?;
+    loop {
+        let look = sensor.look(Effort::Afresh).map_err(unreachable)?;
+        let text = match (arguments.place.json, every) {
+            (true, None) => pretty(&value(&look)?),
+            (true, Some(_)) => format!("{}\n", value(&look)?),
+            (false, None) => table(&look, &asked),
+            // Home, and clear what is below: no flicker, and the shell's scrollback stays.
+            (false, Some(_)) if std::io::stdout().is_terminal() => format!("\x1b[H\x1b[J{}", table(&look, &asked)),
+            (false, Some(_)) => format!("{}\n", table(&look, &asked)),
+        };
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(|error| Failure::Unreachable(format!("standard output: {error}")))?;
+        drop(out);
+        match (every, &look.measurements.untrusted) {
+            (Some(every), _) => tokio::time::sleep(every).await,
+            (None, None) => return Ok(()),
+            (None, Some(why)) => return Err(Failure::Unreachable(format!("the snapshot is partial: {why}"))),
+        }
+        sensor.discover();
     }
 }
 
-/// Worst first.
-fn ranked(look: &Look) -> Vec<&ServiceName> {
-    let mut services: Vec<_> = look.census.services.iter().filter(|(_, held)| !held.sockets.is_empty()).collect();
-    services.sort_by_key(|(name, held)| (std::cmp::Reverse(held.sockets.len()), (*name).clone()));
-    services.into_iter().map(|(name, _)| name).collect()
+fn number(readings: &Readings, signal: Signal) -> f64 {
+    match readings.get(signal) {
+        Reading::Known(value) => value,
+        Reading::Unknown => 0.0,
+    }
 }
 
-fn print_json(look: &Look) -> Outcome {
+/// The services that hold such sockets; first whose have been there for long, then whose are many.
+fn ranked(look: &Look) -> Vec<(&ServiceName, &Readings)> {
+    let mut services: Vec<_> =
+        look.measurements.services().filter(|(_, readings)| number(readings, Signal::CloseWait) > 0.0).collect();
+    services.sort_by(|(a_name, a), (b_name, b)| {
+        let by = |signal| number(b, signal).total_cmp(&number(a, signal));
+        by(AGED).then(by(Signal::CloseWait)).then(by(Signal::FdRatio)).then(a_name.cmp(b_name))
+    });
+    services
+}
+
+fn value(look: &Look) -> Result<Value, Failure> {
     let host = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let services: Vec<Value> = ranked(look)
         .into_iter()
-        .map(|name| {
+        .map(|(name, readings)| {
             let mut object = Map::new();
             object.insert("service".into(), json!(name));
-            if let Ok(Value::Object(signals)) = serde_json::to_value(look.measurements.of(name)) {
+            if let Ok(Value::Object(signals)) = serde_json::to_value(readings) {
                 object.extend(signals.into_iter().filter(|(signal, _)| signal != "host.close_wait"));
             }
             Value::Object(object)
         })
         .collect();
-    render::json(&json!({
-        "at": look.census.at,
+    Ok(json!({
+        "at": look.measurements.at,
         "host": host,
-        "host.close_wait": look.census.host_close_wait(),
+        "host.close_wait": look.host_close_wait,
         "services": services,
-        "unattributed": look.census.unattributed.len(),
+        "unattributed": look.unattributed.values().sum::<u64>(),
         "unattributed_reasons": reasons(look),
-        "source": look.snapshot.source,
-        "complete": look.census.quality == Quality::Complete,
-    }));
-    Ok(())
+        "not_seen": look.blind_spots.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "source": look.source,
+        "complete": look.measurements.untrusted.is_none(),
+    }))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
 }
 
 /// Why sockets have no owner, counted.
-fn reasons(look: &Look) -> std::collections::BTreeMap<&'static str, usize> {
-    let mut reasons = std::collections::BTreeMap::new();
-    for unattributed in &look.census.unattributed {
-        *reasons.entry(unattributed.why.into()).or_default() += 1;
-    }
-    reasons
+fn reasons(look: &Look) -> std::collections::BTreeMap<&'static str, u64> {
+    look.unattributed.iter().map(|(why, count)| (why.into(), *count)).collect()
 }
 
-fn print_table(look: &Look) {
+fn table(look: &Look, asked: &[Signal]) -> String {
     let columns = [
-        Signal::CloseWait,
-        Signal::CloseWaitInbound,
-        Signal::CloseWaitOutbound,
-        Signal::CloseWaitOldest,
-        Signal::CloseWaitUnaccepted,
-        Signal::CloseWaitUnread,
-        Signal::Established,
-        Signal::FdUsed,
-        Signal::FdRatio,
+        (">CLOSE_WAIT", Signal::CloseWait),
+        (">OVER 5m", AGED),
+        (">OLDEST", Signal::CloseWaitOldest),
+        (">GROWTH", GROWTH),
+        (">INBOUND", Signal::CloseWaitInbound),
+        (">OUTBOUND", Signal::CloseWaitOutbound),
+        (">UNACCEPTED", Signal::CloseWaitUnaccepted),
+        (">UNREAD", Signal::CloseWaitUnread),
+        (">SENDING", Signal::CloseWaitSending),
+        (">ESTABLISHED", Signal::Established),
+        (">FDS", Signal::FdUsed),
+        (">FD RATIO", Signal::FdRatio),
     ];
+    let optional = [GROWTH, Signal::Established];
+    let shown = columns.into_iter().filter(|(_, signal)| asked.contains(signal) || !optional.contains(signal));
+    let (headings, signals): (Vec<&str>, Vec<Signal>) = shown.unzip();
+    let headings: Vec<&str> = std::iter::once("SERVICE").chain(headings).collect();
     let rows: Vec<Vec<String>> = ranked(look)
         .into_iter()
-        .map(|name| {
-            let readings = look.measurements.of(name);
+        .map(|(name, readings)| {
             let cell = |signal: &Signal| match readings.get(*signal) {
                 Reading::Unknown => "-".to_string(),
                 known => known.show(*signal),
             };
-            std::iter::once(name.to_string()).chain(columns.iter().map(cell)).collect()
+            std::iter::once(name.to_string()).chain(signals.iter().map(cell)).collect()
         })
         .collect();
-    if rows.is_empty() {
-        println!("No service holds a socket in CLOSE_WAIT.");
-    } else {
-        let headings = [
-            "SERVICE",
-            ">CLOSE_WAIT",
-            ">INBOUND",
-            ">OUTBOUND",
-            ">OLDEST",
-            ">UNACCEPTED",
-            ">UNREAD",
-            ">ESTABLISHED",
-            ">FDS",
-            ">FD RATIO",
-        ];
-        render::table(&headings, &rows);
-    }
-    let unattributed = look.census.unattributed.len();
+    let mut text = match rows.is_empty() {
+        true => "No service holds a socket in CLOSE_WAIT.\n".to_string(),
+        false => render::aligned(&headings, &rows),
+    };
+    let unattributed: u64 = look.unattributed.values().sum();
     if unattributed > 0 {
         let reasons: Vec<String> = reasons(look).iter().map(|(why, count)| format!("{count} {why}")).collect();
-        println!(
+        let _ = writeln!(
+            text,
             "\n{unattributed} of the host's {} have no owner: {}",
-            look.census.host_close_wait(),
+            look.host_close_wait,
             reasons.join(", ")
         );
     }
+    if !look.blind_spots.is_empty() {
+        text.push_str("\nNot seen:\n");
+        for spot in &look.blind_spots {
+            let _ = writeln!(text, "  {spot}");
+        }
+    }
     if !nix::unistd::geteuid().is_root() {
-        println!(
-            "\nNot root: descriptors of other users' processes are not seen (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH show them)."
+        text.push_str(
+            "\nNot root: descriptors of other users' processes are not seen (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
+             show them).\n",
         );
     }
-    if look.snapshot.source == "procfs" {
-        println!("\nThe kernel's socket diagnostics are not to be had here; /proc tells neither owners nor ages.");
-    }
+    text
 }

@@ -74,14 +74,19 @@ fn say_agent(agent: Option<&Value>) {
         println!("NOT RUNNING: no agent listens here");
         return;
     };
+    let passed_over = agent["passed_over_at_most"].as_u64().unwrap_or(0);
+    let beside = if passed_over > 0 { format!(" and at most {passed_over} more") } else { String::new() };
     println!(
-        "running: pid {}, {} policies, every {}, {} sockets in CLOSE_WAIT on the host at {}",
+        "running: pid {}, {} policies, every {}, {} sockets{beside} in CLOSE_WAIT on the host at {}",
         agent["pid"],
         agent["policies"],
         agent["interval"].as_str().unwrap_or("?"),
         agent["host.close_wait"],
         agent["last_snapshot"].as_str().unwrap_or("(no look yet)"),
     );
+    if agent["looks_every"] != agent["interval"] {
+        println!("LOOKING LESS OFTEN: every {}, as `cpu_budget` allows", agent["looks_every"].as_str().unwrap_or("?"));
+    }
     if agent["observe_only"] == true {
         println!("OBSERVE-ONLY: the state directory cannot be written");
     }

@@ -1,27 +1,53 @@
 #![doc = include_str!("README.md")]
 
+mod gate;
+mod gather;
+mod ledger;
+mod namespaces;
 mod netlink;
 mod proc_table;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::clock::Clock;
-use crate::model::socket::Quality;
-use crate::model::{Listener, Snapshot, Socket, TableRow};
+use crate::model::socket::{BlindSpot, PassedOver, Quality};
+use crate::model::{Detail, Group, Listener, NetNs, Snapshot, Socket, TableRow};
 
-use netlink::{Diag, DumpError};
-use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, Entry, LISTEN, Request, Walk};
+use gate::{Bound, Gate};
+use gather::{ByCgroup, Leaks, MOST_UNASKED};
+use ledger::Ledger;
+use namespaces::{EnterError, Namespace, Namespaces};
+use netlink::Diag;
+use reader::{Reader, Source, Wanted};
+use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, LISTEN};
 
-const TRIES_WHEN_INTERRUPTED: usize = 3;
+/// How often every socket is asked whether it still sends; between, only those that are new, or did send.
+const ASK_ALL_EVERY: Duration = Duration::from_secs(60);
 
-/// What a snapshot holds besides the sockets in CLOSE_WAIT and the listeners.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
+/// What a snapshot is to hold besides the sockets in CLOSE_WAIT and the listeners, and what it may leave out.
+#[derive(Clone, Copy, Default)]
+pub struct Ask<'a> {
     /// Count established sockets by cgroup: a second walk, about 0.5 µs for each of them.
     pub established: bool,
+    /// Ask every socket anew whether it still sends: what is acted upon has to be so now.
+    pub afresh: bool,
+    /// Whether a namespace matters that holds at most so many sockets in CLOSE_WAIT, on a host that has at most so
+    /// many; one that does not is passed over. `None`: nothing is.
+    pub matters: Option<&'a dyn Fn(u64, u64) -> bool>,
+}
+
+impl std::fmt::Debug for Ask<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { established, afresh, .. } = self;
+        f.debug_struct("Ask").field("established", established).field("afresh", afresh).finish_non_exhaustive()
+    }
 }
 
 /// Why the kernel could not be asked.
@@ -38,210 +64,302 @@ pub enum CollectError {
     NoSource { netlink: String, proc: String },
 }
 
-/// Where a table comes from; the order of trying.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    OneWalk,
-    ByFamily,
-    Proc,
-}
-
-impl Source {
-    const ORDER: &'static [Self] = &[Self::OneWalk, Self::ByFamily, Self::Proc];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::OneWalk | Self::ByFamily => "sock_diag",
-            Self::Proc => "procfs",
-        }
-    }
-}
-
-/// Asks the kernel. One is enough for a process; it is cheap to keep and holds one descriptor.
+/// Asks the kernel. One is enough for a process; it holds one netlink socket and the counters of its own namespace
+/// open, and nothing of the others between two snapshots.
 #[derive(Debug)]
 pub struct Collector {
-    diag: Diag,
-    sources: &'static [Source],
-    /// How many sockets in CLOSE_WAIT the last snapshot had: what the next one makes room for.
-    last_count: usize,
+    namespaces: Namespaces,
+    gate: Gate,
+    /// Of our own namespace.
+    own: Reader,
+    /// What is remembered of each namespace's sockets.
+    memory: BTreeMap<NetNs, Memory>,
+    /// Local ports that are told apart also where nobody listens.
+    ports: HashSet<u16>,
+}
+
+/// What is remembered of one namespace's sockets.
+#[derive(Debug, Default)]
+struct Memory {
+    ledger: Ledger,
+    /// Some are still to be asked for their age: the next walk asks all.
+    behind: bool,
+    /// When the last walk asked all of them.
+    asked_all: Duration,
 }
 
 impl Collector {
     /// Opens the netlink socket by a first, cheap dump (listeners alone, some 40 µs), so that a host where no
-    /// source works is told so at start.
+    /// source works is told so at start; and looks for the host's network namespaces.
     pub fn new() -> Result<Self, CollectError> {
-        let mut collector = Self { diag: Diag::new(), sources: Source::ORDER, last_count: 0 };
-        let mut listeners = Leaks { close_wait: Vec::new(), listeners: Vec::new() };
-        collector.read(1 << LISTEN, false, &mut listeners)?;
-        Ok(collector)
+        let namespaces = Namespaces::discover();
+        let mut own = Reader::new(Diag::new(), namespaces.own().tables());
+        own.read(Wanted { states: 1 << LISTEN, info: false }, &mut Vec::<TableRow>::new())?;
+        Ok(Self { gate: Gate::new(), own, namespaces, memory: BTreeMap::new(), ports: HashSet::new() })
+    }
+
+    /// Looks again for the host's network namespaces: some microseconds a process, which is why no tick does it.
+    pub fn discover(&mut self) {
+        self.namespaces = Namespaces::discover();
+    }
+
+    /// Tells sockets of these local ports apart, also where nobody listens there.
+    pub fn tell_apart(&mut self, ports: impl IntoIterator<Item = u16>) {
+        self.ports = ports.into_iter().collect();
     }
 
     /// What the kernel says now.
     ///
-    /// Established sockets are counted by a dump of their own, a moment later: asking for `tcp_info` takes each
-    /// socket's lock, which is nothing to do to connections at work. The count is `None` where the kernel tells no
-    /// cgroups.
+    /// Established sockets are counted by a dump of their own, a moment later. The count is `None` where the kernel
+    /// tells no cgroups.
     pub fn snapshot(&mut self, clock: &dyn Clock, ask: Ask) -> Result<Snapshot, CollectError> {
-        let (at, monotonic) = (clock.now(), clock.monotonic());
-        let mut leaks = Leaks { close_wait: Vec::with_capacity(self.last_count), listeners: Vec::new() };
-        let (source, mut quality) = self.read(1 << CLOSE_WAIT | 1 << LISTEN, true, &mut leaks)?;
-        let mut established = None;
-        if ask.established {
+        Ok(self.collect(clock, ask, false)?.snapshot)
+    }
+
+    /// The same, with each socket in CLOSE_WAIT in full; nothing is passed over.
+    pub fn detail(&mut self, clock: &dyn Clock) -> Result<Detail, CollectError> {
+        self.collect(clock, Ask { afresh: true, ..Ask::default() }, true)
+    }
+
+    fn collect(&mut self, clock: &dyn Clock, ask: Ask, in_full: bool) -> Result<Detail, CollectError> {
+        let mut found = Found::begin(clock, ask, in_full);
+        let mut vanished = Vec::new();
+        for (namespace, mptcp) in self.to_walk(ask, &mut found.passed_over) {
+            if self.walk(&namespace, mptcp, &mut found)? == Walked::Vanished {
+                vanished.push(namespace.id());
+            }
+        }
+        if !vanished.is_empty() {
+            // All processes by which it was reached have ended; others may be in it still.
+            self.discover();
+            let again: Vec<Namespace> =
+                self.namespaces.iter().filter(|namespace| vanished.contains(&namespace.id())).cloned().collect();
+            for namespace in again {
+                self.walk(&namespace, true, &mut found)?;
+            }
+        }
+        let known: HashSet<NetNs> = self.namespaces.iter().map(Namespace::id).collect();
+        self.memory.retain(|id, _| known.contains(id));
+        Ok(found.into_detail(self.namespaces.hidden()))
+    }
+
+    /// The namespaces in which something may matter, with whether MPTCP is spoken there; counts those that are
+    /// passed over.
+    fn to_walk(&mut self, ask: Ask, passed_over: &mut PassedOver) -> Vec<(Namespace, bool)> {
+        let bounds: Vec<_> = self.namespaces.iter().map(|namespace| self.gate.bound(namespace).ok()).collect();
+        // One whose counters cannot be read may hold anything.
+        let at_most = |bound: &Option<Bound>| bound.map_or(u64::MAX, |bound| bound.close_wait);
+        let host = bounds.iter().map(at_most).fold(0, u64::saturating_add);
+        let mut to_walk = Vec::new();
+        for (namespace, bound) in self.namespaces.iter().zip(&bounds) {
+            let at_most = at_most(bound);
+            let walks = match ask.matters {
+                Some(matters) => matters(at_most, host),
+                // Our own also for its listeners.
+                None => at_most > 0 || namespace.is_own(),
+            };
+            if walks {
+                to_walk.push((namespace.clone(), bound.is_none_or(|bound| bound.mptcp)));
+            } else if at_most > 0 {
+                passed_over.namespaces += 1;
+                passed_over.at_most += at_most;
+            }
+        }
+        to_walk
+    }
+
+    /// Walks one namespace, and keeps nothing of it open.
+    fn walk(&mut self, namespace: &Namespace, mptcp: bool, found: &mut Found) -> Result<Walked, CollectError> {
+        if namespace.is_own() {
+            let memory = self.memory.entry(namespace.id()).or_default();
+            memory.read(namespace.id(), &mut self.own, mptcp, &self.ports, found)?;
+            return Ok(Walked::Whole);
+        }
+        let mut reader = match namespace.enter() {
+            Ok(diag) => Reader::new(diag, namespace.tables()),
+            Err(EnterError::Gone) => return Ok(Walked::Vanished),
+            Err(EnterError::Forbidden) => {
+                found.not_entered += 1;
+                Reader::of_tables(namespace.tables())
+            }
+            Err(EnterError::Failed(why)) => {
+                found.partial(format!("network namespace {}: {why}", namespace.id()));
+                return Ok(Walked::Whole);
+            }
+        };
+        let memory = self.memory.entry(namespace.id()).or_default();
+        if let Err(error) = memory.read(namespace.id(), &mut reader, mptcp, &self.ports, found) {
+            found.partial(format!("network namespace {}: {error}", namespace.id()));
+        }
+        Ok(Walked::Whole)
+    }
+
+    /// The TCP table of these namespaces, of all states: `ss -tan` as values, for the evidence. An interrupted walk is
+    /// given as it is, since a picture of a moving table is still evidence.
+    pub fn table(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
+        self.rows(ALL_STATES, of)
+    }
+
+    /// The connections in these namespaces by which data may still come or go: established ones, and those that the
+    /// peer has half-closed.
+    pub fn connections(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
+        self.rows(1 << ESTABLISHED | 1 << CLOSE_WAIT, of)
+    }
+
+    fn rows(&mut self, states: u32, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
+        let wanted = Wanted { states, info: false };
+        let mut all = Vec::new();
+        for namespace in self.namespaces.iter().filter(|namespace| of.contains(&namespace.id())) {
+            let mut rows = Vec::new();
+            match namespace.is_own() {
+                true => self.own.read(wanted, &mut rows)?,
+                false => match namespace.enter() {
+                    Ok(diag) => Reader::new(diag, namespace.tables()).read(wanted, &mut rows)?,
+                    Err(_) => Reader::of_tables(namespace.tables()).read(wanted, &mut rows)?,
+                },
+            };
+            all.append(&mut rows);
+        }
+        Ok(all)
+    }
+
+    /// Our own network namespace.
+    pub fn own_namespace(&self) -> NetNs {
+        self.namespaces.own().id()
+    }
+}
+
+impl Memory {
+    /// One walk of the namespace, gathered into `found`.
+    fn read(
+        &mut self,
+        id: NetNs,
+        reader: &mut Reader,
+        mptcp: bool,
+        ports: &HashSet<u16>,
+        found: &mut Found,
+    ) -> Result<(), CollectError> {
+        let due = found.monotonic.saturating_sub(self.asked_all) >= ASK_ALL_EVERY;
+        let info = found.ask.afresh || self.behind || due || self.ledger.is_empty();
+        let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
+        let mut leaks = Leaks::new(id, found.monotonic, &mut self.ledger, ports, found.in_full);
+        let (source, mut quality) = reader.read(wanted, &mut leaks)?;
+        if mptcp && quality == Quality::Complete {
+            quality = reader.add_mptcp(wanted, &mut leaks)?;
+        }
+        if quality == Quality::Complete {
+            leaks.end();
+        }
+        reader.ask(&mut leaks);
+        let behind = leaks.unasked_in_all > MOST_UNASKED;
+        found.absorb(leaks);
+        self.behind = behind;
+        if info {
+            self.asked_all = found.monotonic;
+        }
+        found.source = found.source.max(source);
+        if let Quality::Partial { why } = quality {
+            found.partial(why);
+        }
+        if found.ask.established {
             let mut counts = ByCgroup::default();
-            let (_, of_counts) = self.read(1 << ESTABLISHED, false, &mut counts)?;
-            established = (!counts.some_untold).then_some(counts.counts);
-            if quality == Quality::Complete {
-                quality = of_counts;
+            if let (_, Quality::Partial { why }) =
+                reader.read(Wanted { states: 1 << ESTABLISHED, info: false }, &mut counts)?
+            {
+                found.partial(why);
             }
+            found.count(counts);
         }
-        self.last_count = leaks.close_wait.len();
-        let took = clock.monotonic().saturating_sub(monotonic);
-        let Leaks { close_wait, listeners } = leaks;
-        Ok(Snapshot { at, monotonic, took, close_wait, listeners, established, quality, source: source.name() })
-    }
-
-    /// The whole TCP table, of all states: `ss -tan` as values, for the evidence. An interrupted walk is given as
-    /// it is, since a picture of a moving table is still evidence.
-    pub fn table(&mut self) -> Result<Vec<TableRow>, CollectError> {
-        let mut rows = Vec::new();
-        self.read(ALL_STATES, false, &mut rows)?;
-        Ok(rows)
-    }
-
-    /// Reads the sockets in `states` from the first source that does not refuse, again where the dump was
-    /// interrupted.
-    fn read(&mut self, states: u32, info: bool, into: &mut impl Gather) -> Result<(Source, Quality), CollectError> {
-        let mut refused = String::from("not asked");
-        for &source in self.sources {
-            for attempt in 1..=TRIES_WHEN_INTERRUPTED {
-                into.begin();
-                let interrupted = match source {
-                    Source::OneWalk => self.dump(&[Walk::Both], states, info, into),
-                    Source::ByFamily => self.dump(&[Walk::V4, Walk::V6], states, info, into),
-                    Source::Proc => {
-                        let wanted = |entry: &Entry| states & 1 << entry.state != 0;
-                        proc_table::walk().map(|rows| rows.filter(wanted).for_each(|entry| into.take(entry))).map_err(
-                            |error| CollectError::NoSource { netlink: refused.clone(), proc: error.to_string() },
-                        )?;
-                        Ok(false)
-                    }
-                };
-                match interrupted {
-                    Ok(false) => return Ok((source, Quality::Complete)),
-                    Ok(true) if attempt < TRIES_WHEN_INTERRUPTED => {}
-                    Ok(true) => {
-                        let why = format!("the dump was interrupted {TRIES_WHEN_INTERRUPTED} times");
-                        return Ok((source, Quality::Partial { why }));
-                    }
-                    Err(error) if error.is_refusal() => {
-                        refused = error.to_string();
-                        break;
-                    }
-                    Err(error) => return Err(CollectError::Dump { detail: error.to_string() }),
-                }
-            }
-        }
-        Err(CollectError::NoSource { netlink: refused, proc: "not asked".into() })
-    }
-
-    /// Runs the walks one after the other; interrupted if one of them was.
-    fn dump(&mut self, walks: &[Walk], states: u32, info: bool, into: &mut impl Gather) -> Result<bool, DumpError> {
-        let mut interrupted = false;
-        for &walk in walks {
-            interrupted |= self.diag.dump(Request { walk, states, info }, |entry| into.take(entry))?;
-        }
-        Ok(interrupted)
+        Ok(())
     }
 }
 
-/// What a walk's sockets are gathered into.
-trait Gather {
-    /// Before each attempt: forgets what a broken one left.
-    fn begin(&mut self);
-    fn take(&mut self, entry: Entry);
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Walked {
+    Whole,
+    /// Nothing leads into it any more: its processes have ended, and it with them or not.
+    Vanished,
 }
 
-/// The sockets in CLOSE_WAIT and the listeners.
-struct Leaks {
-    close_wait: Vec<Socket>,
+/// What has been found so far in one look over the namespaces.
+struct Found<'a> {
+    at: Timestamp,
+    monotonic: Duration,
+    ask: Ask<'a>,
+    in_full: bool,
+    groups: Vec<Group>,
     listeners: Vec<Listener>,
+    sockets: Vec<(usize, Socket)>,
+    established: Option<BTreeMap<u64, u64>>,
+    passed_over: PassedOver,
+    quality: Quality,
+    source: Source,
+    /// Namespaces of which only the tables in /proc could be read.
+    not_entered: usize,
 }
 
-impl Gather for Leaks {
-    fn begin(&mut self) {
-        self.close_wait.clear();
-        self.listeners.clear();
-    }
-
-    fn take(&mut self, entry: Entry) {
-        match entry.state {
-            CLOSE_WAIT => self.close_wait.push(close_wait(entry)),
-            LISTEN => self.listeners.push(listener(entry)),
-            // It left CLOSE_WAIT between the kernel's filter and its answer.
-            _ => {}
+impl<'a> Found<'a> {
+    fn begin(clock: &dyn Clock, ask: Ask<'a>, in_full: bool) -> Self {
+        Self {
+            at: clock.now(),
+            monotonic: clock.monotonic(),
+            ask,
+            in_full,
+            groups: Vec::new(),
+            listeners: Vec::new(),
+            sockets: Vec::new(),
+            established: ask.established.then(BTreeMap::new),
+            passed_over: PassedOver::default(),
+            quality: Quality::Complete,
+            source: Source::OneWalk,
+            not_entered: 0,
         }
     }
-}
 
-/// Sockets counted by their cgroup.
-#[derive(Default)]
-struct ByCgroup {
-    counts: BTreeMap<u64, u64>,
-    /// The kernel did not tell every socket's cgroup.
-    some_untold: bool,
-}
-
-impl Gather for ByCgroup {
-    fn begin(&mut self) {
-        *self = Self::default();
+    fn partial(&mut self, why: String) {
+        self.quality = Quality::Partial { why };
     }
 
-    fn take(&mut self, entry: Entry) {
-        match entry.cgroup_id {
-            Some(id) => *self.counts.entry(id).or_default() += 1,
-            None => self.some_untold = true,
+    fn absorb(&mut self, leaks: Leaks) {
+        let (groups, listeners) = (self.groups.len(), self.listeners.len());
+        let Leaks { groups: found, listeners: found_listeners, sockets, .. } = leaks;
+        self.groups.extend(found.into_iter().map(|group| Group { via: group.via.map(|via| via + listeners), ..group }));
+        self.listeners.extend(found_listeners);
+        self.sockets.extend(sockets.into_iter().flatten().map(|(group, socket)| (group + groups, socket)));
+    }
+
+    fn count(&mut self, counted: ByCgroup) {
+        match &mut self.established {
+            Some(counts) if !counted.some_untold => {
+                counted.counts.into_iter().for_each(|(id, count)| *counts.entry(id).or_default() += count);
+            }
+            // A part of the count is not the count.
+            _ => self.established = None,
         }
     }
-}
 
-impl Gather for Vec<TableRow> {
-    fn begin(&mut self) {
-        self.clear();
-    }
-
-    fn take(&mut self, entry: Entry) {
-        self.push(row(entry));
-    }
-}
-
-fn close_wait(entry: Entry) -> Socket {
-    Socket {
-        cookie: entry.cookie,
-        local: entry.local,
-        remote: entry.remote,
-        inode: entry.inode.into(),
-        uid: entry.uid,
-        cgroup_id: entry.cgroup_id,
-        recv_q: entry.recv_q,
-        send_q: entry.send_q,
-        last_ack_received: entry.last_ack_received,
-        last_data_sent: entry.last_data_sent,
-    }
-}
-
-fn listener(entry: Entry) -> Listener {
-    Listener { local: entry.local, inode: entry.inode.into(), cgroup_id: entry.cgroup_id }
-}
-
-fn row(entry: Entry) -> TableRow {
-    TableRow {
-        state: wire::state_name(entry.state),
-        recv_q: entry.recv_q,
-        send_q: entry.send_q,
-        local: entry.local,
-        remote: entry.remote,
-        inode: entry.inode.into(),
-        cookie: entry.cookie,
-        cgroup_id: entry.cgroup_id,
+    fn into_detail(self, hidden: usize) -> Detail {
+        let mut blind_spots = Vec::new();
+        if self.not_entered > 0 {
+            blind_spots.push(BlindSpot::NotEntered(self.not_entered));
+        }
+        if hidden > 0 {
+            blind_spots.push(BlindSpot::Hidden(hidden));
+        }
+        if self.source == Source::Proc {
+            blind_spots.push(BlindSpot::NoDiagnostics);
+        }
+        let snapshot = Snapshot {
+            at: self.at,
+            monotonic: self.monotonic,
+            groups: self.groups,
+            listeners: self.listeners,
+            established: self.established,
+            passed_over: self.passed_over,
+            quality: self.quality,
+            source: self.source.name(),
+            blind_spots,
+        };
+        Detail { snapshot, sockets: self.sockets }
     }
 }

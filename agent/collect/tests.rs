@@ -4,8 +4,10 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use super::netlink::DumpError;
 use super::*;
 use crate::clock::SystemClock;
+use crate::model::Brief;
 
 /// A connection of which one end has closed; the other end stays in CLOSE_WAIT.
 struct Leak {
@@ -37,21 +39,27 @@ fn leak(listen: &str, connect: &str, closes: Closes, unread: &[u8]) -> Leak {
     Leak { held, listens_on: listener.local_addr().unwrap(), _listener: listener }
 }
 
-fn only(source: &'static [Source]) -> Collector {
-    Collector { sources: source, ..Collector::new().unwrap() }
+/// A collector that knows these ways alone.
+fn only(sources: &'static [Source]) -> Collector {
+    let mut collector = Collector::new().unwrap();
+    collector.own.sources = sources;
+    collector
 }
 
-fn look(collector: &mut Collector) -> Snapshot {
-    collector.snapshot(&SystemClock, Ask::default()).unwrap()
+fn look(collector: &mut Collector) -> Detail {
+    collector.detail(&SystemClock).unwrap()
 }
 
-fn find<'a>(snapshot: &'a Snapshot, held: &TcpStream) -> &'a Socket {
+/// The socket in full, and its group.
+fn find<'a>(detail: &'a Detail, held: &TcpStream) -> (&'a Socket, &'a Group) {
     let (local, remote) = (held.local_addr().unwrap(), held.peer_addr().unwrap());
-    snapshot
-        .close_wait
-        .iter()
-        .find(|s| s.local == local && s.remote == remote)
-        .unwrap_or_else(|| panic!("{local} -> {remote} is not in the snapshot"))
+    let found = detail.sockets.iter().find(|(_, s)| s.local == local && s.remote == remote);
+    let (group, socket) = found.unwrap_or_else(|| panic!("{local} -> {remote} is not in the snapshot"));
+    (socket, &detail.snapshot.groups[*group])
+}
+
+fn brief(group: &Group, inode: u64) -> Brief {
+    *group.sockets.iter().find(|brief| u64::from(brief.inode) == inode).unwrap()
 }
 
 fn inode(stream: &impl std::os::fd::AsFd) -> u64 {
@@ -64,23 +72,40 @@ fn a_leaked_socket_is_seen_as_the_kernel_holds_it() {
         (leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b""), leak("[::1]:0", "::1", Closes::Client, b"five!"));
     let mut collector = Collector::new().unwrap();
     let first = look(&mut collector);
-    assert_eq!((first.quality.clone(), first.source), (Quality::Complete, "sock_diag"));
-    let seen = find(&first, &outbound.held);
+    assert_eq!((first.snapshot.quality.clone(), first.snapshot.source), (Quality::Complete, "sock_diag"));
+    let (seen, group) = find(&first, &outbound.held);
     assert_eq!(seen.inode, inode(&outbound.held));
     assert_eq!(seen.uid, nix::unistd::geteuid().as_raw());
     assert_eq!((seen.recv_q, seen.send_q), (1, 0), "the FIN alone is unread");
-    assert_eq!(find(&first, &unread.held).recv_q, 6, "five bytes and the FIN are unread");
-    assert!(seen.cgroup_id.is_some() && seen.cookie != 0);
-    let listens = first.listeners.iter().find(|l| l.local == outbound.listens_on).unwrap();
-    assert_eq!(listens.inode, inode(&outbound._listener));
+    assert!(group.cgroup_id.is_some() && seen.cookie != 0);
+    assert_eq!((group.via, brief(group, seen.inode).unread), (None, false));
+    let (seen_unread, group_unread) = find(&first, &unread.held);
+    assert_eq!(seen_unread.recv_q, 6, "five bytes and the FIN are unread");
+    assert!(brief(group_unread, seen_unread.inode).unread);
+    let listens = &first.snapshot.listeners[group_unread.via.expect("it came in by a listener")];
+    assert_eq!((listens.local, listens.inode), (unread.listens_on, inode(&unread._listener)));
 
-    std::thread::sleep(Duration::from_millis(60)); // time passes in the kernel, which no clock of ours can play
+    std::thread::sleep(Duration::from_millis(300)); // time passes in the kernel, which no clock of ours can play
     let second = look(&mut collector);
-    let again = find(&second, &outbound.held);
+    let (again, _) = find(&second, &outbound.held);
     assert_eq!((again.cookie, again.inode), (seen.cookie, seen.inode));
-    let grown = again.last_ack_received.unwrap() - seen.last_ack_received.unwrap();
-    assert!((Duration::from_millis(50)..Duration::from_secs(5)).contains(&grown), "the age grew by {grown:?}");
-    assert!(second.monotonic > first.monotonic && second.at > first.at);
+    let grown = again.age.unwrap() - seen.age.unwrap();
+    assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&grown), "the age grew by {grown:?}");
+    assert!(second.snapshot.monotonic > first.snapshot.monotonic && second.snapshot.at > first.snapshot.at);
+}
+
+/// By a collector that has looked before, a new socket is asked for by itself.
+#[test]
+fn a_socket_that_is_older_than_the_look_that_finds_it_has_its_age_at_once() {
+    let mut collector = Collector::new().unwrap();
+    let _first = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
+    collector.snapshot(&SystemClock, Ask::default()).unwrap();
+    let second = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
+    std::thread::sleep(Duration::from_millis(400));
+    let snapshot = collector.snapshot(&SystemClock, Ask::default()).unwrap();
+    let inode = inode(&second.held);
+    let age = snapshot.groups.iter().flat_map(|g| &g.sockets).find(|s| u64::from(s.inode) == inode).unwrap().age();
+    assert!((Duration::from_millis(290)..Duration::from_secs(10)).contains(&age), "{age:?}");
 }
 
 #[test]
@@ -89,9 +114,11 @@ fn a_connection_that_was_never_accepted_has_no_inode() {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let from = client.local_addr().unwrap();
     drop(client);
-    let snapshot = look(&mut Collector::new().unwrap());
-    let waiting = snapshot.close_wait.iter().find(|s| s.remote == from).unwrap();
+    let detail = look(&mut Collector::new().unwrap());
+    let (group, waiting) = detail.sockets.iter().find(|(_, s)| s.remote == from).unwrap();
     assert_eq!((waiting.inode, waiting.local), (0, listener.local_addr().unwrap()));
+    let via = detail.snapshot.groups[*group].via.unwrap();
+    assert_eq!(detail.snapshot.listeners[via].inode, inode(&listener));
 }
 
 #[test]
@@ -102,12 +129,19 @@ fn the_three_sources_give_the_same_sockets() {
         leak("[::1]:0", "::1", Closes::Server, b""),
         leak("[::]:0", "127.0.0.1", Closes::Client, b""), // an IPv4-mapped socket
     ];
-    let ours = |snapshot: &Snapshot| {
+    let ours = |detail: &Detail| {
         let of_ours = |local: &SocketAddr| leaks.iter().any(|l| l.listens_on.port() == local.port());
+        let listeners = &detail.snapshot.listeners;
         let mut listening: Vec<_> =
-            snapshot.listeners.iter().filter(|l| of_ours(&l.local)).map(|l| (l.local, l.inode)).collect();
-        let held = leaks.iter().map(|leak| find(snapshot, &leak.held));
-        let sockets: Vec<_> = held.map(|s| (s.local, s.remote, s.inode, s.uid, s.recv_q, s.send_q)).collect();
+            listeners.iter().filter(|l| of_ours(&l.local)).map(|l| (l.local, l.inode)).collect();
+        let held = leaks.iter().map(|leak| find(detail, &leak.held));
+        let sockets: Vec<_> = held
+            .map(|(s, group)| {
+                let Brief { unread, sending, .. } = brief(group, s.inode);
+                let via = group.via.map(|via| listeners[via].inode);
+                (s.local, s.remote, s.inode, s.uid, s.recv_q, s.send_q, unread, sending, via)
+            })
+            .collect();
         listening.sort();
         (sockets, listening)
     };
@@ -117,14 +151,35 @@ fn the_three_sources_give_the_same_sockets() {
     assert_eq!(ours(&one_walk), ours(&by_family));
     assert_eq!(ours(&one_walk), ours(&proc));
     assert_eq!(ours(&one_walk).1.len(), leaks.len());
-    assert_eq!((one_walk.source, by_family.source, proc.source), ("sock_diag", "sock_diag", "procfs"));
+    let sources = [&one_walk, &by_family, &proc].map(|detail| detail.snapshot.source);
+    assert_eq!(sources, ["sock_diag", "sock_diag", "procfs"]);
+    assert_eq!(proc.snapshot.blind_spots, [BlindSpot::NoDiagnostics]);
     for leak in &leaks {
-        let (a, b, c) = (find(&one_walk, &leak.held), find(&by_family, &leak.held), find(&proc, &leak.held));
-        assert_eq!((a.cookie, a.cgroup_id), (b.cookie, b.cgroup_id));
-        assert!(b.last_ack_received >= a.last_ack_received && a.last_ack_received.is_some());
-        assert_eq!((c.cookie, c.cgroup_id, c.last_ack_received), (0, None, None), "/proc cannot tell");
+        let [(a, a_group), (b, b_group), (c, c_group)] = [&one_walk, &by_family, &proc].map(|d| find(d, &leak.held));
+        assert_eq!((a.cookie, a_group.cgroup_id), (b.cookie, b_group.cgroup_id));
+        assert_eq!((c.cookie, c_group.cgroup_id), (0, None), "/proc cannot tell");
     }
     assert!(leaks[3].held.local_addr().unwrap().to_string().contains("[::ffff:127.0.0.1]"), "kept as it is");
+}
+
+#[test]
+fn without_cookies_a_socket_is_known_again_by_its_inode() {
+    let leak = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
+    let mut collector = only(&[Source::Proc]);
+    let age = |collector: &mut Collector| find(&look(collector), &leak.held).0.age.unwrap();
+    assert_eq!(age(&mut collector), Duration::ZERO, "/proc tells no age");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(age(&mut collector) >= Duration::from_millis(200));
+}
+
+#[test]
+fn a_port_is_told_apart_where_it_was_asked_for() {
+    let leak = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
+    let port = leak.held.local_addr().unwrap().port();
+    let mut collector = Collector::new().unwrap();
+    assert_eq!(find(&look(&mut collector), &leak.held).1.port, None);
+    collector.tell_apart([port]);
+    assert_eq!(find(&look(&mut collector), &leak.held).1.port, Some(port));
 }
 
 #[test]
@@ -132,11 +187,28 @@ fn established_sockets_are_counted_only_when_asked() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let mut collector = Collector::new().unwrap();
-    assert_eq!(look(&mut collector).established, None);
-    let counted = collector.snapshot(&SystemClock, Ask { established: true }).unwrap().established.unwrap();
+    let asked = Ask { established: true, ..Ask::default() };
+    assert_eq!(collector.snapshot(&SystemClock, Ask::default()).unwrap().established, None);
+    let counted = collector.snapshot(&SystemClock, asked).unwrap().established.unwrap();
     assert!(counted.values().sum::<u64>() >= 2, "both ends: {counted:?}");
-    let proc = only(&[Source::Proc]).snapshot(&SystemClock, Ask { established: true }).unwrap();
+    let proc = only(&[Source::Proc]).snapshot(&SystemClock, asked).unwrap();
     assert_eq!(proc.established, None, "/proc tells no cgroups");
+}
+
+#[test]
+fn a_namespace_that_cannot_matter_is_passed_over() {
+    let _leak = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
+    let mut collector = Collector::new().unwrap();
+    let all = collector.snapshot(&SystemClock, Ask::default()).unwrap();
+    assert_eq!(all.passed_over.namespaces, 0);
+    let matters = |service: u64, _host: u64| service > 1_000_000_000;
+    let quiet = collector.snapshot(&SystemClock, Ask { matters: Some(&matters), ..Ask::default() }).unwrap();
+    assert!(quiet.groups.is_empty() && quiet.passed_over.namespaces >= 1);
+    let held: usize = all.groups.iter().map(|group| group.sockets.len()).sum();
+    assert!(quiet.passed_over.at_most >= held as u64, "{:?}, and {held} are held", quiet.passed_over);
+    let always = |_: u64, _: u64| true;
+    let asked = Ask { matters: Some(&always), ..Ask::default() };
+    assert!(!collector.snapshot(&SystemClock, asked).unwrap().groups.is_empty());
 }
 
 #[test]
@@ -144,7 +216,9 @@ fn the_table_holds_every_state_alike_from_every_source() {
     let leaked = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
     let port = leaked.listens_on.port();
     for source in [&[Source::OneWalk][..], &[Source::ByFamily], &[Source::Proc]] {
-        let rows = only(source).table().unwrap();
+        let mut collector = only(source);
+        let own = collector.own_namespace();
+        let rows = collector.table(&[own].into()).unwrap();
         let mut states: Vec<_> =
             rows.iter().filter(|r| r.local.port() == port || r.remote.port() == port).map(|r| r.state).collect();
         states.sort_unstable();

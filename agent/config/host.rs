@@ -13,6 +13,9 @@ use crate::model::service::ServiceName;
 pub struct HostConfig {
     /// From tick to tick. Default 15s, from 1s to 10m.
     pub interval: Duration,
+    /// The share of one core that looking may cost; above it the interval is lengthened. Default 0.005 (0.5%), from
+    /// 0.0001 to 1.
+    pub cpu_budget: f64,
     /// Told with every message.
     pub labels: BTreeMap<String, String>,
     /// By the name that `register` uses; in this version the name is the kind.

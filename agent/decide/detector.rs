@@ -66,6 +66,11 @@ impl Detector {
         self.watches.get(&(policy.to_string(), service.clone())).copied().unwrap_or_default()
     }
 
+    /// Nothing is held, or breached, by any policy.
+    pub fn is_quiet(&self) -> bool {
+        self.watches.is_empty()
+    }
+
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
         self.watches.keys().map(|(_, service)| service)

@@ -2,6 +2,7 @@
 
 pub mod detector;
 pub mod guards;
+pub mod possible;
 pub mod rehearse;
 
 #[cfg(test)]

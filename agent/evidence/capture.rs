@@ -50,7 +50,7 @@ pub(super) async fn into_draft(
     note_cut(&mut missing, "sockets.txt", left_out);
     writer = writer.add("sockets.txt", text).await?;
 
-    let ranked = peers::rank(request.sockets, request.ages, request.names, request.at);
+    let ranked = peers::rank(request.sockets, request.names, request.at);
     let mut text = serde_json::to_string_pretty(&ranked).expect("peers have string keys and whole numbers only");
     text.push('\n');
     writer = writer.add("peers.json", text).await?;
@@ -59,7 +59,7 @@ pub(super) async fn into_draft(
     let facts = read_processes(request, Instant::now() + soft.duration_since(Instant::now()) / 2, &mut missing).await;
     writer = writer.add("processes.jsonl", lines::write(&facts, usize::MAX).text).await?;
 
-    let sockets = lines::sockets(request.sockets, request.ages, &processes::holders_by_inode(&facts), SOCKETS_BYTES);
+    let sockets = lines::sockets(request.sockets, &processes::holders_by_inode(&facts), SOCKETS_BYTES);
     note_cut(&mut missing, "sockets.jsonl", sockets.left_out);
     writer = writer.add("sockets.jsonl", sockets.text).await?;
     writer = writer.add("summary.txt", summary(request, &ranked, &facts)).await?;

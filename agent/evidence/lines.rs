@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::AgeOf;
 use crate::model::census::Owned;
 use crate::model::{Direction, Readings};
 
@@ -53,7 +52,7 @@ struct SocketLine<'a> {
 }
 
 /// `sockets.jsonl`.
-pub(super) fn sockets(sockets: &[Owned], ages: AgeOf<'_>, holders: &HashMap<u64, Vec<u32>>, max_bytes: usize) -> Lines {
+pub(super) fn sockets(sockets: &[Owned], holders: &HashMap<u64, Vec<u32>>, max_bytes: usize) -> Lines {
     let line = |owned| {
         let Owned { socket, direction }: &Owned = owned;
         // Inode 0 is "in the accept queue": nobody holds it, whatever has inode 0 elsewhere.
@@ -67,7 +66,7 @@ pub(super) fn sockets(sockets: &[Owned], ages: AgeOf<'_>, holders: &HashMap<u64,
             inode: socket.inode,
             cookie: socket.cookie,
             uid: socket.uid,
-            age_seconds: ages(socket).map(|age| age.as_secs()),
+            age_seconds: socket.age.map(|age| age.as_secs()),
             pids,
         }
     };
@@ -93,7 +92,7 @@ pub(super) fn history(history: &[(Timestamp, Readings)], max_bytes: usize) -> Li
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::peers::tests::{age, socket};
+    use crate::evidence::peers::tests::socket;
     use crate::model::Signal;
 
     #[test]
@@ -102,7 +101,7 @@ mod tests {
         let mut queued = socket("[::1]:7801", "[::1]:5000", Direction::Inbound, 0);
         queued.socket.inode = 0;
         let holders = HashMap::from([(130, vec![812, 813]), (0, vec![1])]);
-        let lines = sockets(&[known, queued], &age, &holders, 4096);
+        let lines = sockets(&[known, queued], &holders, 4096);
         assert_eq!(
             lines.text,
             concat!(

@@ -24,10 +24,7 @@ pub use retention::{Cause, Limits, MinFree, Removed, Room};
 pub use vault::Vault;
 
 use crate::model::census::Owned;
-use crate::model::{IncidentId, Readings, ServiceName, Socket, TableRow};
-
-/// How long a socket has been in CLOSE_WAIT, at least; `None` where that is not known.
-pub type AgeOf<'a> = &'a (dyn Fn(&Socket) -> Option<Duration> + Sync);
+use crate::model::{IncidentId, Readings, ServiceName, TableRow};
 
 /// What the other stages know at the moment of the breach. Evidence itself reads /proc, the journal and the
 /// output of `commands`, and nothing else.
@@ -39,8 +36,7 @@ pub struct Request<'a> {
     pub at: Timestamp,
     /// The service's sockets in CLOSE_WAIT.
     pub sockets: &'a [Owned],
-    pub ages: AgeOf<'a>,
-    /// The host's whole TCP table.
+    /// The whole TCP table of the network namespaces that it lives in.
     pub table: &'a [TableRow],
     /// Leaked sockets that each process holds, by pid.
     pub holders: &'a BTreeMap<u32, usize>,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{AgeOf, Holder};
+use super::{Holder};
 use crate::model::census::Owned;
 use crate::model::{Direction, duration};
 
@@ -52,7 +52,7 @@ pub struct Peers {
 }
 
 /// Ranks the peers of `sockets`, as seen at `at`.
-pub fn rank(sockets: &[Owned], ages: AgeOf<'_>, names: &HashMap<SocketAddr, String>, at: Timestamp) -> Peers {
+pub fn rank(sockets: &[Owned], names: &HashMap<SocketAddr, String>, at: Timestamp) -> Peers {
     // A socket that listens for both families shows an IPv4 peer as ::ffff:a.b.c.d: the same host.
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let mut by_address: HashMap<SocketAddr, &str> = HashMap::new();
@@ -80,7 +80,7 @@ pub fn rank(sockets: &[Owned], ages: AgeOf<'_>, names: &HashMap<SocketAddr, Stri
         let group = groups.entry(key).or_default();
         group.count += 1;
         group.unread += usize::from(socket.recv_q > 1);
-        group.oldest = group.oldest.max(ages(socket));
+        group.oldest = group.oldest.max(socket.age);
     }
 
     let mut ranked: Vec<(Key, Group)> = groups.into_iter().collect();
@@ -186,7 +186,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::Socket;
 
-    /// A CLOSE_WAIT socket whose age is told by its cookie, in seconds; 0: not known.
+    /// A CLOSE_WAIT socket of so many seconds; 0: not known.
     pub(in crate::evidence) fn socket(local: &str, remote: &str, direction: Direction, age: u64) -> Owned {
         Owned {
             direction,
@@ -196,17 +196,11 @@ pub(super) mod tests {
                 remote: remote.parse().unwrap(),
                 inode: 100 + age,
                 uid: 0,
-                cgroup_id: None,
                 recv_q: 1,
                 send_q: 0,
-                last_ack_received: None,
-                last_data_sent: None,
+                age: (age > 0).then(|| Duration::from_secs(age)),
             },
         }
-    }
-
-    pub(in crate::evidence) fn age(socket: &Socket) -> Option<Duration> {
-        (socket.cookie > 0).then(|| Duration::from_secs(socket.cookie))
     }
 
     fn at() -> Timestamp {
@@ -227,7 +221,7 @@ pub(super) mod tests {
         sockets[4].socket.recv_q = 2;
         let names = [("10.0.0.2:6379", "redis-session"), ("10.0.0.9:9000", "web"), ("10.0.0.9:9001", "cron")]
             .map(|(at, name)| (at.parse().unwrap(), name.to_string()));
-        rank(&sockets, &age, &names.into(), at())
+        rank(&sockets, &names.into(), at())
     }
 
     #[test]
@@ -256,7 +250,7 @@ pub(super) mod tests {
                 socket("10.9.9.9:1", &remote, Direction::Outbound, 1)
             })
             .collect();
-        let peers = rank(&sockets, &age, &HashMap::new(), at());
+        let peers = rank(&sockets, &HashMap::new(), at());
         assert_eq!((peers.peers.len(), peers.not_listed, peers.not_listed_sockets), (1_000, 500, 500));
     }
 

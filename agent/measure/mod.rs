@@ -1,6 +1,5 @@
 #![doc = include_str!("README.md")]
 
-mod ages;
 mod growth;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -9,9 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::model::socket::Quality;
-use crate::model::{Census, Direction, Readings, ServiceCensus, ServiceName, Signal, Socket};
+use crate::model::{Brief, Census, Readings, ServiceCensus, ServiceName, Signal};
 
-pub use ages::Ages;
 use growth::Growth;
 
 /// The signals of every service at one tick.
@@ -23,7 +21,8 @@ pub struct Measurements {
     /// Where the census was partial, why; then every signal is unknown.
     pub untrusted: Option<String>,
     services: BTreeMap<ServiceName, Readings>,
-    /// What a service without a socket in CLOSE_WAIT reads.
+    /// What a service without a socket in CLOSE_WAIT reads; nothing at all where a namespace was passed over, in which
+    /// it may have some.
     none: Readings,
 }
 
@@ -51,7 +50,6 @@ const HISTORY: usize = 120;
 pub struct Meter {
     /// The windowed signals that anybody asks for.
     asked: BTreeSet<Signal>,
-    ages: Ages,
     growth: BTreeMap<ServiceName, Growth>,
     history: BTreeMap<ServiceName, VecDeque<(Timestamp, Readings)>>,
 }
@@ -61,7 +59,6 @@ impl Meter {
     pub fn new(asked: impl IntoIterator<Item = Signal>) -> Self {
         Self {
             asked: asked.into_iter().collect(),
-            ages: Ages::default(),
             growth: BTreeMap::new(),
             history: BTreeMap::new(),
         }
@@ -74,11 +71,6 @@ impl Meter {
 
     pub fn asked(&self) -> &BTreeSet<Signal> {
         &self.asked
-    }
-
-    /// How long a socket has been in CLOSE_WAIT, at least.
-    pub fn age(&self, socket: &Socket, now: Duration) -> Duration {
-        self.ages.of(socket, now)
     }
 
     /// The service's signals of the last ticks, oldest first.
@@ -97,17 +89,18 @@ impl Meter {
                 none: Readings::default(),
             };
         }
-        self.ages.see(census);
-        let host = census.host_close_wait() as f64;
+        let host = (census.passed_over.namespaces == 0).then(|| census.host_close_wait() as f64);
         let nothing = ServiceCensus::default();
-        let known: BTreeSet<ServiceName> = census.services.keys().chain(self.growth.keys()).cloned().collect();
+        // What is not seen has nothing; but for what may lie in a namespace that was passed over.
+        let remembered = self.growth.keys().filter(|_| host.is_some());
+        let known: BTreeSet<ServiceName> = census.services.keys().chain(remembered).cloned().collect();
         let mut services = BTreeMap::new();
         for service in known {
             let held = census.services.get(&service).unwrap_or(&nothing);
-            let mut readings = self.counts(held, host, census.monotonic);
+            let mut readings = self.counts(held, host);
             let window = self.longest_window();
             let growth = self.growth.entry(service.clone()).or_default();
-            growth.see(census.monotonic, held.sockets.len() as f64, window);
+            growth.see(census.monotonic, held.close_wait() as f64, window);
             for signal in &self.asked {
                 if let Signal::CloseWaitGrowth(window) = signal
                     && let Some(per_minute) = growth.per_minute(*window)
@@ -122,32 +115,30 @@ impl Meter {
             ticks.push_back((census.at, readings.clone()));
             services.insert(service, readings);
         }
-        let none = self.counts(&nothing, host, census.monotonic);
+        let none = if host.is_some() { self.counts(&nothing, host) } else { Readings::default() };
         self.forget_quiet(census);
         Measurements { at: census.at, monotonic: census.monotonic, untrusted: None, services, none }
     }
 
-    fn counts(&self, held: &ServiceCensus, host: f64, now: Duration) -> Readings {
+    fn counts(&self, held: &ServiceCensus, host: Option<f64>) -> Readings {
         let mut readings = Readings::default();
-        let count = |wanted: &dyn Fn(&crate::model::census::Owned) -> bool| {
-            held.sockets.iter().filter(|owned| wanted(owned)).count() as f64
-        };
-        let all = held.sockets.len() as f64;
+        let count = |wanted: &dyn Fn(&Brief) -> bool| held.sockets().filter(|socket| wanted(socket)).count() as f64;
+        let all = held.close_wait() as f64;
         readings.set(Signal::CloseWait, all);
-        readings.set(Signal::CloseWaitInbound, count(&|owned| owned.direction == Direction::Inbound));
-        readings.set(Signal::CloseWaitOutbound, count(&|owned| owned.direction == Direction::Outbound));
-        readings.set(Signal::CloseWaitUnaccepted, count(&|owned| owned.socket.inode == 0));
-        readings.set(Signal::CloseWaitUnread, count(&|owned| owned.socket.recv_q > 1));
-        readings.set(Signal::CloseWaitSending, count(&|owned| ages::is_sending(&owned.socket)));
-        readings.set(Signal::HostCloseWait, host);
-        readings.set(Signal::CloseWaitHostShare, if host > 0.0 { all / host } else { 0.0 });
-        let oldest = held.sockets.iter().map(|owned| self.ages.of(&owned.socket, now)).max().unwrap_or_default();
+        readings.set(Signal::CloseWaitInbound, held.inbound.len() as f64);
+        readings.set(Signal::CloseWaitOutbound, held.outbound.len() as f64);
+        readings.set(Signal::CloseWaitUnaccepted, count(&|socket| socket.inode == 0));
+        readings.set(Signal::CloseWaitUnread, count(&|socket| socket.unread));
+        readings.set(Signal::CloseWaitSending, count(&|socket| socket.sending));
+        if let Some(host) = host {
+            readings.set(Signal::HostCloseWait, host);
+            readings.set(Signal::CloseWaitHostShare, if host > 0.0 { all / host } else { 0.0 });
+        }
+        let oldest = held.sockets().map(Brief::age).max().unwrap_or_default();
         readings.set(Signal::CloseWaitOldest, oldest.as_secs_f64());
         for signal in &self.asked {
             if let Signal::CloseWaitAged(least) = signal {
-                let aged =
-                    count(&|owned| !ages::is_sending(&owned.socket) && self.ages.of(&owned.socket, now) >= *least);
-                readings.set(*signal, aged);
+                readings.set(*signal, count(&|socket| !socket.sending && socket.age() >= *least));
             }
         }
         if let Some(established) = held.established {

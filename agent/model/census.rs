@@ -1,23 +1,39 @@
 //! Whose socket each one is, and the counts per service, with what stayed unattributed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::service::ServiceName;
-use super::socket::{Direction, Quality, Socket};
+use super::socket::{Brief, Direction, NetNs, PassedOver, Quality, Socket};
 
 /// What one service holds, at the moment of the snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceCensus {
-    pub sockets: Vec<Owned>,
+    pub inbound: Vec<Brief>,
+    pub outbound: Vec<Brief>,
     /// Where the service listens.
-    pub listening: Vec<std::net::SocketAddr>,
+    pub listening: Vec<(NetNs, SocketAddr)>,
+    /// The cgroups and network namespaces of its sockets.
+    pub cgroups: BTreeSet<u64>,
+    pub namespaces: BTreeSet<NetNs>,
     /// Established connections, when they were asked for.
     pub established: Option<u64>,
     /// Open descriptors of the service's processes, where they could be counted.
     pub descriptors: Option<Descriptors>,
+}
+
+impl ServiceCensus {
+    /// All of its sockets in CLOSE_WAIT.
+    pub fn sockets(&self) -> impl Iterator<Item = &Brief> {
+        self.inbound.iter().chain(&self.outbound)
+    }
+
+    pub fn close_wait(&self) -> usize {
+        self.inbound.len() + self.outbound.len()
+    }
 }
 
 /// A socket with its direction, as its owner sees it.
@@ -34,13 +50,6 @@ pub struct Descriptors {
     pub used: u64,
     /// Used over the soft limit, of the process nearest to its own limit; 0 to 1.
     pub worst_ratio: f64,
-}
-
-/// A socket that no service owns, and why.
-#[derive(Clone, Debug)]
-pub struct Unattributed {
-    pub socket: Socket,
-    pub why: NoOwner,
 }
 
 /// Who owns a socket, or why nobody is known to.
@@ -69,13 +78,17 @@ pub struct Census {
     /// Since boot.
     pub monotonic: Duration,
     pub services: BTreeMap<ServiceName, ServiceCensus>,
-    pub unattributed: Vec<Unattributed>,
+    /// Sockets without an owner, by the reason.
+    pub unattributed: BTreeMap<NoOwner, u64>,
+    pub passed_over: PassedOver,
     pub quality: Quality,
 }
 
 impl Census {
-    /// All CLOSE_WAIT sockets of the host, owned or not: what Zabbix's `system close_wait` shows.
-    pub fn host_close_wait(&self) -> usize {
-        self.services.values().map(|s| s.sockets.len()).sum::<usize>() + self.unattributed.len()
+    /// The sockets in CLOSE_WAIT that were walked, owned or not: all of the host's where nothing was passed over,
+    /// which is what Zabbix's `system close_wait` shows.
+    pub fn host_close_wait(&self) -> u64 {
+        let owned: usize = self.services.values().map(ServiceCensus::close_wait).sum();
+        owned as u64 + self.unattributed.values().sum::<u64>()
     }
 }

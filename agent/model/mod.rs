@@ -13,7 +13,7 @@ pub mod service;
 pub mod signal;
 pub mod socket;
 
-pub use census::{Census, Owner, ServiceCensus, Unattributed};
+pub use census::{Census, Owner, ServiceCensus};
 pub use incident::{IncidentId, Marker, Outcome, Trigger};
 pub use message::{EventKind, Message};
 pub use plan::{Plan, PlannedStep, Target};
@@ -23,4 +23,4 @@ pub use reason::Reason;
 pub use runbook::{Effect, Runbook, Step};
 pub use service::{Incarnation, ServiceName};
 pub use signal::{Reading, Readings, Signal};
-pub use socket::{Direction, Listener, Snapshot, Socket, TableRow};
+pub use socket::{Brief, Detail, Direction, Group, Listener, NetNs, Snapshot, Socket, TableRow};

@@ -10,33 +10,66 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// One TCP socket in CLOSE_WAIT.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Socket {
-    /// The kernel's own name for the socket; unique since boot, stable across dumps (`sock_gen_cookie`).
-    /// Zero where the source cannot tell (the /proc fallback).
-    pub cookie: u64,
-    pub local: SocketAddr,
-    pub remote: SocketAddr,
+/// Does a listener on `bound` accept connections to `local`? An IPv6 wildcard takes IPv4 as well.
+pub fn accepts(bound: SocketAddr, local: SocketAddr) -> bool {
+    let (bound, local) = (canonical(bound), canonical(local));
+    bound.port() == local.port()
+        && (bound.ip() == local.ip() || bound.ip().is_unspecified() && (bound.is_ipv6() || local.is_ipv4()))
+}
+
+/// A network namespace: the inode number of its file `/proc/PID/ns/net`, which is its own while it lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetNs(pub u64);
+
+impl std::fmt::Display for NetNs {
+    /// As the kernel writes it: `net:[4026531840]`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "net:[{}]", self.0)
+    }
+}
+
+/// What a tick keeps of one socket in CLOSE_WAIT: 12 bytes, since there may be hundreds of thousands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
     /// Inode in sockfs; 0 while the connection waits in the accept queue, where no process has it.
-    pub inode: u64,
-    pub uid: u32,
+    pub inode: u32,
+    age_ms: u32,
+    /// Data besides the FIN waits unread.
+    pub unread: bool,
+    /// Half-closed by the peer while data still leaves: no leak.
+    pub sending: bool,
+}
+
+impl Brief {
+    pub fn new(inode: u32, age: Duration, unread: bool, sending: bool) -> Self {
+        Self { inode, age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX), unread, sending }
+    }
+
+    /// At least how long it has been in CLOSE_WAIT, at the snapshot's moment; to the millisecond, rounded down, and
+    /// no more than 49 days.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(self.age_ms.into())
+    }
+}
+
+/// Sockets in CLOSE_WAIT that have in common what tells whose they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    pub namespace: NetNs,
     /// `INET_DIAG_CGROUP_ID`: the inode number of the cgroup v2 directory; `None` on kernels before 5.8.
     pub cgroup_id: Option<u64>,
-    /// Bytes the application has not read; the FIN counts as one, so 1 means "only the FIN is unread".
-    pub recv_q: u32,
-    /// Bytes the peer has not acknowledged.
-    pub send_q: u32,
-    /// Time since the last acknowledgement arrived (`tcpi_last_ack_recv`): a lower bound of the time in
-    /// CLOSE_WAIT, exact until the application writes or a keepalive is answered. `None`: not told.
-    pub last_ack_received: Option<Duration>,
-    /// Time since data was last sent (`tcpi_last_data_sent`).
-    pub last_data_sent: Option<Duration>,
+    /// The listener that accepts connections to their local address: its index in the snapshot. Where several do,
+    /// one of the same cgroup.
+    pub via: Option<usize>,
+    /// Their local port, where it was asked for by number.
+    pub port: Option<u16>,
+    pub sockets: Vec<Brief>,
 }
 
 /// A listening TCP socket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
+    pub namespace: NetNs,
     pub local: SocketAddr,
     pub inode: u64,
     pub cgroup_id: Option<u64>,
@@ -68,15 +101,83 @@ pub struct Snapshot {
     pub at: Timestamp,
     /// Since boot, for ages and windows; never steps.
     pub monotonic: Duration,
-    /// How long the collection took.
-    pub took: Duration,
-    pub close_wait: Vec<Socket>,
+    pub groups: Vec<Group>,
     pub listeners: Vec<Listener>,
     /// Established sockets counted by cgroup id, when they were asked for.
     pub established: Option<std::collections::BTreeMap<u64, u64>>,
+    /// Network namespaces whose own counters say that nothing in them can matter, and which were not walked; with the
+    /// most sockets in CLOSE_WAIT that they may hold together.
+    pub passed_over: PassedOver,
     pub quality: Quality,
     /// `sock_diag`, or `procfs` where netlink is not to be had.
     pub source: &'static str,
+    /// What could not be seen.
+    pub blind_spots: Vec<BlindSpot>,
+}
+
+/// Something that a look could not see, for want of a right or of a facility of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlindSpot {
+    /// So many network namespaces may not be entered: their sockets are read from /proc, without cgroup and age.
+    NotEntered(usize),
+    /// The network namespaces of so many processes may not be known.
+    Hidden(usize),
+    /// The kernel's socket diagnostics are not to be had: /proc tells neither cgroups nor ages.
+    NoDiagnostics,
+}
+
+impl std::fmt::Display for BlindSpot {
+    /// What is not seen, and what would show it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotEntered(count) => write!(
+                f,
+                "{count} network namespaces could not be entered: whose their sockets are, and how old, is not told \
+                 (CAP_SYS_ADMIN shows it)"
+            ),
+            Self::Hidden(count) => write!(
+                f,
+                "the network namespaces of {count} processes could not be seen (CAP_SYS_PTRACE shows them)"
+            ),
+            Self::NoDiagnostics => f.write_str(
+                "the kernel's socket diagnostics could not be used: /proc tells neither owners nor ages \
+                 (AF_NETLINK sockets and the kernel's tcp_diag and inet_diag show them)",
+            ),
+        }
+    }
+}
+
+/// Network namespaces that were not walked, because their counters said that it was needless.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    pub namespaces: usize,
+    /// Sockets in CLOSE_WAIT that they hold together, at most.
+    pub at_most: u64,
+}
+
+/// One TCP socket in CLOSE_WAIT with all that is told of it; for the evidence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Socket {
+    /// The kernel's own name for the socket; unique since boot, stable across dumps (`sock_gen_cookie`).
+    /// Zero where the source cannot tell (the /proc fallback).
+    pub cookie: u64,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub inode: u64,
+    pub uid: u32,
+    /// Bytes the application has not read; the FIN counts as one, so 1 means "only the FIN is unread".
+    pub recv_q: u32,
+    /// Bytes the peer has not acknowledged.
+    pub send_q: u32,
+    /// At least how long it has been in CLOSE_WAIT; `None`: not known.
+    pub age: Option<Duration>,
+}
+
+/// A snapshot in which each socket in CLOSE_WAIT is told in full, with the index of its group.
+#[derive(Clone, Debug)]
+pub struct Detail {
+    pub snapshot: Snapshot,
+    pub sockets: Vec<(usize, Socket)>,
 }
 
 /// One row of the host's whole TCP table, of any state; kept as evidence.

@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::Outcome;
 use crate::app::{self, Host, agent};
 use crate::clock::{Clock, SystemClock};
-use crate::collect::{Ask, Collector};
+use crate::collect::Collector;
 use crate::model::{EventKind, Message};
 
 pub use service::{ServiceArguments, service};
@@ -213,8 +213,8 @@ impl Leak {
     /// Tells a count that has stood for two looks.
     fn look(&mut self, narrator: &Narrator) {
         // The agent says so where the kernel cannot be asked; the next look may succeed.
-        let Ok(snapshot) = self.collector.snapshot(self.clock.as_ref(), Ask::default()) else { return };
-        let held = snapshot.close_wait.iter().filter(|socket| socket.remote == self.peer).count();
+        let Ok(detail) = self.collector.detail(self.clock.as_ref()) else { return };
+        let held = detail.sockets.iter().filter(|(_, socket)| socket.remote == self.peer).count();
         if held == self.seen && held != self.told {
             self.told = held;
             match held {

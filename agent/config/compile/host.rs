@@ -14,7 +14,7 @@ use crate::config::spec::host::{
     ConsulSpec, DestinationSpec, EvidenceSpec, FleetSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RegistriesSpec,
     RestartSpec, ServiceSpec, ToSpec,
 };
-use crate::config::spec::scalar::{Bytes, Free, Typed};
+use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::words;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, ProcessRestart};
@@ -36,6 +36,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
     };
     HostConfig {
         interval,
+        cpu_budget: cpu_budget(&at("cpu_budget"), spec.cpu_budget, to),
         labels: labels(spec.labels),
         services,
         fleet,
@@ -47,6 +48,15 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         state,
         registries,
     }
+}
+
+/// Half a percent of one core, unless it is told.
+fn cpu_budget(place: &Place, spec: Option<Typed<Percentage>>, to: &mut Compiling) -> f64 {
+    let Some(Typed(Percentage(share))) = spec else { return 0.005 };
+    if !(0.0001..=1.0).contains(&share) {
+        to.wrong(place, "`cpu_budget` is a share of one core from 0.01% to 100%, such as 0.5%");
+    }
+    share
 }
 
 fn labels(spec: BTreeMap<String, Typed<String>>) -> BTreeMap<String, String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Items;
-use super::scalar::{Bytes, Free, Typed};
+use super::scalar::{Bytes, Free, Percentage, Typed};
 use crate::model::ServiceName;
 use crate::model::message::EventKind;
 
@@ -15,6 +15,7 @@ use crate::model::message::EventKind;
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct HostSpec {
     pub interval: Option<Typed<Duration>>,
+    pub cpu_budget: Option<Typed<Percentage>>,
     pub labels: BTreeMap<String, Typed<String>>,
     pub registries: RegistriesSpec,
     pub services: Items<ServiceSpec>,

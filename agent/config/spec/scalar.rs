@@ -148,6 +148,19 @@ impl FromText for Free {
     }
 }
 
+/// A share, written as a percentage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percentage(pub f64);
+
+impl FromText for Percentage {
+    const EXPECTED: &'static str = "a percentage such as 0.5%";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let read = text.strip_suffix('%').and_then(share);
+        read.map(Self).ok_or_else(|| format!("expected {}, found `{text}`", Self::EXPECTED))
+    }
+}
+
 /// A percentage without its sign, 0 to 100, as a share.
 fn share(percent: &str) -> Option<f64> {
     percent.trim().parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent)).map(|percent| percent / 100.0)

@@ -5,7 +5,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use super::*;
-use crate::evidence::peers::tests::age;
 use crate::evidence::retention::MinFree;
 use crate::model::census::Owned;
 use crate::model::{Direction, Readings, ServiceName, Signal, Socket, TableRow};
@@ -70,7 +69,6 @@ impl Scene {
             host: "bj1-03",
             at: at(),
             sockets: &self.sockets,
-            ages: &age,
             table: &self.table,
             holders: &self.holders,
             names: &self.names,

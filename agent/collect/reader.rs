@@ -1,0 +1,155 @@
+//! The TCP table of one network namespace, by whichever way the kernel (or a sandbox) allows.
+//!
+//! Three ways, in this order: one walk for both families, one walk a family, the tables of /proc. The next one is
+//! tried only where the one before is *refused*; every other failure is a failure of this dump, and never a low count.
+//! Called by the collector.
+
+use std::path::PathBuf;
+
+use super::CollectError;
+use super::gather::{Gather, Leaks};
+use super::netlink::{Diag, DumpError};
+use super::proc_table;
+use super::wire::{Entry, Request, Walk};
+use super::ledger::Heard;
+use crate::model::socket::Quality;
+
+const TRIES_WHEN_INTERRUPTED: usize = 3;
+
+/// Where a table comes from; the order of trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    OneWalk,
+    ByFamily,
+    Proc,
+}
+
+impl Source {
+    pub const ORDER: &'static [Self] = &[Self::OneWalk, Self::ByFamily, Self::Proc];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneWalk | Self::ByFamily => "sock_diag",
+            Self::Proc => "procfs",
+        }
+    }
+}
+
+/// What is wanted of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// A mask of `1 << state`.
+    pub states: u32,
+    /// `tcp_info` as well.
+    pub info: bool,
+}
+
+/// One namespace's table.
+#[derive(Debug)]
+pub(super) struct Reader {
+    diag: Diag,
+    /// Its directory of tables: `/proc/self/net`, or another process's.
+    tables: PathBuf,
+    pub sources: &'static [Source],
+}
+
+impl Reader {
+    pub fn new(diag: Diag, tables: PathBuf) -> Self {
+        Self { diag, tables, sources: Source::ORDER }
+    }
+
+    /// Of a namespace that may not be entered: by its tables in /proc alone.
+    pub fn of_tables(tables: PathBuf) -> Self {
+        Self { diag: Diag::new(), tables, sources: &[Source::Proc] }
+    }
+
+    /// Reads the sockets in the wanted states from the first source that does not refuse, again where the dump was
+    /// interrupted.
+    pub fn read(&mut self, wanted: Wanted, into: &mut impl Gather) -> Result<(Source, Quality), CollectError> {
+        let mut refused = String::from("not asked");
+        for &source in self.sources {
+            match self.read_from(source, wanted, into) {
+                Ok(quality) => return Ok((source, quality)),
+                Err(Failure::Refused(error)) => refused = error.to_string(),
+                Err(Failure::Dump(error)) => return Err(CollectError::Dump { detail: error.to_string() }),
+                Err(Failure::Proc(proc)) => return Err(CollectError::NoSource { netlink: refused, proc }),
+            }
+        }
+        Err(CollectError::NoSource { netlink: refused, proc: "not asked".into() })
+    }
+
+    fn read_from(&mut self, source: Source, wanted: Wanted, into: &mut impl Gather) -> Result<Quality, Failure> {
+        for _ in 0..TRIES_WHEN_INTERRUPTED {
+            into.begin();
+            let interrupted = match source {
+                Source::OneWalk => self.dump(&[Walk::Both], wanted, into)?,
+                Source::ByFamily => self.dump(&[Walk::V4, Walk::V6], wanted, into)?,
+                Source::Proc => {
+                    let rows = proc_table::walk(&self.tables).map_err(|error| Failure::Proc(error.to_string()))?;
+                    // The listeners first, as the kernel's own walk gives them.
+                    let mut rows: Vec<Entry> = rows.filter(|entry| wanted.states & 1 << entry.state != 0).collect();
+                    rows.sort_by_key(|entry| entry.state != super::wire::LISTEN);
+                    rows.iter().for_each(|entry| into.take(entry));
+                    false
+                }
+            };
+            if !interrupted {
+                return Ok(Quality::Complete);
+            }
+        }
+        Ok(Quality::Partial { why: format!("the dump was interrupted {TRIES_WHEN_INTERRUPTED} times") })
+    }
+
+    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. A kernel without it
+    /// refuses, and has none.
+    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Quality, CollectError> {
+        into.asks = false;
+        let walked = self.dump(&[Walk::MptcpV4, Walk::MptcpV6], wanted, into);
+        into.asks = true;
+        match walked {
+            Ok(true) => Ok(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() }),
+            Ok(false) | Err(Failure::Refused(_)) => Ok(Quality::Complete),
+            Err(Failure::Dump(error)) => Err(CollectError::Dump { detail: format!("MPTCP: {error}") }),
+            Err(Failure::Proc(detail)) => Err(CollectError::Dump { detail }),
+        }
+    }
+
+    /// Asks for the sockets by themselves that the walk has left unasked. One that is gone meanwhile stays as it was
+    /// seen; where the kernel does not answer, ages stay what is known without it.
+    pub fn ask(&mut self, leaks: &mut Leaks) {
+        let unasked = std::mem::take(&mut leaks.unasked);
+        let identities: Vec<_> = unasked.iter().map(|unasked| unasked.identity).collect();
+        let asked = self.diag.infos(&identities, |at, info| {
+            if let Some(info) = info {
+                let heard =
+                    Heard { last_ack_received: info.last_ack_received, last_data_sent: info.last_data_sent };
+                leaks.hear(&unasked[at], heard);
+            }
+        });
+        if let Err(error) = asked {
+            tracing::debug!(%error, "single sockets could not be asked for");
+        }
+    }
+
+    /// Runs the walks one after the other; interrupted if one of them was.
+    fn dump(&mut self, walks: &[Walk], wanted: Wanted, into: &mut impl Gather) -> Result<bool, Failure> {
+        let Wanted { states, info } = wanted;
+        let mut interrupted = false;
+        for &walk in walks {
+            interrupted |= self.diag.dump(Request { walk, states, info }, |entry| into.take(&entry))?;
+        }
+        Ok(interrupted)
+    }
+}
+
+enum Failure {
+    Refused(DumpError),
+    Dump(DumpError),
+    Proc(String),
+}
+
+impl From<DumpError> for Failure {
+    fn from(error: DumpError) -> Self {
+        if error.is_refusal() { Self::Refused(error) } else { Self::Dump(error) }
+    }
+}
