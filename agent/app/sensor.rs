@@ -64,7 +64,9 @@ impl Sensor {
     pub fn look(&mut self) -> Result<Look, CollectError> {
         let asked = self.meter.asked();
         let established = asked.contains(&Signal::Established);
-        let descriptors = asked.iter().any(|signal| matches!(signal, Signal::FdUsed | Signal::FdRatio));
+        let of_descriptors =
+            |signal: &Signal| matches!(signal, Signal::FdUsed | Signal::FdRatio | Signal::FdExhaustedIn);
+        let descriptors = asked.iter().any(of_descriptors);
         let snapshot = self.collector.snapshot(self.clock.as_ref(), Ask { established })?;
         let descriptors = if descriptors { DescriptorAsk::Count } else { DescriptorAsk::Skip };
         let census = self.attributor.attribute(&snapshot, descriptors);

@@ -1,7 +1,10 @@
 #![doc = include_str!("README.md")]
 
 mod ages;
+mod exhaustion;
 mod growth;
+mod series;
+mod slope;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,6 +15,7 @@ use crate::model::socket::Quality;
 use crate::model::{Census, Direction, Readings, ServiceCensus, ServiceName, Signal, Socket};
 
 pub use ages::Ages;
+use exhaustion::Exhaustion;
 use growth::Growth;
 
 /// The signals of every service at one tick.
@@ -53,6 +57,7 @@ pub struct Meter {
     asked: BTreeSet<Signal>,
     ages: Ages,
     growth: BTreeMap<ServiceName, Growth>,
+    exhaustion: BTreeMap<ServiceName, Exhaustion>,
     history: BTreeMap<ServiceName, VecDeque<(Timestamp, Readings)>>,
 }
 
@@ -63,6 +68,7 @@ impl Meter {
             asked: asked.into_iter().collect(),
             ages: Ages::default(),
             growth: BTreeMap::new(),
+            exhaustion: BTreeMap::new(),
             history: BTreeMap::new(),
         }
     }
@@ -107,12 +113,20 @@ impl Meter {
             let mut readings = self.counts(held, host, census.monotonic);
             let window = self.longest_window();
             let growth = self.growth.entry(service.clone()).or_default();
-            growth.see(census.monotonic, held.sockets.len() as f64, window);
+            let incarnation = held.descriptors.map(|counted| counted.oldest);
+            growth.see(census.monotonic, held.sockets.len() as f64, incarnation, window);
             for signal in &self.asked {
                 if let Signal::CloseWaitGrowth(window) = signal
                     && let Some(per_minute) = growth.per_minute(*window)
                 {
                     readings.set(*signal, per_minute);
+                }
+            }
+            if self.asked.contains(&Signal::FdExhaustedIn) {
+                let exhaustion = self.exhaustion.entry(service.clone()).or_default();
+                exhaustion.see(census.monotonic, held.descriptors.as_ref());
+                if let Some(left) = exhaustion.exhausted_in() {
+                    readings.set(Signal::FdExhaustedIn, left.as_secs_f64());
                 }
             }
             let ticks = self.history.entry(service.clone()).or_default();
@@ -188,6 +202,7 @@ impl Meter {
         for service in forgotten {
             self.history.remove(&service);
             self.growth.remove(&service);
+            self.exhaustion.remove(&service);
         }
     }
 }

@@ -131,38 +131,52 @@ proptest! {
             prop_assert_eq!(value(&readings, Signal::CloseWait), alive.len() as f64);
         }
     }
+}
 
-    #[test]
-    fn growth_is_the_change_over_the_window_and_unknown_before(counts in proptest::collection::vec(0usize..60, 1..90)) {
-        let windows = [MINUTE, 5 * MINUTE, 10 * MINUTE];
-        let mut meter = Meter::new(windows.map(Signal::CloseWaitGrowth));
-        for (tick, count) in counts.iter().enumerate() {
-            let sockets = (0..*count as u64).map(|cookie| socket(cookie + 1, None)).collect();
-            let readings = meter.feed(&census(tick as u32, vec![("rpc-order.service", sockets)])).of(&name("rpc-order.service"));
-            for window in windows {
-                let ticks = (window.as_secs() / STEP.as_secs()) as usize;
-                let expected = match tick.checked_sub(ticks) {
-                    Some(before) => {
-                        let minutes = window.as_secs_f64() / 60.0;
-                        Reading::Known((*count as f64 - counts[before] as f64) / minutes)
-                    }
-                    None => Reading::Unknown,
-                };
-                prop_assert_eq!(readings.get(Signal::CloseWaitGrowth(window)), expected, "tick {}, {:?}", tick, window);
-            }
-        }
-    }
+/// One tick of a service with one leaked socket and its counted descriptors.
+fn counted(tick: u32, sockets: u64, descriptors: Option<Descriptors>) -> Census {
+    let held = (0..sockets).map(|cookie| socket(cookie + 1, None)).collect();
+    let mut census = census(tick, vec![("a.service", held)]);
+    census.services.get_mut(&name("a.service")).unwrap().descriptors = descriptors;
+    census
 }
 
 #[test]
-fn growth_over_a_gap_is_taken_over_the_time_that_passed() {
-    let growth = Signal::CloseWaitGrowth(MINUTE);
-    let mut meter = Meter::new([growth]);
-    let sockets = |count: u64| (0..count).map(|cookie| socket(cookie + 1, None)).collect::<Vec<_>>();
-    meter.feed(&census(0, vec![("a.service", sockets(0))]));
-    // Five minutes without a tick, and fifty sockets more: ten a minute, and not fifty.
-    let readings = meter.feed(&census(20, vec![("a.service", sockets(50))])).of(&name("a.service"));
-    assert_eq!(value(&readings, growth), 10.0);
+fn growth_and_the_forecast_are_unknown_until_their_window_was_watched_and_again_after_a_restart() {
+    let (growth, forecast) = (Signal::CloseWaitGrowth(5 * MINUTE), Signal::FdExhaustedIn);
+    let mut meter = Meter::new([growth, forecast]);
+    let mut tick = 0;
+    for began in [Duration::from_secs(9), MINUTE + STEP * 60 - Duration::from_secs(1)] {
+        for seen in 0..60u32 {
+            // Two sockets and one percent of the limit each quarter of a minute.
+            let descriptors = Descriptors { used: 1, worst_ratio: 0.2 + f64::from(seen) / 100.0, oldest: began };
+            let census = counted(tick, u64::from(seen) * 2, Some(descriptors));
+            let readings = meter.feed(&census).of(&name("a.service"));
+            match readings.get(growth) {
+                Reading::Known(per_minute) => assert!(seen >= 20 && (per_minute - 8.0).abs() < 1e-9, "{per_minute}"),
+                Reading::Unknown => assert!(seen < 20, "growth at tick {seen}"),
+            }
+            match readings.get(forecast) {
+                Reading::Known(left) => {
+                    let truth = (0.8 - f64::from(seen) / 100.0) * 100.0 * STEP.as_secs_f64();
+                    assert!(seen >= 40 && (left - truth).abs() < 1.0, "{left} of {truth}");
+                }
+                Reading::Unknown => assert!(seen < 40, "forecast at tick {seen}"),
+            }
+            tick += 1;
+        }
+    }
+    let uncounted = meter.feed(&counted(tick, 9, None)).of(&name("a.service"));
+    assert_eq!(uncounted.get(forecast), Reading::Unknown, "what cannot be counted now has no forecast");
+}
+
+#[test]
+fn a_forecast_that_nobody_asks_for_is_not_kept() {
+    let mut meter = Meter::new([]);
+    let full = Descriptors { used: 1, worst_ratio: 1.0, oldest: Duration::ZERO };
+    let readings = meter.feed(&counted(0, 1, Some(full))).of(&name("a.service"));
+    assert_eq!(readings.get(Signal::FdExhaustedIn), Reading::Unknown);
+    assert!(meter.exhaustion.is_empty());
 }
 
 #[test]
@@ -192,7 +206,7 @@ fn a_service_without_such_sockets_has_a_known_none() {
         assert_eq!(quiet.get(signal), Reading::Known(0.0), "{signal}");
     }
     assert_eq!(value(&quiet, Signal::HostCloseWait), 1.0);
-    for unmeasured in [Signal::Established, Signal::FdUsed, Signal::FdRatio] {
+    for unmeasured in [Signal::Established, Signal::FdUsed, Signal::FdRatio, Signal::FdExhaustedIn] {
         assert_eq!(quiet.get(unmeasured), Reading::Unknown, "{unmeasured}");
     }
     // Once its sockets are gone, it is known to have none, and not forgotten.
@@ -219,7 +233,7 @@ fn each_count_counts_its_own() {
         ],
         listening: Vec::new(),
         established: Some(41),
-        descriptors: Some(Descriptors { used: 900, worst_ratio: 0.9 }),
+        descriptors: Some(Descriptors { used: 900, worst_ratio: 0.9, oldest: Duration::from_secs(9) }),
     };
     counted.services.insert(name("a.service"), held);
     counted.unattributed = vec![Unattributed { socket: socket(7, None), why: NoOwner::NotAService }; 2];
@@ -269,7 +283,7 @@ fn a_socket_that_was_gone_is_young_again() {
 
 #[test]
 fn history_is_bounded_in_length_and_in_services() {
-    let mut meter = Meter::new([Signal::CloseWaitGrowth(MINUTE)]);
+    let mut meter = Meter::new([Signal::CloseWaitGrowth(MINUTE), Signal::FdExhaustedIn]);
     for tick in 0..(HISTORY as u32 * 3) {
         let leaky = ("leaky.service", vec![socket(1, None)]);
         let passing = format!("job-{}.service", tick % HISTORY as u32 + if tick < 200 { 0 } else { 1_000 });
@@ -284,7 +298,7 @@ fn history_is_bounded_in_length_and_in_services() {
         meter.feed(&census(tick, vec![("leaky.service", vec![socket(1, None)])]));
     }
     assert_eq!(meter.history.len(), 1, "what held nothing for its whole history is forgotten");
-    assert_eq!(meter.growth.len(), 1);
+    assert_eq!((meter.growth.len(), meter.exhaustion.len()), (1, 1));
     assert_eq!(meter.history(&name("leaky.service")).len(), HISTORY);
 }
 
