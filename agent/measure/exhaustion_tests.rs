@@ -29,7 +29,7 @@ fn of(ratio: impl Fn(u32) -> f64) -> Option<Duration> {
 
 proptest! {
     // The same cases at each run: what holds but for a chance of one in thousands is not to fail by chance.
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, rng_seed: RngSeed::Fixed(3), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(3), ..ProptestConfig::default() })]
 
     /// A leak, with connections that come and go on top of it.
     #[test]

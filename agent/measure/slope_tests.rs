@@ -5,7 +5,7 @@ use super::*;
 
 /// The same cases at each run: what is checked within a bound of chance is not to fail by chance.
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(29), ..ProptestConfig::default() }
+    ProptestConfig { cases: 100, failure_persistence: None, rng_seed: RngSeed::Fixed(29), ..ProptestConfig::default() }
 }
 
 fn secs(seconds: f64) -> Duration {
