@@ -55,6 +55,16 @@ pub struct Closely {
     pub holders: BTreeMap<u32, usize>,
 }
 
+impl std::fmt::Debug for Effort<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Gated(_) => "Gated",
+            Self::Whole => "Whole",
+            Self::Afresh => "Afresh",
+        })
+    }
+}
+
 /// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait: a look takes
 /// milliseconds.
 #[derive(Clone, Debug)]
@@ -108,7 +118,9 @@ impl Sensor {
     pub fn look(&mut self, effort: Effort) -> Result<Look, CollectError> {
         let begun = thread_cpu_time();
         let asked = self.meter.asked();
-        let descriptors = asked.iter().any(|signal| matches!(signal, Signal::FdUsed | Signal::FdRatio));
+        let of_descriptors =
+            |signal: &Signal| matches!(signal, Signal::FdUsed | Signal::FdRatio | Signal::FdExhaustedIn);
+        let descriptors = asked.iter().any(of_descriptors);
         let descriptors = if descriptors { DescriptorAsk::Count } else { DescriptorAsk::Skip };
         let ask = Ask {
             established: asked.contains(&Signal::Established),

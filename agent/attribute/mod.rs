@@ -175,16 +175,17 @@ impl Attributor {
         let mut sum = None;
         let mut all_read = true;
         let complete = self.each_process(name, held, budget, &mut |process, _| {
-            let read = || -> Result<(u64, f64), Unseen> {
+            let read = || -> Result<(u64, f64, Duration), Unseen> {
                 let used = process.open_descriptors()?;
                 let ratio = process.descriptor_limit()?.map_or(0.0, |limit| used as f64 / limit.max(1) as f64);
-                Ok((used, ratio.min(1.0)))
+                Ok((used, ratio.min(1.0), process.started()?))
             };
             match read() {
-                Ok((used, ratio)) => {
-                    let so_far = sum.get_or_insert(Descriptors { used: 0, worst_ratio: 0.0 });
+                Ok((used, ratio, began)) => {
+                    let so_far = sum.get_or_insert(Descriptors { used: 0, worst_ratio: 0.0, oldest: began });
                     so_far.used += used;
                     so_far.worst_ratio = so_far.worst_ratio.max(ratio);
+                    so_far.oldest = so_far.oldest.min(began);
                 }
                 Err(Unseen::Ended) => {}
                 Err(Unseen::Hidden) => all_read = false,

@@ -102,6 +102,7 @@ fn directions(census: &Census, service: &ServiceName) -> (usize, usize) {
 
 #[test]
 fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
+    let before = SystemClock.monotonic();
     let Some(unit) = Unit::leaking("cgroup", 3) else { return };
     let mut privileged = Attributor::new(vec![]);
     let census = unit.census(&mut privileged, DescriptorAsk::Count);
@@ -110,6 +111,9 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
     assert_eq!(service.established, Some(0));
     let descriptors = service.descriptors.unwrap();
     assert!((5..64).contains(&descriptors.used) && descriptors.worst_ratio > 0.0, "{descriptors:?}");
+    // The kernel tells it in hundredths of a second, of the clock that samples are taken by.
+    let began = before.saturating_sub(Duration::from_millis(10))..=SystemClock.monotonic();
+    assert!(began.contains(&descriptors.oldest), "{:?} in {began:?}", descriptors.oldest);
 
     let mut walking = Attributor { cgroups: Cgroups::without_handles(), ..Attributor::new(vec![]) };
     let census = unit.census(&mut walking, DescriptorAsk::Skip);

@@ -47,7 +47,7 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio];
     asked.extend(arguments.established.then_some(Signal::Established));
     if every.is_some() {
-        asked.extend([GROWTH]);
+        asked.extend([GROWTH, Signal::FdExhaustedIn]);
     }
     let unreachable = |error: crate::collect::CollectError| Failure::Unreachable(error.to_string());
     let mut sensor = Sensor::new(matches, asked.clone(), Arc::new(SystemClock)).map_err(unreachable)?;
@@ -142,8 +142,9 @@ fn table(look: &Look, asked: &[Signal]) -> String {
         (">ESTABLISHED", Signal::Established),
         (">FDS", Signal::FdUsed),
         (">FD RATIO", Signal::FdRatio),
+        (">FDS LAST", Signal::FdExhaustedIn),
     ];
-    let optional = [GROWTH, Signal::Established];
+    let optional = [GROWTH, Signal::Established, Signal::FdExhaustedIn];
     let shown = columns.into_iter().filter(|(_, signal)| asked.contains(signal) || !optional.contains(signal));
     let (headings, signals): (Vec<&str>, Vec<Signal>) = shown.unzip();
     let headings: Vec<&str> = std::iter::once("SERVICE").chain(headings).collect();

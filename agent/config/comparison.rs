@@ -1,10 +1,10 @@
 //! `close_wait.aged(5m) > 200`: a comparison as a policy writes it, read into a typed one.
 
 use crate::model::policy::{Comparison, Operator};
-use crate::model::signal::{self, Signal, Unit};
+use crate::model::signal::{Signal, Unit};
 use crate::model::{Reading, duration};
 
-use super::{not_built, words};
+use super::words;
 
 /// Reads SIGNAL OPERATOR THRESHOLD. The threshold is in the signal's own unit: a count, a duration
 /// (`close_wait.oldest > 30m`), a ratio (`0.2` or `20%`), or a growth a minute (`5` or `5/min`).
@@ -33,9 +33,6 @@ pub fn parse(text: &str) -> Result<Comparison, String> {
 pub fn parse_signal(text: &str) -> Result<Signal, String> {
     let base = |spelling: &'static str| spelling.split('(').next().unwrap_or(spelling);
     let name = text.split('(').next().unwrap_or(text).trim();
-    if signal::NOT_BUILT.contains(&name) {
-        return Err(not_built::says(name));
-    }
     if !Signal::SPELLINGS.iter().any(|spelling| base(spelling) == name)
         && let Some(near) = words::nearest(name, Signal::SPELLINGS.map(base))
     {
@@ -84,6 +81,7 @@ mod tests {
             ("close_wait>=1", Signal::CloseWait, Operator::AtLeast, 1.0),
             ("close_wait.oldest > 30m", Signal::CloseWaitOldest, Operator::Above, 1_800.0),
             ("fd.ratio >= 80%", Signal::FdRatio, Operator::AtLeast, 0.8),
+            ("fd.exhausted_in < 30m", Signal::FdExhaustedIn, Operator::Below, 1_800.0),
             ("close_wait.host_share >= 0.2", Signal::CloseWaitHostShare, Operator::AtLeast, 0.2),
             ("close_wait.growth(10m) > 5/min", Signal::CloseWaitGrowth(minutes(10)), Operator::Above, 5.0),
             ("close_wait.growth(10m) <= -5", Signal::CloseWaitGrowth(minutes(10)), Operator::AtMost, -5.0),
@@ -107,7 +105,8 @@ mod tests {
             ("close_wait.aged > 1", "needs a duration"),
             ("close_wate > 1", "`close_wate` is no signal: did you mean `close_wait`?"),
             ("sockets > 1", "`sockets` is no signal; the signals are"),
-            ("fd.exhausted_in < 30m", "`fd.exhausted_in` is not built in this version of unwait"),
+            ("fd.exhausted_in < 30", "a duration such as 30m, found `30`"),
+            ("fd.exhaust_in < 30m", "did you mean `fd.exhausted_in`?"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -41,7 +41,7 @@ fn may_be_true(comparison: &Comparison, at_most: AtMost) -> bool {
         Signal::HostCloseWait => reaches(at_most.host as f64),
         Signal::CloseWaitOldest | Signal::CloseWaitHostShare | Signal::CloseWaitGrowth(_) => reaches(any),
         // Descriptors are counted only for services that have such a socket.
-        Signal::FdUsed | Signal::FdRatio => at_most.service > 0,
+        Signal::FdUsed | Signal::FdRatio | Signal::FdExhaustedIn => at_most.service > 0,
         Signal::Established => true,
     }
 }

@@ -1,6 +1,9 @@
 #![doc = include_str!("README.md")]
 
+mod exhaustion;
 mod growth;
+mod series;
+mod slope;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -10,6 +13,7 @@ use jiff::Timestamp;
 use crate::model::socket::Quality;
 use crate::model::{Brief, Census, Readings, ServiceCensus, ServiceName, Signal};
 
+use exhaustion::Exhaustion;
 use growth::Growth;
 
 /// The signals of every service at one tick.
@@ -51,6 +55,7 @@ pub struct Meter {
     /// The windowed signals that anybody asks for.
     asked: BTreeSet<Signal>,
     growth: BTreeMap<ServiceName, Growth>,
+    exhaustion: BTreeMap<ServiceName, Exhaustion>,
     history: BTreeMap<ServiceName, VecDeque<(Timestamp, Readings)>>,
 }
 
@@ -60,6 +65,7 @@ impl Meter {
         Self {
             asked: asked.into_iter().collect(),
             growth: BTreeMap::new(),
+            exhaustion: BTreeMap::new(),
             history: BTreeMap::new(),
         }
     }
@@ -100,12 +106,20 @@ impl Meter {
             let mut readings = self.counts(held, host);
             let window = self.longest_window();
             let growth = self.growth.entry(service.clone()).or_default();
-            growth.see(census.monotonic, held.close_wait() as f64, window);
+            let incarnation = held.descriptors.map(|counted| counted.oldest);
+            growth.see(census.monotonic, held.close_wait() as f64, incarnation, window);
             for signal in &self.asked {
                 if let Signal::CloseWaitGrowth(window) = signal
                     && let Some(per_minute) = growth.per_minute(*window)
                 {
                     readings.set(*signal, per_minute);
+                }
+            }
+            if self.asked.contains(&Signal::FdExhaustedIn) {
+                let exhaustion = self.exhaustion.entry(service.clone()).or_default();
+                exhaustion.see(census.monotonic, held.descriptors.as_ref());
+                if let Some(left) = exhaustion.exhausted_in() {
+                    readings.set(Signal::FdExhaustedIn, left.as_secs_f64());
                 }
             }
             let ticks = self.history.entry(service.clone()).or_default();
@@ -179,6 +193,7 @@ impl Meter {
         for service in forgotten {
             self.history.remove(&service);
             self.growth.remove(&service);
+            self.exhaustion.remove(&service);
         }
     }
 }

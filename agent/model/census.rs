@@ -50,6 +50,8 @@ pub struct Descriptors {
     pub used: u64,
     /// Used over the soft limit, of the process nearest to its own limit; 0 to 1.
     pub worst_ratio: f64,
+    /// When the oldest of these processes began, since boot: the service's incarnation. A restart moves it on.
+    pub oldest: Duration,
 }
 
 /// Who owns a socket, or why nobody is known to.

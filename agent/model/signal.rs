@@ -35,6 +35,9 @@ pub enum Signal {
     FdUsed,
     /// Descriptors used over the soft limit, of the worst process, 0 to 1.
     FdRatio,
+    /// Seconds until the process nearest to its soft limit has no descriptor left, at the growth of the last ten
+    /// minutes; at most seven days, which stand for: none in sight.
+    FdExhaustedIn,
 }
 
 /// What a signal's value is; decides how a threshold is written and a value is shown.
@@ -49,12 +52,9 @@ pub enum Unit {
     PerMinute,
 }
 
-/// DESIGN's signals that this version does not measure; named so that a policy that asks for one is told so.
-pub const NOT_BUILT: [&str; 1] = ["fd.exhausted_in"];
-
 impl Signal {
     /// Every signal's spelling, for messages and near misses.
-    pub const SPELLINGS: [&'static str; 14] = [
+    pub const SPELLINGS: [&'static str; 15] = [
         "close_wait",
         "close_wait.inbound",
         "close_wait.outbound",
@@ -69,6 +69,7 @@ impl Signal {
         "established",
         "fd.used",
         "fd.ratio",
+        "fd.exhausted_in",
     ];
 
     /// Reads a signal's name as a policy spells it.
@@ -106,16 +107,14 @@ impl Signal {
             "established" => plain(Self::Established),
             "fd.used" => plain(Self::FdUsed),
             "fd.ratio" => plain(Self::FdRatio),
-            other if NOT_BUILT.contains(&other) => {
-                Err(format!("the signal `{other}` is not built in this version of unwait"))
-            }
+            "fd.exhausted_in" => plain(Self::FdExhaustedIn),
             other => Err(format!("`{other}` is no signal; the signals are {}", Self::SPELLINGS.join(", "))),
         }
     }
 
     pub fn unit(self) -> Unit {
         match self {
-            Self::CloseWaitOldest => Unit::Time,
+            Self::CloseWaitOldest | Self::FdExhaustedIn => Unit::Time,
             Self::CloseWaitGrowth(_) => Unit::PerMinute,
             Self::CloseWaitHostShare | Self::FdRatio => Unit::Ratio,
             _ => Unit::Count,
@@ -145,6 +144,7 @@ impl fmt::Display for Signal {
             Self::Established => f.write_str("established"),
             Self::FdUsed => f.write_str("fd.used"),
             Self::FdRatio => f.write_str("fd.ratio"),
+            Self::FdExhaustedIn => f.write_str("fd.exhausted_in"),
         }
     }
 }
@@ -253,7 +253,7 @@ mod tests {
             ("close_wait.aged(5m", "closing parenthesis"),
             ("close_wait.aged(0s)", "above zero"),
             ("close_wait(5m)", "takes no argument"),
-            ("fd.exhausted_in", "not built"),
+            ("fd.exhausted_in(5m)", "takes no argument"),
         ] {
             let error = Signal::parse(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
+use crate::decide::rehearse::rehearse;
 use crate::model::policy::{MinHealthy, Mode};
 use crate::model::{EventKind, Step};
 
@@ -34,6 +35,7 @@ services: ["rpc-*.service"]         # names, globs, or {label: value}
 when:
   any:                              # all / any, nested freely; one comparison a line
     - close_wait.aged(5m) > 200
+    - fd.exhausted_in < 30m
 for: 2m                             # without a break: an unknown, or a gap of two intervals, is a break
 clear:                              # optional hysteresis; default: `when` no longer holds
   all: [close_wait.aged(5m) < 20]
@@ -45,7 +47,7 @@ guards:
   fleet_slots: 1                    # hosts that may work on this service at once
 tests:                              # run by `unwait test`, no network and no root
   - name: an idle pool that leaks is caught after two minutes
-    samples: { step: 15s, close_wait.aged(5m): [0, 150, 210 x 12] }
+    samples: { step: 15s, close_wait.aged(5m): [0, 150, 210 x 12], fd.exhausted_in: [unknown x 14] }
     expect: { breach_at: 2m30s }
 "#;
 
@@ -119,7 +121,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("escalate", policy("runbook: isolate-restart-recover", "runbook: isolate-restart-recover\nescalate: [x]")),
         ("common_cause", policy("fleet_slots: 1", "common_cause: 55%")),
         ("windows", policy("fleet_slots: 1", "windows: [{ days: mon-fri }]")),
-        ("fd.exhausted_in", policy("- close_wait.aged(5m) > 200", "- fd.exhausted_in < 30m")),
         ("reload", step("reload: {}")),
         ("recycle_workers", step("recycle_workers: { at_once: 2 }")),
         ("close_sockets", step("close_sockets")),
@@ -137,8 +138,33 @@ fn what_is_not_built_is_refused_by_name() {
 }
 
 #[test]
-fn a_sample_of_a_signal_that_is_not_built_is_refused_by_name() {
+fn the_policys_own_test_passes_and_its_forecast_counts() {
+    let rehearsed = |text: &str| {
+        let tree = tree();
+        tree.write("policies/leak.yaml", text);
+        let config = tree.config();
+        rehearse(&config.policies[0], &config.tests["close-wait-leak"][0]).failure
+    };
+    assert_eq!(rehearsed(POLICY), None);
+    for (forecast, failure) in [
+        // `any`: a forecast breaches by itself, from the first sample on.
+        ("[10m x 14]", Some("expected breach_at 2m30s, found 2m")),
+        ("[1m30s x 2, 29m59s x 12]", Some("expected breach_at 2m30s, found 2m")),
+        // Half an hour is not below half an hour, an unknown is no breach, and neither hides the leak.
+        ("[30m x 14]", None),
+        ("[7d x 6, unknown x 8]", None),
+    ] {
+        let failed = rehearsed(&POLICY.replace("[unknown x 14]", forecast));
+        assert_eq!(failed.as_deref(), failure, "{forecast}");
+    }
+}
+
+#[test]
+fn a_forecast_is_written_as_a_duration() {
     let tree = tree();
-    tree.write("policies/leak.yaml", &POLICY.replace("210 x 12]", "210 x 12], fd.exhausted_in: [unknown x 14]"));
-    assert_eq!(tree.wrong(), ["policies/leak.yaml:18:68 `fd.exhausted_in` is not built in this version of unwait"]);
+    tree.write("policies/leak.yaml", &POLICY.replace("[unknown x 14]", "[1800 x 14]"));
+    assert_eq!(
+        tree.wrong(),
+        ["policies/leak.yaml:19:86 `fd.exhausted_in` is compared with a duration such as 30m, found `1800`"]
+    );
 }

@@ -39,11 +39,9 @@ impl Scene {
             remote,
             inode,
             uid: 0,
-            cgroup_id: None,
             recv_q: 1,
             send_q: 0,
-            last_ack_received: None,
-            last_data_sent: None,
+            age: Some(Duration::from_secs(90)),
         };
         let row =
             TableRow { state: "CLOSE-WAIT", recv_q: 1, send_q: 0, local, remote, inode, cookie: 90, cgroup_id: None };
