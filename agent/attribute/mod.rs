@@ -2,9 +2,13 @@
 
 mod cgroup;
 mod configured;
+mod held;
+pub mod holders;
 mod join;
 #[cfg(test)]
 mod join_tests;
+mod membership;
+mod numbers;
 mod processes;
 #[cfg(test)]
 mod tests;
@@ -22,6 +26,8 @@ use crate::model::{Census, Owner, ServiceName, Snapshot};
 
 use cgroup::Cgroups;
 use configured::{Claims, claims};
+pub use held::Confirmed;
+use held::Held;
 use join::{Owners, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
@@ -111,24 +117,30 @@ impl Attributor {
         clock: &dyn Clock,
         budget: Duration,
     ) -> BTreeMap<u32, usize> {
-        let wanted: HashSet<u64> = sockets.iter().map(|s| s.socket.inode).filter(|inode| *inode != 0).collect();
+        self.held(service, sockets, clock, budget).by_process
+    }
+
+    /// How many of the given sockets the service's own processes hold, asked before an action on their account: a
+    /// socket's cgroup tells who made it, not who holds it now. Looks, and is bounded, as [`Self::holders`].
+    pub fn confirm(
+        &mut self,
+        service: &ServiceName,
+        sockets: &[Owned],
+        clock: &dyn Clock,
+        budget: Duration,
+    ) -> Confirmed {
+        self.held(service, sockets, clock, budget).confirmed()
+    }
+
+    fn held(&mut self, service: &ServiceName, sockets: &[Owned], clock: &dyn Clock, budget: Duration) -> Held {
+        let wanted = sockets.iter().map(|s| s.socket.inode).filter(|inode| *inode != 0);
         let until = Some((clock, clock.monotonic() + budget));
         let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
-        let mut holders = BTreeMap::new();
-        self.each_process(service, sockets, &mut budget, &mut |process, budget| {
-            // One socket under two descriptors is one socket.
-            let mut held = HashSet::new();
-            // What was seen before the time was up, or the process ended, is still true.
-            let _ = process.sockets(budget, |inode| {
-                if wanted.contains(&inode) {
-                    held.insert(inode);
-                }
-            });
-            if !held.is_empty() {
-                holders.insert(process.pid, held.len());
-            }
-        });
-        holders
+        let mut held = Held::of(wanted.collect());
+        let looked =
+            self.each_process(service, sockets, &mut budget, &mut |process, budget| held.look(process, budget));
+        held.complete &= looked;
+        held
     }
 
     /// The owner of a cgroup's path, and the path of the whole service's cgroup.

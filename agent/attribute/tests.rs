@@ -121,6 +121,10 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
     let holders = walking.holders(&unit.service, sockets, &SystemClock, Duration::from_secs(5));
     assert_eq!(holders, [(unit.child.id(), 4)].into());
     assert_eq!(walking.holders(&unit.service, sockets, &SystemClock, Duration::ZERO), [].into());
+    let confirmed = walking.confirm(&unit.service, sockets, &SystemClock, Duration::from_secs(5));
+    assert_eq!(confirmed, Confirmed { held: 4, of: 4, complete: true });
+    let late = walking.confirm(&unit.service, sockets, &SystemClock, Duration::ZERO);
+    assert_eq!(late, Confirmed { held: 0, of: 4, complete: false });
 }
 
 #[test]
