@@ -107,6 +107,7 @@ struct Known {
     cgroup: Membership,
     /// Descriptors with the wanted sockets that they lead to.
     holds: BTreeMap<u32, u64>,
+    /// Zero: not since it was found, and so in the next look.
     checked: Duration,
     /// The descriptor that the check goes on from; 0 where none is under way.
     check_from: u32,
@@ -460,3 +461,7 @@ impl Pass {
         self.under_way = None;
     }
 }
+
+#[cfg(test)]
+#[path = "holders_tests.rs"]
+mod tests;

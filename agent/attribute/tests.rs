@@ -171,7 +171,7 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
 }
 
 /// Runs `look` in a thread of its own that has another user's rights, and no capability.
-fn as_nobody<T: Send>(look: impl FnOnce() -> T + Send) -> T {
+pub(super) fn as_nobody<T: Send>(look: impl FnOnce() -> T + Send) -> T {
     let drop_rights = || {
         // SAFETY: the bare system call changes this thread's credentials alone, where libc's would change all.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) }, 0);
