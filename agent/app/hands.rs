@@ -159,7 +159,7 @@ struct Senses(SharedSensor);
 #[async_trait]
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
-        let look = self.0.lock().look(Effort::Afresh).map_err(|error| error.to_string())?;
+        let look = self.0.lock().look(Effort::Of(&plan.target.service)).map_err(|error| error.to_string())?;
         match look.measurements.untrusted {
             Some(why) => Err(why),
             None => Ok(look.measurements.of(&plan.target.service)),

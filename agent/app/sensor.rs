@@ -40,9 +40,14 @@ pub enum Effort<'a> {
     /// Everything that a tick looks at.
     #[default]
     Whole,
-    /// Everything, and each socket is asked anew: before something is changed, and to see what a change has brought.
+    /// Everything, and each socket is asked anew: to see what is so now.
     Afresh,
+    /// The same, and whether this service's own processes hold what is counted as its: before something is changed.
+    Of(&'a ServiceName),
 }
+
+/// For looking through the descriptors of one service's processes: some 3 µs each.
+const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 
 /// What is known of one service's sockets, each in full; for the evidence.
 #[derive(Debug)]
@@ -61,6 +66,7 @@ impl std::fmt::Debug for Effort<'_> {
             Self::Gated(_) => "Gated",
             Self::Whole => "Whole",
             Self::Afresh => "Afresh",
+            Self::Of(_) => "Of",
         })
     }
 }
@@ -109,6 +115,11 @@ impl Sensor {
         self.meter.ask(asked);
     }
 
+    /// For whoever looks only once: the search for sockets' holders may take so long.
+    pub fn search_within(&mut self, budget: Duration) {
+        self.attributor.search_within(budget);
+    }
+
     /// Looks for network namespaces that are new, or gone.
     pub fn discover(&mut self) {
         self.collector.discover();
@@ -124,15 +135,23 @@ impl Sensor {
         let descriptors = if descriptors { DescriptorAsk::Count } else { DescriptorAsk::Skip };
         let ask = Ask {
             established: asked.contains(&Signal::Established),
-            afresh: matches!(effort, Effort::Afresh),
+            afresh: matches!(effort, Effort::Afresh | Effort::Of(_)),
             matters: match effort {
                 Effort::Gated(matters) => Some(matters),
-                Effort::Whole | Effort::Afresh => None,
+                Effort::Whole | Effort::Afresh | Effort::Of(_) => None,
             },
         };
-        let snapshot = self.collector.snapshot(self.clock.as_ref(), ask)?;
+        let clock = self.clock.as_ref();
+        let snapshot = self.collector.snapshot(clock, ask)?;
         let (source, blind_spots) = (snapshot.source, snapshot.blind_spots.clone());
-        let census = self.attributor.attribute(snapshot, descriptors);
+        let mut census = self.attributor.attribute(snapshot, descriptors, clock);
+        if let Effort::Of(service) = effort
+            && let Some(held) = census.services.get(service)
+            && self.attributor.confirm(service, held, clock, CONFIRM_WITHIN) > 0
+        {
+            let snapshot = self.collector.snapshot(clock, ask)?;
+            census = self.attributor.attribute(snapshot, descriptors, clock);
+        }
         let measurements = self.meter.feed(&census);
         Ok(Look {
             measurements,
@@ -152,11 +171,11 @@ impl Sensor {
     /// The service's sockets, each in full, with what lies around them.
     pub fn closely(&mut self, service: &ServiceName, holders_within: Duration) -> Result<Closely, CollectError> {
         let detail = self.collector.detail(self.clock.as_ref())?;
-        let census = self.attributor.attribute(detail.snapshot.clone(), DescriptorAsk::Skip);
+        let census = self.attributor.attribute(detail.snapshot.clone(), DescriptorAsk::Skip, self.clock.as_ref());
         let at = census.at;
         let held = census.services.get(service).cloned().unwrap_or_default();
         let namespaces = self.namespaces(&held);
-        let sockets = self.attributor.owned(detail, service);
+        let sockets = self.attributor.owned(detail, service, self.clock.as_ref());
         let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
         Ok(Closely { at, sockets, table: self.collector.table(&namespaces)?, holders })
     }
@@ -177,7 +196,7 @@ impl Sensor {
 
     fn census(&mut self) -> Result<Census, CollectError> {
         let snapshot = self.collector.snapshot(self.clock.as_ref(), Ask { afresh: true, ..Ask::default() })?;
-        Ok(self.attributor.attribute(snapshot, DescriptorAsk::Skip))
+        Ok(self.attributor.attribute(snapshot, DescriptorAsk::Skip, self.clock.as_ref()))
     }
 
     /// The network namespaces that the service lives in; our own where it holds and listens nowhere.

@@ -21,6 +21,8 @@ const MOST_DIRECTORIES: usize = 65_536; // a walk of them takes some 0.2 s; host
 pub(super) struct Cgroups {
     /// `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid host; `None`: there is none.
     mount: Option<Mount>,
+    /// systemd's own hierarchy on a v1 or hybrid host, where the processes are that the v2 tree does not have.
+    of_systemd: Option<PathBuf>,
     paths: HashMap<u64, String>,
     gone: HashSet<u64>,
     walked_this_time: bool,
@@ -34,16 +36,20 @@ struct Mount {
 }
 
 impl Cgroups {
-    /// Finds the mount in /proc/self/mountinfo.
+    /// Finds the mounts in /proc/self/mountinfo.
     pub fn find() -> Self {
-        let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
-        let at = mounts.ok().and_then(|all| all.0.into_iter().find(|m| m.fs_type == "cgroup2")).map(|m| m.mount_point);
-        Self::mounted(at)
+        let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo()).map(|all| all.0).unwrap_or_default();
+        let find = |wanted: &dyn Fn(&&procfs::process::MountInfo) -> bool| {
+            mounts.iter().find(wanted).map(|mount| mount.mount_point.clone())
+        };
+        let v2 = find(&|mount| mount.fs_type == "cgroup2");
+        let of_systemd = find(&|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("name"));
+        Self { of_systemd, ..Self::mounted(v2) }
     }
 
     fn mounted(at: Option<PathBuf>) -> Self {
         let mount = at.map(|at| Mount { handles: File::open(&at).ok(), at });
-        Self { mount, paths: HashMap::new(), gone: HashSet::new(), walked_this_time: false }
+        Self { mount, of_systemd: None, paths: HashMap::new(), gone: HashSet::new(), walked_this_time: false }
     }
 
     /// As an unprivileged agent has them.
@@ -102,6 +108,12 @@ impl Cgroups {
     /// The path as it was when it was last asked for, which may have been removed since.
     pub fn remembered(&mut self, id: u64) -> Option<&str> {
         if self.paths.contains_key(&id) { self.paths.get(&id).map(String::as_str) } else { self.path(id) }
+    }
+
+    /// The directories of a path, in the v2 tree and in systemd's hierarchy.
+    pub fn directories(&self, path: &str) -> impl Iterator<Item = PathBuf> {
+        let of_systemd = self.of_systemd.as_ref().map(|mount| below(mount, path));
+        self.directory(path).into_iter().chain(of_systemd).filter(|directory| directory.is_dir())
     }
 
     /// The directory of a path that [`Cgroups::path`] gave.

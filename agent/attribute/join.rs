@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::model::census::NoOwner;
 use crate::model::socket::Direction;
-use crate::model::{Census, Group, Listener, Owner, ServiceCensus, ServiceName, Snapshot};
+use crate::model::{Brief, Census, Group, Listener, Owner, ServiceCensus, ServiceName, Snapshot};
 
 /// What is known of owners, beside the snapshot itself.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Owners {
     /// Cgroups in which a configured service's process could not be looked into: what it holds is not known, and
     /// so whose the rest is neither.
     pub unseen: HashSet<u64>,
+    /// Whose the sockets are of which the cgroup does not tell it, by who was seen to hold them.
+    pub searched: HashMap<u64, Owner>,
     /// Whose each cgroup of the snapshot is.
     pub cgroups: HashMap<u64, Owner>,
 }
@@ -96,24 +98,24 @@ impl<'a> Whose<'a> {
     }
 
     /// The sockets of a group by their owners: one, but for the accept queue and what is known to be held.
-    fn group(&self, group: &Group) -> Vec<(Owner, Vec<crate::model::Brief>)> {
-        let held = |inode| if self.owners.held.is_empty() { None } else { self.owners.held.get(&inode) };
-        let mut parts: Vec<(Owner, Vec<_>)> = Vec::new();
-        let mut last: Option<(Option<&ServiceName>, bool, usize)> = None;
+    fn group(&self, group: &Group) -> Vec<(Owner, Vec<Brief>)> {
+        let apart = !self.owners.held.is_empty() || !self.owners.searched.is_empty();
+        let mut parts: Vec<(Owner, Vec<Brief>)> = Vec::new();
+        // The last socket's: whether it was queued, and its part.
+        let mut last: Option<(bool, usize)> = None;
         for socket in &group.sockets {
-            let inode = u64::from(socket.inode);
-            let (holder, queued) = (held(inode), inode == 0);
+            let queued = socket.inode == 0;
             let part = match last {
-                Some((before, before_queued, part)) if before == holder && before_queued == queued => part,
+                Some((before, part)) if before == queued && !apart => part,
                 _ => {
-                    let owner = self.socket(group, inode);
+                    let owner = self.socket(group, socket.inode.into());
                     parts.iter().position(|(of, _)| *of == owner).unwrap_or_else(|| {
                         parts.push((owner, Vec::new()));
                         parts.len() - 1
                     })
                 }
             };
-            last = Some((holder, queued, part));
+            last = Some((queued, part));
             parts[part].1.push(*socket);
         }
         parts
@@ -148,6 +150,9 @@ fn known(inode: u64, local_port: Option<u16>, cgroup_id: Option<u64>, owners: &O
     let held = (inode != 0).then(|| owners.held.get(&inode)).flatten();
     if let Some(name) = held.or_else(|| local_port.and_then(|port| owners.ports.get(&port))) {
         return Owner::Service(name.clone());
+    }
+    if let Some(owner) = owners.searched.get(&inode) {
+        return owner.clone();
     }
     match cgroup_id {
         None => Owner::Nobody(NoOwner::HolderUnseen),

@@ -2,9 +2,13 @@
 
 mod cgroup;
 mod configured;
+mod held;
+mod holders;
 mod join;
 #[cfg(test)]
 mod join_tests;
+mod membership;
+mod numbers;
 mod processes;
 #[cfg(test)]
 mod tests;
@@ -18,14 +22,18 @@ use globset::GlobMatcher;
 
 use crate::clock::Clock;
 use crate::model::census::{Descriptors, NoOwner, Owned};
-use crate::model::{Census, Detail, Owner, ServiceCensus, ServiceName, Snapshot};
+use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Snapshot};
 
 use cgroup::Cgroups;
 use configured::{Claims, claims};
+use held::Held;
+use holders::Holders;
 use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
 const MOST_SUBCGROUPS: usize = 1024; // of one service
+/// For the search for holders, in one look; the next goes on where it stopped.
+const SEARCH_WITHIN: Duration = Duration::from_millis(20);
 
 /// How the config says that a service is found. Each word that is given counts by itself; a unit or container
 /// that needs none of them is found without being named.
@@ -58,19 +66,40 @@ pub struct Attributor {
     proc: ProcRoot,
     /// The processes of the services that were found by port, process or pid file, in the last snapshot.
     processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
+    searched: Holders,
+    /// Where the processes of the services lie that were found by a holder.
+    searched_roots: BTreeMap<ServiceName, BTreeSet<String>>,
+    /// Inodes of sockets that the processes of their cgroup turned out not to hold.
+    doubted: HashSet<u64>,
+    /// For one look's search.
+    search_within: Duration,
 }
 
 impl Attributor {
     /// `matches` are the services that the config says how to find, in its order.
     pub fn new(matches: Vec<ServiceMatch>) -> Self {
         let proc = ProcRoot("/proc".into());
-        Self { matches, cgroups: Cgroups::find(), proc, processes: BTreeMap::new() }
+        Self {
+            matches,
+            cgroups: Cgroups::find(),
+            searched: Holders::new(proc.clone()),
+            proc,
+            processes: BTreeMap::new(),
+            searched_roots: BTreeMap::new(),
+            doubted: HashSet::new(),
+            search_within: SEARCH_WITHIN,
+        }
+    }
+
+    /// For whoever looks only once: the search for holders may take so long.
+    pub fn search_within(&mut self, budget: Duration) {
+        self.search_within = budget;
     }
 
     /// Joins the snapshot with its owners. The configured services are in the census also where they hold
     /// nothing, and so is every service that listens; a service that is in neither, and holds nothing, is not.
-    pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk) -> Census {
-        let owners = self.owners(&snapshot);
+    pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
+        let owners = self.owners(&snapshot, clock);
         let mut census = join(snapshot, &owners);
         if ask == DescriptorAsk::Count {
             let mut budget = Budget::of_a_tick();
@@ -82,8 +111,8 @@ impl Attributor {
     }
 
     /// The sockets of one service, each in full.
-    pub fn owned(&mut self, detail: Detail, service: &ServiceName) -> Vec<Owned> {
-        let owners = self.owners(&detail.snapshot);
+    pub fn owned(&mut self, detail: Detail, service: &ServiceName, clock: &dyn Clock) -> Vec<Owned> {
+        let owners = self.owners(&detail.snapshot, clock);
         let whose = Whose::new(&detail.snapshot, &owners);
         let mut owned = Vec::new();
         for (group, socket) in detail.sockets {
@@ -96,7 +125,7 @@ impl Attributor {
     }
 
     /// All that is known of owners at the moment of the snapshot.
-    fn owners(&mut self, snapshot: &Snapshot) -> Owners {
+    fn owners(&mut self, snapshot: &Snapshot, clock: &dyn Clock) -> Owners {
         let leaking: HashSet<u64> = snapshot.groups.iter().filter_map(|group| group.cgroup_id).collect();
         let listening = snapshot.listeners.iter().filter_map(|listener| listener.cgroup_id);
         let established = snapshot.established.iter().flat_map(|counts| counts.keys().copied());
@@ -105,22 +134,66 @@ impl Attributor {
         let mut paths: HashMap<u64, String> = HashMap::with_capacity(ids.len());
         for id in &ids {
             // Only what decides on a socket in CLOSE_WAIT has to stand at this very moment.
-            let path =
-                if leaking.contains(id) { self.cgroups.path(*id) } else { self.cgroups.remembered(*id) };
+            let path = if leaking.contains(id) { self.cgroups.path(*id) } else { self.cgroups.remembered(*id) };
             paths.extend(path.map(|path| (*id, path.to_owned())));
         }
-        let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);
         let Claims { held, unseen, processes } = claims(&self.matches, snapshot, &paths, &self.cgroups, &self.proc);
+        self.processes = processes;
+        let searched = self.search(snapshot, &paths, clock);
+        let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);
         let ports = self.matches.iter().flat_map(|m| m.ports.iter().map(|port| (*port, m.service.clone())));
-        let owners = Owners {
+        Owners {
             configured: self.matches.iter().map(|m| m.service.clone()).collect(),
             ports: ports.collect(),
             held,
             unseen,
+            searched,
             cgroups: ids.iter().map(|id| (*id, owner(id))).collect(),
+        }
+    }
+
+    /// Searches for the holders of the sockets whose cgroup does not tell whose they are.
+    fn search(
+        &mut self,
+        snapshot: &Snapshot,
+        paths: &HashMap<u64, String>,
+        clock: &dyn Clock,
+    ) -> HashMap<u64, Owner> {
+        let path_of = |group: &Group| group.cgroup_id.and_then(|id| paths.get(&id)).map(String::as_str);
+        let mut wanted = HashSet::new();
+        // Those of a `.socket` unit are its service's, unless another is seen to hold them.
+        let mut by_name = HashSet::new();
+        for group in &snapshot.groups {
+            let says = path_of(group).map_or(unit::Says::Nothing, unit::says);
+            for socket in &group.sockets {
+                let inode = u64::from(socket.inode);
+                if inode != 0 && (says != unit::Says::Owner || self.doubted.contains(&inode)) {
+                    wanted.insert(inode);
+                    if says == unit::Says::Name {
+                        by_name.insert(inode);
+                    }
+                }
+            }
+        }
+        self.doubted.retain(|inode| wanted.contains(inode));
+        self.searched.find(&wanted, clock, self.search_within);
+        let place = |path: &str| match self.owner(path) {
+            (Owner::Service(service), Some(root)) => Ok(unit::Place { service, root }),
+            (Owner::Nobody(why), _) => Err(why),
+            (Owner::Service(_), None) => Err(NoOwner::NotAService),
         };
-        self.processes = processes;
-        owners
+        let found = self.searched.owners(&place).into_iter().map(|(inode, whose)| (inode, Owner::from(whose)));
+        let is_told = |(inode, owner): &(u64, Owner)| match owner {
+            Owner::Service(_) | Owner::Nobody(NoOwner::Shared | NoOwner::Contradicted) => true,
+            Owner::Nobody(_) => !by_name.contains(inode) || self.doubted.contains(inode),
+        };
+        let found: HashMap<u64, Owner> = found.filter(is_told).collect();
+        let mut roots: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
+        for unit::Place { service, root } in self.searched.places(&place) {
+            roots.entry(service).or_default().insert(root);
+        }
+        self.searched_roots = roots;
+        found
     }
 
     /// Which of the service's processes hold how many of the given sockets; those that hold none are left out.
@@ -135,25 +208,35 @@ impl Attributor {
         clock: &dyn Clock,
         budget: Duration,
     ) -> BTreeMap<u32, usize> {
-        let inodes = held.sockets().map(|socket| u64::from(socket.inode));
-        let wanted: HashSet<u64> = inodes.filter(|inode| *inode != 0).collect();
+        self.held(service, held, clock, budget).by_process
+    }
+
+    /// Looks whether the service's own processes hold the sockets that are counted as its: asked before an action on
+    /// their account, since a socket's cgroup tells who made it, not who holds it now. From then on the holders of
+    /// those that they do not hold are searched for. Returns how many came into doubt.
+    ///
+    /// Looks, and is bounded, as [`Self::holders`]; where not all of the processes could be looked into, nothing
+    /// comes into doubt.
+    pub fn confirm(
+        &mut self,
+        service: &ServiceName,
+        held: &ServiceCensus,
+        clock: &dyn Clock,
+        budget: Duration,
+    ) -> usize {
+        let doubted = self.held(service, held, clock, budget).not_held();
+        self.doubted.extend(&doubted);
+        doubted.len()
+    }
+
+    fn held(&mut self, service: &ServiceName, held: &ServiceCensus, clock: &dyn Clock, budget: Duration) -> Held {
+        let wanted = held.sockets().map(|socket| u64::from(socket.inode)).filter(|inode| *inode != 0);
         let until = Some((clock, clock.monotonic() + budget));
         let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
-        let mut holders = BTreeMap::new();
-        self.each_process(service, held, &mut budget, &mut |process, budget| {
-            // One socket under two descriptors is one socket.
-            let mut held = HashSet::new();
-            // What was seen before the time was up, or the process ended, is still true.
-            let _ = process.sockets(budget, |inode| {
-                if wanted.contains(&inode) {
-                    held.insert(inode);
-                }
-            });
-            if !held.is_empty() {
-                holders.insert(process.pid, held.len());
-            }
-        });
-        holders
+        let mut found = Held::of(wanted.collect());
+        let looked = self.each_process(service, held, &mut budget, &mut |process, budget| found.look(process, budget));
+        found.complete &= looked;
+        found
     }
 
     /// The owner of a cgroup's path, and the path of the whole service's cgroup.
@@ -225,7 +308,8 @@ impl Attributor {
                 roots.insert(root);
             }
         }
-        for directory in roots.iter().filter_map(|root| self.cgroups.directory(root)) {
+        roots.extend(self.searched_roots.get(name).into_iter().flatten().cloned());
+        for directory in roots.iter().flat_map(|root| self.cgroups.directories(root)) {
             let mut ahead = vec![directory];
             let mut walked = 0;
             while let Some(directory) = ahead.pop() {

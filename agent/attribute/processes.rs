@@ -1,6 +1,6 @@
 //! What /proc says of single processes: whose descriptors are which sockets, and how near to the limit.
 //!
-//! It never walks over all of /proc: it is handed pids by a cgroup, a pid file, or a parent. A process is held by
+//! It is handed pids by a cgroup, a pid file, a parent, or the walk in `holders`. A process is held by
 //! an open descriptor of its /proc directory for as long as it is looked at: once it has ended, every read through
 //! it fails (ESRCH), also where its pid has been given to another. So no fact of one process is ever taken for
 //! another's. Called by the attributor.
@@ -16,6 +16,9 @@ use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::clock::Clock;
+
+use super::membership::Membership;
+use super::numbers::Numbers;
 
 /// Where processes are found: /proc, or a test's own.
 #[derive(Clone, Debug)]
@@ -41,7 +44,7 @@ impl Budget<'_> {
         left
     }
 
-    fn spend_descriptor(&mut self) -> bool {
+    pub fn spend_descriptor(&mut self) -> bool {
         // The clock is asked every 256 descriptors, some 0.1 ms.
         let late = || self.until.is_some_and(|(clock, until)| clock.monotonic() >= until);
         let left = self.descriptors > 0 && !(self.descriptors.is_multiple_of(256) && late());
@@ -66,14 +69,20 @@ impl From<Errno> for Unseen {
 }
 
 impl ProcRoot {
-    pub fn open(&self, pid: u32) -> Result<Process, Unseen> {
+    /// All pids that are listed.
+    pub(super) fn pids(&self) -> Result<Numbers, Unseen> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Numbers::of(nix::fcntl::open(&self.0, flags, Mode::empty())?))
+    }
+
+    pub(super) fn open(&self, pid: u32) -> Result<Process, Unseen> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = nix::fcntl::open(&self.0.join(pid.to_string()), flags, Mode::empty())?;
         Ok(Process { pid, dir })
     }
 
     /// Opens a process again that was seen before; `Ended` where the pid has gone to another since.
-    pub fn reopen(&self, seen: Seen) -> Result<Process, Unseen> {
+    pub(super) fn reopen(&self, seen: Seen) -> Result<Process, Unseen> {
         let process = self.open(seen.pid)?;
         if process.started()? == seen.started { Ok(process) } else { Err(Unseen::Ended) }
     }
@@ -81,7 +90,12 @@ impl ProcRoot {
     /// Visits the processes of one cgroup directory, without those below it. The pids are read again once the
     /// processes are held: one that is no longer listed may be a stranger under a recycled pid.
     /// False where some could not be looked at.
-    pub fn members(&self, cgroup: &Path, budget: &mut Budget, visit: &mut impl FnMut(&Process, &mut Budget)) -> bool {
+    pub(super) fn members(
+        &self,
+        cgroup: &Path,
+        budget: &mut Budget,
+        visit: &mut impl FnMut(&Process, &mut Budget),
+    ) -> bool {
         let mut list = || {
             let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
             // 0 stands for a process that our pid namespace does not see.
@@ -119,7 +133,7 @@ impl ProcRoot {
 
     /// Visits a process and all that descend from it, by `task/*/children`. A child's parent is read again once
     /// the child is held, for the same reason. False where some could not be looked at.
-    pub fn family(
+    pub(super) fn family(
         &self,
         head: &Process,
         generations: usize,
@@ -178,7 +192,7 @@ impl Process {
         behind.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse().ok()).ok_or(Unseen::Hidden)
     }
 
-    fn parent(&self) -> Result<u32, Unseen> {
+    pub fn parent(&self) -> Result<u32, Unseen> {
         Ok(self.stat_field(4)? as u32)
     }
 
@@ -191,6 +205,11 @@ impl Process {
     pub fn cgroup(&self) -> Result<String, Unseen> {
         let text = self.read("cgroup")?;
         text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).ok_or(Unseen::Hidden)
+    }
+
+    /// Its paths in all hierarchies.
+    pub fn membership(&self) -> Result<Membership, Unseen> {
+        Ok(Membership::parse(&self.read("cgroup")?))
     }
 
     pub fn seen(&self) -> Result<Seen, Unseen> {
@@ -214,7 +233,7 @@ impl Process {
         }
     }
 
-    fn children(&self) -> Result<Vec<u32>, Unseen> {
+    pub fn children(&self) -> Result<Vec<u32>, Unseen> {
         let mut pids = Vec::new();
         let mut tasks = nix::dir::Dir::from_fd(self.directory("task")?)?;
         for task in tasks.iter().flatten() {
@@ -226,27 +245,23 @@ impl Process {
         Ok(pids)
     }
 
+    pub fn descriptor_directory(&self) -> Result<OwnedFd, Unseen> {
+        self.directory("fd")
+    }
+
+    /// Its open descriptors, to be read one after another.
+    pub fn descriptors(&self) -> Result<Numbers, Unseen> {
+        Ok(Numbers::of(self.descriptor_directory()?))
+    }
+
     /// Hands the inode of every socket among its descriptors to `visit`.
     pub fn sockets(&self, budget: &mut Budget, mut visit: impl FnMut(u64)) -> Result<(), Unseen> {
-        let mut descriptors = nix::dir::Dir::from_fd(self.directory("fd")?)?;
-        for entry in descriptors.iter() {
-            let entry = entry?;
-            let Ok(number) = entry.file_name().to_str() else { continue };
-            if number.starts_with('.') {
-                continue;
-            }
+        let mut descriptors = self.descriptors()?;
+        while let Some((_, inode)) = descriptors.next_descriptor()? {
             if !budget.spend_descriptor() {
                 return Err(Unseen::Hidden);
             }
-            match readlinkat(&self.dir, format!("fd/{number}").as_str()) {
-                Ok(target) => {
-                    let inode =
-                        target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-                    inode.into_iter().for_each(&mut visit);
-                }
-                Err(Errno::ENOENT) => {} // closed since it was listed
-                Err(errno) => return Err(errno.into()),
-            }
+            inode.into_iter().for_each(&mut visit);
         }
         Ok(())
     }

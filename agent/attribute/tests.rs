@@ -78,7 +78,7 @@ impl Unit {
         let mut collector = Collector::new().unwrap();
         collector.tell_apart([self.listens_on.port()]);
         let snapshot = collector.snapshot(&SystemClock, Ask { established: true, ..Ask::default() }).unwrap();
-        attributor.attribute(snapshot, ask)
+        attributor.attribute(snapshot, ask, &SystemClock)
     }
 
     fn named(&self, name: &str) -> ServiceMatch {
@@ -124,6 +124,8 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
     let holders = walking.holders(&unit.service, held, &SystemClock, Duration::from_secs(5));
     assert_eq!(holders, [(unit.child.id(), 4)].into());
     assert_eq!(walking.holders(&unit.service, held, &SystemClock, Duration::ZERO), [].into());
+    assert_eq!(walking.confirm(&unit.service, held, &SystemClock, Duration::from_secs(5)), 0);
+    assert_eq!(walking.confirm(&unit.service, held, &SystemClock, Duration::ZERO), 0, "nothing is known after no look");
 }
 
 #[test]
@@ -155,7 +157,7 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
         let gate = &census.services[&found.service];
         let ours = |owned: &&Owned| owned.socket.remote == unit._peer.local_addr().unwrap();
         let detail = Collector::new().unwrap().detail(&SystemClock).unwrap();
-        assert_eq!(attributor.owned(detail, &found.service).iter().filter(ours).count(), 2, "by {what}");
+        assert_eq!(attributor.owned(detail, &found.service, &SystemClock).iter().filter(ours).count(), 2, "by {what}");
         assert_eq!(directions(&census, &unit.service), (0, 0), "by {what}");
         assert!(gate.descriptors.is_some(), "by {what}");
         let holders = attributor.holders(&found.service, gate, &SystemClock, Duration::from_secs(5));
@@ -171,7 +173,7 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
 }
 
 /// Runs `look` in a thread of its own that has another user's rights, and no capability.
-fn as_nobody<T: Send>(look: impl FnOnce() -> T + Send) -> T {
+pub(super) fn as_nobody<T: Send>(look: impl FnOnce() -> T + Send) -> T {
     let drop_rights = || {
         // SAFETY: the bare system call changes this thread's credentials alone, where libc's would change all.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) }, 0);

@@ -1,13 +1,26 @@
-//! From a cgroup's path to the service that it belongs to. Pure; called by the attributor.
+//! From a cgroup's path to the service that it belongs to. Pure; called by the attributor and by [`Membership`].
 //!
-//! - A container's cgroup (`docker-<id>.scope`, `libpod-<id>.scope`, `cri-containerd-<id>.scope`, `/docker/<id>`)
-//!   is the container, whatever it runs inside: systemd's units in a container are the container's own.
+//! - A container's cgroup is the container, whatever it runs inside: systemd's units in a container are the
+//!   container's own, and a container in a container is the outer one's. Its name here is the first twelve digits of
+//!   its id, as `docker ps` shows it. How the runtimes name the cgroup, by systemd and by cgroupfs drivers:
+//!   docker `docker-<id>.scope`, `/docker/<id>`; podman `libpod-<id>.scope`, `libpod-<id>`, `libpod-payload-<id>`;
+//!   nerdctl `nerdctl-<id>.scope`, `/default/<id>` (containerd's namespace); cri-o `crio-<id>.scope`, `crio-<id>`;
+//!   Kubernetes by containerd `cri-containerd-<id>.scope`, `/kubepods/…/pod<uid>/<id>`, and, where the kubelet and
+//!   containerd disagree about the driver, `<slice>:cri-containerd:<id>`. Their monitors (conmon) are no service.
+//! - LXC, LXD and Incus: `lxc.payload.NAME`, `/lxc.payload/NAME`, `/lxc/NAME`; registered with systemd-machined:
+//!   `machine-NAME.scope`. Their names are a person's, so the kind is kept (`container:lxc:NAME`): another runtime's
+//!   container may have the same one. Virtual machines (`machine-qemu…`) are no service.
 //! - Otherwise the *outermost* `NAME.service` is the unit. What lies below it is delegated to it (its sub-cgroups,
 //!   or the units of a manager that it runs itself) and counts to it: no unit of the host lies below another.
-//! - `NAME.socket` is the service of the same name: systemd made the socket before the service began.
+//!   `systemd-nspawn@NAME.service` is a unit also where containers run inside.
+//! - `NAME.socket` is the service of the same name: systemd made the socket before the service began. Which service
+//!   a `Service=` or `Accept=yes` means instead is told by no path: whoever must know asks who holds the socket.
 //! - `user@UID.service` and all below is a login's own: our names speak of the host's units, and restarting a
-//!   user's whole manager for one program of theirs is never meant. It is no service.
-//! - Sessions, other scopes, bare slices and the root are no service.
+//!   user's whole manager for one program of theirs is never meant. It is no service; a rootless container is.
+//! - Sessions, other scopes, bare slices and the root are no service; nor is a unit's path from outside of our
+//!   cgroup namespace (`/../x.service`), of which the upper part is not told.
+//!
+//! [`Membership`]: super::membership::Membership
 
 use crate::model::ServiceName;
 use crate::model::census::NoOwner;
@@ -26,8 +39,13 @@ pub(super) struct Place {
 /// The service that a cgroup's path (from the mount's root, starting with `/`) belongs to.
 pub(super) fn place(path: &str) -> Result<Place, NoOwner> {
     let components = || path.split('/').skip(1).enumerate();
-    if let Some((depth, id)) = components().find_map(|(depth, name)| Some((depth, container_id(path, depth, name)?))) {
-        return named(format!("container:{}", &id[..SHORT_ID]), upto(path, depth));
+    let nspawn = components().position(|(_, name)| name.starts_with("systemd-nspawn@")).unwrap_or(usize::MAX);
+    let container = components().find_map(|(depth, name)| Some((depth, container(path, depth, name)?)));
+    if let Some((depth, name)) = container.filter(|(depth, _)| *depth < nspawn) {
+        return named(format!("container:{name}"), upto(path, depth));
+    }
+    if path.starts_with("/..") {
+        return Err(NoOwner::NotAService);
     }
     let is_unit = |name: &str| name.ends_with(".service") || name.ends_with(".socket");
     match components().find(|(_, name)| is_unit(name)) {
@@ -44,6 +62,33 @@ pub(super) fn place(path: &str) -> Result<Place, NoOwner> {
     }
 }
 
+/// How much the cgroup in which a socket was made says of whose the socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    /// Whose it is.
+    Owner,
+    /// A name, behind which another may stand: a `.socket` unit may belong to a service of another name, and to the v2
+    /// tree a container of a runtime that drives v1 lies in the runtime's own unit.
+    Name,
+    /// Nothing: the root, where everything is that the v2 tree does not sort, and systemd itself.
+    Nothing,
+}
+
+/// Units of container runtimes; their containers have cgroups of their own, but not always in the v2 tree.
+const RUNTIME_UNITS: [&str; 4] = ["docker.service", "containerd.service", "podman.service", "crio.service"];
+
+pub(super) fn says(path: &str) -> Says {
+    if path == "/" || path == "/init.scope" || path.starts_with("/..") {
+        return Says::Nothing;
+    }
+    let unit = path.split('/').find(|name| name.ends_with(".service") || name.ends_with(".socket"));
+    let is_runtime = |unit: &str| RUNTIME_UNITS.contains(&unit) && path.ends_with(unit);
+    match unit {
+        Some(unit) if unit.ends_with(".socket") || is_runtime(unit) => Says::Name,
+        _ => Says::Owner,
+    }
+}
+
 fn named(name: String, root: String) -> Result<Place, NoOwner> {
     ServiceName::parse(&name).map(|service| Place { service, root }).map_err(|_| NoOwner::NotAService)
 }
@@ -53,20 +98,45 @@ fn upto(path: &str, depth: usize) -> String {
     path.split('/').skip(1).take(depth + 1).flat_map(|name| ["/", name]).collect()
 }
 
-/// The id, where this component is a container's: 64 hex digits behind a runtime's prefix, or bare below a
-/// directory that the runtime (cgroupfs driver) or Kubernetes names.
-fn container_id<'a>(path: &str, depth: usize, name: &'a str) -> Option<&'a str> {
-    let is_id = |text: &&str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    if let Some(scope) = name.strip_suffix(".scope") {
-        return ["docker-", "libpod-", "cri-containerd-", "crio-"]
-            .iter()
-            .find_map(|prefix| scope.strip_prefix(prefix))
-            .filter(is_id);
-    }
+/// Runtimes that put their name before the id: `docker-<id>.scope`, `crio-<id>`, `<slice>:cri-containerd:<id>`.
+const RUNTIMES: [&str; 6] = ["docker", "libpod", "libpod-payload", "cri-containerd", "crio", "nerdctl"];
+
+/// The container's name, where this component is a container's: an id of 64 hex digits behind a runtime's name, or
+/// bare below a directory that the runtime (cgroupfs driver) or Kubernetes names.
+fn container(path: &str, depth: usize, name: &str) -> Option<String> {
     let parents = || path.split('/').skip(1).take(depth);
-    let runtime = |parent: &str| parent == "docker" || parent == "libpod" || parent.starts_with("kubepods");
-    let bare = name.strip_prefix("libpod-payload-").unwrap_or(name);
-    Some(bare).filter(is_id).filter(|_| bare != name || parents().any(runtime))
+    let parent = parents().last().unwrap_or_default();
+    if let Some(id) = behind_a_runtime(name).filter(|id| is_id(id)) {
+        return Some(id[..SHORT_ID].to_owned());
+    }
+    if is_id(name) {
+        let runtime = |parent: &str| parent == "docker" || parent == "libpod" || parent.starts_with("kubepods");
+        let of_containerd = depth == 1 && parent == "default";
+        return (of_containerd || parents().any(runtime)).then(|| name[..SHORT_ID].to_owned());
+    }
+    let lxc = match (depth, parent) {
+        (1, "lxc" | "lxc.payload") => Some(name),
+        _ => name.strip_prefix("lxc.payload."),
+    };
+    if let Some(name) = lxc.filter(|name| !name.is_empty()) {
+        return Some(format!("lxc:{name}"));
+    }
+    // systemd-machined escapes the dashes of the machine's name; libvirt's begin with the driver's.
+    let machine = name.strip_prefix("machine-")?.strip_suffix(".scope").filter(|_| parent == "machine.slice")?;
+    (!machine.starts_with(r"qemu\x2d")).then(|| format!("machine:{}", machine.replace(r"\x2d", "-")))
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn behind_a_runtime(name: &str) -> Option<&str> {
+    if let Some((slice, scope)) = name.split_once(".slice:") {
+        let (runtime, id) = scope.split_once(':')?;
+        return (!slice.is_empty() && RUNTIMES.contains(&runtime)).then_some(id);
+    }
+    let (runtime, id) = name.strip_suffix(".scope").unwrap_or(name).rsplit_once('-')?;
+    RUNTIMES.contains(&runtime).then_some(id)
 }
 
 #[cfg(test)]
@@ -76,7 +146,7 @@ mod tests {
     const ID: &str = "4f1c2d3e4f5061728394a5b6c7d8e9f00112233445566778899aabbccddeeff0";
 
     #[test]
-    fn a_path_belongs_to_the_unit_or_container_that_it_names() {
+    fn a_path_belongs_to_the_unit_that_it_names() {
         for (path, service, root) in [
             ("/system.slice/rpc-order.service", "rpc-order.service", "/system.slice/rpc-order.service"),
             ("/rpc.slice/rpc-x.slice/rpc@1.service/worker/3", "rpc@1.service", "/rpc.slice/rpc-x.slice/rpc@1.service"),
@@ -85,32 +155,70 @@ mod tests {
                 "nspawn.service",
                 "/system.slice/nspawn.service",
             ),
+            (
+                &format!("/machine.slice/systemd-nspawn@web.service/payload/docker/{ID}"),
+                "systemd-nspawn@web.service",
+                "/machine.slice/systemd-nspawn@web.service",
+            ),
             ("/system.slice/gate.socket", "gate.service", "/system.slice/gate.service"),
             ("/gate.socket", "gate.service", "/gate.service"),
-            (
-                &format!("/system.slice/docker-{ID}.scope"),
-                "container:4f1c2d3e4f50",
-                &format!("/system.slice/docker-{ID}.scope"),
-            ),
-            (
-                &format!("/machine.slice/libpod-{ID}.scope/container"),
-                "container:4f1c2d3e4f50",
-                &format!("/machine.slice/libpod-{ID}.scope"),
-            ),
-            (&format!("/docker/{ID}/system.slice/nginx.service"), "container:4f1c2d3e4f50", &format!("/docker/{ID}")),
-            (
-                &format!("/system.slice/podman.service/libpod-payload-{ID}"),
-                "container:4f1c2d3e4f50",
-                &format!("/system.slice/podman.service/libpod-payload-{ID}"),
-            ),
-            (
-                &format!("/kubepods/burstable/pod1/{ID}"),
-                "container:4f1c2d3e4f50",
-                &format!("/kubepods/burstable/pod1/{ID}"),
-            ),
         ] {
             let expected = Place { service: ServiceName::parse(service).unwrap(), root: root.into() };
             assert_eq!(place(path), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_belongs_to_the_container_that_it_names_by_every_runtime_and_driver() {
+        const POD: &str = "kubepods-burstable-pod36b6d6be73b1065af369b3985edafa09.slice";
+        for (root, below) in [
+            (format!("/system.slice/docker-{ID}.scope"), ""),
+            (format!("/docker/{ID}"), "/system.slice/nginx.service"),
+            (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope"), ""),
+            (format!("/../docker-{ID}.scope"), ""),
+            (format!("/machine.slice/libpod-{ID}.scope"), "/container"),
+            (format!("/machine.slice/machine-libpod_pod_{ID}.slice/libpod-{ID}.scope"), ""),
+            (format!("/libpod_parent/libpod-{ID}"), ""),
+            (format!("/system.slice/podman.service/libpod-payload-{ID}"), ""),
+            (format!("/system.slice/nerdctl-{ID}.scope"), ""),
+            (format!("/default/{ID}"), ""),
+            (format!("/kubepods/burstable/pod1/{ID}"), ""),
+            (format!("/kubepods/besteffort/pod1/crio-{ID}"), ""),
+            (format!("/kubepods.slice/kubepods-burstable.slice/{POD}/cri-containerd-{ID}.scope"), ""),
+            (format!("/kubepods.slice/kubepods-burstable.slice/{POD}/crio-{ID}.scope"), "/container"),
+            (format!("/kubepods.slice/{POD}/docker-{ID}.scope"), ""),
+            (format!("/system.slice/containerd.service/{POD}:cri-containerd:{ID}"), ""),
+            (format!("/docker/{ID}"), &*format!("/kubepods/besteffort/pod1/{}", ID.replace('4', "5"))),
+        ] {
+            let service = ServiceName::parse("container:4f1c2d3e4f50").unwrap();
+            assert_eq!(place(&format!("{root}{below}")), Ok(Place { service, root }), "{below}");
+        }
+        for (root, below, service) in [
+            ("/lxc.payload.web-1", "/system.slice/nginx.service", "container:lxc:web-1"),
+            ("/lxc.payload.shop_web", "/init.scope", "container:lxc:shop_web"),
+            ("/lxc.payload/web", "", "container:lxc:web"),
+            ("/lxc/101", "/ns/system.slice/x.service", "container:lxc:101"),
+            (r"/machine.slice/machine-web\x2d1.scope", "/payload/init.scope", "container:machine:web-1"),
+        ] {
+            let service = ServiceName::parse(service).unwrap();
+            assert_eq!(place(&format!("{root}{below}")), Ok(Place { service, root: root.into() }), "{root}");
+        }
+    }
+
+    #[test]
+    fn some_cgroups_do_not_tell_whose_a_socket_is() {
+        for (path, expected) in [
+            ("/", Says::Nothing),
+            ("/init.scope", Says::Nothing),
+            ("/../other.service", Says::Nothing),
+            ("/system.slice/gate.socket", Says::Name),
+            ("/system.slice/docker.service", Says::Name),
+            ("/system.slice/docker.service/sub", Says::Owner),
+            ("/system.slice/rpc-order.service", Says::Owner),
+            ("/system.slice/rpc-order.service/docker.service", Says::Owner),
+            ("/user.slice/user-1000.slice/session-3.scope", Says::Owner),
+        ] {
+            assert_eq!(says(path), expected, "{path}");
         }
     }
 
@@ -124,7 +232,18 @@ mod tests {
             "/user.slice/user-1000.slice/user@1000.service/app.slice/x.service",
             "/user.slice/user-1000.slice/user@1000.service/init.scope",
             "/machine.slice/libpod-conmon-4f1c.scope",
+            &format!("/machine.slice/libpod-conmon-{ID}.scope"),
+            &format!("/kubepods.slice/crio-conmon-{ID}.scope"),
+            r"/machine.slice/machine-qemu\x2d1\x2dweb.scope/libvirt",
+            "/other.slice/machine-web.scope",
+            "/lxc.monitor.web",
+            "/lxc.monitor/web",
+            "/lxc.payload.",
+            "/jobs/lxc/web",
             "/docker/buildkit",
+            "/../x.service",
+            &format!("/jobs/default/{ID}"),
+            &format!("/a.slice:x:{ID}"),
             &format!("/jobs/{ID}"),
             "/system.slice/odd name.service",
         ] {

@@ -21,6 +21,9 @@ const AGED: Signal = Signal::CloseWaitAged(Duration::from_secs(300));
 /// Known only when looks go on for as long.
 const GROWTH: Signal = Signal::CloseWaitGrowth(Duration::from_secs(60));
 
+/// For the search for holders that no cgroup tells, in a single look.
+const SEARCH_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -51,6 +54,9 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     }
     let unreachable = |error: crate::collect::CollectError| Failure::Unreachable(error.to_string());
     let mut sensor = Sensor::new(matches, asked.clone(), Arc::new(SystemClock)).map_err(unreachable)?;
+    if every.is_none() {
+        sensor.search_within(SEARCH_WITHIN);
+    }
     loop {
         let look = sensor.look(Effort::Afresh).map_err(unreachable)?;
         let text = match (arguments.place.json, every) {

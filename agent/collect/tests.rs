@@ -137,9 +137,9 @@ fn the_three_sources_give_the_same_sockets() {
         let held = leaks.iter().map(|leak| find(detail, &leak.held));
         let sockets: Vec<_> = held
             .map(|(s, group)| {
-                let Brief { unread, sending, .. } = brief(group, s.inode);
+                let unread = brief(group, s.inode).unread;
                 let via = group.via.map(|via| listeners[via].inode);
-                (s.local, s.remote, s.inode, s.uid, s.recv_q, s.send_q, unread, sending, via)
+                (s.local, s.remote, s.inode, s.uid, s.recv_q, s.send_q, unread, via)
             })
             .collect();
         listening.sort();

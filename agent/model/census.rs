@@ -69,8 +69,17 @@ pub enum NoOwner {
     NotAService,
     /// The cgroup has been removed since, or cannot be read.
     CgroupGone,
-    /// The kernel tells no cgroup and no process could be seen to hold it.
+    /// The kernel tells no cgroup, no process that could be looked into holds it, and some could not: another
+    /// user's, which CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would show, or one that /proc does not list here.
     HolderUnseen,
+    /// The kernel tells no cgroup, and the search for its holder has not been through all processes yet.
+    NotLookedAt,
+    /// All processes were looked into and none holds it: it is being passed on, or is the kernel's own.
+    NoHolder,
+    /// Processes of several services hold it.
+    Shared,
+    /// The cgroup hierarchies name different services for its holder.
+    Contradicted,
 }
 
 /// The snapshot, joined with its owners.
