@@ -120,9 +120,12 @@ impl Collector {
                     Source::ByFamily => self.dump(&[Walk::V4, Walk::V6], states, info, into),
                     Source::Proc => {
                         let wanted = |entry: &Entry| states & 1 << entry.state != 0;
-                        proc_table::walk().map(|rows| rows.filter(wanted).for_each(|entry| into.take(entry))).map_err(
-                            |error| CollectError::NoSource { netlink: refused.clone(), proc: error.to_string() },
-                        )?;
+                        proc_table::walk("/proc/net".as_ref())
+                            .map(|rows| rows.filter(wanted).for_each(|entry| into.take(entry)))
+                            .map_err(|error| CollectError::NoSource {
+                                netlink: refused.clone(),
+                                proc: error.to_string(),
+                            })?;
                         Ok(false)
                     }
                 };
@@ -216,9 +219,9 @@ impl Gather for Vec<TableRow> {
 
 fn close_wait(entry: Entry) -> Socket {
     Socket {
-        cookie: entry.cookie,
-        local: entry.local,
-        remote: entry.remote,
+        cookie: entry.identity.cookie(),
+        local: entry.identity.local(),
+        remote: entry.identity.remote(),
         inode: entry.inode.into(),
         uid: entry.uid,
         cgroup_id: entry.cgroup_id,
@@ -230,7 +233,7 @@ fn close_wait(entry: Entry) -> Socket {
 }
 
 fn listener(entry: Entry) -> Listener {
-    Listener { local: entry.local, inode: entry.inode.into(), cgroup_id: entry.cgroup_id }
+    Listener { local: entry.identity.local(), inode: entry.inode.into(), cgroup_id: entry.cgroup_id }
 }
 
 fn row(entry: Entry) -> TableRow {
@@ -238,10 +241,10 @@ fn row(entry: Entry) -> TableRow {
         state: wire::state_name(entry.state),
         recv_q: entry.recv_q,
         send_q: entry.send_q,
-        local: entry.local,
-        remote: entry.remote,
+        local: entry.identity.local(),
+        remote: entry.identity.remote(),
         inode: entry.inode.into(),
-        cookie: entry.cookie,
+        cookie: entry.identity.cookie(),
         cgroup_id: entry.cgroup_id,
     }
 }

@@ -1,35 +1,35 @@
-//! The last resort: the TCP tables of /proc, where netlink is not to be had.
+//! The last resort: the TCP tables of /proc, where netlink is not to be had, or not in that namespace.
 //!
-//! Slower by an order of magnitude, and it tells less: no cookie, no cgroup, no ages. Called by the collector
-//! alone.
+//! Slower by an order of magnitude, and it tells less: no cookie, no cgroup, no ages, no MPTCP. Needs no privilege,
+//! for any namespace that a readable /proc/PID/net shows. Called by the collector alone.
 
 use std::collections::HashSet;
+use std::path::Path;
 
-use procfs::ProcError;
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
+use procfs::{FromReadSI, ProcError};
 
-use super::wire::Entry;
+use super::wire::{Entry, Identity};
 
-/// Every TCP socket of the own network namespace.
-pub(super) fn walk() -> Result<impl Iterator<Item = Entry>, ProcError> {
-    let v4 = procfs::net::tcp()?;
-    let v6 = match procfs::net::tcp6() {
+/// Every TCP socket of one network namespace, whose `net` directory is given: `/proc/net` for the own one.
+pub(super) fn walk(net: &Path) -> Result<impl Iterator<Item = Entry> + use<>, ProcError> {
+    let table = |name| TcpNetEntries::from_file(net.join(name), procfs::current_system_info()).map(|rows| rows.0);
+    let v4 = table("tcp")?;
+    let v6 = match table("tcp6") {
         // A kernel without IPv6 has no such file.
         Err(ProcError::NotFound(_)) => Vec::new(),
         other => other?,
     };
     // The file is read in pieces, and a table that changes between two of them shows a socket twice.
     let mut seen = HashSet::new();
-    let first = move |entry: &Entry| seen.insert((entry.local, entry.remote, entry.inode));
+    let first = move |entry: &Entry| seen.insert((entry.identity, entry.inode));
     Ok(v4.into_iter().chain(v6).map(|row| entry(&row)).filter(first))
 }
 
 fn entry(row: &TcpNetEntry) -> Entry {
     Entry {
         state: state_number(&row.state),
-        local: row.local_address,
-        remote: row.remote_address,
-        cookie: 0,
+        identity: Identity::without_cookie(row.local_address, row.remote_address),
         recv_q: row.rx_queue,
         send_q: row.tx_queue,
         uid: row.uid,

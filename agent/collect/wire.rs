@@ -2,12 +2,13 @@
 //!
 //! Pure: no socket, no clock. A length in a reply is never trusted: each is checked against the bytes that are
 //! there, and what does not fit is an error, because a reply cut short must never read as fewer sockets.
-//! Called by `netlink` alone.
+//! Called by `netlink`, and by the fuzz target in `tests/fuzz`, which compiles this file alone.
 //!
 //! Formats: `include/uapi/linux/netlink.h` (header), `inet_diag.h` (request, reply, attributes), `tcp.h`
 //! (`struct tcp_info`). All integers are of the host's byte order; ports and addresses are of the network's.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
 /// TCP states as the kernel numbers them (`include/net/tcp_states.h`); a set of states is a mask of `1 << state`.
@@ -38,12 +39,17 @@ pub(super) fn state_name(state: u8) -> &'static str {
     STATE_NAMES.get(usize::from(state)).copied().unwrap_or(STATE_NAMES[0])
 }
 
+const AF_INET: u8 = libc::AF_INET as u8;
+const AF_INET6: u8 = libc::AF_INET6 as u8;
+
 const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_REQ_PROTOCOL: u16 = 3; // Linux 5.9
 const INET_DIAG_INFO: u16 = 2;
-const INET_DIAG_CGROUP_ID: u16 = 21;
+const INET_DIAG_CGROUP_ID: u16 = 21; // Linux 5.8
 
 const NETLINK_HEADER: usize = 16;
+const ATTRIBUTE_HEADER: usize = 4;
 const SOCKID: usize = 48; // struct inet_diag_sockid: 2 + 2 + 16 + 16 + 4 + 8
 const REPLY: usize = 4 + SOCKID + 20; // struct inet_diag_msg
 const INFO_LAST_DATA_SENT: usize = 44; // tcpi_last_data_sent, after 8 bytes of flags and 9 u32
@@ -52,28 +58,44 @@ const INFO_LAST_ACK_RECV: usize = 56; // tcpi_last_ack_recv, three u32 later
 /// Which walk is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walk {
-    /// Both families at once: the version 1 request, which the kernel reads as `AF_UNSPEC`.
+    /// TCP, both families at once: the version 1 request, which the kernel reads as `AF_UNSPEC`.
     Both,
-    /// One family: the version 2 request.
+    /// TCP, one family: the version 2 request.
     V4,
     V6,
+    /// Multipath TCP (Linux 5.9): the connections as their applications hold them. Their subflows are TCP sockets,
+    /// which may stay established while the connection is in CLOSE_WAIT. There is no walk of both families: a
+    /// kernel that does not know how to ask for MPTCP would answer it with its TCP sockets.
+    MptcpV4,
+    MptcpV6,
 }
 
 impl Walk {
     fn message_type(self) -> u16 {
         match self {
             Self::Both => TCPDIAG_GETSOCK,
-            Self::V4 | Self::V6 => SOCK_DIAG_BY_FAMILY,
+            Self::V4 | Self::V6 | Self::MptcpV4 | Self::MptcpV6 => SOCK_DIAG_BY_FAMILY,
+        }
+    }
+
+    /// Of one family, or of both.
+    fn family(self) -> u8 {
+        match self {
+            Self::Both => libc::AF_UNSPEC as u8,
+            Self::V4 | Self::MptcpV4 => AF_INET,
+            Self::V6 | Self::MptcpV6 => AF_INET6,
         }
     }
 
     fn yields(self, family: u8) -> bool {
-        let (v4, v6) = (libc::AF_INET as u8, libc::AF_INET6 as u8);
         match self {
-            Self::Both => family == v4 || family == v6,
-            Self::V4 => family == v4,
-            Self::V6 => family == v6,
+            Self::Both => family == AF_INET || family == AF_INET6,
+            _ => family == self.family(),
         }
+    }
+
+    fn is_mptcp(self) -> bool {
+        matches!(self, Self::MptcpV4 | Self::MptcpV6)
     }
 }
 
@@ -83,40 +105,134 @@ pub(super) struct Request {
     pub walk: Walk,
     /// Only sockets in one of these states; the kernel filters.
     pub states: u32,
-    /// Ask for `struct tcp_info`: 0.3 µs more a match, and it takes each socket's lock.
+    /// Ask for `struct tcp_info`: 0.3 µs more a match, and it takes each socket's lock. Not read from MPTCP's replies.
     pub info: bool,
 }
 
 impl Request {
     /// The request's bytes, header included.
     pub fn encode(self, seq: u32, port: u32) -> Vec<u8> {
-        let extensions: u8 = if self.info { 1 << (INET_DIAG_INFO - 1) } else { 0 };
-        let mut body = Vec::with_capacity(60);
-        match self.walk {
+        let mut message = Vec::with_capacity(80);
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        let (walk, family) = (self.walk, self.walk.family());
+        append(&mut message, walk.message_type(), flags, seq, port, |body| match walk {
             // struct inet_diag_req: family (ignored), src_len, dst_len, ext; sockid; states; dbs
             Walk::Both => {
-                body.extend_from_slice(&[libc::AF_UNSPEC as u8, 0, 0, extensions]);
+                body.extend_from_slice(&[family, 0, 0, extensions(self.info)]);
                 body.extend_from_slice(&[0; SOCKID]);
                 body.extend_from_slice(&self.states.to_ne_bytes());
                 body.extend_from_slice(&[0; 4]);
             }
-            // struct inet_diag_req_v2: family, protocol, ext, pad; states; sockid
-            Walk::V4 | Walk::V6 => {
-                let family = if self.walk == Walk::V4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
-                body.extend_from_slice(&[family, libc::IPPROTO_TCP as u8, extensions, 0]);
-                body.extend_from_slice(&self.states.to_ne_bytes());
-                body.extend_from_slice(&[0; SOCKID]);
+            Walk::V4 | Walk::V6 => request_v2(body, family, IPPROTO_TCP, self.info, self.states, &[0; SOCKID]),
+            // The number has nine bits, and goes into an attribute. The field for it then holds one that no kernel
+            // serves: where the attribute is not known, the answer is ENOENT, and not other sockets.
+            Walk::MptcpV4 | Walk::MptcpV6 => {
+                request_v2(body, family, libc::IPPROTO_IP as u8, self.info, self.states, &[0; SOCKID]);
+                body.extend_from_slice(&(ATTRIBUTE_HEADER as u16 + 4).to_ne_bytes());
+                body.extend_from_slice(&INET_DIAG_REQ_PROTOCOL.to_ne_bytes());
+                body.extend_from_slice(&(libc::IPPROTO_MPTCP as u32).to_ne_bytes());
+            }
+        });
+        message
+    }
+}
+
+const IPPROTO_TCP: u8 = libc::IPPROTO_TCP as u8;
+
+fn extensions(info: bool) -> u8 {
+    if info { 1 << (INET_DIAG_INFO - 1) } else { 0 }
+}
+
+/// `struct inet_diag_req_v2`: family, protocol, ext, pad; states; sockid.
+fn request_v2(body: &mut Vec<u8>, family: u8, protocol: u8, info: bool, states: u32, sockid: &[u8; SOCKID]) {
+    body.extend_from_slice(&[family, protocol, extensions(info), 0]);
+    body.extend_from_slice(&states.to_ne_bytes());
+    body.extend_from_slice(sockid);
+}
+
+/// Appends one message: its header, and what `body` writes.
+fn append(to: &mut Vec<u8>, message_type: u16, flags: u16, seq: u32, port: u32, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = to.len();
+    to.extend_from_slice(&[0; 4]);
+    to.extend_from_slice(&message_type.to_ne_bytes());
+    to.extend_from_slice(&flags.to_ne_bytes());
+    to.extend_from_slice(&seq.to_ne_bytes());
+    to.extend_from_slice(&port.to_ne_bytes());
+    body(to);
+    let length = (to.len() - start) as u32;
+    to[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// Which socket it is: its family, addresses, ports, interface and cookie, kept as the kernel sent them, so that it
+/// can be asked for again by itself. The cookie is of this boot and never given twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    family: u8,
+    /// `struct inet_diag_sockid`: sport, dport, src, dst, if, cookie.
+    sockid: [u8; SOCKID],
+}
+
+impl Identity {
+    /// Of a socket that is known from elsewhere, where no cookie is told.
+    pub fn without_cookie(local: SocketAddr, remote: SocketAddr) -> Self {
+        let mut sockid = [0; SOCKID];
+        sockid[..2].copy_from_slice(&local.port().to_be_bytes());
+        sockid[2..4].copy_from_slice(&remote.port().to_be_bytes());
+        let mut family = AF_INET;
+        for (at, address) in [(4, local), (20, remote)] {
+            match address {
+                SocketAddr::V4(v4) => sockid[at..at + 4].copy_from_slice(&v4.ip().octets()),
+                SocketAddr::V6(v6) => {
+                    family = AF_INET6;
+                    sockid[at..at + 16].copy_from_slice(&v6.ip().octets());
+                    sockid[36..40].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                }
             }
         }
-        let mut message = Vec::with_capacity(NETLINK_HEADER + body.len());
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-        message.extend_from_slice(&((NETLINK_HEADER + body.len()) as u32).to_ne_bytes());
-        message.extend_from_slice(&self.walk.message_type().to_ne_bytes());
-        message.extend_from_slice(&flags.to_ne_bytes());
-        message.extend_from_slice(&seq.to_ne_bytes());
-        message.extend_from_slice(&port.to_ne_bytes());
-        message.extend_from_slice(&body);
-        message
+        Self { family, sockid }
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.address(part::<0, 2, _>(&self.sockid), part::<4, 16, _>(&self.sockid))
+    }
+
+    pub fn remote(&self) -> SocketAddr {
+        self.address(part::<2, 2, _>(&self.sockid), part::<20, 16, _>(&self.sockid))
+    }
+
+    /// 0 where it is not told (/proc).
+    pub fn cookie(&self) -> u64 {
+        u64::from(u32_in::<40, _>(&self.sockid)) | u64::from(u32_in::<44, _>(&self.sockid)) << 32
+    }
+
+    /// The same addresses, as another socket.
+    #[cfg(test)]
+    pub fn set_cookie(&mut self, cookie: u64) {
+        self.sockid[40..44].copy_from_slice(&(cookie as u32).to_ne_bytes());
+        self.sockid[44..].copy_from_slice(&((cookie >> 32) as u32).to_ne_bytes());
+    }
+
+    fn address(&self, port: [u8; 2], octets: [u8; 16]) -> SocketAddr {
+        let port = u16::from_be_bytes(port);
+        if self.family == AF_INET {
+            return SocketAddrV4::new(Ipv4Addr::from(part::<0, 4, _>(&octets)), port).into();
+        }
+        let ip = Ipv6Addr::from(octets);
+        let scope = if ip.is_unicast_link_local() { u32_in::<36, _>(&self.sockid) } else { 0 };
+        SocketAddrV6::new(ip, port, 0, scope).into()
+    }
+
+    /// Appends a request for this one socket, with its `struct tcp_info`.
+    pub fn encode_get(&self, to: &mut Vec<u8>, seq: u32, port: u32) {
+        append(to, SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST as u16, seq, port, |body| {
+            request_v2(body, self.family, IPPROTO_TCP, true, ALL_STATES, &self.sockid);
+        });
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} (cookie {:#x})", self.local(), self.remote(), self.cookie())
     }
 }
 
@@ -132,15 +248,23 @@ pub(super) struct Expect {
 /// One socket of a dump, decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Entry {
+    pub identity: Identity,
     pub state: u8,
-    pub local: SocketAddr,
-    pub remote: SocketAddr,
-    pub cookie: u64,
     pub recv_q: u32,
     pub send_q: u32,
     pub uid: u32,
     pub inode: u32,
     pub cgroup_id: Option<u64>,
+    pub last_ack_received: Option<Duration>,
+    pub last_data_sent: Option<Duration>,
+}
+
+/// What is told of one socket that was asked for by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Info {
+    /// Its state now, which may be another than when it was seen.
+    pub state: u8,
+    /// How long ago. Older kernels send a shorter `struct tcp_info`: a field that is not there is not told.
     pub last_ack_received: Option<Duration>,
     pub last_data_sent: Option<Duration>,
 }
@@ -180,44 +304,150 @@ pub(super) enum ParseError {
 pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(Entry)) -> Result<Progress, ParseError> {
     let mut progress = Progress { done: false, interrupted: false };
     let mut at = 0;
-    loop {
-        // At least one message must be there, and each turn goes on by at least a header.
-        let rest = datagram.get(at..).unwrap_or_default();
-        if at > 0 && rest.is_empty() {
-            return Ok(progress);
+    // At least one message must be there, and each turn goes on by at least a header.
+    while at == 0 || at < datagram.len() {
+        let message = Message::at(datagram, at)?;
+        if message.seq != expect.seq || message.port != expect.port {
+            return Err(message.foreign());
         }
-        let cut = ParseError::Truncated { at, length: datagram.len() };
-        let header = rest.get(..NETLINK_HEADER).ok_or(cut)?;
-        let stated = u32_at(header, 0).ok_or(cut)? as usize;
-        if stated < NETLINK_HEADER || stated > rest.len() {
-            return Err(ParseError::Length { at, stated });
-        }
-        let message_type = u16_at(header, 4).ok_or(cut)?;
-        let flags = u16_at(header, 6).ok_or(cut)?;
-        let (seq, port) = (u32_at(header, 8).ok_or(cut)?, u32_at(header, 12).ok_or(cut)?);
-        if seq != expect.seq || port != expect.port {
-            return Err(ParseError::Foreign { seq, port });
-        }
-        progress.interrupted |= i32::from(flags) & libc::NLM_F_DUMP_INTR != 0;
-        let payload = &rest[NETLINK_HEADER..stated];
-        match i32::from(message_type) {
+        progress.interrupted |= i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0;
+        match i32::from(message.kind) {
+            _ if message.kind == expect.walk.message_type() => visit(message.entry(expect.walk)?),
             libc::NLMSG_NOOP => {}
-            libc::NLMSG_OVERRUN => return Err(ParseError::Overrun),
-            // We ask for no acknowledgement, so that an "error" of zero is none of ours to interpret.
-            libc::NLMSG_ERROR => return Err(ParseError::Kernel(error_number(payload).ok_or(cut)?)),
             // The dump's errors arrive in here: one that is overlooked reads as an empty table.
-            libc::NLMSG_DONE => match error_number(payload).ok_or(cut)? {
+            libc::NLMSG_DONE => match message.error_number()? {
                 0 => {
                     progress.done = true;
-                    return Ok(progress);
+                    break;
                 }
                 error => return Err(ParseError::Kernel(error)),
             },
-            _ if message_type == expect.walk.message_type() => visit(entry(payload, at, expect.walk)?),
-            _ => return Err(ParseError::MessageType { found: message_type }),
+            _ => return Err(message.unwanted()?),
         }
-        at += align(stated);
+        at = at.saturating_add(align(message.stated));
     }
+    Ok(progress)
+}
+
+/// Reads the answer to [`Identity::encode_get`], sent as `seq` from our netlink `port`: `None` where the socket is
+/// gone, also where another one has its addresses now.
+pub(super) fn parse_answer(datagram: &[u8], to: &Identity, seq: u32, port: u32) -> Result<Option<Info>, ParseError> {
+    let walk = if to.family == AF_INET { Walk::V4 } else { Walk::V6 };
+    let message = Message::at(datagram, 0)?;
+    if message.seq != seq || message.port != port {
+        return Err(message.foreign());
+    }
+    if message.kind == walk.message_type() {
+        let Entry { state, last_ack_received, last_data_sent, .. } = message.entry(walk)?;
+        return Ok(Some(Info { state, last_ack_received, last_data_sent }));
+    }
+    match message.unwanted()? {
+        ParseError::Kernel(libc::ENOENT | libc::ESTALE) => Ok(None),
+        error => Err(error),
+    }
+}
+
+/// One netlink message of a datagram.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    /// Where it starts in the datagram.
+    at: usize,
+    /// Its length, which was found to fit.
+    stated: usize,
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    port: u32,
+    payload: &'a [u8],
+    datagram: usize,
+}
+
+impl<'a> Message<'a> {
+    fn at(datagram: &'a [u8], at: usize) -> Result<Self, ParseError> {
+        let rest = datagram.get(at..).unwrap_or_default();
+        let cut = ParseError::Truncated { at, length: datagram.len() };
+        let header: &[u8; NETLINK_HEADER] = rest.first_chunk().ok_or(cut)?;
+        let stated = u32_in::<0, _>(header) as usize;
+        Ok(Self {
+            at,
+            stated,
+            kind: u16::from_ne_bytes(part::<4, 2, _>(header)),
+            flags: u16::from_ne_bytes(part::<6, 2, _>(header)),
+            seq: u32_in::<8, _>(header),
+            port: u32_in::<12, _>(header),
+            payload: rest.get(NETLINK_HEADER..stated).ok_or(ParseError::Length { at, stated })?,
+            datagram: datagram.len(),
+        })
+    }
+
+    fn foreign(self) -> ParseError {
+        ParseError::Foreign { seq: self.seq, port: self.port }
+    }
+
+    /// What a message means that is no socket and no end.
+    fn unwanted(self) -> Result<ParseError, ParseError> {
+        Ok(match i32::from(self.kind) {
+            libc::NLMSG_OVERRUN => ParseError::Overrun,
+            // We ask for no acknowledgement, so that an "error" of zero is none of ours to interpret.
+            libc::NLMSG_ERROR => ParseError::Kernel(self.error_number()?),
+            _ => ParseError::MessageType { found: self.kind },
+        })
+    }
+
+    /// The kernel writes `-errno`; a positive count, which some kernels put into `NLMSG_DONE`, is no error.
+    fn error_number(self) -> Result<i32, ParseError> {
+        let cut = ParseError::Truncated { at: self.at, length: self.datagram };
+        let bytes = self.payload.first_chunk().ok_or(cut)?;
+        Ok(i32::from_ne_bytes(*bytes).min(0).saturating_neg())
+    }
+
+    /// Reads a `struct inet_diag_msg` and the attributes behind it.
+    #[inline]
+    fn entry(self, walk: Walk) -> Result<Entry, ParseError> {
+        let cut = ParseError::Truncated { at: self.at, length: self.payload.len() };
+        let (fixed, mut attributes) = self.payload.split_first_chunk::<REPLY>().ok_or(cut)?;
+        let family = fixed[0];
+        if !walk.yields(family) {
+            return Err(ParseError::Family { found: family });
+        }
+        let mut found = Entry {
+            identity: Identity { family, sockid: part::<4, SOCKID, _>(fixed) },
+            state: fixed[1],
+            recv_q: u32_in::<56, _>(fixed),
+            send_q: u32_in::<60, _>(fixed),
+            uid: u32_in::<64, _>(fixed),
+            inode: u32_in::<68, _>(fixed),
+            cgroup_id: None,
+            last_ack_received: None,
+            last_data_sent: None,
+        };
+        while !attributes.is_empty() {
+            let header: &[u8; ATTRIBUTE_HEADER] = attributes.first_chunk().ok_or(cut)?;
+            let stated = usize::from(u16::from_ne_bytes(part::<0, 2, _>(header)));
+            let value = attributes.get(ATTRIBUTE_HEADER..stated).ok_or_else(|| {
+                let at = self.at + NETLINK_HEADER + self.payload.len() - attributes.len();
+                ParseError::Length { at, stated }
+            })?;
+            match u16::from_ne_bytes(part::<2, 2, _>(header)) {
+                INET_DIAG_CGROUP_ID => {
+                    found.cgroup_id = Some(u64::from_ne_bytes(*value.first_chunk().ok_or(cut)?));
+                }
+                // MPTCP's is another struct, of which nothing is read.
+                INET_DIAG_INFO if !walk.is_mptcp() => {
+                    found.last_data_sent = milliseconds(value, INFO_LAST_DATA_SENT);
+                    found.last_ack_received = milliseconds(value, INFO_LAST_ACK_RECV);
+                }
+                _ => {}
+            }
+            attributes = attributes.get(align(stated)..).unwrap_or_default();
+        }
+        Ok(found)
+    }
+}
+
+fn milliseconds(info: &[u8], at: usize) -> Option<Duration> {
+    let bytes = info.get(at..)?.first_chunk()?;
+    Some(Duration::from_millis(u32::from_ne_bytes(*bytes).into()))
 }
 
 /// Messages and attributes start at multiples of four.
@@ -225,75 +455,18 @@ fn align(length: usize) -> usize {
     length.saturating_add(3) & !3
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+/// `N` bytes at `AT` of a fixed layout; bytes that it does not have do not compile.
+#[inline]
+fn part<const AT: usize, const N: usize, const LENGTH: usize>(of: &[u8; LENGTH]) -> [u8; N] {
+    const { assert!(AT + N <= LENGTH) };
+    let mut part = [0; N];
+    part.copy_from_slice(&of[AT..AT + N]);
+    part
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-/// The kernel writes `-errno`; a positive count, which some kernels put into `NLMSG_DONE`, is no error.
-fn error_number(payload: &[u8]) -> Option<i32> {
-    u32_at(payload, 0).map(|value| (value as i32).min(0).saturating_neg())
-}
-
-/// Reads a `struct inet_diag_msg` and the attributes behind it. `at` is where its message starts.
-fn entry(payload: &[u8], at: usize, walk: Walk) -> Result<Entry, ParseError> {
-    let cut = ParseError::Truncated { at, length: payload.len() };
-    let fixed = payload.get(..REPLY).ok_or(cut)?;
-    let family = fixed[0];
-    if !walk.yields(family) {
-        return Err(ParseError::Family { found: family });
-    }
-    let word = |offset| u32_at(fixed, offset).ok_or(cut);
-    let interface = word(40)?;
-    let address = |port_at: usize, address_at: usize| -> Option<SocketAddr> {
-        let port = u16::from_be_bytes(fixed.get(port_at..port_at + 2)?.try_into().ok()?);
-        let octets: [u8; 16] = fixed.get(address_at..address_at + 16)?.try_into().ok()?;
-        if family == libc::AF_INET as u8 {
-            return Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3])), port));
-        }
-        let ip = Ipv6Addr::from(octets);
-        let scope = if ip.is_unicast_link_local() { interface } else { 0 };
-        Some(SocketAddrV6::new(ip, port, 0, scope).into())
-    };
-    let mut found = Entry {
-        state: fixed[1],
-        local: address(4, 8).ok_or(cut)?,
-        remote: address(6, 24).ok_or(cut)?,
-        cookie: u64::from(word(44)?) | u64::from(word(48)?) << 32,
-        recv_q: word(56)?,
-        send_q: word(60)?,
-        uid: word(64)?,
-        inode: word(68)?,
-        cgroup_id: None,
-        last_ack_received: None,
-        last_data_sent: None,
-    };
-    let mut offset = REPLY;
-    while let Some(rest) = payload.get(offset..).filter(|rest| !rest.is_empty()) {
-        let stated = usize::from(u16_at(rest, 0).ok_or(cut)?);
-        if stated < 4 || stated > rest.len() {
-            return Err(ParseError::Length { at: at + NETLINK_HEADER + offset, stated });
-        }
-        let value = &rest[4..stated];
-        match u16_at(rest, 2).ok_or(cut)? {
-            INET_DIAG_CGROUP_ID => {
-                let bytes = value.get(..8).and_then(|v| v.try_into().ok()).ok_or(cut)?;
-                found.cgroup_id = Some(u64::from_ne_bytes(bytes));
-            }
-            // Older kernels send a shorter struct: a field that is not there is not told.
-            INET_DIAG_INFO => {
-                let milliseconds = |at| u32_at(value, at).map(|ms| Duration::from_millis(ms.into()));
-                found.last_data_sent = milliseconds(INFO_LAST_DATA_SENT);
-                found.last_ack_received = milliseconds(INFO_LAST_ACK_RECV);
-            }
-            _ => {}
-        }
-        offset += align(stated);
-    }
-    Ok(found)
+#[inline]
+fn u32_in<const AT: usize, const LENGTH: usize>(of: &[u8; LENGTH]) -> u32 {
+    u32::from_ne_bytes(part::<AT, 4, LENGTH>(of))
 }
 
 #[cfg(test)]
@@ -357,10 +530,8 @@ mod tests {
         let (entries, progress) = read(&datagram);
         assert_eq!(progress, Ok(Progress { done: true, interrupted: false }));
         let expected = Entry {
+            identity: entries[0].identity,
             state: CLOSE_WAIT,
-            local: "10.0.0.1:51000".parse().unwrap(),
-            remote: "10.0.0.2:6379".parse().unwrap(),
-            cookie: 0x22_0000_0011,
             recv_q: 1,
             send_q: 9,
             uid: 33,
@@ -370,6 +541,9 @@ mod tests {
             last_data_sent: Some(Duration::from_millis(1500)),
         };
         assert_eq!(entries, [expected]);
+        let identity = entries[0].identity;
+        assert_eq!(format!("{identity:?}"), "10.0.0.1:51000 -> 10.0.0.2:6379 (cookie 0x2200000011)");
+        assert_eq!(identity.cookie(), 0x22_0000_0011);
     }
 
     #[test]
