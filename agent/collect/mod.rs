@@ -1,5 +1,7 @@
 #![doc = include_str!("README.md")]
 
+mod gate;
+mod namespaces;
 mod netlink;
 mod proc_table;
 #[cfg(test)]
