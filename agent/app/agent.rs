@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::control::{Reply, Request};
-use super::plans::{self, Proposal};
 use super::pacing::Pacing;
+use super::plans::{self, Proposal};
 use super::sensor::{Effort, Look};
 use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep, words};
 use crate::config::{self, Diagnostics};

@@ -43,9 +43,9 @@ mod tests {
         let (ms, seconds) = (Duration::from_millis, Duration::from_secs);
         for (looks, period) in [
             (&[][..], seconds(15)),
-            (&[ms(75), ms(75)], seconds(15)),       // 0.5% of 15 s
-            (&[ms(900), ms(70)], seconds(15)),      // the first look alone
-            (&[ms(150), ms(200)], seconds(30)),     // the cheaper of two
+            (&[ms(75), ms(75)], seconds(15)),   // 0.5% of 15 s
+            (&[ms(900), ms(70)], seconds(15)),  // the first look alone
+            (&[ms(150), ms(200)], seconds(30)), // the cheaper of two
             (&[ms(200), ms(150), ms(10)], seconds(15)),
         ] {
             let mut pacing = Pacing::new(seconds(15), 0.005);

@@ -38,7 +38,8 @@ struct Mount {
 impl Cgroups {
     /// Finds the mounts in /proc/self/mountinfo.
     pub fn find() -> Self {
-        let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo()).map(|all| all.0).unwrap_or_default();
+        let mounts =
+            procfs::process::Process::myself().and_then(|me| me.mountinfo()).map(|all| all.0).unwrap_or_default();
         let find = |wanted: &dyn Fn(&&procfs::process::MountInfo) -> bool| {
             mounts.iter().find(wanted).map(|mount| mount.mount_point.clone())
         };

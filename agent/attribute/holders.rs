@@ -59,15 +59,6 @@ impl From<Whose> for Owner {
     }
 }
 
-/// A process that holds a socket. Of one cgroup's processes the first that was found stands for all.
-#[cfg(test)]
-pub(super) struct Holder<'a> {
-    pub process: Seen,
-    /// The descriptor's number in that process.
-    pub descriptor: u32,
-    pub cgroup: &'a Membership,
-}
-
 /// How far the search has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
@@ -171,21 +162,19 @@ impl Holders {
         self.progress()
     }
 
-    /// Those that are known to hold a socket, one for each cgroup.
+    /// The processes that are known to hold a socket: of one cgroup's the first that was found stands for all.
     #[cfg(test)]
-    pub fn holders(&self, inode: u64) -> impl Iterator<Item = Holder<'_>> {
-        let pids = self.sockets.get(&inode).map_or(&[][..], |socket| &socket.held_by);
-        pids.iter().filter_map(move |pid| {
-            let known = self.processes.get(pid)?;
-            let descriptor = *known.holds.iter().find(|(_, held)| **held == inode)?.0;
-            Some(Holder { process: known.seen, descriptor, cgroup: &known.cgroup })
-        })
+    pub fn holders(&self, inode: u64) -> Vec<u32> {
+        self.sockets.get(&inode).map_or(Vec::new(), |socket| socket.held_by.clone())
     }
 
     /// Whose each wanted socket is; `place` tells the service of a single cgroup's path.
     pub fn owners(&self, place: &impl Fn(&str) -> Result<Place, NoOwner>) -> HashMap<u64, Whose> {
-        let services: BTreeMap<u32, Result<ServiceName, NoOwner>> =
-            self.processes.iter().map(|(pid, known)| (*pid, known.cgroup.place(place).map(|found| found.service))).collect();
+        let services: BTreeMap<u32, Result<ServiceName, NoOwner>> = self
+            .processes
+            .iter()
+            .map(|(pid, known)| (*pid, known.cgroup.place(place).map(|found| found.service)))
+            .collect();
         let whose = |socket: &Wanted| {
             if socket.held_by.is_empty() {
                 return Whose::Nobody(self.why_nobody(socket));

@@ -1,7 +1,7 @@
 //! Against the real kernel: processes in cgroups of their own that are handed sockets, pass them on, and end.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::super::tests::as_nobody;
 use super::super::unit::place;
 use super::*;
 use crate::clock::{ManualClock, SystemClock};
-use crate::collect::{Ask, Collector};
+use crate::collect::Collector;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -206,7 +206,7 @@ fn a_descriptor_that_was_passed_on_is_its_new_holders() {
     drop(socket);
     let (mut holders, clock) = (holders(), standing());
     assert_eq!(whose(&mut holders, &clock, inode), giver);
-    let found: Vec<_> = holders.holders(inode).map(|holder| holder.process.pid).collect();
+    let found = holders.holders(inode);
     assert_eq!(found, [first.child.id()]);
     assert_eq!(whose(&mut holders, &clock, inode), giver, "checked, and still so");
 
@@ -239,7 +239,7 @@ fn a_socket_of_two_services_is_shared_and_many_holders_of_one_service_are_normal
     third.end();
     clock.advance(CHECK_AGAIN_AFTER);
     assert_eq!(whose(&mut holders, &clock, inode), is_a);
-    assert_eq!(holders.holders(inode).count(), 2, "one for each cgroup");
+    assert_eq!(holders.holders(inode).len(), 2, "one for each cgroup");
 }
 
 #[test]
@@ -358,8 +358,9 @@ fn a_recycled_pid_is_another_holder_also_of_the_same_socket_under_the_same_numbe
     drop(socket);
     clock.advance(CHECK_AGAIN_AFTER);
     assert_eq!(whose(&mut holders, &clock, inode), is);
-    let holder = holders.holders(inode).next().unwrap();
-    assert_eq!(holder.process, holders.proc.open(pid).unwrap().seen().unwrap(), "not the one that has ended");
+    assert_eq!(holders.holders(inode), [pid]);
+    let now = holders.proc.open(pid).unwrap().seen().unwrap();
+    assert_eq!(holders.processes[&pid].seen, now, "not the one that has ended");
 }
 
 #[test]

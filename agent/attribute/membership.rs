@@ -8,8 +8,8 @@
 //! and a unit is taken from the v2 and systemd's lines, since controllers' paths are often somebody's own. Lines
 //! that name two different services of the same rank contradict each other, and then none is believed.
 
-use crate::model::service::ServiceKind;
 use crate::model::census::NoOwner;
+use crate::model::service::ServiceKind;
 
 use super::unit::Place;
 

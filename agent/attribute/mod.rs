@@ -153,12 +153,7 @@ impl Attributor {
     }
 
     /// Searches for the holders of the sockets whose cgroup does not tell whose they are.
-    fn search(
-        &mut self,
-        snapshot: &Snapshot,
-        paths: &HashMap<u64, String>,
-        clock: &dyn Clock,
-    ) -> HashMap<u64, Owner> {
+    fn search(&mut self, snapshot: &Snapshot, paths: &HashMap<u64, String>, clock: &dyn Clock) -> HashMap<u64, Owner> {
         let path_of = |group: &Group| group.cgroup_id.and_then(|id| paths.get(&id)).map(String::as_str);
         let mut wanted = HashSet::new();
         // Those of a `.socket` unit are its service's, unless another is seen to hold them.

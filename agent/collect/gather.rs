@@ -64,7 +64,13 @@ pub(super) struct Leaks<'a> {
 }
 
 impl<'a> Leaks<'a> {
-    pub fn new(namespace: NetNs, now: Duration, ledger: &'a mut Ledger, ports: &'a HashSet<u16>, in_full: bool) -> Self {
+    pub fn new(
+        namespace: NetNs,
+        now: Duration,
+        ledger: &'a mut Ledger,
+        ports: &'a HashSet<u16>,
+        in_full: bool,
+    ) -> Self {
         Self {
             namespace,
             now,

@@ -130,7 +130,8 @@ mod tests {
 
     fn walk(ledger: &mut Ledger, now: Duration, sockets: &[(u64, u32, Option<Heard>)]) -> Vec<Standing> {
         ledger.begin();
-        let standings = sockets.iter().map(|(name, unacked, heard)| ledger.meet(*name, now, *unacked, *heard)).collect();
+        let standings =
+            sockets.iter().map(|(name, unacked, heard)| ledger.meet(*name, now, *unacked, *heard)).collect();
         ledger.end();
         standings
     }

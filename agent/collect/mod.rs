@@ -20,11 +20,10 @@ use crate::clock::Clock;
 use crate::model::socket::{BlindSpot, PassedOver, Quality};
 use crate::model::{Detail, Group, Listener, NetNs, Snapshot, Socket, TableRow};
 
-use gate::{Bound, Gate};
+use gate::Gate;
 use gather::{ByCgroup, Leaks, MOST_UNASKED};
 use ledger::Ledger;
-use namespaces::{EnterError, Namespace, Namespaces};
-use netlink::Diag;
+use namespaces::{Discovery, EnterError, MOUNTS, Namespace, discover};
 use reader::{Reader, Source, Wanted};
 use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, LISTEN};
 
@@ -68,10 +67,13 @@ pub enum CollectError {
 /// open, and nothing of the others between two snapshots.
 #[derive(Debug)]
 pub struct Collector {
-    namespaces: Namespaces,
-    gate: Gate,
+    namespaces: Discovery,
+    /// Tried when it is first needed: trying takes some milliseconds.
+    gate: Option<Gate>,
     /// Of our own namespace.
     own: Reader,
+    /// False once the kernel has said that it knows no Multipath TCP.
+    mptcp: bool,
     /// What is remembered of each namespace's sockets.
     memory: BTreeMap<NetNs, Memory>,
     /// Local ports that are told apart also where nobody listens.
@@ -92,15 +94,15 @@ impl Collector {
     /// Opens the netlink socket by a first, cheap dump (listeners alone, some 40 µs), so that a host where no
     /// source works is told so at start; and looks for the host's network namespaces.
     pub fn new() -> Result<Self, CollectError> {
-        let namespaces = Namespaces::discover();
-        let mut own = Reader::new(Diag::new(), namespaces.own().tables());
+        let mut own = Reader::of_our_own();
         own.read(Wanted { states: 1 << LISTEN, info: false }, &mut Vec::<TableRow>::new())?;
-        Ok(Self { gate: Gate::new(), own, namespaces, memory: BTreeMap::new(), ports: HashSet::new() })
+        let (memory, ports) = (BTreeMap::new(), HashSet::new());
+        Ok(Self { namespaces: discovered(), gate: None, own, mptcp: true, memory, ports })
     }
 
     /// Looks again for the host's network namespaces: some microseconds a process, which is why no tick does it.
     pub fn discover(&mut self) {
-        self.namespaces = Namespaces::discover();
+        self.namespaces = discovered();
     }
 
     /// Tells sockets of these local ports apart, also where nobody listens there.
@@ -124,42 +126,45 @@ impl Collector {
     fn collect(&mut self, clock: &dyn Clock, ask: Ask, in_full: bool) -> Result<Detail, CollectError> {
         let mut found = Found::begin(clock, ask, in_full);
         let mut vanished = Vec::new();
-        for (namespace, mptcp) in self.to_walk(ask, &mut found.passed_over) {
-            if self.walk(&namespace, mptcp, &mut found)? == Walked::Vanished {
-                vanished.push(namespace.id());
+        for namespace in self.to_walk(ask, &mut found.passed_over) {
+            if self.walk(&namespace, &mut found)? == Walked::Vanished {
+                vanished.push(namespace.inode);
             }
         }
         if !vanished.is_empty() {
             // All processes by which it was reached have ended; others may be in it still.
             self.discover();
-            let again: Vec<Namespace> =
-                self.namespaces.iter().filter(|namespace| vanished.contains(&namespace.id())).cloned().collect();
+            let mut again = self.namespaces.namespaces.clone();
+            again.retain(|namespace| vanished.contains(&namespace.inode));
             for namespace in again {
-                self.walk(&namespace, true, &mut found)?;
+                self.walk(&namespace, &mut found)?;
             }
         }
-        let known: HashSet<NetNs> = self.namespaces.iter().map(Namespace::id).collect();
+        let known: HashSet<NetNs> = self.namespaces.namespaces.iter().map(|namespace| NetNs(namespace.inode)).collect();
         self.memory.retain(|id, _| known.contains(id));
-        Ok(found.into_detail(self.namespaces.hidden()))
+        Ok(found.into_detail(&self.namespaces))
     }
 
-    /// The namespaces in which something may matter, with whether MPTCP is spoken there; counts those that are
-    /// passed over.
-    fn to_walk(&mut self, ask: Ask, passed_over: &mut PassedOver) -> Vec<(Namespace, bool)> {
-        let bounds: Vec<_> = self.namespaces.iter().map(|namespace| self.gate.bound(namespace).ok()).collect();
+    /// The namespaces in which something may matter; counts those that are passed over.
+    fn to_walk(&mut self, ask: Ask, passed_over: &mut PassedOver) -> Vec<Namespace> {
+        let namespaces = &self.namespaces.namespaces;
+        if ask.matters.is_none() && namespaces.len() == 1 {
+            return namespaces.clone();
+        }
+        // Each walk of another namespace costs as much as one of our own, since all of them share one table: one
+        // without a connection is never walked.
+        let matters = ask.matters.unwrap_or(&|service, _| service > 0);
+        let gate = self.gate.get_or_insert_with(Gate::new);
+        // The fewest that matter in any one namespace: below that, a cheaper bound will do.
+        let enough = least(|service| matters(service, u64::MAX));
         // One whose counters cannot be read may hold anything.
-        let at_most = |bound: &Option<Bound>| bound.map_or(u64::MAX, |bound| bound.close_wait);
-        let host = bounds.iter().map(at_most).fold(0, u64::saturating_add);
+        let bounds: Vec<u64> =
+            namespaces.iter().map(|namespace| gate.bound(namespace, enough).unwrap_or(u64::MAX)).collect();
+        let host = bounds.iter().copied().fold(0, u64::saturating_add);
         let mut to_walk = Vec::new();
-        for (namespace, bound) in self.namespaces.iter().zip(&bounds) {
-            let at_most = at_most(bound);
-            let walks = match ask.matters {
-                Some(matters) => matters(at_most, host),
-                // Our own also for its listeners.
-                None => at_most > 0 || namespace.is_own(),
-            };
-            if walks {
-                to_walk.push((namespace.clone(), bound.is_none_or(|bound| bound.mptcp)));
+        for (namespace, at_most) in namespaces.iter().zip(bounds) {
+            if matters(at_most, host) || namespace.own && ask.matters.is_none() {
+                to_walk.push(namespace.clone());
             } else if at_most > 0 {
                 passed_over.namespaces += 1;
                 passed_over.at_most += at_most;
@@ -168,28 +173,28 @@ impl Collector {
         to_walk
     }
 
-    /// Walks one namespace, and keeps nothing of it open.
-    fn walk(&mut self, namespace: &Namespace, mptcp: bool, found: &mut Found) -> Result<Walked, CollectError> {
-        if namespace.is_own() {
-            let memory = self.memory.entry(namespace.id()).or_default();
-            memory.read(namespace.id(), &mut self.own, mptcp, &self.ports, found)?;
+    /// Walks one namespace, and keeps nothing of another than our own open.
+    fn walk(&mut self, namespace: &Namespace, found: &mut Found) -> Result<Walked, CollectError> {
+        let id = NetNs(namespace.inode);
+        let memory = self.memory.entry(id).or_default();
+        if namespace.own {
+            memory.read(id, &mut self.own, &mut self.mptcp, &self.ports, found)?;
             return Ok(Walked::Whole);
         }
-        let mut reader = match namespace.enter() {
-            Ok(diag) => Reader::new(diag, namespace.tables()),
-            Err(EnterError::Gone) => return Ok(Walked::Vanished),
-            Err(EnterError::Forbidden) => {
+        let mut reader = match namespace.diag() {
+            Ok(diag) => Reader::inside(namespace, diag),
+            Err(EnterError::Gone { .. }) => return Ok(Walked::Vanished),
+            Err(EnterError::Refused { .. }) => {
                 found.not_entered += 1;
-                Reader::of_tables(namespace.tables())
+                Reader::outside(namespace)
             }
-            Err(EnterError::Failed(why)) => {
-                found.partial(format!("network namespace {}: {why}", namespace.id()));
+            Err(error) => {
+                found.partial(error.to_string());
                 return Ok(Walked::Whole);
             }
         };
-        let memory = self.memory.entry(namespace.id()).or_default();
-        if let Err(error) = memory.read(namespace.id(), &mut reader, mptcp, &self.ports, found) {
-            found.partial(format!("network namespace {}: {error}", namespace.id()));
+        if let Err(error) = memory.read(id, &mut reader, &mut self.mptcp, &self.ports, found) {
+            found.partial(format!("network namespace {id}: {error}"));
         }
         Ok(Walked::Whole)
     }
@@ -209,13 +214,13 @@ impl Collector {
     fn rows(&mut self, states: u32, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
         let wanted = Wanted { states, info: false };
         let mut all = Vec::new();
-        for namespace in self.namespaces.iter().filter(|namespace| of.contains(&namespace.id())) {
+        for namespace in self.namespaces.namespaces.iter().filter(|namespace| of.contains(&NetNs(namespace.inode))) {
             let mut rows = Vec::new();
-            match namespace.is_own() {
+            match namespace.own {
                 true => self.own.read(wanted, &mut rows)?,
-                false => match namespace.enter() {
-                    Ok(diag) => Reader::new(diag, namespace.tables()).read(wanted, &mut rows)?,
-                    Err(_) => Reader::of_tables(namespace.tables()).read(wanted, &mut rows)?,
+                false => match namespace.diag() {
+                    Ok(diag) => Reader::inside(namespace, diag).read(wanted, &mut rows)?,
+                    Err(_) => Reader::outside(namespace).read(wanted, &mut rows)?,
                 },
             };
             all.append(&mut rows);
@@ -225,8 +230,26 @@ impl Collector {
 
     /// Our own network namespace.
     pub fn own_namespace(&self) -> NetNs {
-        self.namespaces.own().id()
+        self.namespaces.namespaces.first().map_or(NetNs::default(), |own| NetNs(own.inode))
     }
+}
+
+/// The host's namespaces; our own alone where /proc cannot be read.
+fn discovered() -> Discovery {
+    discover("/proc".as_ref(), &MOUNTS.map(AsRef::as_ref)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "/proc cannot be read: other network namespaces than our own are not seen");
+        Discovery::of_our_own()
+    })
+}
+
+/// The least number for which a condition holds that, once it holds, holds for all greater ones.
+fn least(holds: impl Fn(u64) -> bool) -> u64 {
+    let (mut below, mut holding) = (0, u64::MAX);
+    while below < holding {
+        let middle = below + (holding - below) / 2;
+        if holds(middle) { holding = middle } else { below = middle + 1 }
+    }
+    below
 }
 
 impl Memory {
@@ -235,7 +258,7 @@ impl Memory {
         &mut self,
         id: NetNs,
         reader: &mut Reader,
-        mptcp: bool,
+        mptcp: &mut bool,
         ports: &HashSet<u16>,
         found: &mut Found,
     ) -> Result<(), CollectError> {
@@ -244,8 +267,11 @@ impl Memory {
         let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
         let mut leaks = Leaks::new(id, found.monotonic, &mut self.ledger, ports, found.in_full);
         let (source, mut quality) = reader.read(wanted, &mut leaks)?;
-        if mptcp && quality == Quality::Complete {
-            quality = reader.add_mptcp(wanted, &mut leaks)?;
+        if *mptcp && source != Source::Proc && quality == Quality::Complete {
+            match reader.add_mptcp(wanted, &mut leaks)? {
+                Some(of_mptcp) => quality = of_mptcp,
+                None => *mptcp = false,
+            }
         }
         if quality == Quality::Complete {
             leaks.end();
@@ -338,13 +364,16 @@ impl<'a> Found<'a> {
         }
     }
 
-    fn into_detail(self, hidden: usize) -> Detail {
+    fn into_detail(self, namespaces: &Discovery) -> Detail {
         let mut blind_spots = Vec::new();
         if self.not_entered > 0 {
             blind_spots.push(BlindSpot::NotEntered(self.not_entered));
         }
-        if hidden > 0 {
-            blind_spots.push(BlindSpot::Hidden(hidden));
+        if namespaces.unreadable_processes > 0 {
+            blind_spots.push(BlindSpot::HiddenProcesses(namespaces.unreadable_processes));
+        }
+        if !namespaces.unreadable_mounts.is_empty() {
+            blind_spots.push(BlindSpot::HiddenMounts(namespaces.unreadable_mounts.len()));
         }
         if self.source == Source::Proc {
             blind_spots.push(BlindSpot::NoDiagnostics);

@@ -174,7 +174,7 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<usize>, DumpErr
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::FromRawFd;
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     /// Closing it then sends a reset, and leaves nothing behind.
-    fn reset_on_close(stream: &TcpStream) {
+    pub fn reset_on_close(stream: &TcpStream) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
     }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     /// Both ends of a connection over the loopback that MPTCP carries; `None` where the kernel makes none.
-    fn mptcp_pair(family: i32) -> Option<(TcpStream, TcpStream)> {
+    pub fn mptcp_pair(family: i32) -> Option<(TcpStream, TcpStream)> {
         // SAFETY: no memory is passed; the descriptor is new and ours.
         let socket = || unsafe {
             let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP);

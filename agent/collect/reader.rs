@@ -4,14 +4,15 @@
 //! tried only where the one before is *refused*; every other failure is a failure of this dump, and never a low count.
 //! Called by the collector.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::CollectError;
 use super::gather::{Gather, Leaks};
+use super::ledger::Heard;
+use super::namespaces::Namespace;
 use super::netlink::{Diag, DumpError};
 use super::proc_table;
-use super::wire::{Entry, Request, Walk};
-use super::ledger::Heard;
+use super::wire::{Entry, LISTEN, Request, Walk};
 use crate::model::socket::Quality;
 
 const TRIES_WHEN_INTERRUPTED: usize = 3;
@@ -48,19 +49,25 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Reader {
     diag: Diag,
-    /// Its directory of tables: `/proc/self/net`, or another process's.
-    tables: PathBuf,
+    /// Whose it is; `None`: our own.
+    of: Option<Namespace>,
     pub sources: &'static [Source],
 }
 
 impl Reader {
-    pub fn new(diag: Diag, tables: PathBuf) -> Self {
-        Self { diag, tables, sources: Source::ORDER }
+    /// Of our own namespace. The netlink socket is opened by the first read, and kept.
+    pub fn of_our_own() -> Self {
+        Self { diag: Diag::new(), of: None, sources: Source::ORDER }
     }
 
-    /// Of a namespace that may not be entered: by its tables in /proc alone.
-    pub fn of_tables(tables: PathBuf) -> Self {
-        Self { diag: Diag::new(), tables, sources: &[Source::Proc] }
+    /// Of another one, from inside: keeps it alive until it is dropped.
+    pub fn inside(namespace: &Namespace, diag: Diag) -> Self {
+        Self { diag, of: Some(namespace.clone()), sources: Source::ORDER }
+    }
+
+    /// Of one that may not be entered: by its tables in /proc alone.
+    pub fn outside(namespace: &Namespace) -> Self {
+        Self { diag: Diag::new(), of: Some(namespace.clone()), sources: &[Source::Proc] }
     }
 
     /// Reads the sockets in the wanted states from the first source that does not refuse, again where the dump was
@@ -85,10 +92,9 @@ impl Reader {
                 Source::OneWalk => self.dump(&[Walk::Both], wanted, into)?,
                 Source::ByFamily => self.dump(&[Walk::V4, Walk::V6], wanted, into)?,
                 Source::Proc => {
-                    let rows = proc_table::walk(&self.tables).map_err(|error| Failure::Proc(error.to_string()))?;
                     // The listeners first, as the kernel's own walk gives them.
-                    let mut rows: Vec<Entry> = rows.filter(|entry| wanted.states & 1 << entry.state != 0).collect();
-                    rows.sort_by_key(|entry| entry.state != super::wire::LISTEN);
+                    let mut rows = self.rows(wanted.states).map_err(Failure::Proc)?;
+                    rows.sort_by_key(|entry| entry.state != LISTEN);
                     rows.iter().for_each(|entry| into.take(entry));
                     false
                 }
@@ -100,15 +106,27 @@ impl Reader {
         Ok(Quality::Partial { why: format!("the dump was interrupted {TRIES_WHEN_INTERRUPTED} times") })
     }
 
-    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. A kernel without it
+    fn rows(&self, states: u32) -> Result<Vec<Entry>, String> {
+        let read = |net: &Path| -> std::io::Result<Vec<Entry>> {
+            let rows = proc_table::walk(net).map_err(std::io::Error::other)?;
+            Ok(rows.filter(|entry| states & 1 << entry.state != 0).collect())
+        };
+        match &self.of {
+            None => read("/proc/self/net".as_ref()).map_err(|error| error.to_string()),
+            Some(namespace) => namespace.read_net(read).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. `None`: the kernel
     /// refuses, and has none.
-    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Quality, CollectError> {
+    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Option<Quality>, CollectError> {
         into.asks = false;
         let walked = self.dump(&[Walk::MptcpV4, Walk::MptcpV6], wanted, into);
         into.asks = true;
         match walked {
-            Ok(true) => Ok(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() }),
-            Ok(false) | Err(Failure::Refused(_)) => Ok(Quality::Complete),
+            Ok(true) => Ok(Some(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() })),
+            Ok(false) => Ok(Some(Quality::Complete)),
+            Err(Failure::Refused(_)) => Ok(None),
             Err(Failure::Dump(error)) => Err(CollectError::Dump { detail: format!("MPTCP: {error}") }),
             Err(Failure::Proc(detail)) => Err(CollectError::Dump { detail }),
         }
@@ -121,8 +139,7 @@ impl Reader {
         let identities: Vec<_> = unasked.iter().map(|unasked| unasked.identity).collect();
         let asked = self.diag.infos(&identities, |at, info| {
             if let Some(info) = info {
-                let heard =
-                    Heard { last_ack_received: info.last_ack_received, last_data_sent: info.last_data_sent };
+                let heard = Heard { last_ack_received: info.last_ack_received, last_data_sent: info.last_data_sent };
                 leaks.hear(&unasked[at], heard);
             }
         });

@@ -593,6 +593,44 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_of_one_socket_or_tells_that_it_is_gone() {
+        let to = Identity::without_cookie("10.0.0.1:51000".parse().unwrap(), "10.0.0.2:6379".parse().unwrap());
+        let answer = |datagram: &[u8]| parse_answer(datagram, &to, EXPECT.seq, EXPECT.port);
+        let milliseconds = |ms| Some(Duration::from_millis(ms));
+        let info =
+            Info { state: CLOSE_WAIT, last_ack_received: milliseconds(2500), last_data_sent: milliseconds(1500) };
+        assert_eq!(answer(&ours(20, &socket(libc::AF_INET))), Ok(Some(info)));
+        for (errno, means) in
+            [(libc::ENOENT, Ok(None)), (libc::ESTALE, Ok(None)), (libc::EPERM, Err(ParseError::Kernel(libc::EPERM)))]
+        {
+            assert_eq!(answer(&ours(libc::NLMSG_ERROR, &(-errno).to_ne_bytes())), means);
+        }
+        for (datagram, error) in [
+            (ours(18, &socket(libc::AF_INET)), ParseError::MessageType { found: 18 }),
+            (ours(20, &socket(libc::AF_INET6)), ParseError::Family { found: 10 }),
+            (ours(20, &[2, 8, 0, 0]), ParseError::Truncated { at: 0, length: 4 }),
+            (ours(libc::NLMSG_DONE, &[0; 4]), ParseError::MessageType { found: 3 }),
+            (message(20, 0, 8, 4242, &socket(2)), ParseError::Foreign { seq: 8, port: 4242 }),
+            (vec![], ParseError::Truncated { at: 0, length: 0 }),
+        ] {
+            assert_eq!(answer(&datagram), Err(error));
+        }
+    }
+
+    #[test]
+    fn an_identity_is_written_as_the_kernel_reads_it() {
+        let v6 = Identity::without_cookie("[fe80::1%3]:80".parse().unwrap(), "[fe80::2%3]:443".parse().unwrap());
+        assert_eq!((v6.local(), v6.remote()), ("[fe80::1%3]:80".parse().unwrap(), "[fe80::2%3]:443".parse().unwrap()));
+        let mut bytes = Vec::new();
+        v6.encode_get(&mut bytes, 5, 9);
+        assert_eq!(bytes.len(), NETLINK_HEADER + 8 + SOCKID);
+        assert_eq!(bytes[..6], [&72u32.to_ne_bytes()[..], &20u16.to_ne_bytes()].concat());
+        assert_eq!(bytes[16..24], [10, 6, 2, 0, 0xfe, 0x0f, 0, 0], "family, protocol, INFO, states");
+        assert_eq!(bytes[24..28], [0, 80, 1, 187], "the ports");
+        assert_eq!(bytes[60..64], 3u32.to_ne_bytes(), "the interface");
+    }
+
+    #[test]
     fn an_interrupted_dump_is_seen_on_any_message_of_it() {
         let flags = libc::NLM_F_DUMP_INTR as u16;
         for datagram in [

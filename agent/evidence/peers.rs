@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Holder};
+use super::Holder;
 use crate::model::census::Owned;
 use crate::model::{Direction, duration};
 

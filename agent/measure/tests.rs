@@ -123,7 +123,12 @@ fn each_count_counts_its_own() {
     let ten_minutes = |inode, unread, sending| Brief::new(inode, 10 * MINUTE, unread, sending);
     let held = ServiceCensus {
         inbound: vec![ten_minutes(0, false, false), ten_minutes(2, true, false)],
-        outbound: vec![ten_minutes(3, false, false), ten_minutes(4, false, true), ten_minutes(5, false, false), socket(599)],
+        outbound: vec![
+            ten_minutes(3, false, false),
+            ten_minutes(4, false, true),
+            ten_minutes(5, false, false),
+            socket(599),
+        ],
         established: Some(41),
         descriptors: Some(Descriptors { used: 900, worst_ratio: 0.9, oldest: Duration::from_secs(9) }),
         ..ServiceCensus::default()

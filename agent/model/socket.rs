@@ -121,7 +121,9 @@ pub enum BlindSpot {
     /// So many network namespaces may not be entered: their sockets are read from /proc, without cgroup and age.
     NotEntered(usize),
     /// The network namespaces of so many processes may not be known.
-    Hidden(usize),
+    HiddenProcesses(u64),
+    /// So many directories or mounts of network namespaces may not be read.
+    HiddenMounts(usize),
     /// The kernel's socket diagnostics are not to be had: /proc tells neither cgroups nor ages.
     NoDiagnostics,
 }
@@ -135,10 +137,12 @@ impl std::fmt::Display for BlindSpot {
                 "{count} network namespaces could not be entered: whose their sockets are, and how old, is not told \
                  (CAP_SYS_ADMIN shows it)"
             ),
-            Self::Hidden(count) => write!(
-                f,
-                "the network namespaces of {count} processes could not be seen (CAP_SYS_PTRACE shows them)"
-            ),
+            Self::HiddenProcesses(count) => {
+                write!(f, "the network namespaces of {count} processes could not be seen (CAP_SYS_PTRACE shows them)")
+            }
+            Self::HiddenMounts(count) => {
+                write!(f, "{count} mounts of network namespaces could not be seen (CAP_DAC_READ_SEARCH shows them)")
+            }
             Self::NoDiagnostics => f.write_str(
                 "the kernel's socket diagnostics could not be used: /proc tells neither owners nor ages \
                  (AF_NETLINK sockets and the kernel's tcp_diag and inet_diag show them)",
