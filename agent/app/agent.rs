@@ -23,7 +23,7 @@ use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::incident::Ending;
 use crate::model::{
-    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth,
+    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Reading, Readings, Reason, ServiceName, Trigger, Truth,
 };
 use crate::store::{Implied, JournalRow, Store, StoreError};
 
@@ -205,6 +205,7 @@ impl Agent {
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
+        self.store.write_samples();
         self.release_slots().await;
         outbox::deliver_last(&self.outbox()).await;
         Ok(())
@@ -231,6 +232,7 @@ impl Agent {
                 if let Some(why) = &look.measurements.untrusted {
                     tracing::warn!(why, "a partial snapshot is not acted on");
                 }
+                self.record(&look);
                 self.decide(&look).await;
                 self.last = Some(look);
             }
@@ -252,6 +254,17 @@ impl Agent {
             self.retained = now;
             sweep::retain_evidence(&self.wiring, &self.store);
         }
+    }
+
+    /// The signals' history sees every tick; one that could not be trusted as unknown.
+    fn record(&self, look: &Look) {
+        let measured = &look.measurements;
+        let host = match measured.untrusted {
+            Some(_) => Reading::Unknown,
+            None => Reading::Known(look.census.host_close_wait() as f64),
+        };
+        let services: Vec<_> = measured.services().collect();
+        self.store.record(measured.at, measured.monotonic, host, services.into_iter());
     }
 
     async fn release_slots(&self) {

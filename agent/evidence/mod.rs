@@ -24,7 +24,7 @@ pub use retention::{Cause, Limits, MinFree, Removed, Room};
 pub use vault::Vault;
 
 use crate::model::census::Owned;
-use crate::model::{IncidentId, Readings, ServiceName, Socket, TableRow};
+use crate::model::{IncidentId, Sample, ServiceName, Socket, TableRow};
 
 /// How long a socket has been in CLOSE_WAIT, at least; `None` where that is not known.
 pub type AgeOf<'a> = &'a (dyn Fn(&Socket) -> Option<Duration> + Sync);
@@ -46,8 +46,8 @@ pub struct Request<'a> {
     pub holders: &'a BTreeMap<u32, usize>,
     /// What the registry calls those addresses.
     pub names: &'a HashMap<SocketAddr, String>,
-    /// The signals' recent history, oldest first.
-    pub history: &'a [(Timestamp, Readings)],
+    /// The signals' history, oldest first: the ticks of late, and before them what the store keeps of the last day.
+    pub history: &'a [Sample],
     /// The systemd unit whose journal is kept, if it is one.
     pub unit: Option<&'a str>,
     /// The runbook's own commands, as argv.
