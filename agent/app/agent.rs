@@ -25,7 +25,7 @@ use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::incident::Ending;
 use crate::model::{
-    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth,
+    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Reading, Readings, Reason, ServiceName, Trigger, Truth,
 };
 use crate::store::{Implied, JournalRow, Store, StoreError};
 
@@ -73,8 +73,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 /// How often the host's network namespaces are looked for.
 const DISCOVER_EVERY: Duration = Duration::from_secs(60);
-/// How often everything is looked at, also where nothing can matter: for the history, and for people.
-const LOOK_WHOLE_EVERY: Duration = Duration::from_secs(300);
+/// How often everything is looked at, also where nothing can matter: for the history, whose finest step it is.
+const LOOK_WHOLE_EVERY: Duration = Duration::from_secs(60);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -224,6 +224,7 @@ impl Agent {
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
+        self.store.write_samples();
         self.release_slots().await;
         outbox::deliver_last(&self.outbox()).await;
         Ok(())
@@ -249,6 +250,7 @@ impl Agent {
                 if let Some(why) = &look.measurements.untrusted {
                     tracing::warn!(why, "a partial snapshot is not acted on");
                 }
+                self.record(&look);
                 self.decide(&look).await;
                 self.last = Some(look);
             }
@@ -296,6 +298,20 @@ impl Agent {
             );
         }
         Ok(look)
+    }
+
+    /// The signals' history sees every tick that looked at everything; one that could not be trusted as unknown.
+    fn record(&self, look: &Look) {
+        if look.passed_over.namespaces > 0 {
+            return;
+        }
+        let measured = &look.measurements;
+        let host = match measured.untrusted {
+            Some(_) => Reading::Unknown,
+            None => Reading::Known(look.host_close_wait as f64),
+        };
+        let services: Vec<_> = measured.services().collect();
+        self.store.record(measured.at, measured.monotonic, host, services.into_iter());
     }
 
     async fn release_slots(&self) {

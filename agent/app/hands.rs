@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::Wiring;
 use super::sensor::{Effort, SharedSensor};
@@ -14,7 +15,7 @@ use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
 use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace, Recheck, World};
 use crate::model::plan::Restart;
-use crate::model::{Comparison, Plan, Readings, Reason, Trigger, Truth};
+use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trigger, Truth};
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
@@ -25,7 +26,7 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         ports: wiring.ports.clone(),
         pace: Arc::new(RealPace(Arc::clone(&wiring.host.clock))),
         commands: Arc::new(RealCommands),
-        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), commands: true }),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: true }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
         measure,
         store: Arc::clone(store),
@@ -41,7 +42,7 @@ pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
     World {
         pace: Arc::new(NoPace::default()),
         commands: Arc::new(NoCommands),
-        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), commands: false }),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
         measure: Arc::new(DrySenses(Senses(wiring.sensor.clone()))),
         ports,
@@ -226,8 +227,28 @@ impl<M: Measure> Recheck for Asks<M> {
 /// Keeps the evidence: what the kernel, the attribution and the registries say, handed to the vault.
 struct RealKeeper {
     wiring: Wiring,
+    store: Arc<Store>,
     /// Dry-run runs no commands.
     commands: bool,
+}
+
+/// How much of the signals' history is kept with the evidence.
+const HISTORY: Duration = Duration::from_secs(86_400);
+
+impl RealKeeper {
+    /// The ticks that the meter remembers, and before them what the store keeps. A history that cannot be read must
+    /// not keep the rest from being kept.
+    fn history(&self, service: &ServiceName, ticks: Vec<(Timestamp, Readings)>, at: Timestamp) -> Vec<Sample> {
+        let first = ticks.first().map_or(at, |(first, _)| *first);
+        let mut history = self.store.samples(service, at - HISTORY, first).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the evidence has the last ticks of the signals alone");
+            Vec::new()
+        });
+        // The step within which the ticks begin is told by them.
+        history.retain(|sample| sample.until() <= first);
+        history.extend(ticks.into_iter().map(|(at, readings)| Sample::moment(at, readings)));
+        history
+    }
 }
 
 /// For naming peers; a registry that is slower leaves them unnamed.
@@ -245,11 +266,12 @@ impl Keeper for RealKeeper {
                 Err(_) => tracing::warn!(registry = %name, "peers stay unnamed: no answer in time"),
             }
         }
-        let (closely, history) = {
+        let (closely, ticks) = {
             let mut sensor = self.wiring.sensor.lock();
             let closely = sensor.closely(service, deadline / 4).map_err(|error| error.to_string())?;
             (closely, sensor.meter().history(service))
         };
+        let history = self.history(service, ticks, closely.at);
         let sockets = closely.sockets;
         let unit = match &plan.target.restart {
             Some(Restart::Systemd { unit, .. }) => Some(unit.as_str()),

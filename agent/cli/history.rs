@@ -1,8 +1,8 @@
-//! `unwait history`: past incidents, newest first.
+//! `unwait history`: past incidents, newest first; with `--signals` what was measured of a service.
 
 use clap::Args;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{Failure, Outcome, Place, open, render, signals};
 use crate::model::ServiceName;
 
 #[derive(Debug, Args)]
@@ -12,12 +12,24 @@ pub struct Arguments {
     /// How many at the most.
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// What was measured of the service, instead of its incidents. With --json a line for each step.
+    #[arg(long, requires = "service")]
+    signals: bool,
+    /// How far back the signals are shown: a minute a step for a day, ten minutes for a month.
+    #[arg(long, value_name = "DURATION", default_value = "24h", requires = "signals")]
+    since: String,
+    /// Only this signal; may be repeated.
+    #[arg(long, value_name = "NAME", requires = "signals")]
+    signal: Vec<String>,
     #[command(flatten)]
     place: Place,
 }
 
 pub fn history(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
+    if let Some(service) = service.as_ref().filter(|_| arguments.signals) {
+        return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place);
+    }
     let store = open::store(&open::state(&arguments.place)?)?;
     let rows =
         store.history(service.as_ref(), arguments.limit).map_err(|error| Failure::Unreachable(error.to_string()))?;

@@ -14,6 +14,7 @@ mod resolve;
 mod run;
 mod scan;
 mod show;
+mod signals;
 mod status;
 mod test;
 
@@ -56,7 +57,7 @@ enum Verb {
     Resume(pause::ResumeArguments),
     /// Is the agent running, what is latched, what is under way, what is not delivered.
     Status(status::Arguments),
-    /// Past incidents, newest first.
+    /// Past incidents, newest first; with --signals what was measured of a service.
     History(history::Arguments),
     /// One incident: its steps, its outcome, its evidence.
     Show(show::Arguments),

@@ -33,23 +33,26 @@ pub fn state(place: &Place) -> Result<PathBuf, Failure> {
 
 /// The store of an agent that has run here before.
 pub fn store(state: &Path) -> Result<Arc<Store>, Failure> {
+    let path = database(state)?;
+    Store::open(&path).map(Arc::new).map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+/// The same, to read it alone.
+pub fn store_to_read(state: &Path) -> Result<Store, Failure> {
+    Store::open_to_read(&database(state)?).map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+fn database(state: &Path) -> Result<PathBuf, Failure> {
     let path = StateDir::database_of(state);
     match path.try_exists() {
-        Ok(true) => {}
+        Ok(true) => Ok(path),
         Ok(false) => {
-            return Err(Failure::Unreachable(format!(
-                "{}: no agent has run here yet (see `unwait run`)",
-                path.display()
-            )));
+            Err(Failure::Unreachable(format!("{}: no agent has run here yet (see `unwait run`)", path.display())))
         }
         Err(error) => {
-            return Err(Failure::Unreachable(format!(
-                "{}: {error}; run as the agent's user, mostly root",
-                path.display()
-            )));
+            Err(Failure::Unreachable(format!("{}: {error}; run as the agent's user, mostly root", path.display())))
         }
     }
-    Store::open(&path).map(Arc::new).map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 /// The configuration with its adapters, for one look.

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::census::Owned;
-use crate::model::{Direction, Readings};
+use crate::model::{Direction, Sample};
 
 /// Text of whole lines, and how many did not fit.
 pub(super) struct Lines {
@@ -73,16 +72,10 @@ pub(super) fn sockets(sockets: &[Owned], holders: &HashMap<u64, Vec<u32>>, max_b
     write(sockets.iter().map(line), max_bytes)
 }
 
-#[derive(Serialize)]
-struct HistoryLine<'a> {
-    at: Timestamp,
-    #[serde(flatten)]
-    readings: &'a Readings,
-}
-
-/// `signals.jsonl`: the signals' own names as keys. The newest are what matters: the oldest do not fit first.
-pub(super) fn history(history: &[(Timestamp, Readings)], max_bytes: usize) -> Lines {
-    let newest_first = history.iter().rev().map(|(at, readings)| HistoryLine { at: *at, readings });
+/// `signals.jsonl`: the signals' own names as keys, and the step of what is down-sampled. The newest are what matters: the
+/// oldest do not fit first.
+pub(super) fn history(history: &[Sample], max_bytes: usize) -> Lines {
+    let newest_first = history.iter().rev();
     let mut lines = write(newest_first, max_bytes);
     let in_order: Vec<&str> = lines.text.lines().rev().collect();
     lines.text = in_order.iter().flat_map(|line| [*line, "\n"]).collect();
@@ -93,7 +86,8 @@ pub(super) fn history(history: &[(Timestamp, Readings)], max_bytes: usize) -> Li
 mod tests {
     use super::*;
     use crate::evidence::peers::tests::socket;
-    use crate::model::Signal;
+    use crate::model::{Readings, Signal};
+    use jiff::Timestamp;
 
     #[test]
     fn a_socket_is_one_line_with_age_and_holders() {
@@ -121,7 +115,7 @@ mod tests {
         let mut readings = Readings::default();
         readings.set(Signal::CloseWait, 288.0);
         readings.set(Signal::FdRatio, 0.25);
-        let entries: Vec<_> = (1..=5).map(|second| (at(second), readings.clone())).collect();
+        let entries: Vec<_> = (1..=5).map(|second| Sample::moment(at(second), readings.clone())).collect();
         let line =
             |second| format!("{{\"at\":\"1970-01-01T00:00:0{second}Z\",\"close_wait\":288,\"fd.ratio\":0.25}}\n");
         assert_eq!(history(&entries, 4096).text, (1..=5).map(line).collect::<String>());

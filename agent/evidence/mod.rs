@@ -24,7 +24,7 @@ pub use retention::{Cause, Limits, MinFree, Removed, Room};
 pub use vault::Vault;
 
 use crate::model::census::Owned;
-use crate::model::{IncidentId, Readings, ServiceName, TableRow};
+use crate::model::{IncidentId, Sample, ServiceName, TableRow};
 
 /// What the other stages know at the moment of the breach. Evidence itself reads /proc, the journal and the
 /// output of `commands`, and nothing else.
@@ -42,8 +42,8 @@ pub struct Request<'a> {
     pub holders: &'a BTreeMap<u32, usize>,
     /// What the registry calls those addresses.
     pub names: &'a HashMap<SocketAddr, String>,
-    /// The signals' recent history, oldest first.
-    pub history: &'a [(Timestamp, Readings)],
+    /// The signals' history, oldest first: the ticks of late, and before them what the store keeps of the last day.
+    pub history: &'a [Sample],
     /// The systemd unit whose journal is kept, if it is one.
     pub unit: Option<&'a str>,
     /// The runbook's own commands, as argv.

@@ -190,6 +190,20 @@ impl Readings {
     pub fn extend(&mut self, other: &Readings) {
         self.0.extend(other.iter());
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These readings without the ones that `other` has alike.
+    pub fn that_differ_from(&self, other: &Readings) -> Readings {
+        Readings(self.iter().filter(|(signal, value)| other.0.get(signal) != Some(value)).collect())
+    }
+
+    /// Writes them as entries of a map that has others besides.
+    pub fn serialize_into<M: serde::ser::SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        self.0.iter().try_for_each(|(signal, value)| map.serialize_entry(&signal.to_string(), &Number(*value)))
+    }
 }
 
 /// `{"close_wait": 288, "close_wait.oldest": 41.5}`: the signals' own names as keys.

@@ -3,6 +3,7 @@
 mod incidents;
 mod latches;
 mod outbox;
+mod samples;
 mod schema;
 mod state_dir;
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
@@ -24,6 +25,8 @@ pub enum StoreError {
     Sqlite { path: PathBuf, source: rusqlite::Error },
     #[error("{path}: written by a newer unwait (version {found}, this one knows {known}); install that version again")]
     Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("{path}: written by an older unwait (version {found}, this one knows {known}); `unwait run` migrates it")]
+    Older { path: PathBuf, found: i64, known: i64 },
     #[error("{path}: {what} cannot be read: {detail}; keep the file and report it")]
     Corrupt { path: PathBuf, what: String, detail: String },
 }
@@ -43,6 +46,7 @@ pub struct Store {
     path: PathBuf,
     failing: AtomicBool,
     outbox: outbox::Spill,
+    samples: samples::Recorder,
 }
 
 impl Store {
@@ -50,12 +54,26 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
         schema::prepare(&connection, path)?;
-        Ok(Self {
+        Ok(Self::over(connection, path))
+    }
+
+    /// Opens a file that is there, to read it alone: while an agent runs, and without a change to the file.
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
+        schema::accept(&connection, path)?;
+        Ok(Self::over(connection, path))
+    }
+
+    fn over(connection: Connection, path: &Path) -> Self {
+        Self {
             connection: Mutex::new(connection),
             path: path.into(),
             failing: AtomicBool::new(false),
             outbox: outbox::Spill::default(),
-        })
+            samples: samples::Recorder::default(),
+        }
     }
 
     pub fn health(&self) -> Health {
@@ -82,12 +100,9 @@ impl Store {
         read(&self.lock()).map_err(|source| self.error(source))
     }
 
-    /// Runs `write` in a transaction and commits it, synced. Keeps account of the store's health.
+    /// As [`Store::transact`], and keeps account of the store's health.
     fn write<T>(&self, write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let mut connection = self.lock();
-        let result = connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .and_then(|transaction| write(&transaction).and_then(|value| transaction.commit().map(|()| value)));
+        let result = self.transact(write);
         let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
             Err(error) if !was_failing => {
@@ -99,6 +114,18 @@ impl Store {
             _ => {}
         }
         result.map_err(|source| self.error(source))
+    }
+
+    /// Runs `write` in a transaction and commits it, synced.
+    fn transact<T>(
+        &self,
+        write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let value = write(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
     }
 
     fn error(&self, source: rusqlite::Error) -> StoreError {

@@ -1,5 +1,6 @@
 //! The tables, and how an older file becomes a newer one.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`).
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [INCIDENTS, SAMPLES];
+
+const INCIDENTS: &str = "
 CREATE TABLE incident (
     id       TEXT PRIMARY KEY,
     service  TEXT NOT NULL,
@@ -62,7 +65,27 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE INDEX outbox_due ON outbox(refused, due);
 CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL) STRICT;
-"];
+";
+
+/// Times and steps in milliseconds. A row's format: `samples::encoding`. Each tier's rows have a range of ids of their own:
+/// a page that holds rows of one tier alone becomes free as a whole when they are dropped.
+const SAMPLES: &str = "
+CREATE TABLE sample_block (
+    id      INTEGER PRIMARY KEY,
+    step    INTEGER NOT NULL,
+    start   INTEGER NOT NULL,
+    turn    INTEGER NOT NULL,
+    signals TEXT NOT NULL,
+    UNIQUE (step, start)
+) STRICT;
+CREATE TABLE sample (
+    id      INTEGER PRIMARY KEY,
+    block   INTEGER NOT NULL REFERENCES sample_block(id) ON DELETE CASCADE,
+    service TEXT NOT NULL,
+    steps   BLOB NOT NULL,
+    UNIQUE (block, service)
+) STRICT;
+";
 
 /// Sets the file up for synced writes and brings it to the present version.
 pub fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
@@ -76,6 +99,18 @@ pub fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     write_ahead(connection).map_err(sqlite)?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(sqlite)?;
     if found < known { migrate(connection).map_err(sqlite) } else { Ok(()) }
+}
+
+/// Refuses a file that this version cannot read as it is.
+pub fn accept(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
+    connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
+    let (known, found) = (MIGRATIONS.len() as i64, version(connection).map_err(sqlite)?);
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(StoreError::Newer { path: path.into(), found, known }),
+        Ordering::Less => Err(StoreError::Older { path: path.into(), found, known }),
+    }
 }
 
 /// A file that is new goes over to a write-ahead log under a lock that SQLite does not wait for, whatever the busy
@@ -110,7 +145,9 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 mod tests {
     use std::sync::Barrier;
 
-    use crate::store::Store;
+    use rusqlite::Connection;
+
+    use crate::store::{Store, StoreError};
 
     #[test]
     fn those_who_open_a_new_file_at_once_all_can() {
@@ -129,6 +166,28 @@ mod tests {
                     one.join().unwrap().unwrap();
                 }
             });
+        }
+    }
+    #[test]
+    fn a_file_of_each_former_version_migrates_and_keeps_what_it_held() {
+        let dir = tempfile::tempdir().unwrap();
+        for former in 1..super::MIGRATIONS.len() {
+            let path = dir.path().join(format!("{former}.db"));
+            let old = Connection::open(&path).unwrap();
+            for migration in &super::MIGRATIONS[..former] {
+                old.execute_batch(migration).unwrap();
+            }
+            old.pragma_update(None, "user_version", former as i64).unwrap();
+            old.execute("INSERT INTO pause(id, who, why, since) VALUES (1, 'ann', 'a move', 0)", []).unwrap();
+            drop(old);
+            let refused = Store::open_to_read(&path).unwrap_err();
+            assert!(matches!(refused, StoreError::Older { found, .. } if found == former as i64), "{refused}");
+
+            let store = Store::open(&path).unwrap();
+            assert_eq!(store.paused(jiff::Timestamp::UNIX_EPOCH).unwrap().map(|pause| pause.who), Some("ann".into()));
+            assert_eq!(store.services_with_samples().unwrap(), [] as [String; 0]);
+            drop(store);
+            Store::open(&path).unwrap();
         }
     }
 }

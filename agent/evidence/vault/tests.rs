@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::evidence::retention::MinFree;
 use crate::model::census::Owned;
-use crate::model::{Direction, Readings, ServiceName, Signal, Socket, TableRow};
+use crate::model::{Direction, Readings, Sample, ServiceName, Signal, Socket, TableRow};
 
 const ROOMY: Limits =
     Limits { keep: 50, max_bytes: u64::MAX, min_free: MinFree::Bytes(0), max_age: Duration::from_secs(1 << 40) };
@@ -21,7 +21,7 @@ struct Scene {
     table: Vec<TableRow>,
     holders: BTreeMap<u32, usize>,
     names: HashMap<SocketAddr, String>,
-    history: Vec<(Timestamp, Readings)>,
+    history: Vec<Sample>,
     commands: Vec<Vec<String>>,
     _open: (TcpListener, TcpStream),
 }
@@ -54,7 +54,7 @@ impl Scene {
             table: vec![row],
             holders: BTreeMap::from([(std::process::id(), 1)]),
             names: HashMap::from([(remote, "redis-session".to_string())]),
-            history: vec![(at(), readings)],
+            history: vec![Sample::moment(at(), readings)],
             commands: Vec::new(),
             _open: (listener, client),
         }
