@@ -71,7 +71,7 @@ impl<'a> Crowd<'a> {
 
     /// Grows to this size. `Some` says why the machine does not allow it: then the crowd is to be dropped.
     pub fn grow_to(&mut self, size: Size, walker: &mut Walker) -> anyhow::Result<Option<String>> {
-        if let Some(why) = machine::refusal(size) {
+        if let Some(why) = machine::refusal(size, self.size.sockets) {
             return Ok(Some(why));
         }
         self.size = size;

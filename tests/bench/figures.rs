@@ -96,6 +96,9 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.figures.is_empty() && self.notes.is_empty() {
+            return Ok(());
+        }
         writeln!(f, "\n{}", self.title)?;
         let head = ["SOCKETS", "FIGURE", "MEASURED", "AIM", "", "FROM"].map(str::to_owned);
         let rows = self.figures.iter().map(|figure| {

@@ -12,7 +12,7 @@ use super::crowd::{HOLDERS, Size};
 use super::holder::IPV6_IN;
 
 const SLICE: &str = "unwait-bench.slice";
-const KIB_A_SOCKET: usize = 5; // the socket, its file, its inode and its dentry; some 4 KiB were seen
+const KIB_A_SOCKET: usize = 5; // the socket, its file, its inode and its dentry; some 4.1 KiB were seen
 const DESCRIPTORS_BESIDE: usize = 64; // of a holder: the listeners, the pipes, what the runtime has
 
 /// Goes into a network namespace of the bench's own, so that nobody else's sockets are among those that are counted,
@@ -84,11 +84,11 @@ pub fn raise_descriptors() {
     }
 }
 
-/// Why so many sockets are more than this machine allows, and how many it does allow.
-pub fn refusal(size: Size) -> Option<String> {
+/// Why so many sockets are more than this machine allows, and how many it does allow. `held` are there already.
+pub fn refusal(size: Size, held: usize) -> Option<String> {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard as usize);
-    let ports = number_in("/proc/sys/net/ipv4/ip_local_port_range", 1).unwrap_or(usize::MAX)
-        - number_in("/proc/sys/net/ipv4/ip_local_port_range", 0).unwrap_or(0);
+    let [first, last] = [0, 1].map(|index| number_in("/proc/sys/net/ipv4/ip_local_port_range", index));
+    let ports = last.unwrap_or(65_535).saturating_sub(first.unwrap_or(0));
     // Each holder has an address and port of its own to connect to, of each family.
     let connections_a_port = if has_ipv6() { (IPV6_IN, IPV6_IN - 1) } else { (1, 1) };
     let memory = memory_available_kib();
@@ -99,10 +99,10 @@ pub fn refusal(size: Size) -> Option<String> {
         ),
         (number_in("/proc/sys/fs/file-max", 0).unwrap_or(usize::MAX), "of fs.file-max".to_owned()),
         (
-            (2 * HOLDERS * ports).saturating_mul(connections_a_port.0) / connections_a_port.1,
+            2 * HOLDERS * ports * connections_a_port.0 / connections_a_port.1,
             format!("net.ipv4.ip_local_port_range has {ports} ports"),
         ),
-        (memory / KIB_A_SOCKET, format!("{} MiB of memory are available", memory / 1024)),
+        (held + memory / KIB_A_SOCKET, format!("{} MiB of memory are available", memory / 1024)),
     ];
     let (most, why) = limits.into_iter().min_by_key(|(most, _)| *most)?;
     (most < size.sockets).then(|| format!("this machine allows only {most} sockets, because {why}"))
