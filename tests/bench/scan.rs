@@ -1,26 +1,75 @@
-//! `cargo bench --bench scan`: what one look costs, beside `ss -tanp state close-wait` of the same moment.
+//! `cargo bench --bench scan`: every figure that this project states of its cost, as ratios. See README.md.
 //!
-//! 5,000 connections over loopback are 10,000 sockets; of 1,000 of them the peer has closed its half, so that 1,000
-//! are in CLOSE_WAIT and stay there. Collect and attribute run in this process; `ss` is a process, as whoever
-//! runs it by cron pays for it. The rounds take turns; minimum and median of each are printed, and the ratio of the
-//! minima. The machine's other load is in the figures: trust ratios and minima.
+//! Times are printed and never judged; a count that is wrong ends the bench with an error.
 
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+mod agent;
+mod child;
+mod crowd;
+mod figures;
+mod holder;
+mod look;
+mod machine;
+mod parts;
+mod sleepers;
+mod walker;
 
-use anyhow::{Context, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use unwait::attribute::{Attributor, DescriptorAsk};
-use unwait::clock::{Clock, SystemClock};
-use unwait::collect::{Ask, Collector};
+use std::process::ExitCode;
 
-const CONNECTIONS: usize = 5_000;
-const LEAKED: usize = 1_000;
-const ROUNDS: usize = 15;
+use anyhow::bail;
+use strum::VariantNames;
+
+use crowd::{Crowd, Place, Size};
+use figures::Table;
+use machine::OwnCgroups;
+use walker::Walker;
+
+const LADDER: [Size; 3] = [Size::new(10_000, 1_000), Size::new(100_000, 10_000), Size::new(300_000, 10_000)];
+/// Small, so that what processes cost would show beside the walk.
+const FOR_PROCESSES: Size = LADDER[0];
+const FOR_IDLE: Size = LADDER[1];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "snake_case")]
+enum Part {
+    Walk,
+    Process,
+    Idle,
+    Memory,
+    Processes,
+}
+
+impl Part {
+    const ALL: [Self; 5] = [Self::Walk, Self::Process, Self::Idle, Self::Memory, Self::Processes];
+
+    fn is_measured_at(self, size: Size) -> bool {
+        match self {
+            Self::Walk | Self::Process => true,
+            Self::Idle => size == FOR_IDLE,
+            Self::Processes => size == FOR_PROCESSES,
+            // With a crowd of its own, which it makes grow.
+            Self::Memory => false,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Walk => parts::walk::TITLE,
+            Self::Process => parts::process::TITLE,
+            Self::Idle => parts::idle::TITLE,
+            Self::Memory => parts::memory::TITLE,
+            Self::Processes => parts::processes::TITLE,
+        }
+    }
+}
 
 fn main() -> ExitCode {
-    match bench() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((role, rest)) if role == holder::ROLE => holder::main(rest),
+        Some((role, _)) if role == sleepers::ROLE => sleepers::main(),
+        _ => parts_of(&arguments).and_then(|parts| bench(&parts)),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("scan bench: {error:#}");
@@ -29,65 +78,83 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> anyhow::Result<()> {
-    let needed = 2 * CONNECTIONS as u64 + 256;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let hard = hard.max(needed);
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).with_context(|| format!("raising the limit to {needed} files"))?;
-    let _sockets = connections()?;
-
-    let mut collector = Collector::new()?;
-    let mut attributor = Attributor::new(vec![]);
-    let (mut collect, mut look, mut ss, mut ss_with_processes) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..ROUNDS {
-        let begin = SystemClock.monotonic();
-        let snapshot = collector.snapshot(&SystemClock, Ask::default())?;
-        collect.push(SystemClock.monotonic() - begin);
-        let census = attributor.attribute(&snapshot, DescriptorAsk::Skip);
-        look.push(SystemClock.monotonic() - begin);
-        ensure!(census.host_close_wait() >= LEAKED, "only {} sockets in CLOSE_WAIT", census.host_close_wait());
-
-        for (arguments, took) in [("-tan", &mut ss), ("-tanp", &mut ss_with_processes)] {
-            let begin = SystemClock.monotonic();
-            let output = Command::new("ss").args([arguments, "state", "close-wait"]).stdin(Stdio::null()).output();
-            took.push(SystemClock.monotonic() - begin);
-            let rows = output.context("ss (package iproute2)")?.stdout.iter().filter(|byte| **byte == b'\n').count();
-            ensure!(rows > LEAKED, "ss {arguments} shows only {rows} lines");
+/// All of them where none is named. Cargo adds `--bench`.
+fn parts_of(arguments: &[String]) -> anyhow::Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    for word in arguments.iter().filter(|word| *word != "--bench") {
+        match word.parse() {
+            Ok(part) => parts.push(part),
+            Err(_) => bail!("no part is called `{word}`; the parts are {}", Part::VARIANTS.join(", ")),
         }
     }
-    println!("{} sockets, {LEAKED} of them in CLOSE_WAIT; {ROUNDS} rounds, interleaved", 2 * CONNECTIONS);
-    let base = minimum_and_median(&mut look).0;
-    for (what, took) in [
-        ("collect, in process", &mut collect),
-        ("collect + attribute, in process", &mut look),
-        ("ss -tan state close-wait", &mut ss),
-        ("ss -tanp state close-wait", &mut ss_with_processes),
-    ] {
-        let (minimum, median) = minimum_and_median(took);
-        let ratio = minimum.as_secs_f64() / base.as_secs_f64();
-        println!("{what:32} min {minimum:>10.2?}  median {median:>10.2?}  {ratio:>7.1}x");
+    Ok(if parts.is_empty() { Part::ALL.to_vec() } else { parts })
+}
+
+fn bench(parts: &[Part]) -> anyhow::Result<()> {
+    let mut tables: Vec<(Part, Table)> = parts.iter().map(|part| (*part, Table::new(part.title()))).collect();
+    let outcome = measure(&mut tables);
+    // What was measured before something went wrong is still true.
+    for (_, table) in &tables {
+        print!("{table}");
+    }
+    outcome
+}
+
+fn measure(tables: &mut [(Part, Table)]) -> anyhow::Result<()> {
+    machine::raise_descriptors();
+    let place = place();
+    let mut walker = Walker::build()?;
+    for (_, table) in tables.iter_mut().filter(|(part, _)| *part == Part::Idle) {
+        eprintln!("no sockets: idle");
+        parts::idle::measure_quiet(table)?;
+    }
+    climb(&place, &mut walker, tables)?;
+    for (_, table) in tables.iter_mut().filter(|(part, _)| *part == Part::Memory) {
+        eprintln!("{}: memory", parts::memory::BASE);
+        let mut crowd = Crowd::start(&place)?;
+        match crowd.grow_to(parts::memory::BASE, &mut walker)? {
+            None => parts::memory::measure(&mut crowd, &mut walker, table)?,
+            Some(why) => table.note(format!("{}: {why}", parts::memory::BASE)),
+        }
     }
     Ok(())
 }
 
-fn minimum_and_median(took: &mut [Duration]) -> (Duration, Duration) {
-    took.sort();
-    (took[0], took[took.len() / 2])
+/// Up the ladder with one crowd that grows, as far as the machine allows.
+fn climb(place: &Place, walker: &mut Walker, tables: &mut [(Part, Table)]) -> anyhow::Result<()> {
+    let mut crowd = Crowd::start(place)?;
+    for size in LADDER {
+        let mut here: Vec<_> = tables.iter_mut().filter(|(part, _)| part.is_measured_at(size)).collect();
+        if here.is_empty() {
+            continue;
+        }
+        if let Some(why) = crowd.grow_to(size, walker)? {
+            here.iter_mut().for_each(|(_, table)| table.note(format!("{size}: {why}")));
+            break;
+        }
+        for (part, table) in here {
+            eprintln!("{size}: {}", part.title());
+            match part {
+                Part::Walk => parts::walk::measure(&crowd, walker, table)?,
+                Part::Process => parts::process::measure(&crowd, table)?,
+                Part::Idle => parts::idle::measure(&crowd, table)?,
+                Part::Processes => parts::processes::measure(&crowd, table)?,
+                Part::Memory => {}
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Both ends of each connection, so that they stay open.
-fn connections() -> anyhow::Result<Vec<(TcpStream, TcpStream)>> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    let mut pairs = Vec::with_capacity(CONNECTIONS);
-    for index in 0..CONNECTIONS {
-        let client = TcpStream::connect(address).context("connecting over loopback")?;
-        let (server, _) = listener.accept()?;
-        if index < LEAKED {
-            // Closed by half only: the other end of a whole close would go from FIN-WAIT-2 within a minute.
-            server.shutdown(Shutdown::Write)?;
-        }
-        pairs.push((client, server));
+/// Says what the machine does not allow.
+fn place() -> Place {
+    let own_network = machine::enter_own_network();
+    if let Err(why) = &own_network {
+        println!("In the machine's own network, whose other sockets count too: {why:#}");
     }
-    Ok(pairs)
+    let cgroups = OwnCgroups::make();
+    if let Err(why) = &cgroups {
+        println!("Without cgroups, so that what a look sees of each service is not checked: {why:#}");
+    }
+    Place { own_network: own_network.is_ok(), cgroups: cgroups.ok() }
 }

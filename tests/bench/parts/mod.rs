@@ -1,0 +1,7 @@
+//! What is measured; a table each.
+
+pub mod idle;
+pub mod memory;
+pub mod process;
+pub mod processes;
+pub mod walk;
