@@ -30,22 +30,26 @@ impl Eyes {
 
     /// Scan and attribution. What is measured.
     pub fn look(&mut self) -> anyhow::Result<()> {
-        let snapshot = self.collector.snapshot(&SystemClock, Ask::default())?;
-        self.census = Some(self.attributor.attribute(&snapshot, DescriptorAsk::Skip));
-        Ok(())
+        self.look_at(Ask::default())
     }
 
     /// A tick on a host where nothing can be near a threshold. What is measured.
     pub fn quiet(&mut self) -> anyhow::Result<()> {
-        self.look()
+        self.look_at(Ask { matters: Some(&|service, _| service > 200), ..Ask::default() })
+    }
+
+    fn look_at(&mut self, ask: Ask) -> anyhow::Result<()> {
+        let snapshot = self.collector.snapshot(&SystemClock, ask)?;
+        self.census = Some(self.attributor.attribute(snapshot, DescriptorAsk::Skip, &SystemClock));
+        Ok(())
     }
 
     /// The counts of the last look.
     pub fn seen(&self) -> Seen {
         let services = self.census.iter().flat_map(|census| &census.services);
         Seen {
-            host: self.census.as_ref().map_or(0, Census::host_close_wait),
-            services: services.map(|(name, held)| (name.to_string(), held.sockets.len())).collect(),
+            host: self.census.as_ref().map_or(0, Census::host_close_wait) as usize,
+            services: services.map(|(name, held)| (name.to_string(), held.close_wait())).collect(),
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use std::net::{Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, bail, ensure};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::crowd::{HOLDERS, Size};
@@ -15,10 +14,25 @@ const SLICE: &str = "unwait-bench.slice";
 const KIB_A_SOCKET: usize = 5; // the socket, its file, its inode and its dentry; some 4.1 KiB were seen
 const DESCRIPTORS_BESIDE: usize = 64; // of a holder: the listeners, the pipes, what the runtime has
 
-/// Goes into a network namespace of the bench's own, so that nobody else's sockets are among those that are counted,
-/// and nobody else is bothered by these. The error says why this machine does not allow it.
-pub fn enter_own_network() -> anyhow::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("unshare(CLONE_NEWNET)")?;
+/// What puts a process into a network of its own, and among processes of its own: a look sees every network namespace
+/// that a process is in, and walks the table once for each.
+const OWN_WORLD: [&str; 6] = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
+
+/// Runs the bench again in a world of its own, so that nobody else's sockets are among those that are counted, and
+/// nobody else is bothered by these. The error says why this machine does not allow it.
+pub fn run_in_own_world(role: &str, arguments: &[String]) -> anyhow::Result<ExitStatus> {
+    let unshare = |argv: &[&str]| {
+        Command::new("unshare").args(OWN_WORLD).args(argv).status().context("unshare (package util-linux)")
+    };
+    let tried = unshare(&["ip", "link", "set", "lo", "up"])?;
+    ensure!(tried.success(), "unshare {}: {tried}", OWN_WORLD.join(" "));
+    let own = std::env::current_exe().context("the bench's own file")?;
+    let own = own.to_str().context("the bench's own file has no name in UTF-8")?;
+    let argv: Vec<&str> = [own, role].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    unshare(&argv)
+}
+
+pub fn bring_up_the_loopback() -> anyhow::Result<()> {
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip (package iproute2)")?;
     ensure!(up.success(), "ip link set lo up: {up}");
     Ok(())

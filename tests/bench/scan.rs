@@ -62,12 +62,24 @@ impl Part {
     }
 }
 
+/// The role of a bench that runs in a world of its own.
+const OWN_WORLD: &str = "in-own-world";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         Some((role, rest)) if role == holder::ROLE => holder::main(rest),
         Some((role, _)) if role == sleepers::ROLE => sleepers::main(),
-        _ => parts_of(&arguments).and_then(|parts| bench(&parts)),
+        Some((role, rest)) if role == OWN_WORLD => {
+            machine::bring_up_the_loopback().and_then(|()| parts_of(rest)).and_then(|parts| bench(&parts, true))
+        }
+        _ => match machine::run_in_own_world(OWN_WORLD, &arguments) {
+            Ok(ended) => return if ended.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            Err(why) => {
+                println!("In the machine's own network, whose other sockets count too: {why:#}");
+                parts_of(&arguments).and_then(|parts| bench(&parts, false))
+            }
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,9 +102,9 @@ fn parts_of(arguments: &[String]) -> anyhow::Result<Vec<Part>> {
     Ok(if parts.is_empty() { Part::ALL.to_vec() } else { parts })
 }
 
-fn bench(parts: &[Part]) -> anyhow::Result<()> {
+fn bench(parts: &[Part], own_network: bool) -> anyhow::Result<()> {
     let mut tables: Vec<(Part, Table)> = parts.iter().map(|part| (*part, Table::new(part.title()))).collect();
-    let outcome = measure(&mut tables);
+    let outcome = measure(&mut tables, own_network);
     // What was measured before something went wrong is still true.
     for (_, table) in &tables {
         print!("{table}");
@@ -100,9 +112,9 @@ fn bench(parts: &[Part]) -> anyhow::Result<()> {
     outcome
 }
 
-fn measure(tables: &mut [(Part, Table)]) -> anyhow::Result<()> {
+fn measure(tables: &mut [(Part, Table)], own_network: bool) -> anyhow::Result<()> {
     machine::raise_descriptors();
-    let place = place();
+    let place = place(own_network);
     let mut walker = Walker::build()?;
     for (_, table) in tables.iter_mut().filter(|(part, _)| *part == Part::Idle) {
         eprintln!("no sockets: idle");
@@ -147,14 +159,10 @@ fn climb(place: &Place, walker: &mut Walker, tables: &mut [(Part, Table)]) -> an
 }
 
 /// Says what the machine does not allow.
-fn place() -> Place {
-    let own_network = machine::enter_own_network();
-    if let Err(why) = &own_network {
-        println!("In the machine's own network, whose other sockets count too: {why:#}");
-    }
+fn place(own_network: bool) -> Place {
     let cgroups = OwnCgroups::make();
     if let Err(why) = &cgroups {
         println!("Without cgroups, so that what a look sees of each service is not checked: {why:#}");
     }
-    Place { own_network: own_network.is_ok(), cgroups: cgroups.ok() }
+    Place { own_network, cgroups: cgroups.ok() }
 }
