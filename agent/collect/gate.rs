@@ -11,7 +11,8 @@
 //!    taken back into an older kernel (a46d0ea5c942, "tcp: count CLOSE-WAIT sockets for TCP_MIB_CURRESTAB"). Before,
 //!    a socket that enters CLOSE_WAIT leaves the count, which would read as no leak at all. So it is used only after
 //!    it was seen to count one, in a namespace of our own where nothing else is.
-//! 3. The sockets of MPTCP in `protocols` (24 µs), since Linux 6.2, on the same condition; before, they read as 0.
+//! 3. The sockets of MPTCP in `protocols` (24 µs), since Linux 6.2, and only after one of our own was
+//!    seen to be counted; before, they read as 0.
 //!
 //! The kernel sums a counter over its CPUs one after the other: sockets that open on one and close on another in
 //! that microsecond may be missing from the sum.
@@ -63,14 +64,14 @@ enum Mptcp {
 
 impl Gate {
     /// Tries the kernel's counters in a namespace of our own, which takes some milliseconds. Without CAP_SYS_ADMIN
-    /// that cannot be had, and the counters that are always safe are used.
+    /// that cannot be had, and `CurrEstab` is not used.
     pub fn new() -> Self {
         let counters = std::thread::Builder::new()
             .name("gate".into())
-            .spawn(|| Counters::tried_in_a_namespace_of_our_own().unwrap_or_else(|_| Counters::untried()))
+            .spawn(|| Counters::tried_in_a_namespace_of_our_own().unwrap_or_else(|_| Counters::in_the_own_namespace()))
             .ok()
             .and_then(|thread| thread.join().ok())
-            .unwrap_or_else(Counters::untried);
+            .unwrap_or_else(Counters::in_the_own_namespace);
         Self { counters, own: None }
     }
 
@@ -88,10 +89,9 @@ impl Gate {
 }
 
 impl Counters {
-    fn untried() -> Self {
-        let has_mptcp =
-            std::fs::read("/proc/self/net/protocols").map_or(true, |file| sockets_of_mptcp(&file).is_some());
-        Self { curr_estab: false, mptcp: if has_mptcp { Mptcp::Uncounted } else { Mptcp::Absent } }
+    /// Where others' sockets come and go, only what no other can imitate is tried.
+    fn in_the_own_namespace() -> Self {
+        Self { curr_estab: false, mptcp: try_mptcp("/proc/thread-self/net".as_ref()) }
     }
 
     /// Moves the calling thread into a new namespace, for good, where what is counted is known exactly: one socket
@@ -108,26 +108,44 @@ impl Counters {
         // The end of file has come: the server's end is in CLOSE_WAIT, the client's has left ESTABLISHED.
         io::copy(&mut server, &mut io::sink())?;
         let after = curr_estab(&std::fs::read(net.join("snmp"))?);
-        Ok(Self { curr_estab: (before, after) == (Some(2), Some(1)), mptcp: try_mptcp(net)? })
+        Ok(Self { curr_estab: (before, after) == (Some(2), Some(1)), mptcp: try_mptcp(net) })
     }
 }
 
-/// A socket that listens by MPTCP must be counted as one.
-fn try_mptcp(net: &Path) -> io::Result<Mptcp> {
+/// While a socket of ours listens by MPTCP, on the loopback, one at least must be counted: a kernel that does not
+/// count them says 0 for ever, so that those of others do no harm.
+fn try_mptcp(net: &Path) -> Mptcp {
+    let count = || std::fs::read(net.join("protocols")).ok().and_then(|file| sockets_of_mptcp(&file));
+    match listen_by_mptcp() {
+        Ok(_listener) if count().is_some_and(|count| count > 0) => Mptcp::Counted,
+        // Not built in; before Linux 5.6, no protocol has so high a number.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EINVAL)) => Mptcp::Absent,
+        Ok(_) | Err(_) => Mptcp::Uncounted,
+    }
+}
+
+fn listen_by_mptcp() -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed; the descriptor is new and ours.
     let socket = unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP);
-        if fd < 0 {
-            return match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EPROTONOSUPPORT | libc::EINVAL) => Ok(Mptcp::Absent),
-                _ => Ok(Mptcp::Uncounted),
-            };
+        match libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) {
+            fd if fd < 0 => return Err(io::Error::last_os_error()),
+            fd => OwnedFd::from_raw_fd(fd),
         }
-        OwnedFd::from_raw_fd(fd)
     };
-    let count = || std::fs::read(net.join("protocols")).map(|file| sockets_of_mptcp(&file));
-    listen(&socket, Backlog::MAXALLOWABLE)?;
-    Ok(if count()? == Some(1) { Mptcp::Counted } else { Mptcp::Uncounted })
+    // SAFETY: an address of plain data, of which the size is passed and the unset fields are zero: any port.
+    let bound = unsafe {
+        let mut address: libc::sockaddr_in = std::mem::zeroed();
+        address.sin_family = libc::AF_INET as libc::sa_family_t;
+        address.sin_addr.s_addr = u32::from(Ipv4Addr::LOCALHOST).to_be();
+        let size = size_of_val(&address) as libc::socklen_t;
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size)
+    };
+    if bound != 0 {
+        // EINVAL here is none of the protocol's.
+        return Err(io::Error::other(io::Error::last_os_error()));
+    }
+    listen(&socket, Backlog::MAXALLOWABLE).map_err(io::Error::other)?;
+    Ok(socket)
 }
 
 fn bring_up_the_loopback() -> io::Result<()> {
@@ -366,8 +384,12 @@ mod tests {
 
     #[test]
     fn what_is_not_privileged_is_bounded_by_what_is_always_safe() {
-        let counters = Counters::untried();
-        assert!(!counters.curr_estab && counters.mptcp != Mptcp::Counted);
+        let counters = Counters::in_the_own_namespace();
+        assert!(!counters.curr_estab);
+        let tried = std::thread::spawn(Counters::tried_in_a_namespace_of_our_own).join().unwrap();
+        if let Ok(tried) = tried {
+            assert_eq!(counters.mptcp, tried.mptcp, "the same kernel");
+        }
         let mut own = super::super::namespaces::discover("/proc".as_ref(), &[]).unwrap().namespaces;
         let own = own.swap_remove(0);
         let held = mix_of_one("127.0.0.1");
