@@ -41,8 +41,10 @@ pub(super) enum GateError {
 /// Which counters can be trusted on this kernel, and the own namespace's files, kept open.
 #[derive(Debug)]
 pub(super) struct Gate {
-    counters: Counters,
-    own: Option<Files>,
+    /// Whether `CurrEstab` counts CLOSE_WAIT; tried when it is first needed.
+    curr_estab: Option<bool>,
+    mptcp: Mptcp,
+    own: Files,
 }
 
 /// What was seen to count as it should.
@@ -63,55 +65,64 @@ enum Mptcp {
 }
 
 impl Gate {
-    /// Tries the kernel's counters in a namespace of our own, which takes some milliseconds. Without CAP_SYS_ADMIN
-    /// that cannot be had, and `CurrEstab` is not used.
+    /// Tries how the kernel counts MPTCP's sockets: some 0.1 ms.
     pub fn new() -> Self {
-        let counters = std::thread::Builder::new()
-            .name("gate".into())
-            .spawn(|| Counters::tried_in_a_namespace_of_our_own().unwrap_or_else(|_| Counters::in_the_own_namespace()))
-            .ok()
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_else(Counters::in_the_own_namespace);
-        Self { counters, own: None }
+        let mptcp = try_mptcp("/proc/thread-self/net".as_ref());
+        Self { curr_estab: None, mptcp, own: Files::below("/proc/self/net".as_ref()) }
     }
 
     /// How many sockets in CLOSE_WAIT `namespace` can hold now at most, TCP and MPTCP together. Where that is less
     /// than `enough`, a looser and cheaper bound is given.
+    ///
+    /// The first one tries `CurrEstab` in a namespace of our own, which takes some milliseconds. Without
+    /// CAP_SYS_ADMIN that cannot be had, and it is not used.
     pub fn bound(&mut self, namespace: &Namespace, enough: u64) -> Result<u64, GateError> {
-        let (counters, inode) = (self.counters, namespace.inode);
+        let curr_estab = *self.curr_estab.get_or_insert_with(try_curr_estab);
+        let counters = Counters { curr_estab, mptcp: self.mptcp };
+        let inode = namespace.inode;
         if namespace.own {
-            let files = self.own.get_or_insert_with(|| Files::below("/proc/self/net".as_ref()));
-            return files.bound(counters, enough).map_err(|error| error.of(inode));
+            return self.own.bound(counters, enough).map_err(|error| error.of(inode));
         }
         let bound = namespace.read_net(|net| Ok(Files::below(net).bound(counters, enough)))?;
         bound.map_err(|error| error.of(inode))
     }
+
+    /// Whether there may be a socket of MPTCP in it: a walk of its table costs more than its count.
+    pub fn speaks_mptcp(&mut self, namespace: &Namespace) -> bool {
+        let count = match (self.mptcp, namespace.own) {
+            (Mptcp::Absent, _) => return false,
+            (Mptcp::Uncounted, _) => return true,
+            (Mptcp::Counted, true) => self.own.read(Name::Protocols, sockets_of_mptcp).ok(),
+            (Mptcp::Counted, false) => {
+                let read = |net: &Path| Ok(Files::below(net).read(Name::Protocols, sockets_of_mptcp).ok());
+                namespace.read_net(read).ok().flatten()
+            }
+        };
+        count.is_none_or(|count| count > 0)
+    }
 }
 
-impl Counters {
-    /// Where others' sockets come and go, only what no other can imitate is tried.
-    fn in_the_own_namespace() -> Self {
-        let has_mptcp =
-            std::fs::read("/proc/self/net/protocols").map_or(true, |file| sockets_of_mptcp(&file).is_some());
-        Self { curr_estab: false, mptcp: if has_mptcp { Mptcp::Uncounted } else { Mptcp::Absent } }
-    }
+/// Whether `CurrEstab` counts CLOSE_WAIT on this kernel; false where it could not be tried.
+fn try_curr_estab() -> bool {
+    let thread = std::thread::Builder::new().name("gate".into()).spawn(try_curr_estab_in_a_namespace_of_its_own);
+    thread.ok().and_then(|thread| thread.join().ok()?.ok()).unwrap_or(false)
+}
 
-    /// Moves the calling thread into a new namespace, for good, where what is counted is known exactly: one socket
-    /// in CLOSE_WAIT, and one that listens by MPTCP.
-    fn tried_in_a_namespace_of_our_own() -> io::Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        let net = Path::new("/proc/thread-self/net");
-        bring_up_the_loopback()?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let client = TcpStream::connect(listener.local_addr()?)?;
-        let (mut server, _) = listener.accept()?;
-        let before = curr_estab(&std::fs::read(net.join("snmp"))?);
-        client.shutdown(std::net::Shutdown::Write)?;
-        // The end of file has come: the server's end is in CLOSE_WAIT, the client's has left ESTABLISHED.
-        io::copy(&mut server, &mut io::sink())?;
-        let after = curr_estab(&std::fs::read(net.join("snmp"))?);
-        Ok(Self { curr_estab: (before, after) == (Some(2), Some(1)), mptcp: try_mptcp(net) })
-    }
+/// Moves the calling thread into a new namespace, for good, where what is counted is known exactly: one connection,
+/// and then one socket in CLOSE_WAIT.
+fn try_curr_estab_in_a_namespace_of_its_own() -> io::Result<bool> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    let snmp = Path::new("/proc/thread-self/net/snmp");
+    bring_up_the_loopback()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    let before = curr_estab(&std::fs::read(snmp)?);
+    client.shutdown(std::net::Shutdown::Write)?;
+    // The end of file has come: the server's end is in CLOSE_WAIT, the client's has left ESTABLISHED.
+    io::copy(&mut server, &mut io::sink())?;
+    let after = curr_estab(&std::fs::read(snmp)?);
+    Ok((before, after) == (Some(2), Some(1)))
 }
 
 /// While a socket of ours listens by MPTCP, on the loopback, one at least must be counted: a kernel that does not
@@ -330,11 +341,12 @@ mod tests {
         let namespace = room.found();
         let mut gate = Gate::new();
         assert_eq!(gate.bound(&namespace, 1).unwrap(), 0, "an empty namespace");
+        assert!(gate.mptcp != Mptcp::Counted || !gate.speaks_mptcp(&namespace));
         let mut kept = Vec::new();
         let trusted: Vec<_> = COUNTERS
             .into_iter()
-            .filter(|counters| gate.counters.curr_estab || !counters.curr_estab)
-            .filter(|counters| gate.counters.mptcp == Mptcp::Counted || counters.mptcp != Mptcp::Counted)
+            .filter(|counters| gate.curr_estab == Some(true) || !counters.curr_estab)
+            .filter(|counters| gate.mptcp == Mptcp::Counted || counters.mptcp != Mptcp::Counted)
             .collect();
         for (round, address) in ["::1", "127.0.0.1", "::1", "127.0.0.1"].into_iter().enumerate() {
             kept.extend(namespace.inside(|| a_mix(address)).unwrap());
@@ -346,9 +358,10 @@ mod tests {
             }
             let count = in_close_wait(&namespace);
             assert!(count >= 3 * (round as u64 + 1), "{count} in round {round}");
+            assert!(round <= 1 || gate.speaks_mptcp(&namespace));
             for counters in &trusted {
                 for enough in [0, 1, count, count + 1, u64::MAX] {
-                    gate.counters = *counters;
+                    (gate.curr_estab, gate.mptcp) = (Some(counters.curr_estab), counters.mptcp);
                     let bound = gate.bound(&namespace, enough).unwrap();
                     assert!(bound >= count, "{counters:?}, enough {enough}: {bound} is less than {count}");
                 }
@@ -356,7 +369,7 @@ mod tests {
         }
         // It is a bound of this namespace, and of no other.
         let total = kept.len() as u64;
-        gate.counters = COUNTERS[0];
+        (gate.curr_estab, gate.mptcp) = (Some(false), Mptcp::Uncounted);
         let bound = gate.bound(&namespace, 1).unwrap();
         assert!(bound <= 4 * total, "{bound} of {total}");
     }
@@ -371,8 +384,8 @@ mod tests {
             kept.push(namespace.inside(|| mix_of_one("127.0.0.1")).unwrap());
             assert_eq!(in_close_wait(&namespace), count);
             let bound = gate.bound(&namespace, 1).unwrap();
-            assert!(bound >= count, "{:?}: {bound} of {count}", gate.counters);
-            if gate.counters.curr_estab && gate.counters.mptcp != Mptcp::Uncounted {
+            assert!(bound >= count, "{:?}, {:?}: {bound} of {count}", gate.curr_estab, gate.mptcp);
+            if gate.curr_estab == Some(true) && gate.mptcp != Mptcp::Uncounted {
                 assert_eq!(gate.bound(&namespace, count + 1).unwrap(), count, "no more than are there");
             }
         }
@@ -386,16 +399,10 @@ mod tests {
 
     #[test]
     fn what_is_not_privileged_is_bounded_by_what_is_always_safe() {
-        let counters = Counters::in_the_own_namespace();
-        assert!(!counters.curr_estab);
-        let tried = std::thread::spawn(Counters::tried_in_a_namespace_of_our_own).join().unwrap();
-        if let Ok(tried) = tried {
-            assert_eq!(counters.mptcp, tried.mptcp, "the same kernel");
-        }
         let mut own = super::super::namespaces::discover("/proc".as_ref(), &[]).unwrap().namespaces;
         let own = own.swap_remove(0);
         let held = mix_of_one("127.0.0.1");
-        let mut gate = Gate { counters, own: None };
+        let mut gate = Gate { curr_estab: Some(false), ..Gate::new() };
         for _ in 0..2 {
             let bound = gate.bound(&own, 1).unwrap();
             assert!(bound >= in_close_wait(&own), "{bound}");

@@ -68,12 +68,9 @@ pub enum CollectError {
 #[derive(Debug)]
 pub struct Collector {
     namespaces: Discovery,
-    /// Tried when it is first needed: trying takes some milliseconds.
-    gate: Option<Gate>,
+    gate: Gate,
     /// Of our own namespace.
     own: Reader,
-    /// False once the kernel has said that it knows no Multipath TCP.
-    mptcp: bool,
     /// What is remembered of each namespace's sockets.
     memory: BTreeMap<NetNs, Memory>,
     /// Local ports that are told apart also where nobody listens.
@@ -97,7 +94,7 @@ impl Collector {
         let mut own = Reader::of_our_own();
         own.read(Wanted { states: 1 << LISTEN, info: false }, &mut Vec::<TableRow>::new())?;
         let (memory, ports) = (BTreeMap::new(), HashSet::new());
-        Ok(Self { namespaces: discovered(), gate: None, own, mptcp: true, memory, ports })
+        Ok(Self { namespaces: discovered(), gate: Gate::new(), own, memory, ports })
     }
 
     /// Looks again for the host's network namespaces: some microseconds a process, which is why no tick does it.
@@ -154,12 +151,11 @@ impl Collector {
         // Each walk of another namespace costs as much as one of our own, since all of them share one table: one
         // without a connection is never walked.
         let matters = ask.matters.unwrap_or(&|service, _| service > 0);
-        let gate = self.gate.get_or_insert_with(Gate::new);
         // The fewest that matter in any one namespace: below that, a cheaper bound will do.
         let enough = least(|service| matters(service, u64::MAX));
         // One whose counters cannot be read may hold anything.
         let bounds: Vec<u64> =
-            namespaces.iter().map(|namespace| gate.bound(namespace, enough).unwrap_or(u64::MAX)).collect();
+            namespaces.iter().map(|namespace| self.gate.bound(namespace, enough).unwrap_or(u64::MAX)).collect();
         let host = bounds.iter().copied().fold(0, u64::saturating_add);
         let mut to_walk = Vec::new();
         for (namespace, at_most) in namespaces.iter().zip(bounds) {
@@ -176,9 +172,10 @@ impl Collector {
     /// Walks one namespace, and keeps nothing of another than our own open.
     fn walk(&mut self, namespace: &Namespace, found: &mut Found) -> Result<Walked, CollectError> {
         let id = NetNs(namespace.inode);
+        let mptcp = self.gate.speaks_mptcp(namespace);
         let memory = self.memory.entry(id).or_default();
         if namespace.own {
-            memory.read(id, &mut self.own, &mut self.mptcp, &self.ports, found)?;
+            memory.read(id, &mut self.own, mptcp, &self.ports, found)?;
             return Ok(Walked::Whole);
         }
         let mut reader = match namespace.diag() {
@@ -193,7 +190,7 @@ impl Collector {
                 return Ok(Walked::Whole);
             }
         };
-        if let Err(error) = memory.read(id, &mut reader, &mut self.mptcp, &self.ports, found) {
+        if let Err(error) = memory.read(id, &mut reader, mptcp, &self.ports, found) {
             found.partial(format!("network namespace {id}: {error}"));
         }
         Ok(Walked::Whole)
@@ -258,7 +255,7 @@ impl Memory {
         &mut self,
         id: NetNs,
         reader: &mut Reader,
-        mptcp: &mut bool,
+        mptcp: bool,
         ports: &HashSet<u16>,
         found: &mut Found,
     ) -> Result<(), CollectError> {
@@ -267,11 +264,8 @@ impl Memory {
         let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
         let mut leaks = Leaks::new(id, found.monotonic, &mut self.ledger, ports, found.in_full);
         let (source, mut quality) = reader.read(wanted, &mut leaks)?;
-        if *mptcp && source != Source::Proc && quality == Quality::Complete {
-            match reader.add_mptcp(wanted, &mut leaks)? {
-                Some(of_mptcp) => quality = of_mptcp,
-                None => *mptcp = false,
-            }
+        if mptcp && source != Source::Proc && quality == Quality::Complete {
+            quality = reader.add_mptcp(wanted, &mut leaks)?;
         }
         if quality == Quality::Complete {
             leaks.end();

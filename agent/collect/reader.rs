@@ -117,16 +117,15 @@ impl Reader {
         }
     }
 
-    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. `None`: the kernel
+    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. A kernel without it
     /// refuses, and has none.
-    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Option<Quality>, CollectError> {
+    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Quality, CollectError> {
         into.asks = false;
         let walked = self.dump(&[Walk::MptcpV4, Walk::MptcpV6], wanted, into);
         into.asks = true;
         match walked {
-            Ok(true) => Ok(Some(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() })),
-            Ok(false) => Ok(Some(Quality::Complete)),
-            Err(Failure::Refused(_)) => Ok(None),
+            Ok(true) => Ok(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() }),
+            Ok(false) | Err(Failure::Refused(_)) => Ok(Quality::Complete),
             Err(Failure::Dump(error)) => Err(CollectError::Dump { detail: format!("MPTCP: {error}") }),
             Err(Failure::Proc(detail)) => Err(CollectError::Dump { detail }),
         }
