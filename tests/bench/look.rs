@@ -12,6 +12,8 @@ use unwait::model::Census;
 pub struct Seen {
     pub host: usize,
     pub services: BTreeMap<String, usize>,
+    /// Of the services' sockets, those by which data may still leave.
+    pub sending: usize,
 }
 
 /// The first two stages of the agent, as its tick runs them; the last census is kept until the next one, as the
@@ -47,7 +49,9 @@ impl Eyes {
     /// The counts of the last look.
     pub fn seen(&self) -> Seen {
         let services = self.census.iter().flat_map(|census| &census.services);
+        let sockets = services.clone().flat_map(|(_, held)| held.sockets());
         Seen {
+            sending: sockets.filter(|socket| socket.sending).count(),
             host: self.census.as_ref().map_or(0, Census::host_close_wait) as usize,
             services: services.map(|(name, held)| (name.to_string(), held.close_wait())).collect(),
         }

@@ -119,5 +119,5 @@ fn seen(output: &[u8]) -> anyhow::Result<Seen> {
         services.insert(name.to_owned(), count(&service["close_wait"]).unwrap_or(0));
     }
     let host = count(&said["host.close_wait"]).context("`host.close_wait` of `unwait scan --json`")?;
-    Ok(Seen { host, services })
+    Ok(Seen { host, services, sending: 0 })
 }

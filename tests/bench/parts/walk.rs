@@ -1,6 +1,6 @@
 //! One look in this process, scan and attribution, beside the raw walk in C.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::time::ClockId;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ const TO_TWO_WALKS_AT_MOST: f64 = 0.6;
 
 pub fn measure(crowd: &Crowd, walker: &mut Walker, table: &mut Table) -> anyhow::Result<()> {
     let mut eyes = Eyes::open()?;
+    settle(&mut eyes)?;
     let (mut look, mut one, mut two) = (Took::default(), Took::default(), Took::default());
     for round in 0..=ROUNDS {
         let took = cpu_of(|| eyes.look())?;
@@ -35,6 +36,19 @@ pub fn measure(crowd: &Crowd, walker: &mut Walker, table: &mut Table) -> anyhow:
     table.ratio(size, "a look / one walk in C, both families", &look, &one, Some(to_one_walk_at_most));
     table.ratio(size, "a look / two walks in C, IPv4 then IPv6", &look, &two, Some(TO_TWO_WALKS_AT_MOST));
     Ok(())
+}
+
+/// Waits until the sockets are what a leak is: for ten seconds after its last word, a socket may be one that is still
+/// sent on, and each look asks such ones anew.
+fn settle(eyes: &mut Eyes) -> anyhow::Result<()> {
+    for _ in 0..30 {
+        eyes.look()?;
+        if eyes.seen().sending == 0 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    bail!("after half a minute there are sockets that still send")
 }
 
 /// CPU time of this thread.
