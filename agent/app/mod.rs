@@ -9,6 +9,7 @@ pub mod outbox;
 pub mod plans;
 pub mod resolve;
 pub mod sensor;
+pub mod slots;
 pub mod sweep;
 mod words;
 
