@@ -21,6 +21,8 @@ struct State {
     unreachable: bool,
     lost_answers: u32,
     lost_requests: u32,
+    /// Of any kind; [`FakeStore::travel`] goes by it.
+    questions: u32,
     reads: u32,
     writes: u32,
 }
@@ -33,6 +35,18 @@ impl FakeStore {
     /// The fleet as this host sees it.
     pub fn host(&self, name: &str, clock: Arc<dyn Clock>) -> Arc<dyn Fleet> {
         Arc::new(SharedFleet::new(self.clone(), name, clock))
+    }
+
+    /// A way of a length of its own, so that hosts do not go in step; the same at each run.
+    async fn travel(&self) {
+        let steps = {
+            let mut state = self.state();
+            state.questions += 1;
+            state.questions.wrapping_mul(0x9E37_79B1) >> 29
+        };
+        for _ in 0..=steps {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Nobody answers, until it is said otherwise.
@@ -91,7 +105,7 @@ impl State {
 #[async_trait]
 impl Documents for FakeStore {
     async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError> {
-        tokio::task::yield_now().await;
+        self.travel().await;
         let mut state = self.state();
         state.reads += 1;
         state.reachable()?;
@@ -99,7 +113,7 @@ impl Documents for FakeStore {
     }
 
     async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError> {
-        tokio::task::yield_now().await;
+        self.travel().await;
         let mut state = self.state();
         state.writes += 1;
         state.reachable()?;

@@ -1,7 +1,9 @@
 //! The cable between the hosts and a store, which loses what a test tells it to.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -50,6 +52,9 @@ async fn carry(mut client: TcpStream, store: SocketAddr, write: &str, faults: Ar
     if faults.lock().unwrap().silent {
         return std::future::pending().await;
     }
+    // Each on a way of its own length, so that hosts do not go in step.
+    let microseconds = RandomState::new().hash_one(()) % 4_000;
+    tokio::time::sleep(Duration::from_micros(microseconds)).await;
     let mut store = TcpStream::connect(store).await.unwrap();
     store.set_nodelay(true).unwrap();
     client.set_nodelay(true).unwrap();
