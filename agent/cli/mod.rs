@@ -15,6 +15,7 @@ mod run;
 mod scan;
 mod show;
 mod signals;
+mod slot;
 mod status;
 mod test;
 
@@ -63,6 +64,8 @@ enum Verb {
     Show(show::Arguments),
     /// Decide what becomes of a service that rests stuck.
     Resolve(resolve::Arguments),
+    /// Who holds the fleet's slots; give one back for a host that is gone.
+    Slot(slot::Arguments),
     /// Messages to people.
     #[command(subcommand)]
     Notify(notify::Verb),
@@ -157,6 +160,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::History(arguments) => history::history(arguments),
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
+        Verb::Slot(arguments) => slot::slot(arguments).await,
         Verb::Notify(verb) => notify::notify(verb).await,
         Verb::Demo(arguments) => demo::demo(arguments).await,
         Verb::DemoService(arguments) => demo::service(arguments),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::model::{IncidentId, Marker, Plan, Reason, Truth, duration};
 use crate::ports::Ports;
-use crate::ports::fleet::{Acquired, Phase, Slot};
+use crate::ports::fleet::{Acquired, Slot};
 use crate::ports::registry::Traffic;
 use crate::ports::restarter::RunState;
 use crate::store::{Health, Store};
@@ -382,21 +382,14 @@ impl Gate {
             return Ok(deny(Reason::SlotTaken, "the host's file names no fleet"));
         };
         if !question.take_slot {
-            let held = fleet.holders(scope).await.map_err(text)?;
-            let now = self.clock.now();
-            let in_force = |slot: &&Slot| match slot.phase {
-                Phase::Waiting { until } => now < until,
-                Phase::Changing => true,
-            };
-            let others: Vec<_> =
-                held.iter().filter(|slot| slot.incident != plan.incident.0).filter(in_force).cloned().collect();
-            return Ok(if others.len() as u64 >= u64::from(slots) { taken(&others) } else { Verdict::Allow });
+            let held = fleet.blocked_by(scope, &plan.incident.0, slots).await.map_err(text)?;
+            return Ok(if held.is_empty() { Verdict::Allow } else { taken(&held) });
         }
         if !plan.dry_run {
             self.store.note_slot(&plan.incident, scope).map_err(text)?;
         }
         match fleet.acquire(scope, &plan.incident.0, slots).await.map_err(text)? {
-            Acquired::Yes => Ok(Verdict::Allow),
+            Acquired::Yes { .. } => Ok(Verdict::Allow),
             Acquired::No { held } => {
                 self.store.forget_slot(&plan.incident).map_err(text)?;
                 Ok(taken(&held))
@@ -432,7 +425,8 @@ fn protected(question: &Question<'_>) -> Answer {
 fn taken(held: &[Slot]) -> Verdict {
     let holders: Vec<String> =
         held.iter().map(|slot| format!("{} since {} ({})", slot.holder, slot.since, slot.incident)).collect();
-    deny(Reason::SlotTaken, format!("held by {}", holders.join(", ")))
+    let by = if holders.is_empty() { "others".into() } else { holders.join(", ") };
+    deny(Reason::SlotTaken, format!("held by {by}"))
 }
 
 fn deny(reason: Reason, detail: impl Into<String>) -> Verdict {

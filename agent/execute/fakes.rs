@@ -161,7 +161,7 @@ pub struct Service {
     /// The operator's commands that were run, in order.
     pub commands: Vec<String>,
     pub up_for: Option<Duration>,
-    drained_once: bool,
+    pub drained_once: bool,
     away: u32,
     rechecks: u32,
 }

@@ -12,6 +12,10 @@ pub mod registry;
 pub mod restarter;
 #[cfg(test)]
 mod testing_consul;
+#[cfg(test)]
+mod testing_etcd;
+#[cfg(test)]
+mod testing_redis;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +31,7 @@ pub struct Ports {
     pub process: Arc<dyn restarter::Restarter>,
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where the host's file names no fleet.
-    pub fleet: Option<Arc<dyn fleet::FleetSlots>>,
+    pub fleet: Option<Arc<dyn fleet::Fleet>>,
 }
 
 impl Ports {

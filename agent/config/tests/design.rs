@@ -111,8 +111,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("silence", host("silence: []")),
         ("redis", agent("registries:\n", "registries:\n  redis: {}\n")),
         ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
-        ("etcd", agent("fleet: { consul: {} }", "fleet: { etcd: {} }")),
-        ("fleetlock", agent("fleet: { consul: {} }", "fleet: { fleetlock: { url: x } }")),
         ("teams", agent("slack:", "teams:")),
         ("approval", agent("breach, held", "approval, held")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),

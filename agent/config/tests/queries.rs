@@ -24,6 +24,34 @@ fn config() -> Config {
 }
 
 #[test]
+fn the_fleet_is_one_store_and_some_share_breaches() {
+    let login = |user: &str| Some(Login { user: user.into(), password_file: "/run/credentials/unwait/p".into() });
+    for (fleet, compiled, shares) in [
+        (
+            "etcd: { url: \"http://h:2379/\", user: u, password_file: \"${CREDENTIALS_DIRECTORY}/p\" }",
+            FleetConfig::Etcd { url: "http://h:2379".into(), login: login("u") },
+            true,
+        ),
+        (
+            "redis: { url: \"redis://h:6379/1\", password_file: \"${CREDENTIALS_DIRECTORY}/p\" }",
+            FleetConfig::Redis { url: "redis://h:6379/1".into(), login: login("") },
+            true,
+        ),
+        ("redis: { url: \"redis://h\" }", FleetConfig::Redis { url: "redis://h".into(), login: None }, true),
+        (
+            "fleetlock: { url: \"http://h/base/\", group: workers }",
+            FleetConfig::FleetLock { url: "http://h/base".into(), group: Some("workers".into()) },
+            false,
+        ),
+    ] {
+        let tree = Tree::with(&[("agent.yaml", &format!("fleet: {{ {fleet} }}\n"))]);
+        let found = tree.config().host.fleet.unwrap();
+        assert_eq!(found, compiled);
+        assert_eq!(found.shares_breaches(), shares, "{fleet}");
+    }
+}
+
+#[test]
 fn a_policy_selects_in_full_by_glob_and_by_label() {
     let config = config();
     for (service, selected) in [

@@ -12,7 +12,7 @@ use crate::execute::fakes::{self, Fault, HOST, Scene, Shape};
 use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
-use crate::ports::fleet::{Acquired, FleetError, FleetSlots, Slot};
+use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
 use crate::store::{Audience, Implied, JournalRow, Store};
 
 /// A fleet with as many holders as the test says; it counts how often it was asked for a slot.
@@ -26,30 +26,34 @@ pub struct FakeFleet {
 impl FakeFleet {
     fn answer(&self) -> Result<Vec<Slot>, FleetError> {
         match *self.broken.lock().unwrap() {
-            true => Err(FleetError { detail: "nobody answers".into() }),
+            true => Err(FleetError::Unreachable("nobody answers".into())),
             false => Ok(self.held.lock().unwrap().clone()),
         }
     }
 }
 
 #[async_trait]
-impl FleetSlots for FakeFleet {
+impl Fleet for FakeFleet {
     async fn acquire(&self, _service: &str, _incident: &str, slots: u32) -> Result<Acquired, FleetError> {
         *self.asked.lock().unwrap() += 1;
         let held = self.answer()?;
-        Ok(if held.len() < slots as usize { Acquired::Yes } else { Acquired::No { held } })
+        Ok(if held.len() < slots as usize { Acquired::Yes { until: Duration::MAX } } else { Acquired::No { held } })
     }
 
-    async fn begin(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
-        Ok(())
+    async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {
+        Ok(Duration::MAX)
     }
 
     async fn release(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
         Ok(())
     }
 
-    async fn holders(&self, _service: &str) -> Result<Vec<Slot>, FleetError> {
-        self.answer()
+    async fn blocked_by(&self, _service: &str, _incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
+        self.answer().map(|held| if held.len() < slots as usize { Vec::new() } else { held })
+    }
+
+    async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
+        Ok(self.held.lock().unwrap().drain(..).collect())
     }
 }
 

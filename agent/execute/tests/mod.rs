@@ -1,4 +1,5 @@
 //! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
 
+mod slots;
 mod sweeps;
 mod transitions;
