@@ -68,7 +68,7 @@ pub async fn propose(
         incarnation,
         when: policy.when.clone(),
         limits: policy.limits,
-        guards: GuardSettings { min_healthy, fleet_slots: policy.guards.fleet_slots },
+        guards: GuardSettings { min_healthy, ..policy.guards.clone() },
         fleet_scope,
         steps: PlannedStep::all_of(&policy.runbook),
     };

@@ -14,6 +14,7 @@ mod resolve;
 mod run;
 mod scan;
 mod show;
+mod silence;
 mod status;
 mod test;
 
@@ -54,6 +55,8 @@ enum Verb {
     Pause(pause::PauseArguments),
     /// End the pause.
     Resume(pause::ResumeArguments),
+    /// No action on a service, or on this host, for a while. Outlives a reboot, and ends by itself.
+    Silence(silence::Arguments),
     /// Is the agent running, what is latched, what is under way, what is not delivered.
     Status(status::Arguments),
     /// Past incidents, newest first.
@@ -152,6 +155,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Act(arguments) => act::act(arguments).await,
         Verb::Pause(arguments) => pause::pause(arguments),
         Verb::Resume(arguments) => pause::resume(arguments),
+        Verb::Silence(arguments) => silence::silence(arguments),
         Verb::Status(arguments) => status::status(arguments).await,
         Verb::History(arguments) => history::history(arguments),
         Verb::Show(arguments) => show::show(arguments),

@@ -23,6 +23,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let agent = agent.map(|reply| reply.detail);
     let store = open::store(&state)?;
     let paused = store.paused(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let silences = store.silences(SystemClock.now()).map_err(|error| unreachable(&error))?;
     let latches = store.latches().map_err(|error| unreachable(&error))?;
     let open = store.open_incidents().map_err(|error| unreachable(&error))?;
     let undelivered = store.undelivered(MESSAGES).map_err(|error| unreachable(&error))?;
@@ -30,6 +31,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
         render::json(&json!({
             "agent": agent,
             "paused": paused,
+            "silences": silences,
             "latches": latches,
             "open": open.iter().map(|open| json!({
                 "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
@@ -43,6 +45,15 @@ pub async fn status(arguments: Arguments) -> Outcome {
         if let Some(pause) = &paused {
             let until = pause.until.map_or("`unwait resume`".into(), render::time);
             println!("PAUSED by {} since {} until {until}: {}", pause.who, render::time(pause.since), pause.why);
+        }
+        for silence in &silences {
+            println!(
+                "SILENCED {} by {} until {}: {}",
+                silence.service.as_deref().unwrap_or("the host"),
+                silence.who,
+                render::time(silence.until),
+                silence.why
+            );
         }
         for latch in &latches {
             println!(

@@ -3,7 +3,7 @@
 
 /// Where (indices left open), and the keys there.
 const KEYS: [(&str, &[&str]); 11] = [
-    ("", &["http", "silence", "escalate", "windows"]),
+    ("", &["http", "escalate"]),
     ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),
@@ -13,7 +13,7 @@ const KEYS: [(&str, &[&str]); 11] = [
         "notify[].to",
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
     ),
-    ("guards", &["common_cause", "windows", "silence"]),
+    ("guards", &["common_cause"]),
     ("limits", &["jitter"]),
     ("steps[]", &["reload", "recycle_workers", "close_sockets", "pause"]),
     ("steps[].drain", &["scope"]),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::windows;
 use crate::clock::Clock;
 use crate::model::{IncidentId, Marker, Plan, Reason, Truth, duration};
 use crate::ports::Ports;
@@ -16,13 +17,15 @@ use crate::ports::restarter::RunState;
 use crate::store::{Health, Store};
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 13] = [
+pub const GUARDS: [Guard; 15] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
     Guard::WarmUp,
     Guard::Latch,
     Guard::Protected,
+    Guard::Silence,
+    Guard::Windows,
     Guard::Stable,
     Guard::OutOfTraffic,
     Guard::Cooldown,
@@ -49,6 +52,10 @@ pub enum Guard {
     Latch,
     /// The service is not protected, or the policy names it in full.
     Protected,
+    /// No person has silenced the service, or the host.
+    Silence,
+    /// The policy's windows are open.
+    Windows,
     /// Not starting, stopping, or restarted by anyone within its grace.
     Stable,
     /// Nobody else has taken it out of traffic.
@@ -128,7 +135,7 @@ impl std::fmt::Debug for Gate {
 /// An incident that ended before it changed anything is tried again after this part of the cooldown: 5m of 30m.
 const RETRY_SHARE: u32 = 6;
 
-type Answer = Result<Verdict, String>;
+pub(super) type Answer = Result<Verdict, String>;
 
 impl Gate {
     /// The first refusal, if there is one.
@@ -173,9 +180,11 @@ impl Gate {
             Guard::WarmUp => self.warm_up(question),
             Guard::Latch => self.latch(question),
             Guard::OneSaga => self.one_saga(question),
+            Guard::Silence => self.silence(question),
             Guard::Cooldown => self.cooldown(question),
             _ if only_looks => Ok(Verdict::Allow),
             Guard::Protected => protected(question),
+            Guard::Windows => windows::verdict(&question.plan.guards.windows, self.clock.now()),
             Guard::Stable => self.stable(question).await,
             Guard::OutOfTraffic => self.out_of_traffic(question).await,
             Guard::Budgets => self.budgets(question),
@@ -222,6 +231,15 @@ impl Gate {
                 ),
             ),
         })
+    }
+
+    fn silence(&self, question: &Question<'_>) -> Answer {
+        let silences = self.store.silences(self.clock.now()).map_err(text)?;
+        let ours = silences.into_iter().filter(|silence| silence.concerns(&question.plan.target.service));
+        let Some(longest) = ours.max_by_key(|silence| silence.until) else { return Ok(Verdict::Allow) };
+        let what = longest.service.as_deref().unwrap_or("the host");
+        let detail = format!("{what} was silenced by {} at {}: {}", longest.who, longest.since, longest.why);
+        Ok(Verdict::Defer { until: longest.until, reason: Reason::Silenced, detail })
     }
 
     async fn stable(&self, question: &Question<'_>) -> Answer {
@@ -435,7 +453,7 @@ fn taken(held: &[Slot]) -> Verdict {
     deny(Reason::SlotTaken, format!("held by {}", holders.join(", ")))
 }
 
-fn deny(reason: Reason, detail: impl Into<String>) -> Verdict {
+pub(super) fn deny(reason: Reason, detail: impl Into<String>) -> Verdict {
     Verdict::Deny { reason, detail: detail.into() }
 }
 

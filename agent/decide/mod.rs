@@ -3,6 +3,7 @@
 pub mod detector;
 pub mod guards;
 pub mod rehearse;
+mod windows;
 
 #[cfg(test)]
 mod tests;

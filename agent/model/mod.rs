@@ -12,6 +12,7 @@ pub mod runbook;
 pub mod service;
 pub mod signal;
 pub mod socket;
+pub mod window;
 
 pub use census::{Census, Owner, ServiceCensus, Unattributed};
 pub use incident::{IncidentId, Marker, Outcome, Trigger};
@@ -24,3 +25,4 @@ pub use runbook::{Effect, Runbook, Step};
 pub use service::{Incarnation, ServiceName};
 pub use signal::{Reading, Readings, Signal};
 pub use socket::{Direction, Listener, Snapshot, Socket, TableRow};
+pub use window::Window;

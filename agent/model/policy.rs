@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runbook::Runbook;
 use super::signal::{Reading, Readings, Signal, Unit};
+use super::window::Window;
 
 /// Kleene's three truths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,12 +214,15 @@ impl fmt::Display for MinHealthy {
 }
 
 /// The guards' settings that a policy may change; the guards themselves stand in `decide::guards`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardSettings {
     /// Left out, it is 1 where the runbook drains.
     pub min_healthy: Option<MinHealthy>,
     /// Hosts that may work on one service at once; `None` where the policy says `fleet_slots: none`.
     pub fleet_slots: Option<u32>,
+    /// When it may act, and when not.
+    #[serde(default)]
+    pub windows: Vec<Window>,
 }
 
 #[derive(Clone, Debug)]

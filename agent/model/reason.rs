@@ -26,6 +26,11 @@ pub enum Reason {
     WarmUp,
     Latched,
     Protected,
+    Silenced,
+    /// A deny-window matches.
+    DenyWindow,
+    /// There are allow-windows, and none matches.
+    OutsideWindows,
     NotActive,
     Unstable,
     RecentlyRestarted,
@@ -88,6 +93,9 @@ impl Reason {
             Self::WarmUp => "the agent has just started and wants to have watched for a while first",
             Self::Latched => "an earlier incident needs a person; `unwait resolve SERVICE` unlatches it",
             Self::Protected => "the service is protected; a policy must name it in full to act on it",
+            Self::Silenced => "a person silenced it for a while; `unwait silence --end` ends that",
+            Self::DenyWindow => "the policy's windows deny action at this hour",
+            Self::OutsideWindows => "the policy's windows allow action at other hours only",
             Self::NotActive => "the service is not running",
             Self::Unstable => "the service is starting, stopping, or has a job under way",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",

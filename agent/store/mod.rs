@@ -4,6 +4,7 @@ mod incidents;
 mod latches;
 mod outbox;
 mod schema;
+mod silences;
 mod state_dir;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use rusqlite::Connection;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};
+pub use silences::Silence;
 pub use state_dir::{StateDir, StateDirError};
 
 #[derive(Debug, thiserror::Error)]

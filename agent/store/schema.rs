@@ -7,8 +7,11 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::StoreError;
 
-/// Each entry takes a file from its index to the next version (`PRAGMA user_version`).
-const MIGRATIONS: [&str; 1] = ["
+/// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
+/// stands with the concept that it is for.
+const MIGRATIONS: [&str; 2] = [FIRST, super::silences::MIGRATION];
+
+const FIRST: &str = "
 CREATE TABLE incident (
     id       TEXT PRIMARY KEY,
     service  TEXT NOT NULL,
@@ -62,7 +65,7 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE INDEX outbox_due ON outbox(refused, due);
 CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL) STRICT;
-"];
+";
 
 /// Sets the file up for synced writes and brings it to the present version.
 pub fn prepare(connection: &Connection, path: &Path) -> Result<(), StoreError> {
@@ -111,6 +114,23 @@ mod tests {
     use std::sync::Barrier;
 
     use crate::store::Store;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_older_version_becomes_one_of_this() {
+        let dir = tempfile::tempdir().unwrap();
+        for from in 0..MIGRATIONS.len() {
+            let path = dir.path().join(format!("{from}.db"));
+            let old = Connection::open(&path).unwrap();
+            old.execute_batch(&MIGRATIONS[..from].concat()).unwrap();
+            old.pragma_update(None, "user_version", from as i64).unwrap();
+            drop(old);
+            drop(Store::open(&path).unwrap_or_else(|error| panic!("from {from}: {error}")));
+            let known = MIGRATIONS.len() as i64;
+            assert_eq!(version(&Connection::open(&path).unwrap()).unwrap(), known, "from {from}");
+        }
+    }
 
     #[test]
     fn those_who_open_a_new_file_at_once_all_can() {

@@ -8,13 +8,14 @@ use globset::GlobBuilder;
 use super::{Compiling, condition, hours, items, minutes, secs, test};
 use crate::config::place::Place;
 use crate::config::spec::Items;
-use crate::config::spec::policy::{GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec};
-use crate::config::spec::scalar::{Slots, Typed};
+use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, WindowSpec};
+use crate::config::spec::scalar::{Slots, Typed, Zone};
 use crate::config::words;
-use crate::model::PolicyTest;
 use crate::model::policy::{Budget, GuardSettings, Limits, Mode, Policy, Selector};
 use crate::model::runbook::Runbook;
 use crate::model::service::ServiceName;
+use crate::model::window::{Days, Hours};
+use crate::model::{PolicyTest, Window};
 
 /// What a policy must know of the other files. `None`: that file was wrong there, and has said so.
 pub struct Surroundings<'a> {
@@ -180,7 +181,32 @@ fn guards(
              `fleet:` to agent.yaml, or say `guards: { fleet_slots: none }`",
         );
     }
-    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots }
+    let windows = windows(spec.windows, &place.key("windows"), to);
+    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, windows }
+}
+
+fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Window> {
+    let mut windows = Vec::new();
+    for (place, spec) in items(place, spec) {
+        // What is not said would be guessed: whose morning, and whether to act in it.
+        let tz = to.required(&place, "tz", spec.tz, "Asia/Shanghai");
+        let action = to.required(&place, "action", spec.action, "deny");
+        let days = match spec.days {
+            None => Days::ALL,
+            Some(DaysSpec(list)) => {
+                let at = place.key("days");
+                if list.is_empty() {
+                    to.wrong(&at, "the list is empty: name days such as mon-fri, or remove the line for every day");
+                }
+                list.into_iter().flatten().map(|Typed(days)| days).reduce(Days::and).unwrap_or(Days::ALL)
+            }
+        };
+        let hours = spec.hours.map_or(Hours::ALL, |Typed(hours)| hours);
+        if let (Some(Typed(Zone(tz))), Some(Typed(action))) = (tz, action) {
+            windows.push(Window { days, hours, tz, action });
+        }
+    }
+    windows
 }
 
 /// The longest that a policy's test may last.

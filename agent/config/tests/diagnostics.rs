@@ -146,6 +146,19 @@ fn a_wrong_policy_says_all_of_it() {
             ],
         ),
         (
+            format!("{rest}when: close_wait > 1\nguards:\n  windows:\n    - {{ days: mon-frei, hours: 9-18, tz: Asia/Shangai, action: block }}\n    - {{ days: [] }}\n    - {{ tz: UTC, action: deny, day: sat }}"),
+            vec![
+                "8:15 expected days such as mon, mon-fri or sat,sun, found `mon-frei`",
+                "8:32 expected hours such as 09:00-18:00 or 22:00-06:00, found `9-18`",
+                "8:42 `Asia/Shangai` is no time zone: did you mean `Asia/Shanghai`?",
+                "8:64 `block` is no action: the actions here are `allow`, `deny`",
+                "9:7 `action` is missing: add `action: deny`",
+                "9:7 `tz` is missing: add `tz: Asia/Shanghai`",
+                "9:15 the list is empty: name days such as mon-fri, or remove the line for every day",
+                "10:32 unknown key `day`: did you mean `days`?",
+            ],
+        ),
+        (
             format!("{rest}when: close_wait > 1\nmode: auto"),
             vec!["6:7 `auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`"],
         ),

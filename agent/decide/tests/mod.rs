@@ -2,6 +2,7 @@
 
 mod detector;
 mod guards;
+mod hours;
 mod rehearse;
 mod scenery;
 

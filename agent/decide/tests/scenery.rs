@@ -13,7 +13,7 @@ use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
 use crate::ports::fleet::{Acquired, FleetError, FleetSlots, Slot};
-use crate::store::{Audience, Implied, JournalRow, Store};
+use crate::store::{Audience, Implied, JournalRow, Silence, Store};
 
 /// A fleet with as many holders as the test says; it counts how often it was asked for a slot.
 #[derive(Default)]
@@ -87,7 +87,7 @@ pub fn scenery() -> Scenery {
     };
     clock.advance(seconds(60));
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
-    plan.guards = GuardSettings { min_healthy: Some(MinHealthy::Count(1)), fleet_slots: Some(1) };
+    plan.guards = GuardSettings { min_healthy: Some(MinHealthy::Count(1)), fleet_slots: Some(1), windows: Vec::new() };
     plan.fleet_scope = Some("rpc-order".into());
     Scenery {
         scene,
@@ -144,6 +144,12 @@ impl Scenery {
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    pub fn silence(&self, service: Option<&str>, lasting: Duration) {
+        let service = service.map(Into::into);
+        let (since, until) = (self.now(), self.now() + lasting);
+        self.store.silence(&Silence { service, who: "ann".into(), why: "migration".into(), since, until }).unwrap();
     }
 
     /// An incident that begins now and, where it is to, ends now.
