@@ -308,6 +308,7 @@ impl Agent {
     /// A breach stands: begin the plan, or say why not.
     async fn consider(&mut self, policy: &Policy, service: &ServiceName, readings: &Readings) {
         let proposal = plans::propose(&self.wiring, policy, service, Trigger::Breach, plans::is_dry(policy)).await;
+        let proposal = Proposal { breached: self.detector.breached_since(&policy.name, service), ..proposal };
         if let Err(refusal) = self.begin(proposal.clone(), policy, readings).await {
             let key = (policy.name.clone(), service.clone());
             let now = self.wiring.host.clock.now();
@@ -338,12 +339,10 @@ impl Agent {
         policy: &Policy,
         readings: &Readings,
     ) -> Result<IncidentId, Refusal> {
-        let Proposal { plan, named_in_full, protected, lacks, grace } = proposal;
-        let world = self.world_of(&plan);
+        let world = self.world_of(&proposal.plan);
         let gate = self.wiring.gate(&self.store, &world.ports, self.started);
-        let question =
-            Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: true, own_saga: false };
-        gate.ask(&question).await?;
+        gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
+        let plan = proposal.plan;
 
         let why = words::why(policy, readings);
         let start = world.teller(&plan).start(why);

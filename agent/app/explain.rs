@@ -11,7 +11,7 @@ use super::control::Reply;
 use super::plans::{self, Proposal};
 use crate::config::Config;
 use crate::decide::detector::{Detector, Watch};
-use crate::decide::guards::{Question, Refusal};
+use crate::decide::guards::Refusal;
 use crate::model::{Condition, Mode, Plan, Policy, Readings, ServiceName, Trigger, Truth, duration};
 use crate::store::Store;
 
@@ -113,9 +113,10 @@ impl Asking<'_> {
                 Some((detector, now)) => standing(detector.watch(&policy.name, service), policy, now),
                 None => "one look: how long it has held is not known".into(),
             };
+            let breached = detector.and_then(|(detector, _)| detector.breached_since(&policy.name, service));
             let held_by = match policy.mode {
                 Mode::Observe => Vec::new(),
-                _ => self.plan(policy, service, Trigger::Breach, plans::is_dry(policy)).await.blocked_by,
+                _ => self.plan(policy, service, Trigger::Breach, plans::is_dry(policy), breached).await.blocked_by,
             };
             policies.push(PolicyExplained {
                 policy: policy.name.clone(),
@@ -130,14 +131,20 @@ impl Asking<'_> {
     }
 
     /// The plan as it would be made now, with every refusal. Takes no slot.
-    pub async fn plan(&self, policy: &Policy, service: &ServiceName, trigger: Trigger, dry_run: bool) -> Planned {
-        let Proposal { plan, named_in_full, protected, lacks, grace } =
-            plans::propose(self.wiring, policy, service, trigger, dry_run).await;
+    /// `breached`: since when, where a breach is what asks.
+    pub async fn plan(
+        &self,
+        policy: &Policy,
+        service: &ServiceName,
+        trigger: Trigger,
+        dry_run: bool,
+        breached: Option<Duration>,
+    ) -> Planned {
+        let proposal = plans::propose(self.wiring, policy, service, trigger, dry_run).await;
+        let proposal = Proposal { breached, ..proposal };
         let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
-        let question =
-            Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: false, own_saga: false };
-        let blocked_by = gate.ask_all(&question).await;
-        Planned { plan, blocked_by }
+        let blocked_by = gate.ask_all(&proposal.question()).await;
+        Planned { plan: proposal.plan, blocked_by }
     }
 }
 

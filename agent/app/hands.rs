@@ -213,6 +213,8 @@ impl<M: Measure> Recheck for Asks<M> {
             protected: None,
             lacks: &[],
             grace: Duration::ZERO,
+            jitter: Duration::ZERO,
+            breached: None,
             take_slot: true,
             own_saga: true,
         };

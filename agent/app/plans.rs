@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::Wiring;
 use crate::config::Selected;
+use crate::decide::guards::Question;
 use crate::model::plan::Restart;
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Trigger};
@@ -21,7 +23,27 @@ pub struct Proposal {
     pub protected: Option<&'static str>,
     /// What the runbook needs and the service does not have.
     pub lacks: Vec<String>,
-    pub grace: std::time::Duration,
+    pub grace: Duration,
+    pub jitter: Duration,
+    /// When the breach began that asks for it, since boot; `propose` does not know.
+    pub breached: Option<Duration>,
+}
+
+impl Proposal {
+    /// What the guards are asked; without a slot being taken.
+    pub fn question(&self) -> Question<'_> {
+        Question {
+            plan: &self.plan,
+            named_in_full: self.named_in_full,
+            protected: self.protected,
+            lacks: &self.lacks,
+            grace: self.grace,
+            jitter: self.jitter,
+            breached: self.breached,
+            take_slot: false,
+            own_saga: false,
+        }
+    }
 }
 
 /// Binds the policy's runbook to the service. Asks the restarter for the present lifetime and the registry for the
@@ -77,6 +99,8 @@ pub async fn propose(
         protected: crate::config::protected(service),
         lacks,
         grace: config.grace(service),
+        jitter: config.jitter(policy),
+        breached: None,
         plan,
     }
 }

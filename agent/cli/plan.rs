@@ -28,7 +28,7 @@ pub async fn plan(arguments: Arguments) -> Outcome {
     let wiring = open::wiring(config)?;
     let trigger = Trigger::Person { who: "plan".into() };
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
-    let planned = asking.plan(&policy, &service, trigger, false).await;
+    let planned = asking.plan(&policy, &service, trigger, false, None).await;
     if arguments.place.json {
         render::json(&planned)
     } else {

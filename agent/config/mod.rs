@@ -111,6 +111,13 @@ impl Config {
         self.service_config(service).and_then(|service| service.grace).unwrap_or(self.host.restart_grace)
     }
 
+    /// How long this host waits at the most after a breach of the policy. Where hosts share a fleet it is two intervals,
+    /// so that those that breach at one tick do not all act at the next; a host alone is in step with nobody.
+    pub fn jitter(&self, policy: &Policy) -> std::time::Duration {
+        let derived = if self.host.fleet.is_some() { 2 * self.host.interval } else { std::time::Duration::ZERO };
+        policy.limits.jitter.unwrap_or(derived)
+    }
+
     /// The service that the host's file binds to this instance of a registry.
     pub fn service_bound_to(&self, registry: &str, id: &str) -> Option<ServiceName> {
         let bound = |service: &&ServiceConfig| {

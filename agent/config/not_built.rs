@@ -2,7 +2,7 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 11] = [
+const KEYS: [(&str, &[&str]); 10] = [
     ("", &["http", "escalate"]),
     ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
@@ -14,7 +14,6 @@ const KEYS: [(&str, &[&str]); 11] = [
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
     ),
     ("guards", &["common_cause"]),
-    ("limits", &["jitter"]),
     ("steps[]", &["reload", "recycle_workers", "close_sockets", "pause"]),
     ("steps[].drain", &["scope"]),
 ];

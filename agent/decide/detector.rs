@@ -66,6 +66,14 @@ impl Detector {
         self.watches.get(&(policy.to_string(), service.clone())).copied().unwrap_or_default()
     }
 
+    /// Since when, since boot, the policy's condition counts as breached for the service.
+    pub fn breached_since(&self, policy: &str, service: &ServiceName) -> Option<Duration> {
+        match self.watch(policy, service) {
+            Watch::Breached { since } => Some(since),
+            Watch::Quiet | Watch::Holding { .. } => None,
+        }
+    }
+
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
         self.watches.keys().map(|(_, service)| service)

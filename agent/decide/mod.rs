@@ -3,7 +3,6 @@
 pub mod detector;
 pub mod guards;
 pub mod rehearse;
-mod windows;
 
 #[cfg(test)]
 mod tests;

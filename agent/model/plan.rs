@@ -99,6 +99,11 @@ impl Plan {
         self.steps.iter().position(|planned| planned.effect == Effect::Pivot)
     }
 
+    /// Changes something on the host or in a registry.
+    pub fn changes_anything(&self) -> bool {
+        self.steps.iter().any(|planned| planned.effect != Effect::ReadOnly)
+    }
+
     pub fn drains(&self) -> bool {
         self.steps.iter().any(|planned| matches!(planned.step, Step::Drain { .. }))
     }

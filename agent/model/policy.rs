@@ -167,6 +167,9 @@ pub struct Limits {
     pub per_service: Budget,
     /// Over all policies of this host.
     pub per_host: Budget,
+    /// The longest wait after a breach before acting. `None`: as long as the host's file derives.
+    #[serde(default)]
+    pub jitter: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -176,6 +179,7 @@ impl Default for Limits {
             cooldown: Duration::from_secs(30 * 60),
             per_service: Budget { incidents: 2, per: hours(6) },
             per_host: Budget { incidents: 4, per: hours(6) },
+            jitter: None,
         }
     }
 }

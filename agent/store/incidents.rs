@@ -218,22 +218,25 @@ impl Store {
     }
 
     /// When the incidents began that changed something within `per` before `now`, oldest first; of one service, or
-    /// of all.
+    /// of all. `asker` does not count against itself.
     pub fn changes_since(
         &self,
         service: Option<&ServiceName>,
         dry_run: bool,
         now: Timestamp,
         per: Duration,
+        asker: &IncidentId,
     ) -> Result<Vec<Timestamp>, StoreError> {
         let since = now.as_millisecond().saturating_sub(i64::try_from(per.as_millis()).unwrap_or(i64::MAX));
         self.read(|connection| {
             connection
                 .prepare_cached(
                     "SELECT began FROM incident WHERE changed = 1 AND dry_run = ?1 AND began > ?2
-                     AND (?3 IS NULL OR service = ?3) ORDER BY began",
+                     AND (?3 IS NULL OR service = ?3) AND id <> ?4 ORDER BY began",
                 )?
-                .query_map(params![dry_run, since, service.map(ServiceName::as_str)], |row| Ok(time(row.get(0)?)))?
+                .query_map(params![dry_run, since, service.map(ServiceName::as_str), asker.0], |row| {
+                    Ok(time(row.get(0)?))
+                })?
                 .collect()
         })
     }

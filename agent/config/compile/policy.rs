@@ -136,6 +136,7 @@ fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surround
 
 fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
     let default = Limits::default();
+    let jitter = spec.jitter.map(|jitter| to.duration(&place.key("jitter"), Some(jitter), secs(0), secs(0)..=hours(1)));
     let mut budget = |key: &str, value: Option<Typed<Budget>>, default| {
         let Some(Typed(budget)) = value else { return default };
         let at = place.key(key);
@@ -147,6 +148,7 @@ fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
     Limits {
         per_service: budget("per_service", spec.per_service, default.per_service),
         per_host: budget("per_host", spec.per_host, default.per_host),
+        jitter,
         cooldown: to.duration(&place.key("cooldown"), spec.cooldown, default.cooldown, minutes(1)..=hours(7 * 24)),
     }
 }

@@ -66,6 +66,7 @@ pub struct LimitsSpec {
     pub cooldown: Option<Typed<Duration>>,
     pub per_service: Option<Typed<Budget>>,
     pub per_host: Option<Typed<Budget>>,
+    pub jitter: Option<Typed<Duration>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 use super::hours::always;
 use super::scenery::{Scenery, scenery};
 use super::*;
+use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, holds_now};
 use crate::execute::fakes::{HOST, ID, REGISTRY};
 use crate::model::policy::MinHealthy;
@@ -36,6 +37,7 @@ fn the_guards_stand_in_the_designs_order() {
         Cooldown,
         Budgets,
         OneSaga,
+        Jitter,
         MinHealthy,
         FleetSlot,
     ];
@@ -50,6 +52,7 @@ fn the_guards_stand_in_the_designs_order() {
     all.incident("i-2", SERVICE, false, true, None);
     all.lacks = vec!["no health".into()];
     all.protected = Some("sshd");
+    (all.jitter, all.breached) = (seconds(3_600), Some(all.clock.monotonic()));
     all.silence(None, seconds(60));
     all.plan.guards.windows = vec![always(WindowAction::Deny)];
     all.scene.service().state = RunState::Failed;

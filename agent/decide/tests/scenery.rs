@@ -63,6 +63,8 @@ pub struct Scenery {
     pub lacks: Vec<String>,
     pub protected: Option<&'static str>,
     pub named_in_full: bool,
+    pub jitter: Duration,
+    pub breached: Option<Duration>,
     pub take_slot: bool,
     pub own_saga: bool,
 }
@@ -99,6 +101,8 @@ pub fn scenery() -> Scenery {
         lacks: Vec::new(),
         protected: None,
         named_in_full: false,
+        jitter: Duration::ZERO,
+        breached: None,
         take_slot: true,
         own_saga: false,
     }
@@ -112,6 +116,8 @@ impl Scenery {
             protected: self.protected,
             lacks: &self.lacks,
             grace: seconds(300),
+            jitter: self.jitter,
+            breached: self.breached,
             take_slot: self.take_slot,
             own_saga: self.own_saga,
         }

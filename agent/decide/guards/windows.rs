@@ -1,9 +1,9 @@
-//! The guard of the windows: a plan's windows with the zones that they name, at this moment.
+//! The windows: a plan's own with the zones that they name, at this moment.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::guards::{Answer, Verdict, deny};
+use super::{Answer, Verdict, deny};
 use crate::model::window::{Closed, closed};
 use crate::model::{Reason, Window};
 
