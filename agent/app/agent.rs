@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::control::{Reply, Request};
 use super::plans::{self, Proposal};
 use super::sensor::Look;
-use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep, words};
+use super::{Host, Wiring, WiringError, breaker, control, explain, last_good, outbox, resolve, sweep, words};
 use crate::config::{self, Diagnostics};
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -307,7 +307,8 @@ impl Agent {
 
     /// A breach stands: begin the plan, or say why not.
     async fn consider(&mut self, policy: &Policy, service: &ServiceName, readings: &Readings) {
-        let proposal = plans::propose(&self.wiring, policy, service, Trigger::Breach, plans::is_dry(policy)).await;
+        let dry_run = plans::is_dry(policy) || breaker::is_open(&self.wiring, &self.store, policy, service);
+        let proposal = plans::propose(&self.wiring, &self.store, policy, service, Trigger::Breach, dry_run).await;
         let proposal = Proposal { breached: self.detector.breached_since(&policy.name, service), ..proposal };
         if let Err(refusal) = self.begin(proposal.clone(), policy, readings).await {
             let key = (policy.name.clone(), service.clone());
@@ -379,6 +380,11 @@ impl Agent {
         };
         self.detector.rearm(&plan.target.service);
         self.released = Duration::ZERO;
+        if let Some(policy) = self.wiring.config.policies.iter().find(|policy| policy.name == plan.policy)
+            && policy.mode.acts()
+        {
+            breaker::is_open(&self.wiring, &self.store, policy, &plan.target.service);
+        }
         match driven {
             Driven::Rested(ending) => {
                 tracing::info!(incident = %plan.incident, outcome = %ending.outcome, reason = %ending.reason, "incident ended");
@@ -454,7 +460,8 @@ impl Agent {
             Ok(chosen) => chosen,
             Err(error) => return Reply::refused(error),
         };
-        let proposal = plans::propose(&self.wiring, &policy, &service, Trigger::Person { who }, dry_run).await;
+        let proposal =
+            plans::propose(&self.wiring, &self.store, &policy, &service, Trigger::Person { who }, dry_run).await;
         let look = self.wiring.look();
         let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
         match self.begin(proposal, &policy, &readings).await {

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Wiring;
 use super::agent::Agent;
 use super::control::Reply;
 use super::plans::{self, Proposal};
+use super::{Wiring, breaker};
 use crate::config::Config;
 use crate::decide::detector::{Detector, Watch};
 use crate::decide::guards::Refusal;
 use crate::model::{Condition, Mode, Plan, Policy, Readings, ServiceName, Trigger, Truth, duration};
-use crate::store::Store;
+use crate::store::{Breaker, Store};
 
 /// What is so of one service now.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +35,12 @@ pub struct PolicyExplained {
     pub holds: String,
     /// `quiet`, `holding for 30s of 2m`, `breached`.
     pub standing: String,
+    /// Back in dry-run by itself.
+    pub breaker: Option<Breaker>,
+    /// What would be carried out now.
+    pub runbook: Option<String>,
+    /// Which rung of an escalation that is, and why.
+    pub rung: Option<String>,
     /// What is against acting now, by the guards' order.
     pub held_by: Vec<Refusal>,
 }
@@ -114,9 +120,14 @@ impl Asking<'_> {
                 None => "one look: how long it has held is not known".into(),
             };
             let breached = detector.and_then(|(detector, _)| detector.breached_since(&policy.name, service));
-            let held_by = match policy.mode {
-                Mode::Observe => Vec::new(),
-                _ => self.plan(policy, service, Trigger::Breach, plans::is_dry(policy), breached).await.blocked_by,
+            let breaker = self.breaker(policy, service);
+            let dry_run = plans::is_dry(policy) || breaker.is_some();
+            let (runbook, rung, held_by) = match policy.mode {
+                Mode::Observe => (None, None, Vec::new()),
+                _ => {
+                    let planned = self.plan(policy, service, Trigger::Breach, dry_run, breached).await;
+                    (Some(planned.plan.runbook), planned.plan.rung, planned.blocked_by)
+                }
             };
             policies.push(PolicyExplained {
                 policy: policy.name.clone(),
@@ -124,10 +135,21 @@ impl Asking<'_> {
                 when: explained(&policy.when, &readings, 0),
                 holds: truth(policy.when.truth(&readings)).into(),
                 standing,
+                breaker,
+                runbook,
+                rung,
                 held_by,
             });
         }
         Explanation { service: service.clone(), signals: readings, policies, one_look: detector.is_none() }
+    }
+
+    /// One that cannot be read is shown by the guards, which ask the same store.
+    fn breaker(&self, policy: &Policy, service: &ServiceName) -> Option<Breaker> {
+        match policy.mode {
+            Mode::Observe | Mode::DryRun => None,
+            _ => breaker::standing(self.wiring, self.store, policy, service).ok().flatten(),
+        }
     }
 
     /// The plan as it would be made now, with every refusal. Takes no slot.
@@ -140,7 +162,7 @@ impl Asking<'_> {
         dry_run: bool,
         breached: Option<Duration>,
     ) -> Planned {
-        let proposal = plans::propose(self.wiring, policy, service, trigger, dry_run).await;
+        let proposal = plans::propose(self.wiring, self.store, policy, service, trigger, dry_run).await;
         let proposal = Proposal { breached, ..proposal };
         let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
         let blocked_by = gate.ask_all(&proposal.question()).await;

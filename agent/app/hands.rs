@@ -215,6 +215,7 @@ impl<M: Measure> Recheck for Asks<M> {
             grace: Duration::ZERO,
             jitter: Duration::ZERO,
             breached: None,
+            rungs_spent: None,
             take_slot: true,
             own_saga: true,
         };

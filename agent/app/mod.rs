@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod agent;
+pub mod breaker;
 pub mod control;
 pub mod explain;
 pub mod hands;

@@ -9,6 +9,7 @@ mod notify;
 mod open;
 mod pause;
 mod plan;
+mod rearm;
 mod render;
 mod resolve;
 mod run;
@@ -65,6 +66,8 @@ enum Verb {
     Show(show::Arguments),
     /// Decide what becomes of a service that rests stuck.
     Resolve(resolve::Arguments),
+    /// Let a policy act again that went back to dry-run because its action did not help twice.
+    Rearm(rearm::Arguments),
     /// Messages to people.
     #[command(subcommand)]
     Notify(notify::Verb),
@@ -160,6 +163,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::History(arguments) => history::history(arguments),
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
+        Verb::Rearm(arguments) => rearm::rearm(arguments),
         Verb::Notify(verb) => notify::notify(verb).await,
         Verb::Demo(arguments) => demo::demo(arguments).await,
         Verb::DemoService(arguments) => demo::service(arguments),

@@ -24,6 +24,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let store = open::store(&state)?;
     let paused = store.paused(SystemClock.now()).map_err(|error| unreachable(&error))?;
     let silences = store.silences(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let breakers = store.breakers().map_err(|error| unreachable(&error))?;
     let latches = store.latches().map_err(|error| unreachable(&error))?;
     let open = store.open_incidents().map_err(|error| unreachable(&error))?;
     let undelivered = store.undelivered(MESSAGES).map_err(|error| unreachable(&error))?;
@@ -32,6 +33,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
             "agent": agent,
             "paused": paused,
             "silences": silences,
+            "breakers": breakers,
             "latches": latches,
             "open": open.iter().map(|open| json!({
                 "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
@@ -54,6 +56,16 @@ pub async fn status(arguments: Arguments) -> Outcome {
                 render::time(silence.until),
                 silence.why
             );
+        }
+        for breaker in &breakers {
+            println!(
+                "DRY-RUN AGAIN {} for {} since {}: {} did not help twice",
+                breaker.policy,
+                breaker.service,
+                render::time(breaker.since),
+                breaker.runbook
+            );
+            println!("        unwait show {}; unwait rearm {}", breaker.incident, breaker.policy);
         }
         for latch in &latches {
             println!(

@@ -82,9 +82,19 @@ impl Config {
     /// What the policy's runbook needs and the service does not have, each with what to do. Where this is not
     /// empty, the policy does not act on that service; the agent and its other services are not concerned.
     pub fn lacks(&self, policy: &Policy, target: &Target) -> Vec<String> {
+        let mut lacks: Vec<String> = Vec::new();
+        for lack in policy.rungs().flat_map(|runbook| self.lacks_for(runbook, target)) {
+            if !lacks.contains(&lack) {
+                lacks.push(lack);
+            }
+        }
+        lacks
+    }
+
+    /// The same for one of the policy's runbooks.
+    pub fn lacks_for(&self, runbook: &Runbook, target: &Target) -> Vec<String> {
         let service = &target.service;
         let in_file = |key: &str| format!("add `{key}` to {service} under `services:` in agent.yaml");
-        let runbook = &policy.runbook;
         let mut lacks = Vec::new();
         if runbook.drains() && target.bindings.is_empty() {
             lacks.push(format!("drain: no registry is bound; {}", in_file("register: [{ registry: NAME, id: ID }]")));

@@ -3,7 +3,7 @@
 
 /// Where (indices left open), and the keys there.
 const KEYS: [(&str, &[&str]); 10] = [
-    ("", &["http", "escalate"]),
+    ("", &["http"]),
     ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),

@@ -19,12 +19,13 @@ use crate::ports::Ports;
 use crate::store::Store;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 16] = [
+pub const GUARDS: [Guard; 17] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
     Guard::WarmUp,
     Guard::Latch,
+    Guard::Rungs,
     Guard::Protected,
     Guard::Silence,
     Guard::Windows,
@@ -53,6 +54,8 @@ pub enum Guard {
     WarmUp,
     /// No earlier incident on the service waits for a person.
     Latch,
+    /// Some runbook of the policy is left that was not tried in vain.
+    Rungs,
     /// The service is not protected, or the policy names it in full.
     Protected,
     /// No person has silenced the service, or the host.
@@ -117,6 +120,8 @@ pub struct Question<'a> {
     pub jitter: Duration,
     /// When the breach began, since boot; `None` where no breach is what asks.
     pub breached: Option<Duration>,
+    /// Every rung was tried in vain; until the first may be tried again.
+    pub rungs_spent: Option<Timestamp>,
     /// Taking a slot, or only looking whether one could be had (`plan`, `explain`)?
     pub take_slot: bool,
     /// The plan's own saga is under way: it does not count against itself.
@@ -185,6 +190,7 @@ impl Gate {
             Guard::Paused => self.paused(),
             Guard::WarmUp => self.warm_up(question),
             Guard::Latch => self.latch(question),
+            Guard::Rungs => service::rungs(question),
             Guard::OneSaga => self.one_saga(question),
             Guard::Silence => self.silence(question),
             Guard::Cooldown => self.cooldown(question),

@@ -81,6 +81,9 @@ pub struct Plan {
     /// Only said, not done: the steps are carried out by adapters that touch nothing.
     pub dry_run: bool,
     pub runbook: String,
+    /// Which rung of an escalation it is, and why, for people.
+    #[serde(default)]
+    pub rung: Option<String>,
     pub target: Target,
     /// The lifetime of the service that the decision was made on.
     pub incarnation: Option<Incarnation>,

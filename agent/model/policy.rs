@@ -134,6 +134,16 @@ pub enum Mode {
     Auto,
 }
 
+impl Mode {
+    /// May change something by itself, or once a person has said so.
+    pub fn acts(self) -> bool {
+        match self {
+            Self::Observe | Self::DryRun => false,
+            Self::Auto => true,
+        }
+    }
+}
+
 /// Which services a policy speaks of.
 #[derive(Clone, Debug)]
 pub enum Selector {
@@ -240,18 +250,26 @@ pub struct Policy {
     /// Default: `when` no longer holds.
     pub clear: Option<Condition>,
     pub mode: Mode,
+    /// With `escalate`, the first rung.
     pub runbook: Runbook,
+    /// The further rungs, in order.
+    pub further: Vec<Runbook>,
     pub limits: Limits,
     pub guards: GuardSettings,
 }
 
 impl Policy {
+    /// Its runbooks, in the order in which they are tried.
+    pub fn rungs(&self) -> impl Iterator<Item = &Runbook> {
+        std::iter::once(&self.runbook).chain(&self.further)
+    }
+
     /// Every signal that the policy's conditions and its runbook's expectations ask for.
     pub fn signals(&self) -> Vec<Signal> {
         let mut signals: Vec<Signal> = std::iter::once(&self.when)
             .chain(&self.clear)
             .flat_map(|condition| condition.comparisons())
-            .chain(self.runbook.expectations())
+            .chain(self.rungs().flat_map(Runbook::expectations))
             .map(|comparison| comparison.signal)
             .collect();
         signals.sort_unstable();

@@ -25,6 +25,8 @@ pub enum Reason {
     Paused,
     WarmUp,
     Latched,
+    /// Every rung of the policy was tried, and none helped.
+    RungsSpent,
     Protected,
     Silenced,
     /// A deny-window matches.
@@ -72,6 +74,8 @@ pub enum Reason {
     RecordChanged,
     OrphanedMarker,
     JournalUnreadable,
+    /// An action did not help twice: the policy only says what it would do.
+    BreakerOpen,
 
     // How it ended well.
     Recovered,
@@ -93,6 +97,7 @@ impl Reason {
             Self::Paused => "actions are paused; `unwait resume` ends that",
             Self::WarmUp => "the agent has just started and wants to have watched for a while first",
             Self::Latched => "an earlier incident needs a person; `unwait resolve SERVICE` unlatches it",
+            Self::RungsSpent => "every runbook of the policy was tried and none helped; a person must look",
             Self::Protected => "the service is protected; a policy must name it in full to act on it",
             Self::Silenced => "a person silenced it for a while; `unwait silence --end` ends that",
             Self::DenyWindow => "the policy's windows deny action at this hour",
@@ -138,6 +143,9 @@ impl Reason {
             Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
             Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
             Self::JournalUnreadable => "the journal of an open incident cannot be read back, so it is not gone on with",
+            Self::BreakerOpen => {
+                "what the policy does did not help twice, so it only says what it would do; `unwait rearm`"
+            }
             Self::Recovered => "restarted, healthy, back in traffic, and the sockets are gone",
             Self::NotHelped => "healthy and back in traffic, but it leaks as before",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod breakers;
 mod incidents;
 mod latches;
 mod outbox;
@@ -14,6 +15,7 @@ use std::sync::{Mutex, MutexGuard};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
+pub use breakers::{Attempt, Breaker};
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};

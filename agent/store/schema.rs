@@ -9,7 +9,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 2] = [FIRST, super::silences::MIGRATION];
+const MIGRATIONS: [&str; 3] = [FIRST, super::silences::MIGRATION, super::breakers::MIGRATION];
 
 const FIRST: &str = "
 CREATE TABLE incident (

@@ -1,6 +1,6 @@
 //! Policies: what each names must exist, and what it may do must be safe on this host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use globset::GlobBuilder;
@@ -44,11 +44,11 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
     let clear = spec.clear.map(|clear| condition::compile(clear, &at("clear"), to));
     let hold = to.required(&root, "for", spec.hold, "2m");
     let hold = hold.map(|hold| to.duration(&at("for"), Some(hold), secs(0), secs(0)..=hours(24)));
-    let runbook = to.required(&root, "runbook", spec.runbook, "isolate-restart-recover");
-    let runbook = runbook.and_then(|Typed(name)| find_runbook(&name, &at("runbook"), to, around));
+    let (runbook, further) = rungs(spec.runbook, spec.escalate, to, around);
     let mode = spec.mode.map_or(Mode::default(), |Typed(mode)| mode);
     let limits = limits(spec.limits, &at("limits"), to);
-    let guards = guards(spec.guards, &at("guards"), to, around, mode, runbook.as_ref());
+    let drains = runbook.iter().chain(&further).any(Runbook::drains);
+    let guards = guards(spec.guards, &at("guards"), to, around, mode, drains);
     if mode == Mode::Auto && around.somebody_is_told == Some(false) {
         to.wrong(
             &at("mode"),
@@ -66,6 +66,7 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
         clear,
         mode,
         runbook: runbook?,
+        further,
         limits,
         guards,
     };
@@ -121,6 +122,46 @@ fn compile_selector(spec: SelectorSpec, place: &Place, to: &mut Compiling) -> Op
     }
 }
 
+/// The one runbook, or the rungs of an escalation: the first, and the further ones.
+fn rungs(
+    runbook: Option<Typed<String>>,
+    escalate: Option<Items<Typed<String>>>,
+    to: &mut Compiling,
+    around: &Surroundings,
+) -> (Option<Runbook>, Vec<Runbook>) {
+    let root = Place::root();
+    let place = root.key("escalate");
+    let Some(escalate) = escalate else {
+        let name = match to.said(&place) {
+            true => runbook,
+            false => to.required(&root, "runbook", runbook, "isolate-restart-recover"),
+        };
+        return (name.and_then(|Typed(name)| find_runbook(&name, &root.key("runbook"), to, around)), Vec::new());
+    };
+    if runbook.is_some() {
+        to.wrong_key(&place, "`escalate` stands in place of `runbook`: remove one of them");
+    }
+    if escalate.len() < 2 && !to.said(&place) {
+        to.wrong(&place, "an escalation has two rungs or more; a single runbook is written `runbook: NAME`");
+    }
+    let mut names = BTreeSet::new();
+    let mut rungs = items(&place, escalate).filter_map(|(place, Typed(name))| {
+        let found = find_runbook(&name, &place, to, around);
+        if !names.insert(name) {
+            to.wrong(&place, "this runbook is a rung already: one that did not help is not tried again");
+        }
+        if found.as_ref().is_some_and(|runbook| !runbook.changes_anything() || runbook.expectations().next().is_none())
+        {
+            to.wrong(
+                &place,
+                "a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+            );
+        }
+        found
+    });
+    (rungs.next(), rungs.collect())
+}
+
 fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surroundings) -> Option<Runbook> {
     let found = around.runbooks.get(name).cloned();
     if found.is_none() && !around.some_runbook_is_nameless {
@@ -159,7 +200,7 @@ fn guards(
     to: &mut Compiling,
     around: &Surroundings,
     mode: Mode,
-    runbook: Option<&Runbook>,
+    drains: bool,
 ) -> GuardSettings {
     let slots = spec.fleet_slots.map(|Typed(slots)| slots);
     let fleet_slots = match (slots, around.has_fleet) {
@@ -176,7 +217,7 @@ fn guards(
         (None, _) => None,
     };
     let unslotted = slots.is_none() && around.has_fleet == Some(false) && !to.said(&place.key("fleet_slots"));
-    if unslotted && mode == Mode::Auto && runbook.is_some_and(Runbook::drains) {
+    if unslotted && mode == Mode::Auto && drains {
         to.wrong(
             &Place::root().key("mode"),
             "`auto` with a runbook that drains is refused where nothing keeps two hosts from draining together: add \

@@ -26,6 +26,7 @@ pub struct PolicySpec {
     pub clear: Option<ConditionSpec>,
     pub mode: Option<Typed<Mode>>,
     pub runbook: Option<Typed<String>>,
+    pub escalate: Option<Items<Typed<String>>>,
     pub limits: LimitsSpec,
     pub guards: GuardsSpec,
     pub tests: Items<TestSpec>,

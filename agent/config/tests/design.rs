@@ -118,7 +118,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
         ("docker", agent("restart: { process:", "restart: { docker:")),
         ("approve", policy("mode: dry-run", "mode: approve")),
-        ("escalate", policy("runbook: isolate-restart-recover", "runbook: isolate-restart-recover\nescalate: [x]")),
         ("common_cause", policy("fleet_slots: 1", "common_cause: 55%")),
         ("fd.exhausted_in", policy("- close_wait.aged(5m) > 200", "- fd.exhausted_in < 30m")),
         ("reload", step("reload: {}")),

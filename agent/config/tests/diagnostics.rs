@@ -159,6 +159,20 @@ fn a_wrong_policy_says_all_of_it() {
             ],
         ),
         (
+            format!("{rest}when: close_wait > 1\nescalate: [look, look, lok]"),
+            vec![
+                "6:1 `escalate` stands in place of `runbook`: remove one of them",
+                "6:12 a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+                "6:18 a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+                "6:18 this runbook is a rung already: one that did not help is not tried again",
+                "6:24 no runbook `lok`: did you mean `look`?",
+            ],
+        ),
+        (
+            "services: [a.service]\nfor: 1m\npolicy: p\nwhen: close_wait > 1\nescalate: []\n".to_owned(),
+            vec!["5:11 an escalation has two rungs or more; a single runbook is written `runbook: NAME`"],
+        ),
+        (
             format!("{rest}when: close_wait > 1\nmode: auto"),
             vec!["6:7 `auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`"],
         ),

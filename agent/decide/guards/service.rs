@@ -1,7 +1,7 @@
 //! What the service itself, and the configuration of it, say: lacking, latched, protected, unstable, out of traffic.
 
 use super::{Answer, Gate, Question, Verdict, deny, text, whole_seconds};
-use crate::model::{IncidentId, Marker, Reason, duration};
+use crate::model::{IncidentId, Marker, Reason, Trigger, duration};
 use crate::ports::registry::Traffic;
 use crate::ports::restarter::RunState;
 
@@ -9,6 +9,17 @@ pub(super) fn actionable(question: &Question<'_>) -> Answer {
     Ok(match question.lacks {
         [] => Verdict::Allow,
         lacks => deny(Reason::NotActionable, lacks.join("; ")),
+    })
+}
+
+/// A person who starts a plan has looked.
+pub(super) fn rungs(question: &Question<'_>) -> Answer {
+    Ok(match question.rungs_spent {
+        Some(until) if question.plan.trigger == Trigger::Breach => {
+            let detail = question.plan.rung.clone().unwrap_or_default();
+            Verdict::Defer { until, reason: Reason::RungsSpent, detail }
+        }
+        _ => Verdict::Allow,
     })
 }
 

@@ -29,6 +29,7 @@ fn the_guards_stand_in_the_designs_order() {
         Paused,
         WarmUp,
         Latch,
+        Rungs,
         Protected,
         Silence,
         Windows,
@@ -52,6 +53,7 @@ fn the_guards_stand_in_the_designs_order() {
     all.incident("i-2", SERVICE, false, true, None);
     all.lacks = vec!["no health".into()];
     all.protected = Some("sshd");
+    all.rungs_spent = Some(all.now() + seconds(60));
     (all.jitter, all.breached) = (seconds(3_600), Some(all.clock.monotonic()));
     all.silence(None, seconds(60));
     all.plan.guards.windows = vec![always(WindowAction::Deny)];

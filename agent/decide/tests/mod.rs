@@ -2,6 +2,7 @@
 
 mod budgets;
 mod detector;
+mod escalation;
 mod guards;
 mod hours;
 mod rehearse;
@@ -35,6 +36,7 @@ fn policy() -> Policy {
         clear: None,
         mode: Mode::Auto,
         runbook: Runbook { name: "evidence-only".into(), description: String::new(), steps: Vec::new() },
+        further: Vec::new(),
         limits: Limits::default(),
         guards: GuardSettings::default(),
     }

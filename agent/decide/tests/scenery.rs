@@ -65,6 +65,7 @@ pub struct Scenery {
     pub named_in_full: bool,
     pub jitter: Duration,
     pub breached: Option<Duration>,
+    pub rungs_spent: Option<Timestamp>,
     pub take_slot: bool,
     pub own_saga: bool,
 }
@@ -103,6 +104,7 @@ pub fn scenery() -> Scenery {
         named_in_full: false,
         jitter: Duration::ZERO,
         breached: None,
+        rungs_spent: None,
         take_slot: true,
         own_saga: false,
     }
@@ -118,6 +120,7 @@ impl Scenery {
             grace: seconds(300),
             jitter: self.jitter,
             breached: self.breached,
+            rungs_spent: self.rungs_spent,
             take_slot: self.take_slot,
             own_saga: self.own_saga,
         }
