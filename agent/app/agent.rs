@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use super::control::{Reply, Request};
 use super::plans::{self, Proposal};
 use super::sensor::Look;
-use super::{Host, Wiring, WiringError, breaker, control, explain, last_good, outbox, resolve, sweep, words};
+use super::{
+    Host, Wiring, WiringError, approvals, breaker, control, explain, last_good, outbox, remind, resolve, sweep, words,
+};
 use crate::config::{self, Diagnostics};
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -239,6 +241,7 @@ impl Agent {
                 self.last_failure = Some(error.to_string());
             }
         }
+        remind::of_latches(&self.wiring, &self.store);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due {
             let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };
@@ -311,14 +314,21 @@ impl Agent {
         let proposal = plans::propose(&self.wiring, &self.store, policy, service, Trigger::Breach, dry_run).await;
         let proposal = Proposal { breached: self.detector.breached_since(&policy.name, service), ..proposal };
         if let Err(refusal) = self.begin(proposal.clone(), policy, readings).await {
+            if refusal.reason == Reason::NeedsApproval {
+                let why = words::why(policy, readings);
+                approvals::ask(&self.wiring, &self.store, policy, &proposal.plan, why);
+            }
             let key = (policy.name.clone(), service.clone());
             let now = self.wiring.host.clock.now();
-            let again = self.held.get(&key).is_none_or(|held| {
-                let since_told = now.duration_since(held.told).unsigned_abs();
-                let changed = held.refusal.reason != refusal.reason;
-                since_told >= if changed { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
-            });
-            let told = if again { now } else { self.held[&key].told };
+            // Who is asked needs not be told as well that it waits for them.
+            let is_asked = matches!(refusal.reason, Reason::NeedsApproval | Reason::AwaitingApproval);
+            let again = !is_asked
+                && self.held.get(&key).is_none_or(|held| {
+                    let since_told = now.duration_since(held.told).unsigned_abs();
+                    let changed = held.refusal.reason != refusal.reason;
+                    since_told >= if changed { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
+                });
+            let told = self.held.get(&key).filter(|_| !again).map_or(now, |held| held.told);
             if again {
                 let labels = self.wiring.labels();
                 let teller = crate::execute::tell::Teller {
@@ -446,6 +456,10 @@ impl Agent {
             Request::Status => control::status(self),
             Request::Explain { service } => explain::of_agent(self, &service).await,
             Request::Act { service, policy, dry_run, who } => self.act(&service, policy.as_deref(), dry_run, who).await,
+            Request::Approve { id, who } => approvals::decide(&self.wiring, &self.store, &id, true, &who, None),
+            Request::Deny { id, why, who } => {
+                approvals::decide(&self.wiring, &self.store, &id, false, &who, why.as_deref())
+            }
             Request::Resolve { service, how } => {
                 let world = self.wiring.world(&self.store, self.started);
                 let reply = resolve::resolve(&self.store, &world, &service, how).await;

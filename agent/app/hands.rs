@@ -216,6 +216,7 @@ impl<M: Measure> Recheck for Asks<M> {
             jitter: Duration::ZERO,
             breached: None,
             rungs_spent: None,
+            needs_approval: false,
             take_slot: true,
             own_saga: true,
         };

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod agent;
+pub mod approvals;
 pub mod breaker;
 pub mod control;
 pub mod explain;
@@ -8,6 +9,7 @@ pub mod hands;
 pub mod last_good;
 pub mod outbox;
 pub mod plans;
+pub mod remind;
 pub mod resolve;
 pub mod sensor;
 pub mod sweep;

@@ -31,6 +31,8 @@ pub struct Proposal {
     pub breached: Option<Duration>,
     /// Every rung was tried in vain; until the first may be tried again.
     pub rungs_spent: Option<Timestamp>,
+    /// The policy acts when a person has approved the plan.
+    pub needs_approval: bool,
 }
 
 impl Proposal {
@@ -45,6 +47,7 @@ impl Proposal {
             jitter: self.jitter,
             breached: self.breached,
             rungs_spent: self.rungs_spent,
+            needs_approval: self.needs_approval,
             take_slot: false,
             own_saga: false,
         }
@@ -113,6 +116,7 @@ pub async fn propose(
         jitter: config.jitter(policy),
         breached: None,
         rungs_spent: spent_until,
+        needs_approval: policy.mode == Mode::Approve && plan.trigger == Trigger::Breach && !dry_run,
         plan,
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod act;
+mod approve;
 mod check;
 mod demo;
 mod explain;
@@ -52,6 +53,10 @@ enum Verb {
     Explain(explain::Arguments),
     /// Start the plan of a service by hand. The same guards are asked.
     Act(act::Arguments),
+    /// Say yes to a plan that waits for it (`mode: approve`).
+    Approve(approve::ApproveArguments),
+    /// Say no to a plan that waits, or that is approved and has not begun; holds for the policy's cooldown.
+    Deny(approve::DenyArguments),
     /// The kill switch: no action until `resume`, or until a time. Outlives a reboot.
     Pause(pause::PauseArguments),
     /// End the pause.
@@ -156,6 +161,8 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Plan(arguments) => plan::plan(arguments).await,
         Verb::Explain(arguments) => explain::explain(arguments).await,
         Verb::Act(arguments) => act::act(arguments).await,
+        Verb::Approve(arguments) => approve::approve(arguments).await,
+        Verb::Deny(arguments) => approve::deny(arguments).await,
         Verb::Pause(arguments) => pause::pause(arguments),
         Verb::Resume(arguments) => pause::resume(arguments),
         Verb::Silence(arguments) => silence::silence(arguments),

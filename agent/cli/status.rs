@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::control::{self, Request};
 use crate::clock::{Clock, SystemClock};
+use crate::store::{Approval, ApprovalState};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -24,6 +25,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let store = open::store(&state)?;
     let paused = store.paused(SystemClock.now()).map_err(|error| unreachable(&error))?;
     let silences = store.silences(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let approvals = store.open_approvals(SystemClock.now()).map_err(|error| unreachable(&error))?;
     let breakers = store.breakers().map_err(|error| unreachable(&error))?;
     let latches = store.latches().map_err(|error| unreachable(&error))?;
     let open = store.open_incidents().map_err(|error| unreachable(&error))?;
@@ -33,6 +35,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
             "agent": agent,
             "paused": paused,
             "silences": silences,
+            "approvals": approvals,
             "breakers": breakers,
             "latches": latches,
             "open": open.iter().map(|open| json!({
@@ -56,6 +59,9 @@ pub async fn status(arguments: Arguments) -> Outcome {
                 render::time(silence.until),
                 silence.why
             );
+        }
+        for approval in &approvals {
+            say_approval(approval);
         }
         for breaker in &breakers {
             println!(
@@ -89,6 +95,21 @@ pub async fn status(arguments: Arguments) -> Outcome {
         (None, _) => Err(Failure::Unreachable(String::new())),
         (Some(_), false) => Err(Failure::Wrong(String::new())),
         (Some(_), true) => Ok(()),
+    }
+}
+
+fn say_approval(approval: &Approval) {
+    let Approval { id, policy, service, runbook, expires, .. } = approval;
+    let expires = render::time(*expires);
+    match (approval.state, &approval.who) {
+        (ApprovalState::Approved, Some(who)) => {
+            println!("APPROVED by {who}, to begin before {expires}: {service}: {runbook} ({policy})");
+            println!("        unwait deny {id}");
+        }
+        _ => {
+            println!("TO BE APPROVED before {expires}: {service}: {runbook} ({policy})");
+            println!("        unwait plan {service} --policy {policy}; unwait approve {id} | unwait deny {id}");
+        }
     }
 }
 

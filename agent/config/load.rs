@@ -48,6 +48,7 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         some_runbook_is_nameless: runbooks.some_are_nameless,
         has_fleet: host.has_fleet,
         somebody_is_told: host.somebody_is_told,
+        somebody_is_asked: host.somebody_is_asked,
     };
     let (policies, tests) = read_policies(dir, &around, &mut out);
     match host.config {
@@ -62,6 +63,7 @@ struct Host {
     config: Option<HostConfig>,
     has_fleet: Option<bool>,
     somebody_is_told: Option<bool>,
+    somebody_is_asked: Option<bool>,
 }
 
 fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Host {
@@ -76,10 +78,12 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     let fleet_is_written = written.fleet.is_some();
     let host = compile::host::compile(written, &mut compiling, environment);
     let whole = |key: &str| !compiling.said(&Place::root().key(key));
-    let tells = host.notify.iter().any(|destination| destination.events.contains(&EventKind::Stuck));
+    let tells = |event| host.notify.iter().any(|destination| destination.events.contains(&event));
+    let gets = |event| (tells(event) || whole("notify")).then_some(tells(event));
     Host {
         has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
-        somebody_is_told: (tells || whole("notify")).then_some(tells),
+        somebody_is_told: gets(EventKind::Stuck),
+        somebody_is_asked: gets(EventKind::Approval),
         config: Some(host),
     }
 }

@@ -1,6 +1,7 @@
 //! The guards: what must be so before anything is changed. One visible list, asked in order; the first refusal ends
 //! it. A guard that cannot be asked refuses: an error is a deny.
 
+mod approval;
 mod fleet;
 mod pace;
 mod service;
@@ -19,7 +20,7 @@ use crate::ports::Ports;
 use crate::store::Store;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 17] = [
+pub const GUARDS: [Guard; 18] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
@@ -36,6 +37,7 @@ pub const GUARDS: [Guard; 17] = [
     Guard::OneSaga,
     Guard::Jitter,
     Guard::MinHealthy,
+    Guard::Approval,
     Guard::FleetSlot,
 ];
 
@@ -76,6 +78,8 @@ pub enum Guard {
     Jitter,
     /// Enough others are healthy, by the registry; fails closed.
     MinHealthy,
+    /// `mode: approve`: a person has approved this very plan. Asked when nothing else is against it but a slot.
+    Approval,
     /// A slot of the fleet, taken last.
     FleetSlot,
 }
@@ -122,6 +126,8 @@ pub struct Question<'a> {
     pub breached: Option<Duration>,
     /// Every rung was tried in vain; until the first may be tried again.
     pub rungs_spent: Option<Timestamp>,
+    /// The policy acts when a person has approved the plan.
+    pub needs_approval: bool,
     /// Taking a slot, or only looking whether one could be had (`plan`, `explain`)?
     pub take_slot: bool,
     /// The plan's own saga is under way: it does not count against itself.
@@ -194,6 +200,7 @@ impl Gate {
             Guard::OneSaga => self.one_saga(question),
             Guard::Silence => self.silence(question),
             Guard::Cooldown => self.cooldown(question),
+            Guard::Approval => self.approval(question),
             _ if only_looks => Ok(Verdict::Allow),
             Guard::Protected => service::protected(question),
             Guard::Windows => windows::verdict(&question.plan.guards.windows, self.clock.now()),

@@ -130,6 +130,8 @@ pub enum Mode {
     /// Decide everything, do nothing, and say what would have been done.
     #[default]
     DryRun,
+    /// Act once a person has approved the plan.
+    Approve,
     /// Act.
     Auto,
 }
@@ -139,7 +141,7 @@ impl Mode {
     pub fn acts(self) -> bool {
         match self {
             Self::Observe | Self::DryRun => false,
-            Self::Auto => true,
+            Self::Approve | Self::Auto => true,
         }
     }
 }
@@ -180,6 +182,13 @@ pub struct Limits {
     /// The longest wait after a breach before acting. `None`: as long as the host's file derives.
     #[serde(default)]
     pub jitter: Option<Duration>,
+    /// How long a person has to say their word on a plan, and it to begin.
+    #[serde(default = "approval_expires", with = "super::duration::as_text")]
+    pub approval_expires: Duration,
+}
+
+fn approval_expires() -> Duration {
+    Duration::from_secs(30 * 60)
 }
 
 impl Default for Limits {
@@ -190,6 +199,7 @@ impl Default for Limits {
             per_service: Budget { incidents: 2, per: hours(6) },
             per_host: Budget { incidents: 4, per: hours(6) },
             jitter: None,
+            approval_expires: approval_expires(),
         }
     }
 }

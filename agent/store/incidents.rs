@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{Audience, Store, StoreError, outbox, time};
+use super::{Audience, Store, StoreError, approvals, outbox, time};
 use crate::model::incident::Ending;
 use crate::model::{IncidentId, Message, Plan, ServiceName};
 
@@ -55,7 +55,7 @@ pub struct IncidentRow {
 const COLUMNS: &str = "id, service, policy, dry_run, began, ended, changed, outcome, reason, detail, evidence";
 
 impl Store {
-    /// Commits a new incident with its plan, the fleet slot that it may take, and the messages that tell of it.
+    /// Commits a new incident with its plan and the messages that tell of it; an approval of the plan is used up.
     pub fn begin_incident(
         &self,
         plan: &Plan,
@@ -77,6 +77,7 @@ impl Store {
                     now.as_millisecond()
                 ],
             )?;
+            approvals::use_up(transaction, plan)?;
             outbox::insert(transaction, &outgoing)
         })
     }

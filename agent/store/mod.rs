@@ -1,9 +1,11 @@
 #![doc = include_str!("README.md")]
 
+mod approvals;
 mod breakers;
 mod incidents;
 mod latches;
 mod outbox;
+mod reminders;
 mod schema;
 mod silences;
 mod state_dir;
@@ -15,6 +17,7 @@ use std::sync::{Mutex, MutexGuard};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
+pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use breakers::{Attempt, Breaker};
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};

@@ -9,7 +9,13 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 3] = [FIRST, super::silences::MIGRATION, super::breakers::MIGRATION];
+const MIGRATIONS: [&str; 5] = [
+    FIRST,
+    super::silences::MIGRATION,
+    super::breakers::MIGRATION,
+    super::approvals::MIGRATION,
+    super::reminders::MIGRATION,
+];
 
 const FIRST: &str = "
 CREATE TABLE incident (

@@ -25,6 +25,8 @@ pub struct Surroundings<'a> {
     pub has_fleet: Option<bool>,
     /// Some destination gets `stuck`.
     pub somebody_is_told: Option<bool>,
+    /// Some destination gets `approval`.
+    pub somebody_is_asked: Option<bool>,
 }
 
 /// Compiles one policy with its tests; `None` where something that it cannot be without is missing.
@@ -49,11 +51,20 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
     let limits = limits(spec.limits, &at("limits"), to);
     let drains = runbook.iter().chain(&further).any(Runbook::drains);
     let guards = guards(spec.guards, &at("guards"), to, around, mode, drains);
-    if mode == Mode::Auto && around.somebody_is_told == Some(false) {
+    if mode.acts() && around.somebody_is_told == Some(false) {
         to.wrong(
             &at("mode"),
-            "`auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination \
-             under `notify:` that gets the event `stuck`",
+            format!(
+                "`{mode}` is refused where nobody could be told that something is stuck: in agent.yaml, add a \
+                 destination under `notify:` that gets the event `stuck`"
+            ),
+        );
+    }
+    if mode == Mode::Approve && around.somebody_is_asked == Some(false) {
+        to.wrong(
+            &at("mode"),
+            "`approve` is refused where nobody would be asked: in agent.yaml, add a destination under `notify:` that \
+             gets the event `approval`",
         );
     }
     // Each test may look at what the policy looks at; without a sound policy that is not known.
@@ -178,6 +189,8 @@ fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surround
 fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
     let default = Limits::default();
     let jitter = spec.jitter.map(|jitter| to.duration(&place.key("jitter"), Some(jitter), secs(0), secs(0)..=hours(1)));
+    let at = place.key("approval_expires");
+    let approval_expires = to.duration(&at, spec.approval_expires, default.approval_expires, minutes(1)..=hours(24));
     let mut budget = |key: &str, value: Option<Typed<Budget>>, default| {
         let Some(Typed(budget)) = value else { return default };
         let at = place.key(key);
@@ -190,6 +203,7 @@ fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
         per_service: budget("per_service", spec.per_service, default.per_service),
         per_host: budget("per_host", spec.per_host, default.per_host),
         jitter,
+        approval_expires,
         cooldown: to.duration(&place.key("cooldown"), spec.cooldown, default.cooldown, minutes(1)..=hours(7 * 24)),
     }
 }
@@ -217,11 +231,13 @@ fn guards(
         (None, _) => None,
     };
     let unslotted = slots.is_none() && around.has_fleet == Some(false) && !to.said(&place.key("fleet_slots"));
-    if unslotted && mode == Mode::Auto && drains {
+    if unslotted && mode.acts() && drains {
         to.wrong(
             &Place::root().key("mode"),
-            "`auto` with a runbook that drains is refused where nothing keeps two hosts from draining together: add \
-             `fleet:` to agent.yaml, or say `guards: { fleet_slots: none }`",
+            format!(
+                "`{mode}` with a runbook that drains is refused where nothing keeps two hosts from draining together: \
+                 add `fleet:` to agent.yaml, or say `guards: {{ fleet_slots: none }}`"
+            ),
         );
     }
     let windows = windows(spec.windows, &place.key("windows"), to);

@@ -68,6 +68,7 @@ pub struct LimitsSpec {
     pub per_service: Option<Typed<Budget>>,
     pub per_host: Option<Typed<Budget>>,
     pub jitter: Option<Typed<Duration>>,
+    pub approval_expires: Option<Typed<Duration>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

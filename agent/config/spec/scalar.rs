@@ -14,7 +14,7 @@ use crate::model::runbook::OnTimeout;
 use crate::model::window::{Days, Hours, WindowAction};
 use crate::model::{ServiceName, Signal, duration};
 
-use super::super::{comparison, not_built, words};
+use super::super::{comparison, words};
 
 /// What can be read from the text of one scalar.
 pub trait FromText: Sized {
@@ -211,17 +211,18 @@ impl FromText for Budget {
 }
 
 impl FromText for Mode {
-    const EXPECTED: &'static str = "observe, dry-run or auto";
+    const EXPECTED: &'static str = "observe, dry-run, approve or auto";
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
             "observe" => Ok(Self::Observe),
             "dry-run" => Ok(Self::DryRun),
             "auto" => Ok(Self::Auto),
-            "approve" => Err(format!("{}: use dry-run or auto", not_built::says("approve"))),
-            other => {
-                Err(format!("`{other}` is no mode: {}", words::offer(other, &["observe", "dry-run", "auto"], "modes")))
-            }
+            "approve" => Ok(Self::Approve),
+            other => Err(format!(
+                "`{other}` is no mode: {}",
+                words::offer(other, &["observe", "dry-run", "approve", "auto"], "modes")
+            )),
         }
     }
 }
@@ -295,7 +296,7 @@ impl FromText for EventKind {
     const EXPECTED: &'static str = "an event such as stuck";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        const EVENTS: [&str; 7] = ["breach", "held", "start", "step", "end", "stuck", "recovered"];
+        const EVENTS: [&str; 8] = ["breach", "held", "approval", "start", "step", "end", "stuck", "recovered"];
         match text {
             "breach" => Ok(Self::Breach),
             "held" => Ok(Self::Held),
@@ -304,7 +305,7 @@ impl FromText for EventKind {
             "end" => Ok(Self::End),
             "stuck" => Ok(Self::Stuck),
             "recovered" => Ok(Self::Recovered),
-            "approval" => Err(not_built::says("approval")),
+            "approval" => Ok(Self::Approval),
             other => Err(format!("`{other}` is no event: {}", words::offer(other, &EVENTS, "events"))),
         }
     }
@@ -367,7 +368,6 @@ mod tests {
         }
         assert!(Slots::from_text("0").is_err());
         assert!(Budget::from_text("0 per 6h").is_err());
-        assert!(Mode::from_text("approve").unwrap_err().contains("not built"));
         assert!(EventKind::from_text("test").is_err());
     }
 

@@ -173,6 +173,14 @@ fn a_wrong_policy_says_all_of_it() {
             vec!["5:11 an escalation has two rungs or more; a single runbook is written `runbook: NAME`"],
         ),
         (
+            format!("{rest}when: close_wait > 1\nmode: approve\nlimits: {{ approval_expires: 2d }}"),
+            vec![
+                "6:7 `approve` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`",
+                "6:7 `approve` is refused where nobody would be asked: in agent.yaml, add a destination under `notify:` that gets the event `approval`",
+                "7:29 `approval_expires` goes from 1m to 1d, found 2d",
+            ],
+        ),
+        (
             format!("{rest}when: close_wait > 1\nmode: auto"),
             vec!["6:7 `auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`"],
         ),

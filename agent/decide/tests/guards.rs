@@ -40,6 +40,7 @@ fn the_guards_stand_in_the_designs_order() {
         OneSaga,
         Jitter,
         MinHealthy,
+        Approval,
         FleetSlot,
     ];
     let ours: Vec<Guard> = GUARDS.into_iter().filter(|guard| !matches!(guard, Trust | Actionable)).collect();
@@ -53,6 +54,7 @@ fn the_guards_stand_in_the_designs_order() {
     all.incident("i-2", SERVICE, false, true, None);
     all.lacks = vec!["no health".into()];
     all.protected = Some("sshd");
+    all.needs_approval = true;
     all.rungs_spent = Some(all.now() + seconds(60));
     (all.jitter, all.breached) = (seconds(3_600), Some(all.clock.monotonic()));
     all.silence(None, seconds(60));

@@ -1,5 +1,6 @@
 //! The detector at its boundaries, each guard both ways, and the rehearsal of policies.
 
+mod approval;
 mod budgets;
 mod detector;
 mod escalation;

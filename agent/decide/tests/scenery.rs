@@ -66,6 +66,7 @@ pub struct Scenery {
     pub jitter: Duration,
     pub breached: Option<Duration>,
     pub rungs_spent: Option<Timestamp>,
+    pub needs_approval: bool,
     pub take_slot: bool,
     pub own_saga: bool,
 }
@@ -105,6 +106,7 @@ pub fn scenery() -> Scenery {
         jitter: Duration::ZERO,
         breached: None,
         rungs_spent: None,
+        needs_approval: false,
         take_slot: true,
         own_saga: false,
     }
@@ -121,6 +123,7 @@ impl Scenery {
             jitter: self.jitter,
             breached: self.breached,
             rungs_spent: self.rungs_spent,
+            needs_approval: self.needs_approval,
             take_slot: self.take_slot,
             own_saga: self.own_saga,
         }
