@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::breaches::{self, Published};
 use super::control::{Reply, Request};
+use super::held::{self, Held};
 use super::plans::{self, Proposal};
 use super::sensor::Look;
 use super::{
@@ -56,17 +57,6 @@ pub struct Inbox {
     pub stop: watch::Receiver<bool>,
 }
 
-/// Since when, and with which refusal, nothing is done about a breach.
-#[derive(Clone, Debug)]
-pub struct Held {
-    pub refusal: Refusal,
-    told: Timestamp,
-}
-
-/// The same refusal is told again after this long.
-const TELL_HELD_EVERY: Duration = Duration::from_secs(3600);
-/// Another refusal than the one told last is told no sooner than this after it.
-const TELL_CHANGED_EVERY: Duration = Duration::from_secs(30);
 /// How often each registry is asked for drains of ours that no incident knows of.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Where one of them did not answer: after a reboot the agent is often there before its registry is.
@@ -92,6 +82,8 @@ pub struct Agent {
     pub(super) last_failure: Option<String>,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
+    /// What the fleet was told of this host's breaches.
+    published: Published,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
     sweep_due: Duration,
     released: Duration,
@@ -124,6 +116,7 @@ impl Agent {
             last_failure: None,
             sagas: JoinSet::new(),
             stop,
+            published: Published::default(),
             sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
@@ -288,6 +281,7 @@ impl Agent {
                 }
             }
         }
+        self.published.follow(&wiring, &self.detector).await;
         let under_way = self.under_way();
         // What an incident under way is about needs no second decision, and is not held either.
         wanted.retain(|(_, service)| !under_way.contains(service));
@@ -320,16 +314,12 @@ impl Agent {
             }
             let key = (policy.name.clone(), service.clone());
             let now = self.wiring.host.clock.now();
-            // Who is asked needs not be told as well that it waits for them.
-            let is_asked = matches!(refusal.reason, Reason::NeedsApproval | Reason::AwaitingApproval);
-            let again = !is_asked
-                && self.held.get(&key).is_none_or(|held| {
-                    let since_told = now.duration_since(held.told).unsigned_abs();
-                    let changed = held.refusal.reason != refusal.reason;
-                    since_told >= if changed { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
-                });
-            let told = self.held.get(&key).filter(|_| !again).map_or(now, |held| held.told);
-            if again {
+            let before = self.held.get(&key);
+            let again = held::is_due(before, &refusal, now);
+            let told = if again { Some(now) } else { before.and_then(|before| before.told) };
+            if again && refusal.reason == Reason::CommonCause && !breaches::speaks(&self.wiring, service).await {
+                tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
+            } else if again {
                 let labels = self.wiring.labels();
                 let teller = crate::execute::tell::Teller {
                     plan: &proposal.plan,

@@ -2,10 +2,12 @@
 
 pub mod agent;
 pub mod approvals;
+pub mod breaches;
 pub mod breaker;
 pub mod control;
 pub mod explain;
 pub mod hands;
+pub mod held;
 pub mod last_good;
 pub mod outbox;
 pub mod plans;
@@ -14,6 +16,9 @@ pub mod resolve;
 pub mod sensor;
 pub mod sweep;
 mod words;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,7 +36,7 @@ use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::{Message, Signal};
 use crate::ports::Ports;
-use crate::ports::fleet::{FleetSlots, consul::ConsulSlots, dry::DrySlots};
+use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
 use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry};
@@ -105,10 +110,10 @@ impl Wiring {
             };
             registries.insert(name.clone(), adapter);
         }
-        let fleet: Option<Arc<dyn FleetSlots>> = match &config.host.fleet {
+        let fleet: Option<Arc<dyn Fleet>> = match &config.host.fleet {
             Some(FleetConfig::Consul { url, token_file }) => {
                 let token = token(token_file.as_ref())?;
-                Some(Arc::new(ConsulSlots::new(url, token, &host.name, Arc::clone(&host.clock))?))
+                Some(fleet::consul::consul(url, token, &host.name, Arc::clone(&host.clock))?)
             }
             None => None,
         };
@@ -218,10 +223,11 @@ impl Wiring {
             systemd: dry(&self.ports.systemd),
             process: dry(&self.ports.process),
             probe: Arc::new(DryProbe::new(Arc::clone(&self.ports.probe))),
-            fleet: self.ports.fleet.as_ref().map(|real| {
-                let dry = DrySlots::new(Arc::clone(real), &self.host.name, Arc::clone(&self.host.clock));
-                Arc::new(dry) as Arc<dyn FleetSlots>
-            }),
+            fleet: self
+                .ports
+                .fleet
+                .as_ref()
+                .map(|real| Arc::new(DryFleet::new(Arc::clone(real), Arc::clone(&self.host.clock))) as Arc<dyn Fleet>),
         }
     }
 }

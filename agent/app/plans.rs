@@ -133,8 +133,9 @@ async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<Str
     }
 }
 
-/// Instances of one registered name contend for one set of slots, whatever their units are called.
-async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
+/// Instances of one registered name contend for one set of slots, and share their breaches, whatever their units are
+/// called.
+pub(super) async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
     let binding = bindings.first()?;
     let registry = wiring.ports.registries.get(&binding.registry)?;
     registry.observe(&binding.id).await.ok().map(|registration| registration.name)

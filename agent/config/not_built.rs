@@ -2,7 +2,7 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 10] = [
+const KEYS: [(&str, &[&str]); 9] = [
     ("", &["http"]),
     ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
@@ -13,7 +13,6 @@ const KEYS: [(&str, &[&str]); 10] = [
         "notify[].to",
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
     ),
-    ("guards", &["common_cause"]),
     ("steps[]", &["reload", "recycle_workers", "close_sockets", "pause"]),
     ("steps[].drain", &["scope"]),
 ];

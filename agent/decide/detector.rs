@@ -74,6 +74,14 @@ impl Detector {
         }
     }
 
+    /// The services of which this policy's condition counts as breached.
+    pub fn breached(&self, policy: &str) -> impl Iterator<Item = &ServiceName> {
+        let breached = move |(key, watch): &(&(String, ServiceName), &Watch)| {
+            key.0 == policy && matches!(watch, Watch::Breached { .. })
+        };
+        self.watches.iter().filter(breached).map(|((_, service), _)| service)
+    }
+
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
         self.watches.keys().map(|(_, service)| service)

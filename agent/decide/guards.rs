@@ -20,7 +20,7 @@ use crate::ports::Ports;
 use crate::store::Store;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 18] = [
+pub const GUARDS: [Guard; 19] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
@@ -36,6 +36,7 @@ pub const GUARDS: [Guard; 18] = [
     Guard::Budgets,
     Guard::OneSaga,
     Guard::Jitter,
+    Guard::CommonCause,
     Guard::MinHealthy,
     Guard::Approval,
     Guard::FleetSlot,
@@ -76,6 +77,8 @@ pub enum Guard {
     OneSaga,
     /// This host's own share of the jitter has passed since the breach: a fleet does not act in step.
     Jitter,
+    /// Not so many of the instances are in breach together that something else must be the cause.
+    CommonCause,
     /// Enough others are healthy, by the registry; fails closed.
     MinHealthy,
     /// `mode: approve`: a person has approved this very plan. Asked when nothing else is against it but a slot.
@@ -208,6 +211,7 @@ impl Gate {
             Guard::OutOfTraffic => self.out_of_traffic(question).await,
             Guard::Budgets => self.budgets(question),
             Guard::Jitter => self.jitter(question),
+            Guard::CommonCause => self.common_cause(question).await,
             Guard::MinHealthy => self.min_healthy(question).await,
             Guard::FleetSlot => self.fleet_slot(question).await,
         }

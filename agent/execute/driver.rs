@@ -166,7 +166,7 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
 async fn begin_slot(saga: &Saga, world: &World) -> Result<(), String> {
     match (&saga.plan().fleet_scope, &world.ports.fleet) {
         (Some(scope), Some(fleet)) => {
-            fleet.begin(scope, &saga.plan().incident.0).await.map_err(|error| error.to_string())
+            fleet.begin(scope, &saga.plan().incident.0).await.map(drop).map_err(|error| error.to_string())
         }
         (Some(_), None) => Err("the host's file names no fleet any more".into()),
         (None, _) => Ok(()),

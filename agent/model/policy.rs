@@ -244,6 +244,9 @@ pub struct GuardSettings {
     pub min_healthy: Option<MinHealthy>,
     /// Hosts that may work on one service at once; `None` where the policy says `fleet_slots: none`.
     pub fleet_slots: Option<u32>,
+    /// This share, 0 to 1, of the instances registered under the name in breach, where they are three or more: hold.
+    #[serde(default)]
+    pub common_cause: Option<f64>,
     /// When it may act, and when not.
     #[serde(default)]
     pub windows: Vec<Window>,

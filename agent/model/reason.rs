@@ -42,6 +42,8 @@ pub enum Reason {
     HostBudget,
     SagaRunning,
     Jitter,
+    /// Much of the fleet is in breach.
+    CommonCause,
     /// `mode: approve`, and nobody was asked about this plan.
     NeedsApproval,
     AwaitingApproval,
@@ -116,6 +118,9 @@ impl Reason {
             Self::HostBudget => "this host's budget of incidents is spent",
             Self::SagaRunning => "an incident is under way",
             Self::Jitter => "each host waits a while of its own after a breach, so that a fleet does not act in step",
+            Self::CommonCause => {
+                "so many instances are in breach that the cause is hardly this one; look for what they share"
+            }
             Self::NeedsApproval => "the policy acts when a person has approved the plan, and nobody was asked yet",
             Self::AwaitingApproval => "a person is asked to approve the plan; `unwait status` shows it",
             Self::ApprovalDenied => "a person denied the plan a short while ago",

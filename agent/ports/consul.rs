@@ -78,6 +78,10 @@ impl Api {
         self.call(Method::PUT, path, query, body).await
     }
 
+    pub async fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Answer, ApiError> {
+        self.call(Method::DELETE, path, query, Vec::new()).await
+    }
+
     async fn call(
         &self,
         method: Method,

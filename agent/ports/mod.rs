@@ -27,7 +27,7 @@ pub struct Ports {
     pub process: Arc<dyn restarter::Restarter>,
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where the host's file names no fleet.
-    pub fleet: Option<Arc<dyn fleet::FleetSlots>>,
+    pub fleet: Option<Arc<dyn fleet::Fleet>>,
 }
 
 impl Ports {

@@ -248,7 +248,7 @@ mod tests {
         drop(store);
         let store = Store::open(&path).unwrap();
         assert_eq!(store.breaker(POLICY, &service).unwrap(), Some(breaker.clone()));
-        assert_eq!(store.breakers().unwrap(), [breaker.clone()]);
+        assert_eq!(store.breakers().unwrap(), std::slice::from_ref(&breaker));
 
         let other = ServiceName::parse("other.service").unwrap();
         assert!(store.rearm(POLICY, Some(&other), at(20)).unwrap().is_empty());

@@ -9,7 +9,7 @@ use super::{Compiling, condition, hours, items, minutes, secs, test};
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, WindowSpec};
-use crate::config::spec::scalar::{Slots, Typed, Zone};
+use crate::config::spec::scalar::{Share, Slots, Typed, Zone};
 use crate::config::words;
 use crate::model::policy::{Budget, GuardSettings, Limits, Mode, Policy, Selector};
 use crate::model::runbook::Runbook;
@@ -240,8 +240,15 @@ fn guards(
             ),
         );
     }
+    if spec.common_cause.is_some() && around.has_fleet == Some(false) {
+        to.wrong(
+            &place.key("common_cause"),
+            "hosts learn of each other's breaches through the fleet: add `fleet:` to agent.yaml, or remove the line",
+        );
+    }
+    let common_cause = spec.common_cause.map(|Typed(Share(share))| share);
     let windows = windows(spec.windows, &place.key("windows"), to);
-    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, windows }
+    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, common_cause, windows }
 }
 
 fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Window> {

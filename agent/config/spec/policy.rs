@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::Items;
 use super::condition::ConditionSpec;
-use super::scalar::{FromText, OF_KEY, Slots, Typed, When, Zone};
+use super::scalar::{FromText, OF_KEY, Share, Slots, Typed, When, Zone};
 use crate::model::Signal;
 use crate::model::policy::{Budget, MinHealthy, Mode};
 use crate::model::window::{Days, Hours, WindowAction};
@@ -76,6 +76,7 @@ pub struct LimitsSpec {
 pub struct GuardsSpec {
     pub min_healthy: Option<Typed<MinHealthy>>,
     pub fleet_slots: Option<Typed<Slots>>,
+    pub common_cause: Option<Typed<Share>>,
     pub windows: Items<WindowSpec>,
 }
 

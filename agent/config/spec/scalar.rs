@@ -175,6 +175,19 @@ impl FromText for MinHealthy {
     }
 }
 
+/// A part of all, above 0 and at most 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl FromText for Share {
+    const EXPECTED: &'static str = "a percentage such as 55%";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let read = text.strip_suffix('%').and_then(share).filter(|share| *share > 0.0);
+        read.map(Self).ok_or_else(|| format!("expected {}, above 0%, found `{text}`", Self::EXPECTED))
+    }
+}
+
 /// Hosts that may work on one service at once, or `none`: without asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slots {

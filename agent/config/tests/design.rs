@@ -43,6 +43,7 @@ limits: { cooldown: 30m, per_service: 2 per 6h, per_host: 4 per 6h }
 guards:
   min_healthy: 50%                  # others healthy / all registered under that name; or a count; or N-1: all others
   fleet_slots: 1                    # hosts that may work on this service at once
+  common_cause: 55%                 # this share of 3 or more instances in breach: hold and alert
   windows: [{ days: mon-fri, hours: "09:00-18:00", tz: Asia/Shanghai, action: deny }]
 tests:                              # run by `unwait test`, no network and no root
   - name: an idle pool that leaks is caught after two minutes
@@ -89,6 +90,7 @@ fn the_files_of_the_design_compile() {
     assert_eq!((policy.mode, policy.hold), (Mode::DryRun, Duration::from_secs(120)));
     assert_eq!(policy.guards.min_healthy, Some(MinHealthy::Share(0.5)));
     assert_eq!(policy.guards.fleet_slots, Some(1));
+    assert_eq!(policy.guards.common_cause, Some(0.55));
     let windows: Vec<String> = policy.guards.windows.iter().map(ToString::to_string).collect();
     assert_eq!(windows, ["mon-fri 09:00-18:00 Asia/Shanghai"]);
     assert_eq!(policy.runbook, config.runbooks["isolate-restart-recover"]);
@@ -116,7 +118,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
         ("docker", agent("restart: { process:", "restart: { docker:")),
-        ("common_cause", policy("fleet_slots: 1", "common_cause: 55%")),
         ("fd.exhausted_in", policy("- close_wait.aged(5m) > 200", "- fd.exhausted_in < 30m")),
         ("reload", step("reload: {}")),
         ("recycle_workers", step("recycle_workers: { at_once: 2 }")),
@@ -138,5 +139,5 @@ fn what_is_not_built_is_refused_by_name() {
 fn a_sample_of_a_signal_that_is_not_built_is_refused_by_name() {
     let tree = tree();
     tree.write("policies/leak.yaml", &POLICY.replace("210 x 12]", "210 x 12], fd.exhausted_in: [unknown x 14]"));
-    assert_eq!(tree.wrong(), ["policies/leak.yaml:19:68 `fd.exhausted_in` is not built in this version of unwait"]);
+    assert_eq!(tree.wrong(), ["policies/leak.yaml:20:68 `fd.exhausted_in` is not built in this version of unwait"]);
 }

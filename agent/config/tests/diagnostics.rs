@@ -159,6 +159,14 @@ fn a_wrong_policy_says_all_of_it() {
             ],
         ),
         (
+            format!("{rest}when: close_wait > 1\nguards: {{ common_cause: 55% }}"),
+            vec!["6:25 hosts learn of each other's breaches through the fleet: add `fleet:` to agent.yaml, or remove the line"],
+        ),
+        (
+            format!("{rest}when: close_wait > 1\nguards: {{ common_cause: most }}"),
+            vec!["6:25 expected a percentage such as 55%, above 0%, found `most`"],
+        ),
+        (
             format!("{rest}when: close_wait > 1\nescalate: [look, look, lok]"),
             vec![
                 "6:1 `escalate` stands in place of `runbook`: remove one of them",

@@ -2,9 +2,39 @@
 
 use super::{Answer, Gate, Question, Verdict, deny, text};
 use crate::model::Reason;
-use crate::ports::fleet::{Acquired, Phase, Slot};
+use crate::ports::fleet::{Acquired, Slot};
+
+/// Of fewer instances no share says anything: two of two are soon in breach together.
+const FEWEST_INSTANCES: u32 = 3;
 
 impl Gate {
+    /// Where much of a fleet is in breach, the service is hardly the cause, and a restart hardly the cure.
+    pub(super) async fn common_cause(&self, question: &Question<'_>) -> Answer {
+        let plan = question.plan;
+        let Some(share) = plan.guards.common_cause else { return Ok(Verdict::Allow) };
+        let Some(fleet) = &self.ports.fleet else { return Err("the host's file names no fleet".into()) };
+        let Some(binding) = plan.target.bindings.first() else {
+            return Ok(deny(Reason::NoRegistry, "no registry is bound, so nobody knows how many instances there are"));
+        };
+        let registry = self.registry(&binding.registry)?;
+        let registered = registry.others(&binding.id).await.map_err(text)?.registered;
+        if registered < FEWEST_INSTANCES {
+            return Ok(Verdict::Allow);
+        }
+        let name = registry.observe(&binding.id).await.map_err(text)?.name;
+        let hosts = fleet.breaches(&name).await.map_err(text)?;
+        if hosts.len() as f64 / f64::from(registered) < share {
+            return Ok(Verdict::Allow);
+        }
+        let detail = format!(
+            "{} of {registered} instances of {name} are in breach ({}), common_cause is {}%: look for what they share",
+            hosts.len(),
+            hosts.join(", "),
+            (share * 100.0).round(),
+        );
+        Ok(deny(Reason::CommonCause, detail))
+    }
+
     pub(super) async fn min_healthy(&self, question: &Question<'_>) -> Answer {
         let plan = question.plan;
         let Some(rule) = plan.guards.min_healthy else { return Ok(Verdict::Allow) };
@@ -33,21 +63,14 @@ impl Gate {
             return Ok(deny(Reason::SlotTaken, "the host's file names no fleet"));
         };
         if !question.take_slot {
-            let held = fleet.holders(scope).await.map_err(text)?;
-            let now = self.clock.now();
-            let in_force = |slot: &&Slot| match slot.phase {
-                Phase::Waiting { until } => now < until,
-                Phase::Changing => true,
-            };
-            let others: Vec<_> =
-                held.iter().filter(|slot| slot.incident != plan.incident.0).filter(in_force).cloned().collect();
-            return Ok(if others.len() as u64 >= u64::from(slots) { taken(&others) } else { Verdict::Allow });
+            let held = fleet.blocked_by(scope, &plan.incident.0, slots).await.map_err(text)?;
+            return Ok(if held.is_empty() { Verdict::Allow } else { taken(&held) });
         }
         if !plan.dry_run {
             self.store.note_slot(&plan.incident, scope).map_err(text)?;
         }
         match fleet.acquire(scope, &plan.incident.0, slots).await.map_err(text)? {
-            Acquired::Yes => Ok(Verdict::Allow),
+            Acquired::Yes { .. } => Ok(Verdict::Allow),
             Acquired::No { held } => {
                 self.store.forget_slot(&plan.incident).map_err(text)?;
                 Ok(taken(&held))
@@ -59,5 +82,6 @@ impl Gate {
 fn taken(held: &[Slot]) -> Verdict {
     let holders: Vec<String> =
         held.iter().map(|slot| format!("{} since {} ({})", slot.holder, slot.since, slot.incident)).collect();
-    deny(Reason::SlotTaken, format!("held by {}", holders.join(", ")))
+    let by = if holders.is_empty() { "others".into() } else { holders.join(", ") };
+    deny(Reason::SlotTaken, format!("held by {by}"))
 }

@@ -39,6 +39,7 @@ fn the_guards_stand_in_the_designs_order() {
         Budgets,
         OneSaga,
         Jitter,
+        CommonCause,
         MinHealthy,
         Approval,
         FleetSlot,
@@ -55,6 +56,9 @@ fn the_guards_stand_in_the_designs_order() {
     all.lacks = vec!["no health".into()];
     all.protected = Some("sshd");
     all.needs_approval = true;
+    all.plan.guards.common_cause = Some(0.5);
+    all.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
+    all.scene.registry.set_healthy("rpc-order-3", false);
     all.rungs_spent = Some(all.now() + seconds(60));
     (all.jitter, all.breached) = (seconds(3_600), Some(all.clock.monotonic()));
     all.silence(None, seconds(60));
@@ -409,28 +413,15 @@ fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
 }
 
 #[test]
-fn looking_at_slots_counts_those_in_force_and_not_our_own() {
+fn looking_at_slots_asks_who_is_in_the_way() {
     let mut scenery = scenery();
     scenery.take_slot = false;
-    let until = scenery.now() + seconds(30);
-    let slot = |incident: &str, phase| Slot {
-        holder: "bj1-04".into(),
-        incident: incident.into(),
-        since: scenery.now(),
-        phase,
-    };
-    let own = scenery.plan.incident.0.clone();
-    for (slots, allowed) in [
-        (vec![slot("theirs", Phase::Changing)], false),
-        (vec![slot("theirs", Phase::Waiting { until })], false),
-        (vec![slot(&own, Phase::Changing)], true),
-        (vec![], true),
-    ] {
-        *scenery.fleet.held.lock().unwrap() = slots;
-        assert_eq!(scenery.ask().is_ok(), allowed);
-    }
-    *scenery.fleet.held.lock().unwrap() = vec![slot("theirs", Phase::Waiting { until })];
-    scenery.clock.advance(seconds(30));
+    let slot =
+        Slot { holder: "bj1-04".into(), incident: "theirs".into(), since: scenery.now(), phase: Phase::Changing };
+    *scenery.fleet.held.lock().unwrap() = vec![slot];
+    let refusal = scenery.refuses(Guard::FleetSlot, Reason::SlotTaken);
+    assert!(refusal.detail.contains("bj1-04"), "{refusal}");
+    scenery.fleet.held.lock().unwrap().clear();
     scenery.allows();
     scenery.gate.ports.fleet = None;
     scenery.refuses(Guard::FleetSlot, Reason::SlotTaken);

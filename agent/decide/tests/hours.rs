@@ -40,12 +40,12 @@ fn of_two_silences_the_longer_holds_and_either_can_be_ended() {
     scenery.own_saga = true;
     scenery.refuses(Guard::Silence, Reason::Silenced);
     scenery.own_saga = false;
-    assert_eq!(scenery.store.end_silence(None, scenery.now()).unwrap(), true);
-    assert_eq!(scenery.store.end_silence(None, scenery.now()).unwrap(), false);
+    assert!(scenery.store.end_silence(None, scenery.now()).unwrap());
+    assert!(!scenery.store.end_silence(None, scenery.now()).unwrap());
     scenery.refuses(Guard::Silence, Reason::Silenced);
     scenery.plan.steps.truncate(1);
     scenery.refuses(Guard::Silence, Reason::Silenced);
-    assert_eq!(scenery.store.end_silence(Some(&service), scenery.now()).unwrap(), true);
+    assert!(scenery.store.end_silence(Some(&service), scenery.now()).unwrap());
     scenery.allows();
 }
 

@@ -12,7 +12,7 @@ use crate::execute::fakes::{self, Fault, HOST, Scene, Shape};
 use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
-use crate::ports::fleet::{Acquired, FleetError, FleetSlots, Slot};
+use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
 use crate::store::{Audience, Implied, JournalRow, Silence, Store};
 
 /// A fleet with as many holders as the test says; it counts how often it was asked for a slot.
@@ -21,35 +21,45 @@ pub struct FakeFleet {
     pub held: Mutex<Vec<Slot>>,
     pub asked: Mutex<u32>,
     pub broken: Mutex<bool>,
+    /// The hosts in breach.
+    pub breaching: Mutex<Vec<String>>,
 }
 
 impl FakeFleet {
     fn answer(&self) -> Result<Vec<Slot>, FleetError> {
         match *self.broken.lock().unwrap() {
-            true => Err(FleetError { detail: "nobody answers".into() }),
+            true => Err(FleetError::Unreachable("nobody answers".into())),
             false => Ok(self.held.lock().unwrap().clone()),
         }
     }
 }
 
 #[async_trait]
-impl FleetSlots for FakeFleet {
+impl Fleet for FakeFleet {
     async fn acquire(&self, _service: &str, _incident: &str, slots: u32) -> Result<Acquired, FleetError> {
         *self.asked.lock().unwrap() += 1;
         let held = self.answer()?;
-        Ok(if held.len() < slots as usize { Acquired::Yes } else { Acquired::No { held } })
+        Ok(if held.len() < slots as usize { Acquired::Yes { until: Duration::MAX } } else { Acquired::No { held } })
     }
 
-    async fn begin(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
-        Ok(())
+    async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {
+        Ok(Duration::MAX)
     }
 
     async fn release(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
         Ok(())
     }
 
-    async fn holders(&self, _service: &str) -> Result<Vec<Slot>, FleetError> {
-        self.answer()
+    async fn blocked_by(&self, _service: &str, _incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
+        self.answer().map(|held| if held.len() < slots as usize { Vec::new() } else { held })
+    }
+
+    async fn breaches(&self, _service: &str) -> Result<Vec<String>, FleetError> {
+        self.answer().map(|_| self.breaching.lock().unwrap().clone())
+    }
+
+    async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
+        Ok(self.held.lock().unwrap().drain(..).collect())
     }
 }
 
@@ -91,7 +101,8 @@ pub fn scenery() -> Scenery {
     };
     clock.advance(seconds(60));
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
-    plan.guards = GuardSettings { min_healthy: Some(MinHealthy::Count(1)), fleet_slots: Some(1), windows: Vec::new() };
+    plan.guards =
+        GuardSettings { min_healthy: Some(MinHealthy::Count(1)), fleet_slots: Some(1), ..GuardSettings::default() };
     plan.fleet_scope = Some("rpc-order".into());
     Scenery {
         scene,

@@ -1,17 +1,53 @@
 //! The slots' document and every change to it; no I/O, so that every store keeps the same rules.
 //!
-//! A JSON list of [`Slot`], one document a service. A host holds one slot at most. A waiting entry counts until its
-//! `until`; a changing one counts until it is released, however long that takes.
+//! `{"version": 1, "slots": [...]}`, a [`Slot`] each, one document a service. A host holds one slot at most. A waiting
+//! entry counts until its `until`; a changing one counts until it is released, however long that takes. A document that
+//! cannot be read whole, or that a newer unwait has written, is refused and never written over: it may hold a slot.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Phase, Slot};
 
-/// How long a waiting entry counts. Renewed by each acquire; long enough for the steps before the first change
-/// (evidence: 20 s), short enough that a host that vanished while waiting holds nobody up.
+/// How long a waiting entry counts, and how long any answer is good. Renewed by each acquire; long enough for the steps
+/// before the first change (evidence: 20 s), short enough that a host that vanished while waiting holds nobody up.
 pub const LEASE: Duration = Duration::from_secs(60);
+
+/// How much later than the holder another host sees a lease as ended: more than clocks that are kept differ, by far.
+pub const SKEW: Duration = Duration::from_secs(10);
+
+/// What this unwait reads and writes.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    slots: Vec<Slot>,
+}
+
+/// Why a text is no document of ours; `what` lies where, the caller knows.
+pub(super) fn parse(text: &[u8]) -> Result<Vec<Slot>, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let Versioned { version } =
+        serde_json::from_slice(text).map_err(|error| format!("it is no list of slots: {error}"))?;
+    if version != VERSION {
+        return Err(format!("it is of version {version}, and this unwait reads {VERSION}: update unwait here"));
+    }
+    let document: Document =
+        serde_json::from_slice(text).map_err(|error| format!("it is no list of slots: {error}"))?;
+    Ok(document.slots)
+}
+
+pub(super) fn write(slots: &[Slot]) -> Vec<u8> {
+    let document = Document { version: VERSION, slots: slots.to_vec() };
+    serde_json::to_vec(&document).expect("strings and timestamps are JSON")
+}
 
 /// Who asks, for what, and when.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +62,7 @@ pub(super) struct Asker<'a> {
 pub(super) enum Take {
     /// Held, once this is written.
     Write(Vec<Slot>),
-    /// Held already, and changing: nothing is to be written.
+    /// Held already, changing or until this asker's very deadline: nothing is to be written.
     Held,
     /// Others hold them all.
     No(Vec<Slot>),
@@ -46,10 +82,10 @@ impl Slot {
         self.holder == asker.host && self.incident == asker.incident
     }
 
-    /// Counts against the slots.
-    fn counts(&self, now: Timestamp) -> bool {
+    /// Counts against the slots, in the eyes of a host whose wall clock says `now`.
+    pub fn counts(&self, now: Timestamp) -> bool {
         match self.phase {
-            Phase::Waiting { until } => until > now,
+            Phase::Waiting { until } => until + SKEW > now,
             Phase::Changing => true,
         }
     }
@@ -58,7 +94,8 @@ impl Slot {
 /// Takes or renews. What this host waited for in an earlier incident gives way; what it was changing does not.
 pub(super) fn take(document: &[Slot], asker: Asker<'_>, slots: u32) -> Take {
     let mine = document.iter().find(|slot| slot.is_of(asker));
-    if mine.is_some_and(|slot| slot.phase == Phase::Changing) {
+    let until = asker.now + LEASE;
+    if mine.is_some_and(|slot| slot.phase == Phase::Changing || slot.phase == (Phase::Waiting { until })) {
         return Take::Held;
     }
     let stays = |slot: &&Slot| slot.counts(asker.now) && (slot.holder != asker.host || slot.phase == Phase::Changing);
@@ -71,7 +108,7 @@ pub(super) fn take(document: &[Slot], asker: Asker<'_>, slots: u32) -> Take {
         holder: asker.host.into(),
         incident: asker.incident.into(),
         since: mine.map_or(asker.now, |slot| slot.since),
-        phase: Phase::Waiting { until: asker.now + LEASE },
+        phase: Phase::Waiting { until },
     });
     Take::Write(others)
 }
@@ -94,10 +131,10 @@ pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
     }
 }
 
-/// The document without this incident's slot; `None` where it holds none.
-pub(super) fn release(document: &[Slot], host: &str, incident: &str) -> Option<Vec<Slot>> {
-    let is_ours = |slot: &Slot| slot.holder == host && slot.incident == incident;
-    document.iter().any(is_ours).then(|| document.iter().filter(|slot| !is_ours(slot)).cloned().collect())
+/// What stays and what is given back: a host's slot for one incident, or for any.
+pub(super) fn release(document: &[Slot], host: &str, incident: Option<&str>) -> (Vec<Slot>, Vec<Slot>) {
+    let goes = |slot: &Slot| slot.holder == host && incident.is_none_or(|incident| slot.incident == incident);
+    document.iter().cloned().partition(|slot| !goes(slot))
 }
 
 #[cfg(test)]
@@ -134,11 +171,19 @@ mod tests {
             ("empty", vec![], 1, Take::Write(vec![ours(NOW)])),
             ("no slots at all", vec![], 0, Take::No(vec![])),
             ("renewed, since stays", vec![waiting("a", "i1", NOW + 5)], 1, Take::Write(vec![ours(0)])),
+            ("as it was just written", vec![ours(0)], 1, Take::Held),
             ("our own, run out", vec![waiting("a", "i1", NOW - 5)], 1, Take::Write(vec![ours(0)])),
             ("changing already", vec![changing("a", "i1")], 1, Take::Held),
             ("changing already, among too many", vec![changing("b", "x"), changing("a", "i1")], 1, Take::Held),
             ("another waits", vec![waiting("b", "x", NOW + 1)], 1, Take::No(vec![waiting("b", "x", NOW + 1)])),
-            ("another's lease ends now", vec![waiting("b", "x", NOW)], 1, Take::Write(vec![ours(NOW)])),
+            ("another's lease ended just now", vec![waiting("b", "x", NOW)], 1, Take::No(vec![waiting("b", "x", NOW)])),
+            (
+                "another's lease ended, but for the margin",
+                vec![waiting("b", "x", NOW - 9)],
+                1,
+                Take::No(vec![waiting("b", "x", NOW - 9)]),
+            ),
+            ("another's lease ended", vec![waiting("b", "x", NOW - 10)], 1, Take::Write(vec![ours(NOW)])),
             ("another changes for ever", vec![changing("b", "x")], 1, Take::No(vec![changing("b", "x")])),
             ("a second slot", vec![changing("b", "x")], 2, Take::Write(vec![changing("b", "x"), ours(NOW)])),
             ("we waited for an earlier incident", vec![waiting("a", "i0", NOW + 9)], 1, Take::Write(vec![ours(NOW)])),
@@ -170,7 +215,31 @@ mod tests {
     #[test]
     fn release_takes_our_own_entry_and_no_other() {
         let document = [changing("b", "i1"), changing("a", "i0"), changing("a", "i1")];
-        assert_eq!(release(&document, "a", "i1"), Some(vec![changing("b", "i1"), changing("a", "i0")]));
-        assert_eq!(release(&document, "c", "i1"), None);
+        let (b, a0, a1) = (changing("b", "i1"), changing("a", "i0"), changing("a", "i1"));
+        assert_eq!(release(&document, "a", Some("i1")), (vec![b.clone(), a0.clone()], vec![a1.clone()]));
+        assert_eq!(release(&document, "a", None), (vec![b], vec![a0, a1]));
+        assert_eq!(release(&document, "c", None), (document.to_vec(), vec![]));
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_not_ours_is_refused_by_its_reason() {
+        let slots = [waiting("a", "i1", NOW), changing("b", "i2")];
+        let text = write(&slots);
+        assert_eq!(parse(&text).unwrap(), slots);
+        for cut in 0..text.len() {
+            assert!(parse(&text[..cut]).is_err(), "cut after {cut} bytes");
+        }
+        for (wrong, why) in [
+            ("[]", "no list of slots"),
+            ("{}", "missing field `version`"),
+            (r#"{"version": 1}"#, "missing field `slots`"),
+            (r#"{"version": 2, "slots": []}"#, "version 2, and this unwait reads 1"),
+            (r#"{"version": 2, "leases": {}}"#, "version 2, and this unwait reads 1"),
+            (r#"{"version": 1, "slots": [], "queue": []}"#, "unknown field `queue`"),
+            (r#"{"version": 1, "slots": [{"holder": "a"}]}"#, "missing field `incident`"),
+        ] {
+            let error = parse(wrong.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
     }
 }

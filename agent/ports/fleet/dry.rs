@@ -1,52 +1,74 @@
-//! Slots that are only looked at: says whether one could be had now, and takes none.
+//! Slots that are only looked at: says whether one could be had now, and takes none. A breach is published as any
+//! other: a policy that only rehearses still knows of one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
-use super::document::{self, Asker, Take};
-use super::{Acquired, FleetError, FleetSlots, Slot};
+use super::{Acquired, Fleet, FleetError, LEASE, Slot};
 use crate::clock::Clock;
 
-pub struct DrySlots {
-    real: Arc<dyn FleetSlots>,
-    host: String,
+pub struct DryFleet {
+    real: Arc<dyn Fleet>,
     clock: Arc<dyn Clock>,
 }
 
-impl DrySlots {
-    pub fn new(real: Arc<dyn FleetSlots>, host: &str, clock: Arc<dyn Clock>) -> Self {
-        Self { real, host: host.into(), clock }
+impl DryFleet {
+    pub fn new(real: Arc<dyn Fleet>, clock: Arc<dyn Clock>) -> Self {
+        Self { real, clock }
     }
 }
 
-impl std::fmt::Debug for DrySlots {
+impl std::fmt::Debug for DryFleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DrySlots").field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("DryFleet").finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl FleetSlots for DrySlots {
+impl Fleet for DryFleet {
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
-        let document = self.real.holders(service).await?;
-        let asker = Asker { host: &self.host, incident, now: self.clock.now() };
-        Ok(match document::take(&document, asker, slots) {
-            Take::Write(_) | Take::Held => Acquired::Yes,
-            Take::No(held) => Acquired::No { held },
-        })
+        let until = self.clock.monotonic() + LEASE;
+        let held = self.real.blocked_by(service, incident, slots).await?;
+        Ok(if held.is_empty() { Acquired::Yes { until } } else { Acquired::No { held } })
     }
 
     /// There is nothing to lose: none was taken.
-    async fn begin(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
-        Ok(())
+    async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {
+        Ok(self.clock.monotonic() + LEASE)
     }
 
     async fn release(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
         Ok(())
     }
 
+    async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
+        self.real.blocked_by(service, incident, slots).await
+    }
+
+    async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
+        Ok(Vec::new())
+    }
+
+    async fn services(&self) -> Result<Vec<String>, FleetError> {
+        self.real.services().await
+    }
+
     async fn holders(&self, service: &str) -> Result<Vec<Slot>, FleetError> {
         self.real.holders(service).await
+    }
+
+    async fn publish_breach(&self, service: &str, until: Timestamp) -> Result<(), FleetError> {
+        self.real.publish_breach(service, until).await
+    }
+
+    async fn breaches(&self, service: &str) -> Result<Vec<String>, FleetError> {
+        self.real.breaches(service).await
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        self.real.caveats()
     }
 }

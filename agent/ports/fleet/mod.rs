@@ -1,24 +1,43 @@
-//! The fleet's slots: how many hosts may work on one service at once.
+//! What the hosts of a fleet agree on: how many of them may work on one service at once, and who of them is in breach.
 //!
 //! A slot is an entry in a document changed by compare-and-swap. While it waits it is a lease that expires; from
-//! [`FleetSlots::begin`] on it stays until it is released, however long that takes: a host that ends stuck keeps
-//! its slot, so that a bad restart stops at one host.
+//! [`Fleet::begin`] on it stays until it is released, however long that takes: a host that ends stuck keeps its slot,
+//! so that a bad restart stops at one host.
+//!
+//! # Whose clock
+//! Two hosts never rely on each other's clocks to be safe: going from waiting to changing is a compare-and-swap, and of
+//! two hosts that both think the place is theirs one loses it. Clocks only decide how long a host that vanished while
+//! waiting is waited for. The holder of a waiting slot goes by its own clock, and ends at [`LEASE`]; another host
+//! takes the place by its own wall clock, [`SKEW`] later. A host whose clock runs ahead by more than that holds its
+//! place longer, one whose clock runs behind may lose it and asks again; neither lets two hosts work.
+//!
+//! # How long an answer holds
+//! An answer is good until a time on this host's boot clock, [`LEASE`] from when it was asked for. No change may begin
+//! later (the process may have been stopped meanwhile, and a person may have given the slot away): ask again.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+mod breach;
 pub mod consul;
 mod document;
+mod documents;
 pub mod dry;
+#[cfg(any(test, feature = "crash-points"))]
+pub mod fake;
+mod shared;
 
 #[cfg(test)]
-mod consul_tests;
+mod conformance;
 
-pub use document::LEASE;
+pub use document::{LEASE, SKEW};
 
 /// One entry of the document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Slot {
     /// The host that holds it.
     pub holder: String,
@@ -29,9 +48,9 @@ pub struct Slot {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Phase {
-    /// Nothing is changed yet: anyone may take the place after `until`.
+    /// Nothing is changed yet. `until` is by the holder's wall clock; others may take the place [`SKEW`] later.
     Waiting { until: Timestamp },
     /// Something is being changed: it stays until it is released.
     Changing,
@@ -40,29 +59,81 @@ pub enum Phase {
 /// How asking for a slot went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    Yes,
-    /// Others hold them all, since when.
-    No {
-        held: Vec<Slot>,
-    },
+    /// It is this host's. `until` is a time of its `Clock::monotonic`: begin no change then or later.
+    Yes { until: Duration },
+    /// Others hold them all, since when. Empty where the store does not tell who.
+    No { held: Vec<Slot> },
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("fleet slots: {detail}")]
-pub struct FleetError {
-    pub detail: String,
+/// Why there is no answer; all of them are a deny.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FleetError {
+    /// May pass by itself.
+    #[error("fleet: {0}")]
+    Unreachable(String),
+    /// A person must look: a permission, an address, a document that is not ours.
+    #[error("fleet: {0}")]
+    Refused(String),
+    /// The slot was this host's, and is not any more. Nothing may be changed.
+    #[error("fleet: {0}")]
+    Lost(String),
+    /// This kind of store has no way to do it, now or ever.
+    #[error("fleet: {0}")]
+    Cannot(&'static str),
 }
 
+impl FleetError {
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+}
+
+/// The fleet, seen from one host. `service` is the name that hosts contend under (`Plan::fleet_scope`). Every call ends
+/// within [`DEADLINE`]; a write whose answer did not come is read again before anything is said about it.
 #[async_trait]
-pub trait FleetSlots: Send + Sync {
+pub trait Fleet: Send + Sync {
     /// Takes, or renews, this host's slot for `service` where at most `slots` hosts may hold one.
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError>;
 
-    /// From waiting to changing, by compare-and-swap: fails where the slot was lost meanwhile.
-    async fn begin(&self, service: &str, incident: &str) -> Result<(), FleetError>;
+    /// From waiting to changing; asked just before each change. Says until when (`Clock::monotonic`) the change may
+    /// begin; [`FleetError::Lost`] where the slot is not this incident's any more.
+    async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError>;
 
     /// Gives this incident's slot back; giving back what is not held is harmless.
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError>;
 
-    async fn holders(&self, service: &str) -> Result<Vec<Slot>, FleetError>;
+    /// Who holds all the slots, so that `incident` would get none now; empty where it would get one. Takes none.
+    async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError>;
+
+    /// Gives back, for another host that is gone, what it holds of `service`. Says what that was.
+    async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError>;
+
+    /// The services for which there were ever slots.
+    async fn services(&self) -> Result<Vec<String>, FleetError> {
+        Err(FleetError::Cannot("this store does not list slots"))
+    }
+
+    /// Every entry for `service`, also those whose lease has ended.
+    async fn holders(&self, _service: &str) -> Result<Vec<Slot>, FleetError> {
+        Err(FleetError::Cannot("this store does not say who holds a slot"))
+    }
+
+    /// Tells the fleet that this host's instance of `service` is in breach, until then (wall clock) unless it is told
+    /// again. A time that is past takes it back.
+    async fn publish_breach(&self, _service: &str, _until: Timestamp) -> Result<(), FleetError> {
+        Err(FleetError::Cannot("this store shares no breaches"))
+    }
+
+    /// The hosts whose instance of `service` is in breach now, this one included; sorted.
+    async fn breaches(&self, _service: &str) -> Result<Vec<String>, FleetError> {
+        Err(FleetError::Cannot("this store shares no breaches"))
+    }
+
+    /// What this kind of store cannot promise, a sentence each; `unwait check` shows them.
+    fn caveats(&self) -> &'static [&'static str] {
+        &[]
+    }
 }
+
+/// Within which every call ends: a few rounds of compare-and-swap, each of at most 5 s.
+pub const DEADLINE: Duration = Duration::from_secs(12);

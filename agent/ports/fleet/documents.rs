@@ -1,0 +1,54 @@
+//! What a store must be able to do to keep slots: hold small named texts, each changed by compare-and-swap. Consul, etcd
+//! and Redis do it each in its own way; the rules of slots and breaches stand above, in `shared`, once.
+
+use async_trait::async_trait;
+
+use super::FleetError;
+
+/// Where a text lies: `unwait/slots/<service>`, or `unwait/breaches/<service>/<host>`. Stores that know no folders
+/// keep the folder as one map from names to texts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key<'a> {
+    pub folder: &'a [&'a str],
+    pub name: &'a str,
+}
+
+impl Key<'_> {
+    /// For people, and for what is asked by one string.
+    pub fn path(&self) -> String {
+        format!("{}/{}", folder_path(self.folder), self.name)
+    }
+}
+
+/// `unwait/breaches/rpc-order`
+pub(super) fn folder_path(folder: &[&str]) -> String {
+    format!("unwait/{}", folder.join("/"))
+}
+
+/// A text as it stood at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    pub text: Vec<u8>,
+    pub revision: u64,
+}
+
+/// The revision of what is not there.
+pub(super) const ABSENT: u64 = 0;
+
+#[async_trait]
+pub(super) trait Documents: Send + Sync {
+    /// As it stands now, and not as some follower remembers it.
+    async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError>;
+
+    /// Puts `text` there, or removes what is there, where it still stands at `revision` ([`ABSENT`] where nothing is to
+    /// be there). False where it does not. [`FleetError::Unreachable`] where it is not known what came of it.
+    async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError>;
+
+    /// Everything in one folder, by name.
+    async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError>;
+
+    /// See [`super::Fleet::caveats`].
+    fn caveats(&self) -> &'static [&'static str] {
+        &[]
+    }
+}

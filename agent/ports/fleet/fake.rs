@@ -1,0 +1,119 @@
+//! A fleet in memory, for tests and for simulations of many hosts: the real rules over a store that can be made to fail.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+
+use super::documents::{ABSENT, Documents, Key, Text, folder_path};
+use super::shared::SharedFleet;
+use super::{Fleet, FleetError};
+use crate::clock::Clock;
+
+/// The store that the hosts share. A clone is the same store.
+#[derive(Clone, Debug, Default)]
+pub struct FakeStore(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    texts: BTreeMap<(String, String), Text>,
+    revision: u64,
+    unreachable: bool,
+    lost_answers: u32,
+    lost_requests: u32,
+    reads: u32,
+    writes: u32,
+}
+
+impl FakeStore {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics while it holds the store")
+    }
+
+    /// The fleet as this host sees it.
+    pub fn host(&self, name: &str, clock: Arc<dyn Clock>) -> Arc<dyn Fleet> {
+        Arc::new(SharedFleet::new(self.clone(), name, clock))
+    }
+
+    /// Nobody answers, until it is said otherwise.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.state().unreachable = unreachable;
+    }
+
+    /// The next writes are done, and their answers do not arrive.
+    pub fn lose_answers(&self, writes: u32) {
+        self.state().lost_answers = writes;
+    }
+
+    /// The next writes do not arrive.
+    pub fn lose_requests(&self, writes: u32) {
+        self.state().lost_requests = writes;
+    }
+
+    /// How often anybody has read, and written.
+    pub fn asked(&self) -> (u32, u32) {
+        let state = self.state();
+        (state.reads, state.writes)
+    }
+}
+
+impl State {
+    fn reachable(&self) -> Result<(), FleetError> {
+        match self.unreachable {
+            true => Err(FleetError::Unreachable("nobody answers".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn take(&mut self, which: fn(&mut Self) -> &mut u32) -> bool {
+        let left = which(self);
+        let some = *left > 0;
+        *left = left.saturating_sub(1);
+        some
+    }
+}
+
+#[async_trait]
+impl Documents for FakeStore {
+    async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError> {
+        tokio::task::yield_now().await;
+        let mut state = self.state();
+        state.reads += 1;
+        state.reachable()?;
+        Ok(state.texts.get(&(folder_path(key.folder), key.name.into())).cloned())
+    }
+
+    async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError> {
+        tokio::task::yield_now().await;
+        let mut state = self.state();
+        state.writes += 1;
+        state.reachable()?;
+        let unsure = || FleetError::Unreachable("no answer within the deadline".into());
+        if state.take(|state| &mut state.lost_requests) {
+            return Err(unsure());
+        }
+        let place = (folder_path(key.folder), key.name.to_owned());
+        let stands = state.texts.get(&place).map_or(ABSENT, |text| text.revision) == revision;
+        if stands {
+            state.revision += 1;
+            let revision = state.revision;
+            match text {
+                Some(text) => state.texts.insert(place, Text { text: text.to_vec(), revision }),
+                None => state.texts.remove(&place),
+            };
+        }
+        match state.take(|state| &mut state.lost_answers) {
+            true => Err(unsure()),
+            false => Ok(stands),
+        }
+    }
+
+    async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
+        let mut state = self.state();
+        state.reads += 1;
+        state.reachable()?;
+        let folder = folder_path(folder);
+        let inside = state.texts.iter().filter(|((at, _), _)| *at == folder);
+        Ok(inside.map(|((_, name), text)| (name.clone(), text.clone())).collect())
+    }
+}
