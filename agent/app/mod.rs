@@ -14,6 +14,7 @@ pub mod plans;
 pub mod remind;
 pub mod resolve;
 pub mod sensor;
+pub mod slots;
 pub mod sweep;
 mod words;
 
@@ -30,7 +31,7 @@ use secrecy::SecretString;
 
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
-use crate::config::{Config, FleetConfig, RegistryConfig, ServiceConfig, To};
+use crate::config::{Config, FleetConfig, Login, RegistryConfig, ServiceConfig, To};
 use crate::decide::guards::Gate;
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
@@ -110,13 +111,7 @@ impl Wiring {
             };
             registries.insert(name.clone(), adapter);
         }
-        let fleet: Option<Arc<dyn Fleet>> = match &config.host.fleet {
-            Some(FleetConfig::Consul { url, token_file }) => {
-                let token = token(token_file.as_ref())?;
-                Some(fleet::consul::consul(url, token, &host.name, Arc::clone(&host.clock))?)
-            }
-            None => None,
-        };
+        let fleet = config.host.fleet.as_ref().map(|config| fleet_of(config, &host)).transpose()?;
         let ports = Ports {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
@@ -230,6 +225,29 @@ impl Wiring {
                 .map(|real| Arc::new(DryFleet::new(Arc::clone(real), Arc::clone(&self.host.clock))) as Arc<dyn Fleet>),
         }
     }
+}
+
+/// The store that the host's file names, as this host sees it.
+fn fleet_of(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringError> {
+    let clock = Arc::clone(&host.clock);
+    Ok(match config {
+        FleetConfig::Consul { url, token_file } => {
+            fleet::consul::consul(url, token(token_file.as_ref())?, &host.name, clock)?
+        }
+        FleetConfig::Etcd { url, login } => fleet::etcd::etcd(url, user(login.as_ref())?, &host.name, clock)?,
+        FleetConfig::Redis { url, login } => fleet::redis::redis(url, user(login.as_ref())?, &host.name, clock)?,
+        FleetConfig::FleetLock { url, group } => {
+            Arc::new(fleet::fleetlock::FleetLock::new(url, group.clone(), &host.name, clock)?)
+        }
+    })
+}
+
+fn user(login: Option<&Login>) -> Result<Option<fleet::User>, WiringError> {
+    let of = |login: &Login| {
+        let password = secret(&login.password_file, "the fleet's password")?;
+        Ok(fleet::User { name: login.user.clone(), password })
+    };
+    login.map(of).transpose()
 }
 
 /// This host's name, as markers, slots and messages carry it.

@@ -46,15 +46,21 @@ pub async fn check(arguments: Arguments) -> Outcome {
             }
         }
     }
+    let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     if place.json {
         let lacking: Vec<_> = lacking
             .iter()
             .map(|(policy, service, lacks)| json!({ "policy": policy, "service": service, "lacks": lacks }))
             .collect();
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
-        render::json(&json!({ "ok": true, "policies": policies, "not_actionable": lacking }));
+        render::json(&json!({
+            "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
+        }));
     } else {
         say(config, &lacking);
+        for caveat in caveats {
+            println!("fleet: {caveat}");
+        }
     }
     Ok(())
 }

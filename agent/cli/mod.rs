@@ -17,6 +17,7 @@ mod run;
 mod scan;
 mod show;
 mod silence;
+mod slot;
 mod status;
 mod test;
 
@@ -73,6 +74,8 @@ enum Verb {
     Resolve(resolve::Arguments),
     /// Let a policy act again that went back to dry-run because its action did not help twice.
     Rearm(rearm::Arguments),
+    /// Who holds the fleet's slots; give one back for a host that is gone.
+    Slot(slot::Arguments),
     /// Messages to people.
     #[command(subcommand)]
     Notify(notify::Verb),
@@ -171,6 +174,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
         Verb::Rearm(arguments) => rearm::rearm(arguments),
+        Verb::Slot(arguments) => slot::slot(arguments).await,
         Verb::Notify(verb) => notify::notify(verb).await,
         Verb::Demo(arguments) => demo::demo(arguments).await,
         Verb::DemoService(arguments) => demo::service(arguments),

@@ -44,7 +44,41 @@ pub enum RegistryConfig {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FleetConfig {
-    Consul { url: String, token_file: Option<PathBuf> },
+    Consul {
+        url: String,
+        token_file: Option<PathBuf>,
+    },
+    Etcd {
+        url: String,
+        login: Option<Login>,
+    },
+    /// `redis://HOST:PORT`, or with `/DB`.
+    Redis {
+        url: String,
+        login: Option<Login>,
+    },
+    /// Any server of the FleetLock protocol. Without a group, each service is one.
+    FleetLock {
+        url: String,
+        group: Option<String>,
+    },
+}
+
+impl FleetConfig {
+    /// Can hosts tell each other through it that they are in breach? What `common_cause` needs.
+    pub fn shares_breaches(&self) -> bool {
+        match self {
+            Self::Consul { .. } | Self::Etcd { .. } | Self::Redis { .. } => true,
+            Self::FleetLock { .. } => false,
+        }
+    }
+}
+
+/// Whom a store knows this host as. The name may be empty for Redis: its default user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub password_file: PathBuf,
 }
 
 /// What the host's file says of one service; everything else is discovered.

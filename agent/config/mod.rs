@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
-    Destination, EvidenceConfig, FleetConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To,
+    Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RegistryConfig, ServiceConfig, To,
 };
 pub use load::{load, load_with};
 pub use protected::protected;

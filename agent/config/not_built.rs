@@ -2,13 +2,12 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 9] = [
+const KEYS: [(&str, &[&str]); 8] = [
     ("", &["http"]),
     ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "supervisord", "docker", "podman", "runit", "s6", "exec"]),
-    ("fleet", &["etcd", "redis", "fleetlock"]),
     (
         "notify[].to",
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],

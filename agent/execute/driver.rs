@@ -147,8 +147,14 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
         Ok(preimage) => preimage,
         Err(failure) => return fail(saga, journal, step, failure, world),
     };
-    if first_change && let Err(detail) = begin_slot(saga, world).await {
-        return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
+    let mut slot_until = None;
+    if (changes || first_change) && !saga.past_pivot() {
+        match begin_slot(saga, world).await {
+            Ok(until) => slot_until = until,
+            Err(detail) => {
+                return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
+            }
+        }
     }
     let event = Event::Intended { step, preimage };
     if changes {
@@ -160,16 +166,21 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
     } else {
         journal.record(saga, event, world);
     }
+    if slot_until.is_some_and(|until| world.clock.monotonic() >= until) {
+        let detail = "it took so long to begin that the fleet's slot may be another host's by now".into();
+        return fail(saga, journal, step, Failure { reason: Reason::SlotTaken, detail }, world);
+    }
     crash::point(planned.step.name(), "intended");
 }
 
-async fn begin_slot(saga: &Saga, world: &World) -> Result<(), String> {
+/// Until when (`Clock::monotonic`) the change may begin; `None` where no slot is needed.
+async fn begin_slot(saga: &Saga, world: &World) -> Result<Option<Duration>, String> {
     match (&saga.plan().fleet_scope, &world.ports.fleet) {
         (Some(scope), Some(fleet)) => {
-            fleet.begin(scope, &saga.plan().incident.0).await.map(drop).map_err(|error| error.to_string())
+            fleet.begin(scope, &saga.plan().incident.0).await.map(Some).map_err(|error| error.to_string())
         }
         (Some(_), None) => Err("the host's file names no fleet any more".into()),
-        (None, _) => Ok(()),
+        (None, _) => Ok(None),
     }
 }
 

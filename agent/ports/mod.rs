@@ -12,6 +12,10 @@ pub mod registry;
 pub mod restarter;
 #[cfg(test)]
 mod testing_consul;
+#[cfg(test)]
+mod testing_etcd;
+#[cfg(test)]
+mod testing_redis;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

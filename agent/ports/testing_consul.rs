@@ -33,9 +33,19 @@ fn binary() -> PathBuf {
 }
 
 /// Free now; held together so that the kernel gives distinct ones.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+pub async fn wait_for(what: &str, is_so: impl AsyncFn() -> bool) {
+    for _ in 0..600 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited 30 s for {what}");
 }
 
 impl TestConsul {
@@ -80,13 +90,7 @@ impl TestConsul {
     }
 
     pub async fn wait_for(&self, what: &str, is_so: impl AsyncFn() -> bool) {
-        for _ in 0..600 {
-            if is_so().await {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("waited 30 s for {what}");
+        wait_for(what, is_so).await;
     }
 
     fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {

@@ -212,7 +212,11 @@ impl<'lab> Quick<'lab> {
 
     /// The fleet's slots for the service that anybody holds.
     pub fn slots(&self) -> Vec<Value> {
-        self.consul.kv_get(SLOTS).map_or_else(Vec::new, |text| serde_json::from_str(&text).expect("a list of slots"))
+        let document: Value = match self.consul.kv_get(SLOTS) {
+            Some(text) => serde_json::from_str(&text).expect("the document of the slots"),
+            None => return Vec::new(),
+        };
+        document["slots"].as_array().expect("a list of slots").clone()
     }
 
     /// In service and healthy, nothing of ours left behind.

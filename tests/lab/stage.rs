@@ -61,7 +61,11 @@ impl<'lab> Stage<'lab> {
 
     /// The holders of slots that stand in Consul.
     pub fn slots(&self) -> Vec<Value> {
-        self.consul.kv_get(SLOTS).map_or_else(Vec::new, |text| serde_json::from_str(&text).expect("a list of slots"))
+        let document: Value = match self.consul.kv_get(SLOTS) {
+            Some(text) => serde_json::from_str(&text).expect("the document of the slots"),
+            None => return Vec::new(),
+        };
+        document["slots"].as_array().expect("a list of slots").clone()
     }
 
     /// What must be the same before and after where nothing may be changed.

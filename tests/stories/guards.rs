@@ -182,7 +182,7 @@ fn a_slot_held_by_another_host_is_waited_for() {
     let lab = Lab::start();
     let stage = Stage::set(&lab, Behaviour::LeakUntilRestarted);
     let slot = json!({ "holder": "bj1-09", "incident": "x-1", "since": "2026-01-02T03:04:05Z", "phase": "changing" });
-    stage.consul.put(&format!("/v1/kv/{SLOTS}"), &json!([slot]));
+    stage.consul.put(&format!("/v1/kv/{SLOTS}"), &json!({ "version": 1, "slots": [slot] }));
     stage.service.wait_for_leak();
     Etc::of_the_story().write(&lab);
     let _agent = agent::run(&lab);
@@ -191,7 +191,17 @@ fn a_slot_held_by_another_host_is_waited_for() {
 
     let detail = held["detail"].as_str().expect("a detail");
     assert!(detail.contains("bj1-09") && detail.contains("2026-01-02T03:04:05Z"), "who, since when: {detail}");
-    stage.consul.put(&format!("/v1/kv/{SLOTS}"), &json!([]));
+
+    let shown = unwait(&lab, &["slot", "--json"]).json();
+    assert_eq!((&shown["slots"][0]["holder"], &shown["slots"][0]["phase"]), (&json!("bj1-09"), &json!("changing")));
+    assert_eq!(unwait(&lab, &["slot", "release", HOST]).code, 1, "this host holds none");
+    let given_back = unwait(&lab, &["slot", "release", "bj1-09"]);
+    assert_eq!(given_back.code, 0, "{}", given_back.all());
+    assert!(
+        given_back.all().contains("bj1-09 since 2026-01-02 03:04:05Z (changing, incident x-1)"),
+        "{}",
+        given_back.all()
+    );
     acts(&stage);
 }
 

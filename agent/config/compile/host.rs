@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Compiling, hours, items, minutes, secs};
+use super::{Compiling, fleet, hours, items, minutes, secs};
 use crate::config::expand::{Environment, expand};
-use crate::config::host::{
-    Destination, EvidenceConfig, FleetConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To,
-};
+use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::host::{
-    ConsulSpec, DestinationSpec, EvidenceSpec, FleetSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RegistriesSpec,
-    RestartSpec, ServiceSpec, ToSpec,
+    DestinationSpec, EvidenceSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RegistriesSpec, RestartSpec,
+    ServiceSpec, ToSpec,
 };
 use crate::config::spec::scalar::{Bytes, Free, Typed};
 use crate::config::words;
@@ -30,7 +28,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
     let interval = to.duration(&at("interval"), spec.interval, secs(15), secs(1)..=minutes(10));
     let registries = registries(spec.registries, &at("registries"), to, environment);
     let services = services(spec.services, &at("services"), to, &registries);
-    let fleet = spec.fleet.and_then(|fleet| compile_fleet(fleet, &at("fleet"), to, environment, &registries));
+    let fleet = spec.fleet.and_then(|fleet| fleet::compile(fleet, &at("fleet"), to, environment, &registries));
     let state = match spec.state {
         Some(Typed(state)) => expanded(&at("state"), state, to, environment),
         None => PathBuf::from(crate::config::DEFAULT_STATE),
@@ -65,7 +63,7 @@ fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Enviro
     }
 }
 
-fn file(
+pub(super) fn file(
     within: &Place,
     key: &str,
     spec: Option<Typed<String>>,
@@ -76,13 +74,18 @@ fn file(
 }
 
 /// An http(s) URL without credentials; the URL itself is never repeated in an error.
-fn url(place: &Place, text: String, to: &mut Compiling) -> String {
+pub(super) fn url(place: &Place, text: String, to: &mut Compiling) -> String {
+    address(place, text, &["http", "https"], "http://127.0.0.1:8500", to)
+}
+
+/// A URL of one of these schemes.
+pub(super) fn address(place: &Place, text: String, schemes: &[&str], example: &str, to: &mut Compiling) -> String {
     match reqwest::Url::parse(&text) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             to.wrong(place, "a URL with credentials in it would end up in logs: put the token into its own file");
         }
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
-        Ok(_) | Err(_) => to.wrong(place, "expected a URL such as http://127.0.0.1:8500"),
+        Ok(url) if schemes.contains(&url.scheme()) && url.has_host() => {}
+        Ok(_) | Err(_) => to.wrong(place, format!("expected a URL such as {example}")),
     }
     text.trim_end_matches('/').to_owned()
 }
@@ -108,36 +111,6 @@ fn registries(
         registries.insert("file".to_owned(), RegistryConfig::File { path });
     }
     registries
-}
-
-fn compile_fleet(
-    spec: FleetSpec,
-    place: &Place,
-    to: &mut Compiling,
-    environment: Environment,
-    registries: &BTreeMap<String, RegistryConfig>,
-) -> Option<FleetConfig> {
-    let FleetSpec::Consul(ConsulSpec { url: own_url, token_file }) = spec;
-    let place = place.key("consul");
-    let own_token = file(&place, "token_file", token_file, to, environment);
-    match (own_url, registries.get("consul")) {
-        // An own URL is another Consul: the registry's token is not sent there.
-        (Some(Typed(text)), _) => {
-            Some(FleetConfig::Consul { url: url(&place.key("url"), text, to), token_file: own_token })
-        }
-        (None, Some(RegistryConfig::Consul { url, token_file })) => {
-            Some(FleetConfig::Consul { url: url.clone(), token_file: own_token.or_else(|| token_file.clone()) })
-        }
-        (None, _) => {
-            if !to.said(&Place::root().key("registries")) && !to.said(&place.key("url")) {
-                to.wrong_key(
-                    &place,
-                    "which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`",
-                );
-            }
-            None
-        }
-    }
 }
 
 fn services(

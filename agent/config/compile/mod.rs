@@ -2,6 +2,7 @@
 //! key. Nothing here reads a file.
 
 pub mod condition;
+pub mod fleet;
 pub mod host;
 pub mod policy;
 pub mod runbook;

@@ -106,6 +106,25 @@ pub struct ProcessSpec {
 #[serde(rename_all = "snake_case")]
 pub enum FleetSpec {
     Consul(ConsulSpec),
+    Etcd(UserSpec),
+    Redis(UserSpec),
+    Fleetlock(FleetLockSpec),
+}
+
+/// A store that knows its clients by name and password.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct UserSpec {
+    pub url: Option<Typed<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct FleetLockSpec {
+    pub url: Option<Typed<String>>,
+    pub group: Option<Typed<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,6 +172,8 @@ as_mapping!(
     RegisterSpec,
     MatchSpec,
     ProcessSpec,
+    UserSpec,
+    FleetLockSpec,
     DestinationSpec,
     SlackSpec,
     GenericSpec,

@@ -113,8 +113,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
         ("redis", agent("registries:\n", "registries:\n  redis: {}\n")),
         ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
-        ("etcd", agent("fleet: { consul: {} }", "fleet: { etcd: {} }")),
-        ("fleetlock", agent("fleet: { consul: {} }", "fleet: { fleetlock: { url: x } }")),
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
         ("docker", agent("restart: { process:", "restart: { docker:")),

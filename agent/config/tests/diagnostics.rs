@@ -33,6 +33,33 @@ fn a_wrong_host_file_says_all_of_it() {
             "fleet: { consul: { token_file: /t } }",
             vec!["1:10 which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`"],
         ),
+        ("fleet: { etcd: {} }", vec!["1:10 `url` is missing: add `url: \"http://127.0.0.1:2379\"`"]),
+        ("fleet: { etcd: { url: \"http://h:1\", password_file: /p } }", vec!["1:37 whose password? add `user`"]),
+        (
+            "fleet: { etcd: { url: \"http://h:1\", user: u } }",
+            vec!["1:37 a user has a password: add `password_file: PATH`"],
+        ),
+        ("fleet: { redis: { url: \"h:6379\" } }", vec!["1:24 expected a URL such as redis://127.0.0.1:6379"]),
+        (
+            "fleet: { redis: { url: \"redis://:pw@h:6379\" } }",
+            vec!["1:24 a URL with credentials in it would end up in logs: put the token into its own file"],
+        ),
+        (
+            "fleet: { redis: { url: \"rediss://h:6379\" } }",
+            vec!["1:24 TLS to Redis is not built in this version of unwait: expected redis://HOST:PORT"],
+        ),
+        (
+            "fleet: { redis: { url: \"redis://h:6379/slots\" } }",
+            vec!["1:24 what follows the address is the number of a database, as in redis://127.0.0.1:6379/0"],
+        ),
+        (
+            "fleet: { fleetlock: { group: all } }",
+            vec!["1:10 `url` is missing: add `url: \"http://airlock.internal:3333\"`"],
+        ),
+        (
+            "fleet: { fleetlock: { url: \"http://h:1\", group: a/b } }",
+            vec!["1:49 a FleetLock group is made of letters, digits, dots and dashes"],
+        ),
         ("services: [{}]", vec!["1:12 `service` is missing: add `service: NAME.service`"]),
         (
             "services:\n  - service: rpc\n  - service: b.service\n    helth: { tcp: x }",

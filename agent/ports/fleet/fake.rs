@@ -50,6 +50,21 @@ impl FakeStore {
         self.state().lost_requests = writes;
     }
 
+    /// Another hand writes the document of a service's slots.
+    pub fn put(&self, service: &str, text: &str) {
+        let mut state = self.state();
+        state.revision += 1;
+        let text = Text { text: text.as_bytes().to_vec(), revision: state.revision };
+        state.texts.insert(("unwait/slots".into(), service.into()), text);
+    }
+
+    /// The document of a service's slots, as it stands.
+    pub fn get(&self, service: &str) -> Option<String> {
+        let state = self.state();
+        let text = state.texts.get(&("unwait/slots".into(), service.into()))?;
+        Some(String::from_utf8_lossy(&text.text).into_owned())
+    }
+
     /// How often anybody has read, and written.
     pub fn asked(&self) -> (u32, u32) {
         let state = self.state();

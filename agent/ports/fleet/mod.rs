@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 mod breach;
@@ -26,8 +27,11 @@ pub mod consul;
 mod document;
 mod documents;
 pub mod dry;
+pub mod etcd;
 #[cfg(any(test, feature = "crash-points"))]
 pub mod fake;
+pub mod fleetlock;
+pub mod redis;
 mod shared;
 
 #[cfg(test)]
@@ -135,5 +139,15 @@ pub trait Fleet: Send + Sync {
     }
 }
 
-/// Within which every call ends: a few rounds of compare-and-swap, each of at most 5 s.
+/// Within which every call ends: a few rounds of compare-and-swap, each question of at most 5 s.
 pub const DEADLINE: Duration = Duration::from_secs(12);
+
+/// For one question to the store. It stands on the local network, and elects a leader within seconds.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Whom a store knows us as. The name may be empty where a password alone is asked for.
+#[derive(Debug)]
+pub struct User {
+    pub name: String,
+    pub password: SecretString,
+}

@@ -1,0 +1,111 @@
+//! `unwait slot`: who holds the fleet's slots, since when, in which phase; and giving one back for a host that is gone.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Failure, Outcome, Place, open, render};
+use crate::app::slots::{self, GivenBack, Held, SlotsError};
+use crate::store::StateDir;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// Only the slots of this service, by the name that hosts contend under (`unwait plan` shows it).
+    #[arg(long)]
+    service: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Give back what a host holds that is gone: another may then work on the service.
+    Release(ReleaseArguments),
+}
+
+#[derive(Debug, Args)]
+struct ReleaseArguments {
+    /// The host, as `unwait slot` shows it.
+    host: String,
+    /// Only its slot for this service.
+    #[arg(long)]
+    service: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub async fn slot(arguments: Arguments) -> Outcome {
+    match arguments.verb {
+        None => list(&arguments.place, arguments.service).await,
+        Some(Verb::Release(release)) => give_back(release).await,
+    }
+}
+
+fn failed(error: SlotsError) -> Failure {
+    let says = error.to_string();
+    match error {
+        error if error.is_passing() => Failure::Unreachable(says),
+        SlotsError::NoFleet | SlotsError::UnsaidService(_) => Failure::Usage(says),
+        SlotsError::Store(_) => Failure::Unreachable(says),
+        SlotsError::Fleet(_) | SlotsError::AtWork { .. } | SlotsError::HoldsNone(_) => Failure::Wrong(says),
+    }
+}
+
+async fn list(place: &Place, service: Option<String>) -> Outcome {
+    let wiring = open::wiring(open::config(place)?)?;
+    let (held, unreadable) = slots::held(&wiring, service).await.map_err(failed)?;
+    if place.json {
+        render::json(&json!({ "slots": held, "unreadable": unreadable }));
+    } else if !held.is_empty() {
+        let row = |slot: &Held| {
+            let (service, holder, incident) = (slot.service.clone(), slot.holder.clone(), slot.incident.clone());
+            vec![service, holder, phase(slot), render::time(slot.since), incident]
+        };
+        render::table(&["SERVICE", "HOLDER", "PHASE", "SINCE", "INCIDENT"], &held.iter().map(row).collect::<Vec<_>>());
+    } else if unreadable.is_empty() {
+        println!("no slot is held");
+    }
+    let errors: Vec<String> = unreadable.into_iter().map(|one| one.error).collect();
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Wrong(if place.json { String::new() } else { errors.join("\n") })),
+    }
+}
+
+fn phase(slot: &Held) -> String {
+    match slot.until {
+        _ if slot.ended => "waited, and lost it".into(),
+        Some(until) => format!("{} until {}", slot.phase, render::time(until)),
+        None => slot.phase.into(),
+    }
+}
+
+async fn give_back(arguments: ReleaseArguments) -> Outcome {
+    let ReleaseArguments { host, service, place } = arguments;
+    let wiring = open::wiring(open::config(&place)?)?;
+    let state = &wiring.config.host.state;
+    let store = if StateDir::database_of(state).exists() { Some(open::store(state)?) } else { None };
+    let given_back = slots::give_back(&wiring, store.as_deref(), &host, service).await.map_err(failed)?;
+    if place.json {
+        render::json(&json!({ "holder": host, "given_back": given_back.slots }));
+    } else {
+        say(&host, &given_back);
+    }
+    given_back.failed.map_or(Ok(()), |error| Err(failed(error)))
+}
+
+fn say(host: &str, given_back: &GivenBack) {
+    for slot in &given_back.slots {
+        let (service, phase, since, incident) = (&slot.service, phase(slot), render::time(slot.since), &slot.incident);
+        println!("given back: {service}, held by {host} since {since} ({phase}, incident {incident})");
+    }
+    if given_back.slots.is_empty() {
+        println!("the server took back what {host} held, if it held it");
+    }
+    println!(
+        "Another host may work on it now. Where {host} is not gone, it stops before its next change, but what it has \
+         begun stands: look there with `unwait status`, and at its registration, before the next host acts."
+    );
+}

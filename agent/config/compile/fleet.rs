@@ -1,0 +1,106 @@
+//! `fleet:` of `agent.yaml`: the one store that hosts agree in.
+
+use std::collections::BTreeMap;
+
+use super::Compiling;
+use super::host::{address, file, url};
+use crate::config::expand::Environment;
+use crate::config::host::{FleetConfig, Login, RegistryConfig};
+use crate::config::place::Place;
+use crate::config::spec::host::{ConsulSpec, FleetLockSpec, FleetSpec, UserSpec};
+use crate::config::spec::scalar::Typed;
+
+pub fn compile(
+    spec: FleetSpec,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+    registries: &BTreeMap<String, RegistryConfig>,
+) -> Option<FleetConfig> {
+    match spec {
+        FleetSpec::Consul(spec) => consul(spec, &place.key("consul"), to, environment, registries),
+        FleetSpec::Etcd(spec) => {
+            let place = place.key("etcd");
+            let address = to.required(&place, "url", spec.url.clone(), "\"http://127.0.0.1:2379\"");
+            let login = login(spec, &place, to, environment);
+            if login.as_ref().is_some_and(|login| login.user.is_empty()) {
+                to.wrong_key(&place.key("password_file"), "whose password? add `user`");
+            }
+            let Typed(text) = address?;
+            Some(FleetConfig::Etcd { url: url(&place.key("url"), text, to), login })
+        }
+        FleetSpec::Redis(spec) => {
+            let place = place.key("redis");
+            let example = "redis://127.0.0.1:6379";
+            let text = to.required(&place, "url", spec.url.clone(), &format!("\"{example}\""));
+            let login = login(spec, &place, to, environment);
+            let Typed(text) = text?;
+            Some(FleetConfig::Redis { url: redis_url(&place.key("url"), text, example, to), login })
+        }
+        FleetSpec::Fleetlock(FleetLockSpec { url: text, group }) => {
+            let place = place.key("fleetlock");
+            let text = to.required(&place, "url", text, "\"http://airlock.internal:3333\"");
+            let group = group.map(|Typed(group)| group);
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+            if group.as_ref().is_some_and(|group| group.is_empty() || !group.chars().all(word)) {
+                to.wrong(&place.key("group"), "a FleetLock group is made of letters, digits, dots and dashes");
+            }
+            let Typed(text) = text?;
+            Some(FleetConfig::FleetLock { url: url(&place.key("url"), text, to), group })
+        }
+    }
+}
+
+fn consul(
+    spec: ConsulSpec,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+    registries: &BTreeMap<String, RegistryConfig>,
+) -> Option<FleetConfig> {
+    let ConsulSpec { url: own_url, token_file } = spec;
+    let own_token = file(place, "token_file", token_file, to, environment);
+    match (own_url, registries.get("consul")) {
+        // An own URL is another Consul: the registry's token is not sent there.
+        (Some(Typed(text)), _) => {
+            Some(FleetConfig::Consul { url: url(&place.key("url"), text, to), token_file: own_token })
+        }
+        (None, Some(RegistryConfig::Consul { url, token_file })) => {
+            Some(FleetConfig::Consul { url: url.clone(), token_file: own_token.or_else(|| token_file.clone()) })
+        }
+        (None, _) => {
+            if !to.said(&Place::root().key("registries")) && !to.said(&place.key("url")) {
+                to.wrong_key(
+                    place,
+                    "which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`",
+                );
+            }
+            None
+        }
+    }
+}
+
+/// A name wants a password; a password without a name is left to the caller.
+fn login(spec: UserSpec, place: &Place, to: &mut Compiling, environment: Environment) -> Option<Login> {
+    let UserSpec { user, password_file, .. } = spec;
+    let user = user.map(|Typed(user)| user);
+    if user.is_some() && password_file.is_none() && !to.said(&place.key("password_file")) {
+        to.wrong_key(&place.key("user"), "a user has a password: add `password_file: PATH`");
+    }
+    let password_file = file(place, "password_file", password_file, to, environment)?;
+    Some(Login { user: user.unwrap_or_default(), password_file })
+}
+
+/// The path may be the number of a database.
+fn redis_url(place: &Place, text: String, example: &str, to: &mut Compiling) -> String {
+    if text.starts_with("rediss:") {
+        to.wrong(place, "TLS to Redis is not built in this version of unwait: expected redis://HOST:PORT");
+        return text;
+    }
+    let database = reqwest::Url::parse(&text).ok().map(|url| url.path().trim_matches('/').to_owned());
+    if database.is_some_and(|database| !database.is_empty() && database.parse::<u32>().is_err()) {
+        to.wrong(place, format!("what follows the address is the number of a database, as in {example}/0"));
+        return text;
+    }
+    address(place, text, &["redis"], example, to)
+}

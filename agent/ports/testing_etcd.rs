@@ -1,0 +1,98 @@
+//! A real etcd for the tests beside the adapters: own ports, own data directory, ended by its pid.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::testing_consul::{free_ports, wait_for};
+
+pub struct TestEtcd {
+    child: Child,
+    _data: tempfile::TempDir,
+    pub url: String,
+    client: reqwest::Client,
+}
+
+fn binary() -> PathBuf {
+    let cached = || {
+        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+        home.join(".cache/unwait-tests/etcd-3.4/usr/bin/etcd")
+    };
+    let path = std::env::var_os("UNWAIT_TEST_ETCD").map_or_else(cached, PathBuf::from);
+    assert!(path.is_file(), "no etcd at {}: `tests/run` installs it; or name one in UNWAIT_TEST_ETCD", path.display());
+    path
+}
+
+impl TestEtcd {
+    pub async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let [client, peer] = free_ports().map(|port| format!("http://127.0.0.1:{port}"));
+        let child = Command::new(binary())
+            .arg(format!("--data-dir={}", data.path().join("data").display()))
+            .args(["--name=n1", &format!("--initial-cluster=n1={peer}")])
+            .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
+            .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
+            .args(["--logger=zap", "--log-level=panic"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        let etcd = Self { child, _data: data, url: client, client: http };
+        wait_for("etcd to serve", async || {
+            let health = etcd.client.get(format!("{}/health", etcd.url)).send().await;
+            match health {
+                Ok(answer) => answer.text().await.is_ok_and(|text| text.contains("true")),
+                Err(_) => false,
+            }
+        })
+        .await;
+        etcd
+    }
+
+    pub async fn post(&self, method: &str, body: Value) -> Value {
+        let answer = self.client.post(format!("{}/v3/{method}", self.url)).json(&body).send().await.unwrap();
+        answer.error_for_status().unwrap().json().await.unwrap()
+    }
+
+    pub async fn put(&self, key: &str, text: &str) {
+        self.post("kv/put", json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(text) })).await;
+    }
+
+    pub async fn get(&self, key: &str) -> Option<String> {
+        let answer = self.post("kv/range", json!({ "key": STANDARD.encode(key) })).await;
+        let pair = answer["kvs"].get(0)?;
+        let text = STANDARD.decode(pair["value"].as_str().unwrap_or_default()).unwrap();
+        Some(String::from_utf8(text).unwrap())
+    }
+
+    /// Access control, with a user who may use `prefix` and nothing else.
+    pub async fn lock_down(&self, user: &str, password: &str, prefix: &str) {
+        let end = format!("{}{}", &prefix[..prefix.len() - 1], char::from(prefix.as_bytes()[prefix.len() - 1] + 1));
+        let permission =
+            json!({ "permType": "READWRITE", "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) });
+        for (method, body) in [
+            ("auth/user/add", json!({ "name": "root", "password": "root" })),
+            ("auth/role/add", json!({ "name": "root" })),
+            ("auth/user/grant", json!({ "user": "root", "role": "root" })),
+            ("auth/role/add", json!({ "name": "slots" })),
+            ("auth/role/grant", json!({ "name": "slots", "perm": permission })),
+            ("auth/user/add", json!({ "name": user, "password": password })),
+            ("auth/user/grant", json!({ "user": user, "role": "slots" })),
+            ("auth/enable", json!({})),
+        ] {
+            self.post(method, body).await;
+        }
+    }
+}
+
+impl Drop for TestEtcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

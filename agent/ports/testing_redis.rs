@@ -1,0 +1,58 @@
+//! A real redis-server for the tests beside the adapters: own port, keeps nothing, ended by its pid.
+//!
+//! Debian ships the program in `redis-tools` under another name; it becomes a server by the name that it is called by.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use super::testing_consul::{free_ports, wait_for};
+
+const PROGRAM: &str = "/usr/bin/redis-check-rdb";
+
+pub struct TestRedis {
+    child: Child,
+    pub url: String,
+    client: redis::Client,
+}
+
+impl TestRedis {
+    pub async fn start() -> Self {
+        let [port] = free_ports();
+        let child = Command::new(PROGRAM)
+            .arg0("redis-server")
+            .args(["--port", &port.to_string()])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{PROGRAM}: {error}: `tests/run` installs redis-tools"));
+        let url = format!("redis://127.0.0.1:{port}");
+        let client = redis::Client::open(url.as_str()).unwrap();
+        let redis = Self { child, url, client };
+        wait_for("redis-server to answer", async || redis.try_ask(&["PING"]).await.is_ok()).await;
+        redis
+    }
+
+    async fn try_ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let mut connection = self.client.get_multiplexed_async_connection().await?;
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut connection).await
+    }
+
+    pub async fn ask(&self, words: &[&str]) -> redis::Value {
+        self.try_ask(words).await.unwrap()
+    }
+
+    pub async fn field(&self, hash: &str, field: &str) -> Option<String> {
+        redis::from_redis_value(self.ask(&["HGET", hash, field]).await).unwrap()
+    }
+}
+
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
