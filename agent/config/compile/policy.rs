@@ -23,6 +23,8 @@ pub struct Surroundings<'a> {
     /// A runbook could not be read as far as its name: any name may be its.
     pub some_runbook_is_nameless: bool,
     pub has_fleet: Option<bool>,
+    /// Hosts can tell each other through it that they are in breach.
+    pub shares_breaches: Option<bool>,
     /// Some destination gets `stuck`.
     pub somebody_is_told: Option<bool>,
     /// Some destination gets `approval`.
@@ -240,10 +242,11 @@ fn guards(
             ),
         );
     }
-    if spec.common_cause.is_some() && around.has_fleet == Some(false) {
+    if spec.common_cause.is_some() && around.shares_breaches == Some(false) {
         to.wrong(
             &place.key("common_cause"),
-            "hosts learn of each other's breaches through the fleet: add `fleet:` to agent.yaml, or remove the line",
+            "hosts learn of each other's breaches through the fleet: add `fleet:` with consul, etcd or redis to \
+             agent.yaml, or remove the line",
         );
     }
     let common_cause = spec.common_cause.map(|Typed(Share(share))| share);

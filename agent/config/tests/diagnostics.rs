@@ -187,7 +187,7 @@ fn a_wrong_policy_says_all_of_it() {
         ),
         (
             format!("{rest}when: close_wait > 1\nguards: {{ common_cause: 55% }}"),
-            vec!["6:25 hosts learn of each other's breaches through the fleet: add `fleet:` to agent.yaml, or remove the line"],
+            vec!["6:25 hosts learn of each other's breaches through the fleet: add `fleet:` with consul, etcd or redis to agent.yaml, or remove the line"],
         ),
         (
             format!("{rest}when: close_wait > 1\nguards: {{ common_cause: most }}"),
