@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::breaches::{self, Published};
 use super::control::{Reply, Request};
+use super::held::{self, Held};
 use super::pacing::Pacing;
 use super::plans::{self, Proposal};
 use super::sensor::{Effort, Look};
-use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep, words};
+use super::{
+    Host, Wiring, WiringError, approvals, breaker, control, explain, last_good, outbox, remind, resolve, sweep, words,
+};
 use crate::config::{self, Diagnostics};
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -56,17 +59,6 @@ pub struct Inbox {
     pub stop: watch::Receiver<bool>,
 }
 
-/// Since when, and with which refusal, nothing is done about a breach.
-#[derive(Clone, Debug)]
-pub struct Held {
-    pub refusal: Refusal,
-    told: Timestamp,
-}
-
-/// The same refusal is told again after this long.
-const TELL_HELD_EVERY: Duration = Duration::from_secs(3600);
-/// Another refusal than the one told last is told no sooner than this after it.
-const TELL_CHANGED_EVERY: Duration = Duration::from_secs(30);
 /// How often each registry is asked for drains of ours that no incident knows of.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Where one of them did not answer: after a reboot the agent is often there before its registry is.
@@ -99,6 +91,8 @@ pub struct Agent {
     looked_whole: Option<Duration>,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
+    /// What the fleet was told of this host's breaches.
+    published: Published,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
     sweep_due: Duration,
     released: Duration,
@@ -134,6 +128,7 @@ impl Agent {
             looked_whole: None,
             sagas: JoinSet::new(),
             stop,
+            published: Published::default(),
             sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
@@ -259,6 +254,7 @@ impl Agent {
                 self.last_failure = Some(error.to_string());
             }
         }
+        remind::of_latches(&self.wiring, &self.store);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due {
             let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };
@@ -344,6 +340,7 @@ impl Agent {
                 }
             }
         }
+        self.published.follow(&wiring, &self.detector).await;
         let under_way = self.under_way();
         // What an incident under way is about needs no second decision, and is not held either.
         wanted.retain(|(_, service)| !under_way.contains(service));
@@ -366,17 +363,22 @@ impl Agent {
 
     /// A breach stands: begin the plan, or say why not.
     async fn consider(&mut self, policy: &Policy, service: &ServiceName, readings: &Readings) {
-        let proposal = plans::propose(&self.wiring, policy, service, Trigger::Breach, plans::is_dry(policy)).await;
+        let dry_run = plans::is_dry(policy) || breaker::is_open(&self.wiring, &self.store, policy, service);
+        let proposal = plans::propose(&self.wiring, &self.store, policy, service, Trigger::Breach, dry_run).await;
+        let proposal = Proposal { breached: self.detector.breached_since(&policy.name, service), ..proposal };
         if let Err(refusal) = self.begin(proposal.clone(), policy, readings).await {
+            if refusal.reason == Reason::NeedsApproval {
+                let why = words::why(policy, readings);
+                approvals::ask(&self.wiring, &self.store, policy, &proposal.plan, why);
+            }
             let key = (policy.name.clone(), service.clone());
             let now = self.wiring.host.clock.now();
-            let again = self.held.get(&key).is_none_or(|held| {
-                let since_told = now.duration_since(held.told).unsigned_abs();
-                let changed = held.refusal.reason != refusal.reason;
-                since_told >= if changed { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
-            });
-            let told = if again { now } else { self.held[&key].told };
-            if again {
+            let before = self.held.get(&key);
+            let again = held::is_due(before, &refusal, now);
+            let told = if again { Some(now) } else { before.and_then(|before| before.told) };
+            if again && refusal.reason == Reason::CommonCause && !breaches::speaks(&self.wiring, service).await {
+                tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
+            } else if again {
                 let labels = self.wiring.labels();
                 let teller = crate::execute::tell::Teller {
                     plan: &proposal.plan,
@@ -397,12 +399,10 @@ impl Agent {
         policy: &Policy,
         readings: &Readings,
     ) -> Result<IncidentId, Refusal> {
-        let Proposal { plan, named_in_full, protected, lacks, grace } = proposal;
-        let world = self.world_of(&plan);
+        let world = self.world_of(&proposal.plan);
         let gate = self.wiring.gate(&self.store, &world.ports, self.started);
-        let question =
-            Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: true, own_saga: false };
-        gate.ask(&question).await?;
+        gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
+        let plan = proposal.plan;
 
         let why = words::why(policy, readings);
         let start = world.teller(&plan).start(why);
@@ -439,6 +439,11 @@ impl Agent {
         };
         self.detector.rearm(&plan.target.service);
         self.released = Duration::ZERO;
+        if let Some(policy) = self.wiring.config.policies.iter().find(|policy| policy.name == plan.policy)
+            && policy.mode.acts()
+        {
+            breaker::is_open(&self.wiring, &self.store, policy, &plan.target.service);
+        }
         match driven {
             Driven::Rested(ending) => {
                 tracing::info!(incident = %plan.incident, outcome = %ending.outcome, reason = %ending.reason, "incident ended");
@@ -502,6 +507,10 @@ impl Agent {
             Request::Status => control::status(self),
             Request::Explain { service } => explain::of_agent(self, &service).await,
             Request::Act { service, policy, dry_run, who } => self.act(&service, policy.as_deref(), dry_run, who).await,
+            Request::Approve { id, who } => approvals::decide(&self.wiring, &self.store, &id, true, &who, None),
+            Request::Deny { id, why, who } => {
+                approvals::decide(&self.wiring, &self.store, &id, false, &who, why.as_deref())
+            }
             Request::Resolve { service, how } => {
                 let world = self.wiring.world(&self.store, self.started);
                 let reply = resolve::resolve(&self.store, &world, &service, how).await;
@@ -516,7 +525,8 @@ impl Agent {
             Ok(chosen) => chosen,
             Err(error) => return Reply::refused(error),
         };
-        let proposal = plans::propose(&self.wiring, &policy, &service, Trigger::Person { who }, dry_run).await;
+        let proposal =
+            plans::propose(&self.wiring, &self.store, &policy, &service, Trigger::Person { who }, dry_run).await;
         let look = self.wiring.look(Effort::Afresh);
         let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
         match self.begin(proposal, &policy, &readings).await {

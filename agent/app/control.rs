@@ -1,4 +1,4 @@
-//! The control socket: `act`, `resolve`, `status` and `explain` ask the running agent here.
+//! The control socket: `act`, `approve`, `deny`, `resolve`, `status` and `explain` ask the running agent here.
 //!
 //! One JSON request a line, one JSON reply a line, over a unix socket in the state directory. The peer's uid is
 //! checked: root, or the user that the agent runs as. Pause and resume do not come this way: a kill switch must work
@@ -34,6 +34,19 @@ pub enum Request {
     Resolve {
         service: String,
         how: How,
+    },
+    Approve {
+        id: String,
+        /// Filled in as with `Act`.
+        #[serde(default)]
+        who: String,
+    },
+    Deny {
+        id: String,
+        why: Option<String>,
+        /// Filled in as with `Act`.
+        #[serde(default)]
+        who: String,
     },
 }
 
@@ -130,13 +143,15 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sende
 
 /// Who asks is what the kernel says of the peer.
 fn signed(request: Request, uid: u32) -> Request {
+    let who = || {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+        user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+    };
     match request {
-        Request::Act { service, policy, dry_run, .. } => {
-            let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
-            let who = user.map_or_else(|| format!("uid {uid}"), |user| user.name);
-            Request::Act { service, policy, dry_run, who }
-        }
-        other => other,
+        Request::Act { service, policy, dry_run, .. } => Request::Act { service, policy, dry_run, who: who() },
+        Request::Approve { id, .. } => Request::Approve { id, who: who() },
+        Request::Deny { id, why, .. } => Request::Deny { id, why, who: who() },
+        other @ (Request::Status | Request::Explain { .. } | Request::Resolve { .. }) => other,
     }
 }
 

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Wiring;
 use super::agent::Agent;
 use super::control::Reply;
 use super::plans::{self, Proposal};
 use super::sensor::Effort;
+use super::{Wiring, breaker};
 use crate::config::Config;
 use crate::decide::detector::{Detector, Watch};
-use crate::decide::guards::{Question, Refusal};
+use crate::decide::guards::Refusal;
 use crate::model::{Condition, Mode, Plan, Policy, Readings, ServiceName, Trigger, Truth, duration};
-use crate::store::Store;
+use crate::store::{Breaker, Store};
 
 /// What is so of one service now.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +36,12 @@ pub struct PolicyExplained {
     pub holds: String,
     /// `quiet`, `holding for 30s of 2m`, `breached`.
     pub standing: String,
+    /// Back in dry-run by itself.
+    pub breaker: Option<Breaker>,
+    /// What would be carried out now.
+    pub runbook: Option<String>,
+    /// Which rung of an escalation that is, and why.
+    pub rung: Option<String>,
     /// What is against acting now, by the guards' order.
     pub held_by: Vec<Refusal>,
 }
@@ -117,9 +123,15 @@ impl Asking<'_> {
                 Some((detector, now)) => standing(detector.watch(&policy.name, service), policy, now),
                 None => "one look: how long it has held is not known".into(),
             };
-            let held_by = match policy.mode {
-                Mode::Observe => Vec::new(),
-                _ => self.plan(policy, service, Trigger::Breach, plans::is_dry(policy)).await.blocked_by,
+            let breached = detector.and_then(|(detector, _)| detector.breached_since(&policy.name, service));
+            let breaker = self.breaker(policy, service);
+            let dry_run = plans::is_dry(policy) || breaker.is_some();
+            let (runbook, rung, held_by) = match policy.mode {
+                Mode::Observe => (None, None, Vec::new()),
+                _ => {
+                    let planned = self.plan(policy, service, Trigger::Breach, dry_run, breached).await;
+                    (Some(planned.plan.runbook), planned.plan.rung, planned.blocked_by)
+                }
             };
             policies.push(PolicyExplained {
                 policy: policy.name.clone(),
@@ -127,21 +139,38 @@ impl Asking<'_> {
                 when: explained(&policy.when, &readings, 0),
                 holds: truth(policy.when.truth(&readings)).into(),
                 standing,
+                breaker,
+                runbook,
+                rung,
                 held_by,
             });
         }
         Explanation { service: service.clone(), signals: readings, policies, one_look: detector.is_none() }
     }
 
+    /// One that cannot be read is shown by the guards, which ask the same store.
+    fn breaker(&self, policy: &Policy, service: &ServiceName) -> Option<Breaker> {
+        match policy.mode {
+            Mode::Observe | Mode::DryRun => None,
+            _ => breaker::standing(self.wiring, self.store, policy, service).ok().flatten(),
+        }
+    }
+
     /// The plan as it would be made now, with every refusal. Takes no slot.
-    pub async fn plan(&self, policy: &Policy, service: &ServiceName, trigger: Trigger, dry_run: bool) -> Planned {
-        let Proposal { plan, named_in_full, protected, lacks, grace } =
-            plans::propose(self.wiring, policy, service, trigger, dry_run).await;
+    /// `breached`: since when, where a breach is what asks.
+    pub async fn plan(
+        &self,
+        policy: &Policy,
+        service: &ServiceName,
+        trigger: Trigger,
+        dry_run: bool,
+        breached: Option<Duration>,
+    ) -> Planned {
+        let proposal = plans::propose(self.wiring, self.store, policy, service, trigger, dry_run).await;
+        let proposal = Proposal { breached, ..proposal };
         let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
-        let question =
-            Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: false, own_saga: false };
-        let blocked_by = gate.ask_all(&question).await;
-        Planned { plan, blocked_by }
+        let blocked_by = gate.ask_all(&proposal.question()).await;
+        Planned { plan: proposal.plan, blocked_by }
     }
 }
 

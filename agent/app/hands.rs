@@ -214,6 +214,10 @@ impl<M: Measure> Recheck for Asks<M> {
             protected: None,
             lacks: &[],
             grace: Duration::ZERO,
+            jitter: Duration::ZERO,
+            breached: None,
+            rungs_spent: None,
+            needs_approval: false,
             take_slot: true,
             own_saga: true,
         };

@@ -1,18 +1,26 @@
 #![doc = include_str!("README.md")]
 
 pub mod agent;
+pub mod approvals;
+pub mod breaches;
+pub mod breaker;
 pub mod control;
 pub mod explain;
 pub mod hands;
+pub mod held;
 pub mod last_good;
 pub mod outbox;
 pub mod pacing;
 pub mod plans;
+pub mod remind;
 pub mod resolve;
 pub mod sensor;
 pub mod slots;
 pub mod sweep;
 mod words;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

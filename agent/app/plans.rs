@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::Wiring;
 use crate::config::Selected;
+use crate::decide::escalation::{self, MEMORY, Rung};
+use crate::decide::guards::Question;
 use crate::model::plan::Restart;
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Trigger};
 use crate::ports::restarter::{RestartError, Restarter};
+use crate::store::Store;
 
 /// A plan, and what the guards want to know of it beside.
 #[derive(Clone, Debug)]
@@ -21,13 +25,40 @@ pub struct Proposal {
     pub protected: Option<&'static str>,
     /// What the runbook needs and the service does not have.
     pub lacks: Vec<String>,
-    pub grace: std::time::Duration,
+    pub grace: Duration,
+    pub jitter: Duration,
+    /// When the breach began that asks for it, since boot; `propose` does not know.
+    pub breached: Option<Duration>,
+    /// Every rung was tried in vain; until the first may be tried again.
+    pub rungs_spent: Option<Timestamp>,
+    /// The policy acts when a person has approved the plan.
+    pub needs_approval: bool,
+}
+
+impl Proposal {
+    /// What the guards are asked; without a slot being taken.
+    pub fn question(&self) -> Question<'_> {
+        Question {
+            plan: &self.plan,
+            named_in_full: self.named_in_full,
+            protected: self.protected,
+            lacks: &self.lacks,
+            grace: self.grace,
+            jitter: self.jitter,
+            breached: self.breached,
+            rungs_spent: self.rungs_spent,
+            needs_approval: self.needs_approval,
+            take_slot: false,
+            own_saga: false,
+        }
+    }
 }
 
 /// Binds the policy's runbook to the service. Asks the restarter for the present lifetime and the registry for the
 /// name that hosts contend under; where one does not answer, the guards will say so.
 pub async fn propose(
     wiring: &Wiring,
+    store: &Store,
     policy: &Policy,
     service: &ServiceName,
     trigger: Trigger,
@@ -35,8 +66,12 @@ pub async fn propose(
 ) -> Proposal {
     let config = &wiring.config;
     let target = config.target_for(service);
-    let mut lacks = config.lacks(policy, &target);
-    let changes = policy.runbook.changes_anything();
+    let now = wiring.host.clock.now();
+    // A store that cannot be read is refused by other guards; what is kept here is only which rung comes next.
+    let attempts = store.attempts(&policy.name, service, now, MEMORY).unwrap_or_default();
+    let Rung { runbook, says, spent_until } = escalation::rung(policy, &attempts, now);
+    let mut lacks = config.lacks_for(runbook, &target);
+    let changes = runbook.changes_anything();
 
     let mut incarnation = None;
     if let Some(restart) = &target.restart {
@@ -44,7 +79,7 @@ pub async fn propose(
         match restarter.observe(restart).await {
             Ok(liveness) => {
                 incarnation = liveness.incarnation;
-                if policy.runbook.restarts() && !with_dependents(restart) {
+                if runbook.restarts() && !with_dependents(restart) {
                     lacks.extend(taken_along(restarter, restart).await);
                 }
             }
@@ -57,26 +92,31 @@ pub async fn propose(
         Some(_) if changes => Some(scope(wiring, &target.bindings).await.unwrap_or_else(|| service.to_string())),
         _ => None,
     };
-    let min_healthy = policy.guards.min_healthy.or(policy.runbook.drains().then_some(MinHealthy::Count(1)));
+    let min_healthy = policy.guards.min_healthy.or(runbook.drains().then_some(MinHealthy::Count(1)));
     let plan = Plan {
-        incident: incident_id(wiring.host.clock.now(), service),
+        incident: incident_id(now, service),
         trigger,
         policy: policy.name.clone(),
         dry_run,
-        runbook: policy.runbook.name.clone(),
+        runbook: runbook.name.clone(),
+        rung: says,
         target,
         incarnation,
         when: policy.when.clone(),
         limits: policy.limits,
-        guards: GuardSettings { min_healthy, fleet_slots: policy.guards.fleet_slots },
+        guards: GuardSettings { min_healthy, ..policy.guards.clone() },
         fleet_scope,
-        steps: PlannedStep::all_of(&policy.runbook),
+        steps: PlannedStep::all_of(runbook),
     };
     Proposal {
         named_in_full: config.selects(policy, service) == Some(Selected::InFull),
         protected: crate::config::protected(service),
         lacks,
         grace: config.grace(service),
+        jitter: config.jitter(policy),
+        breached: None,
+        rungs_spent: spent_until,
+        needs_approval: policy.mode == Mode::Approve && plan.trigger == Trigger::Breach && !dry_run,
         plan,
     }
 }
@@ -93,8 +133,9 @@ async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<Str
     }
 }
 
-/// Instances of one registered name contend for one set of slots, whatever their units are called.
-async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
+/// Instances of one registered name contend for one set of slots, and share their breaches, whatever their units are
+/// called.
+pub(super) async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
     let binding = bindings.first()?;
     let registry = wiring.ports.registries.get(&binding.registry)?;
     registry.observe(&binding.id).await.ok().map(|registration| registration.name)

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::plans;
 use crate::config;
-use crate::model::{Mode, ServiceName};
+use crate::model::{Mode, Runbook, ServiceName};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -38,7 +38,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
                 continue;
             }
             let mut lacks = config.lacks(policy, &config.target_for(service));
-            if policy.runbook.changes_anything() {
+            if policy.rungs().any(Runbook::changes_anything) {
                 lacks.extend(unknown.get(service).cloned());
             }
             if !lacks.is_empty() {
@@ -75,7 +75,10 @@ fn say(config: &config::Config, lacking: &[(String, ServiceName, Vec<String>)]) 
     let rows: Vec<Vec<String>> = config
         .policies
         .iter()
-        .map(|policy| vec![policy.name.clone(), policy.mode.to_string(), policy.runbook.name.clone()])
+        .map(|policy| {
+            let rungs: Vec<&str> = policy.rungs().map(|runbook| runbook.name.as_str()).collect();
+            vec![policy.name.clone(), policy.mode.to_string(), rungs.join(", then ")]
+        })
         .collect();
     if !rows.is_empty() {
         render::table(&["POLICY", "MODE", "RUNBOOK"], &rows);

@@ -66,6 +66,14 @@ fn say(explanation: &Value) {
             let now = if now.is_empty() { now } else { format!("   now {now}") };
             println!("{indent}{:<7} {}{now}", text(&line["holds"]), text(&line["text"]));
         }
+        if let Some(breaker) = policy["breaker"].as_object() {
+            let of = |key: &str| breaker.get(key).and_then(Value::as_str).unwrap_or_default();
+            println!("  back in dry-run since {}: {} did not help twice", of("since"), of("runbook"));
+            println!("  unwait show {}; unwait rearm {}", of("incident"), of("policy"));
+        }
+        if let Some(rung) = policy["rung"].as_str() {
+            println!("  {}: {rung}", text(&policy["runbook"]));
+        }
         let held_by = policy["held_by"].as_array().map(Vec::as_slice).unwrap_or_default();
         if held_by.is_empty() && policy["mode"] != "observe" {
             println!("  no guard is against acting");

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod act;
+mod approve;
 mod check;
 mod demo;
 mod explain;
@@ -9,12 +10,14 @@ mod notify;
 mod open;
 mod pause;
 mod plan;
+mod rearm;
 mod render;
 mod resolve;
 mod run;
 mod scan;
 mod show;
 mod signals;
+mod silence;
 mod slot;
 mod status;
 mod test;
@@ -52,10 +55,16 @@ enum Verb {
     Explain(explain::Arguments),
     /// Start the plan of a service by hand. The same guards are asked.
     Act(act::Arguments),
+    /// Say yes to a plan that waits for it (`mode: approve`).
+    Approve(approve::ApproveArguments),
+    /// Say no to a plan that waits, or that is approved and has not begun; holds for the policy's cooldown.
+    Deny(approve::DenyArguments),
     /// The kill switch: no action until `resume`, or until a time. Outlives a reboot.
     Pause(pause::PauseArguments),
     /// End the pause.
     Resume(pause::ResumeArguments),
+    /// No action on a service, or on this host, for a while. Outlives a reboot, and ends by itself.
+    Silence(silence::Arguments),
     /// Is the agent running, what is latched, what is under way, what is not delivered.
     Status(status::Arguments),
     /// Past incidents, newest first; with --signals what was measured of a service.
@@ -64,6 +73,8 @@ enum Verb {
     Show(show::Arguments),
     /// Decide what becomes of a service that rests stuck.
     Resolve(resolve::Arguments),
+    /// Let a policy act again that went back to dry-run because its action did not help twice.
+    Rearm(rearm::Arguments),
     /// Who holds the fleet's slots; give one back for a host that is gone.
     Slot(slot::Arguments),
     /// Messages to people.
@@ -154,12 +165,16 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Plan(arguments) => plan::plan(arguments).await,
         Verb::Explain(arguments) => explain::explain(arguments).await,
         Verb::Act(arguments) => act::act(arguments).await,
+        Verb::Approve(arguments) => approve::approve(arguments).await,
+        Verb::Deny(arguments) => approve::deny(arguments).await,
         Verb::Pause(arguments) => pause::pause(arguments),
         Verb::Resume(arguments) => pause::resume(arguments),
+        Verb::Silence(arguments) => silence::silence(arguments),
         Verb::Status(arguments) => status::status(arguments).await,
         Verb::History(arguments) => history::history(arguments),
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
+        Verb::Rearm(arguments) => rearm::rearm(arguments),
         Verb::Slot(arguments) => slot::slot(arguments).await,
         Verb::Notify(verb) => notify::notify(verb).await,
         Verb::Demo(arguments) => demo::demo(arguments).await,

@@ -56,7 +56,7 @@ pub fn resume(arguments: ResumeArguments) -> Outcome {
 }
 
 /// A host can be paused before the agent has run there for the first time.
-fn opened(place: &Place) -> Result<Store, Failure> {
+pub(super) fn opened(place: &Place) -> Result<Store, Failure> {
     let state = open::state(place)?;
     let path = StateDir::database_of(&state);
     if !state.is_dir() {
@@ -69,7 +69,7 @@ fn opened(place: &Place) -> Result<Store, Failure> {
 }
 
 /// The person behind sudo, where there is one.
-fn who() -> String {
+pub(super) fn who() -> String {
     std::env::var("SUDO_USER").ok().unwrap_or_else(|| {
         let uid = nix::unistd::getuid();
         nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)

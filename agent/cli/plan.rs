@@ -28,7 +28,7 @@ pub async fn plan(arguments: Arguments) -> Outcome {
     let wiring = open::wiring(config)?;
     let trigger = Trigger::Person { who: "plan".into() };
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
-    let planned = asking.plan(&policy, &service, trigger, false).await;
+    let planned = asking.plan(&policy, &service, trigger, false, None).await;
     if arguments.place.json {
         render::json(&planned)
     } else {
@@ -48,6 +48,9 @@ pub fn store_or_empty(state: &std::path::Path) -> Result<Arc<Store>, Failure> {
 fn say(planned: &Planned) {
     let plan = &planned.plan;
     println!("{} by policy {}: {}", plan.target.service, plan.policy, plan.runbook);
+    if let Some(rung) = &plan.rung {
+        println!("  {rung}");
+    }
     let incarnation = plan.incarnation.as_ref().map_or("not running, or not seen".into(), ToString::to_string);
     println!("  incarnation  {incarnation}");
     for binding in &plan.target.bindings {

@@ -90,7 +90,7 @@ fn log(message: &Message) {
     let dry_run = message.dry_run;
     match message.event {
         EventKind::Stuck => tracing::error!(event, service, incident, reason, dry_run, detail, "{}", message.title),
-        EventKind::Breach | EventKind::Held | EventKind::Start | EventKind::End => {
+        EventKind::Breach | EventKind::Held | EventKind::Approval | EventKind::Start | EventKind::End => {
             tracing::warn!(event, service, incident, reason, dry_run, detail, "{}", message.title)
         }
         _ => tracing::info!(event, service, incident, reason, dry_run, detail, "{}", message.title),

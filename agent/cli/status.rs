@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::control::{self, Request};
 use crate::clock::{Clock, SystemClock};
+use crate::store::{Approval, ApprovalState};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -23,6 +24,9 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let agent = agent.map(|reply| reply.detail);
     let store = open::store(&state)?;
     let paused = store.paused(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let silences = store.silences(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let approvals = store.open_approvals(SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let breakers = store.breakers().map_err(|error| unreachable(&error))?;
     let latches = store.latches().map_err(|error| unreachable(&error))?;
     let open = store.open_incidents().map_err(|error| unreachable(&error))?;
     let undelivered = store.undelivered(MESSAGES).map_err(|error| unreachable(&error))?;
@@ -30,6 +34,9 @@ pub async fn status(arguments: Arguments) -> Outcome {
         render::json(&json!({
             "agent": agent,
             "paused": paused,
+            "silences": silences,
+            "approvals": approvals,
+            "breakers": breakers,
             "latches": latches,
             "open": open.iter().map(|open| json!({
                 "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
@@ -43,6 +50,28 @@ pub async fn status(arguments: Arguments) -> Outcome {
         if let Some(pause) = &paused {
             let until = pause.until.map_or("`unwait resume`".into(), render::time);
             println!("PAUSED by {} since {} until {until}: {}", pause.who, render::time(pause.since), pause.why);
+        }
+        for silence in &silences {
+            println!(
+                "SILENCED {} by {} until {}: {}",
+                silence.service.as_deref().unwrap_or("the host"),
+                silence.who,
+                render::time(silence.until),
+                silence.why
+            );
+        }
+        for approval in &approvals {
+            say_approval(approval);
+        }
+        for breaker in &breakers {
+            println!(
+                "DRY-RUN AGAIN {} for {} since {}: {} did not help twice",
+                breaker.policy,
+                breaker.service,
+                render::time(breaker.since),
+                breaker.runbook
+            );
+            println!("        unwait show {}; unwait rearm {}", breaker.incident, breaker.policy);
         }
         for latch in &latches {
             println!(
@@ -66,6 +95,21 @@ pub async fn status(arguments: Arguments) -> Outcome {
         (None, _) => Err(Failure::Unreachable(String::new())),
         (Some(_), false) => Err(Failure::Wrong(String::new())),
         (Some(_), true) => Ok(()),
+    }
+}
+
+fn say_approval(approval: &Approval) {
+    let Approval { id, policy, service, runbook, expires, .. } = approval;
+    let expires = render::time(*expires);
+    match (approval.state, &approval.who) {
+        (ApprovalState::Approved, Some(who)) => {
+            println!("APPROVED by {who}, to begin before {expires}: {service}: {runbook} ({policy})");
+            println!("        unwait deny {id}");
+        }
+        _ => {
+            println!("TO BE APPROVED before {expires}: {service}: {runbook} ({policy})");
+            println!("        unwait plan {service} --policy {policy}; unwait approve {id} | unwait deny {id}");
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct HostConfig {
     pub restart_grace: Duration,
     /// Sagas at once on this host. Default 1, at most 16.
     pub max_parallel: u32,
+    /// From one reminder of what stays latched to the next. Default 1d, from 10m to 30d.
+    pub remind: Duration,
     /// The state directory. Default /var/lib/unwait.
     pub state: PathBuf,
 }
@@ -118,7 +120,7 @@ pub struct Destination {
     /// the address is a secret.
     pub name: String,
     pub to: To,
-    /// Default: breach, held, start, end, stuck.
+    /// Default: breach, held, approval, start, end, stuck.
     pub events: BTreeSet<EventKind>,
 }
 

@@ -47,7 +47,9 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         runbooks: &runbooks.by_name,
         some_runbook_is_nameless: runbooks.some_are_nameless,
         has_fleet: host.has_fleet,
+        shares_breaches: host.shares_breaches,
         somebody_is_told: host.somebody_is_told,
+        somebody_is_asked: host.somebody_is_asked,
     };
     let (policies, tests) = read_policies(dir, &around, &mut out);
     match host.config {
@@ -61,7 +63,9 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
 struct Host {
     config: Option<HostConfig>,
     has_fleet: Option<bool>,
+    shares_breaches: Option<bool>,
     somebody_is_told: Option<bool>,
+    somebody_is_asked: Option<bool>,
 }
 
 fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Host {
@@ -76,10 +80,17 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     let fleet_is_written = written.fleet.is_some();
     let host = compile::host::compile(written, &mut compiling, environment);
     let whole = |key: &str| !compiling.said(&Place::root().key(key));
-    let tells = host.notify.iter().any(|destination| destination.events.contains(&EventKind::Stuck));
+    let tells = |event| host.notify.iter().any(|destination| destination.events.contains(&event));
+    let gets = |event| (tells(event) || whole("notify")).then_some(tells(event));
+    let shares_breaches = match &host.fleet {
+        Some(fleet) => Some(fleet.shares_breaches()),
+        None => (!fleet_is_written && whole("fleet")).then_some(false),
+    };
     Host {
+        shares_breaches,
         has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
-        somebody_is_told: (tells || whole("notify")).then_some(tells),
+        somebody_is_told: gets(EventKind::Stuck),
+        somebody_is_asked: gets(EventKind::Approval),
         config: Some(host),
     }
 }

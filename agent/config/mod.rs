@@ -82,9 +82,19 @@ impl Config {
     /// What the policy's runbook needs and the service does not have, each with what to do. Where this is not
     /// empty, the policy does not act on that service; the agent and its other services are not concerned.
     pub fn lacks(&self, policy: &Policy, target: &Target) -> Vec<String> {
+        let mut lacks: Vec<String> = Vec::new();
+        for lack in policy.rungs().flat_map(|runbook| self.lacks_for(runbook, target)) {
+            if !lacks.contains(&lack) {
+                lacks.push(lack);
+            }
+        }
+        lacks
+    }
+
+    /// The same for one of the policy's runbooks.
+    pub fn lacks_for(&self, runbook: &Runbook, target: &Target) -> Vec<String> {
         let service = &target.service;
         let in_file = |key: &str| format!("add `{key}` to {service} under `services:` in agent.yaml");
-        let runbook = &policy.runbook;
         let mut lacks = Vec::new();
         if runbook.drains() && target.bindings.is_empty() {
             lacks.push(format!("drain: no registry is bound; {}", in_file("register: [{ registry: NAME, id: ID }]")));
@@ -109,6 +119,13 @@ impl Config {
     /// How long the service is left to settle after anybody's restart.
     pub fn grace(&self, service: &ServiceName) -> std::time::Duration {
         self.service_config(service).and_then(|service| service.grace).unwrap_or(self.host.restart_grace)
+    }
+
+    /// How long this host waits at the most after a breach of the policy. Where hosts share a fleet it is two intervals,
+    /// so that those that breach at one tick do not all act at the next; a host alone is in step with nobody.
+    pub fn jitter(&self, policy: &Policy) -> std::time::Duration {
+        let derived = if self.host.fleet.is_some() { 2 * self.host.interval } else { std::time::Duration::ZERO };
+        policy.limits.jitter.unwrap_or(derived)
     }
 
     /// The service that the host's file binds to this instance of a registry.

@@ -2,8 +2,8 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 10] = [
-    ("", &["http", "silence", "escalate", "windows"]),
+const KEYS: [(&str, &[&str]); 8] = [
+    ("", &["http"]),
     ("registries", &["redis", "haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),
@@ -12,8 +12,6 @@ const KEYS: [(&str, &[&str]); 10] = [
         "notify[].to",
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
     ),
-    ("guards", &["common_cause", "windows", "silence"]),
-    ("limits", &["jitter"]),
     ("steps[]", &["reload", "recycle_workers", "close_sockets", "pause"]),
     ("steps[].drain", &["scope"]),
 ];

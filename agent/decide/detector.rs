@@ -71,6 +71,22 @@ impl Detector {
         self.watches.is_empty()
     }
 
+    /// Since when, since boot, the policy's condition counts as breached for the service.
+    pub fn breached_since(&self, policy: &str, service: &ServiceName) -> Option<Duration> {
+        match self.watch(policy, service) {
+            Watch::Breached { since } => Some(since),
+            Watch::Quiet | Watch::Holding { .. } => None,
+        }
+    }
+
+    /// The services of which this policy's condition counts as breached.
+    pub fn breached(&self, policy: &str) -> impl Iterator<Item = &ServiceName> {
+        let breached = move |(key, watch): &(&(String, ServiceName), &Watch)| {
+            key.0 == policy && matches!(watch, Watch::Breached { .. })
+        };
+        self.watches.iter().filter(breached).map(|((_, service), _)| service)
+    }
+
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
         self.watches.keys().map(|(_, service)| service)

@@ -1,6 +1,13 @@
 //! The guards: what must be so before anything is changed. One visible list, asked in order; the first refusal ends
 //! it. A guard that cannot be asked refuses: an error is a deny.
 
+mod approval;
+mod fleet;
+mod pace;
+mod service;
+mod switches;
+mod windows;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,27 +15,30 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::model::{IncidentId, Marker, Plan, Reason, Truth, duration};
+use crate::model::{Plan, Reason, Truth};
 use crate::ports::Ports;
-use crate::ports::fleet::{Acquired, Slot};
-use crate::ports::registry::Traffic;
-use crate::ports::restarter::RunState;
-use crate::store::{Health, Store};
+use crate::store::Store;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 13] = [
+pub const GUARDS: [Guard; 19] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
     Guard::WarmUp,
     Guard::Latch,
+    Guard::Rungs,
     Guard::Protected,
+    Guard::Silence,
+    Guard::Windows,
     Guard::Stable,
     Guard::OutOfTraffic,
     Guard::Cooldown,
     Guard::Budgets,
     Guard::OneSaga,
+    Guard::Jitter,
+    Guard::CommonCause,
     Guard::MinHealthy,
+    Guard::Approval,
     Guard::FleetSlot,
 ];
 
@@ -47,8 +57,14 @@ pub enum Guard {
     WarmUp,
     /// No earlier incident on the service waits for a person.
     Latch,
+    /// Some runbook of the policy is left that was not tried in vain.
+    Rungs,
     /// The service is not protected, or the policy names it in full.
     Protected,
+    /// No person has silenced the service, or the host.
+    Silence,
+    /// The policy's windows are open.
+    Windows,
     /// Not starting, stopping, or restarted by anyone within its grace.
     Stable,
     /// Nobody else has taken it out of traffic.
@@ -59,8 +75,14 @@ pub enum Guard {
     Budgets,
     /// One saga a service, and `max_parallel` on the host.
     OneSaga,
+    /// This host's own share of the jitter has passed since the breach: a fleet does not act in step.
+    Jitter,
+    /// Not so many of the instances are in breach together that something else must be the cause.
+    CommonCause,
     /// Enough others are healthy, by the registry; fails closed.
     MinHealthy,
+    /// `mode: approve`: a person has approved this very plan. Asked when nothing else is against it but a slot.
+    Approval,
     /// A slot of the fleet, taken last.
     FleetSlot,
 }
@@ -101,6 +123,14 @@ pub struct Question<'a> {
     pub lacks: &'a [String],
     /// How long a service is left to settle after anybody's restart.
     pub grace: Duration,
+    /// The longest that a host waits after a breach, so as not to act in step with others.
+    pub jitter: Duration,
+    /// When the breach began, since boot; `None` where no breach is what asks.
+    pub breached: Option<Duration>,
+    /// Every rung was tried in vain; until the first may be tried again.
+    pub rungs_spent: Option<Timestamp>,
+    /// The policy acts when a person has approved the plan.
+    pub needs_approval: bool,
     /// Taking a slot, or only looking whether one could be had (`plan`, `explain`)?
     pub take_slot: bool,
     /// The plan's own saga is under way: it does not count against itself.
@@ -124,9 +154,6 @@ impl std::fmt::Debug for Gate {
         f.debug_struct("Gate").field("host", &self.host).finish_non_exhaustive()
     }
 }
-
-/// An incident that ended before it changed anything is tried again after this part of the cooldown: 5m of 30m.
-const RETRY_SHARE: u32 = 6;
 
 type Answer = Result<Verdict, String>;
 
@@ -165,235 +192,28 @@ impl Gate {
 
     async fn verdict(&self, guard: Guard, question: &Question<'_>) -> Answer {
         // A runbook that only looks has nothing to be guarded from, but its own pace and a person's word.
-        let only_looks = question.plan.steps.iter().all(|planned| planned.effect == crate::model::Effect::ReadOnly);
+        let only_looks = !question.plan.changes_anything();
         match guard {
             Guard::Trust => self.trust(),
-            Guard::Actionable => actionable(question),
+            Guard::Actionable => service::actionable(question),
             Guard::Paused => self.paused(),
             Guard::WarmUp => self.warm_up(question),
             Guard::Latch => self.latch(question),
+            Guard::Rungs => service::rungs(question),
             Guard::OneSaga => self.one_saga(question),
+            Guard::Silence => self.silence(question),
             Guard::Cooldown => self.cooldown(question),
+            Guard::Approval => self.approval(question),
             _ if only_looks => Ok(Verdict::Allow),
-            Guard::Protected => protected(question),
+            Guard::Protected => service::protected(question),
+            Guard::Windows => windows::verdict(&question.plan.guards.windows, self.clock.now()),
             Guard::Stable => self.stable(question).await,
             Guard::OutOfTraffic => self.out_of_traffic(question).await,
             Guard::Budgets => self.budgets(question),
+            Guard::Jitter => self.jitter(question),
+            Guard::CommonCause => self.common_cause(question).await,
             Guard::MinHealthy => self.min_healthy(question).await,
             Guard::FleetSlot => self.fleet_slot(question).await,
-        }
-    }
-
-    fn trust(&self) -> Answer {
-        Ok(match self.store.health() {
-            Health::Sound => Verdict::Allow,
-            Health::Failing => deny(Reason::ObserveOnly, Reason::ObserveOnly.says()),
-        })
-    }
-
-    fn paused(&self) -> Answer {
-        let Some(pause) = self.store.paused(self.clock.now()).map_err(text)? else { return Ok(Verdict::Allow) };
-        let detail = format!("paused by {} since {}: {}", pause.who, pause.since, pause.why);
-        Ok(match pause.until {
-            Some(until) => Verdict::Defer { until, reason: Reason::Paused, detail },
-            None => Verdict::Deny { reason: Reason::Paused, detail },
-        })
-    }
-
-    fn warm_up(&self, question: &Question<'_>) -> Answer {
-        let watched = self.clock.monotonic().saturating_sub(self.started);
-        let left = self.warm_up.saturating_sub(watched);
-        // A plan that a person started does not wait for the agent to have watched.
-        if left.is_zero() || question.own_saga || question.plan.trigger != crate::model::Trigger::Breach {
-            return Ok(Verdict::Allow);
-        }
-        let detail = format!("the agent started {} ago", duration::format(whole_seconds(watched)));
-        Ok(Verdict::Defer { until: self.clock.now() + left, reason: Reason::WarmUp, detail })
-    }
-
-    fn latch(&self, question: &Question<'_>) -> Answer {
-        Ok(match self.store.latch(&question.plan.target.service).map_err(text)? {
-            None => Verdict::Allow,
-            Some(latch) => deny(
-                Reason::Latched,
-                format!(
-                    "incident {} ended stuck ({}); look at it with `unwait show`, decide with `unwait resolve {}`",
-                    latch.incident, latch.reason, latch.service
-                ),
-            ),
-        })
-    }
-
-    async fn stable(&self, question: &Question<'_>) -> Answer {
-        let Some(restart) = &question.plan.target.restart else { return Ok(Verdict::Allow) };
-        let restarter = self.ports.restarter(restart);
-        let now = restarter.observe(restart).await.map_err(text)?;
-        match now.state {
-            RunState::Active => {}
-            RunState::Changing => {
-                return Ok(deny(Reason::Unstable, "it is starting, stopping, or has a job under way"));
-            }
-            state => return Ok(deny(Reason::NotActive, format!("it is {state}"))),
-        }
-        if !question.own_saga {
-            let up_for = now.up_for.ok_or("how long it has been running is not known")?;
-            if up_for < question.grace {
-                let detail = format!("it was started {} ago", duration::format(whole_seconds(up_for)));
-                let until = self.clock.now() + (question.grace - up_for);
-                return Ok(Verdict::Defer { until, reason: Reason::RecentlyRestarted, detail });
-            }
-        }
-        if let Some(planned) = &question.plan.incarnation
-            && now.incarnation.as_ref() != Some(planned)
-        {
-            return Ok(deny(Reason::IncarnationChanged, "it is not the lifetime that was measured"));
-        }
-        Ok(Verdict::Allow)
-    }
-
-    async fn out_of_traffic(&self, question: &Question<'_>) -> Answer {
-        let own = Marker { incident: question.plan.incident.clone(), host: self.host.clone() };
-        for binding in &question.plan.target.bindings {
-            let registry = self.registry(&binding.registry)?;
-            let registration = registry.observe(&binding.id).await.map_err(text)?;
-            let place = format!("{}/{}", binding.registry, binding.id);
-            match registration.traffic {
-                Traffic::Passing => {}
-                Traffic::DrainedBy(marker) if question.own_saga && marker == own => {}
-                // No other hand: this host's own incident, which the guard of one saga a service speaks of.
-                Traffic::DrainedBy(marker) if marker.host == self.host && self.is_open(&marker.incident)? => {}
-                Traffic::DrainedBy(marker) => {
-                    let detail = format!("{place} is drained by incident {} of {}", marker.incident, marker.host);
-                    return Ok(deny(Reason::OutOfTraffic, detail));
-                }
-                Traffic::Isolated { reason } => {
-                    return Ok(deny(Reason::OutOfTraffic, format!("{place} was taken out: {reason}")));
-                }
-                // Unhealthy in its registry's eyes: clients do not find it, and taking it out would say nothing.
-                Traffic::Failing => {
-                    return Ok(deny(Reason::OutOfTraffic, format!("{place} does not pass its registry's checks")));
-                }
-            }
-        }
-        Ok(Verdict::Allow)
-    }
-
-    fn cooldown(&self, question: &Question<'_>) -> Answer {
-        let plan = question.plan;
-        if question.own_saga {
-            return Ok(Verdict::Allow);
-        }
-        let last = self.store.last_ended(&plan.target.service, plan.dry_run).map_err(text)?;
-        let cooldown = plan.limits.cooldown;
-        let holds = [
-            (last.with_effect, cooldown, "the last incident ended"),
-            // What ended before it changed anything is tried again sooner, but not at every tick: people are told
-            // of each.
-            (last.without, cooldown / RETRY_SHARE, "the last incident ended before it changed anything,"),
-        ];
-        let now = self.clock.now();
-        let until = |ended: Timestamp, hold: Duration| ended + hold;
-        let longest = holds
-            .into_iter()
-            .filter_map(|(ended, hold, what)| ended.map(|ended| (until(ended, hold), ended, what)))
-            .max_by_key(|(until, ..)| *until);
-        Ok(match longest {
-            Some((until, ended, what)) if now < until => {
-                Verdict::Defer { until, reason: Reason::Cooldown, detail: format!("{what} at {ended}") }
-            }
-            _ => Verdict::Allow,
-        })
-    }
-
-    fn budgets(&self, question: &Question<'_>) -> Answer {
-        let plan = question.plan;
-        let now = self.clock.now();
-        let limits = plan.limits;
-        for (scope, budget, reason) in [
-            (Some(&plan.target.service), limits.per_service, Reason::ServiceBudget),
-            (None, limits.per_host, Reason::HostBudget),
-        ] {
-            let mut began = self.store.changes_since(scope, plan.dry_run, now, budget.per).map_err(text)?;
-            if question.own_saga && self.has_changed(&plan.incident)? {
-                // The newest of them is this very incident.
-                began.pop();
-            }
-            if began.len() as u64 >= u64::from(budget.incidents) {
-                let detail = format!("{} incidents of {budget} are spent", began.len());
-                // One leaves the window when the oldest that counts is as old as the window is long.
-                let leaves = began.len() - budget.incidents.min(began.len() as u32) as usize;
-                return Ok(match began.get(leaves) {
-                    Some(oldest) => Verdict::Defer { until: *oldest + budget.per, reason, detail },
-                    None => Verdict::Deny { reason, detail },
-                });
-            }
-        }
-        Ok(Verdict::Allow)
-    }
-
-    fn has_changed(&self, incident: &IncidentId) -> Result<bool, String> {
-        Ok(self.store.incident(incident).map_err(text)?.is_some_and(|row| row.changed))
-    }
-
-    fn is_open(&self, incident: &IncidentId) -> Result<bool, String> {
-        Ok(self.store.incident(incident).map_err(text)?.is_some_and(|row| row.ended.is_none()))
-    }
-
-    fn one_saga(&self, question: &Question<'_>) -> Answer {
-        let plan = question.plan;
-        let open = self.store.open_incidents().map_err(text)?;
-        let others: Vec<_> = open.iter().filter(|open| open.plan.incident != plan.incident).collect();
-        if let Some(same) = others.iter().find(|open| open.plan.target.service == plan.target.service) {
-            return Ok(deny(Reason::SagaRunning, format!("incident {} is under way on it", same.plan.incident)));
-        }
-        let real = others.iter().filter(|open| !open.plan.dry_run).count();
-        if !question.own_saga && !plan.dry_run && real >= self.max_parallel {
-            let detail = format!("{real} of at most {} incidents are under way on this host", self.max_parallel);
-            return Ok(deny(Reason::SagaRunning, detail));
-        }
-        Ok(Verdict::Allow)
-    }
-
-    async fn min_healthy(&self, question: &Question<'_>) -> Answer {
-        let plan = question.plan;
-        let Some(rule) = plan.guards.min_healthy else { return Ok(Verdict::Allow) };
-        if plan.target.bindings.is_empty() {
-            return Ok(deny(Reason::NoRegistry, Reason::NoRegistry.says()));
-        }
-        for binding in &plan.target.bindings {
-            let others = self.registry(&binding.registry)?.others(&binding.id).await.map_err(text)?;
-            if !rule.allows(others.healthy, others.registered) {
-                let detail = format!(
-                    "{} other healthy instances of {} registered in {}, min_healthy is {rule}",
-                    others.healthy, others.registered, binding.registry
-                );
-                return Ok(deny(Reason::TooFewHealthy, detail));
-            }
-        }
-        Ok(Verdict::Allow)
-    }
-
-    async fn fleet_slot(&self, question: &Question<'_>) -> Answer {
-        let plan = question.plan;
-        let (Some(scope), Some(slots)) = (&plan.fleet_scope, plan.guards.fleet_slots) else {
-            return Ok(Verdict::Allow);
-        };
-        let Some(fleet) = &self.ports.fleet else {
-            return Ok(deny(Reason::SlotTaken, "the host's file names no fleet"));
-        };
-        if !question.take_slot {
-            let held = fleet.blocked_by(scope, &plan.incident.0, slots).await.map_err(text)?;
-            return Ok(if held.is_empty() { Verdict::Allow } else { taken(&held) });
-        }
-        if !plan.dry_run {
-            self.store.note_slot(&plan.incident, scope).map_err(text)?;
-        }
-        match fleet.acquire(scope, &plan.incident.0, slots).await.map_err(text)? {
-            Acquired::Yes { .. } => Ok(Verdict::Allow),
-            Acquired::No { held } => {
-                self.store.forget_slot(&plan.incident).map_err(text)?;
-                Ok(taken(&held))
-            }
         }
     }
 
@@ -404,29 +224,6 @@ impl Gate {
             .map(Arc::as_ref)
             .ok_or_else(|| format!("the host's file names no registry `{name}`"))
     }
-}
-
-fn actionable(question: &Question<'_>) -> Answer {
-    Ok(match question.lacks {
-        [] => Verdict::Allow,
-        lacks => deny(Reason::NotActionable, lacks.join("; ")),
-    })
-}
-
-fn protected(question: &Question<'_>) -> Answer {
-    Ok(match question.protected {
-        Some(why) if !question.named_in_full => {
-            deny(Reason::Protected, format!("{why}; a policy must name it in full"))
-        }
-        _ => Verdict::Allow,
-    })
-}
-
-fn taken(held: &[Slot]) -> Verdict {
-    let holders: Vec<String> =
-        held.iter().map(|slot| format!("{} since {} ({})", slot.holder, slot.since, slot.incident)).collect();
-    let by = if holders.is_empty() { "others".into() } else { holders.join(", ") };
-    deny(Reason::SlotTaken, format!("held by {by}"))
 }
 
 fn deny(reason: Reason, detail: impl Into<String>) -> Verdict {

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod detector;
+pub mod escalation;
 pub mod guards;
 pub mod possible;
 pub mod rehearse;

@@ -44,6 +44,7 @@ impl Teller<'_> {
         let verb = if self.plan.dry_run { "would begin" } else { "begins" };
         let title = format!("{} on {}: {} {verb} ({by})", self.plan.target.service, self.host, self.plan.runbook);
         let mut lines = why;
+        lines.extend(self.plan.rung.clone());
         let steps: Vec<&str> = self.plan.steps.iter().map(|planned| planned.step.name()).collect();
         lines.push(format!("steps: {}", steps.join(", ")));
         self.message(EventKind::Start, title, lines)
@@ -69,7 +70,9 @@ impl Teller<'_> {
     /// Nothing is done about a breach, and why.
     pub fn held(&self, refusal: &dyn std::fmt::Display, reason: Reason) -> Message {
         let title = format!("{} on {}: held: {reason}", self.plan.target.service, self.host);
-        let mut message = self.message(EventKind::Held, title, vec![refusal.to_string()]);
+        // Whoever is told only of what needs a person is told of this too.
+        let event = if reason == Reason::RungsSpent { EventKind::Stuck } else { EventKind::Held };
+        let mut message = self.message(event, title, vec![refusal.to_string()]);
         message.incident = None;
         message.reason = Some(reason);
         message

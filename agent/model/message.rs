@@ -20,6 +20,8 @@ pub enum EventKind {
     Breach,
     /// Nothing is done about a breach, and why.
     Held,
+    /// A plan waits for a person's word.
+    Approval,
     /// A saga begins.
     Start,
     Step,

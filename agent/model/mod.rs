@@ -13,6 +13,7 @@ pub mod sample;
 pub mod service;
 pub mod signal;
 pub mod socket;
+pub mod window;
 
 pub use census::{Census, Owner, ServiceCensus};
 pub use incident::{IncidentId, Marker, Outcome, Trigger};
@@ -26,3 +27,4 @@ pub use sample::{Sample, Spread};
 pub use service::{Incarnation, ServiceName};
 pub use signal::{Reading, Readings, Signal};
 pub use socket::{Brief, Detail, Direction, Group, Listener, NetNs, Snapshot, Socket, TableRow};
+pub use window::Window;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::incident::{IncidentId, Trigger};
 use super::policy::{Condition, GuardSettings, Limits};
@@ -81,6 +82,9 @@ pub struct Plan {
     /// Only said, not done: the steps are carried out by adapters that touch nothing.
     pub dry_run: bool,
     pub runbook: String,
+    /// Which rung of an escalation it is, and why, for people.
+    #[serde(default)]
+    pub rung: Option<String>,
     pub target: Target,
     /// The lifetime of the service that the decision was made on.
     pub incarnation: Option<Incarnation>,
@@ -94,9 +98,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What a person's word on the plan is bound to: everything that is done, to what, with which values. The incident's
+    /// id, what set it off and the words about it do not matter. SHA-256, in hex.
+    pub fn hash(&self) -> String {
+        let Self { incident: _, trigger: _, dry_run: _, rung: _, .. } = self;
+        let matters = (
+            (&self.policy, &self.runbook, &self.target, &self.incarnation, &self.when),
+            (&self.limits, &self.guards, &self.fleet_scope, &self.steps),
+        );
+        let text = serde_json::to_vec(&matters).expect("a plan is plain data");
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The index of the first step past which there is no way back.
     pub fn pivot(&self) -> Option<usize> {
         self.steps.iter().position(|planned| planned.effect == Effect::Pivot)
+    }
+
+    /// Changes something on the host or in a registry.
+    pub fn changes_anything(&self) -> bool {
+        self.steps.iter().any(|planned| planned.effect != Effect::ReadOnly)
     }
 
     pub fn drains(&self) -> bool {

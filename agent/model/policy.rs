@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runbook::Runbook;
 use super::signal::{Reading, Readings, Signal, Unit};
+use super::window::Window;
 
 /// Kleene's three truths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,8 +130,20 @@ pub enum Mode {
     /// Decide everything, do nothing, and say what would have been done.
     #[default]
     DryRun,
+    /// Act once a person has approved the plan.
+    Approve,
     /// Act.
     Auto,
+}
+
+impl Mode {
+    /// May change something by itself, or once a person has said so.
+    pub fn acts(self) -> bool {
+        match self {
+            Self::Observe | Self::DryRun => false,
+            Self::Approve | Self::Auto => true,
+        }
+    }
 }
 
 /// Which services a policy speaks of.
@@ -166,6 +179,16 @@ pub struct Limits {
     pub per_service: Budget,
     /// Over all policies of this host.
     pub per_host: Budget,
+    /// The longest wait after a breach before acting. `None`: as long as the host's file derives.
+    #[serde(default)]
+    pub jitter: Option<Duration>,
+    /// How long a person has to say their word on a plan, and it to begin.
+    #[serde(default = "approval_expires", with = "super::duration::as_text")]
+    pub approval_expires: Duration,
+}
+
+fn approval_expires() -> Duration {
+    Duration::from_secs(30 * 60)
 }
 
 impl Default for Limits {
@@ -175,6 +198,8 @@ impl Default for Limits {
             cooldown: Duration::from_secs(30 * 60),
             per_service: Budget { incidents: 2, per: hours(6) },
             per_host: Budget { incidents: 4, per: hours(6) },
+            jitter: None,
+            approval_expires: approval_expires(),
         }
     }
 }
@@ -213,12 +238,18 @@ impl fmt::Display for MinHealthy {
 }
 
 /// The guards' settings that a policy may change; the guards themselves stand in `decide::guards`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardSettings {
     /// Left out, it is 1 where the runbook drains.
     pub min_healthy: Option<MinHealthy>,
     /// Hosts that may work on one service at once; `None` where the policy says `fleet_slots: none`.
     pub fleet_slots: Option<u32>,
+    /// This share, 0 to 1, of the instances registered under the name in breach, where they are three or more: hold.
+    #[serde(default)]
+    pub common_cause: Option<f64>,
+    /// When it may act, and when not.
+    #[serde(default)]
+    pub windows: Vec<Window>,
 }
 
 #[derive(Clone, Debug)]
@@ -232,18 +263,26 @@ pub struct Policy {
     /// Default: `when` no longer holds.
     pub clear: Option<Condition>,
     pub mode: Mode,
+    /// With `escalate`, the first rung.
     pub runbook: Runbook,
+    /// The further rungs, in order.
+    pub further: Vec<Runbook>,
     pub limits: Limits,
     pub guards: GuardSettings,
 }
 
 impl Policy {
+    /// Its runbooks, in the order in which they are tried.
+    pub fn rungs(&self) -> impl Iterator<Item = &Runbook> {
+        std::iter::once(&self.runbook).chain(&self.further)
+    }
+
     /// Every signal that the policy's conditions and its runbook's expectations ask for.
     pub fn signals(&self) -> Vec<Signal> {
         let mut signals: Vec<Signal> = std::iter::once(&self.when)
             .chain(&self.clear)
             .flat_map(|condition| condition.comparisons())
-            .chain(self.runbook.expectations())
+            .chain(self.rungs().flat_map(Runbook::expectations))
             .map(|comparison| comparison.signal)
             .collect();
         signals.sort_unstable();

@@ -25,7 +25,14 @@ pub enum Reason {
     Paused,
     WarmUp,
     Latched,
+    /// Every rung of the policy was tried, and none helped.
+    RungsSpent,
     Protected,
+    Silenced,
+    /// A deny-window matches.
+    DenyWindow,
+    /// There are allow-windows, and none matches.
+    OutsideWindows,
     NotActive,
     Unstable,
     RecentlyRestarted,
@@ -34,6 +41,14 @@ pub enum Reason {
     ServiceBudget,
     HostBudget,
     SagaRunning,
+    Jitter,
+    /// Much of the fleet is in breach.
+    CommonCause,
+    /// `mode: approve`, and nobody was asked about this plan.
+    NeedsApproval,
+    AwaitingApproval,
+    ApprovalDenied,
+    ApprovalExpired,
     NoRegistry,
     TooFewHealthy,
     SlotTaken,
@@ -66,6 +81,8 @@ pub enum Reason {
     RecordChanged,
     OrphanedMarker,
     JournalUnreadable,
+    /// An action did not help twice: the policy only says what it would do.
+    BreakerOpen,
 
     // How it ended well.
     Recovered,
@@ -87,7 +104,11 @@ impl Reason {
             Self::Paused => "actions are paused; `unwait resume` ends that",
             Self::WarmUp => "the agent has just started and wants to have watched for a while first",
             Self::Latched => "an earlier incident needs a person; `unwait resolve SERVICE` unlatches it",
+            Self::RungsSpent => "every runbook of the policy was tried and none helped; a person must look",
             Self::Protected => "the service is protected; a policy must name it in full to act on it",
+            Self::Silenced => "a person silenced it for a while; `unwait silence --end` ends that",
+            Self::DenyWindow => "the policy's windows deny action at this hour",
+            Self::OutsideWindows => "the policy's windows allow action at other hours only",
             Self::NotActive => "the service is not running",
             Self::Unstable => "the service is starting, stopping, or has a job under way",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
@@ -96,6 +117,14 @@ impl Reason {
             Self::ServiceBudget => "the service's budget of incidents is spent",
             Self::HostBudget => "this host's budget of incidents is spent",
             Self::SagaRunning => "an incident is under way",
+            Self::Jitter => "each host waits a while of its own after a breach, so that a fleet does not act in step",
+            Self::CommonCause => {
+                "so many instances are in breach that the cause is hardly this one; look for what they share"
+            }
+            Self::NeedsApproval => "the policy acts when a person has approved the plan, and nobody was asked yet",
+            Self::AwaitingApproval => "a person is asked to approve the plan; `unwait status` shows it",
+            Self::ApprovalDenied => "a person denied the plan a short while ago",
+            Self::ApprovalExpired => "nobody decided on the plan in time; people are asked again later",
             Self::NoRegistry => "no registry is bound to the service, so nobody can say how many others are healthy",
             Self::TooFewHealthy => "too few other instances are healthy",
             Self::SlotTaken => "other hosts hold the fleet's slots for this service",
@@ -128,6 +157,9 @@ impl Reason {
             Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
             Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
             Self::JournalUnreadable => "the journal of an open incident cannot be read back, so it is not gone on with",
+            Self::BreakerOpen => {
+                "what the policy does did not help twice, so it only says what it would do; `unwait rearm`"
+            }
             Self::Recovered => "restarted, healthy, back in traffic, and the sockets are gone",
             Self::NotHelped => "healthy and back in traffic, but it leaks as before",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{Audience, Store, StoreError, outbox, time};
+use super::{Audience, Store, StoreError, approvals, outbox, time};
 use crate::model::incident::Ending;
 use crate::model::{IncidentId, Message, Plan, ServiceName};
 
@@ -55,7 +55,7 @@ pub struct IncidentRow {
 const COLUMNS: &str = "id, service, policy, dry_run, began, ended, changed, outcome, reason, detail, evidence";
 
 impl Store {
-    /// Commits a new incident with its plan, the fleet slot that it may take, and the messages that tell of it.
+    /// Commits a new incident with its plan and the messages that tell of it; an approval of the plan is used up.
     pub fn begin_incident(
         &self,
         plan: &Plan,
@@ -77,6 +77,7 @@ impl Store {
                     now.as_millisecond()
                 ],
             )?;
+            approvals::use_up(transaction, plan)?;
             outbox::insert(transaction, &outgoing)
         })
     }
@@ -218,22 +219,25 @@ impl Store {
     }
 
     /// When the incidents began that changed something within `per` before `now`, oldest first; of one service, or
-    /// of all.
+    /// of all. `asker` does not count against itself.
     pub fn changes_since(
         &self,
         service: Option<&ServiceName>,
         dry_run: bool,
         now: Timestamp,
         per: Duration,
+        asker: &IncidentId,
     ) -> Result<Vec<Timestamp>, StoreError> {
         let since = now.as_millisecond().saturating_sub(i64::try_from(per.as_millis()).unwrap_or(i64::MAX));
         self.read(|connection| {
             connection
                 .prepare_cached(
                     "SELECT began FROM incident WHERE changed = 1 AND dry_run = ?1 AND began > ?2
-                     AND (?3 IS NULL OR service = ?3) ORDER BY began",
+                     AND (?3 IS NULL OR service = ?3) AND id <> ?4 ORDER BY began",
                 )?
-                .query_map(params![dry_run, since, service.map(ServiceName::as_str)], |row| Ok(time(row.get(0)?)))?
+                .query_map(params![dry_run, since, service.map(ServiceName::as_str), asker.0], |row| {
+                    Ok(time(row.get(0)?))
+                })?
                 .collect()
         })
     }

@@ -1,10 +1,14 @@
 #![doc = include_str!("README.md")]
 
+mod approvals;
+mod breakers;
 mod incidents;
 mod latches;
 mod outbox;
+mod reminders;
 mod samples;
 mod schema;
+mod silences;
 mod state_dir;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +18,12 @@ use std::sync::{Mutex, MutexGuard};
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
+pub use approvals::{Approval, ApprovalState, Decided, Word};
+pub use breakers::{Attempt, Breaker};
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};
+pub use silences::Silence;
 pub use state_dir::{StateDir, StateDirError};
 
 #[derive(Debug, thiserror::Error)]

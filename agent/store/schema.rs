@@ -8,10 +8,18 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::StoreError;
 
-/// Each entry takes a file from its index to the next version (`PRAGMA user_version`).
-const MIGRATIONS: [&str; 2] = [INCIDENTS, SAMPLES];
+/// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
+/// stands with the concept that it is for.
+const MIGRATIONS: [&str; 6] = [
+    FIRST,
+    super::samples::MIGRATION,
+    super::silences::MIGRATION,
+    super::breakers::MIGRATION,
+    super::approvals::MIGRATION,
+    super::reminders::MIGRATION,
+];
 
-const INCIDENTS: &str = "
+const FIRST: &str = "
 CREATE TABLE incident (
     id       TEXT PRIMARY KEY,
     service  TEXT NOT NULL,
@@ -65,26 +73,6 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE INDEX outbox_due ON outbox(refused, due);
 CREATE TABLE heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL) STRICT;
-";
-
-/// Times and steps in milliseconds. A row's format: `samples::encoding`. Each tier's rows have a range of ids of their own:
-/// a page that holds rows of one tier alone becomes free as a whole when they are dropped.
-const SAMPLES: &str = "
-CREATE TABLE sample_block (
-    id      INTEGER PRIMARY KEY,
-    step    INTEGER NOT NULL,
-    start   INTEGER NOT NULL,
-    turn    INTEGER NOT NULL,
-    signals TEXT NOT NULL,
-    UNIQUE (step, start)
-) STRICT;
-CREATE TABLE sample (
-    id      INTEGER PRIMARY KEY,
-    block   INTEGER NOT NULL REFERENCES sample_block(id) ON DELETE CASCADE,
-    service TEXT NOT NULL,
-    steps   BLOB NOT NULL,
-    UNIQUE (block, service)
-) STRICT;
 ";
 
 /// Sets the file up for synced writes and brings it to the present version.
@@ -148,6 +136,23 @@ mod tests {
     use rusqlite::Connection;
 
     use crate::store::{Store, StoreError};
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_older_version_becomes_one_of_this() {
+        let dir = tempfile::tempdir().unwrap();
+        for from in 0..MIGRATIONS.len() {
+            let path = dir.path().join(format!("{from}.db"));
+            let old = Connection::open(&path).unwrap();
+            old.execute_batch(&MIGRATIONS[..from].concat()).unwrap();
+            old.pragma_update(None, "user_version", from as i64).unwrap();
+            drop(old);
+            drop(Store::open(&path).unwrap_or_else(|error| panic!("from {from}: {error}")));
+            let known = MIGRATIONS.len() as i64;
+            assert_eq!(version(&Connection::open(&path).unwrap()).unwrap(), known, "from {from}");
+        }
+    }
 
     #[test]
     fn those_who_open_a_new_file_at_once_all_can() {

@@ -244,12 +244,18 @@ fn cooldowns_and_budgets_count_what_changed_something_and_keep_dry_run_apart() {
     let ended = |service: &ServiceName, dry_run| store.last_ended(service, dry_run).unwrap();
     assert_eq!(ended(&service(), false), LastEnded { with_effect: Some(at(130)), without: Some(at(120)) });
     assert_eq!(ended(&service(), true), LastEnded { with_effect: Some(at(110)), without: None });
-    let hour = Duration::from_secs(3_600);
-    assert_eq!(store.changes_since(None, false, at(40), hour).unwrap(), [at(0), at(30)]);
-    assert_eq!(store.changes_since(Some(&service()), true, at(40), hour).unwrap(), [at(10)]);
-    assert_eq!(store.changes_since(None, false, at(3_600), hour).unwrap(), [at(30)], "as old as the window is out");
+    let (hour, nobody) = (Duration::from_secs(3_600), IncidentId("nobody".into()));
+    let later = IncidentId("later".into());
+    assert_eq!(store.changes_since(None, false, at(40), hour, &later).unwrap(), [at(0)], "who asks does not count");
+    assert_eq!(store.changes_since(None, false, at(40), hour, &nobody).unwrap(), [at(0), at(30)]);
+    assert_eq!(store.changes_since(Some(&service()), true, at(40), hour, &nobody).unwrap(), [at(10)]);
+    assert_eq!(
+        store.changes_since(None, false, at(3_600), hour, &nobody).unwrap(),
+        [at(30)],
+        "as old as the window is out"
+    );
     let other = ServiceName::parse("other.service").unwrap();
-    assert!(store.changes_since(Some(&other), false, at(40), hour).unwrap().is_empty());
+    assert!(store.changes_since(Some(&other), false, at(40), hour, &nobody).unwrap().is_empty());
     assert_eq!(ended(&other, false), LastEnded { with_effect: None, without: None });
 }
 

@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod asking;
 mod config;
 mod crash;
 mod demo;

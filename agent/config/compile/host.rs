@@ -19,7 +19,8 @@ use crate::model::plan::{Binding, Health, ProcessRestart};
 use crate::model::service::{ServiceKind, ServiceName};
 
 /// Events that a destination gets that asks for none in particular.
-const EVENTS: [EventKind; 5] = [EventKind::Breach, EventKind::Held, EventKind::Start, EventKind::End, EventKind::Stuck];
+const EVENTS: [EventKind; 6] =
+    [EventKind::Breach, EventKind::Held, EventKind::Approval, EventKind::Start, EventKind::End, EventKind::Stuck];
 
 pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> HostConfig {
     let root = Place::root();
@@ -43,6 +44,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         warm_up: to.duration(&at("warm_up"), spec.warm_up, 2 * interval, secs(0)..=hours(1)),
         restart_grace: to.duration(&at("restart_grace"), spec.restart_grace, minutes(5), secs(0)..=hours(24)),
         max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
+        remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
         registries,
     }

@@ -1,6 +1,6 @@
 //! Policies: what each names must exist, and what it may do must be safe on this host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use globset::GlobBuilder;
@@ -8,13 +8,14 @@ use globset::GlobBuilder;
 use super::{Compiling, condition, hours, items, minutes, secs, test};
 use crate::config::place::Place;
 use crate::config::spec::Items;
-use crate::config::spec::policy::{GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec};
-use crate::config::spec::scalar::{Slots, Typed};
+use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, WindowSpec};
+use crate::config::spec::scalar::{Share, Slots, Typed, Zone};
 use crate::config::words;
-use crate::model::PolicyTest;
 use crate::model::policy::{Budget, GuardSettings, Limits, Mode, Policy, Selector};
 use crate::model::runbook::Runbook;
 use crate::model::service::ServiceName;
+use crate::model::window::{Days, Hours};
+use crate::model::{PolicyTest, Window};
 
 /// What a policy must know of the other files. `None`: that file was wrong there, and has said so.
 pub struct Surroundings<'a> {
@@ -22,8 +23,12 @@ pub struct Surroundings<'a> {
     /// A runbook could not be read as far as its name: any name may be its.
     pub some_runbook_is_nameless: bool,
     pub has_fleet: Option<bool>,
+    /// Hosts can tell each other through it that they are in breach.
+    pub shares_breaches: Option<bool>,
     /// Some destination gets `stuck`.
     pub somebody_is_told: Option<bool>,
+    /// Some destination gets `approval`.
+    pub somebody_is_asked: Option<bool>,
 }
 
 /// Compiles one policy with its tests; `None` where something that it cannot be without is missing.
@@ -43,16 +48,25 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
     let clear = spec.clear.map(|clear| condition::compile(clear, &at("clear"), to));
     let hold = to.required(&root, "for", spec.hold, "2m");
     let hold = hold.map(|hold| to.duration(&at("for"), Some(hold), secs(0), secs(0)..=hours(24)));
-    let runbook = to.required(&root, "runbook", spec.runbook, "isolate-restart-recover");
-    let runbook = runbook.and_then(|Typed(name)| find_runbook(&name, &at("runbook"), to, around));
+    let (runbook, further) = rungs(spec.runbook, spec.escalate, to, around);
     let mode = spec.mode.map_or(Mode::default(), |Typed(mode)| mode);
     let limits = limits(spec.limits, &at("limits"), to);
-    let guards = guards(spec.guards, &at("guards"), to, around, mode, runbook.as_ref());
-    if mode == Mode::Auto && around.somebody_is_told == Some(false) {
+    let drains = runbook.iter().chain(&further).any(Runbook::drains);
+    let guards = guards(spec.guards, &at("guards"), to, around, mode, drains);
+    if mode.acts() && around.somebody_is_told == Some(false) {
         to.wrong(
             &at("mode"),
-            "`auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination \
-             under `notify:` that gets the event `stuck`",
+            format!(
+                "`{mode}` is refused where nobody could be told that something is stuck: in agent.yaml, add a \
+                 destination under `notify:` that gets the event `stuck`"
+            ),
+        );
+    }
+    if mode == Mode::Approve && around.somebody_is_asked == Some(false) {
+        to.wrong(
+            &at("mode"),
+            "`approve` is refused where nobody would be asked: in agent.yaml, add a destination under `notify:` that \
+             gets the event `approval`",
         );
     }
     // Each test may look at what the policy looks at; without a sound policy that is not known.
@@ -65,6 +79,7 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
         clear,
         mode,
         runbook: runbook?,
+        further,
         limits,
         guards,
     };
@@ -120,6 +135,46 @@ fn compile_selector(spec: SelectorSpec, place: &Place, to: &mut Compiling) -> Op
     }
 }
 
+/// The one runbook, or the rungs of an escalation: the first, and the further ones.
+fn rungs(
+    runbook: Option<Typed<String>>,
+    escalate: Option<Items<Typed<String>>>,
+    to: &mut Compiling,
+    around: &Surroundings,
+) -> (Option<Runbook>, Vec<Runbook>) {
+    let root = Place::root();
+    let place = root.key("escalate");
+    let Some(escalate) = escalate else {
+        let name = match to.said(&place) {
+            true => runbook,
+            false => to.required(&root, "runbook", runbook, "isolate-restart-recover"),
+        };
+        return (name.and_then(|Typed(name)| find_runbook(&name, &root.key("runbook"), to, around)), Vec::new());
+    };
+    if runbook.is_some() {
+        to.wrong_key(&place, "`escalate` stands in place of `runbook`: remove one of them");
+    }
+    if escalate.len() < 2 && !to.said(&place) {
+        to.wrong(&place, "an escalation has two rungs or more; a single runbook is written `runbook: NAME`");
+    }
+    let mut names = BTreeSet::new();
+    let mut rungs = items(&place, escalate).filter_map(|(place, Typed(name))| {
+        let found = find_runbook(&name, &place, to, around);
+        if !names.insert(name) {
+            to.wrong(&place, "this runbook is a rung already: one that did not help is not tried again");
+        }
+        if found.as_ref().is_some_and(|runbook| !runbook.changes_anything() || runbook.expectations().next().is_none())
+        {
+            to.wrong(
+                &place,
+                "a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+            );
+        }
+        found
+    });
+    (rungs.next(), rungs.collect())
+}
+
 fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surroundings) -> Option<Runbook> {
     let found = around.runbooks.get(name).cloned();
     if found.is_none() && !around.some_runbook_is_nameless {
@@ -135,6 +190,9 @@ fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surround
 
 fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
     let default = Limits::default();
+    let jitter = spec.jitter.map(|jitter| to.duration(&place.key("jitter"), Some(jitter), secs(0), secs(0)..=hours(1)));
+    let at = place.key("approval_expires");
+    let approval_expires = to.duration(&at, spec.approval_expires, default.approval_expires, minutes(1)..=hours(24));
     let mut budget = |key: &str, value: Option<Typed<Budget>>, default| {
         let Some(Typed(budget)) = value else { return default };
         let at = place.key(key);
@@ -146,6 +204,8 @@ fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
     Limits {
         per_service: budget("per_service", spec.per_service, default.per_service),
         per_host: budget("per_host", spec.per_host, default.per_host),
+        jitter,
+        approval_expires,
         cooldown: to.duration(&place.key("cooldown"), spec.cooldown, default.cooldown, minutes(1)..=hours(7 * 24)),
     }
 }
@@ -156,7 +216,7 @@ fn guards(
     to: &mut Compiling,
     around: &Surroundings,
     mode: Mode,
-    runbook: Option<&Runbook>,
+    drains: bool,
 ) -> GuardSettings {
     let slots = spec.fleet_slots.map(|Typed(slots)| slots);
     let fleet_slots = match (slots, around.has_fleet) {
@@ -173,14 +233,49 @@ fn guards(
         (None, _) => None,
     };
     let unslotted = slots.is_none() && around.has_fleet == Some(false) && !to.said(&place.key("fleet_slots"));
-    if unslotted && mode == Mode::Auto && runbook.is_some_and(Runbook::drains) {
+    if unslotted && mode.acts() && drains {
         to.wrong(
             &Place::root().key("mode"),
-            "`auto` with a runbook that drains is refused where nothing keeps two hosts from draining together: add \
-             `fleet:` to agent.yaml, or say `guards: { fleet_slots: none }`",
+            format!(
+                "`{mode}` with a runbook that drains is refused where nothing keeps two hosts from draining together: \
+                 add `fleet:` to agent.yaml, or say `guards: {{ fleet_slots: none }}`"
+            ),
         );
     }
-    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots }
+    if spec.common_cause.is_some() && around.shares_breaches == Some(false) {
+        to.wrong(
+            &place.key("common_cause"),
+            "hosts learn of each other's breaches through the fleet: add `fleet:` with consul, etcd or redis to \
+             agent.yaml, or remove the line",
+        );
+    }
+    let common_cause = spec.common_cause.map(|Typed(Share(share))| share);
+    let windows = windows(spec.windows, &place.key("windows"), to);
+    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, common_cause, windows }
+}
+
+fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Window> {
+    let mut windows = Vec::new();
+    for (place, spec) in items(place, spec) {
+        // What is not said would be guessed: whose morning, and whether to act in it.
+        let tz = to.required(&place, "tz", spec.tz, "Asia/Shanghai");
+        let action = to.required(&place, "action", spec.action, "deny");
+        let days = match spec.days {
+            None => Days::ALL,
+            Some(DaysSpec(list)) => {
+                let at = place.key("days");
+                if list.is_empty() {
+                    to.wrong(&at, "the list is empty: name days such as mon-fri, or remove the line for every day");
+                }
+                list.into_iter().flatten().map(|Typed(days)| days).reduce(Days::and).unwrap_or(Days::ALL)
+            }
+        };
+        let hours = spec.hours.map_or(Hours::ALL, |Typed(hours)| hours);
+        if let (Some(Typed(Zone(tz))), Some(Typed(action))) = (tz, action) {
+            windows.push(Window { days, hours, tz, action });
+        }
+    }
+    windows
 }
 
 /// The longest that a policy's test may last.

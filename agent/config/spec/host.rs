@@ -25,6 +25,7 @@ pub struct HostSpec {
     pub warm_up: Option<Typed<Duration>>,
     pub restart_grace: Option<Typed<Duration>>,
     pub max_parallel: Option<u32>,
+    pub remind: Option<Typed<Duration>>,
     pub state: Option<Typed<String>>,
 }
 

@@ -5,13 +5,14 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::Items;
 use super::condition::ConditionSpec;
-use super::scalar::{FromText, OF_KEY, Slots, Typed, When};
+use super::scalar::{FromText, OF_KEY, Share, Slots, Typed, When, Zone};
 use crate::model::Signal;
 use crate::model::policy::{Budget, MinHealthy, Mode};
+use crate::model::window::{Days, Hours, WindowAction};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
@@ -25,6 +26,7 @@ pub struct PolicySpec {
     pub clear: Option<ConditionSpec>,
     pub mode: Option<Typed<Mode>>,
     pub runbook: Option<Typed<String>>,
+    pub escalate: Option<Items<Typed<String>>>,
     pub limits: LimitsSpec,
     pub guards: GuardsSpec,
     pub tests: Items<TestSpec>,
@@ -65,6 +67,8 @@ pub struct LimitsSpec {
     pub cooldown: Option<Typed<Duration>>,
     pub per_service: Option<Typed<Budget>>,
     pub per_host: Option<Typed<Budget>>,
+    pub jitter: Option<Typed<Duration>>,
+    pub approval_expires: Option<Typed<Duration>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,6 +76,43 @@ pub struct LimitsSpec {
 pub struct GuardsSpec {
     pub min_healthy: Option<Typed<MinHealthy>>,
     pub fleet_slots: Option<Typed<Slots>>,
+    pub common_cause: Option<Typed<Share>>,
+    pub windows: Items<WindowSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct WindowSpec {
+    pub days: Option<DaysSpec>,
+    pub hours: Option<Typed<Hours>>,
+    pub tz: Option<Typed<Zone>>,
+    pub action: Option<Typed<WindowAction>>,
+}
+
+/// `mon-fri`, or a list of such.
+#[derive(Debug)]
+pub struct DaysSpec(pub Items<Typed<Days>>);
+
+impl<'de> Deserialize<'de> for DaysSpec {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = DaysSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("days such as mon-fri, or a list such as [sat, sun]")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<DaysSpec, E> {
+                Days::parse(text).map(|days| DaysSpec(vec![Some(Typed(days))])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<DaysSpec, A::Error> {
+                Items::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(DaysSpec)
+            }
+        }
+        from.deserialize_any(Read)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,4 +182,4 @@ impl<'de> Deserialize<'de> for SamplesSpec {
     }
 }
 
-as_mapping!(PolicySpec, LimitsSpec, GuardsSpec, TestSpec, ExpectSpec,);
+as_mapping!(PolicySpec, LimitsSpec, GuardsSpec, WindowSpec, TestSpec, ExpectSpec,);

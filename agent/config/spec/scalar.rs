@@ -11,9 +11,10 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use crate::model::message::EventKind;
 use crate::model::policy::{Budget, Comparison, MinHealthy, Mode};
 use crate::model::runbook::OnTimeout;
+use crate::model::window::{Days, Hours, WindowAction};
 use crate::model::{ServiceName, Signal, duration};
 
-use super::super::{comparison, not_built, words};
+use super::super::{comparison, words};
 
 /// What can be read from the text of one scalar.
 pub trait FromText: Sized {
@@ -187,6 +188,19 @@ impl FromText for MinHealthy {
     }
 }
 
+/// A part of all, above 0 and at most 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl FromText for Share {
+    const EXPECTED: &'static str = "a percentage such as 55%";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let read = text.strip_suffix('%').and_then(share).filter(|share| *share > 0.0);
+        read.map(Self).ok_or_else(|| format!("expected {}, above 0%, found `{text}`", Self::EXPECTED))
+    }
+}
+
 /// Hosts that may work on one service at once, or `none`: without asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slots {
@@ -223,18 +237,72 @@ impl FromText for Budget {
 }
 
 impl FromText for Mode {
-    const EXPECTED: &'static str = "observe, dry-run or auto";
+    const EXPECTED: &'static str = "observe, dry-run, approve or auto";
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
             "observe" => Ok(Self::Observe),
             "dry-run" => Ok(Self::DryRun),
             "auto" => Ok(Self::Auto),
-            "approve" => Err(format!("{}: use dry-run or auto", not_built::says("approve"))),
-            other => {
-                Err(format!("`{other}` is no mode: {}", words::offer(other, &["observe", "dry-run", "auto"], "modes")))
-            }
+            "approve" => Ok(Self::Approve),
+            other => Err(format!(
+                "`{other}` is no mode: {}",
+                words::offer(other, &["observe", "dry-run", "approve", "auto"], "modes")
+            )),
         }
+    }
+}
+
+impl FromText for Days {
+    const EXPECTED: &'static str = "days such as mon-fri";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
+impl FromText for Hours {
+    const EXPECTED: &'static str = "hours such as 09:00-18:00";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
+impl FromText for WindowAction {
+    const EXPECTED: &'static str = "allow or deny";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "allow" => Ok(Self::Allow),
+            "deny" => Ok(Self::Deny),
+            other => Err(format!("`{other}` is no action: {}", words::offer(other, &["allow", "deny"], "actions"))),
+        }
+    }
+}
+
+/// The name of a time zone that this host knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone(pub String);
+
+impl FromText for Zone {
+    const EXPECTED: &'static str = "a time zone such as Asia/Shanghai";
+
+    /// The host's own database is asked (/usr/share/zoneinfo); where it has none, the one that the agent brings along.
+    fn from_text(text: &str) -> Result<Self, String> {
+        let database = jiff::tz::db();
+        if database.get(text).is_ok() {
+            return Ok(Self(text.into()));
+        }
+        let known: Vec<String> = database.available().map(|name| name.to_string()).collect();
+        let names = known.iter().map(String::as_str);
+        // People write the city, or what comes before it, alone.
+        let city = |name: &&str| name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(text));
+        let near = names.clone().find(city).or_else(|| words::nearest(text, names));
+        Err(match near {
+            Some(near) => format!("`{text}` is no time zone: did you mean `{near}`?"),
+            None => format!("`{text}` is no time zone: expected a name such as Asia/Shanghai, Europe/Berlin or UTC"),
+        })
     }
 }
 
@@ -254,7 +322,7 @@ impl FromText for EventKind {
     const EXPECTED: &'static str = "an event such as stuck";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        const EVENTS: [&str; 7] = ["breach", "held", "start", "step", "end", "stuck", "recovered"];
+        const EVENTS: [&str; 8] = ["breach", "held", "approval", "start", "step", "end", "stuck", "recovered"];
         match text {
             "breach" => Ok(Self::Breach),
             "held" => Ok(Self::Held),
@@ -263,7 +331,7 @@ impl FromText for EventKind {
             "end" => Ok(Self::End),
             "stuck" => Ok(Self::Stuck),
             "recovered" => Ok(Self::Recovered),
-            "approval" => Err(not_built::says("approval")),
+            "approval" => Ok(Self::Approval),
             other => Err(format!("`{other}` is no event: {}", words::offer(other, &EVENTS, "events"))),
         }
     }
@@ -326,7 +394,6 @@ mod tests {
         }
         assert!(Slots::from_text("0").is_err());
         assert!(Budget::from_text("0 per 6h").is_err());
-        assert!(Mode::from_text("approve").unwrap_err().contains("not built"));
         assert!(EventKind::from_text("test").is_err());
     }
 
@@ -339,6 +406,12 @@ mod tests {
         assert_eq!(Free::from_text("1GiB"), Ok(Free::Bytes(1 << 30)));
         assert_eq!(Slots::from_text("none"), Ok(Slots::None));
         assert_eq!(Budget::from_text("2 per 6h"), Ok(Budget { incidents: 2, per: Duration::from_secs(21_600) }));
+        assert_eq!(Zone::from_text("Asia/Shanghai"), Ok(Zone("Asia/Shanghai".into())));
+        for (text, near) in [("Asia/Shangai", "Asia/Shanghai"), ("berlin", "Europe/Berlin"), ("New_York", "New_York")] {
+            let wrong = Zone::from_text(text).unwrap_err();
+            assert!(wrong.contains("is no time zone: did you mean") && wrong.contains(near), "{wrong}");
+        }
+        assert!(Zone::from_text("../etc/passwd").unwrap_err().contains("expected a name"));
         assert_eq!(When::from_text("2m30s"), Ok(When::At(Duration::from_secs(150))));
         assert!(SocketAddr::from_text("localhost:80").unwrap_err().contains("an IP address with a port"));
     }

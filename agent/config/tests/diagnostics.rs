@@ -173,6 +173,49 @@ fn a_wrong_policy_says_all_of_it() {
             ],
         ),
         (
+            format!("{rest}when: close_wait > 1\nguards:\n  windows:\n    - {{ days: mon-frei, hours: 9-18, tz: Asia/Shangai, action: block }}\n    - {{ days: [] }}\n    - {{ tz: UTC, action: deny, day: sat }}"),
+            vec![
+                "8:15 expected days such as mon, mon-fri or sat,sun, found `mon-frei`",
+                "8:32 expected hours such as 09:00-18:00 or 22:00-06:00, found `9-18`",
+                "8:42 `Asia/Shangai` is no time zone: did you mean `Asia/Shanghai`?",
+                "8:64 `block` is no action: the actions here are `allow`, `deny`",
+                "9:7 `action` is missing: add `action: deny`",
+                "9:7 `tz` is missing: add `tz: Asia/Shanghai`",
+                "9:15 the list is empty: name days such as mon-fri, or remove the line for every day",
+                "10:32 unknown key `day`: did you mean `days`?",
+            ],
+        ),
+        (
+            format!("{rest}when: close_wait > 1\nguards: {{ common_cause: 55% }}"),
+            vec!["6:25 hosts learn of each other's breaches through the fleet: add `fleet:` with consul, etcd or redis to agent.yaml, or remove the line"],
+        ),
+        (
+            format!("{rest}when: close_wait > 1\nguards: {{ common_cause: most }}"),
+            vec!["6:25 expected a percentage such as 55%, above 0%, found `most`"],
+        ),
+        (
+            format!("{rest}when: close_wait > 1\nescalate: [look, look, lok]"),
+            vec![
+                "6:1 `escalate` stands in place of `runbook`: remove one of them",
+                "6:12 a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+                "6:18 a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+                "6:18 this runbook is a rung already: one that did not help is not tried again",
+                "6:24 no runbook `lok`: did you mean `look`?",
+            ],
+        ),
+        (
+            "services: [a.service]\nfor: 1m\npolicy: p\nwhen: close_wait > 1\nescalate: []\n".to_owned(),
+            vec!["5:11 an escalation has two rungs or more; a single runbook is written `runbook: NAME`"],
+        ),
+        (
+            format!("{rest}when: close_wait > 1\nmode: approve\nlimits: {{ approval_expires: 2d }}"),
+            vec![
+                "6:7 `approve` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`",
+                "6:7 `approve` is refused where nobody would be asked: in agent.yaml, add a destination under `notify:` that gets the event `approval`",
+                "7:29 `approval_expires` goes from 1m to 1d, found 2d",
+            ],
+        ),
+        (
             format!("{rest}when: close_wait > 1\nmode: auto"),
             vec!["6:7 `auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`"],
         ),

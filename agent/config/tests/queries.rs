@@ -66,6 +66,30 @@ fn a_policy_selects_in_full_by_glob_and_by_label() {
 }
 
 #[test]
+fn an_escalation_has_its_rungs_in_order_and_lacks_what_any_of_them_does() {
+    let rung = |name: &str, steps: &str| {
+        format!("runbook: {name}\nsteps: [{steps}, {{verify: {{expect: [close_wait < 5]}}}}]\n")
+    };
+    let policy = "policy: p\nservices: [b.service]\nwhen: close_wait > 5\nfor: 1m\nescalate: [short, long]\nlimits: { jitter: 7s }\n";
+    let (short, long) = (rung("short", "restart"), rung("long", "restart, health_check"));
+    let files = [("runbooks/short.yaml", short.as_str()), ("runbooks/long.yaml", &long), ("policies/p.yaml", policy)];
+    let config = Tree::with(&files).config();
+    let policy = &config.policies[0];
+    assert_eq!(policy.rungs().map(|runbook| runbook.name.as_str()).collect::<Vec<_>>(), ["short", "long"]);
+    assert_eq!(config.lacks(policy, &config.target_for(&name("b.service"))).len(), 1, "the health of the second");
+    assert_eq!(config.jitter(policy), std::time::Duration::from_secs(7));
+}
+
+#[test]
+fn the_jitter_is_derived_where_there_is_a_fleet() {
+    let alone = Tree::with(&[]).config();
+    assert_eq!(alone.jitter(&alone.policies[0]), std::time::Duration::ZERO);
+    let host = "interval: 10s\nfleet: { consul: { url: \"http://127.0.0.1:8500\" } }\n";
+    let fleet = Tree::with(&[("agent.yaml", host)]).config();
+    assert_eq!(fleet.jitter(&fleet.policies[0]), std::time::Duration::from_secs(20));
+}
+
+#[test]
 fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
     let config = config();
     let lacks = |service: &str| {

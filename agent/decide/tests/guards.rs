@@ -1,10 +1,13 @@
 //! Each guard allows and refuses, with its reason; they are asked in order, and the slot is taken last.
 
+use super::hours::always;
 use super::scenery::{Scenery, scenery};
 use super::*;
+use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, holds_now};
 use crate::execute::fakes::{HOST, ID, REGISTRY};
 use crate::model::policy::MinHealthy;
+use crate::model::window::WindowAction;
 use crate::model::{IncidentId, Marker, Outcome, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
 use crate::ports::registry::Registry;
@@ -22,8 +25,25 @@ fn where_nothing_is_against_it_every_guard_allows() {
 #[test]
 fn the_guards_stand_in_the_designs_order() {
     use Guard::*;
-    let designs =
-        [Paused, WarmUp, Latch, Protected, Stable, OutOfTraffic, Cooldown, Budgets, OneSaga, MinHealthy, FleetSlot];
+    let designs = [
+        Paused,
+        WarmUp,
+        Latch,
+        Rungs,
+        Protected,
+        Silence,
+        Windows,
+        Stable,
+        OutOfTraffic,
+        Cooldown,
+        Budgets,
+        OneSaga,
+        Jitter,
+        CommonCause,
+        MinHealthy,
+        Approval,
+        FleetSlot,
+    ];
     let ours: Vec<Guard> = GUARDS.into_iter().filter(|guard| !matches!(guard, Trust | Actionable)).collect();
     assert_eq!(ours, designs);
 
@@ -35,6 +55,14 @@ fn the_guards_stand_in_the_designs_order() {
     all.incident("i-2", SERVICE, false, true, None);
     all.lacks = vec!["no health".into()];
     all.protected = Some("sshd");
+    all.needs_approval = true;
+    all.plan.guards.common_cause = Some(0.5);
+    all.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
+    all.scene.registry.set_healthy("rpc-order-3", false);
+    all.rungs_spent = Some(all.now() + seconds(60));
+    (all.jitter, all.breached) = (seconds(3_600), Some(all.clock.monotonic()));
+    all.silence(None, seconds(60));
+    all.plan.guards.windows = vec![always(WindowAction::Deny)];
     all.scene.service().state = RunState::Failed;
     all.scene.registry.isolate(ID, Some("deploy"));
     all.scene.registry.set_healthy("rpc-order-2", false);

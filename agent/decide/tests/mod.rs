@@ -1,7 +1,12 @@
 //! The detector at its boundaries, each guard both ways, and the rehearsal of policies.
 
+mod approval;
+mod budgets;
+mod common_cause;
 mod detector;
+mod escalation;
 mod guards;
+mod hours;
 mod rehearse;
 mod scenery;
 
@@ -33,6 +38,7 @@ fn policy() -> Policy {
         clear: None,
         mode: Mode::Auto,
         runbook: Runbook { name: "evidence-only".into(), description: String::new(), steps: Vec::new() },
+        further: Vec::new(),
         limits: Limits::default(),
         guards: GuardSettings::default(),
     }

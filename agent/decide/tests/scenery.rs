@@ -13,7 +13,7 @@ use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
-use crate::store::{Audience, Implied, JournalRow, Store};
+use crate::store::{Audience, Implied, JournalRow, Silence, Store};
 
 /// A fleet with as many holders as the test says; it counts how often it was asked for a slot.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub struct FakeFleet {
     pub held: Mutex<Vec<Slot>>,
     pub asked: Mutex<u32>,
     pub broken: Mutex<bool>,
+    /// The hosts in breach.
+    pub breaching: Mutex<Vec<String>>,
 }
 
 impl FakeFleet {
@@ -52,6 +54,10 @@ impl Fleet for FakeFleet {
         self.answer().map(|held| if held.len() < slots as usize { Vec::new() } else { held })
     }
 
+    async fn breaches(&self, _service: &str) -> Result<Vec<String>, FleetError> {
+        self.answer().map(|_| self.breaching.lock().unwrap().clone())
+    }
+
     async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
         Ok(self.held.lock().unwrap().drain(..).collect())
     }
@@ -67,6 +73,10 @@ pub struct Scenery {
     pub lacks: Vec<String>,
     pub protected: Option<&'static str>,
     pub named_in_full: bool,
+    pub jitter: Duration,
+    pub breached: Option<Duration>,
+    pub rungs_spent: Option<Timestamp>,
+    pub needs_approval: bool,
     pub take_slot: bool,
     pub own_saga: bool,
 }
@@ -91,7 +101,8 @@ pub fn scenery() -> Scenery {
     };
     clock.advance(seconds(60));
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
-    plan.guards = GuardSettings { min_healthy: Some(MinHealthy::Count(1)), fleet_slots: Some(1) };
+    plan.guards =
+        GuardSettings { min_healthy: Some(MinHealthy::Count(1)), fleet_slots: Some(1), ..GuardSettings::default() };
     plan.fleet_scope = Some("rpc-order".into());
     Scenery {
         scene,
@@ -103,6 +114,10 @@ pub fn scenery() -> Scenery {
         lacks: Vec::new(),
         protected: None,
         named_in_full: false,
+        jitter: Duration::ZERO,
+        breached: None,
+        rungs_spent: None,
+        needs_approval: false,
         take_slot: true,
         own_saga: false,
     }
@@ -116,6 +131,10 @@ impl Scenery {
             protected: self.protected,
             lacks: &self.lacks,
             grace: seconds(300),
+            jitter: self.jitter,
+            breached: self.breached,
+            rungs_spent: self.rungs_spent,
+            needs_approval: self.needs_approval,
             take_slot: self.take_slot,
             own_saga: self.own_saga,
         }
@@ -148,6 +167,12 @@ impl Scenery {
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    pub fn silence(&self, service: Option<&str>, lasting: Duration) {
+        let service = service.map(Into::into);
+        let (since, until) = (self.now(), self.now() + lasting);
+        self.store.silence(&Silence { service, who: "ann".into(), why: "migration".into(), since, until }).unwrap();
     }
 
     /// An incident that begins now and, where it is to, ends now.

@@ -42,6 +42,8 @@ use pending::{Pending, Seen};
 use rows::{HOST, Rewrite};
 use tiers::TIERS;
 
+pub(super) use rows::MIGRATION;
+
 /// What a crash loses of the history, at the most.
 const WRITE_EVERY: Duration = Duration::from_secs(300);
 /// Steps of each tier that wait for a disk that refuses them: three turns of the finest.

@@ -7,6 +7,26 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::encoding::{self, Steps};
 use super::tiers::{TIERS, Tier};
 
+/// Times and steps in milliseconds. A row's format: `samples::encoding`. Each tier's rows have a range of ids of their own:
+/// a page that holds rows of one tier alone becomes free as a whole when they are dropped.
+pub const MIGRATION: &str = "
+CREATE TABLE sample_block (
+    id      INTEGER PRIMARY KEY,
+    step    INTEGER NOT NULL,
+    start   INTEGER NOT NULL,
+    turn    INTEGER NOT NULL,
+    signals TEXT NOT NULL,
+    UNIQUE (step, start)
+) STRICT;
+CREATE TABLE sample (
+    id      INTEGER PRIMARY KEY,
+    block   INTEGER NOT NULL REFERENCES sample_block(id) ON DELETE CASCADE,
+    service TEXT NOT NULL,
+    steps   BLOB NOT NULL,
+    UNIQUE (block, service)
+) STRICT;
+";
+
 /// Whose row the host's own is: no service has this name.
 pub const HOST: &str = "";
 

@@ -1,0 +1,49 @@
+//! A reminder of what stays latched: a service that nobody decides on is not forgotten with the message that told of it.
+
+use super::Wiring;
+use crate::model::{EventKind, IncidentId, Message, ServiceName, duration};
+use crate::store::{Latch, Store};
+
+/// Reminds people of each latch that they were last told of a period ago.
+pub fn of_latches(wiring: &Wiring, store: &Store) {
+    let (now, every) = (wiring.host.clock.now(), wiring.config.host.remind);
+    let due = match store.due_reminders(now, every) {
+        Ok(due) => due,
+        Err(error) => return tracing::error!(%error, "what is latched cannot be read"),
+    };
+    for latch in due {
+        let message = message(wiring, &latch);
+        match store.remind(&latch, now, every, &wiring.audience, &message) {
+            Ok(true) => (wiring.host.on_message)(&message),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, service = latch.service, "a reminder could not be written"),
+        }
+    }
+}
+
+fn message(wiring: &Wiring, latch: &Latch) -> Message {
+    let now = wiring.host.clock.now();
+    let Latch { service, incident, reason, detail, since } = latch;
+    let lasts = now.duration_since(*since).unsigned_abs();
+    let lasts = duration::format(std::time::Duration::from_secs(lasts.as_secs() / 60 * 60));
+    Message {
+        at: now,
+        event: EventKind::Stuck,
+        host: wiring.host.name.clone(),
+        labels: wiring.labels(),
+        service: ServiceName::parse(service).ok(),
+        policy: None,
+        incident: Some(IncidentId(incident.clone())),
+        dry_run: false,
+        outcome: None,
+        reason: None,
+        step: None,
+        title: format!("{service} on {}: still needs a person, for {lasts} now: {reason}", wiring.host.name),
+        lines: vec![
+            detail.clone(),
+            "It is latched: nothing further is done to it until a person decides.".into(),
+            format!("look:   unwait show {incident}"),
+            format!("decide: unwait resolve {service} --restore   (or --leave)"),
+        ],
+    }
+}

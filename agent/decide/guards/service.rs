@@ -1,0 +1,106 @@
+//! What the service itself, and the configuration of it, say: lacking, latched, protected, unstable, out of traffic.
+
+use super::{Answer, Gate, Question, Verdict, deny, text, whole_seconds};
+use crate::model::{IncidentId, Marker, Reason, Trigger, duration};
+use crate::ports::registry::Traffic;
+use crate::ports::restarter::RunState;
+
+pub(super) fn actionable(question: &Question<'_>) -> Answer {
+    Ok(match question.lacks {
+        [] => Verdict::Allow,
+        lacks => deny(Reason::NotActionable, lacks.join("; ")),
+    })
+}
+
+/// A person who starts a plan has looked.
+pub(super) fn rungs(question: &Question<'_>) -> Answer {
+    Ok(match question.rungs_spent {
+        Some(until) if question.plan.trigger == Trigger::Breach => {
+            let detail = question.plan.rung.clone().unwrap_or_default();
+            Verdict::Defer { until, reason: Reason::RungsSpent, detail }
+        }
+        _ => Verdict::Allow,
+    })
+}
+
+pub(super) fn protected(question: &Question<'_>) -> Answer {
+    Ok(match question.protected {
+        Some(why) if !question.named_in_full => {
+            deny(Reason::Protected, format!("{why}; a policy must name it in full"))
+        }
+        _ => Verdict::Allow,
+    })
+}
+
+impl Gate {
+    pub(super) fn latch(&self, question: &Question<'_>) -> Answer {
+        Ok(match self.store.latch(&question.plan.target.service).map_err(text)? {
+            None => Verdict::Allow,
+            Some(latch) => deny(
+                Reason::Latched,
+                format!(
+                    "incident {} ended stuck ({}); look at it with `unwait show`, decide with `unwait resolve {}`",
+                    latch.incident, latch.reason, latch.service
+                ),
+            ),
+        })
+    }
+
+    pub(super) async fn stable(&self, question: &Question<'_>) -> Answer {
+        let Some(restart) = &question.plan.target.restart else { return Ok(Verdict::Allow) };
+        let restarter = self.ports.restarter(restart);
+        let now = restarter.observe(restart).await.map_err(text)?;
+        match now.state {
+            RunState::Active => {}
+            RunState::Changing => {
+                return Ok(deny(Reason::Unstable, "it is starting, stopping, or has a job under way"));
+            }
+            state => return Ok(deny(Reason::NotActive, format!("it is {state}"))),
+        }
+        if !question.own_saga {
+            let up_for = now.up_for.ok_or("how long it has been running is not known")?;
+            if up_for < question.grace {
+                let detail = format!("it was started {} ago", duration::format(whole_seconds(up_for)));
+                let until = self.clock.now() + (question.grace - up_for);
+                return Ok(Verdict::Defer { until, reason: Reason::RecentlyRestarted, detail });
+            }
+        }
+        if let Some(planned) = &question.plan.incarnation
+            && now.incarnation.as_ref() != Some(planned)
+        {
+            return Ok(deny(Reason::IncarnationChanged, "it is not the lifetime that was measured"));
+        }
+        Ok(Verdict::Allow)
+    }
+
+    pub(super) async fn out_of_traffic(&self, question: &Question<'_>) -> Answer {
+        let own = Marker { incident: question.plan.incident.clone(), host: self.host.clone() };
+        for binding in &question.plan.target.bindings {
+            let registry = self.registry(&binding.registry)?;
+            let registration = registry.observe(&binding.id).await.map_err(text)?;
+            let place = format!("{}/{}", binding.registry, binding.id);
+            match registration.traffic {
+                Traffic::Passing => {}
+                Traffic::DrainedBy(marker) if question.own_saga && marker == own => {}
+                // No other hand: this host's own incident, which the guard of one saga a service speaks of.
+                Traffic::DrainedBy(marker) if marker.host == self.host && self.is_open(&marker.incident)? => {}
+                Traffic::DrainedBy(marker) => {
+                    let detail = format!("{place} is drained by incident {} of {}", marker.incident, marker.host);
+                    return Ok(deny(Reason::OutOfTraffic, detail));
+                }
+                Traffic::Isolated { reason } => {
+                    return Ok(deny(Reason::OutOfTraffic, format!("{place} was taken out: {reason}")));
+                }
+                // Unhealthy in its registry's eyes: clients do not find it, and taking it out would say nothing.
+                Traffic::Failing => {
+                    return Ok(deny(Reason::OutOfTraffic, format!("{place} does not pass its registry's checks")));
+                }
+            }
+        }
+        Ok(Verdict::Allow)
+    }
+
+    fn is_open(&self, incident: &IncidentId) -> Result<bool, String> {
+        Ok(self.store.incident(incident).map_err(text)?.is_some_and(|row| row.ended.is_none()))
+    }
+}

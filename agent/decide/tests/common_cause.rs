@@ -1,0 +1,56 @@
+//! Where much of a fleet is in breach, all hold.
+
+use super::scenery::scenery;
+use super::*;
+use crate::decide::guards::Guard;
+use crate::model::Reason;
+
+#[test]
+fn at_the_share_of_three_or_more_instances_it_is_held() {
+    // (instances registered, hosts in breach, share, held)
+    for (registered, breaching, share, held) in [
+        (4, 1, 0.55, false),
+        (4, 2, 0.55, false),
+        (4, 3, 0.55, true),
+        (4, 2, 0.5, true),
+        (3, 3, 1.0, true),
+        (3, 2, 1.0, false),
+        (2, 2, 0.55, false),
+    ] {
+        let mut scenery = scenery();
+        scenery.plan.guards.common_cause = Some(share);
+        for instance in 3..=registered {
+            let (id, address) = (format!("rpc-order-{instance}"), format!("10.0.0.{instance}:7801"));
+            scenery.scene.registry.register(&id, "rpc-order", &address);
+        }
+        *scenery.fleet.breaching.lock().unwrap() = (1..=breaching).map(|host| format!("bj1-{host:02}")).collect();
+        if !held {
+            scenery.allows();
+            continue;
+        }
+        let refusal = scenery.refuses(Guard::CommonCause, Reason::CommonCause);
+        let says = format!("{breaching} of {registered} instances of rpc-order are in breach (bj1-01, ");
+        assert!(refusal.detail.starts_with(&says), "{refusal}");
+        // Just before its first change a saga that is under way hears of it as well.
+        scenery.own_saga = true;
+        scenery.refuses(Guard::CommonCause, Reason::CommonCause);
+        scenery.plan.guards.common_cause = None;
+        scenery.allows();
+    }
+}
+
+#[test]
+fn a_fleet_or_a_registry_that_does_not_answer_refuses() {
+    let mut scenery = scenery();
+    scenery.plan.guards = GuardSettings { common_cause: Some(0.55), ..GuardSettings::default() };
+    scenery.plan.fleet_scope = None;
+    scenery.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
+    scenery.allows();
+    *scenery.fleet.broken.lock().unwrap() = true;
+    scenery.refuses(Guard::CommonCause, Reason::GuardFailed);
+    *scenery.fleet.broken.lock().unwrap() = false;
+    scenery.plan.target.bindings.clear();
+    scenery.refuses(Guard::CommonCause, Reason::NoRegistry);
+    scenery.gate.ports.fleet = None;
+    scenery.refuses(Guard::CommonCause, Reason::GuardFailed);
+}

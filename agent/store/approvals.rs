@@ -1,0 +1,189 @@
+//! Approvals: plans that wait for a person's word. Each is bound to one plan by its hash, expires, and is used once.
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use serde::Serialize;
+
+use super::{Audience, Store, StoreError, outbox, time};
+use crate::model::{Message, Plan, ServiceName};
+
+/// `state`: pending, approved, denied, used, or replaced by a later one.
+pub(super) const MIGRATION: &str = "
+CREATE TABLE approval (
+    id       TEXT PRIMARY KEY,
+    policy   TEXT NOT NULL,
+    service  TEXT NOT NULL,
+    runbook  TEXT NOT NULL,
+    hash     TEXT NOT NULL,
+    created  INTEGER NOT NULL,
+    expires  INTEGER NOT NULL,
+    state    TEXT NOT NULL DEFAULT 'pending',
+    who      TEXT,
+    why      TEXT,
+    decided  INTEGER,
+    incident TEXT
+) STRICT;
+CREATE INDEX approval_by_plan ON approval(policy, service, created);
+";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display, strum::EnumString)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum ApprovalState {
+    Pending,
+    Approved,
+    Denied,
+    /// An incident has begun on it.
+    Used,
+    /// The plan was not the same any more, and another approval was asked for.
+    Replaced,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Approval {
+    pub id: String,
+    pub policy: String,
+    pub service: String,
+    pub runbook: String,
+    /// [`Plan::hash`] of the plan that was asked about.
+    pub hash: String,
+    pub created: Timestamp,
+    /// From here on it neither can be decided nor counts.
+    pub expires: Timestamp,
+    pub state: ApprovalState,
+    pub who: Option<String>,
+    pub why: Option<String>,
+    pub decided: Option<Timestamp>,
+}
+
+/// A person's word on an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word<'a> {
+    pub approved: bool,
+    pub who: &'a str,
+    pub why: Option<&'a str>,
+    pub at: Timestamp,
+}
+
+/// What came of a person's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decided {
+    Yes(Approval),
+    /// It was decided, used or replaced before, or has expired.
+    TooLate(Approval),
+    Unknown,
+}
+
+const COLUMNS: &str = "id, policy, service, runbook, hash, created, expires, state, who, why, decided";
+
+impl Store {
+    /// The newest approval of the policy on the service that was not replaced, whatever became of it.
+    pub fn approval(&self, policy: &str, service: &ServiceName) -> Result<Option<Approval>, StoreError> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    &format!(
+                        "SELECT {COLUMNS} FROM approval WHERE policy = ?1 AND service = ?2 AND state <> 'replaced'
+                         ORDER BY created DESC, rowid DESC LIMIT 1"
+                    ),
+                    params![policy, service.as_str()],
+                    approval_row,
+                )
+                .optional()
+        })
+    }
+
+    /// Those that wait for a person, or are approved and not used yet, at `now`; oldest first.
+    pub fn open_approvals(&self, now: Timestamp) -> Result<Vec<Approval>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM approval WHERE state IN ('pending', 'approved') AND expires > ?1
+                     ORDER BY created, rowid"
+                ))?
+                .query_map([now.as_millisecond()], approval_row)?
+                .collect()
+        })
+    }
+
+    /// Asks for an approval, with the message that tells of it. Earlier ones of the same policy and service that are
+    /// still open are replaced; those that ended long ago are forgotten.
+    pub fn ask_approval(&self, ask: &Approval, audience: &Audience, message: &Message) -> Result<(), StoreError> {
+        const KEPT_FOR: i64 = 30 * 86_400 * 1_000; // ms
+        let outgoing = self.addressed(audience, std::slice::from_ref(message));
+        self.write(|transaction| {
+            transaction
+                .execute("DELETE FROM approval WHERE expires < ?1", [ask.created.as_millisecond() - KEPT_FOR])?;
+            transaction.execute(
+                "UPDATE approval SET state = 'replaced'
+                 WHERE policy = ?1 AND service = ?2 AND state IN ('pending', 'approved')",
+                params![ask.policy, ask.service],
+            )?;
+            transaction.execute(
+                "INSERT INTO approval(id, policy, service, runbook, hash, created, expires)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    ask.id,
+                    ask.policy,
+                    ask.service,
+                    ask.runbook,
+                    ask.hash,
+                    ask.created.as_millisecond(),
+                    ask.expires.as_millisecond()
+                ],
+            )?;
+            outbox::insert(transaction, &outgoing)
+        })
+    }
+
+    /// Notes a person's word, where it still can be given: what is approved and not used yet may still be denied.
+    pub fn decide_approval(&self, id: &str, word: &Word<'_>) -> Result<Decided, StoreError> {
+        self.write(|transaction| {
+            let state = if word.approved { ApprovalState::Approved } else { ApprovalState::Denied };
+            let at = word.at.as_millisecond();
+            let decided = transaction.execute(
+                "UPDATE approval SET state = ?2, who = ?3, why = ?4, decided = ?5
+                 WHERE id = ?1 AND (state = 'pending' OR state = 'approved' AND NOT ?6) AND expires > ?5",
+                params![id, state.to_string(), word.who, word.why, at, word.approved],
+            )?;
+            let select = format!("SELECT {COLUMNS} FROM approval WHERE id = ?1");
+            let found = transaction.query_row(&select, [id], approval_row).optional()?;
+            Ok(match found {
+                None => Decided::Unknown,
+                Some(approval) if decided > 0 => Decided::Yes(approval),
+                Some(approval) => Decided::TooLate(approval),
+            })
+        })
+    }
+}
+
+/// The incident that begins uses up the approval of its plan, in the transaction of its beginning.
+pub(super) fn use_up(transaction: &Transaction<'_>, plan: &Plan) -> rusqlite::Result<()> {
+    if plan.dry_run {
+        return Ok(());
+    }
+    transaction
+        .execute(
+            "UPDATE approval SET state = 'used', incident = ?1
+             WHERE state = 'approved' AND policy = ?2 AND service = ?3 AND hash = ?4",
+            params![plan.incident.0, plan.policy, plan.target.service.as_str(), plan.hash()],
+        )
+        .map(drop)
+}
+
+fn approval_row(row: &Row<'_>) -> rusqlite::Result<Approval> {
+    Ok(Approval {
+        id: row.get(0)?,
+        policy: row.get(1)?,
+        service: row.get(2)?,
+        runbook: row.get(3)?,
+        hash: row.get(4)?,
+        created: time(row.get(5)?),
+        expires: time(row.get(6)?),
+        // A state that nobody wrote lets nothing begin.
+        state: row.get::<_, String>(7)?.parse().unwrap_or(ApprovalState::Replaced),
+        who: row.get(8)?,
+        why: row.get(9)?,
+        decided: row.get::<_, Option<i64>>(10)?.map(time),
+    })
+}

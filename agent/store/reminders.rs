@@ -1,0 +1,126 @@
+//! When people were last reminded of a latch: at most once a period, also across restarts.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::params;
+
+use super::{Audience, Latch, Store, StoreError, outbox, time};
+use crate::model::Message;
+
+pub(super) const MIGRATION: &str = "ALTER TABLE latch ADD COLUMN reminded INTEGER;";
+
+/// Told of it, or reminded, for the last time.
+const LAST_TOLD: &str = "coalesce(reminded, since)";
+
+impl Store {
+    /// The latches of which people were last told `every` before `now`, or longer ago.
+    pub fn due_reminders(&self, now: Timestamp, every: Duration) -> Result<Vec<Latch>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT service, incident, reason, detail, since FROM latch WHERE {LAST_TOLD} <= ?1 ORDER BY since"
+                ))?
+                .query_map([before(now, every)], |row| {
+                    Ok(Latch {
+                        service: row.get(0)?,
+                        incident: row.get(1)?,
+                        reason: row.get(2)?,
+                        detail: row.get(3)?,
+                        since: time(row.get(4)?),
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Notes that people are reminded of the latch at `now`, with the message that does it. False where it is not due
+    /// any more, or was taken off.
+    pub fn remind(
+        &self,
+        latch: &Latch,
+        now: Timestamp,
+        every: Duration,
+        audience: &Audience,
+        message: &Message,
+    ) -> Result<bool, StoreError> {
+        let outgoing = self.addressed(audience, std::slice::from_ref(message));
+        self.write(|transaction| {
+            let noted = transaction.execute(
+                &format!("UPDATE latch SET reminded = ?3 WHERE service = ?1 AND incident = ?2 AND {LAST_TOLD} <= ?4"),
+                params![latch.service, latch.incident, now.as_millisecond(), before(now, every)],
+            )?;
+            if noted > 0 {
+                outbox::insert(transaction, &outgoing)?;
+            }
+            Ok(noted > 0)
+        })
+    }
+}
+
+fn before(now: Timestamp, every: Duration) -> i64 {
+    now.as_millisecond().saturating_sub(i64::try_from(every.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::incident::Ending;
+    use crate::model::{EventKind, IncidentId, Outcome, Reason, ServiceName};
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn message(at: Timestamp) -> Message {
+        Message {
+            at,
+            event: EventKind::Stuck,
+            host: "bj1-03".into(),
+            labels: Vec::new(),
+            service: None,
+            policy: None,
+            incident: None,
+            dry_run: false,
+            outcome: None,
+            reason: None,
+            step: None,
+            title: String::new(),
+            lines: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_latch_is_reminded_of_once_a_period_also_across_restarts_until_it_is_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("unwait.db");
+        let audience = Audience(vec![("chat".into(), vec![EventKind::Stuck])]);
+        let latched = Timestamp::from_second(1_800_000_000).unwrap();
+        let service = ServiceName::parse("rpc-order.service").unwrap();
+        let incident = IncidentId("i-1".into());
+        let store = Store::open(&path).unwrap();
+        let ending = Ending { outcome: Outcome::Stuck, reason: Reason::Unhealthy, detail: "no answer".into() };
+        store.latch_orphan(&service, &incident, &ending, latched, &Audience::default(), &message(latched)).unwrap();
+        let mut reminded = Vec::new();
+        // A look every ten minutes, each by another agent.
+        for minute in (0..=200).step_by(10) {
+            let now = latched + Duration::from_secs(minute * 60);
+            let store = Store::open(&path).unwrap();
+            for latch in store.due_reminders(now, HOUR).unwrap() {
+                assert_eq!((latch.service.as_str(), latch.reason.as_str()), ("rpc-order.service", "unhealthy"));
+                assert!(store.remind(&latch, now, HOUR, &audience, &message(now)).unwrap());
+                assert!(!store.remind(&latch, now, HOUR, &audience, &message(now)).unwrap(), "noted already");
+                reminded.push(minute);
+            }
+        }
+        assert_eq!(reminded, [60, 120, 180]);
+        assert_eq!(store.undelivered(9).unwrap().len(), 3);
+
+        let much_later = latched + HOUR * 100;
+        let due = store.due_reminders(much_later, HOUR).unwrap();
+        store.unlatch(&service, &incident).unwrap();
+        assert!(
+            !store.remind(&due[0], much_later, HOUR, &audience, &message(much_later)).unwrap(),
+            "decided meanwhile"
+        );
+        assert_eq!(store.due_reminders(much_later, HOUR).unwrap(), []);
+    }
+}

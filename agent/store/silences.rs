@@ -1,0 +1,93 @@
+//! Silences: for a while, by a person, no action on one service or on the whole host. Unlike a pause they always end
+//! by themselves.
+
+use jiff::Timestamp;
+use rusqlite::params;
+use serde::Serialize;
+
+use super::{Store, StoreError, time};
+use crate::model::ServiceName;
+
+/// `service` is empty for the whole host.
+pub(super) const MIGRATION: &str = "
+CREATE TABLE silence (
+    service TEXT PRIMARY KEY,
+    who     TEXT NOT NULL,
+    why     TEXT NOT NULL,
+    since   INTEGER NOT NULL,
+    until   INTEGER NOT NULL
+) STRICT;
+";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Silence {
+    /// `None`: every service of this host.
+    pub service: Option<String>,
+    pub who: String,
+    pub why: String,
+    pub since: Timestamp,
+    pub until: Timestamp,
+}
+
+impl Silence {
+    pub fn concerns(&self, service: &ServiceName) -> bool {
+        self.service.as_ref().is_none_or(|silenced| silenced == service.as_str())
+    }
+}
+
+fn key(service: Option<&ServiceName>) -> &str {
+    service.map_or("", ServiceName::as_str)
+}
+
+impl Store {
+    /// Begins a silence, in place of the one that there was of the same service or of the host.
+    pub fn silence(&self, silence: &Silence) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction
+                .execute(
+                    "INSERT OR REPLACE INTO silence(service, who, why, since, until) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![
+                        silence.service.as_deref().unwrap_or_default(),
+                        silence.who,
+                        silence.why,
+                        silence.since.as_millisecond(),
+                        silence.until.as_millisecond()
+                    ],
+                )
+                .map(drop)
+        })
+    }
+
+    /// Ends the silence of a service, or of the host; says whether one was in force at `now`.
+    pub fn end_silence(&self, service: Option<&ServiceName>, now: Timestamp) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let was = transaction.query_row(
+                "SELECT count(*) FROM silence WHERE service = ?1 AND until > ?2",
+                params![key(service), now.as_millisecond()],
+                |row| row.get::<_, i64>(0),
+            )?;
+            transaction.execute("DELETE FROM silence WHERE service = ?1", [key(service)])?;
+            Ok(was > 0)
+        })
+    }
+
+    /// The silences in force at `now`, the host's first.
+    pub fn silences(&self, now: Timestamp) -> Result<Vec<Silence>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT service, who, why, since, until FROM silence WHERE until > ?1 ORDER BY service",
+                )?
+                .query_map([now.as_millisecond()], |row| {
+                    Ok(Silence {
+                        service: Some(row.get::<_, String>(0)?).filter(|service| !service.is_empty()),
+                        who: row.get(1)?,
+                        why: row.get(2)?,
+                        since: time(row.get(3)?),
+                        until: time(row.get(4)?),
+                    })
+                })?
+                .collect()
+        })
+    }
+}
