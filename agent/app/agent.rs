@@ -8,19 +8,17 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::attention::{self, Attention};
 use super::breaches::{self, Published};
 use super::control::{Reply, Request};
 use super::held::{self, Held};
-use super::pacing::Pacing;
 use super::plans::{self, Proposal};
+use super::run::RunError;
 use super::sensor::{Effort, Look};
-use super::{
-    Host, Wiring, WiringError, approvals, breaker, control, explain, last_good, outbox, remind, resolve, sweep, words,
-};
-use crate::config::{self, Diagnostics};
+use super::{Wiring, approvals, breaker, control, explain, last_good, outbox, remind, resolve, sweep, words};
+use crate::config;
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
-use crate::decide::possible::{AtMost, may_hold};
 use crate::execute::driver::{self, Driven};
 use crate::execute::journal::Journal;
 use crate::execute::recovery;
@@ -31,23 +29,6 @@ use crate::model::{
     EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Reading, Readings, Reason, ServiceName, Trigger, Truth,
 };
 use crate::store::{Implied, JournalRow, Store, StoreError};
-
-/// Why the agent does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("{0}")]
-    Config(Diagnostics),
-    #[error(transparent)]
-    Wiring(#[from] WiringError),
-    #[error(transparent)]
-    StateDir(#[from] crate::store::StateDirError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the control socket: {0}")]
-    Control(std::io::Error),
-    #[error("signals: {0}")]
-    Signals(std::io::Error),
-}
 
 /// What the running agent is asked from outside.
 #[derive(Debug)]
@@ -65,8 +46,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 /// How often the host's network namespaces are looked for.
 const DISCOVER_EVERY: Duration = Duration::from_secs(60);
-/// How often everything is looked at, also where nothing can matter: for the history, whose finest step it is.
-const LOOK_WHOLE_EVERY: Duration = Duration::from_secs(60);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -86,9 +65,7 @@ pub struct Agent {
     pub(super) held: BTreeMap<(String, ServiceName), Held>,
     pub(super) last: Option<Look>,
     pub(super) last_failure: Option<String>,
-    pub(super) pacing: Pacing,
-    /// When everything was looked at.
-    looked_whole: Option<Duration>,
+    pub(super) attention: Attention,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
     /// What the fleet was told of this host's breaches.
@@ -114,7 +91,7 @@ impl Agent {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, RunError> {
         let now = wiring.host.clock.monotonic();
-        let pacing = Pacing::new(wiring.config.host.interval, wiring.config.host.cpu_budget);
+        let attention = Attention::new(&wiring.config);
         let mut agent = Self {
             config_dir: config_dir.into(),
             wiring,
@@ -124,8 +101,7 @@ impl Agent {
             held: BTreeMap::new(),
             last: None,
             last_failure: None,
-            pacing,
-            looked_whole: None,
+            attention,
             sagas: JoinSet::new(),
             stop,
             published: Published::default(),
@@ -192,8 +168,8 @@ impl Agent {
             tokio::select! {
                 _ = ticks.tick() => {
                     self.tick().await;
-                    if self.pacing.is_lengthened() {
-                        ticks.reset_after(self.pacing.period());
+                    if self.attention.is_lengthened() {
+                        ticks.reset_after(self.attention.period());
                     }
                 }
                 _ = discoveries.tick() => self.wiring.sensor.lock().discover(),
@@ -239,13 +215,14 @@ impl Agent {
             // A later synced write ends observe-only by itself.
             let _ = self.store.test_write(self.wiring.host.clock.now());
         }
-        match self.look() {
+        let quiet = self.detector.is_quiet() && self.sagas.is_empty();
+        match self.attention.look(&self.wiring, quiet) {
             Ok(look) => {
                 self.last_failure = look.measurements.untrusted.clone();
                 if let Some(why) = &look.measurements.untrusted {
                     tracing::warn!(why, "a partial snapshot is not acted on");
                 }
-                self.record(&look);
+                attention::record(&self.store, &look);
                 self.decide(&look).await;
                 self.last = Some(look);
             }
@@ -270,46 +247,6 @@ impl Agent {
         }
     }
 
-    /// Looks as closely as anybody needs: where nothing is under way, only at what may bring a policy to a breach.
-    fn look(&mut self) -> Result<Look, crate::collect::CollectError> {
-        let wiring = self.wiring.clone();
-        let now = wiring.host.clock.monotonic();
-        let matters = |service, host| {
-            let at_most = AtMost { service, host };
-            wiring.config.policies.iter().any(|policy| may_hold(&policy.when, at_most))
-        };
-        let whole_is_due = self.looked_whole.is_none_or(|last| now.saturating_sub(last) >= LOOK_WHOLE_EVERY);
-        let quiet = self.detector.is_quiet() && self.sagas.is_empty() && !whole_is_due;
-        let look = wiring.look(if quiet { Effort::Gated(&matters) } else { Effort::Whole })?;
-        if !quiet {
-            self.looked_whole = Some(now);
-        }
-        let lengthened = self.pacing.is_lengthened();
-        self.pacing.spent(look.cost);
-        if self.pacing.is_lengthened() && !lengthened {
-            tracing::warn!(
-                cost = ?look.cost,
-                period = %crate::model::duration::format(self.pacing.period()),
-                "a look costs more than `cpu_budget` allows at this interval: looking less often"
-            );
-        }
-        Ok(look)
-    }
-
-    /// The signals' history sees every tick that looked at everything; one that could not be trusted as unknown.
-    fn record(&self, look: &Look) {
-        if look.passed_over.namespaces > 0 {
-            return;
-        }
-        let measured = &look.measurements;
-        let host = match measured.untrusted {
-            Some(_) => Reading::Unknown,
-            None => Reading::Known(look.host_close_wait as f64),
-        };
-        let services: Vec<_> = measured.services().collect();
-        self.store.record(measured.at, measured.monotonic, host, services.into_iter());
-    }
-
     async fn release_slots(&self) {
         sweep::release_slots(&self.wiring, &self.store).await;
     }
@@ -326,7 +263,7 @@ impl Agent {
                     continue;
                 }
                 let readings = measured.of(service);
-                match self.detector.tick(policy, service, &readings, measured.monotonic, self.pacing.period()) {
+                match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.period()) {
                     Some(Change::Breach) => self.tell(words::breach(&wiring, policy, service, &readings)),
                     Some(Change::Cleared) => {
                         self.held.remove(&(policy.name.clone(), service.clone()));
@@ -482,9 +419,8 @@ impl Agent {
         match Wiring::new(config, self.wiring.host.clone(), Some(self.wiring.sensor.clone())) {
             Ok(wiring) => {
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
-                self.pacing = Pacing::new(wiring.config.host.interval, wiring.config.host.cpu_budget);
+                self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
-                self.looked_whole = None;
                 self.held.clear();
                 last_good::keep(&self.config_dir, &self.wiring.config.host.state);
                 tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");
@@ -549,36 +485,4 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// Opens everything and runs until `stop`; what `unwait run` and the demo call.
-pub async fn run(
-    config_dir: &Path,
-    host: Host,
-    reload: mpsc::Receiver<()>,
-    stop: watch::Receiver<bool>,
-) -> Result<(), RunError> {
-    let config = match config::load(config_dir) {
-        Ok(config) => config,
-        Err(diagnostics) => {
-            last_good::finish_open_incidents(config_dir, &host, stop).await;
-            return Err(RunError::Config(diagnostics));
-        }
-    };
-    let state = config.host.state.clone();
-    let taken = crate::store::StateDir::take(&state)?;
-    let store = Arc::new(Store::open(&taken.database())?);
-    let wiring = Wiring::new(config, host, None)?;
-    last_good::keep(config_dir, &state);
-    let (requests, listener) = control::listen(&state).map_err(RunError::Control)?;
-    let agent = Agent::start(config_dir, wiring, store, stop.clone()).await?;
-    tracing::info!(
-        host = %agent.wiring.host.name,
-        policies = agent.wiring.config.policies.len(),
-        interval = %crate::model::duration::format(agent.wiring.config.host.interval),
-        "watching"
-    );
-    let result = agent.run(Inbox { requests, reload, stop }).await;
-    drop(listener);
-    result
 }

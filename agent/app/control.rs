@@ -204,7 +204,7 @@ pub fn status(agent: &Agent) -> Reply {
         "last_failure": agent.last_failure,
         "host.close_wait": agent.last.as_ref().map(|look| look.host_close_wait),
         "passed_over_at_most": agent.last.as_ref().map(|look| look.passed_over.at_most),
-        "looks_every": crate::model::duration::format(agent.pacing.period()),
+        "looks_every": crate::model::duration::format(agent.attention.period()),
         "held": agent.held.iter().map(|((policy, service), held)| serde_json::json!({
             "policy": policy,
             "service": service,

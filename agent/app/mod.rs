@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod approvals;
+mod attention;
 pub mod breaches;
 pub mod breaker;
 pub mod control;
@@ -14,6 +15,7 @@ pub mod pacing;
 pub mod plans;
 pub mod remind;
 pub mod resolve;
+pub mod run;
 pub mod sensor;
 pub mod slots;
 pub mod sweep;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{Failure, Outcome};
-use crate::app::agent::{self, RunError};
+use crate::app::run::{self, RunError};
 use crate::app::{self, Host};
 use crate::clock::SystemClock;
 use crate::model::{EventKind, Message};
@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     });
     let name = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(log) };
-    let result = agent::run(&arguments.config, host, reloading, stopping).await;
+    let result = run::run(&arguments.config, host, reloading, stopping).await;
     signals.abort();
     result.map_err(|error| match error {
         RunError::Config(_) => Failure::Usage(error.to_string()),

@@ -1,6 +1,6 @@
 //! `unwait demo`: the whole story on this machine, in half a minute, without root and with nothing installed.
 //!
-//! Nothing in it is pretended. The real agent ([`crate::app::agent`]) runs in this process, on a configuration that
+//! Nothing in it is pretended. The real agent ([`crate::app::run`]) runs in this process, on a configuration that
 //! [`stage`] writes; the leaking service and the peer that closes on it are processes with sockets of their own
 //! ([`service`], started by [`cast`]); the registry is a file; the chat is a webhook ([`chat`]). This file watches,
 //! and [`narrator`] says what is seen. Whatever happens, nothing of it runs on when the demo has ended; the evidence
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Outcome;
-use crate::app::{self, Host, agent};
+use crate::app::{self, Host, run};
 use crate::clock::{Clock, SystemClock};
 use crate::collect::Collector;
 use crate::model::{EventKind, Message};
@@ -150,7 +150,7 @@ async fn watch_agent(
     let (stop, stopping) = watch::channel(false);
     let (_never_reload, reload) = mpsc::channel(1);
     let host = Host { name: host, clock: Arc::clone(&clock), on_message };
-    let mut agent = Box::pin(agent::run(&stage.dir, host, reload, stopping));
+    let mut agent = Box::pin(run::run(&stage.dir, host, reload, stopping));
     let mut leak = match Leak::of(cues.peer, clock) {
         Ok(leak) => leak,
         Err(error) => return (None, Fell::Failed(error)),
