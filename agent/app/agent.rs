@@ -26,7 +26,7 @@ use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::incident::Ending;
 use crate::model::{
-    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Reading, Readings, Reason, ServiceName, Trigger, Truth,
+    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth,
 };
 use crate::store::{Implied, JournalRow, Store, StoreError};
 
