@@ -161,6 +161,6 @@ fn a_forecast_is_written_as_a_duration() {
     tree.write("policies/leak.yaml", &POLICY.replace("[unknown x 14]", "[1800 x 14]"));
     assert_eq!(
         tree.wrong(),
-        ["policies/leak.yaml:19:86 `fd.exhausted_in` is compared with a duration such as 30m, found `1800`"]
+        ["policies/leak.yaml:21:86 `fd.exhausted_in` is compared with a duration such as 30m, found `1800`"]
     );
 }
