@@ -27,7 +27,8 @@ pub(super) struct Owners {
     pub cgroups: HashMap<u64, Owner>,
 }
 
-pub(super) fn join(snapshot: Snapshot, owners: &Owners) -> Census {
+pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
+    let groups = std::mem::take(&mut snapshot.groups);
     let whose = Whose::new(&snapshot, owners);
     let mut services: BTreeMap<ServiceName, ServiceCensus> =
         owners.configured.iter().cloned().map(|name| (name, ServiceCensus::default())).collect();
@@ -39,8 +40,9 @@ pub(super) fn join(snapshot: Snapshot, owners: &Owners) -> Census {
     let mut unattributed = BTreeMap::new();
     // Cgroups of which a configured service has taken a part: their counts are no longer one service's.
     let mut shared = BTreeSet::new();
-    for group in &snapshot.groups {
-        for (owner, mut sockets) in whose.group(group) {
+    for mut group in groups {
+        let sockets = std::mem::take(&mut group.sockets);
+        for (owner, mut sockets) in whose.parts(&group, sockets) {
             let name = match owner {
                 Owner::Service(name) => name,
                 Owner::Nobody(why) => {
@@ -48,16 +50,18 @@ pub(super) fn join(snapshot: Snapshot, owners: &Owners) -> Census {
                     continue;
                 }
             };
-            let direction = whose.direction(group, &name);
+            let direction = whose.direction(&group, &name);
             let of_its_own = |id: &u64| matches!(owners.cgroups.get(id), Some(Owner::Service(owner)) if *owner == name);
             shared.extend(group.cgroup_id.filter(|id| !of_its_own(id)));
             let service = services.entry(name).or_default();
             service.cgroups.extend(group.cgroup_id);
             service.namespaces.insert(group.namespace);
-            match direction {
-                Direction::Inbound => service.inbound.append(&mut sockets),
-                Direction::Outbound => service.outbound.append(&mut sockets),
-            }
+            let held = match direction {
+                Direction::Inbound => &mut service.inbound,
+                Direction::Outbound => &mut service.outbound,
+            };
+            // Most services have one group: it is moved, not copied.
+            if held.is_empty() { *held = sockets } else { held.append(&mut sockets) }
         }
     }
     if let Some(counts) = &snapshot.established {
@@ -98,25 +102,23 @@ impl<'a> Whose<'a> {
     }
 
     /// The sockets of a group by their owners: one, but for the accept queue and what is known to be held.
-    fn group(&self, group: &Group) -> Vec<(Owner, Vec<Brief>)> {
-        let apart = !self.owners.held.is_empty() || !self.owners.searched.is_empty();
-        let mut parts: Vec<(Owner, Vec<Brief>)> = Vec::new();
-        // The last socket's: whether it was queued, and its part.
-        let mut last: Option<(bool, usize)> = None;
-        for socket in &group.sockets {
-            let queued = socket.inode == 0;
-            let part = match last {
-                Some((before, part)) if before == queued && !apart => part,
-                _ => {
-                    let owner = self.socket(group, socket.inode.into());
-                    parts.iter().position(|(of, _)| *of == owner).unwrap_or_else(|| {
-                        parts.push((owner, Vec::new()));
-                        parts.len() - 1
-                    })
-                }
+    fn parts(&self, group: &Group, sockets: Vec<Brief>) -> Vec<(Owner, Vec<Brief>)> {
+        if self.owners.held.is_empty() && self.owners.searched.is_empty() {
+            let alike = sockets.iter().all(|socket| socket.inode != 0);
+            let (queued, accepted) = match alike {
+                true => (Vec::new(), sockets),
+                false => sockets.into_iter().partition(|socket| socket.inode == 0),
             };
-            last = Some((queued, part));
-            parts[part].1.push(*socket);
+            let part = |sockets: Vec<Brief>| Some((self.socket(group, sockets.first()?.inode.into()), sockets));
+            return [queued, accepted].into_iter().filter_map(part).collect();
+        }
+        let mut parts: Vec<(Owner, Vec<Brief>)> = Vec::new();
+        for socket in sockets {
+            let owner = self.socket(group, socket.inode.into());
+            match parts.iter_mut().find(|(of, _)| *of == owner) {
+                Some((_, part)) => part.push(socket),
+                None => parts.push((owner, vec![socket])),
+            }
         }
         parts
     }

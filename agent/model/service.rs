@@ -1,13 +1,14 @@
 //! A service: a named workload on this host.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// `rpc-order.service`, `container:NAME`, `program:NAME` or `process:NAME`.
+/// `rpc-order.service`, `container:NAME`, `program:NAME` or `process:NAME`. A clone is a count: names go with every socket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ServiceName(String);
+pub struct ServiceName(Arc<str>);
 
 /// What kind of workload a name speaks of; the kind decides which restarter can act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
