@@ -41,7 +41,8 @@ impl Agent {
         for part in ["policies", "runbooks"] {
             std::fs::create_dir(at.join(part))?;
         }
-        let host = format!("interval: {}s\nstate: {}\n", interval.as_secs(), at.join("state").display());
+        let host =
+            format!("interval: {}s\ncpu_budget: 100%\nstate: {}\n", interval.as_secs(), at.join("state").display());
         std::fs::write(at.join("agent.yaml"), host)?;
         std::fs::write(at.join("policies/far.yaml"), format!("{POLICY}{condition}\n"))?;
         std::fs::write(at.join("runbooks/keep.yaml"), RUNBOOK)?;

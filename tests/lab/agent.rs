@@ -59,7 +59,7 @@ impl Etc {
     /// `rpc-*.service` once it has leaked for some four seconds.
     pub fn of_the_story() -> Self {
         Self::shipped()
-            .edit(HOST, "interval: 15s", "interval: 1s\nrestart_grace: 0s")
+            .edit(HOST, "interval: 15s", "interval: 1s\ncpu_budget: 100%\nrestart_grace: 0s")
             .edit(HOST, "#notify:\n", "notify:\n")
             .edit(HOST, "#  - to: { generic:", "  - to: { generic:")
             .edit(

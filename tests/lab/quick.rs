@@ -95,7 +95,7 @@ impl<'lab> Quick<'lab> {
         let (url, key) = (etc.join("webhook"), etc.join("webhook-key"));
         let healthy = self.healthy();
         let agent = format!(
-            "interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\n\
+            "interval: 1s\ncpu_budget: 100%\nwarm_up: 0s\nrestart_grace: 0s\n\
              registries: {{ consul: {{ url: \"{consul}\" }} }}\n\
              services:\n  - service: {unit}\n    register: [{{ registry: consul, id: {OWN} }}]\n    \
              health: {{ exec: [/usr/bin/test, -e, {healthy}] }}\n\

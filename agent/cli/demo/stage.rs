@@ -110,6 +110,7 @@ impl Stage {
             "\
 # What /etc/unwait/agent.yaml is on a production host.
 interval: 1s
+cpu_budget: 100%
 warm_up: 0s
 restart_grace: 0s
 registries:
