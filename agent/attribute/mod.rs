@@ -169,6 +169,9 @@ impl Attributor {
                     }
                 }
             }
+            // Whether they came in is told by whose the listener is.
+            let listener = group.via.and_then(|via| snapshot.listeners.get(via));
+            wanted.extend(listener.map(|listener| listener.inode).filter(|_| says != unit::Says::Owner));
         }
         self.doubted.retain(|inode| wanted.contains(inode));
         self.searched.find(&wanted, clock, self.search_within);

@@ -129,6 +129,25 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
 }
 
 #[test]
+fn every_way_to_the_table_gives_the_same_census() {
+    let Some(unit) = Unit::leaking("ways", 3) else { return };
+    for mut collector in Collector::one_for_each_way().unwrap() {
+        let mut attributor = Attributor::new(vec![]);
+        // /proc tells no cgroup: there the holders are searched for.
+        attributor.search_within(Duration::from_secs(20));
+        let snapshot = collector.snapshot(&SystemClock, Ask::default()).unwrap();
+        let source = snapshot.source;
+        let census = attributor.attribute(snapshot, DescriptorAsk::Count, &SystemClock);
+        assert_eq!(directions(&census, &unit.service), (1, 3), "{source}");
+        let held = &census.services[&unit.service];
+        assert_eq!(held.listening.iter().map(|(_, at)| *at).collect::<Vec<_>>(), [unit.listens_on], "{source}");
+        assert!(held.descriptors.is_some(), "{source}");
+        let holders = attributor.holders(&unit.service, held, &SystemClock, Duration::from_secs(5));
+        assert_eq!(holders, [(unit.child.id(), 4)].into(), "{source}");
+    }
+}
+
+#[test]
 fn a_service_by_port_has_what_came_in_and_what_the_listeners_holder_opened() {
     let Some(unit) = Unit::leaking("port", 2) else { return };
     let legacy = ServiceMatch { ports: vec![unit.listens_on.port()], ..unit.named("process:legacy") };

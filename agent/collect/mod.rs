@@ -97,6 +97,19 @@ impl Collector {
         Ok(Self { namespaces: discovered(), gate: Gate::new(), own, memory, ports })
     }
 
+    /// One for each way to the table, and that way alone.
+    #[cfg(test)]
+    pub fn one_for_each_way() -> Result<Vec<Self>, CollectError> {
+        [&[Source::OneWalk][..], &[Source::ByFamily], &[Source::Proc]]
+            .into_iter()
+            .map(|sources| {
+                let mut collector = Self::new()?;
+                collector.own.sources = sources;
+                Ok(collector)
+            })
+            .collect()
+    }
+
     /// Looks again for the host's network namespaces: some microseconds a process, which is why no tick does it.
     pub fn discover(&mut self) {
         self.namespaces = discovered();

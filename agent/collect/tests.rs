@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::netlink::DumpError;
+use super::netlink::tests::mptcp_pair;
 use super::*;
 use crate::clock::SystemClock;
 use crate::model::Brief;
@@ -193,6 +194,24 @@ fn established_sockets_are_counted_only_when_asked() {
     assert!(counted.values().sum::<u64>() >= 2, "both ends: {counted:?}");
     let proc = only(&[Source::Proc]).snapshot(&SystemClock, asked).unwrap();
     assert_eq!(proc.established, None, "/proc tells no cgroups");
+}
+
+/// Its subflow is a TCP socket that may stay established.
+#[test]
+fn a_socket_of_multipath_tcp_is_seen_beside_those_of_tcp() {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let Some((client, accepted)) = mptcp_pair(family) else {
+            eprintln!("not run: this kernel has no MPTCP");
+            return;
+        };
+        let (local, remote) = (accepted.local_addr().unwrap(), client.local_addr().unwrap());
+        drop(client);
+        // The end of file has come.
+        std::io::copy(&mut &accepted, &mut std::io::sink()).unwrap();
+        let detail = look(&mut Collector::new().unwrap());
+        let seen = detail.sockets.iter().filter(|(_, s)| s.local == local && s.remote == remote).count();
+        assert_eq!(seen, 1, "{local} -> {remote}");
+    }
 }
 
 #[test]
