@@ -6,6 +6,7 @@
 mod lab;
 
 mod config;
+mod containers;
 mod crash;
 mod demo;
 mod disk;
@@ -13,5 +14,6 @@ mod guards;
 mod idle;
 mod lab_selfcheck;
 mod leak;
+mod namespaces;
 mod orphans;
 mod signals;
