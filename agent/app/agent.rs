@@ -1,6 +1,7 @@
 //! The loop of `unwait run`: a tick, a decision, a saga; and what comes in from outside between ticks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::execute::recovery;
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::incident::Ending;
+use crate::model::socket::BlindSpot;
 use crate::model::{
     EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Reading, Readings, Reason, ServiceName, Trigger, Truth,
 };
@@ -97,6 +99,8 @@ pub struct Agent {
     pub(super) pacing: Pacing,
     /// When everything was looked at.
     looked_whole: Option<Duration>,
+    /// What the last look at everything could not see.
+    pub(super) not_seen: Vec<BlindSpot>,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
@@ -132,6 +136,7 @@ impl Agent {
             last_failure: None,
             pacing,
             looked_whole: None,
+            not_seen: Vec::new(),
             sagas: JoinSet::new(),
             stop,
             sweep_due: Duration::ZERO,
@@ -287,6 +292,7 @@ impl Agent {
         let look = wiring.look(if quiet { Effort::Gated(&matters) } else { Effort::Whole })?;
         if !quiet {
             self.looked_whole = Some(now);
+            self.note_not_seen(&look.blind_spots);
         }
         let lengthened = self.pacing.is_lengthened();
         self.pacing.spent(look.cost);
@@ -298,6 +304,17 @@ impl Agent {
             );
         }
         Ok(look)
+    }
+
+    /// Says once what is not seen for want of a right; a look that passes namespaces over does not try to enter them.
+    fn note_not_seen(&mut self, blind_spots: &[BlindSpot]) {
+        for spot in blind_spots
+            .iter()
+            .filter(|spot| !self.not_seen.iter().any(|known| discriminant(known) == discriminant(spot)))
+        {
+            tracing::warn!("not seen: {spot}");
+        }
+        self.not_seen = blind_spots.to_vec();
     }
 
     /// The signals' history sees every tick that looked at everything; one that could not be trusted as unknown.

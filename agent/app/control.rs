@@ -189,6 +189,7 @@ pub fn status(agent: &Agent) -> Reply {
         "last_failure": agent.last_failure,
         "host.close_wait": agent.last.as_ref().map(|look| look.host_close_wait),
         "passed_over_at_most": agent.last.as_ref().map(|look| look.passed_over.at_most),
+        "not_seen": agent.not_seen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "looks_every": crate::model::duration::format(agent.pacing.period()),
         "held": agent.held.iter().map(|((policy, service), held)| serde_json::json!({
             "policy": policy,

@@ -123,7 +123,7 @@ impl Collector {
     fn collect(&mut self, clock: &dyn Clock, ask: Ask, in_full: bool) -> Result<Detail, CollectError> {
         let mut found = Found::begin(clock, ask, in_full);
         let mut vanished = Vec::new();
-        for namespace in self.to_walk(ask, &mut found.passed_over) {
+        for namespace in self.worth_walking(ask, &mut found.passed_over) {
             if self.walk(&namespace, &mut found)? == Walked::Vanished {
                 vanished.push(namespace.inode);
             }
@@ -143,7 +143,7 @@ impl Collector {
     }
 
     /// The namespaces in which something may matter; counts those that are passed over.
-    fn to_walk(&mut self, ask: Ask, passed_over: &mut PassedOver) -> Vec<Namespace> {
+    fn worth_walking(&mut self, ask: Ask, passed_over: &mut PassedOver) -> Vec<Namespace> {
         let namespaces = &self.namespaces.namespaces;
         if ask.matters.is_none() && namespaces.len() == 1 {
             return namespaces.clone();

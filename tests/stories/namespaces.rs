@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::lab::agent::{self, Etc, HOST, POLICY, kept, unwait, unwait_as_nobody, unwait_without};
+use crate::lab::agent::{self, Etc, HOST, POLICY, PROGRAM, kept, unwait, unwait_as_nobody, unwait_without};
 use crate::lab::deadline::wait_until_seen;
 use crate::lab::namespace::{Leak, start_leaky_at_home};
 use crate::lab::{Lab, Room, Webhook};
@@ -104,6 +104,7 @@ fn the_agent_passes_over_what_cannot_matter_and_sees_a_breach_in_another_namespa
         // Nothing was walked; what there may be is told.
         if status["host.close_wait"] == 0 && (8..200).contains(&at_most) { Ok(()) } else { Err(format!("{status:#}")) }
     });
+    assert_eq!(status()["not_seen"], json!([]), "the sandbox shows all of it");
 
     room.start_leaky("leak-many.service", 7302, Leak { inbound: 0, outbound: 288 });
     // A connection that is younger than ten seconds counts as one that still sends.
@@ -167,6 +168,16 @@ fn who_may_less_sees_less_and_is_told_which_capability_shows_it() {
     assert!(spots[0].contains("CAP_SYS_ADMIN shows both"), "{spots:#?}");
     let age = seen["services"][0]["close_wait.oldest"].as_f64();
     assert_eq!(age, Some(0.0), "/proc tells no age: {seen:#}");
+
+    // The agent says so too, once in its log and at each `status`.
+    Etc::of_the_story().with(HOST, "interval: 1s\n").edit(POLICY, "mode: auto", "mode: observe").write(&lab);
+    let agent = lab.spawn(&["setpriv", "--bounding-set", "-sys_admin", "--", PROGRAM, "run", "--log", "json"]);
+    wait_until_seen("the agent to say what it does not see", SOON, || match unwait(&lab, &["status"]) {
+        said if said.out.contains("NOT SEEN: network namespaces that could not be entered: 1;") => Ok(()),
+        said => Err(format!("{said:?}\n{}", agent.output())),
+    });
+    assert_eq!(agent.output().matches("not seen: network namespaces that could not be entered").count(), 1);
+    drop(agent);
 
     // Without that to see whose namespace it is either, only its mount is left.
     for said in [
