@@ -1,5 +1,6 @@
 //! How closely the agent looks, and how often: no closer than anybody needs, and no oftener than it may cost.
 
+use std::mem::discriminant;
 use std::time::Duration;
 
 use super::Wiring;
@@ -8,6 +9,7 @@ use super::sensor::{Effort, Look};
 use crate::collect::CollectError;
 use crate::config::Config;
 use crate::decide::possible::{AtMost, may_hold};
+use crate::model::socket::BlindSpot;
 use crate::model::{Reading, duration};
 use crate::store::Store;
 
@@ -20,11 +22,17 @@ pub struct Attention {
     pacing: Pacing,
     /// When everything was looked at.
     looked_whole: Option<Duration>,
+    /// What could not be seen then.
+    not_seen: Vec<BlindSpot>,
 }
 
 impl Attention {
     pub fn new(config: &Config) -> Self {
-        Self { pacing: Pacing::new(config.host.interval, config.host.cpu_budget), looked_whole: None }
+        Self {
+            pacing: Pacing::new(config.host.interval, config.host.cpu_budget),
+            looked_whole: None,
+            not_seen: Vec::new(),
+        }
     }
 
     /// One look. `quiet`: no policy holds or counts as breached for anybody, and no saga is under way; then only what
@@ -40,6 +48,7 @@ impl Attention {
         let look = wiring.look(if gated { Effort::Gated(&matters) } else { Effort::Whole })?;
         if !gated {
             self.looked_whole = Some(now);
+            self.note_not_seen(&look.blind_spots);
         }
         let lengthened = self.is_lengthened();
         self.pacing.spent(look.cost);
@@ -51,6 +60,20 @@ impl Attention {
             );
         }
         Ok(look)
+    }
+
+    /// Says once what is not seen for want of a right; a look that passes namespaces over does not try to enter them.
+    fn note_not_seen(&mut self, blind_spots: &[BlindSpot]) {
+        let is_known = |spot: &BlindSpot| self.not_seen.iter().any(|known| discriminant(known) == discriminant(spot));
+        for spot in blind_spots.iter().filter(|spot| !is_known(spot)) {
+            tracing::warn!("not seen: {spot}");
+        }
+        self.not_seen = blind_spots.to_vec();
+    }
+
+    /// What the last look at everything could not see.
+    pub fn not_seen(&self) -> &[BlindSpot] {
+        &self.not_seen
     }
 
     /// The time from one look to the next.

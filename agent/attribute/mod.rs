@@ -160,6 +160,10 @@ impl Attributor {
         let mut by_name = HashSet::new();
         for group in &snapshot.groups {
             let says = path_of(group).map_or(unit::Says::Nothing, unit::says);
+            // Where no cgroup is told, who holds the listener tells the direction, and whose is what still waits in
+            // its accept queue.
+            let via = group.via.filter(|_| group.cgroup_id.is_none()).map(|index| snapshot.listeners[index].inode);
+            wanted.extend(via);
             for socket in &group.sockets {
                 let inode = u64::from(socket.inode);
                 if inode != 0 && (says != unit::Says::Owner || self.doubted.contains(&inode)) {

@@ -128,6 +128,19 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
     assert_eq!(walking.confirm(&unit.service, held, &SystemClock, Duration::ZERO), 0, "nothing is known after no look");
 }
 
+/// As /proc shows the sockets of a network namespace that may not be entered.
+#[test]
+fn where_no_cgroup_is_told_the_holders_tell_whose_a_socket_is_and_its_direction() {
+    let Some(unit) = Unit::leaking("untold", 2) else { return };
+    let mut snapshot = Collector::new().unwrap().snapshot(&SystemClock, Ask::default()).unwrap();
+    snapshot.groups.iter_mut().for_each(|group| group.cgroup_id = None);
+    snapshot.listeners.iter_mut().for_each(|listener| listener.cgroup_id = None);
+    let mut attributor = Attributor::new(vec![]);
+    attributor.search_within(Duration::from_secs(5));
+    let census = attributor.attribute(snapshot, DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(directions(&census, &unit.service), (1, 2));
+}
+
 #[test]
 fn every_way_to_the_table_gives_the_same_census() {
     let Some(unit) = Unit::leaking("ways", 3) else { return };

@@ -137,6 +137,9 @@ fn say_agent(agent: Option<&Value>) {
     if let Some(failure) = agent["last_failure"].as_str() {
         println!("NOT MEASURING: {failure}");
     }
+    for spot in agent["not_seen"].as_array().into_iter().flatten() {
+        println!("NOT SEEN: {}", spot.as_str().unwrap_or_default());
+    }
     for held in agent["held"].as_array().into_iter().flatten() {
         println!(
             "HELD {} by {}: {}: {}",

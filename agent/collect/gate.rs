@@ -75,7 +75,7 @@ impl Gate {
     /// than `enough`, a looser and cheaper bound is given.
     ///
     /// The first one tries `CurrEstab` in a namespace of our own, which takes some milliseconds. Without
-    /// CAP_SYS_ADMIN that cannot be had, and it is not used.
+    /// CAP_SYS_ADMIN and CAP_NET_ADMIN that cannot be had, and it is not used.
     pub fn bound(&mut self, namespace: &Namespace, enough: u64) -> Result<u64, GateError> {
         let curr_estab = *self.curr_estab.get_or_insert_with(try_curr_estab);
         let counters = Counters { curr_estab, mptcp: self.mptcp };

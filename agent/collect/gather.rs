@@ -115,7 +115,10 @@ impl<'a> Leaks<'a> {
     }
 
     fn close_wait(&mut self, entry: &Entry) {
-        let standing = self.ledger.meet(name(entry), self.now, entry.send_q, Heard::of(entry));
+        let standing = match name(entry) {
+            Some(name) => self.ledger.meet(name, self.now, entry.send_q, Heard::of(entry)),
+            None => Standing { age: Duration::ZERO, sending: false, unasked: false },
+        };
         let key = self.key(entry);
         let namespace = self.namespace;
         let group = *self.index.entry(key).or_insert_with(|| {
@@ -167,12 +170,14 @@ impl Gather for Leaks<'_> {
     }
 }
 
-/// What tells a socket apart from one walk to the next: its cookie, or its inode where none is told (/proc).
-fn name(entry: &Entry) -> u64 {
+/// What tells a socket apart from one walk to the next: its cookie, or its inode where none is told (/proc). Nothing
+/// does in an accept queue without cookies: the next connection may have the same addresses.
+fn name(entry: &Entry) -> Option<u64> {
     const NO_COOKIE: u64 = 1 << 63;
-    match entry.identity.cookie() {
-        0 => NO_COOKIE | u64::from(entry.inode),
-        cookie => cookie,
+    match (entry.identity.cookie(), entry.inode) {
+        (0, 0) => None,
+        (0, inode) => Some(NO_COOKIE | u64::from(inode)),
+        (cookie, _) => Some(cookie),
     }
 }
 

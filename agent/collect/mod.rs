@@ -188,23 +188,30 @@ impl Collector {
         let mptcp = self.gate.speaks_mptcp(namespace);
         let memory = self.memory.entry(id).or_default();
         if namespace.own {
-            memory.read(id, &mut self.own, mptcp, &self.ports, found)?;
+            let source = memory.read(id, &mut self.own, mptcp, &self.ports, found)?;
+            found.source = found.source.max(source);
             return Ok(Walked::Whole);
         }
-        let mut reader = match namespace.diag() {
-            Ok(diag) => Reader::inside(namespace, diag),
+        let (mut reader, entered) = match namespace.diag() {
+            Ok(diag) => (Reader::inside(namespace, diag), true),
             Err(EnterError::Gone { .. }) => return Ok(Walked::Vanished),
+            Err(EnterError::Refused { .. }) if !namespace.can_be_read_from_outside() => {
+                found.not_read += 1;
+                return Ok(Walked::Whole);
+            }
             Err(EnterError::Refused { .. }) => {
                 found.not_entered += 1;
-                Reader::outside(namespace)
+                (Reader::outside(namespace), false)
             }
             Err(error) => {
                 found.partial(error.to_string());
                 return Ok(Walked::Whole);
             }
         };
-        if let Err(error) = memory.read(id, &mut reader, mptcp, &self.ports, found) {
-            found.partial(format!("network namespace {id}: {error}"));
+        match memory.read(id, &mut reader, mptcp, &self.ports, found) {
+            Ok(source) if entered => found.source = found.source.max(source),
+            Ok(_) => {}
+            Err(error) => found.partial(format!("network namespace {id}: {error}")),
         }
         Ok(Walked::Whole)
     }
@@ -271,7 +278,7 @@ impl Memory {
         mptcp: bool,
         ports: &HashSet<u16>,
         found: &mut Found,
-    ) -> Result<(), CollectError> {
+    ) -> Result<Source, CollectError> {
         let due = found.monotonic.saturating_sub(self.asked_all) >= ASK_ALL_EVERY;
         let info = found.ask.afresh || self.behind || due || self.ledger.is_empty();
         let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
@@ -290,7 +297,6 @@ impl Memory {
         if info {
             self.asked_all = found.monotonic;
         }
-        found.source = found.source.max(source);
         if let Quality::Partial { why } = quality {
             found.partial(why);
         }
@@ -303,7 +309,7 @@ impl Memory {
             }
             found.count(counts);
         }
-        Ok(())
+        Ok(source)
     }
 }
 
@@ -326,9 +332,12 @@ struct Found<'a> {
     established: Option<BTreeMap<u64, u64>>,
     passed_over: PassedOver,
     quality: Quality,
+    /// Of those that could be entered, the worst.
     source: Source,
     /// Namespaces of which only the tables in /proc could be read.
     not_entered: usize,
+    /// Namespaces of which not even these could be.
+    not_read: usize,
 }
 
 impl<'a> Found<'a> {
@@ -346,6 +355,7 @@ impl<'a> Found<'a> {
             quality: Quality::Complete,
             source: Source::OneWalk,
             not_entered: 0,
+            not_read: 0,
         }
     }
 
@@ -375,6 +385,9 @@ impl<'a> Found<'a> {
         let mut blind_spots = Vec::new();
         if self.not_entered > 0 {
             blind_spots.push(BlindSpot::NotEntered(self.not_entered));
+        }
+        if self.not_read > 0 {
+            blind_spots.push(BlindSpot::NotRead(self.not_read));
         }
         if namespaces.unreadable_processes > 0 {
             blind_spots.push(BlindSpot::HiddenProcesses(namespaces.unreadable_processes));

@@ -182,6 +182,11 @@ impl Namespace {
         Err(EnterError::Gone { inode: self.inode })
     }
 
+    /// Whether its tables can be read without entering it: a process that lives in it was found.
+    pub fn can_be_read_from_outside(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
     /// Hands the namespace's `net` directory of /proc (`snmp`, `sockstat`, `tcp` and the like) to `read`.
     ///
     /// By a process that lives in it, with no privilege beyond having found it; where only a mount keeps it, from

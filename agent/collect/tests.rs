@@ -174,6 +174,22 @@ fn without_cookies_a_socket_is_known_again_by_its_inode() {
 }
 
 #[test]
+fn without_cookies_what_waits_to_be_accepted_takes_no_others_age() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut collector = only(&[Source::Proc]);
+    let mut ages = || -> Vec<Duration> {
+        let sockets = look(&mut collector).sockets.into_iter().map(|(_, socket)| socket);
+        sockets.filter(|socket| socket.local == address).map(|socket| socket.age.unwrap()).collect()
+    };
+    drop(TcpStream::connect(address).unwrap());
+    assert_eq!(ages(), [Duration::ZERO]);
+    std::thread::sleep(Duration::from_millis(300));
+    drop(TcpStream::connect(address).unwrap());
+    assert_eq!(ages(), [Duration::ZERO; 2]);
+}
+
+#[test]
 fn a_port_is_told_apart_where_it_was_asked_for() {
     let leak = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
     let port = leak.held.local_addr().unwrap().port();

@@ -118,8 +118,11 @@ pub struct Snapshot {
 /// Something that a look could not see, for want of a right or of a facility of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlindSpot {
-    /// So many network namespaces may not be entered: their sockets are read from /proc, without cgroup and age.
+    /// So many network namespaces may not be entered: their sockets are read from /proc, which tells neither cgroups
+    /// nor ages.
     NotEntered(usize),
+    /// So many network namespaces may not be entered, and no process is known by which /proc would show them.
+    NotRead(usize),
     /// The network namespaces of so many processes may not be known.
     HiddenProcesses(u64),
     /// So many directories or mounts of network namespaces may not be read.
@@ -134,15 +137,24 @@ impl std::fmt::Display for BlindSpot {
         match self {
             Self::NotEntered(count) => write!(
                 f,
-                "{count} network namespaces could not be entered: whose their sockets are, and how old, is not told \
+                "network namespaces that could not be entered: {count}; ages in them count from the first look, and \
+                 owners are told only where descriptors may be read (CAP_SYS_ADMIN shows both)"
+            ),
+            Self::NotRead(count) => write!(
+                f,
+                "network namespaces that could be neither entered nor read: {count}; what is in them is not counted \
                  (CAP_SYS_ADMIN shows it)"
             ),
-            Self::HiddenProcesses(count) => {
-                write!(f, "the network namespaces of {count} processes could not be seen (CAP_SYS_PTRACE shows them)")
-            }
-            Self::HiddenMounts(count) => {
-                write!(f, "{count} mounts of network namespaces could not be seen (CAP_DAC_READ_SEARCH shows them)")
-            }
+            Self::HiddenProcesses(count) => write!(
+                f,
+                "processes whose network namespaces could not be known: {count}; what is in containers' is not \
+                 counted (CAP_SYS_PTRACE with CAP_SYS_ADMIN shows it)"
+            ),
+            Self::HiddenMounts(count) => write!(
+                f,
+                "mounts of network namespaces that could not be read: {count} (CAP_DAC_READ_SEARCH with CAP_SYS_ADMIN \
+                 shows what is in them)"
+            ),
             Self::NoDiagnostics => f.write_str(
                 "the kernel's socket diagnostics could not be used: /proc tells neither owners nor ages \
                  (AF_NETLINK sockets and the kernel's tcp_diag and inet_diag show them)",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -152,6 +153,11 @@ pub struct Said {
 }
 
 impl Said {
+    pub fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
     /// # Panics
     /// When standard output is not one JSON value.
     pub fn json(&self) -> Value {
@@ -186,10 +192,14 @@ pub fn unwait_as_nobody(lab: &Lab, arguments: &[&str]) -> Said {
     said(lab, &[&nobody, argv(arguments).as_slice()].concat())
 }
 
+/// The same as root without these capabilities, as setpriv(1) names them: `-sys_admin,-sys_ptrace`.
+pub fn unwait_without(lab: &Lab, capabilities: &str, arguments: &[&str]) -> Said {
+    said(lab, &[&["setpriv", "--bounding-set", capabilities, "--"], argv(arguments).as_slice()].concat())
+}
+
 fn said(lab: &Lab, argv: &[&str]) -> Said {
     let output = lab.command(argv).output().unwrap_or_else(|error| panic!("{argv:?}: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+    Said::of(&output)
 }
 
 /// `unwait run` in the background of the lab. It has begun to listen when this returns.

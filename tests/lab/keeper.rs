@@ -66,13 +66,23 @@ fn visible_directories() -> Vec<PathBuf> {
 
 /// Where the cgroup v2 tree is mounted: /sys/fs/cgroup, or below it where v1 is used as well.
 pub(super) fn cgroup2_mount() -> PathBuf {
+    mounts_of("cgroup2").into_iter().next().expect("a cgroup2 file system is mounted")
+}
+
+/// Where every hierarchy of cgroups is mounted, of v1 and v2.
+pub(super) fn cgroup_mounts() -> Vec<PathBuf> {
+    [mounts_of("cgroup2"), mounts_of("cgroup")].concat()
+}
+
+fn mounts_of(wanted: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     mounts
         .lines()
-        .find_map(|line| {
+        .filter_map(|line| {
             // proc(5): the fields before " - " end with optional ones; the file system's type follows it.
             let (mount, filesystem) = line.split_once(" - ")?;
-            filesystem.starts_with("cgroup2 ").then(|| PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()))
+            let of_type = filesystem.split(' ').next() == Some(wanted);
+            of_type.then(|| PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()))
         })
-        .expect("a cgroup2 file system is mounted")
+        .collect()
 }

@@ -7,6 +7,7 @@ mod lab;
 
 mod asking;
 mod config;
+mod containers;
 mod crash;
 mod demo;
 mod disk;
@@ -14,5 +15,6 @@ mod guards;
 mod idle;
 mod lab_selfcheck;
 mod leak;
+mod namespaces;
 mod orphans;
 mod signals;

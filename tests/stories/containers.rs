@@ -1,0 +1,137 @@
+//! A real Docker container with a network of its own, on the machine itself: it leaks, and is seen by its name.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::Docker;
+use crate::lab::agent::{PROGRAM, Said};
+use crate::lab::deadline::wait_until_seen;
+use crate::lab::docker::{Container, PORT};
+
+const LEAKED: usize = 23;
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_container_that_leaks_is_seen_by_its_name() {
+    let mut docker = Docker::start();
+    let container = docker.run_leaky();
+    container.leak(LEAKED);
+
+    let seen = wait_until_seen("all of them to be accepted", SOON, || {
+        let seen = of(&container, &scan(&[]).json())?;
+        if seen["close_wait.unaccepted"] == 0 { Ok(seen) } else { Err(format!("{seen:#}")) }
+    });
+    is_exact(&seen);
+    assert!(seen["fd.used"].as_u64() >= Some(LEAKED as u64), "of its processes: {seen:#}");
+
+    // The machine's processes, tables and descriptors tell it as well.
+    let without = scan(&["setpriv", "--bounding-set", "-sys_admin", "--"]).json();
+    is_exact(&of(&container, &without).unwrap_or_else(|seen| panic!("{seen}")));
+    assert!(without["not_seen"].to_string().contains("CAP_SYS_ADMIN shows both"), "{without:#}");
+
+    let nobody = scan(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]).json();
+    assert!(of(&container, &nobody).is_err(), "{nobody:#}");
+    assert!(nobody["not_seen"].to_string().contains("CAP_SYS_PTRACE with CAP_SYS_ADMIN"), "{nobody:#}");
+
+    let agent = Agent::start(&container);
+    let ended = wait_until_seen("the breach's incident", SOON, || {
+        let said = agent.ask(&["history", "--json"]);
+        if said.code != 0 {
+            return Err(format!("{said:?}\n{}", agent.log()));
+        }
+        let newest = said.json().get(0).cloned().ok_or_else(|| agent.log())?;
+        if newest["ended"].is_string() { Ok(newest) } else { Err(format!("{newest:#}")) }
+    });
+    assert_eq!((&ended["service"], &ended["outcome"]), (&container.service().into(), &"completed".into()), "{ended:#}");
+    let table = Path::new(ended["evidence"].as_str().expect("evidence")).join("sockets.txt");
+    let table = fs::read_to_string(table).expect("the evidence's table");
+    let rows = table.lines().filter(|line| line.starts_with("CLOSE-WAIT"));
+    assert_eq!(rows.filter(|row| row.contains(&format!(":{PORT} "))).count(), LEAKED, "{table}");
+
+    docker.remove(&container);
+    wait_until_seen("the container to be gone", SOON, || match of(&container, &scan(&[]).json()) {
+        Ok(seen) => Err(format!("{seen:#}")),
+        Err(_) => Ok(()),
+    });
+}
+
+fn is_exact(seen: &Value) {
+    let count = |key: &str| seen[key].as_u64();
+    let found = [count("close_wait"), count("close_wait.inbound"), count("close_wait.outbound")];
+    assert_eq!(found, [Some(LEAKED as u64), Some(LEAKED as u64), Some(0)], "{seen:#}");
+}
+
+fn of(container: &Container, scan: &Value) -> Result<Value, String> {
+    let services = scan["services"].as_array().expect("services");
+    services.iter().find(|one| one["service"] == container.service()).cloned().ok_or_else(|| format!("{scan:#}"))
+}
+
+/// `unwait scan --json` of the machine, started by these words.
+fn scan(by: &[&str]) -> Said {
+    // Where the build lies, nobody else may be allowed to look.
+    let copy = tempfile::Builder::new().permissions(readable()).tempdir().expect("a scratch directory");
+    let program = copy.path().join("unwait");
+    fs::copy(PROGRAM, &program).expect("a copy of the program");
+    let argv = [by, &[program.to_str().expect("UTF-8"), "scan", "--json"]].concat();
+    let said = Command::new(argv[0]).args(&argv[1..]).current_dir("/").output().expect("it starts");
+    let said = Said::of(&said);
+    assert_eq!(said.code, 0, "{said:?}");
+    said
+}
+
+fn readable() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o755)
+}
+
+/// `unwait run` on the machine, with all that it writes in a directory of its own. It changes nothing.
+struct Agent {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Agent {
+    fn start(container: &Container) -> Self {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().expect("below it")).expect("it is ours");
+            fs::write(path, text).expect("it is ours");
+        };
+        let state = dir.path().join("state");
+        write("agent.yaml", &format!("interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\nstate: {}\n", state.display()));
+        write(
+            "policies/leak.yaml",
+            &format!(
+                "policy: leak\ndescription: Watches one container.\nservices: [\"{}\"]\nwhen: close_wait > 20\nfor: 1s\n\
+                 mode: dry-run\nrunbook: evidence-only\n",
+                container.service()
+            ),
+        );
+        write("runbooks/evidence-only.yaml", include_str!("../../runbooks/evidence-only.yaml"));
+        let log = fs::File::create(dir.path().join("log")).expect("it is ours");
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "--log", "json", "--config"]).arg(dir.path()).stdin(Stdio::null());
+        let child = command.stdout(log.try_clone().expect("a second descriptor")).stderr(log).spawn();
+        Self { child: child.expect("it starts"), dir }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Said {
+        let said = Command::new(PROGRAM).args(arguments).arg("--config").arg(self.dir.path()).output();
+        Said::of(&said.expect("it starts"))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
