@@ -13,7 +13,7 @@ use super::control::{Reply, Request};
 use super::pacing::Pacing;
 use super::plans::{self, Proposal};
 use super::sensor::{Effort, Look};
-use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, sweep, words};
+use super::{Host, Wiring, WiringError, control, explain, last_good, outbox, resolve, supervised, sweep, words};
 use crate::config::{self, Diagnostics};
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -244,6 +244,7 @@ impl Agent {
             // A later synced write ends observe-only by itself.
             let _ = self.store.test_write(self.wiring.host.clock.now());
         }
+        supervised::tell(&self.wiring).await;
         match self.look() {
             Ok(look) => {
                 self.last_failure = look.measurements.untrusted.clone();

@@ -54,6 +54,8 @@ pub struct ComparisonExplained {
 pub struct Planned {
     pub plan: Plan,
     pub blocked_by: Vec<Refusal>,
+    /// What the restart in it cannot promise.
+    pub caveats: Vec<String>,
 }
 
 /// The service and the policy that a person means. Without a policy's name: the first that selects the service.
@@ -141,7 +143,11 @@ impl Asking<'_> {
         let question =
             Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: false, own_saga: false };
         let blocked_by = gate.ask_all(&question).await;
-        Planned { plan, blocked_by }
+        let caveats = match &plan.target.restart {
+            Some(restart) if policy.runbook.restarts() => self.wiring.ports.restarter(restart).caveats(restart).await,
+            _ => Vec::new(),
+        };
+        Planned { plan, blocked_by, caveats }
     }
 }
 
