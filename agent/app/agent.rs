@@ -15,7 +15,9 @@ use super::held::{self, Held};
 use super::plans::{self, Proposal};
 use super::run::RunError;
 use super::sensor::{Effort, Look};
-use super::{Wiring, approvals, breaker, control, explain, last_good, outbox, remind, resolve, sweep, words};
+use super::{
+    Wiring, approvals, breaker, control, explain, last_good, outbox, remind, resolve, supervised, sweep, words,
+};
 use crate::config;
 use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
@@ -215,6 +217,7 @@ impl Agent {
             // A later synced write ends observe-only by itself.
             let _ = self.store.test_write(self.wiring.host.clock.now());
         }
+        supervised::tell(&self.wiring).await;
         let quiet = self.detector.is_quiet() && self.sagas.is_empty();
         match self.attention.look(&self.wiring, quiet) {
             Ok(look) => {

@@ -60,6 +60,8 @@ pub struct ComparisonExplained {
 pub struct Planned {
     pub plan: Plan,
     pub blocked_by: Vec<Refusal>,
+    /// What the restart in it cannot promise.
+    pub caveats: Vec<String>,
 }
 
 /// The service and the policy that a person means. Without a policy's name: the first that selects the service.
@@ -170,7 +172,11 @@ impl Asking<'_> {
         let proposal = Proposal { breached, ..proposal };
         let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
         let blocked_by = gate.ask_all(&proposal.question()).await;
-        Planned { plan: proposal.plan, blocked_by }
+        let caveats = match &proposal.plan.target.restart {
+            Some(restart) if policy.runbook.restarts() => self.wiring.ports.restarter(restart).caveats(restart).await,
+            _ => Vec::new(),
+        };
+        Planned { plan: proposal.plan, blocked_by, caveats }
     }
 }
 

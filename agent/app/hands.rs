@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::Wiring;
-use super::sensor::{Effort, SharedSensor};
+use super::sensor::Effort;
+use super::{Wiring, supervised};
 use crate::clock::Clock;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
@@ -19,7 +19,7 @@ use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trig
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
-    let measure = Arc::new(Senses(wiring.sensor.clone()));
+    let measure = Arc::new(Senses(wiring.clone()));
     World {
         host: wiring.host.name.clone(),
         labels: wiring.labels(),
@@ -38,13 +38,13 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
 
 pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
     let ports = wiring.dry_ports();
-    let measure = Arc::new(Senses(wiring.sensor.clone()));
+    let measure = Arc::new(Senses(wiring.clone()));
     World {
         pace: Arc::new(NoPace::default()),
         commands: Arc::new(NoCommands),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
-        measure: Arc::new(DrySenses(Senses(wiring.sensor.clone()))),
+        measure: Arc::new(DrySenses(Senses(wiring.clone()))),
         ports,
         ..real(wiring, store, started)
     }
@@ -155,12 +155,13 @@ impl Commands for NoCommands {
 }
 
 /// Measures afresh.
-struct Senses(SharedSensor);
+struct Senses(Wiring);
 
 #[async_trait]
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
-        let look = self.0.lock().look(Effort::Of(&plan.target.service)).map_err(|error| error.to_string())?;
+        supervised::tell(&self.0).await;
+        let look = self.0.sensor.lock().look(Effort::Of(&plan.target.service)).map_err(|error| error.to_string())?;
         match look.measurements.untrusted {
             Some(why) => Err(why),
             None => Ok(look.measurements.of(&plan.target.service)),
@@ -168,7 +169,7 @@ impl Measure for Senses {
     }
 
     async fn inbound(&self, plan: &Plan) -> Result<u64, String> {
-        self.0.lock().inbound(&plan.target.service)
+        self.0.sensor.lock().inbound(&plan.target.service)
     }
 
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {

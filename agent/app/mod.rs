@@ -18,6 +18,7 @@ pub mod resolve;
 pub mod run;
 pub mod sensor;
 pub mod slots;
+pub mod supervised;
 pub mod sweep;
 mod words;
 
@@ -38,13 +39,17 @@ use crate::config::{Config, FleetConfig, Login, RegistryConfig, ServiceConfig, T
 use crate::decide::guards::Gate;
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
+use crate::model::plan::Restart;
 use crate::model::{Message, Signal};
 use crate::ports::Ports;
 use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
 use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry};
-use crate::ports::restarter::{Restarter, dry::DryRestarter, process::ProcessRestarter, systemd::SystemdRestarter};
+use crate::ports::restarter::systemd::SystemdRestarter;
+use crate::ports::restarter::{
+    Restarter, dry::DryRestarter, process::ProcessRestarter, supervisord::SupervisordRestarter,
+};
 use crate::store::{Audience, StateDir, Store};
 
 use sensor::{Effort, Look, Sensor, SharedSensor};
@@ -119,6 +124,7 @@ impl Wiring {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
             process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
+            supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(&host.clock))),
             probe: Arc::new(Probes),
             fleet,
         };
@@ -220,6 +226,7 @@ impl Wiring {
             registries,
             systemd: dry(&self.ports.systemd),
             process: dry(&self.ports.process),
+            supervisord: dry(&self.ports.supervisord),
             probe: Arc::new(DryProbe::new(Arc::clone(&self.ports.probe))),
             fleet: self
                 .ports
@@ -274,13 +281,19 @@ fn asked(config: &Config) -> Vec<Signal> {
 pub fn matches(config: &Config) -> Vec<ServiceMatch> {
     let found = |service: &ServiceConfig| {
         let by = service.found_by.clone().unwrap_or_default();
-        let own_pid_file = service.restart.as_ref().map(|restart| restart.pid_file.clone());
+        let own_pid_file = match &service.restart {
+            Some(Restart::Process(process)) => Some(process.pid_file.clone()),
+            _ => None,
+        };
         let pid_file = by.pid_file.or(own_pid_file);
         let cgroup =
             by.cgroup.and_then(|path| Glob::new(&globset::escape(&path)).ok()).map(|glob| glob.compile_matcher());
-        let says_anything = !by.ports.is_empty() || cgroup.is_some() || by.process.is_some() || pid_file.is_some();
+        let supervised = supervised::is_asked_for(config.target_for(&service.service).restart.as_ref());
+        let says_anything =
+            !by.ports.is_empty() || cgroup.is_some() || by.process.is_some() || pid_file.is_some() || supervised;
         let service = service.service.clone();
-        says_anything.then_some(ServiceMatch { service, ports: by.ports, cgroup, process: by.process, pid_file })
+        let (ports, process) = (by.ports, by.process);
+        says_anything.then_some(ServiceMatch { service, ports, cgroup, process, pid_file, supervised })
     };
     config.host.services.values().filter_map(found).collect()
 }

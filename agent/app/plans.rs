@@ -144,8 +144,21 @@ pub(super) async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Bindi
 fn with_dependents(restart: &Restart) -> bool {
     match restart {
         Restart::Systemd { with_dependents, .. } => *with_dependents,
-        Restart::Process(_) => true,
+        Restart::Process(_) | Restart::Supervisord { .. } => true,
     }
+}
+
+/// What a restart of each service that the host's file names cannot promise.
+pub async fn restart_caveats(wiring: &Wiring) -> BTreeMap<ServiceName, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for service in wiring.config.host.services.keys() {
+        let Some(restart) = wiring.config.target_for(service).restart else { continue };
+        let caveats = wiring.ports.restarter(&restart).caveats(&restart).await;
+        if !caveats.is_empty() {
+            all.insert(service.clone(), caveats);
+        }
+    }
+    all
 }
 
 /// Services whose restarter answers that there is no such thing. One that does not answer says nothing: a configuration

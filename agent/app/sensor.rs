@@ -125,6 +125,11 @@ impl Sensor {
         self.collector.discover();
     }
 
+    /// See [`Attributor::supervised`].
+    pub fn supervised(&mut self, mains: impl IntoIterator<Item = (ServiceName, u32)>) {
+        self.attributor.supervised(mains);
+    }
+
     /// One look, fed to the windows.
     pub fn look(&mut self, effort: Effort) -> Result<Look, CollectError> {
         let begun = thread_cpu_time();

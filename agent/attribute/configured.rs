@@ -1,7 +1,7 @@
-//! What the services that the config names by port, process or pid file hold.
+//! What the services hold that the config names by port, process or pid file, or whose main process a supervisor knows.
 //!
 //! Only the processes of cgroups that hold sockets in CLOSE_WAIT, those of the cgroup of a configured port's
-//! listener, and the family of a pid file's process are looked at; of these, only the descriptors of those that
+//! listener, and the family of a main process are looked at; of these, only the descriptors of those that
 //! may be meant. Nothing at all is read where no such service is configured, or nothing is in CLOSE_WAIT. What
 //! could not be looked at is said so: whose the rest of such a cgroup is, is not guessed.
 
@@ -16,7 +16,7 @@ use super::ServiceMatch;
 use super::cgroup::Cgroups;
 use super::processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
-const MOST_GENERATIONS: usize = 32; // of a pid file's process; a pre-forking server has two or three
+const MOST_GENERATIONS: usize = 32; // of a main process; a pre-forking server has two or three
 const CLOCK_SLACK: f64 = 10.0; // seconds that a clock may have been stepped by since a pid file was written
 
 /// What was found.
@@ -32,6 +32,7 @@ pub(super) struct Claims {
 /// `paths` are those of the snapshot's cgroups.
 pub(super) fn claims(
     matches: &[ServiceMatch],
+    mains: &BTreeMap<ServiceName, Seen>,
     snapshot: &Snapshot,
     paths: &HashMap<u64, String>,
     cgroups: &Cgroups,
@@ -42,8 +43,13 @@ pub(super) fn claims(
         return search.claims;
     }
     let mut budget = Budget::of_a_tick();
-    for service in matches.iter().filter(|m| m.pid_file.is_some()) {
-        search.pid_file(service, snapshot, paths, proc, &mut budget);
+    for service in matches {
+        let by_pid_file = service.pid_file.as_deref().and_then(|file| main_process(file, snapshot, proc));
+        let told = mains.get(&service.service).filter(|_| service.supervised);
+        let main = by_pid_file.or_else(|| proc.reopen(*told?).ok());
+        if let Some(main) = main {
+            search.family(service, &main, paths, proc, &mut budget);
+        }
     }
     let by_name = matches.iter().any(|m| m.process.is_some());
     let leaking: BTreeSet<u64> = snapshot.groups.iter().filter_map(|group| group.cgroup_id).collect();
@@ -115,19 +121,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn pid_file(
+    fn family(
         &mut self,
         service: &'a ServiceMatch,
-        snapshot: &Snapshot,
+        main: &Process,
         paths: &HashMap<u64, String>,
         proc: &ProcRoot,
         budget: &mut Budget,
     ) {
-        let main = service.pid_file.as_deref().and_then(|file| main_process(file, snapshot, proc));
-        let Some(main) = main else { return };
         let mut hidden_in = Vec::new();
         let complete =
-            proc.family(&main, MOST_GENERATIONS, budget, &mut |process, budget| match self.sockets(process, budget) {
+            proc.family(main, MOST_GENERATIONS, budget, &mut |process, budget| match self.sockets(process, budget) {
                 Ok(inodes) => self.claim(&service.service, process, inodes),
                 Err(Unseen::Ended) => {}
                 Err(Unseen::Hidden) => hidden_in.extend(process.cgroup()),
@@ -166,7 +170,8 @@ impl<'a> Search<'a> {
 
 /// The inodes of the sockets in CLOSE_WAIT, where a service is configured that is told by what it holds.
 fn leaking(matches: &[ServiceMatch], snapshot: &Snapshot) -> HashSet<u64> {
-    let by_holder = |m: &ServiceMatch| !m.ports.is_empty() || m.process.is_some() || m.pid_file.is_some();
+    let by_holder =
+        |m: &ServiceMatch| !m.ports.is_empty() || m.process.is_some() || m.pid_file.is_some() || m.supervised;
     let groups = if matches.iter().any(by_holder) { &snapshot.groups[..] } else { &[] };
     let inodes = groups.iter().flat_map(|group| &group.sockets).map(|socket| u64::from(socket.inode));
     inodes.filter(|inode| *inode != 0).collect()

@@ -49,6 +49,8 @@ pub struct ServiceMatch {
     pub process: Option<String>,
     /// Holds the pid of the main process; its descendants count too.
     pub pid_file: Option<PathBuf>,
+    /// A supervisor knows its main process, which [`Attributor::supervised`] is told; its descendants count too.
+    pub supervised: bool,
 }
 
 /// Whether to count the open descriptors of the services that hold sockets in CLOSE_WAIT.
@@ -66,6 +68,8 @@ pub struct Attributor {
     proc: ProcRoot,
     /// The processes of the services that were found by port, process or pid file, in the last snapshot.
     processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
+    /// The main processes that supervisors told of last.
+    mains: BTreeMap<ServiceName, Seen>,
     searched: Holders,
     /// Where the processes of the services lie that were found by a holder.
     searched_roots: BTreeMap<ServiceName, BTreeSet<String>>,
@@ -85,6 +89,7 @@ impl Attributor {
             searched: Holders::new(proc.clone()),
             proc,
             processes: BTreeMap::new(),
+            mains: BTreeMap::new(),
             searched_roots: BTreeMap::new(),
             doubted: HashSet::new(),
             search_within: SEARCH_WITHIN,
@@ -94,6 +99,14 @@ impl Attributor {
     /// For whoever looks only once: the search for holders may take so long.
     pub fn search_within(&mut self, budget: Duration) {
         self.search_within = budget;
+    }
+
+    /// The main processes of supervised services, as their supervisors told them a moment ago. A service that is not
+    /// among them (its supervisor did not answer) keeps the one that it had, for as long as that process lives.
+    pub fn supervised(&mut self, mains: impl IntoIterator<Item = (ServiceName, u32)>) {
+        let seen = |pid| self.proc.open(pid).and_then(|process| process.seen());
+        let told: Vec<_> = mains.into_iter().filter_map(|(service, pid)| Some((service, seen(pid).ok()?))).collect();
+        self.mains.extend(told);
     }
 
     /// Joins the snapshot with its owners. The configured services are in the census also where they hold
@@ -137,7 +150,8 @@ impl Attributor {
             let path = if leaking.contains(id) { self.cgroups.path(*id) } else { self.cgroups.remembered(*id) };
             paths.extend(path.map(|path| (*id, path.to_owned())));
         }
-        let Claims { held, unseen, processes } = claims(&self.matches, snapshot, &paths, &self.cgroups, &self.proc);
+        let Claims { held, unseen, processes } =
+            claims(&self.matches, &self.mains, snapshot, &paths, &self.cgroups, &self.proc);
         self.processes = processes;
         let searched = self.search(snapshot, &paths, clock);
         let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);

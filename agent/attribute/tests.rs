@@ -83,7 +83,7 @@ impl Unit {
 
     fn named(&self, name: &str) -> ServiceMatch {
         let service = ServiceName::parse(name).unwrap();
-        ServiceMatch { service, ports: vec![], cgroup: None, process: None, pid_file: None }
+        ServiceMatch { service, ports: vec![], cgroup: None, process: None, pid_file: None, supervised: false }
     }
 }
 
@@ -172,7 +172,7 @@ fn a_service_by_port_has_what_came_in_and_what_the_listeners_holder_opened() {
 }
 
 #[test]
-fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
+fn a_service_by_name_by_pid_file_by_its_supervisor_or_by_cgroup_has_what_its_processes_hold() {
     let Some(unit) = Unit::leaking("name", 2) else { return };
     let dir = tempfile::tempdir().unwrap();
     let pid_file = dir.path().join("gate.pid");
@@ -182,9 +182,11 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
         // Other tests' units sleep as well: this one is told apart by what it holds.
         ("name", ServiceMatch { process: Some("sleep".into()), ..unit.named("process:gate") }),
         ("pid file", ServiceMatch { pid_file: Some(pid_file.clone()), ..unit.named("process:gate") }),
+        ("supervisor", ServiceMatch { supervised: true, ..unit.named("program:gate") }),
         ("cgroup", ServiceMatch { cgroup: glob(&format!("/{}", unit.service)), ..unit.named("process:gate") }),
     ] {
         let mut attributor = Attributor::new(vec![found.clone()]);
+        attributor.supervised([(found.service.clone(), unit.child.id())].into_iter().filter(|_| found.supervised));
         let census = unit.census(&mut attributor, DescriptorAsk::Count);
         let gate = &census.services[&found.service];
         let ours = |owned: &&Owned| owned.socket.remote == unit._peer.local_addr().unwrap();
@@ -201,6 +203,18 @@ fn a_service_by_name_by_pid_file_or_by_cgroup_has_what_its_processes_hold() {
     let found = ServiceMatch { pid_file: Some(pid_file), ..unit.named("process:gate") };
     let census = unit.census(&mut Attributor::new(vec![found.clone()]), DescriptorAsk::Skip);
     assert_eq!(directions(&census, &found.service), (0, 0));
+    // What a supervisor told counts where the service is said to be supervised, and for as long as nothing newer is.
+    let program = ServiceMatch { supervised: true, ..unit.named("program:gate") };
+    let mut attributor = Attributor::new(vec![program.clone()]);
+    attributor.supervised([(program.service.clone(), unit.child.id())]);
+    attributor.supervised([]);
+    assert_eq!(directions(&unit.census(&mut attributor, DescriptorAsk::Skip), &program.service), (1, 2));
+    let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    attributor.supervised([(program.service.clone(), other.id())]);
+    let census = unit.census(&mut attributor, DescriptorAsk::Skip);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(directions(&census, &program.service), (0, 0));
     assert_eq!(directions(&census, &unit.service), (1, 2));
 }
 

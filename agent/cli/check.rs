@@ -47,6 +47,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
         }
     }
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
+    let restarts = plans::restart_caveats(&wiring).await;
     if place.json {
         let lacking: Vec<_> = lacking
             .iter()
@@ -55,11 +56,15 @@ pub async fn check(arguments: Arguments) -> Outcome {
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
+            "restart_cannot_promise": restarts,
         }));
     } else {
         say(config, &lacking);
         for caveat in caveats {
             println!("fleet: {caveat}");
+        }
+        for (service, caveat) in restarts.iter().flat_map(|(service, all)| all.iter().map(move |one| (service, one))) {
+            println!("{service}: {caveat}");
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use super::{Failure, Outcome, Place, open, plan, render};
 use crate::app::control::{self, Request};
 use crate::app::explain::Asking;
 use crate::app::sensor::Effort;
+use crate::app::supervised;
 use crate::model::ServiceName;
 
 #[derive(Debug, Args)]
@@ -30,6 +31,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
         None => {
             let store = plan::store_or_empty(&state)?;
             let wiring = open::wiring(config)?;
+            supervised::tell(&wiring).await;
             let look = wiring.look(Effort::Afresh).map_err(|error| Failure::Unreachable(error.to_string()))?;
             let readings = look.measurements.of(&service);
             let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };

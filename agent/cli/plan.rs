@@ -84,6 +84,9 @@ fn say(planned: &Planned) {
         .collect();
     render::table(&[">", "STEP", "EFFECT", "SETTINGS"], &rows);
     println!();
+    for caveat in &planned.caveats {
+        println!("restart: {caveat}");
+    }
     match planned.blocked_by.as_slice() {
         [] => println!("Nothing blocks it now."),
         refusals => {

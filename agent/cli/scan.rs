@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Failure, Outcome, Place, render};
 use crate::app;
 use crate::app::sensor::{Effort, Look, Sensor};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::{Reading, Readings, ServiceName, Signal, duration};
 
@@ -46,18 +46,23 @@ pub async fn scan(arguments: Arguments) -> Outcome {
         },
     };
     // Services that only the configuration names are known where there is one; a broken one is `check`'s affair.
-    let matches = config::load(&arguments.place.config).map(|config| app::matches(&config)).unwrap_or_default();
+    let config = config::load(&arguments.place.config).ok();
+    let matches = config.as_ref().map(app::matches).unwrap_or_default();
     let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio];
     asked.extend(arguments.established.then_some(Signal::Established));
     if every.is_some() {
         asked.extend([GROWTH, Signal::FdExhaustedIn]);
     }
     let unreachable = |error: crate::collect::CollectError| Failure::Unreachable(error.to_string());
-    let mut sensor = Sensor::new(matches, asked.clone(), Arc::new(SystemClock)).map_err(unreachable)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut sensor = Sensor::new(matches, asked.clone(), Arc::clone(&clock)).map_err(unreachable)?;
     if every.is_none() {
         sensor.search_within(SEARCH_WITHIN);
     }
     loop {
+        if let Some(config) = &config {
+            sensor.supervised(app::supervised::mains(config, &clock).await);
+        }
         let look = sensor.look(Effort::Afresh).map_err(unreachable)?;
         let text = match (arguments.place.json, every) {
             (true, None) => pretty(&value(&look)?),

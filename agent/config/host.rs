@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::message::EventKind;
-use crate::model::plan::{Binding, Health, ProcessRestart};
+use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
 
 /// `agent.yaml`.
@@ -93,7 +93,8 @@ pub struct ServiceConfig {
     pub bindings: Vec<Binding>,
     pub health: Option<Health>,
     pub found_by: Option<Match>,
-    pub restart: Option<ProcessRestart>,
+    /// `None` where it is restarted as its kind is, or not at all.
+    pub restart: Option<Restart>,
     /// Restart although other units are taken along.
     pub with_dependents: bool,
     /// In place of `restart_grace`.

@@ -19,6 +19,7 @@ mod trust;
 mod words;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
@@ -34,6 +35,9 @@ use crate::model::{Policy, PolicyTest, Runbook, ServiceName, Target};
 
 /// Where the state lies unless `state:` says otherwise.
 pub const DEFAULT_STATE: &str = "/var/lib/unwait";
+
+/// Where supervisord listens unless `restart:` says otherwise, as Debian has it.
+pub const DEFAULT_SUPERVISORD: &str = "/run/supervisor.sock";
 
 /// A configuration without an error in it: what the rest of the agent sees.
 #[derive(Clone, Debug)]
@@ -64,13 +68,18 @@ impl Config {
     /// The service with all that acting on it needs, as far as the configuration knows.
     pub fn target_for(&self, service: &ServiceName) -> Target {
         let configured = self.service_config(service);
-        let restart = match service.kind() {
+        let by_its_kind = || match service.kind() {
             ServiceKind::Unit => Some(Restart::Systemd {
                 unit: service.as_str().into(),
                 with_dependents: configured.is_some_and(|service| service.with_dependents),
             }),
-            _ => configured.and_then(|service| service.restart.clone()).map(Restart::Process),
+            ServiceKind::Program => Some(Restart::Supervisord {
+                program: service.bare().into(),
+                socket: PathBuf::from(DEFAULT_SUPERVISORD),
+            }),
+            ServiceKind::Container | ServiceKind::Process => None,
         };
+        let restart = configured.and_then(|service| service.restart.clone()).or_else(by_its_kind);
         Target {
             service: service.clone(),
             bindings: configured.map(|service| service.bindings.clone()).unwrap_or_default(),
@@ -104,10 +113,10 @@ impl Config {
         }
         if runbook.restarts() && target.restart.is_none() {
             lacks.push(match service.kind() {
-                ServiceKind::Container | ServiceKind::Program => {
+                ServiceKind::Container => {
                     format!("restart: restarting a {} is not built in this version of unwait", service.kind())
                 }
-                ServiceKind::Process | ServiceKind::Unit => {
+                ServiceKind::Process | ServiceKind::Program | ServiceKind::Unit => {
                     let keys = "restart: { process: { argv: [PROGRAM], pid_file: PATH } }";
                     format!("restart: no way to restart is declared; {}", in_file(keys))
                 }

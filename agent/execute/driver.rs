@@ -33,7 +33,8 @@ pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop: watch::Receiver<bool>) -> Driven {
     loop {
         journal.flush(&saga, world);
-        let stopping = *stop.borrow();
+        // What we have stopped is started before we end.
+        let stopping = *stop.borrow() && !saga.has_stopped_the_service();
         match saga.task() {
             Task::Rest(ending) => {
                 if !journal.flush(&saga, world) {
@@ -193,6 +194,7 @@ fn fail(saga: &mut Saga, journal: &mut Journal, step: usize, failure: Failure, w
 /// Carries the step out and says what happened.
 async fn act(saga: &Saga, step: usize, world: &World) -> Event {
     match steps::apply(saga, step, world).await {
+        Ok(done) if done.stopped => Event::Stopped { step },
         Ok(done) => Event::Done { step, detail: done.detail, helped: done.helped },
         Err(failure) if saga.plan().steps[step].effect == Effect::Pivot => {
             recovery::doubtful_pivot(saga, step, failure.reason, failure.detail, world).await

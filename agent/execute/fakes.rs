@@ -25,7 +25,7 @@ use crate::ports::Ports;
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use crate::ports::restarter::{Liveness, RestartError, Restarter, RunState};
+use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::store::{Audience, Store};
 
 pub const HOST: &str = "bj1-03";
@@ -128,6 +128,8 @@ pub enum Fault {
     RestartUnheard,
     /// The manager's answer is lost, and a new incarnation runs.
     RestartAnswerLost,
+    /// The manager can only stop and start.
+    TwoHalves,
     UnhealthyAfterRestart,
     /// It registers itself anew at its start: our drain is gone.
     RegistersItself,
@@ -318,7 +320,7 @@ impl Restarter for Fake {
         Ok(Liveness { state: service.state, incarnation, main_pid: None, up_for: service.up_for })
     }
 
-    async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Incarnation, RestartError> {
+    async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
         self.0.trip.pass();
         let service = || "rpc-order.service".to_string();
         let fault = self.0.fault;
@@ -335,6 +337,11 @@ impl Restarter for Fake {
             _ => {}
         }
         self.0.service().restarts += 1;
+        if fault == Fault::TwoHalves {
+            self.0.service().state = RunState::Inactive;
+            self.0.trip.pass();
+            return Ok(Restarted::Stopping);
+        }
         if fault == Fault::RestartDies {
             self.0.fall_ill();
             self.0.service().state = RunState::Failed;
@@ -348,6 +355,21 @@ impl Restarter for Fake {
         self.0.trip.pass();
         if fault == Fault::RestartAnswerLost {
             return Err(RestartError::Unreachable { service: service(), detail: "no answer in time".into() });
+        }
+        Ok(Restarted::Anew(self.0.service().incarnation()))
+    }
+
+    async fn start(
+        &self,
+        _target: &plan::Restart,
+        before: &Incarnation,
+        _deadline: Duration,
+    ) -> Result<Incarnation, RestartError> {
+        self.0.trip.pass();
+        assert_eq!(before.0, "lifetime-1", "the lifetime that was stopped");
+        if self.0.service().state == RunState::Inactive {
+            self.0.begin_anew(true);
+            self.0.trip.pass();
         }
         Ok(self.0.service().incarnation())
     }
@@ -550,6 +572,7 @@ pub fn ports(scene: &Arc<Scene>) -> Ports {
         registries: [(REGISTRY.to_string(), fake.clone() as Arc<dyn Registry>)].into(),
         systemd: fake.clone(),
         process: fake.clone(),
+        supervisord: fake.clone(),
         probe: fake,
         fleet: None,
     }

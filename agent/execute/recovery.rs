@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::model::{Effect, Incarnation, Reason, Step};
+use crate::model::{Effect, Reason, Step};
 use crate::ports::restarter::RunState;
 
 use super::journal::{Journal, JournalError};
 use super::saga::{Event, Saga, State};
+use super::steps::restart;
 use super::world::World;
 use crate::store::OpenIncident;
 
@@ -15,6 +16,8 @@ pub async fn resume(open: OpenIncident, world: &World) -> Result<(Saga, Journal)
     let mut saga = Saga::new(open.plan);
     let mut journal = Journal::replay(&open.journal, &mut saga)?;
     let event = match saga.state() {
+        // Only its second half is left, which may be repeated.
+        State::Acting { .. } if saga.has_stopped_the_service() => None,
         // Each pivot, and not only the first: none is ever repeated.
         State::Acting { step } if saga.plan().steps[*step].effect == Effect::Pivot => {
             let step = *step;
@@ -45,8 +48,7 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
         let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
         return failed(reason, false, detail);
     };
-    let before: Option<Incarnation> =
-        saga.preimage(step).and_then(|preimage| serde_json::from_value(preimage["incarnation"].clone()).ok());
+    let before = restart::before(saga, step);
     let mut looks = SETTLE.as_secs() / LOOK_EVERY.as_secs();
     loop {
         match world.ports.restarter(restart).observe(restart).await {

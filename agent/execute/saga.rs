@@ -17,6 +17,8 @@ use crate::model::{Effect, Outcome, Plan, Reason, Step};
 pub enum Event {
     /// The step is about to take effect; `preimage` is what was there before.
     Intended { step: usize, preimage: Value },
+    /// A pivot of two halves has had its first: the service is being stopped at our word, and is ours to start.
+    Stopped { step: usize },
     /// The step took effect. `helped: Some(false)`: the verification found the service leaking as before.
     Done { step: usize, detail: String, helped: Option<bool> },
     /// The step failed. `untouched` speaks of a pivot alone: it provably did not begin.
@@ -85,6 +87,8 @@ pub struct Saga {
     plan: Plan,
     state: State,
     preimages: BTreeMap<usize, Value>,
+    /// The step whose first half is done.
+    stopped: Option<usize>,
     /// False once a verification found no help.
     helped: bool,
     /// Our drain was in force when the saga came to rest.
@@ -94,7 +98,7 @@ pub struct Saga {
 impl Saga {
     pub fn new(plan: Plan) -> Self {
         let state = if plan.steps.is_empty() { State::Rests(kept()) } else { State::Ready { step: 0 } };
-        Self { plan, state, preimages: BTreeMap::new(), helped: true, left_drained: false }
+        Self { plan, state, preimages: BTreeMap::new(), stopped: None, helped: true, left_drained: false }
     }
 
     /// A saga as its journal tells it.
@@ -117,6 +121,11 @@ impl Saga {
     /// What was there before the step took effect.
     pub fn preimage(&self, step: usize) -> Option<&Value> {
         self.preimages.get(&step)
+    }
+
+    /// Has the step under way stopped the service, so that starting it is all that is left of it?
+    pub fn has_stopped_the_service(&self) -> bool {
+        matches!(self.state, State::Acting { step } if self.stopped == Some(step))
     }
 
     /// What the drain found: what restore, or a person, puts back.
@@ -178,6 +187,10 @@ impl Saga {
                 self.preimages.insert(step, preimage);
                 State::Acting { step }
             }
+            (State::Acting { step: at }, Event::Stopped { step }) if at == step && self.may_stop(step) => {
+                self.stopped = Some(step);
+                State::Acting { step }
+            }
             (State::Acting { step: at }, Event::Done { step, helped, .. }) if at == step => {
                 self.helped &= helped.unwrap_or(true);
                 self.after(step)
@@ -215,6 +228,10 @@ impl Saga {
         }
         self.state = next;
         Ok(())
+    }
+
+    fn may_stop(&self, step: usize) -> bool {
+        self.plan.steps[step].effect == Effect::Pivot && self.stopped != Some(step)
     }
 
     fn after(&self, step: usize) -> State {

@@ -140,7 +140,7 @@ pub enum Place {
 pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'static str, &'a str)> {
     let name = |step: usize| plan.steps[step].step.name();
     match event {
-        Event::Intended { .. } | Event::Withdrawing { .. } => None,
+        Event::Intended { .. } | Event::Stopped { .. } | Event::Withdrawing { .. } => None,
         Event::Done { step, detail, helped: Some(false) } => Some((name(*step), "not_helped", detail)),
         Event::Done { step, detail, .. } => Some((name(*step), "done", detail)),
         Event::Failed { step, detail, .. } => Some((name(*step), "failed", detail)),

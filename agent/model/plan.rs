@@ -46,6 +46,12 @@ pub enum Restart {
         with_dependents: bool,
     },
     Process(ProcessRestart),
+    Supervisord {
+        /// `NAME`, or `GROUP:NAME`.
+        program: String,
+        /// supervisord's unix socket.
+        socket: PathBuf,
+    },
 }
 
 /// A program that nobody supervises: ended by SIGTERM, then SIGKILL, and started again by its argv.

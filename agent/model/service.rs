@@ -47,6 +47,14 @@ impl ServiceName {
         &self.0
     }
 
+    /// The name without its kind: the program's, the container's, the process'; a unit's whole.
+    pub fn bare(&self) -> &str {
+        match self.kind() {
+            ServiceKind::Unit => &self.0,
+            _ => self.0.split_once(':').map_or(&self.0, |(_, bare)| bare),
+        }
+    }
+
     pub fn kind(&self) -> ServiceKind {
         match self.0.split_once(':') {
             _ if self.0.ends_with(".service") => ServiceKind::Unit,
@@ -63,7 +71,7 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// One lifetime of a service's main process: systemd's InvocationID, or `PID@starttime`.
+/// One lifetime of a service's main process: systemd's InvocationID, a container's start, or `PID@starttime`.
 /// Two equal incarnations are the same lifetime; the text means nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -2,10 +2,11 @@
 //! errors that never show an address, since an address may be a credential.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, ClientBuilder, Response, Url};
 
 /// An answer longer than this is refused: a catalog of some 10,000 instances, at 800 B each, still fits.
 pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -26,14 +27,27 @@ pub(super) fn address(text: &str) -> Result<Url, String> {
 /// Plain http is given no certificate roots: a host that has none installed is no reason to fail there.
 /// A connection is closed after its answer: this agent least of all should hold idle ones.
 pub(super) fn client(url: &Url, deadline: Duration) -> Result<Client, String> {
-    let builder = Client::builder()
+    let builder = plain(deadline);
+    let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+    built(builder)
+}
+
+/// A client whose every request goes to a server of this host by its unix socket, whatever host its URL names.
+pub(super) fn local(socket: &Path, deadline: Duration) -> Result<Client, String> {
+    built(plain(deadline).tls_certs_only([]).unix_socket(socket))
+}
+
+fn plain(deadline: Duration) -> ClientBuilder {
+    Client::builder()
         .no_proxy()
         .redirect(Policy::none())
         .referer(false)
         .pool_max_idle_per_host(0)
         .timeout(deadline)
-        .user_agent(concat!("unwait/", env!("CARGO_PKG_VERSION")));
-    let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+        .user_agent(concat!("unwait/", env!("CARGO_PKG_VERSION")))
+}
+
+fn built(builder: ClientBuilder) -> Result<Client, String> {
     builder.build().map_err(|error| format!("no http client: {}", failure(error)))
 }
 

@@ -29,6 +29,7 @@ pub struct Ports {
     pub registries: BTreeMap<String, Arc<dyn registry::Registry>>,
     pub systemd: Arc<dyn restarter::Restarter>,
     pub process: Arc<dyn restarter::Restarter>,
+    pub supervisord: Arc<dyn restarter::Restarter>,
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where the host's file names no fleet.
     pub fleet: Option<Arc<dyn fleet::Fleet>>,
@@ -39,6 +40,7 @@ impl Ports {
         match restart {
             Restart::Systemd { .. } => self.systemd.as_ref(),
             Restart::Process(_) => self.process.as_ref(),
+            Restart::Supervisord { .. } => self.supervisord.as_ref(),
         }
     }
 }

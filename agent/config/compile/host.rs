@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::{Compiling, fleet, hours, items, minutes, secs};
+use crate::config::DEFAULT_SUPERVISORD;
 use crate::config::expand::{Environment, expand};
 use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
@@ -15,7 +16,7 @@ use crate::config::spec::host::{
 use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::words;
 use crate::model::message::EventKind;
-use crate::model::plan::{Binding, Health, ProcessRestart};
+use crate::model::plan::{Binding, Health, ProcessRestart, Restart};
 use crate::model::service::{ServiceKind, ServiceName};
 
 /// Events that a destination gets that asks for none in particular.
@@ -171,17 +172,7 @@ fn compile_service(
         })
         .collect();
     let found_by = spec.found_by.map(|spec| compile_match(spec, &place.key("match"), to));
-    let restart = spec.restart.and_then(|RestartSpec::Process(spec)| {
-        let place = place.key("restart").key("process");
-        if service.kind() != ServiceKind::Process {
-            let what = format!(
-                "{service} is a {}, whose own supervisor would start it a second time: remove `restart`",
-                service.kind()
-            );
-            to.wrong_key(&place, what);
-        }
-        compile_process(spec, &place, to)
-    });
+    let restart = spec.restart.and_then(|spec| restart(spec, &service, &place.key("restart"), to));
     if service.kind() == ServiceKind::Process
         && found_by.is_none()
         && restart.is_none()
@@ -247,6 +238,35 @@ fn compile_match(spec: MatchSpec, place: &Place, to: &mut Compiling) -> Match {
         to.wrong_key(place, "`match` is empty: give ports, cgroup, process or pid_file");
     }
     found
+}
+
+fn restart(spec: RestartSpec, service: &ServiceName, place: &Place, to: &mut Compiling) -> Option<Restart> {
+    let of_kind = match spec {
+        RestartSpec::Process(_) => ServiceKind::Process,
+        RestartSpec::Supervisord(_) => ServiceKind::Program,
+    };
+    let place = place.key(match spec {
+        RestartSpec::Process(_) => "process",
+        RestartSpec::Supervisord(_) => "supervisord",
+    });
+    if service.kind() != of_kind {
+        let what = match of_kind {
+            ServiceKind::Process => format!(
+                "{service} is a {}, whose own supervisor would start it a second time: remove `restart`",
+                service.kind()
+            ),
+            other => format!("{service} is a {}, and this restarts a {other}: remove `restart`", service.kind()),
+        };
+        to.wrong_key(&place, what);
+    }
+    Some(match spec {
+        RestartSpec::Process(spec) => Restart::Process(compile_process(spec, &place, to)?),
+        RestartSpec::Supervisord(spec) => {
+            let socket = to.required(&place, "socket", spec.socket, DEFAULT_SUPERVISORD);
+            let socket = socket.map(|Typed(path)| to.path(&place.key("socket"), path))?;
+            Restart::Supervisord { program: service.bare().into(), socket }
+        }
+    })
 }
 
 fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Option<ProcessRestart> {

@@ -93,6 +93,14 @@ pub struct MatchSpec {
 #[serde(rename_all = "snake_case")]
 pub enum RestartSpec {
     Process(ProcessSpec),
+    Supervisord(SocketSpec),
+}
+
+/// A manager of this host, by its unix socket.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct SocketSpec {
+    pub socket: Option<Typed<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,6 +181,7 @@ as_mapping!(
     RegisterSpec,
     MatchSpec,
     ProcessSpec,
+    SocketSpec,
     UserSpec,
     FleetLockSpec,
     DestinationSpec,

@@ -99,6 +99,14 @@ fn a_wrong_host_file_says_all_of_it() {
             ],
         ),
         (
+            "services: [{ service: a.service, restart: { supervisord: { socket: /s } } }]",
+            vec!["1:45 a.service is a systemd unit, and this restarts a supervisord program: remove `restart`"],
+        ),
+        (
+            "services: [{ service: \"program:x\", restart: { supervisord: {} } }]",
+            vec!["1:47 `socket` is missing: add `socket: /run/supervisor.sock`"],
+        ),
+        (
             "services: [{ service: \"process:x\", match: { ports: [70000] } }]",
             vec!["1:53 expected a whole number that fits, found a number"],
         ),

@@ -14,6 +14,8 @@ services:
   - service: process:gate
     labels: { team: edge }
     restart: { process: { argv: [/opt/gate], pid_file: /run/gate.pid } }
+  - service: program:own
+    restart: { supervisord: { socket: /tmp/own.sock } }
 "#;
 
 fn config() -> Config {
@@ -111,5 +113,9 @@ fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
     assert_eq!(lacks("z.service"), ["drain", "health_check"]);
     assert_eq!(lacks("process:gate"), ["drain", "health_check"]);
     assert_eq!(lacks("process:other"), ["drain", "health_check", "restart"]);
+    let program =
+        |program: &str, socket: &str| Some(Restart::Supervisord { program: program.into(), socket: socket.into() });
+    assert_eq!(config.target_for(&name("program:w:w_00")).restart, program("w:w_00", "/run/supervisor.sock"));
+    assert_eq!(config.target_for(&name("program:own")).restart, program("own", "/tmp/own.sock"));
     assert_eq!(lacks("container:x"), ["drain", "health_check", "restart"]);
 }

@@ -2,7 +2,7 @@
 
 pub mod drain;
 mod health_check;
-mod restart;
+pub mod restart;
 mod restore;
 mod run;
 mod snapshot;
@@ -23,11 +23,13 @@ use super::world::World;
 pub struct Done {
     pub detail: String,
     pub helped: Option<bool>,
+    /// Only the first half of a restart: to be journaled, and then applied again for the second.
+    pub stopped: bool,
 }
 
 impl Done {
     fn saying(detail: impl Into<String>) -> Self {
-        Self { detail: detail.into(), helped: None }
+        Self { detail: detail.into(), helped: None, stopped: false }
     }
 }
 
@@ -87,7 +89,7 @@ pub async fn apply(saga: &Saga, step: usize, world: &World) -> Result<Done, Fail
         Step::WaitDrained { inbound_at_most, timeout, on_timeout } => {
             wait_drained::apply(saga, *inbound_at_most, *timeout, *on_timeout, world).await
         }
-        Step::Restart { deadline } => restart::apply(plan, *deadline, world).await,
+        Step::Restart { deadline } => restart::apply(saga, step, *deadline, world).await,
         Step::HealthCheck { timeout, successes, interval } => {
             health_check::apply(saga, *timeout, *successes, *interval, world).await
         }

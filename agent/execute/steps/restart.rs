@@ -1,13 +1,16 @@
-//! `restart`: the pivot. Ends the present lifetime of the service and proves a new one.
+//! `restart`: the pivot. Ends the present lifetime of the service and proves a new one; in two halves, with the journal
+//! between them, where the service's manager can only stop and start.
 
 use std::time::Duration;
 
 use super::{Done, Failure};
+use crate::execute::saga::Saga;
 use crate::execute::world::World;
-use crate::model::{Plan, Reason};
-use crate::ports::restarter::RestartError;
+use crate::model::{Incarnation, Reason};
+use crate::ports::restarter::{RestartError, Restarted};
 
-pub async fn apply(plan: &Plan, deadline: Option<Duration>, world: &World) -> Result<Done, Failure> {
+/// `deadline` is that of each half.
+pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: &World) -> Result<Done, Failure> {
     let failed = |error: RestartError| {
         let reason = match error {
             RestartError::StartLimit { .. } => Reason::StartLimitHit,
@@ -15,7 +18,7 @@ pub async fn apply(plan: &Plan, deadline: Option<Duration>, world: &World) -> Re
         };
         Failure::new(reason, error)
     };
-    let Some(restart) = &plan.target.restart else {
+    let Some(restart) = &saga.plan().target.restart else {
         return Err(Failure::new(Reason::RestartFailed, "nothing is known that restarts this service"));
     };
     let restarter = world.ports.restarter(restart);
@@ -23,6 +26,21 @@ pub async fn apply(plan: &Plan, deadline: Option<Duration>, world: &World) -> Re
         Some(deadline) => deadline,
         None => restarter.own_deadline(restart).await.map_err(failed)?,
     };
-    let incarnation = restarter.restart(restart, deadline).await.map_err(failed)?;
+    let incarnation = if saga.has_stopped_the_service() {
+        let Some(before) = before(saga, step) else {
+            return Err(Failure::new(Reason::RestartFailed, "the journal does not say which lifetime was stopped"));
+        };
+        restarter.start(restart, &before, deadline).await.map_err(failed)?
+    } else {
+        match restarter.restart(restart, deadline).await.map_err(failed)? {
+            Restarted::Anew(incarnation) => incarnation,
+            Restarted::Stopping => return Ok(Done { stopped: true, ..Done::saying("it is being stopped") }),
+        }
+    };
     Ok(Done::saying(format!("a new incarnation runs: {incarnation}")))
+}
+
+/// The lifetime that the step set out to end.
+pub fn before(saga: &Saga, step: usize) -> Option<Incarnation> {
+    serde_json::from_value(saga.preimage(step)?.get("incarnation")?.clone()).ok()
 }

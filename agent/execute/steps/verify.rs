@@ -46,8 +46,12 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
     }
     let soaked = duration::format(soak);
     Ok(match unmet.is_empty() {
-        true => Done { detail: format!("healthy for {soaked}, and every expectation holds"), helped: Some(true) },
-        false => Done { detail: format!("healthy for {soaked}, but {}", unmet.join(", ")), helped: Some(false) },
+        true => {
+            Done { helped: Some(true), ..Done::saying(format!("healthy for {soaked}, and every expectation holds")) }
+        }
+        false => {
+            Done { helped: Some(false), ..Done::saying(format!("healthy for {soaked}, but {}", unmet.join(", "))) }
+        }
     })
 }
 

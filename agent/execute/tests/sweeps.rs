@@ -20,6 +20,7 @@ use crate::execute::world::World;
 use crate::model::incident::Ending;
 use crate::model::{Effect, EventKind, Outcome, Plan, Reason};
 use crate::ports::registry::{Registry, Traffic};
+use crate::ports::restarter::RunState;
 use crate::store::Outgoing;
 
 /// One run: a scene, its world, and the plan that is carried out.
@@ -144,6 +145,7 @@ impl Run {
             let drained = matches!(traffic, Some(Traffic::DrainedBy(_)));
             assert!(!drained, "a drain without a latch: {what}");
             assert!(service.healthy, "neither healthy nor latched: {what}");
+            assert_eq!(service.state, RunState::Active, "neither running nor latched: {what}");
         }
         if service.restarts > 0 || matches!(traffic, Some(Traffic::DrainedBy(_))) {
             assert!(row.changed, "what changed something counts: {what}");
@@ -160,7 +162,9 @@ fn each_fault_ends_as_it_should() {
     use Fault::*;
     use Outcome::*;
     let expected = |fault: Fault| match fault {
-        Nothing | RegistersItself | RegistryAwayAtRestore | RestartAnswerLost => (Completed, Reason::Recovered),
+        Nothing | RegistersItself | RegistryAwayAtRestore | RestartAnswerLost | TwoHalves => {
+            (Completed, Reason::Recovered)
+        }
         NotHelped | CannotBeMeasuredAtTheEnd => (Completed, Reason::NotHelped),
         EvidenceNotKept => (Unwound, Reason::EvidenceNotKept),
         RefusedAtFirst | RefusedAtSecond => (Unwound, Reason::GuardRefused),
@@ -355,6 +359,7 @@ fn asked_to_stop_at_any_moment_it_unwinds_or_is_gone_on_with() {
                 let service = run.scene.service().clone();
                 let past = service.restarts > 0 || !service.commands.is_empty();
                 assert!(past, "{}: left before the pivot, with nothing in the way", run.what);
+                assert_eq!(service.state, RunState::Active, "{}: left stopped", run.what);
                 if matches!(run.traffic(), Some(Traffic::DrainedBy(_))) {
                     assert!(run.is_told(EventKind::Stuck), "{}: left drained, and nobody was told", run.what);
                 }
@@ -366,6 +371,39 @@ fn asked_to_stop_at_any_moment_it_unwinds_or_is_gone_on_with() {
     }
     println!("asked to stop at {count} moments");
     assert!(count > 1_000, "{count}");
+}
+
+#[test]
+fn agent_killed_with_the_service_stopped_at_its_word_starts_it_at_the_next_start() {
+    let whole = Run::new(Shape::RestartInPlace, Fault::TwoHalves);
+    whole.first_life();
+    let mut found_stopped = 0;
+    for at in 0..whole.scene.trip.count() {
+        let run = Run::new(Shape::RestartInPlace, Fault::TwoHalves);
+        run.scene.trip.crash_at(at);
+        run.first_life();
+        let is_stopped = run.scene.service().state == RunState::Inactive;
+        let journaled = run.world.store.open_incidents().unwrap().pop().is_some_and(|open| {
+            let last: Option<Event> = open.journal.last().and_then(|row| serde_json::from_str(&row.event).ok());
+            matches!(last, Some(Event::Stopped { .. }))
+        });
+        run.scene.trip.reset();
+        let life = run.next_life();
+        match (is_stopped, journaled) {
+            (true, true) => {
+                found_stopped += 1;
+                let Some(Life::Rested(ending)) = life else { panic!("at {at}: {life:?}") };
+                assert_eq!(ending.reason, Reason::Recovered, "at {at}: {}", ending.detail);
+            }
+            // Whether it was us or a person who stopped it is not known.
+            (true, false) => {
+                let Some(Life::Rested(ending)) = life else { panic!("at {at}: {life:?}") };
+                assert_eq!(ending.reason, Reason::RestartUnknown, "at {at}: {}", ending.detail);
+            }
+            (false, _) => {}
+        }
+    }
+    assert!(found_stopped > 0);
 }
 
 #[test]

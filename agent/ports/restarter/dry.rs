@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Liveness, RestartError, Restarter, RunState};
+use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::model::Incarnation;
 use crate::model::plan;
 
 pub struct DryRestarter {
     real: Arc<dyn Restarter>,
-    restarted: Mutex<Vec<Restarted>>,
+    restarted: Mutex<Vec<Pretence>>,
 }
 
 #[derive(Debug)]
-struct Restarted {
+struct Pretence {
     target: plan::Restart,
     /// The real lifetime that goes on.
     real: Incarnation,
@@ -30,7 +30,7 @@ impl DryRestarter {
         Self { real, restarted: Mutex::default() }
     }
 
-    fn restarted(&self) -> std::sync::MutexGuard<'_, Vec<Restarted>> {
+    fn restarted(&self) -> std::sync::MutexGuard<'_, Vec<Pretence>> {
         self.restarted.lock().expect("nothing panics while it holds the list")
     }
 }
@@ -53,7 +53,7 @@ impl Restarter for DryRestarter {
         Ok(seen)
     }
 
-    async fn restart(&self, target: &plan::Restart, _deadline: Duration) -> Result<Incarnation, RestartError> {
+    async fn restart(&self, target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
         let seen = self.real.observe(target).await?;
         let service = super::named(target);
         let refused = |detail: String| RestartError::Refused { service: service.clone(), detail };
@@ -66,8 +66,8 @@ impl Restarter for DryRestarter {
         };
         let mut restarted = self.restarted();
         let pretended = Incarnation(format!("dry-run-{}-after-{real}", restarted.len() + 1));
-        restarted.push(Restarted { target: target.clone(), real, pretended: pretended.clone() });
-        Ok(pretended)
+        restarted.push(Pretence { target: target.clone(), real, pretended: pretended.clone() });
+        Ok(Restarted::Anew(pretended))
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
@@ -76,6 +76,10 @@ impl Restarter for DryRestarter {
 
     async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError> {
         self.real.dependents(target).await
+    }
+
+    async fn caveats(&self, target: &plan::Restart) -> Vec<String> {
+        self.real.caveats(target).await
     }
 }
 
@@ -108,7 +112,7 @@ mod tests {
             Ok(self.0.lock().unwrap().clone())
         }
 
-        async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Incarnation, RestartError> {
+        async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
             panic!("a dry run restarted the service");
         }
 
@@ -129,12 +133,12 @@ mod tests {
     async fn a_dry_restart_is_a_new_incarnation_until_somebody_really_restarts_it() {
         let real = Real::running("A", &[]);
         let dry = DryRestarter::new(real.clone());
-        let first = dry.restart(&unit(false), Duration::ZERO).await.unwrap();
+        let first = dry.restart(&unit(false), Duration::ZERO).await.unwrap().anew();
         assert_eq!(
             dry.observe(&unit(false)).await.unwrap(),
             Liveness { incarnation: Some(first.clone()), ..running("") }
         );
-        let second = dry.restart(&unit(false), Duration::ZERO).await.unwrap();
+        let second = dry.restart(&unit(false), Duration::ZERO).await.unwrap().anew();
         assert!(first != second && first.0 != "A");
         *real.0.lock().unwrap() = running("B");
         assert_eq!(dry.observe(&unit(false)).await.unwrap(), running("B"));

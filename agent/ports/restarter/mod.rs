@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Incarnation, plan};
 
 pub mod dry;
+mod pidfd;
 pub mod process;
+pub mod supervisord;
 pub mod systemd;
 
 /// What a restart may take beyond the service's own timeouts.
@@ -60,20 +62,61 @@ pub enum RestartError {
     Unreachable { service: String, detail: String },
 }
 
+/// How far a restart has come.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Restarted {
+    /// A new lifetime runs, and has been seen to be stable.
+    Anew(Incarnation),
+    /// The old lifetime is being ended at our word, and nobody begins a new one but [`Restarter::start`]. Journaled
+    /// before that is called, so that a service which an agent had stopped when it died is started by the next one.
+    Stopping,
+}
+
+impl Restarted {
+    #[cfg(test)]
+    pub fn anew(self) -> Incarnation {
+        match self {
+            Self::Anew(incarnation) => incarnation,
+            Self::Stopping => panic!("only half a restart"),
+        }
+    }
+}
+
 /// Restarts one kind of service. Proves a new incarnation, not an exit code.
 #[async_trait]
 pub trait Restarter: Send + Sync {
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError>;
 
-    /// Ends the present lifetime and begins a new one; returns it once it has been seen to be stable.
+    /// Ends the present lifetime and begins a new one; returns it once it has been seen to be stable. Where the
+    /// manager knows no restart, the first half of one: [`Restarted::Stopping`].
     /// Never starts what was stopped on purpose.
-    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Incarnation, RestartError>;
+    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError>;
+
+    /// The second half, by `deadline` as well: once what was asked to stop has ended, begins a new lifetime and
+    /// returns it when it has been seen to be stable. Called only where [`Restarted::Stopping`] is journaled, perhaps
+    /// a second time, and perhaps long after: one that somebody else has begun meanwhile counts.
+    async fn start(
+        &self,
+        target: &plan::Restart,
+        before: &Incarnation,
+        deadline: Duration,
+    ) -> Result<Incarnation, RestartError> {
+        let _ = (before, deadline);
+        Err(RestartError::Failed { service: named(target), detail: "its restart has no second half".into() })
+    }
 
     /// How long a restart may take by the service's own settings: its stop and start timeouts and ten seconds.
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError>;
 
     /// What else a restart would take along; empty where it is this service alone.
     async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError>;
+
+    /// What a restart of this service cannot promise, for people; empty where there is nothing to say, or nobody to
+    /// ask.
+    async fn caveats(&self, target: &plan::Restart) -> Vec<String> {
+        let _ = target;
+        Vec::new()
+    }
 }
 
 /// How errors name the target.
@@ -81,7 +124,13 @@ fn named(target: &plan::Restart) -> String {
     match target {
         plan::Restart::Systemd { unit, .. } => unit.clone(),
         plan::Restart::Process(process) => process.pid_file.display().to_string(),
+        plan::Restart::Supervisord { program, .. } => format!("program:{program}"),
     }
+}
+
+/// A target that belongs to another adapter: the wiring's mistake, told rather than acted on.
+fn foreign(target: &plan::Restart, adapter: &str) -> RestartError {
+    RestartError::Unknown { service: named(target), detail: format!("not for the {adapter} restarter") }
 }
 
 /// Refuses to take others along.

@@ -10,8 +10,6 @@
 //! Its limit of open descriptors is the old one's. It stays in the
 //! agent's cgroup: where systemd runs the agent, that unit needs `KillMode=process`.
 
-mod pidfd;
-
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -28,8 +26,8 @@ use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use self::pidfd::{Held, start_time};
-use super::{Liveness, RestartError, Restarter, RunState};
+use super::pidfd::{self, Held, start_time};
+use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan::{self, ProcessRestart};
@@ -89,9 +87,7 @@ impl ProcessRestarter {
 fn spec(target: &plan::Restart) -> Result<&ProcessRestart, RestartError> {
     match target {
         plan::Restart::Process(spec) => Ok(spec),
-        plan::Restart::Systemd { unit, .. } => {
-            Err(RestartError::Unknown { service: unit.clone(), detail: "a systemd unit, not a process".into() })
-        }
+        other => Err(super::foreign(other, "process")),
     }
 }
 
@@ -298,7 +294,7 @@ impl Restarter for ProcessRestarter {
         })
     }
 
-    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Incarnation, RestartError> {
+    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
         let until = Instant::now() + deadline;
         let spec = spec(target)?;
         let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
@@ -325,7 +321,8 @@ impl Restarter for ProcessRestarter {
         let failed = |detail: String| RestartError::Failed { service: service(spec), detail };
         let started =
             start(spec, &old).map_err(|error| failed(format!("`{}` could not be started: {error}", spec.argv[0])))?;
-        appear(spec, &old.incarnation(), started, until.max(Instant::now() + STABLE_FOR * 2)).await.map_err(failed)
+        let until = until.max(Instant::now() + STABLE_FOR * 2);
+        appear(spec, &old.incarnation(), started, until).await.map(Restarted::Anew).map_err(failed)
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {

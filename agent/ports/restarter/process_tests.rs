@@ -101,7 +101,7 @@ async fn a_restart_is_another_process_of_the_same_user_directory_and_limit() {
     assert_eq!((before.state, before.main_pid), (RunState::Active, service.pid().map(|pid| pid as u32)));
     assert!(before.up_for.unwrap() < Duration::from_secs(60), "{before:?}");
 
-    let new = restarter.restart(&target, LONG).await.unwrap();
+    let new = restarter.restart(&target, LONG).await.unwrap().anew();
     let after = restarter.observe(&target).await.unwrap();
     assert_eq!(after.incarnation.as_ref(), Some(&new));
     assert_ne!(after.incarnation, before.incarnation);
@@ -123,7 +123,7 @@ async fn a_restart_is_another_process_of_the_same_user_directory_and_limit() {
     }
 
     // And again, now on a process that we have started ourselves: no zombie is left that looks alive.
-    let third = restarter.restart(&target, LONG).await.unwrap();
+    let third = restarter.restart(&target, LONG).await.unwrap().anew();
     assert_ne!(third, new);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the second process stays a zombie");
 }

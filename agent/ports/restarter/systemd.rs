@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use zbus::OwnedObjectPath;
 
 use self::bus::{Bus, BusError, JobsRemoved, Properties};
-use super::{Liveness, RestartError, Restarter, RunState};
+use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan;
@@ -233,9 +233,7 @@ fn unreachable(unit: &str, error: BusError) -> RestartError {
 fn name(target: &plan::Restart) -> Result<&str, RestartError> {
     match target {
         plan::Restart::Systemd { unit, .. } => Ok(unit),
-        plan::Restart::Process(_) => {
-            Err(RestartError::Unknown { service: super::named(target), detail: "a process, not a systemd unit".into() })
-        }
+        other => Err(super::foreign(other, "systemd")),
     }
 }
 
@@ -259,7 +257,7 @@ impl Restarter for SystemdRestarter {
         })
     }
 
-    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Incarnation, RestartError> {
+    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
         let until = Instant::now() + deadline;
         let name = name(target)?;
         let refused = |detail: String| RestartError::Refused { service: name.into(), detail };
@@ -282,7 +280,7 @@ impl Restarter for SystemdRestarter {
         drop(removed);
         // A restart that was done in time is given the time to prove itself.
         let until = until.max(Instant::now() + STABLE_FOR + POLL * 4);
-        self.settled(name, &before, result.as_deref(), until).await
+        self.settled(name, &before, result.as_deref(), until).await.map(Restarted::Anew)
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
