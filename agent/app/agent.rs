@@ -266,7 +266,7 @@ impl Agent {
                     continue;
                 }
                 let readings = measured.of(service);
-                match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.period()) {
+                match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.spacing()) {
                     Some(Change::Breach) => self.tell(words::breach(&wiring, policy, service, &readings)),
                     Some(Change::Cleared) => {
                         self.held.remove(&(policy.name.clone(), service.clone()));

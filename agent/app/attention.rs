@@ -13,45 +13,42 @@ use crate::model::socket::BlindSpot;
 use crate::model::{Reading, duration};
 use crate::store::Store;
 
-/// How often everything is looked at, also where nothing can matter: for the history, whose finest step it is.
-const LOOK_WHOLE_EVERY: Duration = Duration::from_secs(60);
-
 /// What is remembered from one look to the next.
 #[derive(Debug)]
 pub struct Attention {
     pacing: Pacing,
-    /// When everything was looked at.
-    looked_whole: Option<Duration>,
+    /// The longer one of the periods before and after the last look.
+    spacing: Duration,
+    /// The minute of the wall clock in which everything was looked at.
+    looked_whole: Option<i64>,
     /// What could not be seen then.
     not_seen: Vec<BlindSpot>,
 }
 
 impl Attention {
     pub fn new(config: &Config) -> Self {
-        Self {
-            pacing: Pacing::new(config.host.interval, config.host.cpu_budget),
-            looked_whole: None,
-            not_seen: Vec::new(),
-        }
+        let pacing = Pacing::new(config.host.interval, config.host.cpu_budget);
+        Self { pacing, spacing: pacing.period(), looked_whole: None, not_seen: Vec::new() }
     }
 
     /// One look. `quiet`: no policy holds or counts as breached for anybody, and no saga is under way; then only what
-    /// may bring a policy to a breach is looked at.
+    /// may bring a policy to a breach is looked at, and everything once a minute.
     pub fn look(&mut self, wiring: &Wiring, quiet: bool) -> Result<Look, CollectError> {
-        let now = wiring.host.clock.monotonic();
         let matters = |service, host| {
             let at_most = AtMost { service, host };
             wiring.config.policies.iter().any(|policy| may_hold(&policy.when, at_most))
         };
-        let whole_is_due = self.looked_whole.is_none_or(|last| now.saturating_sub(last) >= LOOK_WHOLE_EVERY);
-        let gated = quiet && !whole_is_due;
+        // Once in each minute, which is the history's finest step.
+        let minute = wiring.host.clock.now().as_second().div_euclid(60);
+        let gated = quiet && self.looked_whole == Some(minute);
         let look = wiring.look(if gated { Effort::Gated(&matters) } else { Effort::Whole })?;
         if !gated {
-            self.looked_whole = Some(now);
+            self.looked_whole = Some(minute);
             self.note_not_seen(&look.blind_spots);
         }
-        let lengthened = self.is_lengthened();
+        let (lengthened, before) = (self.is_lengthened(), self.period());
         self.pacing.spent(look.cost);
+        self.spacing = before.max(self.period());
         if self.is_lengthened() && !lengthened {
             tracing::warn!(
                 cost = ?look.cost,
@@ -79,6 +76,11 @@ impl Attention {
     /// The time from one look to the next.
     pub fn period(&self) -> Duration {
         self.pacing.period()
+    }
+
+    /// The time that may lie between the last look and the one before it.
+    pub fn spacing(&self) -> Duration {
+        self.spacing
     }
 
     /// Looks are too costly for the configured interval.

@@ -193,6 +193,11 @@ impl Sensor {
             return Err(why);
         }
         let held = census.services.get(service).cloned().unwrap_or_default();
+        if held.listening.is_empty() && census.unowned_listeners > 0 {
+            return Err(format!(
+                "where {service} listens is not known: no cgroup tells whose the listening sockets are"
+            ));
+        }
         let rows = self.collector.connections(&self.namespaces(&held)).map_err(|error| error.to_string())?;
         let ours = |local: SocketAddr| held.listening.iter().any(|(_, bound)| accepts(*bound, local));
         let in_use = |row: &&TableRow| row.state == "ESTAB" || row.send_q > 0;

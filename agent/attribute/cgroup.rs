@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub(super) struct Cgroups {
     paths: HashMap<u64, String>,
     gone: HashSet<u64>,
     walked_this_time: bool,
+    /// Why some path of this snapshot could not be told, where it is not that its cgroup is gone.
+    pub failed: Option<Errno>,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,14 @@ impl Cgroups {
 
     fn mounted(at: Option<PathBuf>) -> Self {
         let mount = at.map(|at| Mount { handles: File::open(&at).ok(), at });
-        Self { mount, of_systemd: None, paths: HashMap::new(), gone: HashSet::new(), walked_this_time: false }
+        Self {
+            mount,
+            of_systemd: None,
+            paths: HashMap::new(),
+            gone: HashSet::new(),
+            walked_this_time: false,
+            failed: None,
+        }
     }
 
     /// As an unprivileged agent has them.
@@ -66,6 +76,7 @@ impl Cgroups {
     /// Begins a snapshot: forgets the ids that are not in it, so that what is kept is bounded by it.
     pub fn begin(&mut self, ids: &HashSet<u64>) {
         self.walked_this_time = false;
+        self.failed = None;
         self.gone.retain(|id| ids.contains(id));
         // In the walk's mode the paths of all cgroups are kept: they are what spares the next walk.
         if self.mount.as_ref().is_some_and(|mount| mount.handles.is_some()) {
@@ -92,12 +103,25 @@ impl Cgroups {
                     }
                     Err(Errno::ESTALE) => {}
                     // No capability, or a kernel or mount with other handles: the directories' inodes will do.
-                    Err(_) => mount.handles = None,
+                    Err(Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
+                        mount.handles = None;
+                    }
+                    // Out of descriptors or memory: it says nothing of the cgroup, and passes.
+                    Err(errno) => {
+                        self.failed = Some(errno);
+                        return None;
+                    }
                 }
             }
             if mount.handles.is_none() && !self.walked_this_time {
                 self.walked_this_time = true;
-                self.paths = walk(&mount.at);
+                match walk(&mount.at) {
+                    Ok(paths) => self.paths = paths,
+                    Err(error) => {
+                        self.failed = Some(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+                        return None;
+                    }
+                }
             }
         }
         if !self.paths.contains_key(&id) {
@@ -150,14 +174,16 @@ fn by_handle(mount: &File, id: u64) -> Result<PathBuf, Errno> {
 }
 
 /// The inode number of every cgroup directory, with its path.
-fn walk(mount: &Path) -> HashMap<u64, String> {
-    let mut paths = HashMap::new();
-    if let Ok(root) = std::fs::metadata(mount) {
-        paths.insert(root.ino(), "/".to_owned());
-    }
+fn walk(mount: &Path) -> std::io::Result<HashMap<u64, String>> {
+    let mut paths = HashMap::from([(std::fs::metadata(mount)?.ino(), "/".to_owned())]);
     let mut ahead = vec![String::new()];
     while let Some(path) = ahead.pop() {
-        let Ok(entries) = std::fs::read_dir(below(mount, &path)) else { continue };
+        let entries = match std::fs::read_dir(below(mount, &path)) {
+            Ok(entries) => entries,
+            // Removed since it was listed, or another's.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => continue,
+            Err(error) => return Err(error),
+        };
         for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
             let Some(name) = entry.file_name().to_str().map(|name| format!("{path}/{name}")) else { continue };
             if paths.len() < MOST_DIRECTORIES {
@@ -166,7 +192,7 @@ fn walk(mount: &Path) -> HashMap<u64, String> {
             }
         }
     }
-    paths
+    Ok(paths)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::model::{ServiceName, Snapshot};
+use crate::model::{Listener, ServiceName, Snapshot};
 
 use super::ServiceMatch;
 use super::cgroup::Cgroups;
@@ -81,11 +81,15 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(matches: &'a [ServiceMatch], snapshot: &Snapshot) -> Self {
-        let by_port = |port: u16| matches.iter().find(|m| m.ports.contains(&port)).map(|m| &m.service);
+        // A port is configured as one of our own namespace's.
+        let by_port = |l: &Listener| {
+            let is_meant = |m: &&ServiceMatch| l.namespace == snapshot.own && m.ports.contains(&l.local.port());
+            matches.iter().find(is_meant).map(|m| &m.service)
+        };
         Self {
             matches,
             leaking: leaking(matches, snapshot),
-            listeners: snapshot.listeners.iter().map(|l| (l.inode, by_port(l.local.port()))).collect(),
+            listeners: snapshot.listeners.iter().map(|l| (l.inode, by_port(l))).collect(),
             claims: Claims::default(),
         }
     }

@@ -32,9 +32,14 @@ pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
     let whose = Whose::new(&snapshot, owners);
     let mut services: BTreeMap<ServiceName, ServiceCensus> =
         owners.configured.iter().cloned().map(|name| (name, ServiceCensus::default())).collect();
+    let mut unowned_listeners = 0;
     for (listener, owner) in snapshot.listeners.iter().zip(&whose.listeners) {
-        if let Owner::Service(name) = owner {
-            services.entry(name.clone()).or_default().listening.push((listener.namespace, listener.local));
+        match owner {
+            Owner::Service(name) => {
+                services.entry(name.clone()).or_default().listening.push((listener.namespace, listener.local));
+            }
+            Owner::Nobody(NoOwner::NotAService) => {}
+            Owner::Nobody(_) => unowned_listeners += 1,
         }
     }
     let mut unattributed = BTreeMap::new();
@@ -72,7 +77,7 @@ pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
         }
     }
     let Snapshot { at, monotonic, passed_over, quality, .. } = snapshot;
-    Census { at, monotonic, services, unattributed, passed_over, quality }
+    Census { at, monotonic, services, unattributed, unowned_listeners, passed_over, quality }
 }
 
 /// Answers whose a socket of the snapshot is.
@@ -85,7 +90,9 @@ pub(super) struct Whose<'a> {
 
 impl<'a> Whose<'a> {
     pub fn new(snapshot: &'a Snapshot, owners: &'a Owners) -> Self {
-        let owned = |l: &Listener| known(l.inode, Some(l.local.port()), l.cgroup_id, owners);
+        // A port is configured as one of our own namespace's.
+        let port = |l: &Listener| Some(l.local.port()).filter(|_| l.namespace == snapshot.own);
+        let owned = |l: &Listener| known(l.inode, port(l), l.cgroup_id, owners);
         Self { snapshot, owners, listeners: snapshot.listeners.iter().map(owned).collect() }
     }
 
@@ -112,15 +119,11 @@ impl<'a> Whose<'a> {
             let part = |sockets: Vec<Brief>| Some((self.socket(group, sockets.first()?.inode.into()), sockets));
             return [queued, accepted].into_iter().filter_map(part).collect();
         }
-        let mut parts: Vec<(Owner, Vec<Brief>)> = Vec::new();
+        let mut parts: HashMap<Owner, Vec<Brief>> = HashMap::new();
         for socket in sockets {
-            let owner = self.socket(group, socket.inode.into());
-            match parts.iter_mut().find(|(of, _)| *of == owner) {
-                Some((_, part)) => part.push(socket),
-                None => parts.push((owner, vec![socket])),
-            }
+            parts.entry(self.socket(group, socket.inode.into())).or_default().push(socket);
         }
-        parts
+        parts.into_iter().collect()
     }
 
     /// Inbound: the local address is one that the service, or a socket of the same cgroup, listens on.

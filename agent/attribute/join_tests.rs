@@ -40,6 +40,7 @@ fn snapshot(rows: &[Row], listeners: Vec<Listener>) -> Snapshot {
     Snapshot {
         at: jiff::Timestamp::UNIX_EPOCH,
         monotonic: Default::default(),
+        own: NetNs(1),
         groups: rows.iter().map(group).collect(),
         listeners,
         established: None,

@@ -22,6 +22,7 @@ use globset::GlobMatcher;
 
 use crate::clock::Clock;
 use crate::model::census::{Descriptors, NoOwner, Owned};
+use crate::model::socket::Quality;
 use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Snapshot};
 
 use cgroup::Cgroups;
@@ -114,6 +115,9 @@ impl Attributor {
     pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
         let owners = self.owners(&snapshot, clock);
         let mut census = join(snapshot, &owners);
+        if let Some(errno) = self.cgroups.failed {
+            census.quality = Quality::Partial { why: format!("the cgroups could not be read: {errno}") };
+        }
         if ask == DescriptorAsk::Count {
             let mut budget = Budget::of_a_tick();
             for (name, service) in census.services.iter_mut().filter(|(_, service)| service.close_wait() > 0) {
@@ -170,26 +174,21 @@ impl Attributor {
     fn search(&mut self, snapshot: &Snapshot, paths: &HashMap<u64, String>, clock: &dyn Clock) -> HashMap<u64, Owner> {
         let path_of = |group: &Group| group.cgroup_id.and_then(|id| paths.get(&id)).map(String::as_str);
         let mut wanted = HashSet::new();
-        // Those of a `.socket` unit are its service's, unless another is seen to hold them.
-        let mut by_name = HashSet::new();
         for group in &snapshot.groups {
-            let says = path_of(group).map_or(unit::Says::Nothing, unit::says);
+            let told = path_of(group).is_some_and(unit::tells);
             // Where no cgroup is told, who holds the listener tells the direction, and whose is what still waits in
             // its accept queue.
             let via = group.via.filter(|_| group.cgroup_id.is_none()).map(|index| snapshot.listeners[index].inode);
             wanted.extend(via);
             for socket in &group.sockets {
                 let inode = u64::from(socket.inode);
-                if inode != 0 && (says != unit::Says::Owner || self.doubted.contains(&inode)) {
+                if inode != 0 && (!told || self.doubted.contains(&inode)) {
                     wanted.insert(inode);
-                    if says == unit::Says::Name {
-                        by_name.insert(inode);
-                    }
                 }
             }
             // Whether they came in is told by whose the listener is.
             let listener = group.via.and_then(|via| snapshot.listeners.get(via));
-            wanted.extend(listener.map(|listener| listener.inode).filter(|_| says != unit::Says::Owner));
+            wanted.extend(listener.map(|listener| listener.inode).filter(|_| !told));
         }
         self.doubted.retain(|inode| wanted.contains(inode));
         self.searched.find(&wanted, clock, self.search_within);
@@ -199,11 +198,7 @@ impl Attributor {
             (Owner::Service(_), None) => Err(NoOwner::NotAService),
         };
         let found = self.searched.owners(&place).into_iter().map(|(inode, whose)| (inode, Owner::from(whose)));
-        let is_told = |(inode, owner): &(u64, Owner)| match owner {
-            Owner::Service(_) | Owner::Nobody(NoOwner::Shared | NoOwner::Contradicted) => true,
-            Owner::Nobody(_) => !by_name.contains(inode) || self.doubted.contains(inode),
-        };
-        let found: HashMap<u64, Owner> = found.filter(is_told).collect();
+        let found: HashMap<u64, Owner> = found.collect();
         let mut roots: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
         for unit::Place { service, root } in self.searched.places(&place) {
             roots.entry(service).or_default().insert(root);

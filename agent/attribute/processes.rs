@@ -98,8 +98,7 @@ impl ProcRoot {
     ) -> bool {
         let mut list = || {
             let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
-            // 0 stands for a process that our pid namespace does not see.
-            Some(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
+            Some(text.lines().filter_map(|line| line.parse().ok()).collect())
         };
         self.listed(&mut list, budget, visit)
     }
@@ -114,7 +113,10 @@ impl ProcRoot {
         const AT_ONCE: usize = 64; // each one held is a descriptor of our own
         let Some(pids) = list() else { return false };
         let mut complete = true;
-        for pids in pids.chunks(AT_ONCE) {
+        // 0 stands for a process that our pid namespace does not see.
+        let seen: Vec<u32> = pids.iter().copied().filter(|pid| *pid != 0).collect();
+        complete &= seen.len() == pids.len();
+        for pids in seen.chunks(AT_ONCE) {
             let mut held = Vec::with_capacity(pids.len());
             for &pid in pids {
                 if !budget.spend_process() {
@@ -125,7 +127,8 @@ impl ProcRoot {
                     Err(unseen) => complete &= unseen == Unseen::Ended,
                 }
             }
-            let still: HashSet<u32> = list().unwrap_or_default().into_iter().collect();
+            let Some(still) = list() else { return false };
+            let still: HashSet<u32> = still.into_iter().collect();
             held.iter().filter(|process| still.contains(&process.pid)).for_each(|process| visit(process, budget));
         }
         complete
@@ -142,7 +145,9 @@ impl ProcRoot {
     ) -> bool {
         visit(head, budget);
         let mut complete = true;
-        for pid in head.children().unwrap_or_default() {
+        let children = head.children();
+        complete &= !matches!(children, Err(Unseen::Hidden));
+        for pid in children.unwrap_or_default() {
             if generations == 0 || !budget.spend_process() {
                 return false;
             }
@@ -360,7 +365,8 @@ mod tests {
             let complete = root.members(tree.path(), &mut plenty(), &mut |process, _| seen.push(process.pid));
             (seen, complete)
         };
-        assert_eq!(visited("42\n0\n43\n"), (vec![42], true), "43 has ended");
+        assert_eq!(visited("42\n43\n"), (vec![42], true), "43 has ended");
+        assert_eq!(visited("42\n0\n"), (vec![42], false), "a process of another pid namespace");
         assert_eq!(visited(""), (vec![], true));
     }
 

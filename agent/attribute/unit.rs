@@ -62,31 +62,19 @@ pub(super) fn place(path: &str) -> Result<Place, NoOwner> {
     }
 }
 
-/// How much the cgroup in which a socket was made says of whose the socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Says {
-    /// Whose it is.
-    Owner,
-    /// A name, behind which another may stand: a `.socket` unit may belong to a service of another name, and to the v2
-    /// tree a container of a runtime that drives v1 lies in the runtime's own unit.
-    Name,
-    /// Nothing: the root, where everything is that the v2 tree does not sort, and systemd itself.
-    Nothing,
-}
-
 /// Units of container runtimes; their containers have cgroups of their own, but not always in the v2 tree.
 const RUNTIME_UNITS: [&str; 4] = ["docker.service", "containerd.service", "podman.service", "crio.service"];
 
-pub(super) fn says(path: &str) -> Says {
+/// Whether the cgroup in which a socket was made tells whose it is. Not the root, where everything is that the v2 tree
+/// does not sort, nor systemd's own; not a `.socket` unit, which may belong to a service of another name; and not a
+/// container runtime's own unit, where its containers lie for the v2 tree if it drives v1. There the holder tells.
+pub(super) fn tells(path: &str) -> bool {
     if path == "/" || path == "/init.scope" || path.starts_with("/..") {
-        return Says::Nothing;
+        return false;
     }
     let unit = path.split('/').find(|name| name.ends_with(".service") || name.ends_with(".socket"));
     let is_runtime = |unit: &str| RUNTIME_UNITS.contains(&unit) && path.ends_with(unit);
-    match unit {
-        Some(unit) if unit.ends_with(".socket") || is_runtime(unit) => Says::Name,
-        _ => Says::Owner,
-    }
+    unit.is_none_or(|unit| !unit.ends_with(".socket") && !is_runtime(unit))
 }
 
 fn named(name: String, root: String) -> Result<Place, NoOwner> {
@@ -208,17 +196,17 @@ mod tests {
     #[test]
     fn some_cgroups_do_not_tell_whose_a_socket_is() {
         for (path, expected) in [
-            ("/", Says::Nothing),
-            ("/init.scope", Says::Nothing),
-            ("/../other.service", Says::Nothing),
-            ("/system.slice/gate.socket", Says::Name),
-            ("/system.slice/docker.service", Says::Name),
-            ("/system.slice/docker.service/sub", Says::Owner),
-            ("/system.slice/rpc-order.service", Says::Owner),
-            ("/system.slice/rpc-order.service/docker.service", Says::Owner),
-            ("/user.slice/user-1000.slice/session-3.scope", Says::Owner),
+            ("/", false),
+            ("/init.scope", false),
+            ("/../other.service", false),
+            ("/system.slice/gate.socket", false),
+            ("/system.slice/docker.service", false),
+            ("/system.slice/docker.service/sub", true),
+            ("/system.slice/rpc-order.service", true),
+            ("/system.slice/rpc-order.service/docker.service", true),
+            ("/user.slice/user-1000.slice/session-3.scope", true),
         ] {
-            assert_eq!(says(path), expected, "{path}");
+            assert_eq!(tells(path), expected, "{path}");
         }
     }
 

@@ -63,7 +63,15 @@ pub async fn scan(arguments: Arguments) -> Outcome {
         if let Some(config) = &config {
             sensor.supervised(app::supervised::mains(config, &clock).await);
         }
-        let look = sensor.look(Effort::Afresh).map_err(unreachable)?;
+        let look = match (sensor.look(Effort::Afresh), every) {
+            (Ok(look), _) => look,
+            (Err(error), None) => return Err(unreachable(error)),
+            (Err(error), Some(every)) => {
+                eprintln!("{error}");
+                tokio::time::sleep(every).await;
+                continue;
+            }
+        };
         let text = match (arguments.place.json, every) {
             (true, None) => pretty(&value(&look)?),
             (true, Some(_)) => format!("{}\n", value(&look)?),
@@ -170,9 +178,13 @@ fn table(look: &Look, asked: &[Signal]) -> String {
         })
         .collect();
     let mut text = match rows.is_empty() {
+        true if look.measurements.untrusted.is_some() => String::new(),
         true => "No service holds a socket in CLOSE_WAIT.\n".to_string(),
         false => render::aligned(&headings, &rows),
     };
+    if let Some(why) = &look.measurements.untrusted {
+        let _ = writeln!(text, "This look is partial, and no count of it can be trusted: {why}");
+    }
     let unattributed: u64 = look.unattributed.values().sum();
     if unattributed > 0 {
         let reasons: Vec<String> = reasons(look).iter().map(|(why, count)| format!("{count} {why}")).collect();

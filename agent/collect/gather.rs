@@ -9,6 +9,7 @@ use foldhash::fast::FixedState;
 
 use super::ledger::{Heard, Ledger, Standing};
 use super::wire::{CLOSE_WAIT, Entry, Identity, LISTEN, state_name};
+use crate::clock::Clock;
 use crate::model::socket::accepts;
 use crate::model::{Brief, Group, Listener, NetNs, Socket, TableRow};
 
@@ -46,6 +47,8 @@ pub(super) const MOST_UNASKED: usize = 512;
 /// address are known when it comes.
 pub(super) struct Leaks<'a> {
     namespace: NetNs,
+    clock: &'a dyn Clock,
+    /// When the look began.
     now: Duration,
     ledger: &'a mut Ledger,
     /// Local ports that are told apart also where nobody listens.
@@ -66,6 +69,7 @@ pub(super) struct Leaks<'a> {
 impl<'a> Leaks<'a> {
     pub fn new(
         namespace: NetNs,
+        clock: &'a dyn Clock,
         now: Duration,
         ledger: &'a mut Ledger,
         ports: &'a HashSet<u16>,
@@ -73,6 +77,7 @@ impl<'a> Leaks<'a> {
     ) -> Self {
         Self {
             namespace,
+            clock,
             now,
             ledger,
             ports,
@@ -89,7 +94,8 @@ impl<'a> Leaks<'a> {
 
     /// What a socket of `unasked` answered when it was asked by itself.
     pub fn hear(&mut self, of: &Unasked, heard: Heard) {
-        let standing = self.ledger.meet(of.identity.cookie(), self.now, of.unacknowledged, Some(heard));
+        let now = self.clock.monotonic();
+        let standing = self.ledger.meet(of.identity.cookie(), now, of.unacknowledged, Some(heard));
         let brief = &mut self.groups[of.group].sockets[of.socket];
         *brief = Brief::new(brief.inode, standing.age, brief.unread, standing.sending);
     }
@@ -116,7 +122,12 @@ impl<'a> Leaks<'a> {
 
     fn close_wait(&mut self, entry: &Entry) {
         let standing = match name(entry) {
-            Some(name) => self.ledger.meet(name, self.now, entry.send_q, Heard::of(entry)),
+            Some(name) => {
+                let heard = Heard::of(entry);
+                // What was heard was said after the look began.
+                let now = if heard.is_some() { self.clock.monotonic() } else { self.now };
+                self.ledger.meet(name, now, entry.send_q, heard)
+            }
             None => Standing { age: Duration::ZERO, sending: false, unasked: false },
         };
         let key = self.key(entry);

@@ -67,6 +67,8 @@ impl Ledger {
 
     /// One socket of the walk, at `now` since boot; again, where it was asked by itself meanwhile. `name` is its
     /// cookie, or what else tells it apart.
+    ///
+    /// What was heard says how long ago something was: `now` must not be before it was said, or ages are overstated.
     pub fn meet(&mut self, name: u64, now: Duration, unacknowledged: u32, heard: Option<Heard>) -> Standing {
         let seen =
             self.seen.entry(name).or_insert(Seen { since: tenths(now), generation: 0, sending: false, asked: false });

@@ -68,6 +68,8 @@ pub enum CollectError {
 #[derive(Debug)]
 pub struct Collector {
     namespaces: Discovery,
+    /// Why the last discovery failed, where it did: what was known before may no longer be all.
+    undiscovered: Option<String>,
     gate: Gate,
     /// Of our own namespace.
     own: Reader,
@@ -94,7 +96,10 @@ impl Collector {
         let mut own = Reader::of_our_own();
         own.read(Wanted { states: 1 << LISTEN, info: false }, &mut Vec::<TableRow>::new())?;
         let (memory, ports) = (BTreeMap::new(), HashSet::new());
-        Ok(Self { namespaces: discovered(), gate: Gate::new(), own, memory, ports })
+        let (namespaces, undiscovered) = (Discovery::of_our_own(), None);
+        let mut collector = Self { namespaces, undiscovered, gate: Gate::new(), own, memory, ports };
+        collector.discover();
+        Ok(collector)
     }
 
     /// One for each way to the table, and that way alone.
@@ -112,7 +117,10 @@ impl Collector {
 
     /// Looks again for the host's network namespaces: some microseconds a process, which is why no tick does it.
     pub fn discover(&mut self) {
-        self.namespaces = discovered();
+        match discover("/proc".as_ref(), &MOUNTS.map(AsRef::as_ref)) {
+            Ok(found) => (self.namespaces, self.undiscovered) = (found, None),
+            Err(error) => self.undiscovered = Some(format!("/proc, by which network namespaces are found: {error}")),
+        }
     }
 
     /// Tells sockets of these local ports apart, also where nobody listens there.
@@ -135,6 +143,7 @@ impl Collector {
 
     fn collect(&mut self, clock: &dyn Clock, ask: Ask, in_full: bool) -> Result<Detail, CollectError> {
         let mut found = Found::begin(clock, ask, in_full);
+        let before: HashSet<u64> = self.namespaces.namespaces.iter().map(|namespace| namespace.inode).collect();
         let mut vanished = Vec::new();
         for namespace in self.worth_walking(ask, &mut found.passed_over) {
             if self.walk(&namespace, &mut found)? == Walked::Vanished {
@@ -145,10 +154,16 @@ impl Collector {
             // All processes by which it was reached have ended; others may be in it still.
             self.discover();
             let mut again = self.namespaces.namespaces.clone();
-            again.retain(|namespace| vanished.contains(&namespace.inode));
+            // What has taken its place is new, and may hold what it held.
+            again.retain(|namespace| vanished.contains(&namespace.inode) || !before.contains(&namespace.inode));
             for namespace in again {
-                self.walk(&namespace, &mut found)?;
+                if self.walk(&namespace, &mut found)? == Walked::Vanished {
+                    found.partial(format!("network namespace {} could not be reached", NetNs(namespace.inode)));
+                }
             }
+        }
+        if let Some(why) = &self.undiscovered {
+            found.partial(why.clone());
         }
         let known: HashSet<NetNs> = self.namespaces.namespaces.iter().map(|namespace| NetNs(namespace.inode)).collect();
         self.memory.retain(|id, _| known.contains(id));
@@ -195,11 +210,11 @@ impl Collector {
         let (mut reader, entered) = match namespace.diag() {
             Ok(diag) => (Reader::inside(namespace, diag), true),
             Err(EnterError::Gone { .. }) => return Ok(Walked::Vanished),
-            Err(EnterError::Refused { .. }) if !namespace.can_be_read_from_outside() => {
+            Err(error) if error.is_refusal() && !namespace.can_be_read_from_outside() => {
                 found.not_read += 1;
                 return Ok(Walked::Whole);
             }
-            Err(EnterError::Refused { .. }) => {
+            Err(error) if error.is_refusal() => {
                 found.not_entered += 1;
                 (Reader::outside(namespace), false)
             }
@@ -208,7 +223,8 @@ impl Collector {
                 return Ok(Walked::Whole);
             }
         };
-        match memory.read(id, &mut reader, mptcp, &self.ports, found) {
+        // A port is configured as one of ours: in another namespace it is another's.
+        match memory.read(id, &mut reader, mptcp, &HashSet::new(), found) {
             Ok(source) if entered => found.source = found.source.max(source),
             Ok(_) => {}
             Err(error) => found.partial(format!("network namespace {id}: {error}")),
@@ -219,44 +235,46 @@ impl Collector {
     /// The TCP table of these namespaces, of all states: `ss -tan` as values, for the evidence. An interrupted walk is
     /// given as it is, since a picture of a moving table is still evidence.
     pub fn table(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
-        self.rows(ALL_STATES, of)
+        Ok(self.rows(ALL_STATES, of)?.0)
     }
 
     /// The connections in these namespaces by which data may still come or go: established ones, and those that the
-    /// peer has half-closed.
+    /// peer has half-closed. All of them, or an error.
     pub fn connections(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
-        self.rows(1 << ESTABLISHED | 1 << CLOSE_WAIT, of)
+        let known = |id: &NetNs| self.namespaces.namespaces.iter().any(|namespace| NetNs(namespace.inode) == *id);
+        if let Some(gone) = of.iter().find(|id| !known(id)) {
+            return Err(CollectError::Dump { detail: format!("network namespace {gone} is not where it was found") });
+        }
+        match self.rows(1 << ESTABLISHED | 1 << CLOSE_WAIT, of)? {
+            (rows, Quality::Complete) => Ok(rows),
+            (_, Quality::Partial { why }) => Err(CollectError::Dump { detail: why }),
+        }
     }
 
-    fn rows(&mut self, states: u32, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
+    fn rows(&mut self, states: u32, of: &BTreeSet<NetNs>) -> Result<(Vec<TableRow>, Quality), CollectError> {
         let wanted = Wanted { states, info: false };
-        let mut all = Vec::new();
+        let (mut all, mut quality) = (Vec::new(), Quality::Complete);
         for namespace in self.namespaces.namespaces.iter().filter(|namespace| of.contains(&NetNs(namespace.inode))) {
             let mut rows = Vec::new();
-            match namespace.own {
+            let (_, read) = match namespace.own {
                 true => self.own.read(wanted, &mut rows)?,
                 false => match namespace.diag() {
                     Ok(diag) => Reader::inside(namespace, diag).read(wanted, &mut rows)?,
                     Err(_) => Reader::outside(namespace).read(wanted, &mut rows)?,
                 },
             };
+            if let partial @ Quality::Partial { .. } = read {
+                quality = partial;
+            }
             all.append(&mut rows);
         }
-        Ok(all)
+        Ok((all, quality))
     }
 
     /// Our own network namespace.
     pub fn own_namespace(&self) -> NetNs {
         self.namespaces.namespaces.first().map_or(NetNs::default(), |own| NetNs(own.inode))
     }
-}
-
-/// The host's namespaces; our own alone where /proc cannot be read.
-fn discovered() -> Discovery {
-    discover("/proc".as_ref(), &MOUNTS.map(AsRef::as_ref)).unwrap_or_else(|error| {
-        tracing::warn!(%error, "/proc cannot be read: other network namespaces than our own are not seen");
-        Discovery::of_our_own()
-    })
 }
 
 /// The least number for which a condition holds that, once it holds, holds for all greater ones.
@@ -282,7 +300,7 @@ impl Memory {
         let due = found.monotonic.saturating_sub(self.asked_all) >= ASK_ALL_EVERY;
         let info = found.ask.afresh || self.behind || due || self.ledger.is_empty();
         let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
-        let mut leaks = Leaks::new(id, found.monotonic, &mut self.ledger, ports, found.in_full);
+        let mut leaks = Leaks::new(id, found.clock, found.monotonic, &mut self.ledger, ports, found.in_full);
         let (source, mut quality) = reader.read(wanted, &mut leaks)?;
         if mptcp && source != Source::Proc && quality == Quality::Complete {
             quality = reader.add_mptcp(wanted, &mut leaks)?;
@@ -322,6 +340,7 @@ enum Walked {
 
 /// What has been found so far in one look over the namespaces.
 struct Found<'a> {
+    clock: &'a dyn Clock,
     at: Timestamp,
     monotonic: Duration,
     ask: Ask<'a>,
@@ -341,8 +360,9 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn begin(clock: &dyn Clock, ask: Ask<'a>, in_full: bool) -> Self {
+    fn begin(clock: &'a dyn Clock, ask: Ask<'a>, in_full: bool) -> Self {
         Self {
+            clock,
             at: clock.now(),
             monotonic: clock.monotonic(),
             ask,
@@ -401,6 +421,7 @@ impl<'a> Found<'a> {
         let snapshot = Snapshot {
             at: self.at,
             monotonic: self.monotonic,
+            own: namespaces.namespaces.first().map_or(NetNs::default(), |own| NetNs(own.inode)),
             groups: self.groups,
             listeners: self.listeners,
             established: self.established,

@@ -72,6 +72,18 @@ pub(super) enum EnterError {
     Diag { inode: u64, source: DumpError },
 }
 
+impl EnterError {
+    /// We may not go in, or ask there: its tables in /proc may still be read. Everything else is a failure of this
+    /// one look.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Diag { source, .. } => source.is_refusal(),
+            Self::Gone { .. } | Self::Thread { .. } | Self::Open { .. } => false,
+        }
+    }
+}
+
 /// Finds every namespace that a process below `proc` (`/proc`) is in, or that is mounted in one of `mounts`.
 ///
 /// Some 6 µs a process. What ends meanwhile is left out.

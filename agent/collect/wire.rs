@@ -53,6 +53,7 @@ const ATTRIBUTE_HEADER: usize = 4;
 const SOCKID: usize = 48; // struct inet_diag_sockid: 2 + 2 + 16 + 16 + 4 + 8
 const REPLY: usize = 4 + SOCKID + 20; // struct inet_diag_msg
 const INFO_LAST_DATA_SENT: usize = 44; // tcpi_last_data_sent, after 8 bytes of flags and 9 u32
+const INFO_DATA_SEGS_OUT: usize = 156; // tcpi_data_segs_out, since Linux 4.6
 const INFO_LAST_ACK_RECV: usize = 56; // tcpi_last_ack_recv, three u32 later
 
 /// Which walk is asked for.
@@ -438,7 +439,9 @@ impl<'a> Message<'a> {
                 }
                 // MPTCP's is another struct, of which nothing is read.
                 INET_DIAG_INFO if !walk.is_mptcp() => {
-                    found.last_data_sent = milliseconds(value, INFO_LAST_DATA_SENT);
+                    // It counts from the connection's beginning where nothing was ever sent.
+                    let never = value.get(INFO_DATA_SEGS_OUT..INFO_DATA_SEGS_OUT + 4) == Some(&[0; 4]);
+                    found.last_data_sent = milliseconds(value, INFO_LAST_DATA_SENT).filter(|_| !never);
                     found.last_ack_received = milliseconds(value, INFO_LAST_ACK_RECV);
                 }
                 _ => {}

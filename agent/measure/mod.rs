@@ -103,6 +103,13 @@ impl Meter {
         let mut services = BTreeMap::new();
         for service in known {
             let held = census.services.get(&service).unwrap_or(&nothing);
+            if host.is_none() {
+                // What lies where nobody looked may be its own: what was seen is the least, and no part of a window.
+                if held.close_wait() > 0 {
+                    services.insert(service, self.counts(held, None));
+                }
+                continue;
+            }
             let mut readings = self.counts(held, host);
             let window = self.longest_window();
             let growth = self.growth.entry(service.clone()).or_default();
@@ -122,11 +129,14 @@ impl Meter {
                     readings.set(Signal::FdExhaustedIn, left.as_secs_f64());
                 }
             }
-            let ticks = self.history.entry(service.clone()).or_default();
-            if ticks.len() == HISTORY {
-                ticks.pop_front();
+            // Nobody asks for the history of a service that has never held one.
+            if held.close_wait() > 0 || self.history.contains_key(&service) {
+                let ticks = self.history.entry(service.clone()).or_default();
+                if ticks.len() == HISTORY {
+                    ticks.pop_front();
+                }
+                ticks.push_back((census.at, readings.clone()));
             }
-            ticks.push_back((census.at, readings.clone()));
             services.insert(service, readings);
         }
         let none = if host.is_some() { self.counts(&nothing, host) } else { Readings::default() };

@@ -55,14 +55,14 @@ pub struct Descriptors {
 }
 
 /// Who owns a socket, or why nobody is known to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     Service(ServiceName),
     Nobody(NoOwner),
 }
 
 /// Why a socket has no owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::Display, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum NoOwner {
     /// The cgroup is no service (a login session, the root) and no configured service claims the socket.
@@ -91,6 +91,8 @@ pub struct Census {
     pub services: BTreeMap<ServiceName, ServiceCensus>,
     /// Sockets without an owner, by the reason.
     pub unattributed: BTreeMap<NoOwner, u64>,
+    /// Listening sockets of which it is not known whose they are.
+    pub unowned_listeners: usize,
     pub passed_over: PassedOver,
     pub quality: Quality,
 }

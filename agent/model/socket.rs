@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub at: Timestamp,
     /// Since boot, for ages and windows; never steps.
     pub monotonic: Duration,
+    /// Our own network namespace: the one in which configured ports are meant.
+    pub own: NetNs,
     pub groups: Vec<Group>,
     pub listeners: Vec<Listener>,
     /// Established sockets counted by cgroup id, when they were asked for.
