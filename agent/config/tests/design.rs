@@ -114,7 +114,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("teams", agent("slack:", "teams:")),
         ("approval", agent("breach, held", "approval, held")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
-        ("docker", agent("restart: { process:", "restart: { docker:")),
+        ("podman", agent("restart: { process:", "restart: { podman:")),
         ("approve", policy("mode: dry-run", "mode: approve")),
         ("escalate", policy("runbook: isolate-restart-recover", "runbook: isolate-restart-recover\nescalate: [x]")),
         ("common_cause", policy("fleet_slots: 1", "common_cause: 55%")),
