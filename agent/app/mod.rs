@@ -46,10 +46,10 @@ use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
 use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry};
-use crate::ports::restarter::systemd::SystemdRestarter;
 use crate::ports::restarter::{
     Restarter, dry::DryRestarter, process::ProcessRestarter, supervisord::SupervisordRestarter,
 };
+use crate::ports::restarter::{docker::DockerRestarter, systemd::SystemdRestarter};
 use crate::store::{Audience, StateDir, Store};
 
 use sensor::{Effort, Look, Sensor, SharedSensor};
@@ -124,6 +124,7 @@ impl Wiring {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
             process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
+            docker: Arc::new(DockerRestarter::new(Arc::clone(&host.clock))),
             supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(&host.clock))),
             probe: Arc::new(Probes),
             fleet,
@@ -226,6 +227,7 @@ impl Wiring {
             registries,
             systemd: dry(&self.ports.systemd),
             process: dry(&self.ports.process),
+            docker: dry(&self.ports.docker),
             supervisord: dry(&self.ports.supervisord),
             probe: Arc::new(DryProbe::new(Arc::clone(&self.ports.probe))),
             fleet: self

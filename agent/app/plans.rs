@@ -125,6 +125,9 @@ pub async fn propose(
 async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<String> {
     match restarter.dependents(restart).await {
         Ok(dependents) if dependents.is_empty() => None,
+        Ok(dependents) if matches!(restart, Restart::Docker { .. }) => {
+            Some(format!("a restart would cut off {}, which share its network namespace", dependents.join(", ")))
+        }
         Ok(dependents) => Some(format!(
             "a restart would take along {}; say `with_dependents: true` of the service if that is wanted",
             dependents.join(", ")
@@ -144,6 +147,7 @@ pub(super) async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Bindi
 fn with_dependents(restart: &Restart) -> bool {
     match restart {
         Restart::Systemd { with_dependents, .. } => *with_dependents,
+        Restart::Docker { .. } => false,
         Restart::Process(_) | Restart::Supervisord { .. } => true,
     }
 }

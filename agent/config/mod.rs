@@ -39,6 +39,9 @@ pub const DEFAULT_STATE: &str = "/var/lib/unwait";
 /// Where supervisord listens unless `restart:` says otherwise, as Debian has it.
 pub const DEFAULT_SUPERVISORD: &str = "/run/supervisor.sock";
 
+/// Where Docker listens unless `restart:` says otherwise.
+pub const DEFAULT_DOCKER: &str = "/run/docker.sock";
+
 /// A configuration without an error in it: what the rest of the agent sees.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,6 +80,10 @@ impl Config {
                 program: service.bare().into(),
                 socket: PathBuf::from(DEFAULT_SUPERVISORD),
             }),
+            // `lxc:NAME` and `machine:NAME` are no containers of Docker's.
+            ServiceKind::Container if !service.bare().contains(':') => {
+                Some(Restart::Docker { container: service.bare().into(), socket: PathBuf::from(DEFAULT_DOCKER) })
+            }
             ServiceKind::Container | ServiceKind::Process => None,
         };
         let restart = configured.and_then(|service| service.restart.clone()).or_else(by_its_kind);
@@ -114,7 +121,7 @@ impl Config {
         if runbook.restarts() && target.restart.is_none() {
             lacks.push(match service.kind() {
                 ServiceKind::Container => {
-                    format!("restart: restarting a {} is not built in this version of unwait", service.kind())
+                    format!("restart: {service} is neither Docker's nor podman's, which are all that is restarted")
                 }
                 ServiceKind::Process | ServiceKind::Program | ServiceKind::Unit => {
                     let keys = "restart: { process: { argv: [PROGRAM], pid_file: PATH } }";

@@ -572,6 +572,7 @@ pub fn ports(scene: &Arc<Scene>) -> Ports {
         registries: [(REGISTRY.to_string(), fake.clone() as Arc<dyn Registry>)].into(),
         systemd: fake.clone(),
         process: fake.clone(),
+        docker: fake.clone(),
         supervisord: fake.clone(),
         probe: fake,
         fleet: None,

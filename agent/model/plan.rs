@@ -46,6 +46,12 @@ pub enum Restart {
         with_dependents: bool,
     },
     Process(ProcessRestart),
+    Docker {
+        /// An id, its first digits, or a name.
+        container: String,
+        /// The daemon's unix socket: Docker's, or podman's.
+        socket: PathBuf,
+    },
     Supervisord {
         /// `NAME`, or `GROUP:NAME`.
         program: String,

@@ -29,6 +29,7 @@ pub struct Ports {
     pub registries: BTreeMap<String, Arc<dyn registry::Registry>>,
     pub systemd: Arc<dyn restarter::Restarter>,
     pub process: Arc<dyn restarter::Restarter>,
+    pub docker: Arc<dyn restarter::Restarter>,
     pub supervisord: Arc<dyn restarter::Restarter>,
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where the host's file names no fleet.
@@ -40,6 +41,7 @@ impl Ports {
         match restart {
             Restart::Systemd { .. } => self.systemd.as_ref(),
             Restart::Process(_) => self.process.as_ref(),
+            Restart::Docker { .. } => self.docker.as_ref(),
             Restart::Supervisord { .. } => self.supervisord.as_ref(),
         }
     }

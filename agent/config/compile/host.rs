@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::{Compiling, fleet, hours, items, minutes, secs};
-use crate::config::DEFAULT_SUPERVISORD;
 use crate::config::expand::{Environment, expand};
 use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
@@ -15,6 +14,7 @@ use crate::config::spec::host::{
 };
 use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::words;
+use crate::config::{DEFAULT_DOCKER, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, ProcessRestart, Restart};
 use crate::model::service::{ServiceKind, ServiceName};
@@ -244,10 +244,12 @@ fn restart(spec: RestartSpec, service: &ServiceName, place: &Place, to: &mut Com
     let of_kind = match spec {
         RestartSpec::Process(_) => ServiceKind::Process,
         RestartSpec::Supervisord(_) => ServiceKind::Program,
+        RestartSpec::Docker(_) => ServiceKind::Container,
     };
     let place = place.key(match spec {
         RestartSpec::Process(_) => "process",
         RestartSpec::Supervisord(_) => "supervisord",
+        RestartSpec::Docker(_) => "docker",
     });
     if service.kind() != of_kind {
         let what = match of_kind {
@@ -261,6 +263,11 @@ fn restart(spec: RestartSpec, service: &ServiceName, place: &Place, to: &mut Com
     }
     Some(match spec {
         RestartSpec::Process(spec) => Restart::Process(compile_process(spec, &place, to)?),
+        RestartSpec::Docker(spec) => {
+            let socket = to.required(&place, "socket", spec.socket, DEFAULT_DOCKER);
+            let socket = socket.map(|Typed(path)| to.path(&place.key("socket"), path))?;
+            Restart::Docker { container: service.bare().into(), socket }
+        }
         RestartSpec::Supervisord(spec) => {
             let socket = to.required(&place, "socket", spec.socket, DEFAULT_SUPERVISORD);
             let socket = socket.map(|Typed(path)| to.path(&place.key("socket"), path))?;

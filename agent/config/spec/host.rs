@@ -94,6 +94,7 @@ pub struct MatchSpec {
 pub enum RestartSpec {
     Process(ProcessSpec),
     Supervisord(SocketSpec),
+    Docker(SocketSpec),
 }
 
 /// A manager of this host, by its unix socket.

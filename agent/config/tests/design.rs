@@ -116,7 +116,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
-        ("docker", agent("restart: { process:", "restart: { docker:")),
+        ("podman", agent("restart: { process:", "restart: { podman:")),
         ("reload", step("reload: {}")),
         ("recycle_workers", step("recycle_workers: { at_once: 2 }")),
         ("close_sockets", step("close_sockets")),

@@ -14,6 +14,8 @@ services:
   - service: process:gate
     labels: { team: edge }
     restart: { process: { argv: [/opt/gate], pid_file: /run/gate.pid } }
+  - service: container:own
+    restart: { docker: { socket: /run/podman/podman.sock } }
   - service: program:own
     restart: { supervisord: { socket: /tmp/own.sock } }
 "#;
@@ -117,5 +119,13 @@ fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
         |program: &str, socket: &str| Some(Restart::Supervisord { program: program.into(), socket: socket.into() });
     assert_eq!(config.target_for(&name("program:w:w_00")).restart, program("w:w_00", "/run/supervisor.sock"));
     assert_eq!(config.target_for(&name("program:own")).restart, program("own", "/tmp/own.sock"));
-    assert_eq!(lacks("container:x"), ["drain", "health_check", "restart"]);
+    let container =
+        |container: &str, socket: &str| Some(Restart::Docker { container: container.into(), socket: socket.into() });
+    assert_eq!(
+        config.target_for(&name("container:4f1c2d3e4f50")).restart,
+        container("4f1c2d3e4f50", "/run/docker.sock")
+    );
+    assert_eq!(config.target_for(&name("container:own")).restart, container("own", "/run/podman/podman.sock"));
+    assert_eq!(lacks("container:x"), ["drain", "health_check"]);
+    assert_eq!(lacks("container:lxc:x"), ["drain", "health_check", "restart"]);
 }

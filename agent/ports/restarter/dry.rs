@@ -57,7 +57,7 @@ impl Restarter for DryRestarter {
         let seen = self.real.observe(target).await?;
         let service = super::named(target);
         let refused = |detail: String| RestartError::Refused { service: service.clone(), detail };
-        if let plan::Restart::Systemd { with_dependents: false, .. } = target {
+        if let plan::Restart::Systemd { with_dependents: false, .. } | plan::Restart::Docker { .. } = target {
             super::alone(&service, &self.real.dependents(target).await?)?;
         }
         let real = match (seen.state, seen.incarnation) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Incarnation, plan};
 
+pub mod docker;
 pub mod dry;
 mod pidfd;
 pub mod process;
@@ -124,6 +125,7 @@ fn named(target: &plan::Restart) -> String {
     match target {
         plan::Restart::Systemd { unit, .. } => unit.clone(),
         plan::Restart::Process(process) => process.pid_file.display().to_string(),
+        plan::Restart::Docker { container, .. } => format!("container:{container}"),
         plan::Restart::Supervisord { program, .. } => format!("program:{program}"),
     }
 }
@@ -139,7 +141,7 @@ fn alone(service: &str, dependents: &[String]) -> Result<(), RestartError> {
         return Ok(());
     }
     let detail = format!(
-        "it would restart {} too; a service whose dependents may go along says `with_dependents: true`",
+        "it would take {} along; a unit whose dependents may go along says `with_dependents: true`",
         dependents.join(", ")
     );
     Err(RestartError::Refused { service: service.into(), detail })

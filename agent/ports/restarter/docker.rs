@@ -1,0 +1,300 @@
+//! Containers, over the Docker Engine API on its unix socket; podman's compatible API answers the same calls.
+//!
+//! `POST /containers/ID/restart` is one call to the daemon, which goes on with it whatever becomes of us. It is believed
+//! when the container has run under another `StartedAt` for STABLE_FOR. The stop timeout is the container's own. Paths
+//! carry no version: each daemon answers by its newest, and the fields read here are as old as API 1.25.
+//!
+//! An incarnation is the container's id and its `StartedAt`. The daemon names processes by its own pid namespace, so no
+//! pid of its is taken for one of this host.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::StatusCode;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use crate::clock::Clock;
+use crate::model::Incarnation;
+use crate::model::plan;
+use crate::ports::http;
+
+/// What dies of a taken port or a bad configuration was seen to die within 300 ms; ten times that, for slow starters.
+const STABLE_FOR: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(250);
+/// An inspection takes milliseconds, but the daemon holds a container's lock while it stops it.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// The daemon's own where a container has none (daemon/config: defaultStopTimeout).
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the daemon to make namespaces and mounts anew; a busy one was seen to take tens of seconds.
+const START_ALLOWANCE: Duration = Duration::from_secs(90);
+/// One inspection is some 10 KB; a list of 1,000 containers some 2 MB.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+pub struct DockerRestarter {
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for DockerRestarter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerRestarter").finish_non_exhaustive()
+    }
+}
+
+/// `GET /containers/ID/json`, as far as it is read.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    name: String,
+    state: State,
+    config: Settings,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    /// created, running, paused, restarting, removing, exited, dead; podman: also stopped, stopping, initialized.
+    status: String,
+    started_at: String,
+    exit_code: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Settings {
+    stop_timeout: Option<u64>,
+}
+
+/// One of `GET /containers/json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    #[serde(default)]
+    names: Vec<String>,
+    host_config: ListedHost,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedHost {
+    #[serde(default)]
+    network_mode: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
+}
+
+impl Inspected {
+    fn incarnation(&self) -> Incarnation {
+        Incarnation(format!("{}@{}", self.id, self.state.started_at))
+    }
+
+    fn run_state(&self) -> RunState {
+        match self.state.status.as_str() {
+            "running" => RunState::Active,
+            "restarting" | "removing" | "stopping" => RunState::Changing,
+            "dead" => RunState::Failed,
+            // created, paused, exited: by a person as well as by itself; the exit code of what `docker stop` ended
+            // is that of a crash.
+            _ => RunState::Inactive,
+        }
+    }
+
+    fn shown(&self) -> String {
+        format!("{} (last exit code {})", self.state.status, self.state.exit_code)
+    }
+
+    fn stop_timeout(&self) -> Duration {
+        self.config.stop_timeout.map_or(STOP_TIMEOUT, Duration::from_secs)
+    }
+}
+
+/// A container of one daemon.
+struct Container<'a> {
+    name: &'a str,
+    socket: &'a Path,
+}
+
+impl<'a> Container<'a> {
+    fn of(target: &'a plan::Restart) -> Result<Self, RestartError> {
+        match target {
+            plan::Restart::Docker { container, socket } => Ok(Self { name: container, socket }),
+            other => Err(super::foreign(other, "docker")),
+        }
+    }
+
+    fn service(&self) -> String {
+        format!("container:{}", self.name)
+    }
+
+    fn refused(&self, detail: String) -> RestartError {
+        RestartError::Refused { service: self.service(), detail }
+    }
+
+    fn failed(&self, detail: String) -> RestartError {
+        RestartError::Failed { service: self.service(), detail }
+    }
+
+    fn unreachable(&self, detail: String) -> RestartError {
+        let detail = format!("{} could not be asked: {detail}", self.socket.display());
+        RestartError::Unreachable { service: self.service(), detail }
+    }
+
+    fn unknown(&self, detail: &str) -> RestartError {
+        RestartError::Unknown { service: self.service(), detail: detail.into() }
+    }
+
+    /// The status and the body, by this deadline.
+    async fn ask(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<(StatusCode, Vec<u8>), RestartError> {
+        let asked = async {
+            let client = http::local(self.socket, deadline)?;
+            // The host is never looked up: the connection is the socket.
+            let response =
+                client.request(method, format!("http://docker{path}")).send().await.map_err(http::failure)?;
+            Ok((response.status(), http::body(response, MAX_ANSWER_BYTES).await?))
+        };
+        asked.await.map_err(|why: String| self.unreachable(why))
+    }
+
+    /// An id or a name, safe in a path.
+    fn path(&self, rest: &str) -> Result<String, RestartError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        match self.name.chars().all(allowed) {
+            true => Ok(format!("/containers/{}/{rest}", self.name)),
+            false => Err(self.unknown("no container of Docker or podman can be called so")),
+        }
+    }
+
+    async fn inspect(&self) -> Result<Inspected, RestartError> {
+        let (status, body) = self.ask(reqwest::Method::GET, &self.path("json")?, CALL_DEADLINE).await?;
+        match status {
+            StatusCode::NOT_FOUND => Err(self.unknown("the daemon has no such container; see `docker ps --all`")),
+            _ if !status.is_success() => Err(self.unreachable(says(status, &body))),
+            _ => serde_json::from_slice(&body).map_err(|error| self.unreachable(format!("its answer: {error}"))),
+        }
+    }
+
+    /// Running containers that live in this one's network namespace, and would be left in the old one.
+    async fn guests(&self, host: &Inspected) -> Result<Vec<String>, RestartError> {
+        let (status, body) = self.ask(reqwest::Method::GET, "/containers/json", CALL_DEADLINE).await?;
+        if !status.is_success() {
+            return Err(self.unreachable(says(status, &body)));
+        }
+        let all: Vec<Listed> =
+            serde_json::from_slice(&body).map_err(|error| self.unreachable(format!("its answer: {error}")))?;
+        let name = host.name.trim_start_matches('/');
+        let is_guest = |listed: &Listed| {
+            let lives_in = listed.host_config.network_mode.strip_prefix("container:");
+            lives_in.is_some_and(|other| other == host.id || other == name)
+        };
+        let called = |listed: Listed| listed.names.first().map_or("?", |name| name.trim_start_matches('/')).to_owned();
+        Ok(all.into_iter().filter(is_guest).map(called).collect())
+    }
+}
+
+/// The daemon's own words.
+fn says(status: StatusCode, body: &[u8]) -> String {
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => format!("{} (HTTP {})", refusal.message.trim(), status.as_u16()),
+        Err(_) => format!("HTTP status {status}"),
+    }
+}
+
+impl DockerRestarter {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+}
+
+#[async_trait]
+impl Restarter for DockerRestarter {
+    async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
+        let seen = Container::of(target)?.inspect().await?;
+        let runs = matches!(seen.run_state(), RunState::Active | RunState::Changing);
+        let started: Option<jiff::Timestamp> = seen.state.started_at.parse().ok();
+        let up_for = started.and_then(|started| Duration::try_from(self.clock.now().duration_since(started)).ok());
+        Ok(Liveness {
+            state: seen.run_state(),
+            incarnation: runs.then(|| seen.incarnation()),
+            main_pid: None,
+            up_for: up_for.filter(|_| seen.run_state() == RunState::Active),
+        })
+    }
+
+    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
+        let mut until = Instant::now() + deadline;
+        let container = Container::of(target)?;
+        let before = container.inspect().await?;
+        if before.run_state() != RunState::Active {
+            return Err(container.refused(format!("it is {}; only what runs is restarted", before.shown())));
+        }
+        super::alone(&container.service(), &container.guests(&before).await?)?;
+        let path = container.path(&format!("restart?t={}", before.stop_timeout().as_secs()))?;
+        match container.ask(reqwest::Method::POST, &path, deadline).await? {
+            (status, _) if status.is_success() => {}
+            (StatusCode::NOT_FOUND, _) => return Err(container.unknown("it has just been removed")),
+            // It may have been stopped by then; whoever asked looks what is so.
+            (status, body) => return Err(container.failed(says(status, &body))),
+        }
+        // A restart that was done in time is given the time to prove itself.
+        until = until.max(Instant::now() + STABLE_FOR + POLL * 4);
+        let mut steady: Option<(Incarnation, Instant)> = None;
+        loop {
+            let look = container.inspect().await;
+            if let Ok(now) = &look {
+                let new = now.incarnation();
+                match (now.run_state(), &steady) {
+                    (RunState::Active, Some((same, since))) if *same == new => {
+                        if since.elapsed() >= STABLE_FOR {
+                            return Ok(Restarted::Anew(new));
+                        }
+                    }
+                    (RunState::Active, _) if new != before.incarnation() => steady = Some((new, Instant::now())),
+                    // Its restart policy is at work on it.
+                    (RunState::Changing, _) => steady = None,
+                    (RunState::Active, _) => {
+                        return Err(container.failed("the daemon said yes, and the same lifetime goes on".into()));
+                    }
+                    (RunState::Inactive | RunState::Failed, _) => {
+                        let detail =
+                            format!("it was started, and is {}; see `docker logs {}`", now.shown(), container.name);
+                        return Err(container.failed(detail));
+                    }
+                }
+            }
+            if Instant::now() >= until {
+                return Err(match look {
+                    Ok(now) => {
+                        container.failed(format!("at the deadline no lifetime had lasted: it is {}", now.shown()))
+                    }
+                    Err(error) => error,
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Container::of(target)?.inspect().await?.stop_timeout() + START_ALLOWANCE + super::DEADLINE_MARGIN)
+    }
+
+    async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError> {
+        let container = Container::of(target)?;
+        container.guests(&container.inspect().await?).await
+    }
+}
+
+#[cfg(test)]
+#[path = "docker_tests.rs"]
+mod tests;
