@@ -480,6 +480,8 @@ impl Agent {
                 self.pacing = Pacing::new(wiring.config.host.interval, wiring.config.host.cpu_budget);
                 self.wiring = wiring;
                 self.looked_whole = None;
+                // The new adapters hold the drains that they find.
+                self.sweep_due = Duration::ZERO;
                 self.held.clear();
                 last_good::keep(&self.config_dir, &self.wiring.config.host.state);
                 tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");

@@ -1,5 +1,6 @@
 //! `explain` and `plan`: what a service's signals are, what each policy makes of them, and what is against acting.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct ComparisonExplained {
 pub struct Planned {
     pub plan: Plan,
     pub blocked_by: Vec<Refusal>,
+    /// What the registries that it drains from cannot promise, each by its name: `redis: …`.
+    pub cannot_promise: Vec<String>,
 }
 
 /// The service and the policy that a person means. Without a policy's name: the first that selects the service.
@@ -133,6 +136,14 @@ impl Asking<'_> {
         Explanation { service: service.clone(), signals: readings, policies, one_look: detector.is_none() }
     }
 
+    fn cannot_promise(&self, plan: &Plan) -> Vec<String> {
+        let names: BTreeSet<&String> = plan.target.bindings.iter().map(|binding| &binding.registry).collect();
+        let registries = names.into_iter().filter_map(|name| Some((name, self.wiring.ports.registries.get(name)?)));
+        registries
+            .flat_map(|(name, port)| port.caveats().iter().map(move |caveat| format!("{name}: {caveat}")))
+            .collect()
+    }
+
     /// The plan as it would be made now, with every refusal. Takes no slot.
     pub async fn plan(&self, policy: &Policy, service: &ServiceName, trigger: Trigger, dry_run: bool) -> Planned {
         let Proposal { plan, named_in_full, protected, lacks, grace } =
@@ -141,7 +152,8 @@ impl Asking<'_> {
         let question =
             Question { plan: &plan, named_in_full, protected, lacks: &lacks, grace, take_slot: false, own_saga: false };
         let blocked_by = gate.ask_all(&question).await;
-        Planned { plan, blocked_by }
+        let cannot_promise = if plan.drains() { self.cannot_promise(&plan) } else { vec![] };
+        Planned { plan, blocked_by, cannot_promise }
     }
 }
 

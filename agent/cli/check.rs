@@ -47,7 +47,10 @@ pub async fn check(arguments: Arguments) -> Outcome {
         }
     }
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
+    let registries = &wiring.ports.registries;
     if place.json {
+        let cannot: serde_json::Map<_, _> =
+            registries.iter().map(|(name, registry)| (name.clone(), json!(registry.caveats()))).collect();
         let lacking: Vec<_> = lacking
             .iter()
             .map(|(policy, service, lacks)| json!({ "policy": policy, "service": service, "lacks": lacks }))
@@ -55,11 +58,17 @@ pub async fn check(arguments: Arguments) -> Outcome {
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
+            "registries_cannot_promise": cannot,
         }));
     } else {
         say(config, &lacking);
         for caveat in caveats {
             println!("fleet: {caveat}");
+        }
+        for (name, registry) in registries {
+            for caveat in registry.caveats() {
+                println!("registry {name}: {caveat}");
+            }
         }
     }
     Ok(())

@@ -53,6 +53,9 @@ fn say(planned: &Planned) {
     for binding in &plan.target.bindings {
         println!("  registered   {}/{}", binding.registry, binding.id);
     }
+    for caveat in &planned.cannot_promise {
+        println!("  not promised {caveat}");
+    }
     if let Some(health) = &plan.target.health {
         println!("  health       {}", serde_json::to_string(health).unwrap_or_default());
     }

@@ -109,7 +109,6 @@ fn what_is_not_built_is_refused_by_name() {
     let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
         ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
         ("silence", host("silence: []")),
-        ("redis", agent("registries:\n", "registries:\n  redis: {}\n")),
         ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("approval", agent("breach, held", "approval, held")),
