@@ -32,7 +32,9 @@ use crate::model::{Message, Signal};
 use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
-use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry, redis::Redis};
+use crate::ports::registry::{
+    Registry, consul::Consul, dry::DryRegistry, file::FileRegistry, haproxy::HaProxy, redis::Redis,
+};
 use crate::ports::restarter::{Restarter, dry::DryRestarter, process::ProcessRestarter, systemd::SystemdRestarter};
 use crate::ports::{Ports, User};
 use crate::store::{Audience, StateDir, Store};
@@ -101,6 +103,10 @@ impl Wiring {
                     Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?)
                 }
                 RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
+                RegistryConfig::HaProxy { sockets } => {
+                    let ledger = StateDir::drains_of(&config.host.state);
+                    Arc::new(HaProxy::new(name, sockets.clone(), ledger))
+                }
                 RegistryConfig::Redis { url, login, layout } => {
                     let user = user(login.as_ref(), "the registry's password")?;
                     Arc::new(Redis::new(name, url, user, layout.clone(), &host.name)?)

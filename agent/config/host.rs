@@ -42,6 +42,8 @@ pub enum RegistryConfig {
     Consul { url: String, token_file: Option<PathBuf> },
     /// A JSON file, for the demo and for tests.
     File { path: PathBuf },
+    /// The stats sockets of every balancer, at least one: a path, or `HOST:PORT`. Instances are `BACKEND/SERVER`.
+    HaProxy { sockets: Vec<String> },
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
 }
@@ -51,6 +53,7 @@ impl RegistryConfig {
     pub fn id_form(&self) -> Option<&'static str> {
         match self {
             Self::Consul { .. } | Self::File { .. } => None,
+            Self::HaProxy { .. } => Some("BACKEND/SERVER, such as rpc-order/s1"),
             Self::Redis { .. } => Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"),
         }
     }

@@ -4,7 +4,7 @@
 /// Where (indices left open), and the keys there.
 const KEYS: [(&str, &[&str]); 10] = [
     ("", &["http", "silence", "escalate", "windows"]),
-    ("registries", &["haproxy", "etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
+    ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "supervisord", "docker", "podman", "runit", "s6", "exec"]),

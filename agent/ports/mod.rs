@@ -16,6 +16,8 @@ mod testing_consul;
 #[cfg(test)]
 mod testing_etcd;
 #[cfg(test)]
+mod testing_haproxy;
+#[cfg(test)]
 mod testing_redis;
 
 use std::collections::BTreeMap;

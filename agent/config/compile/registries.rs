@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::fleet::{login, redis_url};
 use super::host::{file, url};
-use super::{Compiling, hours, millis, secs};
+use super::{Compiling, hours, items, millis, secs};
 use crate::config::expand::Environment;
 use crate::config::host::RegistryConfig;
 use crate::config::place::Place;
-use crate::config::spec::host::{ConsulSpec, FileSpec, RedisProfileSpec, RedisSpec, RegistriesSpec};
+use crate::config::spec::host::{ConsulSpec, FileSpec, HaProxySpec, RedisProfileSpec, RedisSpec, RegistriesSpec};
 use crate::config::spec::scalar::Typed;
 use crate::model::{RedisLayout, RedisProfile};
 
@@ -18,7 +18,7 @@ pub fn compile(
     to: &mut Compiling,
     environment: Environment,
 ) -> BTreeMap<String, RegistryConfig> {
-    let RegistriesSpec { consul: consul_spec, file: file_spec, redis: redis_spec } = spec;
+    let RegistriesSpec { consul: consul_spec, file: file_spec, haproxy: haproxy_spec, redis: redis_spec } = spec;
     let at = |key: &str| place.key(key);
     let mut registries = BTreeMap::new();
     let mut add = |name: &str, registry| registries.insert(name.to_owned(), registry);
@@ -31,6 +31,9 @@ pub fn compile(
         let path = path.map(|Typed(text)| to.path(&place.key("path"), text)).unwrap_or_default();
         add("file", RegistryConfig::File { path });
     }
+    if let Some(spec) = haproxy_spec {
+        add("haproxy", haproxy(spec, &at("haproxy"), to));
+    }
     if let Some(spec) = redis_spec {
         add("redis", redis(spec, &at("redis"), to, environment));
     }
@@ -41,6 +44,25 @@ fn consul(spec: ConsulSpec, place: &Place, to: &mut Compiling, environment: Envi
     let address = to.required(place, "url", spec.url, "\"http://127.0.0.1:8500\"");
     let url = address.map(|Typed(text)| url(&place.key("url"), text, to)).unwrap_or_default();
     RegistryConfig::Consul { url, token_file: file(place, "token_file", spec.token_file, to, environment) }
+}
+
+/// Every balancer that sends traffic: what is not listed here goes on sending it.
+fn haproxy(spec: HaProxySpec, place: &Place, to: &mut Compiling) -> RegistryConfig {
+    if spec.sockets.is_empty() && !to.said(&place.key("sockets")) {
+        to.wrong_key(place, "`sockets` is missing: add `sockets: [/run/haproxy/admin.sock]`, of every balancer");
+    }
+    let mut sockets: Vec<String> = Vec::new();
+    for (place, Typed(socket)) in items(&place.key("sockets"), spec.sockets) {
+        let address =
+            socket.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !socket.starts_with('/') && !address {
+            to.wrong(&place, "expected a full path such as /run/haproxy/admin.sock, or HOST:PORT");
+        } else if sockets.contains(&socket) {
+            to.wrong(&place, "this balancer stands in the list already");
+        }
+        sockets.push(socket);
+    }
+    RegistryConfig::HaProxy { sockets }
 }
 
 const DUBBO_KEY: &str = "/dubbo/{service}/providers";

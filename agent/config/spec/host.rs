@@ -34,6 +34,7 @@ pub struct HostSpec {
 pub struct RegistriesSpec {
     pub consul: Option<ConsulSpec>,
     pub file: Option<FileSpec>,
+    pub haproxy: Option<HaProxySpec>,
     pub redis: Option<RedisSpec>,
 }
 
@@ -48,6 +49,12 @@ pub struct ConsulSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct FileSpec {
     pub path: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HaProxySpec {
+    pub sockets: Items<Typed<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -191,6 +198,7 @@ as_mapping!(
     RegistriesSpec,
     ConsulSpec,
     FileSpec,
+    HaProxySpec,
     RedisSpec,
     ServiceSpec,
     RegisterSpec,

@@ -109,7 +109,7 @@ fn what_is_not_built_is_refused_by_name() {
     let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
         ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
         ("silence", host("silence: []")),
-        ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
+        ("zookeeper", agent("registries:\n", "registries:\n  zookeeper: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("approval", agent("breach, held", "approval, held")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),

@@ -57,6 +57,17 @@ fn a_wrong_host_file_says_all_of_it() {
             "registries: { redis: { url: \"redis://h:1\", profile: dubbo } }\nservices: [{ service: a.service, register: [{ registry: redis, id: a-1 }] }]",
             vec!["2:68 an instance's id there is SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"],
         ),
+        (
+            "registries: { haproxy: {} }",
+            vec!["1:15 `sockets` is missing: add `sockets: [/run/haproxy/admin.sock]`, of every balancer"],
+        ),
+        (
+            "registries: { haproxy: { sockets: [/a.sock, admin.sock, /a.sock] } }",
+            vec![
+                "1:45 expected a full path such as /run/haproxy/admin.sock, or HOST:PORT",
+                "1:57 this balancer stands in the list already",
+            ],
+        ),
         ("registries: [consul]", vec!["1:13 expected a mapping, found a list"]),
         (
             "fleet: { consul: {} }",

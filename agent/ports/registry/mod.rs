@@ -17,14 +17,18 @@ pub mod dry;
 #[cfg(any(test, feature = "crash-points"))]
 pub mod fake;
 pub mod file;
+pub mod haproxy;
 mod holder;
 mod instances;
+mod ledger;
 pub mod redis;
 
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod consul_tests;
+#[cfg(test)]
+mod haproxy_tests;
 #[cfg(test)]
 mod redis_tests;
 
