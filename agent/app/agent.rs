@@ -424,6 +424,8 @@ impl Agent {
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
+                // The new adapters hold the drains that they find.
+                self.sweep_due = Duration::ZERO;
                 self.held.clear();
                 last_good::keep(&self.config_dir, &self.wiring.config.host.state);
                 tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");

@@ -1,5 +1,6 @@
 //! `explain` and `plan`: what a service's signals are, what each policy makes of them, and what is against acting.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +61,8 @@ pub struct ComparisonExplained {
 pub struct Planned {
     pub plan: Plan,
     pub blocked_by: Vec<Refusal>,
-    /// What the restart in it cannot promise.
-    pub caveats: Vec<String>,
+    /// What the restart, and the registries that it drains from, cannot promise, each by its name: `redis: …`.
+    pub cannot_promise: Vec<String>,
 }
 
 /// The service and the policy that a person means. Without a policy's name: the first that selects the service.
@@ -158,6 +159,14 @@ impl Asking<'_> {
         }
     }
 
+    fn cannot_promise(&self, plan: &Plan) -> Vec<String> {
+        let names: BTreeSet<&String> = plan.target.bindings.iter().map(|binding| &binding.registry).collect();
+        let registries = names.into_iter().filter_map(|name| Some((name, self.wiring.ports.registries.get(name)?)));
+        registries
+            .flat_map(|(name, port)| port.caveats().iter().map(move |caveat| format!("{name}: {caveat}")))
+            .collect()
+    }
+
     /// The plan as it would be made now, with every refusal. Takes no slot.
     /// `breached`: since when, where a breach is what asks.
     pub async fn plan(
@@ -172,11 +181,13 @@ impl Asking<'_> {
         let proposal = Proposal { breached, ..proposal };
         let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
         let blocked_by = gate.ask_all(&proposal.question()).await;
-        let caveats = match &proposal.plan.target.restart {
-            Some(restart) if policy.runbook.restarts() => self.wiring.ports.restarter(restart).caveats(restart).await,
-            _ => Vec::new(),
-        };
-        Planned { plan: proposal.plan, blocked_by, caveats }
+        let plan = proposal.plan;
+        let mut cannot_promise = if plan.drains() { self.cannot_promise(&plan) } else { vec![] };
+        if let Some(restart) = plan.target.restart.as_ref().filter(|_| policy.runbook.restarts()) {
+            let caveats = self.wiring.ports.restarter(restart).caveats(restart).await;
+            cannot_promise.extend(caveats.into_iter().map(|caveat| format!("restart: {caveat}")));
+        }
+        Planned { plan, blocked_by, cannot_promise }
     }
 }
 

@@ -41,15 +41,17 @@ use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::plan::Restart;
 use crate::model::{Message, Signal};
-use crate::ports::Ports;
 use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
-use crate::ports::registry::{Registry, consul::Consul, dry::DryRegistry, file::FileRegistry};
-use crate::ports::restarter::{
-    Restarter, dry::DryRestarter, process::ProcessRestarter, supervisord::SupervisordRestarter,
+use crate::ports::registry::{
+    Registry, consul::Consul, dry::DryRegistry, file::FileRegistry, haproxy::HaProxy, redis::Redis,
 };
-use crate::ports::restarter::{docker::DockerRestarter, systemd::SystemdRestarter};
+use crate::ports::restarter::{
+    Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter,
+    supervisord::SupervisordRestarter, systemd::SystemdRestarter,
+};
+use crate::ports::{Ports, User};
 use crate::store::{Audience, StateDir, Store};
 
 use sensor::{Effort, Look, Sensor, SharedSensor};
@@ -116,6 +118,14 @@ impl Wiring {
                     Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?)
                 }
                 RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
+                RegistryConfig::HaProxy { sockets } => {
+                    let ledger = StateDir::drains_of(&config.host.state);
+                    Arc::new(HaProxy::new(name, sockets.clone(), ledger))
+                }
+                RegistryConfig::Redis { url, login, layout } => {
+                    let user = user(login.as_ref(), "the registry's password")?;
+                    Arc::new(Redis::new(name, url, user, layout.clone(), &host.name)?)
+                }
             };
             registries.insert(name.clone(), adapter);
         }
@@ -246,18 +256,24 @@ fn fleet_of(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringE
         FleetConfig::Consul { url, token_file } => {
             fleet::consul::consul(url, token(token_file.as_ref())?, &host.name, clock)?
         }
-        FleetConfig::Etcd { url, login } => fleet::etcd::etcd(url, user(login.as_ref())?, &host.name, clock)?,
-        FleetConfig::Redis { url, login } => fleet::redis::redis(url, user(login.as_ref())?, &host.name, clock)?,
+        FleetConfig::Etcd { url, login } => {
+            fleet::etcd::etcd(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+        }
+        FleetConfig::Redis { url, login } => {
+            fleet::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+        }
         FleetConfig::FleetLock { url, group } => {
             Arc::new(fleet::fleetlock::FleetLock::new(url, group.clone(), &host.name, clock)?)
         }
     })
 }
 
-fn user(login: Option<&Login>) -> Result<Option<fleet::User>, WiringError> {
+const FLEET_PASSWORD: &str = "the fleet's password";
+
+fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, WiringError> {
     let of = |login: &Login| {
-        let password = secret(&login.password_file, "the fleet's password")?;
-        Ok(fleet::User { name: login.user.clone(), password })
+        let password = secret(&login.password_file, what)?;
+        Ok(User { name: login.user.clone(), password })
     };
     login.map(of).transpose()
 }

@@ -48,7 +48,10 @@ pub async fn check(arguments: Arguments) -> Outcome {
     }
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     let restarts = plans::restart_caveats(&wiring).await;
+    let registries = &wiring.ports.registries;
     if place.json {
+        let cannot: serde_json::Map<_, _> =
+            registries.iter().map(|(name, registry)| (name.clone(), json!(registry.caveats()))).collect();
         let lacking: Vec<_> = lacking
             .iter()
             .map(|(policy, service, lacks)| json!({ "policy": policy, "service": service, "lacks": lacks }))
@@ -57,6 +60,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
             "restart_cannot_promise": restarts,
+            "registries_cannot_promise": cannot,
         }));
     } else {
         say(config, &lacking);
@@ -65,6 +69,11 @@ pub async fn check(arguments: Arguments) -> Outcome {
         }
         for (service, caveat) in restarts.iter().flat_map(|(service, all)| all.iter().map(move |one| (service, one))) {
             println!("{service}: {caveat}");
+        }
+        for (name, registry) in registries {
+            for caveat in registry.caveats() {
+                println!("registry {name}: {caveat}");
+            }
         }
     }
     Ok(())

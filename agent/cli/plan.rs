@@ -56,6 +56,9 @@ fn say(planned: &Planned) {
     for binding in &plan.target.bindings {
         println!("  registered   {}/{}", binding.registry, binding.id);
     }
+    for caveat in &planned.cannot_promise {
+        println!("  not promised {caveat}");
+    }
     if let Some(health) = &plan.target.health {
         println!("  health       {}", serde_json::to_string(health).unwrap_or_default());
     }
@@ -84,9 +87,6 @@ fn say(planned: &Planned) {
         .collect();
     render::table(&[">", "STEP", "EFFECT", "SETTINGS"], &rows);
     println!();
-    for caveat in &planned.caveats {
-        println!("restart: {caveat}");
-    }
     match planned.blocked_by.as_slice() {
         [] => println!("Nothing blocks it now."),
         refusals => {

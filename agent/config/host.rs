@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::RedisLayout;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
@@ -43,6 +44,21 @@ pub enum RegistryConfig {
     Consul { url: String, token_file: Option<PathBuf> },
     /// A JSON file, for the demo and for tests.
     File { path: PathBuf },
+    /// The stats sockets of every balancer, at least one: a path, or `HOST:PORT`. Instances are `BACKEND/SERVER`.
+    HaProxy { sockets: Vec<String> },
+    /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
+    Redis { url: String, login: Option<Login>, layout: RedisLayout },
+}
+
+impl RegistryConfig {
+    /// What an instance's id looks like there, where not everything will do.
+    pub fn id_form(&self) -> Option<&'static str> {
+        match self {
+            Self::Consul { .. } | Self::File { .. } => None,
+            Self::HaProxy { .. } => Some("BACKEND/SERVER, such as rpc-order/s1"),
+            Self::Redis { .. } => Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ pub mod fleet;
 mod http;
 pub mod notifier;
 pub mod probe;
+mod redis;
 pub mod registry;
 pub mod restarter;
 #[cfg(test)]
@@ -15,12 +16,23 @@ mod testing_consul;
 #[cfg(test)]
 mod testing_etcd;
 #[cfg(test)]
+mod testing_haproxy;
+#[cfg(test)]
 mod testing_redis;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use crate::model::plan::Restart;
+
+/// Whom a store knows us as. The name may be empty where a password alone is asked for.
+#[derive(Debug)]
+pub struct User {
+    pub name: String,
+    pub password: SecretString,
+}
 
 /// One adapter for each door, as the wiring has chosen them.
 #[derive(Clone)]

@@ -70,6 +70,11 @@ impl StateDir {
         state.join("evidence")
     }
 
+    /// Whose drains stand, where a registry itself keeps no reason.
+    pub fn drains_of(state: &Path) -> PathBuf {
+        state.join("drains.json")
+    }
+
     pub fn socket_of(state: &Path) -> PathBuf {
         state.join("control.sock")
     }

@@ -7,7 +7,7 @@ use super::host::{address, file, url};
 use crate::config::expand::Environment;
 use crate::config::host::{FleetConfig, Login, RegistryConfig};
 use crate::config::place::Place;
-use crate::config::spec::host::{ConsulSpec, FleetLockSpec, FleetSpec, UserSpec};
+use crate::config::spec::host::{ConsulSpec, FleetLockSpec, FleetSpec};
 use crate::config::spec::scalar::Typed;
 
 pub fn compile(
@@ -22,7 +22,7 @@ pub fn compile(
         FleetSpec::Etcd(spec) => {
             let place = place.key("etcd");
             let address = to.required(&place, "url", spec.url.clone(), "\"http://127.0.0.1:2379\"");
-            let login = login(spec, &place, to, environment);
+            let login = login(spec.user, spec.password_file, &place, to, environment);
             if login.as_ref().is_some_and(|login| login.user.is_empty()) {
                 to.wrong_key(&place.key("password_file"), "whose password? add `user`");
             }
@@ -33,7 +33,7 @@ pub fn compile(
             let place = place.key("redis");
             let example = "redis://127.0.0.1:6379";
             let text = to.required(&place, "url", spec.url.clone(), &format!("\"{example}\""));
-            let login = login(spec, &place, to, environment);
+            let login = login(spec.user, spec.password_file, &place, to, environment);
             let Typed(text) = text?;
             Some(FleetConfig::Redis { url: redis_url(&place.key("url"), text, example, to), login })
         }
@@ -81,8 +81,13 @@ fn consul(
 }
 
 /// A name wants a password; a password without a name is left to the caller.
-fn login(spec: UserSpec, place: &Place, to: &mut Compiling, environment: Environment) -> Option<Login> {
-    let UserSpec { user, password_file, .. } = spec;
+pub(super) fn login(
+    user: Option<Typed<String>>,
+    password_file: Option<Typed<String>>,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+) -> Option<Login> {
     let user = user.map(|Typed(user)| user);
     if user.is_some() && password_file.is_none() && !to.said(&place.key("password_file")) {
         to.wrong_key(&place.key("user"), "a user has a password: add `password_file: PATH`");
@@ -92,7 +97,7 @@ fn login(spec: UserSpec, place: &Place, to: &mut Compiling, environment: Environ
 }
 
 /// The path may be the number of a database.
-fn redis_url(place: &Place, text: String, example: &str, to: &mut Compiling) -> String {
+pub(super) fn redis_url(place: &Place, text: String, example: &str, to: &mut Compiling) -> String {
     if text.starts_with("rediss:") {
         to.wrong(place, "TLS to Redis is not built in this version of unwait: expected redis://HOST:PORT");
         return text;

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Compiling, fleet, hours, items, minutes, secs};
+use super::{Compiling, fleet, hours, items, minutes, registries, secs};
 use crate::config::expand::{Environment, expand};
 use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::host::{
-    DestinationSpec, EvidenceSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RegistriesSpec, RestartSpec,
-    ServiceSpec, ToSpec,
+    DestinationSpec, EvidenceSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RestartSpec, ServiceSpec, ToSpec,
 };
 use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::words;
@@ -27,7 +26,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
     let root = Place::root();
     let at = |key: &str| root.key(key);
     let interval = to.duration(&at("interval"), spec.interval, secs(15), secs(1)..=minutes(10));
-    let registries = registries(spec.registries, &at("registries"), to, environment);
+    let registries = registries::compile(spec.registries, &at("registries"), to, environment);
     let services = services(spec.services, &at("services"), to, &registries);
     let fleet = spec.fleet.and_then(|fleet| fleet::compile(fleet, &at("fleet"), to, environment, &registries));
     let state = match spec.state {
@@ -101,29 +100,6 @@ pub(super) fn address(place: &Place, text: String, schemes: &[&str], example: &s
     text.trim_end_matches('/').to_owned()
 }
 
-fn registries(
-    spec: RegistriesSpec,
-    place: &Place,
-    to: &mut Compiling,
-    environment: Environment,
-) -> BTreeMap<String, RegistryConfig> {
-    let mut registries = BTreeMap::new();
-    if let Some(consul) = spec.consul {
-        let place = place.key("consul");
-        let address = to.required(&place, "url", consul.url, "\"http://127.0.0.1:8500\"");
-        let url = address.map(|Typed(text)| url(&place.key("url"), text, to)).unwrap_or_default();
-        let token_file = file(&place, "token_file", consul.token_file, to, environment);
-        registries.insert("consul".to_owned(), RegistryConfig::Consul { url, token_file });
-    }
-    if let Some(file) = spec.file {
-        let place = place.key("file");
-        let path = to.required(&place, "path", file.path, "/var/lib/unwait/registry.json");
-        let path = path.map(|Typed(text)| to.path(&place.key("path"), text)).unwrap_or_default();
-        registries.insert("file".to_owned(), RegistryConfig::File { path });
-    }
-    registries
-}
-
 fn services(
     spec: Items<ServiceSpec>,
     place: &Place,
@@ -167,6 +143,10 @@ fn compile_service(
             }
             if id.trim().is_empty() || id.chars().any(char::is_control) {
                 to.wrong(&place.key("id"), "expected the instance's id in that registry");
+            } else if let Some(form) = registries.get(&registry).and_then(RegistryConfig::id_form)
+                && !id.split_once('/').is_some_and(|(service, instance)| !service.is_empty() && !instance.is_empty())
+            {
+                to.wrong(&place.key("id"), format!("an instance's id there is {form}"));
             }
             Some(Binding { registry, id })
         })

@@ -5,6 +5,7 @@ pub mod condition;
 pub mod fleet;
 pub mod host;
 pub mod policy;
+pub mod registries;
 pub mod runbook;
 pub mod test;
 
@@ -136,6 +137,10 @@ impl Compiling<'_> {
 /// The items of a list with their places; what was wrong is left out.
 pub fn items<T>(place: &Place, list: Items<T>) -> impl Iterator<Item = (Place, T)> {
     list.into_iter().enumerate().filter_map(|(at, item)| item.map(|item| (place.index(at), item)))
+}
+
+pub const fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
 }
 
 pub const fn secs(count: u64) -> Duration {

@@ -35,6 +35,8 @@ pub struct HostSpec {
 pub struct RegistriesSpec {
     pub consul: Option<ConsulSpec>,
     pub file: Option<FileSpec>,
+    pub haproxy: Option<HaProxySpec>,
+    pub redis: Option<RedisSpec>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -48,6 +50,34 @@ pub struct ConsulSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct FileSpec {
     pub path: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HaProxySpec {
+    pub sockets: Items<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct RedisSpec {
+    pub url: Option<Typed<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+    pub profile: Option<RedisProfileSpec>,
+    pub key: Option<Typed<String>>,
+    pub stale_after: Option<Typed<Duration>>,
+    pub hold_every: Option<Typed<Duration>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisProfileSpec {
+    Set,
+    SortedSet,
+    Hash,
+    TtlKey,
+    Dubbo,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -178,6 +208,8 @@ as_mapping!(
     RegistriesSpec,
     ConsulSpec,
     FileSpec,
+    HaProxySpec,
+    RedisSpec,
     ServiceSpec,
     RegisterSpec,
     MatchSpec,

@@ -112,8 +112,7 @@ fn what_is_not_built_is_refused_by_name() {
     let step = |to: &str| swap("runbooks/isolate.yaml", RUNBOOK, "restart: {}", to);
     let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
         ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
-        ("redis", agent("registries:\n", "registries:\n  redis: {}\n")),
-        ("haproxy", agent("registries:\n", "registries:\n  haproxy: {}\n")),
+        ("zookeeper", agent("registries:\n", "registries:\n  zookeeper: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
         ("podman", agent("restart: { process:", "restart: { podman:")),

@@ -23,6 +23,51 @@ fn a_wrong_host_file_says_all_of_it() {
             vec!["1:30 a URL with credentials in it would end up in logs: put the token into its own file"],
         ),
         ("registries: { consul: { url: h:1 } }", vec!["1:30 expected a URL such as http://127.0.0.1:8500"]),
+        (
+            "registries: { redis: {} }",
+            vec![
+                "1:15 `profile` is missing: add `profile: sorted_set`",
+                "1:15 `url` is missing: add `url: \"redis://127.0.0.1:6379\"`",
+            ],
+        ),
+        (
+            "registries: { redis: { url: \"redis://h:1\", profile: sorted_set } }",
+            vec![
+                "1:15 `key` is missing: add `key: \"rpc:providers:{service}\"`",
+                "1:15 `stale_after` is missing: add `stale_after: 30s`",
+            ],
+        ),
+        (
+            "registries: { redis: { url: \"redis://h:1\", profile: set, key: \"rpc:{service}\", stale_after: 30s } }",
+            vec!["1:80 only a `sorted_set` tells when a heartbeat was"],
+        ),
+        (
+            "registries: { redis: { url: \"redis://h:1\", profile: set, key: \"rpc:{service}:{instance}\" } }",
+            vec!["1:63 expected `{service}` once and no `{instance}`, as in \"rpc:providers:{service}\""],
+        ),
+        (
+            "registries: { redis: { url: \"redis://h:1\", profile: ttl_key, key: \"rpc:{instance}:{service}\" } }",
+            vec!["1:67 expected `{service}` once and `{instance}` once behind it, as in \"rpc:{service}:{instance}\""],
+        ),
+        (
+            "registries: { redis: { url: \"redis://h:1\", profile: dubbo, key: \"/shop/{service}\" } }",
+            vec!["1:65 expected `{service}` once and `/providers` at the end, as in \"/dubbo/{service}/providers\""],
+        ),
+        (
+            "registries: { redis: { url: \"redis://h:1\", profile: dubbo } }\nservices: [{ service: a.service, register: [{ registry: redis, id: a-1 }] }]",
+            vec!["2:68 an instance's id there is SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"],
+        ),
+        (
+            "registries: { haproxy: {} }",
+            vec!["1:15 `sockets` is missing: add `sockets: [/run/haproxy/admin.sock]`, of every balancer"],
+        ),
+        (
+            "registries: { haproxy: { sockets: [/a.sock, admin.sock, /a.sock] } }",
+            vec![
+                "1:45 expected a full path such as /run/haproxy/admin.sock, or HOST:PORT",
+                "1:57 this balancer stands in the list already",
+            ],
+        ),
         ("registries: [consul]", vec!["1:13 expected a mapping, found a list"]),
         (
             "fleet: { consul: {} }",

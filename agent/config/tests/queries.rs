@@ -1,7 +1,10 @@
 //! What a loaded configuration answers.
 
+use std::time::Duration;
+
 use super::*;
 use crate::model::plan::{Binding, ProcessRestart, Restart};
+use crate::model::{RedisLayout, RedisProfile};
 
 const AGENT: &str = r#"
 registries: { file: { path: /srv/registry.json } }
@@ -52,6 +55,25 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
         let found = tree.config().host.fleet.unwrap();
         assert_eq!(found, compiled);
         assert_eq!(found.shares_breaches(), shares, "{fleet}");
+    }
+}
+
+#[test]
+fn a_layout_in_redis_is_whole() {
+    let layout = |profile, key: &str| RedisLayout { profile, key: key.into(), hold_every: Duration::from_millis(500) };
+    let sorted_set = RedisProfile::SortedSet { stale_after: Duration::from_secs(45) };
+    for (keys, compiled) in [
+        ("profile: dubbo", layout(RedisProfile::Dubbo, "/dubbo/{service}/providers")),
+        (
+            "profile: sorted_set, key: \"rpc:{service}\", stale_after: 45s, hold_every: 200ms",
+            RedisLayout { hold_every: Duration::from_millis(200), ..layout(sorted_set, "rpc:{service}") },
+        ),
+        ("profile: ttl_key, key: \"{service}:{instance}\"", layout(RedisProfile::TtlKey, "{service}:{instance}")),
+    ] {
+        let tree =
+            Tree::with(&[("agent.yaml", &format!("registries: {{ redis: {{ url: \"redis://h:1/2\", {keys} }} }}\n"))]);
+        let expected = RegistryConfig::Redis { url: "redis://h:1/2".into(), login: None, layout: compiled };
+        assert_eq!(tree.config().host.registries["redis"], expected, "{keys}");
     }
 }
 

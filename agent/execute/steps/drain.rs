@@ -85,15 +85,8 @@ pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, Registry
     let marker = marker(saga.plan(), world);
     let mut again = Vec::new();
     for binding in &saga.plan().target.bindings {
-        let registry = world.registry(binding)?;
-        match registry.observe(&binding.id).await {
-            Ok(registration) if matches!(registration.traffic, Traffic::Passing | Traffic::Failing) => {
-                registry.drain(&binding.id, &marker).await?;
-                again.push(key(binding));
-            }
-            // Gone while it restarts: nothing is in traffic, and what registers again is seen next time.
-            Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}
-            Err(error) => return Err(error),
+        if world.registry(binding)?.hold(&binding.id, &marker).await? {
+            again.push(key(binding));
         }
     }
     if again.is_empty() {

@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 mod breach;
@@ -37,6 +36,7 @@ mod shared;
 #[cfg(test)]
 mod conformance;
 
+pub use super::User;
 pub use document::{LEASE, SKEW};
 
 /// One entry of the document.
@@ -144,10 +144,3 @@ pub const DEADLINE: Duration = Duration::from_secs(12);
 
 /// For one question to the store. It stands on the local network, and elects a leader within seconds.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Whom a store knows us as. The name may be empty where a password alone is asked for.
-#[derive(Debug)]
-pub struct User {
-    pub name: String,
-    pub password: SecretString,
-}

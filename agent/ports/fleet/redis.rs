@@ -6,42 +6,22 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ServerErrorKind};
-use secrecy::ExposeSecret;
-
 use super::documents::{ABSENT, Documents, Key, Text, folder_path};
 use super::shared::SharedFleet;
-use super::{CALL_DEADLINE, Fleet, FleetError, User};
+use super::{Fleet, FleetError, User};
 use crate::clock::Clock;
+use crate::ports::redis::{Api, ApiError};
+use async_trait::async_trait;
 
 /// `url` is `redis://HOST:PORT` or `redis://HOST:PORT/DB`; a user without a name is Redis' `default`. `host` is the
 /// name that this host holds slots under.
 pub fn redis(url: &str, user: Option<User>, host: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Fleet>, FleetError> {
-    let unusable = |_| FleetError::Refused("the url cannot be used; expected redis://HOST:PORT or with /DB".into());
-    let mut connection = url.into_connection_info().map_err(unusable)?;
-    let mut settings = connection.redis_settings().clone();
-    if let Some(user) = user {
-        settings = settings.set_password(user.password.expose_secret());
-        if !user.name.is_empty() {
-            settings = settings.set_username(user.name);
-        }
-    }
-    // A call is a few small packets; none of them waits for another.
-    connection = connection.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    let client = redis::Client::open(connection).map_err(unusable)?;
-    Ok(Arc::new(SharedFleet::new(Redis(client), host, clock)))
+    let api = Api::new(url, user).map_err(FleetError::Refused)?;
+    Ok(Arc::new(SharedFleet::new(Redis(api), host, clock)))
 }
 
-struct Redis(redis::Client);
-
-impl std::fmt::Debug for Redis {
-    /// The client holds the password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis").finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+struct Redis(Api);
 
 /// KEYS: the hash. ARGV: the field, the revision that it must stand at, the new text, or none to remove the field.
 const SWAP: &str = "
@@ -58,45 +38,16 @@ return 1
 ";
 
 impl Redis {
-    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, FleetError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CALL_DEADLINE))
-            .set_response_timeout(Some(CALL_DEADLINE));
-        let asked = async {
-            let mut connection = self.0.get_multiplexed_async_connection_with_config(&config).await?;
-            command.query_async(&mut connection).await
-        };
-        match tokio::time::timeout(CALL_DEADLINE, asked).await {
-            Ok(answer) => answer.map_err(told),
-            Err(_) => Err(FleetError::Unreachable("Redis: no answer within the deadline".into())),
-        }
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, FleetError> {
+        self.0.ask(command).await.map_err(|error| match error {
+            ApiError::Unreachable(detail) => FleetError::Unreachable(detail),
+            ApiError::Refused(detail) => FleetError::Refused(detail),
+        })
     }
 }
 
 fn hash(folder: &[&str]) -> String {
     folder_path(folder).replace('/', ":")
-}
-
-/// What Redis says of itself may pass; what it says of us needs a person.
-fn told(error: RedisError) -> FleetError {
-    let words = match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.code().unwrap_or_else(|| error.category())),
-        None => error.to_string(),
-    };
-    let passing = match error.kind() {
-        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => true,
-        ErrorKind::Server(kind) => matches!(
-            kind,
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::TryAgain
-        ),
-        _ => false,
-    };
-    let detail = format!("Redis: {words}");
-    if passing { FleetError::Unreachable(detail) } else { FleetError::Refused(detail) }
 }
 
 /// `<revision> <text>`

@@ -373,6 +373,10 @@ impl Registry for Consul {
             Ok(Ok(())) | Err(_) => Ok(names),
         }
     }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        &["a deregistration, or a registration under another id or with replace-existing-checks, ends a drain"]
+    }
 }
 
 impl CatalogEntry {

@@ -80,6 +80,10 @@ impl Registry for DryRegistry {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.real.names().await
     }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        self.real.caveats()
+    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,20 @@ pub mod dry;
 #[cfg(any(test, feature = "crash-points"))]
 pub mod fake;
 pub mod file;
+pub mod haproxy;
+mod holder;
 mod instances;
+mod ledger;
+pub mod redis;
 
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod consul_tests;
+#[cfg(test)]
+mod haproxy_tests;
+#[cfg(test)]
+mod redis_tests;
 
 /// What a registry says of one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +50,8 @@ pub enum Traffic {
     Passing,
     /// Registered, not isolated by anyone, and failing its checks.
     Failing,
-    /// Taken out by us.
+    /// Taken out by us, and not taken back by us since. Where a heartbeat or a reload has put it into traffic all the
+    /// same, it is still this: see [`Registry::hold`].
     DrainedBy(Marker),
     /// Taken out by somebody else, with the reason they gave.
     Isolated { reason: String },
@@ -71,7 +80,7 @@ pub enum RegistryError {
     #[error("{registry}: {detail}")]
     Unreachable { registry: String, detail: String },
     /// The instance is not registered, as far as an answer can prove it.
-    #[error("{registry}: no instance `{id}` is registered with the local agent")]
+    #[error("{registry}: no instance `{id}` is registered there")]
     NotRegistered { registry: String, id: String },
     /// The answer cannot be trusted or was refused: a token that may not read, a record of another shape.
     #[error("{registry}: {detail}")]
@@ -102,6 +111,20 @@ pub trait Registry: Send + Sync {
     /// Repeating it is harmless; an isolation by somebody else is refused.
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError>;
 
+    /// Drained is a state to hold: takes the instance out again where it came back into traffic although nobody took
+    /// our drain back. True where it had come back.
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        match self.observe(id).await {
+            Ok(Registration { traffic: Traffic::Passing | Traffic::Failing, .. }) => {
+                self.drain(id, marker).await?;
+                Ok(true)
+            }
+            // Gone while it restarts: nothing is in traffic, and what registers again is seen next time.
+            Ok(_) | Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes back the drain that carries this marker, and nothing else. `record` is the pre-image that
     /// `observe` gave before the drain. Repeating it is harmless.
     async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError>;
@@ -109,11 +132,17 @@ pub trait Registry: Send + Sync {
     /// Counts the instances of the same name. Fails where it cannot see ourselves: then the count proves nothing.
     async fn others(&self, id: &str) -> Result<Others, RegistryError>;
 
-    /// This host's drains of ours that stand now, whoever made them.
+    /// This host's drains of ours that stand now, whoever made them. The running agent asks at its start, after a
+    /// reload and every hour; an adapter whose drains others undo holds what it found from then on.
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError>;
 
     /// Addresses that the registry knows, with the names registered there; for naming peers in the evidence.
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
+
+    /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.
+    fn caveats(&self) -> &'static [&'static str] {
+        &[]
+    }
 }
 
 /// The rule of every drain: only what is in traffic is taken out. False where our own drain stands there already.

@@ -1,0 +1,370 @@
+//! HAProxy: a server drained in every balancer that is listed, over their stats sockets (level admin).
+//! An instance's id is `BACKEND/SERVER`.
+//!
+//! Measured with HAProxy 2.6:
+//!
+//! - `set server B/S state drain` takes no new clients, `ready` takes them again. Success is an empty line; an error is
+//!   text. So each change is read back from `show servers state`.
+//! - A drain carries no reason, and a reload forgets it. So whose it is stands in a [`Ledger`] of this host, and drained
+//!   is held: a balancer that is ready again while our drain stands is drained again.
+//! - A server that is drained, in maintenance or of weight 0 without standing in the ledger is somebody else's.
+//!
+//! All balancers or none: where one cannot be drained, those that were are made ready again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::holder::{Held, Holder, Look};
+use super::ledger::Ledger;
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::Marker;
+
+/// For one command to one balancer.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Some 40,000 servers at 200 B.
+const MAX_ANSWER_BYTES: u64 = 8 << 20;
+/// A reload that undoes a drain is in force for so long at most.
+const HOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// `srv_op_state`: the server takes traffic as far as its checks say.
+const RUNNING: u32 = 2;
+/// `srv_admin_state`, a bit each: drained by a command; everything else was set by others.
+const FORCED_DRAIN: u32 = 0x08;
+
+#[derive(Debug)]
+pub struct HaProxy {
+    balancers: Arc<Balancers>,
+    holder: Holder,
+}
+
+#[derive(Debug)]
+struct Balancers {
+    registry: String,
+    /// A path, or `HOST:PORT`.
+    sockets: Vec<String>,
+    ledger: Ledger,
+    /// One change at a time: nothing is held while it is being put back.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// One line of `show servers state`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Server {
+    backend: String,
+    name: String,
+    address: String,
+    port: u16,
+    operational: u32,
+    admin: u32,
+    weight: u32,
+}
+
+impl Server {
+    fn passes(&self) -> bool {
+        self.operational == RUNNING && self.admin == 0 && self.weight > 0
+    }
+
+    /// What others than us have done to it.
+    fn isolated(&self) -> Option<&'static str> {
+        match self.admin & !FORCED_DRAIN {
+            0 if self.weight == 0 => Some("its weight is 0"),
+            0 => None,
+            _ => Some("it is in maintenance, or its drain is inherited"),
+        }
+    }
+}
+
+impl HaProxy {
+    /// `name` is the registry's in the host's file; `ledger` a file that this agent alone writes.
+    pub fn new(name: &str, sockets: Vec<String>, ledger: PathBuf) -> Self {
+        let ledger = Ledger::new(ledger);
+        let balancers = Balancers { registry: name.into(), sockets, ledger, changing: tokio::sync::Mutex::default() };
+        Self { balancers: Arc::new(balancers), holder: Holder::new(HOLD_EVERY) }
+    }
+}
+
+impl Balancers {
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.registry.clone(), detail }
+    }
+
+    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
+        self.ledger.drains().map_err(|detail| self.refused(detail))
+    }
+
+    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
+        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
+    }
+
+    async fn ask(&self, socket: &str, command: &str) -> Result<String, RegistryError> {
+        let asked = async {
+            if socket.starts_with('/') {
+                converse(UnixStream::connect(socket).await?, command).await
+            } else {
+                converse(TcpStream::connect(socket).await?, command).await
+            }
+        };
+        let unreachable = |why: String| RegistryError::Unreachable {
+            registry: self.registry.clone(),
+            detail: format!("{socket}: {why}"),
+        };
+        match tokio::time::timeout(CALL_DEADLINE, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Err(_) => Err(unreachable("no answer within the deadline".into())),
+        }
+    }
+
+    /// The servers of one balancer. A backend that it does not have has none.
+    async fn servers(&self, socket: &str, backend: &str) -> Result<Vec<Server>, RegistryError> {
+        let answer = self.ask(socket, format!("show servers state {backend}").trim_end()).await?;
+        if answer.trim() == "Can't find backend." {
+            return Ok(vec![]);
+        }
+        parsed(&answer).map_err(|why| self.refused(format!("{socket}: show servers state: {why}")))
+    }
+
+    /// The server as each balancer has it: all of them or none, otherwise it is refused.
+    async fn everywhere(&self, id: &str) -> Result<Vec<(&str, Server)>, RegistryError> {
+        let (backend, name) = self.split(id)?;
+        let mut found = Vec::new();
+        for socket in &self.sockets {
+            let servers = self.servers(socket, backend).await?;
+            found
+                .extend(servers.into_iter().find(|server| server.name == name).map(|server| (socket.as_str(), server)));
+        }
+        match found.len() {
+            0 => Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() }),
+            some if some < self.sockets.len() => {
+                Err(self.refused(format!("`{id}` is known to {some} of {} balancers only", self.sockets.len())))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Names go into a command: nothing in them may end it.
+    fn split<'a>(&self, id: &'a str) -> Result<(&'a str, &'a str), RegistryError> {
+        let plain =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
+        id.split_once('/')
+            .filter(|(backend, server)| plain(backend) && plain(server))
+            .ok_or_else(|| self.refused(format!("`{id}` names no server: expected BACKEND/SERVER, as in rpc-order/s1")))
+    }
+
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        let servers = self.everywhere(id).await?;
+        let marker = self.drains()?.remove(id);
+        let isolated = servers.iter().find_map(|(socket, server)| Some((socket, server.isolated()?)));
+        let drained = servers.iter().find(|(_, server)| server.admin == FORCED_DRAIN);
+        let traffic = match (isolated, marker, drained) {
+            (Some((socket, why)), ..) => Traffic::Isolated { reason: format!("{socket}: {why}") },
+            (None, Some(marker), _) => Traffic::DrainedBy(marker),
+            (None, None, Some((socket, _))) => Traffic::Isolated { reason: format!("{socket}: it is drained") },
+            (None, None, None) if servers.iter().all(|(_, server)| server.passes()) => Traffic::Passing,
+            (None, None, None) => Traffic::Failing,
+        };
+        let record = |(socket, server): &(&str, Server)| json!({ "socket": socket, "admin_state": server.admin, "weight": server.weight });
+        let record = json!(servers.iter().map(record).collect::<Vec<_>>());
+        let (backend, _) = self.split(id)?;
+        Ok(Registration { name: backend.into(), traffic, record })
+    }
+
+    /// Sets one balancer's server to `drain` or `ready`, and reads it back. False where it was so already.
+    async fn set(&self, socket: &str, server: &Server, drain: bool) -> Result<bool, RegistryError> {
+        let wanted = if drain { FORCED_DRAIN } else { 0 };
+        if server.admin == wanted {
+            return Ok(false);
+        }
+        let (backend, name) = (&server.backend, &server.name);
+        let state = if drain { "drain" } else { "ready" };
+        let said = self.ask(socket, &format!("set server {backend}/{name} state {state}")).await?;
+        if !said.trim().is_empty() {
+            return Err(self.refused(format!("{socket}: set server {backend}/{name} state {state}: {}", said.trim())));
+        }
+        let now = self.servers(socket, backend).await?;
+        match now.iter().find(|server| server.name == *name) {
+            Some(now) if now.admin == wanted => Ok(true),
+            _ => Err(self.refused(format!("{socket}: {backend}/{name} was set to {state}, and reads back otherwise"))),
+        }
+    }
+
+    /// True where any balancer had it in traffic.
+    async fn drain_all(&self, id: &str) -> Result<bool, RegistryError> {
+        let mut changed = false;
+        for (socket, server) in self.everywhere(id).await? {
+            changed |= self.set(socket, &server, true).await?;
+        }
+        Ok(changed)
+    }
+
+    /// In as many balancers as can be reached; the first failure is told at the end.
+    async fn ready_all(&self, id: &str) -> Result<(), RegistryError> {
+        let (backend, name) = self.split(id)?;
+        let mut outcome = Ok(());
+        for socket in &self.sockets {
+            let ready = async {
+                let servers = self.servers(socket, backend).await?;
+                match servers.iter().find(|server| server.name == name) {
+                    Some(server) => self.set(socket, server, false).await.map(drop),
+                    None => Ok(()),
+                }
+            };
+            outcome = outcome.and(ready.await);
+        }
+        outcome
+    }
+}
+
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str) -> std::io::Result<String> {
+    stream.write_all(format!("{command}\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// `show servers state`: a version, a line that names the columns, a line for each server.
+fn parsed(answer: &str) -> Result<Vec<Server>, String> {
+    let mut lines = answer.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (Some("1"), Some(names)) = (lines.next(), lines.next().and_then(|line| line.strip_prefix("# "))) else {
+        return Err(format!("expected its version 1, found: {}", answer.lines().next().unwrap_or("nothing")));
+    };
+    let names: Vec<&str> = names.split(' ').collect();
+    let column = |name: &str| names.iter().position(|found| *found == name).ok_or(format!("no column {name}"));
+    let [backend, name, address, port, operational, admin, weight] = [
+        column("be_name")?,
+        column("srv_name")?,
+        column("srv_addr")?,
+        column("srv_port")?,
+        column("srv_op_state")?,
+        column("srv_admin_state")?,
+        column("srv_uweight")?,
+    ];
+    let server = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let text = |at: usize| fields.get(at).map(|field| (*field).to_owned());
+        let number = |at: usize| fields.get(at)?.parse::<u32>().ok();
+        Some(Server {
+            backend: text(backend)?,
+            name: text(name)?,
+            address: text(address)?,
+            port: u16::try_from(number(port)?).ok()?,
+            operational: number(operational)?,
+            admin: number(admin)?,
+            weight: number(weight)?,
+        })
+    };
+    lines.map(|line| server(line).ok_or_else(|| format!("a line that is cut: {line}"))).collect()
+}
+
+#[async_trait]
+impl Held for Balancers {
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let _one = self.changing.lock().await;
+        if self.drains()?.get(id) != Some(marker) {
+            return Ok(Look::NotOurs);
+        }
+        match self.observe(id).await?.traffic {
+            // What a person has done to it meanwhile is left alone.
+            Traffic::DrainedBy(_) if self.drain_all(id).await? => Ok(Look::OutAgain),
+            _ => Ok(Look::Out),
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for HaProxy {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.balancers.observe(id).await
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let balancers = &self.balancers;
+        let _one = balancers.changing.lock().await;
+        let anew = super::may_drain(&balancers.registry, id, &balancers.observe(id).await?.traffic, marker)?;
+        balancers.note(id, Some(marker))?;
+        if let Err(error) = balancers.drain_all(id).await {
+            // All balancers or none. Where one cannot be made ready either, the note stays for the saga's undo.
+            if anew && balancers.ready_all(id).await.is_ok() {
+                balancers.note(id, None)?;
+            }
+            return Err(error);
+        }
+        self.holder.hold(balancers, id, marker);
+        Ok(())
+    }
+
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let look = self.balancers.look_again(id, marker).await?;
+        if look != Look::NotOurs {
+            self.holder.hold(&self.balancers, id, marker);
+        }
+        Ok(look == Look::OutAgain)
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        let balancers = &self.balancers;
+        let _one = balancers.changing.lock().await;
+        match balancers.observe(id).await.map(|seen| seen.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
+            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no balancer has a server `{id}` any more")));
+            }
+            Err(error) => return Err(error),
+        }
+        balancers.ready_all(id).await?;
+        // Last: until every balancer is ready the drain is ours to take back.
+        balancers.note(id, None)?;
+        self.holder.let_go(id);
+        Ok(Restored::Done)
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        let (backend, name) = self.balancers.split(id)?;
+        self.balancers.everywhere(id).await?;
+        let mut others = Others { healthy: u32::MAX, registered: 0 };
+        // By the balancer that sees the fewest of them.
+        for socket in &self.balancers.sockets {
+            let servers = self.balancers.servers(socket, backend).await?;
+            let healthy = servers.iter().filter(|server| server.name != name && server.passes()).count();
+            others.healthy = others.healthy.min(healthy as u32);
+            others.registered = others.registered.max(servers.len() as u32);
+        }
+        Ok(others)
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let drains = self.balancers.drains()?;
+        for (id, marker) in &drains {
+            self.holder.hold(&self.balancers, id, marker);
+        }
+        Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        let mut names = HashMap::new();
+        for socket in &self.balancers.sockets {
+            let named = |server: Server| {
+                Some((SocketAddr::new(server.address.parse::<IpAddr>().ok()?, server.port), server.backend))
+            };
+            names.extend(self.balancers.servers(socket, "").await?.into_iter().filter_map(named));
+        }
+        Ok(names)
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        &[
+            "a reload puts the service into traffic until the agent drains it again, and for good while no agent runs",
+            "a reload that reads a state file saved during a drain drains again: it is told as another hand's",
+            "clients that a cookie binds to a drained server, and sessions that are open, still reach it",
+        ]
+    }
+}

@@ -1,0 +1,107 @@
+//! Holds what was drained, for registries where others put an instance back: a heartbeat writes its entry again, a
+//! balancer is reloaded. A task looks at each drain again and again until it is taken back, also while a step of a saga
+//! waits for something else, and while a service rests stuck.
+//!
+//! It ends with the adapter. While no agent runs nobody holds, which the adapters declare.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::RegistryError;
+use crate::model::Marker;
+
+/// What one look at a drain found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Out of traffic.
+    Out,
+    /// It had come back, and is out again.
+    OutAgain,
+    /// Our drain does not stand any more.
+    NotOurs,
+}
+
+/// An adapter whose drains are held.
+#[async_trait]
+pub(super) trait Held: Send + Sync + 'static {
+    /// Takes the instance out again where it came back and the drain under this marker still stands.
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError>;
+}
+
+#[derive(Debug)]
+pub(super) struct Holder {
+    every: Duration,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    drains: BTreeMap<String, Marker>,
+    /// A task looks at them.
+    runs: bool,
+}
+
+impl Holder {
+    pub fn new(every: Duration) -> Self {
+        Self { every, state: Arc::default() }
+    }
+
+    /// From now on this drain is held, until [`Self::let_go`] or until it does not stand any more.
+    pub fn hold<A: Held>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) {
+        let mut state = lock(&self.state);
+        state.drains.insert(id.into(), marker.clone());
+        if !state.runs {
+            state.runs = true;
+            tokio::spawn(look_after(Arc::downgrade(adapter), Arc::clone(&self.state), self.every));
+        }
+    }
+
+    pub fn let_go(&self, id: &str) {
+        lock(&self.state).drains.remove(id);
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("nothing panics while it holds the drains")
+}
+
+async fn look_after<A: Held>(adapter: Weak<A>, state: Arc<Mutex<State>>, every: Duration) {
+    let mut failed = false;
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(adapter) = adapter.upgrade() else { return };
+        let drains = {
+            let mut state = lock(&state);
+            if state.drains.is_empty() {
+                state.runs = false;
+                return;
+            }
+            state.drains.clone()
+        };
+        for (id, marker) in drains {
+            let look = adapter.look_again(&id, &marker).await;
+            match &look {
+                Ok(Look::Out) => {}
+                Ok(Look::OutAgain) => {
+                    tracing::warn!(id, incident = %marker.incident, "it came back into traffic while drained, and was taken out again");
+                }
+                Ok(Look::NotOurs) => {
+                    let mut state = lock(&state);
+                    // Another drain may have begun since.
+                    if state.drains.get(&id) == Some(&marker) {
+                        state.drains.remove(&id);
+                    }
+                }
+                // Once, not at every look.
+                Err(error) if !failed => {
+                    tracing::warn!(%error, id, incident = %marker.incident, "the drain could not be looked at");
+                }
+                Err(_) => {}
+            }
+            failed = look.is_err();
+        }
+    }
+}

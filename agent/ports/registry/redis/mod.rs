@@ -1,0 +1,433 @@
+//! Redis as a registry, in the shapes that frameworks use: a set, a sorted set by heartbeat, a hash, a key with a time to
+//! live, and Dubbo's. An instance's id is `SERVICE/INSTANCE`: `rpc-order/10.0.0.1:7801`.
+//!
+//! In all shapes but Dubbo's the entry is the only thing that clients look at, so a drain removes it. One script in Redis
+//! keeps what it removes (value, score, remaining time) in the hash `unwait:drained`, under our [`Marker`], in the same
+//! go; a restore puts back exactly that, and nothing where something newer stands. Measured with Redis 7.0: a heartbeat
+//! writes its entry again. So a drain is held: the entry is removed again, and what the heartbeat wrote is kept as
+//! the newest, for as long as the marker stands in the hash. Who takes the marker out by hand (`HDEL unwait:drained ID`)
+//! ends the drain.
+//!
+//! Dubbo's consumers follow overrides: `override://IP:PORT/SERVICE?…&disabled=true` in `/dubbo/SERVICE/configurators`
+//! disables a provider that stays registered, so nothing is removed and nothing needs to be put back.
+//!
+//! A user of Redis' that may not read a key is told so (`NOPERM`), and never answered as if it were empty.
+
+mod shape;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::holder::{Held, Holder, Look};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::{Marker, RedisLayout, RedisProfile};
+use crate::ports::User;
+use crate::ports::redis::{Api, ApiError};
+
+use shape::DRAINS;
+
+/// For naming peers: keys that one look reads.
+const NAMES_KEYS: usize = 500;
+const NAMES_DEADLINE: Duration = Duration::from_secs(5);
+/// Scores above are milliseconds: as seconds it is the year 5138, as milliseconds 1973.
+const SCORE_IN_MS: f64 = 1e11;
+
+#[derive(Debug)]
+pub struct Redis {
+    entries: Arc<Entries>,
+    holder: Holder,
+}
+
+/// The instances of services, as one layout has them.
+#[derive(Debug)]
+struct Entries {
+    registry: String,
+    host: String,
+    api: Api,
+    layout: RedisLayout,
+    script: String,
+}
+
+/// Where an instance stands.
+struct Place<'a> {
+    id: &'a str,
+    service: &'a str,
+    instance: &'a str,
+    key: String,
+}
+
+/// The answer of `change.lua`.
+struct Answer {
+    word: String,
+    drain: Option<Marker>,
+    /// Stands in `unwait:drained`, and is nothing of ours.
+    foreign: bool,
+    score: String,
+    value: Vec<u8>,
+    now: Duration,
+    overridden: String,
+}
+
+impl Redis {
+    /// `name` is the registry's in the host's file, `host` the one that our markers carry.
+    pub fn new(
+        name: &str,
+        url: &str,
+        user: Option<User>,
+        layout: RedisLayout,
+        host: &str,
+    ) -> Result<Self, RegistryError> {
+        let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
+        let api = Api::new(url, user).map_err(refused)?;
+        let holder = Holder::new(layout.hold_every);
+        let script = shape::script(layout.profile);
+        let entries = Entries { registry: name.into(), host: host.into(), api, layout, script };
+        Ok(Self { entries: Arc::new(entries), holder })
+    }
+}
+
+impl Entries {
+    fn told(&self, error: ApiError) -> RegistryError {
+        let registry = self.registry.clone();
+        match error {
+            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
+            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
+        }
+    }
+
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.registry.clone(), detail }
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> Result<T, RegistryError> {
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| {
+            command.arg(*word);
+        });
+        self.api.ask(&command).await.map_err(|error| self.told(error))
+    }
+
+    fn key(&self, service: &str, instance: &str) -> String {
+        // The instance first: a service's name is not looked into.
+        self.layout.key.replace("{instance}", instance).replace("{service}", service)
+    }
+
+    fn place<'a>(&self, id: &'a str) -> Result<Place<'a>, RegistryError> {
+        let (service, instance) = id
+            .split_once('/')
+            .filter(|(service, instance)| !service.is_empty() && !instance.is_empty())
+            .ok_or_else(|| {
+                self.refused(format!(
+                    "`{id}` names no instance: expected SERVICE/INSTANCE, as in rpc-order/10.0.0.1:7801"
+                ))
+            })?;
+        Ok(Place { id, service, instance, key: self.key(service, instance) })
+    }
+
+    async fn change(&self, doing: &str, place: &Place<'_>, marker: Option<&Marker>) -> Result<Answer, RegistryError> {
+        let marker = marker.map(ToString::to_string).unwrap_or_default();
+        let dubbo = self.layout.profile == RedisProfile::Dubbo;
+        let mut keys = vec![place.key.clone(), DRAINS.into()];
+        let mut arguments = vec![doing.to_owned(), place.id.into(), place.instance.into(), marker];
+        if dubbo {
+            keys.push(configurators(&place.key));
+            arguments.push(override_url(place));
+        }
+        let count = keys.len().to_string();
+        let mut words: Vec<&[u8]> = vec![b"EVAL", self.script.as_bytes(), count.as_bytes()];
+        words.extend(keys.iter().chain(&arguments).map(String::as_bytes));
+        let (word, drain, score, value, now, overridden): (String, Vec<u8>, String, Vec<u8>, u64, String) =
+            self.ask(&words).await?;
+        let marker = marker_of(&drain);
+        Ok(Answer {
+            word,
+            foreign: marker.is_none() && !drain.is_empty(),
+            drain: marker,
+            score,
+            value,
+            now: Duration::from_millis(now),
+            overridden,
+        })
+    }
+
+    /// The instances that stand under the service's name now, and whether each is healthy.
+    async fn standing(&self, service: &str) -> Result<BTreeMap<String, bool>, RegistryError> {
+        let key = self.key(service, "{instance}");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match self.layout.profile {
+            RedisProfile::Set => {
+                let members: Vec<Vec<u8>> = self.ask(&[b"SMEMBERS", key.as_bytes()]).await?;
+                Ok(members.iter().map(|member| (text(member), true)).collect())
+            }
+            RedisProfile::Hash => {
+                let fields: Vec<Vec<u8>> = self.ask(&[b"HKEYS", key.as_bytes()]).await?;
+                Ok(fields.iter().map(|field| (text(field), true)).collect())
+            }
+            RedisProfile::SortedSet { stale_after } => {
+                let now = self.server_time().await?;
+                let scored: Vec<(Vec<u8>, f64)> =
+                    self.ask(&[b"ZRANGE", key.as_bytes(), b"0", b"-1", b"WITHSCORES"]).await?;
+                Ok(scored.iter().map(|(member, score)| (text(member), is_fresh(*score, now, stale_after))).collect())
+            }
+            RedisProfile::TtlKey => {
+                let (before, behind) = key.split_once("{instance}").unwrap_or((&key, ""));
+                let pattern = format!("{}*{}", glob_escaped(before), glob_escaped(behind));
+                let keys = self.api.scan(pattern.as_bytes()).await.map_err(|error| self.told(error))?;
+                let instance = |key: &Vec<u8>| {
+                    let key = String::from_utf8_lossy(key);
+                    Some(key.strip_prefix(before)?.strip_suffix(behind)?.to_owned())
+                };
+                Ok(keys.iter().filter_map(instance).map(|instance| (instance, true)).collect())
+            }
+            RedisProfile::Dubbo => {
+                let now = self.server_time().await?;
+                let providers: Vec<(String, String)> = self.ask(&[b"HGETALL", key.as_bytes()]).await?;
+                let overrides: Vec<String> = self.ask(&[b"HKEYS", configurators(&key).as_bytes()]).await?;
+                let disabled: BTreeSet<&str> =
+                    overrides.iter().filter(|url| disables(url)).filter_map(|url| address(url)).collect();
+                let all = disabled.iter().any(|address| address.starts_with("0.0.0.0"));
+                let standing = providers.iter().filter_map(|(url, ends)| {
+                    let address = address(url)?;
+                    let lives = ends.parse::<u64>().is_ok_and(|ends| Duration::from_millis(ends) >= now);
+                    Some((address.to_owned(), lives && !all && !disabled.contains(address)))
+                });
+                Ok(standing.collect())
+            }
+        }
+    }
+
+    async fn server_time(&self) -> Result<Duration, RegistryError> {
+        let (seconds, micros): (u64, u64) = self.ask(&[b"TIME"]).await?;
+        Ok(Duration::from_secs(seconds) + Duration::from_micros(micros))
+    }
+
+    async fn drains(&self) -> Result<Vec<(String, Marker)>, RegistryError> {
+        let drains: Vec<(String, Vec<u8>)> = self.ask(&[b"HGETALL", DRAINS.as_bytes()]).await?;
+        Ok(drains.into_iter().filter_map(|(id, drain)| Some((id, marker_of(&drain)?))).collect())
+    }
+
+    /// Is the entry one whose heartbeat, or whose end, has not passed?
+    fn lives(&self, answer: &Answer) -> bool {
+        match self.layout.profile {
+            RedisProfile::Set | RedisProfile::Hash | RedisProfile::TtlKey => true,
+            RedisProfile::SortedSet { stale_after } => {
+                answer.score.parse().is_ok_and(|score| is_fresh(score, answer.now, stale_after))
+            }
+            RedisProfile::Dubbo => answer.score.parse().is_ok_and(|ends| Duration::from_millis(ends) >= answer.now),
+        }
+    }
+
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        let place = self.place(id)?;
+        let seen = self.change("look", &place, None).await?;
+        // Dubbo's entry stays while it is drained; in the other shapes its absence is the drain.
+        let gone = seen.word == "gone" && (seen.drain.is_none() || self.layout.profile == RedisProfile::Dubbo);
+        if seen.foreign {
+            let detail =
+                format!("what stands under `{id}` in `{DRAINS}` is nothing of ours; look at it, and delete it");
+            return Err(self.refused(detail));
+        }
+        if gone {
+            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
+        }
+        let lives = self.lives(&seen);
+        let traffic = match seen.drain {
+            Some(marker) => Traffic::DrainedBy(marker),
+            None if !seen.overridden.is_empty() => Traffic::Isolated { reason: seen.overridden },
+            None if lives => Traffic::Passing,
+            None => Traffic::Failing,
+        };
+        let value = match String::from_utf8(seen.value) {
+            Ok(text) => json!(text),
+            Err(bytes) => json!({ "base64": STANDARD.encode(bytes.as_bytes()) }),
+        };
+        let record = json!({ "key": place.key, "instance": place.instance, "score": seen.score, "value": value });
+        Ok(Registration { name: place.service.into(), traffic, record })
+    }
+
+    async fn read_names(&self, names: &mut HashMap<SocketAddr, String>) -> Result<(), RegistryError> {
+        let (before, behind) = self.layout.key.split_once("{service}").unwrap_or((&self.layout.key, ""));
+        // Of a key an instance, the instance follows the service behind one separator.
+        let (behind, instance) = match behind.split_once("{instance}") {
+            Some((between, _)) => (between, true),
+            None => (behind, false),
+        };
+        let pattern = format!("{}*{}{}", glob_escaped(before), glob_escaped(behind), if instance { "*" } else { "" });
+        let keys = self.api.scan(pattern.as_bytes()).await.map_err(|error| self.told(error))?;
+        let service = |key: &Vec<u8>| {
+            let key = String::from_utf8_lossy(key).into_owned();
+            let rest = key.strip_prefix(before)?;
+            let service = match instance {
+                true => rest.split_once(behind)?.0,
+                false => rest.strip_suffix(behind)?,
+            };
+            Some(service.to_owned())
+        };
+        let services: BTreeSet<String> = keys.iter().filter_map(service).collect();
+        for service in services.into_iter().take(NAMES_KEYS) {
+            let standing = self.standing(&service).await?;
+            names.extend(standing.keys().filter_map(|instance| Some((instance.parse().ok()?, service.clone()))));
+        }
+        Ok(())
+    }
+}
+
+/// `override://IP:PORT/SERVICE?…`, which disables the provider until it is taken back. Dubbo reads `disabled`.
+fn override_url(place: &Place) -> String {
+    let (address, service) = (place.instance, place.service);
+    format!("override://{address}/{service}?category=configurators&dynamic=false&enabled=true&disabled=true")
+}
+
+/// `/dubbo/SERVICE/providers` to `/dubbo/SERVICE/configurators`
+fn configurators(key: &str) -> String {
+    format!("{}/configurators", key.strip_suffix("/providers").unwrap_or(key))
+}
+
+/// The `IP:PORT` of a Dubbo URL.
+fn address(url: &str) -> Option<&str> {
+    let rest = url.split_once("://")?.1;
+    let authority = rest.split(['/', '?']).next()?;
+    Some(authority.rsplit_once('@').map_or(authority, |(_, address)| address))
+}
+
+fn disables(url: &str) -> bool {
+    url.contains("disabled=true") && !url.contains("enabled=false")
+}
+
+fn is_fresh(score: f64, now: Duration, stale_after: Duration) -> bool {
+    let seconds = if score > SCORE_IN_MS { score / 1000.0 } else { score };
+    now.as_secs_f64() - seconds <= stale_after.as_secs_f64()
+}
+
+fn marker_of(drain: &[u8]) -> Option<Marker> {
+    let line = drain.split(|byte| *byte == b'\n').next()?;
+    Marker::parse(std::str::from_utf8(line).ok()?)
+}
+
+/// As Redis' patterns want it: `\` before what means something there.
+fn glob_escaped(text: &str) -> String {
+    text.chars().flat_map(|c| r"*?[]^-\".contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[async_trait]
+impl Held for Entries {
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let answer = self.change("hold", &self.place(id)?, Some(marker)).await?;
+        Ok(match answer.word.as_str() {
+            "taken" => Look::OutAgain,
+            "out" => Look::Out,
+            _ => Look::NotOurs,
+        })
+    }
+}
+
+#[async_trait]
+impl Registry for Redis {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.entries.observe(id).await
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let registry = &self.entries.registry;
+        super::may_drain(registry, id, &self.entries.observe(id).await?.traffic, marker)?;
+        self.entries.change("drain", &self.entries.place(id)?, Some(marker)).await?;
+        match self.entries.observe(id).await?.traffic {
+            Traffic::DrainedBy(found) if found == *marker => {
+                self.holder.hold(&self.entries, id, marker);
+                Ok(())
+            }
+            other => {
+                let detail = format!("`{id}` was to be drained, but read back as {}", super::stands_there(&other));
+                Err(self.entries.refused(detail))
+            }
+        }
+    }
+
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let look = self.entries.look_again(id, marker).await?;
+        if look != Look::NotOurs {
+            self.holder.hold(&self.entries, id, marker);
+            return Ok(look == Look::OutAgain);
+        }
+        // Our marker is gone (a failover, an eviction) and the service is in traffic: a drain of its own.
+        match self.entries.observe(id).await {
+            Ok(Registration { traffic: Traffic::Passing | Traffic::Failing, .. }) => {
+                self.drain(id, marker).await?;
+                Ok(true)
+            }
+            Ok(_) | Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        match self.entries.observe(id).await.map(|seen| seen.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
+            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+            }
+            Err(error) => return Err(error),
+        }
+        let answer = self.entries.change("restore", &self.entries.place(id)?, Some(marker)).await?;
+        self.holder.let_go(id);
+        match answer.word.as_str() {
+            // What a heartbeat wrote a moment before is newer than what we kept, and stays as it is.
+            "put back" | "newer" => match self.entries.observe(id).await?.traffic {
+                Traffic::DrainedBy(found) if found == *marker => {
+                    Err(self.entries.refused(format!("`{id}` was put back, but reads as drained by us still")))
+                }
+                _ => Ok(Restored::Done),
+            },
+            _ => Ok(Restored::NotOurs("another took our drain back a moment before".into())),
+        }
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        let place = self.entries.place(id)?;
+        // Proves that this user sees the service's instances, ourselves among them or drained by us.
+        self.entries.observe(id).await?;
+        // In this order: an instance that is drained meanwhile is not counted as healthy.
+        let mut standing = self.entries.standing(place.service).await?;
+        for (drained, _) in self.entries.drains().await? {
+            if let Some((service, instance)) = drained.split_once('/')
+                && service == place.service
+            {
+                standing.insert(instance.into(), false);
+            }
+        }
+        standing.insert(place.instance.into(), false);
+        let healthy = standing.values().filter(|healthy| **healthy).count();
+        Ok(Others { healthy: healthy as u32, registered: standing.len() as u32 })
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let drains = self.entries.drains().await?;
+        let own = drains.into_iter().filter(|(_, marker)| marker.host == self.entries.host);
+        let found: Vec<FoundMarker> = own.map(|(id, marker)| FoundMarker { id, marker }).collect();
+        for FoundMarker { id, marker } in &found {
+            self.holder.hold(&self.entries, id, marker);
+        }
+        Ok(found)
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        let mut names = HashMap::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.entries.read_names(&mut names)).await {
+            Ok(Err(error)) => Err(error),
+            // What was read until then is true; peers without a name are shown by their address.
+            Ok(Ok(())) | Err(_) => Ok(names),
+        }
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        shape::caveats(self.entries.layout.profile)
+    }
+}

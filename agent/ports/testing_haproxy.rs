@@ -1,0 +1,88 @@
+//! A real HAProxy for the tests beside the adapters: own sockets and ports, ended by its pid.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::testing_consul::wait_for;
+
+pub struct TestHaProxy {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+fn binary() -> PathBuf {
+    let cached = || {
+        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+        home.join(".cache/unwait-tests/haproxy-2.6/usr/sbin/haproxy")
+    };
+    let path = std::env::var_os("UNWAIT_TEST_HAPROXY").map_or_else(cached, PathBuf::from);
+    assert!(
+        path.is_file(),
+        "no HAProxy at {}: `tests/run` installs it; or name one in UNWAIT_TEST_HAPROXY",
+        path.display()
+    );
+    path
+}
+
+impl TestHaProxy {
+    /// With these frontends and backends; `level` is what its socket allows.
+    pub async fn start(level: &str, config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let global = format!("global\n  stats socket {} mode 600 level {level}\n", socket.display());
+        let defaults = "defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n";
+        std::fs::write(directory.path().join("haproxy.cfg"), format!("{global}{defaults}{config}")).unwrap();
+        let haproxy = Self { child: Self::spawn(&directory), directory };
+        haproxy.answers().await;
+        haproxy
+    }
+
+    fn spawn(directory: &tempfile::TempDir) -> Child {
+        Command::new(binary())
+            .args(["-db", "-f"])
+            .arg(directory.path().join("haproxy.cfg"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    async fn answers(&self) {
+        wait_for("HAProxy to answer", async || UnixStream::connect(self.socket()).await.is_ok()).await;
+    }
+
+    pub fn socket(&self) -> String {
+        self.directory.path().join("admin.sock").to_string_lossy().into_owned()
+    }
+
+    /// All that commands have set is forgotten.
+    pub async fn restart(&mut self) {
+        self.end();
+        std::fs::remove_file(self.socket()).unwrap();
+        self.child = Self::spawn(&self.directory);
+        self.answers().await;
+    }
+
+    pub fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub async fn ask(&self, command: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        stream.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+impl Drop for TestHaProxy {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
