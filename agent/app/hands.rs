@@ -232,6 +232,11 @@ impl<M: Measure> Recheck for Asks<M> {
             _ => (Reason::GuardRefused, refusal.to_string()),
         })
     }
+
+    async fn enough_beside_others(&self, plan: &Plan) -> Result<(), (Reason, String)> {
+        let enough = self.gate.enough_beside_others(plan).await;
+        enough.map_err(|refusal| (Reason::GuardRefused, refusal.to_string()))
+    }
 }
 
 /// Keeps the evidence: what the kernel, the attribution and the registries say, handed to the vault.

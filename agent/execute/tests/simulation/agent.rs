@@ -26,7 +26,7 @@ use crate::model::plan::Binding;
 use crate::model::policy::{Budget, GuardSettings, Limits, Operator};
 use crate::model::runbook::{OnTimeout, Runbook};
 use crate::model::{
-    Comparison, Condition, EventKind, IncidentId, Mode, Plan, Policy, PlannedStep, Signal, Step, Truth,
+    Comparison, Condition, EventKind, IncidentId, Mode, Plan, PlannedStep, Policy, Signal, Step, Truth,
 };
 use crate::ports::Ports;
 use crate::ports::registry::Registry;
@@ -34,7 +34,6 @@ use crate::ports::restarter::Restarter;
 use crate::store::Audience;
 
 /// As shipped.
-const INTERVAL: Duration = Duration::from_secs(15);
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 /// Shorter than shipped, so that a fleet is through in minutes.
 const WARM_UP: Duration = Duration::from_secs(10);
@@ -81,7 +80,7 @@ impl Agent {
     }
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut ticks = tokio::time::interval(self.host.shared.scenario.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut release_due = Duration::ZERO;
         loop {
@@ -111,7 +110,8 @@ impl Agent {
 
     async fn tick(&mut self) {
         let readings = readings(&self.host);
-        self.detector.tick(&self.policy, &service(), &readings, self.door.monotonic(), INTERVAL);
+        let interval = self.host.shared.scenario.interval;
+        self.detector.tick(&self.policy, &service(), &readings, self.door.monotonic(), interval);
         let breached = matches!(self.detector.watch(&self.policy.name, &service()), Watch::Breached { .. });
         if !breached || self.policy.when.truth(&readings) != Truth::True {
             return;
@@ -241,8 +241,7 @@ pub fn service() -> crate::model::ServiceName {
 /// The shipped policy's shape, and the shipped runbook's with shorter waits.
 fn policy(host: &Host) -> Policy {
     let seconds = Duration::from_secs;
-    let close_wait =
-        |operator, threshold| Comparison { signal: Signal::CloseWait, operator, threshold };
+    let close_wait = |operator, threshold| Comparison { signal: Signal::CloseWait, operator, threshold };
     let steps = vec![
         Step::Snapshot { deadline: seconds(20), required: true, commands: Vec::new() },
         Step::Drain { settle: seconds(1), deadline: seconds(30) },

@@ -113,7 +113,7 @@ impl Restarter for Door {
         tokio::spawn(Arc::clone(&self.0).restart()).await.expect("a restart that panics");
         self.nearby().await;
         let service = || "rpc-order.service".to_string();
-        if self.0.dice().percent(self.0.fate.lost_percent) {
+        if self.0.shared.is_troubled() && self.0.dice().percent(self.0.fate.lost_percent) {
             return Err(RestartError::Unreachable { service: service(), detail: "no answer in time".into() });
         }
         let now = self.0.service().clone();

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::agent;
 use super::dice::Dice;
 use super::observer::Observer;
-use super::scenario::{End, Fate, Happening, Party, Release, Scenario};
+use super::scenario::{CHAOS_ENDS, End, Fate, Happening, Party, Release, Scenario, USUAL_MS};
 use crate::ports::fleet::fake::FakeStore;
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::restarter::RunState;
@@ -69,6 +69,11 @@ impl Shared {
     /// Virtual time since the beginning.
     pub fn at(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    /// Chance still works against the fleet.
+    pub fn is_troubled(&self) -> bool {
+        self.at() < CHAOS_ENDS
     }
 
     pub fn observer(&self) -> MutexGuard<'_, Observer> {
@@ -168,7 +173,7 @@ impl Host {
 
     /// A moment of the agent's; it may be its last.
     pub async fn step(&self) {
-        if !self.at_work.load(Ordering::Relaxed) {
+        if !self.at_work.load(Ordering::Relaxed) || !self.shared.is_troubled() {
             return;
         }
         let now = self.crossings.fetch_add(1, Ordering::Relaxed);
@@ -184,16 +189,15 @@ impl Host {
     pub async fn cross(&self, party: Party, back: bool) -> Result<(), String> {
         self.step().await;
         let (delay, lost) = {
+            let troubled = self.shared.is_troubled();
             let mut dice = self.dice();
-            (dice.millis(1, self.fate.slowest_ms), dice.percent(self.fate.lost_percent) && back)
+            let slowest = if troubled { self.fate.slowest_ms } else { USUAL_MS };
+            (dice.millis(1, slowest), dice.percent(self.fate.lost_percent) && back && troubled)
         };
         sleep(delay).await;
         let now = self.shared.at();
-        let outage = self
-            .fate
-            .outages
-            .iter()
-            .find(|outage| outage.party == party && (outage.from..outage.until).contains(&now));
+        let outage =
+            self.fate.outages.iter().find(|outage| outage.party == party && (outage.from..outage.until).contains(&now));
         match outage {
             Some(outage) if !outage.silent && !back => Err("connection refused".into()),
             None if !lost => Ok(()),
@@ -266,8 +270,10 @@ impl Host {
         }
         if let Some(after) = self.fate.leaks_again {
             later(after, |host| {
-                host.service().leaking = true;
-                host.note("leaks again");
+                if host.shared.is_troubled() {
+                    host.service().leaking = true;
+                    host.note("leaks again");
+                }
             });
         }
     }

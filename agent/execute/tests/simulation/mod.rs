@@ -9,8 +9,8 @@
 //! a function of its seed, as long as no part takes chance or time from elsewhere; a test compares two runs.
 //!
 //! ```text
-//! UNWAIT_SIMULATION_SEEDS=10000 cargo nextest run simulation     # more seeds (of 200 agents: a twentieth)
-//! UNWAIT_SIMULATION_SEED=123 cargo nextest run simulation        # one seed alone, with its trace
+//! UNWAIT_SIMULATION_SEEDS=10000 cargo nextest run simulation           # more seeds (of 200 agents: a twentieth)
+//! UNWAIT_SIMULATION_SEED=123 cargo nextest run --no-capture twenty     # one seed alone, with its trace
 //! ```
 
 mod agent;
@@ -61,7 +61,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Lets time pass until a promise is broken, or everything rests.
 async fn play(shared: &Arc<Shared>) -> Result<(), String> {
-    const LOOK_EVERY: Duration = Duration::from_secs(5);
+    const LOOK_EVERY: Duration = Duration::from_secs(10);
     let hosts: Vec<Arc<Host>> = (0..shared.scenario.fates.len()).map(|index| Host::new(shared, index)).collect();
     let mut tasks = JoinSet::new();
     for host in &hosts {
@@ -123,7 +123,7 @@ fn sweep(test: &str, seeds: u64, hosts: usize) {
                         let last = run.trace.len().saturating_sub(40);
                         let tail = run.trace[last..].join("\n");
                         broken.lock().unwrap().get_or_insert(format!(
-                            "{tail}\nseed {seed}, {hosts} agents: {what}\nplay it alone: {ONE_SEED}={seed} cargo nextest run {test}"
+                            "{tail}\nseed {seed}, {hosts} agents: {what}\nplay it alone: {ONE_SEED}={seed} cargo nextest run --no-capture {test}"
                         ));
                     }
                 }
@@ -135,21 +135,28 @@ fn sweep(test: &str, seeds: u64, hosts: usize) {
     }
     let counts = counts.into_inner().unwrap();
     println!("{seeds} seeds of {hosts} agents, {counts}");
-    for (what, count) in [("restarts", counts.restarts), ("ends of agents", counts.ends), ("stuck", counts.stuck)] {
-        assert!(count > seeds, "hardly anything happened: {count} {what}");
+    for (what, count, a_seed) in
+        [("restarts", counts.restarts, 2.0), ("ends", counts.ends, 1.0), ("stuck", counts.stuck, 0.2)]
+    {
+        assert!(count as f64 > a_seed * seeds as f64, "hardly anything happened: {count} {what}");
     }
 }
 
-const SEEDS: &str = "UNWAIT_SIMULATION_SEEDS";
+/// How many seeds of twenty agents; of two hundred, a twentieth.
+fn seeds() -> u64 {
+    // 0.15 s each, and 2.5 s of two hundred agents: a minute or so on two cores, in the dev profile.
+    const SEEDS: u64 = 400;
+    asked("UNWAIT_SIMULATION_SEEDS").unwrap_or(SEEDS)
+}
 
 #[test]
 fn twenty_agents_keep_every_promise() {
-    sweep("twenty_agents_keep_every_promise", asked(SEEDS).unwrap_or(1_000), 20);
+    sweep("twenty_agents_keep_every_promise", seeds(), 20);
 }
 
 #[test]
 fn two_hundred_agents_keep_every_promise() {
-    sweep("two_hundred_agents_keep_every_promise", asked(SEEDS).map_or(50, |seeds| seeds.div_ceil(20)), 200);
+    sweep("two_hundred_agents_keep_every_promise", seeds().div_ceil(20), 200);
 }
 
 #[test]

@@ -130,7 +130,8 @@ impl Observer {
         self.note(at, host, "restored");
         let outside = &mut self.hosts[host];
         outside.drained = None;
-        let fine = outside.ill.is_none_or(|since| at.saturating_sub(since) < PROBED_JUST_NOW) || outside.ill_when_drained;
+        let fine =
+            outside.ill.is_none_or(|since| at.saturating_sub(since) < PROBED_JUST_NOW) || outside.ill_when_drained;
         let ill = outside.ill;
         self.promise(fine, host, || format!("put into traffic, and ill since {ill:?}"));
     }
@@ -151,7 +152,9 @@ impl Observer {
         }
         self.restarts_on[host] += 1;
         let times = self.restarts_on[host];
-        self.promise(times <= super::agent::PER_SERVICE, host, || format!("restarted {times} times, beyond its budget"));
+        self.promise(times <= super::agent::PER_SERVICE, host, || {
+            format!("restarted {times} times, beyond its budget")
+        });
         self.slots_hold(host);
     }
 

@@ -1,5 +1,6 @@
 //! What has to be so in the end: each service in service and healthy, or latched and told, and no slot held by nobody.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::agent::{PER_SERVICE, service};
@@ -15,7 +16,9 @@ use crate::ports::registry::Traffic;
 /// after a cooldown, for as many in a row as a slot has to carry.
 pub fn bound(shared: &Shared) -> Duration {
     let in_a_row = (shared.scenario.fates.len() as u32).div_ceil(shared.scenario.slots) + 1;
-    CHAOS_ENDS + Duration::from_secs(300) + Duration::from_secs(120) * in_a_row
+    // For so long a host that ended stuck may still count twice in min_healthy.
+    let counted_twice = if shared.scenario.slots > 1 { 15 * 60 } else { 0 };
+    CHAOS_ENDS + Duration::from_secs(300 + counted_twice) + Duration::from_secs(180) * in_a_row
 }
 
 /// The slots' document, as it stands.
@@ -31,6 +34,9 @@ fn traffic(host: &Host) -> Traffic {
 
 /// What is not at rest yet, if anything.
 pub fn unrest(shared: &Shared, hosts: &[std::sync::Arc<Host>]) -> Option<String> {
+    if let Some(host) = hosts.iter().find(|host| !host.is_gone() && host.at_work.load(Ordering::Relaxed)) {
+        return Some(format!("{}: a saga is under way", host.name));
+    }
     let slots = slots(shared);
     let mut for_good = 0;
     for slot in &slots {

@@ -7,10 +7,14 @@ use super::dice::Dice;
 use crate::model::policy::MinHealthy;
 
 pub const CHAOS_ENDS: Duration = Duration::from_secs(300);
+/// The longest that one way takes where nothing is slow.
+pub const USUAL_MS: u64 = 40;
 
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub seed: u64,
+    /// From one look of an agent to the next.
+    pub interval: Duration,
     pub slots: u32,
     pub min_healthy: MinHealthy,
     pub fates: Vec<Fate>,
@@ -93,12 +97,13 @@ impl Scenario {
         ]);
         let weather = Weather {
             at_once: dice.percent(50),
-            bad_percent: dice.one_of(&[0, 0, 0, 10, 10, 100]),
+            bad_percent: dice.one_of(&[0, 0, 10, 10, 20, 100]),
             calm: dice.percent(10),
             gross_skew: dice.percent(10),
         };
         let fates = (0..hosts).map(|host| Fate::new(&mut Dice::new(seed, 1 + host as u64), weather)).collect();
-        Self { seed, slots, min_healthy, fates }
+        let interval = Duration::from_secs(if hosts < 100 { dice.one_of(&[15, 30]) } else { 30 });
+        Self { seed, interval, slots, min_healthy, fates }
     }
 }
 
@@ -136,8 +141,8 @@ impl Fate {
         };
         let mut ends = Vec::new();
         let mut crossing = 0;
-        while trouble(dice, 35) && ends.len() < 4 {
-            crossing += 1 + dice.below(60);
+        while trouble(dice, 50) && ends.len() < 4 {
+            crossing += 1 + dice.below(40);
             ends.push((crossing, dice.one_of(&[End::Killed, End::Killed, End::Stopped])));
         }
         let mut outages = Vec::new();
@@ -156,7 +161,7 @@ impl Fate {
             ends,
             outages,
             lost_percent: if trouble(dice, 40) { dice.below(15) } else { 0 },
-            slowest_ms: if trouble(dice, 30) { 2_000 } else { 40 },
+            slowest_ms: if trouble(dice, 30) { 2_000 } else { USUAL_MS },
             leaks_again: trouble(dice, 20).then(|| dice.seconds(10, 200)),
         }
     }
