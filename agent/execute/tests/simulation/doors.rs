@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::sleep;
 
 use super::host::{Broken, Host};
-use super::scenario::Party;
+use super::scenario::{End, Party};
 use crate::clock::Clock;
 use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace};
 use crate::model::plan::{self, Health};
@@ -110,7 +110,12 @@ impl Restarter for Door {
     async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Incarnation, RestartError> {
         self.nearby().await;
         // The service manager goes on where the agent dies.
-        tokio::spawn(Arc::clone(&self.0).restart()).await.expect("a restart that panics");
+        let restart = tokio::spawn(Arc::clone(&self.0).restart());
+        let first = self.0.service().lifetime == 1;
+        if self.0.fate.dies_restarting && first && self.0.shared.is_troubled() {
+            self.0.end_agent(End::Killed).await;
+        }
+        restart.await.expect("a restart does not panic");
         self.nearby().await;
         let service = || "rpc-order.service".to_string();
         if self.0.shared.is_troubled() && self.0.dice().percent(self.0.fate.lost_percent) {

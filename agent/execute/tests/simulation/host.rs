@@ -178,9 +178,14 @@ impl Host {
         }
         let now = self.crossings.fetch_add(1, Ordering::Relaxed);
         let Some((_, end)) = self.fate.ends.iter().find(|(at, _)| *at == now) else { return };
-        *self.end.lock().unwrap() = Some(*end);
+        self.end_agent(*end).await;
+    }
+
+    /// A killed agent takes no further step; one that is asked to end goes on meanwhile.
+    pub async fn end_agent(&self, end: End) {
+        *self.end.lock().unwrap() = Some(end);
         self.ending.notify_one();
-        if *end == End::Killed {
+        if end == End::Killed {
             std::future::pending::<()>().await;
         }
     }
@@ -215,12 +220,15 @@ impl Host {
         if healthy {
             return self.shared.registry.set_healthy(&self.id, true);
         }
+        let since = self.shared.observer().hosts[self.index].ill;
         let lag = self.dice().seconds(7, 9);
         let host = Arc::clone(self);
         tokio::spawn(async move {
             sleep(lag).await;
-            let healthy = host.service().healthy;
-            host.shared.registry.set_healthy(&host.id, healthy);
+            // Another illness since then is seen in its own time.
+            if host.shared.observer().hosts[host.index].ill == since {
+                host.shared.registry.set_healthy(&host.id, false);
+            }
         });
     }
 

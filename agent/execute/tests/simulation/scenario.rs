@@ -29,6 +29,8 @@ pub struct Fate {
     pub release: Release,
     /// At these crossings, counted from the beginning, its agent ends.
     pub ends: Vec<(u64, End)>,
+    /// Its agent is killed while its first restart is under way.
+    pub dies_restarting: bool,
     pub outages: Vec<Outage>,
     /// Of a hundred answers, so many do not arrive.
     pub lost_percent: u64,
@@ -156,6 +158,7 @@ impl Fate {
         let off = if weather.gross_skew { 300_000 } else { kept_clock };
         Self {
             skew: dice.below(2 * off) as i64 - off as i64,
+            dies_restarting: trouble(dice, 10),
             happenings,
             release,
             ends,
