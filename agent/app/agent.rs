@@ -251,7 +251,7 @@ impl Agent {
     }
 
     async fn release_slots(&self) {
-        sweep::release_slots(&self.wiring, &self.store).await;
+        sweep::release_slots(&self.wiring.ports, &self.store).await;
     }
 
     async fn decide(&mut self, look: &Look) {

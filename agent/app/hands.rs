@@ -197,9 +197,15 @@ impl Measure for DrySenses {
 
 /// Asks everything again. The plan stands as it was made: a configuration that was replaced meanwhile does not
 /// change it.
-struct Asks<M> {
-    gate: Gate,
-    measure: Arc<M>,
+pub struct Asks<M> {
+    pub gate: Gate,
+    pub measure: Arc<M>,
+}
+
+impl<M> std::fmt::Debug for Asks<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asks").field("gate", &self.gate).finish_non_exhaustive()
+    }
 }
 
 #[async_trait]
@@ -226,6 +232,11 @@ impl<M: Measure> Recheck for Asks<M> {
             Reason::IncarnationChanged => (Reason::IncarnationChanged, refusal.detail),
             _ => (Reason::GuardRefused, refusal.to_string()),
         })
+    }
+
+    async fn enough_beside_others(&self, plan: &Plan) -> Result<(), (Reason, String)> {
+        let enough = self.gate.enough_beside_others(plan).await;
+        enough.map_err(|refusal| (Reason::GuardRefused, refusal.to_string()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Wiring;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
+use crate::ports::Ports;
 use crate::ports::registry::FoundMarker;
 use crate::store::Store;
 
@@ -103,12 +104,12 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
 }
 
 /// Gives back the slots of incidents that completed or unwound. What cannot be given back now is tried again.
-pub async fn release_slots(wiring: &Wiring, store: &Store) {
+pub async fn release_slots(ports: &Ports, store: &Store) {
     let slots = match store.slots_to_release() {
         Ok(slots) => slots,
         Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
     };
-    let Some(fleet) = &wiring.ports.fleet else { return };
+    let Some(fleet) = &ports.fleet else { return };
     for (incident, scope) in slots {
         match fleet.release(&scope, &incident.0).await {
             Ok(()) => {

@@ -44,7 +44,7 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
     let wiring = open::wiring(config)?;
     let world = wiring.world(&store, Duration::ZERO);
     let reply = decide(&store, &world, &arguments.service, how).await;
-    sweep::release_slots(&wiring, &store).await;
+    sweep::release_slots(&wiring.ports, &store).await;
     if arguments.place.json {
         render::json(&reply);
     } else if reply.ok {

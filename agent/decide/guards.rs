@@ -111,6 +111,19 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+impl Guard {
+    /// What an answer comes to; an error is a deny.
+    fn refusal(self, answer: Answer) -> Option<Refusal> {
+        let (reason, detail, until) = match answer {
+            Ok(Verdict::Allow) => return None,
+            Ok(Verdict::Defer { until, reason, detail }) => (reason, detail, Some(until)),
+            Ok(Verdict::Deny { reason, detail }) => (reason, detail, None),
+            Err(detail) => (Reason::GuardFailed, format!("{self} could not be asked: {detail}"), None),
+        };
+        Some(Refusal { guard: self, reason, detail, until })
+    }
+}
+
 /// What the guards are asked about.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
@@ -179,15 +192,7 @@ impl Gate {
     }
 
     async fn refusal(&self, guard: Guard, question: &Question<'_>) -> Option<Refusal> {
-        match self.verdict(guard, question).await {
-            Ok(Verdict::Allow) => None,
-            Ok(Verdict::Defer { until, reason, detail }) => Some(Refusal { guard, reason, detail, until: Some(until) }),
-            Ok(Verdict::Deny { reason, detail }) => Some(Refusal { guard, reason, detail, until: None }),
-            Err(detail) => {
-                let detail = format!("{guard} could not be asked: {detail}");
-                Some(Refusal { guard, reason: Reason::GuardFailed, detail, until: None })
-            }
-        }
+        guard.refusal(self.verdict(guard, question).await)
     }
 
     async fn verdict(&self, guard: Guard, question: &Question<'_>) -> Answer {

@@ -66,9 +66,11 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             Task::Begin(step) => begin(&mut saga, &mut journal, step, world).await,
             Task::Act(step) => {
                 // A pivot is seen to its end; anything else may be dropped half-way: undo asks the world what is
-                // so, not the journal, and what comes after the pivot is gone on with at the next start.
+                // so, not the journal, and what comes after the pivot is gone on with at the next start. What is done at
+                // that very moment is recorded.
                 let interruptible = saga.plan().steps[step].effect != Effect::Pivot;
                 tokio::select! {
+                    biased;
                     event = act(&saga, step, world) => {
                         crash::point(saga.plan().steps[step].step.name(), "acted");
                         journal.record(&mut saga, event, world);
@@ -80,6 +82,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             Task::Undo { step, preimage } => {
                 crash::point(saga.plan().steps[step].step.name(), "undoing");
                 let undone = tokio::select! {
+                    biased;
                     event = until_it_can(Back::Undo { step, preimage: &preimage }, &saga, world) => Some(event),
                     () = gave_grace(&mut stop) => None,
                 };
@@ -94,6 +97,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             Task::Withdraw => {
                 journal.record(&mut saga, Event::Withdrawing { preimage: Value::Null }, world);
                 let withdrawn = tokio::select! {
+                    biased;
                     event = until_it_can(Back::Withdraw, &saga, world) => Some(event),
                     () = gave_grace(&mut stop) => None,
                 };
@@ -155,6 +159,9 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
             Err(detail) => {
                 return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
             }
+        }
+        if first_change && let Err((reason, detail)) = world.recheck.enough_beside_others(saga.plan()).await {
+            return journal.record(saga, Event::Interrupted { reason, detail }, world);
         }
     }
     let event = Event::Intended { step, preimage };

@@ -458,6 +458,10 @@ impl Recheck for Fake {
             false => Err((Reason::IncarnationChanged, "it is not the lifetime that was measured".into())),
         }
     }
+
+    async fn enough_beside_others(&self, _plan: &Plan) -> Result<(), (Reason, String)> {
+        Ok(())
+    }
 }
 
 #[async_trait]

@@ -63,6 +63,9 @@ pub trait Recheck: Send + Sync {
     /// Is the plan still wanted: the condition true on a fresh measurement, the incarnation the same, and no guard
     /// against it? Our own saga does not count against itself.
     async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)>;
+    /// Are enough others healthy, where each that works on the service now counts as out? Asked once the fleet knows
+    /// that this host works on it, just before its first change.
+    async fn enough_beside_others(&self, plan: &Plan) -> Result<(), (Reason, String)>;
 }
 
 /// Everything a saga may reach.

@@ -1,11 +1,17 @@
 //! What the others say: how many of them are healthy, and how many work on the service now.
 
-use super::{Answer, Gate, Question, Verdict, deny, text};
-use crate::model::Reason;
-use crate::ports::fleet::{Acquired, Slot};
+use std::time::Duration;
+
+use super::{Answer, Gate, Guard, Question, Refusal, Verdict, deny, text};
+use crate::model::{Plan, Reason};
+use crate::ports::fleet::{Acquired, FleetError, Phase, Slot};
 
 /// Of fewer instances no share says anything: two of two are soon in breach together.
 const FEWEST_INSTANCES: u32 = 3;
+
+/// By then a drain is seen in its registry: begun within a minute, read back within its deadline (30 s), and ten minutes
+/// for clocks that nobody keeps.
+const SEEN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 impl Gate {
     /// Where much of a fleet is in breach, the service is hardly the cause, and a restart hardly the cure.
@@ -36,16 +42,52 @@ impl Gate {
     }
 
     pub(super) async fn min_healthy(&self, question: &Question<'_>) -> Answer {
-        let plan = question.plan;
+        // In its own saga the hosts beside it are counted once, by `enough_beside_others`: two that count each other to
+        // their ends would both give up.
+        let at_work = if question.own_saga { 0 } else { self.others_at_work(question.plan).await? };
+        self.enough_healthy(question.plan, at_work).await
+    }
+
+    /// `min_healthy` once more, when the fleet knows that this host works on the service. Hosts that begin at the same
+    /// time have all asked before any has taken its instance out: each counts those that began as out already.
+    pub async fn enough_beside_others(&self, plan: &Plan) -> Result<(), Refusal> {
+        let asked = async { self.enough_healthy(plan, self.others_at_work(plan).await?).await };
+        Guard::MinHealthy.refusal(asked.await).map_or(Ok(()), Err)
+    }
+
+    /// Other hosts that went on to change something a short while ago, and may not have been seen to by their registry
+    /// yet. One that is out already counts twice for as long: where the rule is as tight as that, hosts go one after
+    /// another. A store that does not say who holds its slots (FleetLock) leaves it unknown, and nobody is counted.
+    async fn others_at_work(&self, plan: &Plan) -> Result<u32, String> {
+        let (Some(scope), Some(2..), Some(fleet)) = (&plan.fleet_scope, plan.guards.fleet_slots, &self.ports.fleet)
+        else {
+            return Ok(0);
+        };
+        let now = self.clock.now();
+        let counts =
+            |slot: &Slot| slot.phase == Phase::Changing && slot.holder != self.host && slot.since + SEEN_AFTER > now;
+        match fleet.holders(scope).await {
+            Ok(slots) => Ok(slots.iter().filter(|slot| counts(slot)).count() as u32),
+            Err(FleetError::Cannot(_)) => Ok(0),
+            Err(error) => Err(text(error)),
+        }
+    }
+
+    /// `at_work`: so many of the healthy others are about to be taken out.
+    async fn enough_healthy(&self, plan: &Plan, at_work: u32) -> Answer {
         let Some(rule) = plan.guards.min_healthy else { return Ok(Verdict::Allow) };
         if plan.target.bindings.is_empty() {
             return Ok(deny(Reason::NoRegistry, Reason::NoRegistry.says()));
         }
         for binding in &plan.target.bindings {
             let others = self.registry(&binding.registry)?.others(&binding.id).await.map_err(text)?;
-            if !rule.allows(others.healthy, others.registered) {
+            if !rule.allows(others.healthy.saturating_sub(at_work), others.registered) {
+                let less = match at_work {
+                    0 => String::new(),
+                    _ => format!(", of which {at_work} may be taken out at this moment,"),
+                };
                 let detail = format!(
-                    "{} other healthy instances of {} registered in {}, min_healthy is {rule}",
+                    "{} other healthy instances{less} of {} registered in {}, min_healthy is {rule}",
                     others.healthy, others.registered, binding.registry
                 );
                 return Ok(deny(Reason::TooFewHealthy, detail));

@@ -126,6 +126,7 @@ pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
         Phase::Waiting { .. } => {
             let mut after = document.to_vec();
             after[mine].phase = Phase::Changing;
+            after[mine].since = asker.now;
             Begin::Write(after)
         }
     }
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn changing_begins_only_on_a_lease_that_still_runs() {
-        let begun = vec![changing("b", "x"), changing("a", "i1")];
+        let begun = vec![changing("b", "x"), Slot { since: at(NOW), ..changing("a", "i1") }];
         let running = vec![changing("b", "x"), waiting("a", "i1", NOW + 1)];
         assert_eq!(begin(&running, me()), Begin::Write(begun.clone()));
         assert_eq!(begin(&begun, me()), Begin::Begun);

@@ -10,6 +10,21 @@ use super::shared::SharedFleet;
 use super::{Fleet, FleetError};
 use crate::clock::Clock;
 
+/// The way between one host and the store. An error says that nothing arrived at its end.
+#[async_trait]
+pub trait Way: Send + Sync {
+    /// A question, before the store has it.
+    async fn there(&self) -> Result<(), FleetError>;
+    /// The answer, after the store has done what it was asked.
+    async fn back(&self) -> Result<(), FleetError>;
+}
+
+/// The store at the end of a way.
+struct Far {
+    store: FakeStore,
+    way: Arc<dyn Way>,
+}
+
 /// The store that the hosts share. A clone is the same store.
 #[derive(Clone, Debug, Default)]
 pub struct FakeStore(Arc<Mutex<State>>);
@@ -35,6 +50,11 @@ impl FakeStore {
     /// The fleet as this host sees it.
     pub fn host(&self, name: &str, clock: Arc<dyn Clock>) -> Arc<dyn Fleet> {
         Arc::new(SharedFleet::new(self.clone(), name, clock))
+    }
+
+    /// The fleet as this host sees it over a way of its own.
+    pub fn host_over(&self, name: &str, clock: Arc<dyn Clock>, way: Arc<dyn Way>) -> Arc<dyn Fleet> {
+        Arc::new(SharedFleet::new(Far { store: self.clone(), way }, name, clock))
     }
 
     /// A way of a length of its own, so that hosts do not go in step; the same at each run.
@@ -144,5 +164,29 @@ impl Documents for FakeStore {
         let folder = folder_path(folder);
         let inside = state.texts.iter().filter(|((at, _), _)| *at == folder);
         Ok(inside.map(|((_, name), text)| (name.clone(), text.clone())).collect())
+    }
+}
+
+#[async_trait]
+impl Documents for Far {
+    async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError> {
+        self.way.there().await?;
+        let read = self.store.read(key).await;
+        self.way.back().await?;
+        read
+    }
+
+    async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError> {
+        self.way.there().await?;
+        let swapped = self.store.swap(key, revision, text).await;
+        self.way.back().await?;
+        swapped
+    }
+
+    async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
+        self.way.there().await?;
+        let listed = self.store.list(folder).await;
+        self.way.back().await?;
+        listed
     }
 }

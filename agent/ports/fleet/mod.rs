@@ -47,6 +47,7 @@ pub struct Slot {
     pub holder: String,
     /// The incident that it is held for.
     pub incident: String,
+    /// Since when it is in this phase, by the holder's wall clock.
     pub since: Timestamp,
     pub phase: Phase,
 }

@@ -4,7 +4,7 @@
 //! come, both lead to another round, which reads what stands now; only what was read is believed. A write that arrives
 //! late finds another revision and does nothing.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ impl<D: Documents> SharedFleet<D> {
                     Ok(true) => {}
                     Ok(false) => {
                         lost += 1;
-                        tokio::time::sleep(pause(lost)).await;
+                        tokio::time::sleep(pause(&self.host, lost)).await;
                     }
                     Err(FleetError::Unreachable(_)) if unsure < UNSURE => unsure += 1,
                     Err(error) => return Err(error),
@@ -141,10 +141,12 @@ fn not_ours(key: Key<'_>, why: &str, delete_where: &str) -> FleetError {
     FleetError::Refused(format!("`{path}` is left as it is: {why}; look at it, and delete it where {delete_where}"))
 }
 
-/// Between 1 and [`PAUSE`] for each race lost, so that hosts that start in step get out of it.
-fn pause(lost: u32) -> Duration {
+/// Between 1 and [`PAUSE`] for each race lost, another on each host, so that hosts that start in step get out of it.
+fn pause(host: &str, lost: u32) -> Duration {
     let most = PAUSE.as_millis() as u64 * u64::from(lost.min(10));
-    Duration::from_millis(1 + RandomState::new().hash_one(lost) % most)
+    let mut hasher = DefaultHasher::new();
+    (host, lost).hash(&mut hasher);
+    Duration::from_millis(1 + hasher.finish() % most)
 }
 
 #[async_trait]

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::instances::{Drained, Instance, Instances};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 
 #[derive(Debug)]
@@ -61,6 +61,11 @@ impl FakeRegistry {
     /// As a person or another controller does it; `None` puts it back.
     pub fn isolate(&self, id: &str, reason: Option<&str>) {
         self.change(id, |instance| instance.drained = reason.map(|by| Drained { by: by.into() }));
+    }
+
+    /// What stands there, asked by nobody over any way; `None` where it is not registered.
+    pub fn traffic(&self, id: &str) -> Option<Traffic> {
+        self.state().content.observe(&self.name, id).ok().map(|registration| registration.traffic)
     }
 
     /// From now on each call fails as if nobody answered.

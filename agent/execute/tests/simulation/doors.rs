@@ -1,0 +1,254 @@
+//! The doors of one host's agent: the registry that all share, its own service manager, its clocks. Each is the host, seen
+//! through one door; the effect stands between the way there and the way back.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+
+use super::host::{Broken, Host};
+use super::scenario::{End, Party};
+use crate::clock::Clock;
+use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace};
+use crate::model::plan::{self, Health};
+use crate::model::{Comparison, Incarnation, Marker, Plan, Readings, Signal, Truth};
+use crate::ports::fleet::fake::Way;
+use crate::ports::fleet::{Acquired, Fleet, FleetError, LEASE, Slot};
+use crate::ports::probe::{Probe, ProbeFailure};
+use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
+use crate::ports::restarter::{Liveness, RestartError, Restarter, RunState};
+
+#[derive(Clone, Debug)]
+pub struct Door(pub Arc<Host>);
+
+/// The local service manager and the service itself answer within this.
+const LOCAL_MS: u64 = 20;
+
+impl Door {
+    async fn nearby(&self) {
+        self.0.step().await;
+        let delay = self.0.dice().millis(1, LOCAL_MS);
+        sleep(delay).await;
+    }
+
+    async fn registry(&self, back: bool) -> Result<(), RegistryError> {
+        let arrived = self.0.cross(Party::Registry, back).await;
+        arrived.map_err(|detail| RegistryError::Unreachable { registry: "fake".into(), detail })
+    }
+
+    async fn fleet(&self, back: bool) -> Result<(), FleetError> {
+        self.0.cross(Party::Fleet, back).await.map_err(FleetError::Unreachable)
+    }
+}
+
+#[async_trait]
+impl Registry for Door {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.registry(false).await?;
+        let seen = self.0.shared.registry.observe(id).await;
+        self.registry(true).await?;
+        seen
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.registry(false).await?;
+        let shared = &self.0.shared;
+        let healthy = self.0.service().healthy;
+        if !healthy {
+            // The registry would see it at its next check: it goes out as ill as it may go back.
+            shared.registry.set_healthy(id, false);
+        }
+        let done = shared.registry.drain(id, marker).await;
+        if done.is_ok() {
+            shared.observer().drained(shared.at(), self.0.index, marker);
+        }
+        self.registry(true).await?;
+        done
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError> {
+        self.registry(false).await?;
+        let shared = &self.0.shared;
+        let done = shared.registry.restore(id, marker, record).await;
+        if matches!(done, Ok(Restored::Done)) {
+            shared.observer().restored(shared.at(), self.0.index);
+        }
+        self.registry(true).await?;
+        done
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.registry(false).await?;
+        let counted = self.0.shared.registry.others(id).await;
+        self.registry(true).await?;
+        counted
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        unreachable!("the sweep for markers is the loop's, and no part of the simulation")
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        unreachable!("evidence is kept by another fake")
+    }
+}
+
+#[async_trait]
+impl Restarter for Door {
+    async fn observe(&self, _target: &plan::Restart) -> Result<Liveness, RestartError> {
+        self.nearby().await;
+        let service = self.0.service().clone();
+        let incarnation = (service.state == RunState::Active).then(|| incarnation(service.lifetime));
+        let up_for = Some(self.0.shared.at() - service.since);
+        Ok(Liveness { state: service.state, incarnation, main_pid: None, up_for })
+    }
+
+    async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Incarnation, RestartError> {
+        self.nearby().await;
+        // The service manager goes on where the agent dies.
+        let restart = tokio::spawn(Arc::clone(&self.0).restart());
+        let first = self.0.service().lifetime == 1;
+        if self.0.fate.dies_restarting && first && self.0.shared.is_troubled() {
+            self.0.end_agent(End::Killed).await;
+        }
+        restart.await.expect("a restart does not panic");
+        self.nearby().await;
+        let service = || "rpc-order.service".to_string();
+        if self.0.shared.is_troubled() && self.0.dice().percent(self.0.fate.lost_percent) {
+            return Err(RestartError::Unreachable { service: service(), detail: "no answer in time".into() });
+        }
+        let now = self.0.service().clone();
+        match now.state {
+            RunState::Active => Ok(incarnation(now.lifetime)),
+            _ => Err(RestartError::Failed { service: service(), detail: "exit code 1".into() }),
+        }
+    }
+
+    async fn own_deadline(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::from_secs(100))
+    }
+
+    async fn dependents(&self, _target: &plan::Restart) -> Result<Vec<String>, RestartError> {
+        Ok(Vec::new())
+    }
+}
+
+fn incarnation(lifetime: u32) -> Incarnation {
+    Incarnation(format!("lifetime-{lifetime}"))
+}
+
+#[async_trait]
+impl Probe for Door {
+    async fn ask(&self, _health: &Health, _deadline: Duration) -> Result<(), ProbeFailure> {
+        self.nearby().await;
+        match self.0.service().healthy || self.0.shared.broken == Broken::Probe {
+            true => Ok(()),
+            false => Err(ProbeFailure { asked: "PING".into(), answer: "connection refused".into() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Pace for Door {
+    fn elapsed(&self) -> Duration {
+        self.monotonic()
+    }
+
+    async fn wait(&self, duration: Duration) {
+        self.0.step().await;
+        sleep(duration).await;
+    }
+}
+
+#[async_trait]
+impl Keeper for Door {
+    async fn keep(&self, _plan: &Plan, _commands: &[Vec<String>], _deadline: Duration) -> Result<Kept, String> {
+        self.nearby().await;
+        Ok(Kept { dir: None, says: "300 sockets in CLOSE_WAIT".into() })
+    }
+}
+
+#[async_trait]
+impl Measure for Door {
+    async fn now(&self, _plan: &Plan) -> Result<Readings, String> {
+        self.nearby().await;
+        Ok(readings(&self.0))
+    }
+
+    async fn inbound(&self, _plan: &Plan) -> Result<u64, String> {
+        Ok(self.0.dice().below(2))
+    }
+
+    async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
+        Ok(expect.truth(&Measure::now(self, plan).await?))
+    }
+}
+
+/// What the agent measures at each look.
+pub fn readings(host: &Host) -> Readings {
+    let mut readings = Readings::default();
+    readings.set(Signal::CloseWait, if host.service().leaking { 300.0 } else { 3.0 });
+    readings
+}
+
+#[async_trait]
+impl Commands for Door {
+    async fn run(&self, _argv: &[String], _deadline: Duration) -> Result<String, String> {
+        unreachable!("the runbook runs no commands")
+    }
+}
+
+impl Clock for Door {
+    fn now(&self) -> Timestamp {
+        let began: Timestamp = "2026-11-22T18:43:29Z".parse().unwrap();
+        began + self.0.shared.at() + SignedDuration::from_millis(self.0.fate.skew)
+    }
+
+    fn monotonic(&self) -> Duration {
+        // Each host was booted at a time of its own.
+        Duration::from_secs(1_000 * (1 + self.0.index as u64)) + self.0.shared.at()
+    }
+}
+
+#[async_trait]
+impl Way for Door {
+    async fn there(&self) -> Result<(), FleetError> {
+        self.fleet(false).await
+    }
+
+    async fn back(&self) -> Result<(), FleetError> {
+        self.fleet(true).await
+    }
+}
+
+/// A store whose compare-and-swap compares nothing: everybody has a slot. Broken on purpose.
+#[derive(Debug)]
+pub struct Everybody(pub Door);
+
+#[async_trait]
+impl Fleet for Everybody {
+    async fn acquire(&self, _service: &str, _incident: &str, _slots: u32) -> Result<Acquired, FleetError> {
+        self.0.fleet(false).await?;
+        Ok(Acquired::Yes { until: self.0.monotonic() + LEASE })
+    }
+
+    async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {
+        Ok(self.0.monotonic() + LEASE)
+    }
+
+    async fn release(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
+        Ok(())
+    }
+
+    async fn blocked_by(&self, _service: &str, _incident: &str, _slots: u32) -> Result<Vec<Slot>, FleetError> {
+        Ok(Vec::new())
+    }
+
+    async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
+        Ok(Vec::new())
+    }
+}
