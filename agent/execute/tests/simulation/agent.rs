@@ -180,6 +180,8 @@ impl Agent {
             registries: [("fake".to_string(), door.clone() as Arc<dyn Registry>)].into(),
             systemd: door.clone(),
             process: door.clone(),
+            docker: door.clone(),
+            supervisord: door.clone(),
             probe: door,
             fleet: Some(fleet),
         }

@@ -20,7 +20,7 @@ use crate::ports::fleet::fake::Way;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, LEASE, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use crate::ports::restarter::{Liveness, RestartError, Restarter, RunState};
+use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
 
 #[derive(Clone, Debug)]
 pub struct Door(pub Arc<Host>);
@@ -107,7 +107,7 @@ impl Restarter for Door {
         Ok(Liveness { state: service.state, incarnation, main_pid: None, up_for })
     }
 
-    async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Incarnation, RestartError> {
+    async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
         self.nearby().await;
         // The service manager goes on where the agent dies.
         let restart = tokio::spawn(Arc::clone(&self.0).restart());
@@ -123,7 +123,7 @@ impl Restarter for Door {
         }
         let now = self.0.service().clone();
         match now.state {
-            RunState::Active => Ok(incarnation(now.lifetime)),
+            RunState::Active => Ok(Restarted::Anew(incarnation(now.lifetime))),
             _ => Err(RestartError::Failed { service: service(), detail: "exit code 1".into() }),
         }
     }
