@@ -223,13 +223,28 @@ pub(super) mod tests {
                 let info = info.expect("both are there");
                 assert_eq!(info.state, CLOSE_WAIT);
                 assert!(info.last_ack_received.unwrap().as_millis() >= 20, "in jiffies of up to 10 ms: {info:?}");
-                assert!(info.last_data_sent.is_some());
+                assert_eq!(info.last_data_sent, None, "nothing was ever sent");
             }
             drop(held);
             let answers = infos(&mut diag, &[first, second]);
             assert!(answers[0].is_none_or(|info| info.state != CLOSE_WAIT), "{answers:?}");
             assert_eq!(answers[1].map(|info| info.state), Some(CLOSE_WAIT), "the one beside it is answered");
         }
+    }
+
+    #[test]
+    fn that_data_was_sent_is_told_of_a_socket_that_has_sent_some() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut server, b"an answer").unwrap();
+        std::io::Read::read_exact(&mut client, &mut [0; 9]).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        std::io::copy(&mut server, &mut std::io::sink()).unwrap(); // the end of file has come
+        let mut diag = Diag::new();
+        let of = identity(&mut diag, &server);
+        let sent = infos(&mut diag, &[of])[0].expect("it is there").last_data_sent.expect("it has sent");
+        assert!(sent < std::time::Duration::from_secs(10), "{sent:?}");
     }
 
     #[test]
