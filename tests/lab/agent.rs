@@ -61,6 +61,8 @@ impl Etc {
     pub fn of_the_story() -> Self {
         Self::shipped()
             .edit(HOST, "interval: 15s", "interval: 1s\ncpu_budget: 100%\nrestart_grace: 0s")
+            // The machine's own disk may be nearly full.
+            .edit(HOST, "min_free: 5%", "min_free: 1MiB")
             .edit(HOST, "#notify:\n", "notify:\n")
             .edit(HOST, "#  - to: { generic:", "  - to: { generic:")
             .edit(

@@ -100,6 +100,7 @@ impl<'lab> Quick<'lab> {
              services:\n  - service: {unit}\n    register: [{{ registry: consul, id: {OWN} }}]\n    \
              health: {{ exec: [/usr/bin/test, -e, {healthy}] }}\n\
              fleet: {{ consul: {{}} }}\n\
+             evidence: {{ min_free: 1MiB }}\n\
              notify:\n  - to: {{ generic: {{ url_file: {url}, key_file: {key} }} }}\n    \
              events: [breach, held, start, step, end, stuck, recovered]\n\
              state: {state}\n",

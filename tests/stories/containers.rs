@@ -102,7 +102,13 @@ impl Agent {
             fs::write(path, text).expect("it is ours");
         };
         let state = dir.path().join("state");
-        write("agent.yaml", &format!("interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\nstate: {}\n", state.display()));
+        let state = state.display();
+        write(
+            "agent.yaml",
+            &format!(
+                "interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\nevidence: {{ min_free: 1MiB }}\nstate: {state}\n"
+            ),
+        );
         write(
             "policies/leak.yaml",
             &format!(

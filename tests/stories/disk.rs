@@ -63,7 +63,7 @@ fn evidence_that_does_not_fit_ends_the_saga_before_anything_is_touched() {
     let lab = Lab::start();
     let (stage, disk) = stage_on_a_disk(&lab);
     // The journal fits; evidence would leave less free than the file asks for.
-    stage.edit("agent.yaml", "fleet:", "evidence: { min_free: 12MiB }\nfleet:");
+    stage.edit("agent.yaml", "min_free: 1MiB", "min_free: 12MiB");
     disk.fill();
     let filler = disk.path().join("filler");
     lab.run(&["truncate", "--size", "8M", filler.to_str().expect("UTF-8")]);
