@@ -164,6 +164,8 @@ impl Agent {
     pub async fn run(mut self, mut inbox: Inbox) -> Result<(), RunError> {
         let mut ticks = every(self.wiring.config.host.interval);
         let mut discoveries = every(DISCOVER_EVERY);
+        // The sensor has just been made, and has looked for them.
+        discoveries.reset();
         let delivery = tokio::spawn(outbox::deliver_for_ever(self.outbox()));
         let mut delivery = AbortOnDrop(delivery);
         loop {

@@ -176,11 +176,10 @@ impl Sensor {
     /// The service's sockets, each in full, with what lies around them.
     pub fn closely(&mut self, service: &ServiceName, holders_within: Duration) -> Result<Closely, CollectError> {
         let detail = self.collector.detail(self.clock.as_ref())?;
-        let census = self.attributor.attribute(detail.snapshot.clone(), DescriptorAsk::Skip, self.clock.as_ref());
+        let (mut census, sockets) = self.attributor.owned(detail, service, self.clock.as_ref());
         let at = census.at;
-        let held = census.services.get(service).cloned().unwrap_or_default();
+        let held = census.services.remove(service).unwrap_or_default();
         let namespaces = self.namespaces(&held);
-        let sockets = self.attributor.owned(detail, service, self.clock.as_ref());
         let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
         Ok(Closely { at, sockets, table: self.collector.table(&namespaces)?, holders })
     }

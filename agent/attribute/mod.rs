@@ -114,10 +114,7 @@ impl Attributor {
     /// nothing, and so is every service that listens; a service that is in neither, and holds nothing, is not.
     pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
         let owners = self.owners(&snapshot, clock);
-        let mut census = join(snapshot, &owners);
-        if let Some(errno) = self.cgroups.failed {
-            census.quality = Quality::Partial { why: format!("the cgroups could not be read: {errno}") };
-        }
+        let mut census = self.census(snapshot, &owners);
         if ask == DescriptorAsk::Count {
             let mut budget = Budget::of_a_tick();
             for (name, service) in census.services.iter_mut().filter(|(_, service)| service.close_wait() > 0) {
@@ -127,8 +124,16 @@ impl Attributor {
         census
     }
 
-    /// The sockets of one service, each in full.
-    pub fn owned(&mut self, detail: Detail, service: &ServiceName, clock: &dyn Clock) -> Vec<Owned> {
+    fn census(&self, snapshot: Snapshot, owners: &Owners) -> Census {
+        let mut census = join(snapshot, owners);
+        if let Some(errno) = self.cgroups.failed {
+            census.quality = Quality::Partial { why: format!("the cgroups could not be read: {errno}") };
+        }
+        census
+    }
+
+    /// Joins a detailed snapshot with its owners, and tells the sockets of one service, each in full.
+    pub fn owned(&mut self, detail: Detail, service: &ServiceName, clock: &dyn Clock) -> (Census, Vec<Owned>) {
         let owners = self.owners(&detail.snapshot, clock);
         let whose = Whose::new(&detail.snapshot, &owners);
         let mut owned = Vec::new();
@@ -138,7 +143,7 @@ impl Attributor {
                 owned.push(Owned { direction: whose.direction(group, service), socket });
             }
         }
-        owned
+        (self.census(detail.snapshot, &owners), owned)
     }
 
     /// All that is known of owners at the moment of the snapshot.

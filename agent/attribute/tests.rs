@@ -191,7 +191,8 @@ fn a_service_by_name_by_pid_file_by_its_supervisor_or_by_cgroup_has_what_its_pro
         let gate = &census.services[&found.service];
         let ours = |owned: &&Owned| owned.socket.remote == unit._peer.local_addr().unwrap();
         let detail = Collector::new().unwrap().detail(&SystemClock).unwrap();
-        assert_eq!(attributor.owned(detail, &found.service, &SystemClock).iter().filter(ours).count(), 2, "by {what}");
+        let (_, owned) = attributor.owned(detail, &found.service, &SystemClock);
+        assert_eq!(owned.iter().filter(ours).count(), 2, "by {what}");
         assert_eq!(directions(&census, &unit.service), (0, 0), "by {what}");
         assert!(gate.descriptors.is_some(), "by {what}");
         let holders = attributor.holders(&found.service, gate, &SystemClock, Duration::from_secs(5));
