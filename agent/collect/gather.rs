@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 
-use super::ledger::{Heard, Ledger, Standing};
+use super::ledger::{Heard, Ledger, Place, Standing};
 use super::wire::{CLOSE_WAIT, Entry, Identity, LISTEN, state_name};
 use crate::clock::Clock;
 use crate::model::socket::accepts;
@@ -32,6 +32,7 @@ struct Key {
 #[derive(Clone, Debug)]
 pub(super) struct Unasked {
     pub identity: Identity,
+    place: Place,
     unacknowledged: u32,
     group: usize,
     socket: usize,
@@ -57,6 +58,8 @@ pub(super) struct Leaks<'a> {
     pub listeners: Vec<Listener>,
     index: HashMap<Key, usize, FixedState>,
     by_port: HashMap<u16, Vec<usize>, FixedState>,
+    /// The ports of `by_port` and of `ports`: a socket with another one, as most outbound ones, needs no look at either.
+    told: Ports,
     /// Whether what walks now can be asked for single sockets.
     pub asks: bool,
     pub unasked: Vec<Unasked>,
@@ -85,6 +88,7 @@ impl<'a> Leaks<'a> {
             listeners: Vec::new(),
             index: HashMap::default(),
             by_port: HashMap::default(),
+            told: Ports::default(),
             asks: true,
             unasked: Vec::new(),
             unasked_in_all: 0,
@@ -92,10 +96,10 @@ impl<'a> Leaks<'a> {
         }
     }
 
-    /// What a socket of `unasked` answered when it was asked by itself.
+    /// What a socket of `unasked` answered when it was asked by itself, before the walk has ended.
     pub fn hear(&mut self, of: &Unasked, heard: Heard) {
         let now = self.clock.monotonic();
-        let standing = self.ledger.meet(of.identity.cookie(), now, of.unacknowledged, Some(heard));
+        let standing = self.ledger.hear(of.place, now, of.unacknowledged, Some(heard));
         let brief = &mut self.groups[of.group].sockets[of.socket];
         *brief = Brief::new(brief.inode, standing.age, brief.unread, standing.sending);
     }
@@ -105,50 +109,77 @@ impl<'a> Leaks<'a> {
         self.ledger.end();
     }
 
+    #[inline]
     fn key(&self, entry: &Entry) -> Key {
-        let port = entry.identity.local_port();
+        let (cgroup_id, port) = (entry.cgroup_id, entry.identity.local_port());
+        if !self.told.contains(port) {
+            return Key { cgroup_id, via: None, port: None };
+        }
         let listeners = self.by_port.get(&port).map_or(&[][..], Vec::as_slice);
-        let via = if listeners.is_empty() {
-            None
-        } else {
-            let local = entry.identity.local();
-            let mut accepting =
-                listeners.iter().copied().filter(|index| accepts(self.listeners[*index].local, local)).peekable();
-            let first = accepting.peek().copied();
-            accepting.find(|index| self.listeners[*index].cgroup_id == entry.cgroup_id).or(first)
-        };
-        Key { cgroup_id: entry.cgroup_id, via, port: self.ports.contains(&port).then_some(port) }
+        let local = entry.identity.local();
+        let mut accepting =
+            listeners.iter().copied().filter(|index| accepts(self.listeners[*index].local, local)).peekable();
+        let first = accepting.peek().copied();
+        let via = accepting.find(|index| self.listeners[*index].cgroup_id == cgroup_id).or(first);
+        Key { cgroup_id, via, port: self.ports.contains(&port).then_some(port) }
     }
 
-    fn close_wait(&mut self, entry: &Entry) {
-        let standing = match name(entry) {
-            Some(name) => {
-                let heard = Heard::of(entry);
-                // What was heard was said after the look began.
-                let now = if heard.is_some() { self.clock.monotonic() } else { self.now };
-                self.ledger.meet(name, now, entry.send_q, heard)
-            }
-            None => Standing { age: Duration::ZERO, sending: false, unasked: false },
-        };
-        let key = self.key(entry);
+    #[inline]
+    fn group(&mut self, key: Key) -> usize {
         let namespace = self.namespace;
-        let group = *self.index.entry(key).or_insert_with(|| {
+        *self.index.entry(key).or_insert_with(|| {
             let Key { cgroup_id, via, port } = key;
             self.groups.push(Group { namespace, cgroup_id, via, port, sockets: Vec::new() });
             self.groups.len() - 1
+        })
+    }
+
+    #[inline]
+    fn close_wait(&mut self, entry: &Entry) {
+        let met = name(entry).map(|name| {
+            let heard = Heard::of(entry);
+            // What was heard was said after the look began.
+            let now = if heard.is_some() { self.clock.monotonic() } else { self.now };
+            self.ledger.meet(name, now, entry.send_q, heard)
         });
+        let standing = met.map_or(Standing::UNKNOWN, |(_, standing)| standing);
+        let group = self.group(self.key(entry));
         let sockets = &mut self.groups[group].sockets;
-        if standing.unasked && self.asks && entry.identity.cookie() != 0 {
+        if let Some((place, Standing { unasked: true, .. })) = met
+            && self.asks
+            && entry.identity.cookie() != 0
+        {
             self.unasked_in_all += 1;
             if self.unasked.len() < MOST_UNASKED {
                 let (identity, unacknowledged) = (entry.identity, entry.send_q);
-                self.unasked.push(Unasked { identity, unacknowledged, group, socket: sockets.len() });
+                self.unasked.push(Unasked { identity, place, unacknowledged, group, socket: sockets.len() });
             }
         }
         sockets.push(Brief::new(entry.inode, standing.age, entry.recv_q > 1, standing.sending));
         if let Some(all) = &mut self.sockets {
             all.push((group, in_full(entry, standing)));
         }
+    }
+}
+
+/// A set of ports, a bit each: 8 KiB.
+#[derive(Debug)]
+struct Ports(Box<[u64; 1024]>);
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self(Box::new([0; 1024]))
+    }
+}
+
+impl Ports {
+    fn insert(&mut self, port: u16) {
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+
+    #[inline]
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & 1 << (port % 64) != 0
     }
 }
 
@@ -159,6 +190,8 @@ impl Gather for Leaks<'_> {
         self.listeners.clear();
         self.index.clear();
         self.by_port.clear();
+        self.told = Ports::default();
+        self.ports.iter().for_each(|port| self.told.insert(*port));
         self.unasked.clear();
         self.unasked_in_all = 0;
         if let Some(sockets) = &mut self.sockets {
@@ -166,11 +199,13 @@ impl Gather for Leaks<'_> {
         }
     }
 
+    #[inline]
     fn take(&mut self, entry: &Entry) {
         match entry.state {
             CLOSE_WAIT => self.close_wait(entry),
             LISTEN => {
                 let local = entry.identity.local();
+                self.told.insert(local.port());
                 self.by_port.entry(local.port()).or_default().push(self.listeners.len());
                 let (namespace, inode) = (self.namespace, entry.inode.into());
                 self.listeners.push(Listener { namespace, local, inode, cgroup_id: entry.cgroup_id });

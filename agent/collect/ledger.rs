@@ -5,7 +5,11 @@
 //! than that, so it is exact until the application writes or a keepalive is answered). The second one is asked
 //! once, when the socket is first seen; from then on time alone goes by.
 //!
-//! Pure: it is fed by the collector and knows no clock. 16 bytes a socket, and one of the table itself.
+//! A walk gives the sockets in the order of the kernel's table, which is the same from one walk to the next but for what
+//! has come and gone. So what is known of them is kept in that order, and the walk goes along it: the next socket is
+//! mostly the next entry, and memory is read in one sweep. One that is not where it is looked for is looked up by its name.
+//!
+//! Pure: it is fed by the collector and knows no clock. 16 bytes a socket.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,8 +20,8 @@ use super::wire::Entry;
 
 /// Data that left within this time means that the socket is still being sent on.
 const SENDING_WITHIN: Duration = Duration::from_secs(10);
-/// Capacity that is kept for a socket: a table that a burst has left behind is given back.
-const ROOM: usize = 8;
+/// So many entries are looked through for the next socket, where some before it are gone; then all are indexed.
+const LOOKED_THROUGH: usize = 8;
 
 /// What `tcp_info` says of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +48,38 @@ pub(super) struct Standing {
     pub unasked: bool,
 }
 
+impl Standing {
+    /// Of a socket that nothing tells apart.
+    pub const UNKNOWN: Self = Self { age: Duration::ZERO, sending: false, unasked: false };
+}
+
+/// Where a socket stands in the ledger until its walk ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    Known(usize),
+    New(usize),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    seen: HashMap<u64, Seen, FixedState>,
+    /// In the order of the last walks.
+    seen: Vec<Seen>,
     generation: u8,
+    /// Of the walk under way: where its next socket is looked for.
+    next: usize,
+    /// How many of `seen` it has met.
+    met: usize,
+    /// What it has met that is not in `seen`, each with the entry that it came before.
+    new: Vec<(u32, Seen)>,
+    /// The greatest name in `seen`: cookies count up, so that a new socket's is mostly beyond it.
+    greatest: u64,
+    /// All of `seen` by name; made by a walk that needs it.
+    index: Option<HashMap<u64, u32, FixedState>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    name: u64,
     /// Tenths of a second since boot, rounded up so that no age is overstated; 13 years.
     since: u32,
     generation: u8,
@@ -62,29 +90,86 @@ struct Seen {
 impl Ledger {
     /// Begins a walk.
     pub fn begin(&mut self) {
+        // A walk that was cut has ended nothing: what it had met is known, and nothing is forgotten.
+        self.settle(self.seen.len(), |_| true);
         self.generation = self.generation.wrapping_add(1);
+        (self.next, self.met) = (0, 0);
     }
 
-    /// One socket of the walk, at `now` since boot; again, where it was asked by itself meanwhile. `name` is its
-    /// cookie, or what else tells it apart.
+    /// One socket of the walk, at `now` since boot. `name` is its cookie, or what else tells it apart.
     ///
     /// What was heard says how long ago something was: `now` must not be before it was said, or ages are overstated.
-    pub fn meet(&mut self, name: u64, now: Duration, unacknowledged: u32, heard: Option<Heard>) -> Standing {
-        let seen =
-            self.seen.entry(name).or_insert(Seen { since: tenths(now), generation: 0, sending: false, asked: false });
-        seen.generation = self.generation;
+    #[inline]
+    pub fn meet(&mut self, name: u64, now: Duration, unacknowledged: u32, heard: Option<Heard>) -> (Place, Standing) {
+        let place = match self.seen.get(self.next) {
+            Some(seen) if seen.name == name => Place::Known(self.next),
+            _ => self.look_up(name, now),
+        };
+        if let Place::Known(at) = place {
+            let seen = &mut self.seen[at];
+            self.met += usize::from(seen.generation != self.generation);
+            seen.generation = self.generation;
+            self.next = at + 1;
+        }
+        (place, self.hear(place, now, unacknowledged, heard))
+    }
+
+    /// The same socket again, where it was asked by itself before the walk has ended.
+    #[inline]
+    pub fn hear(&mut self, place: Place, now: Duration, unacknowledged: u32, heard: Option<Heard>) -> Standing {
+        let seen = match place {
+            Place::Known(at) => &mut self.seen[at],
+            Place::New(at) => &mut self.new[at].1,
+        };
         seen.hear(now, heard);
         seen.sending = unacknowledged > 0 || if heard.is_some() { sends(heard) } else { seen.sending };
         seen.standing(now, heard.is_none())
     }
 
+    /// One that is not the next: some before it are gone, it is new, or the order is another.
+    #[cold]
+    fn look_up(&mut self, name: u64, now: Duration) -> Place {
+        let ahead = self.seen.get(self.next..).unwrap_or_default();
+        if let Some(gone) = ahead.iter().take(LOOKED_THROUGH).position(|seen| seen.name == name) {
+            return Place::Known(self.next + gone);
+        }
+        if name <= self.greatest {
+            let seen = &self.seen;
+            let index = self.index.get_or_insert_with(|| seen.iter().map(|seen| seen.name).zip(0..).collect());
+            if let Some(at) = index.get(&name) {
+                return Place::Known(*at as usize);
+            }
+        }
+        let (generation, since) = (self.generation, tenths(now));
+        self.new.push((self.next as u32, Seen { name, since, generation, sending: false, asked: false }));
+        Place::New(self.new.len() - 1)
+    }
+
     /// Ends a whole walk: what was not in it is forgotten.
     pub fn end(&mut self) {
         let generation = self.generation;
-        self.seen.retain(|_, seen| seen.generation == generation);
-        if self.seen.len() < self.seen.capacity() / ROOM {
-            self.seen.shrink_to(self.seen.len() * 2);
+        self.settle(self.met, |seen| seen.generation == generation);
+    }
+
+    /// Keeps `kept` of the known, and puts what is new in its place among them.
+    fn settle(&mut self, kept: usize, is_kept: impl Fn(&Seen) -> bool) {
+        self.index = None;
+        if self.new.is_empty() && kept == self.seen.len() {
+            return;
         }
+        let mut new = std::mem::take(&mut self.new).into_iter().peekable();
+        let mut settled = Vec::with_capacity(kept + new.len());
+        for (at, seen) in self.seen.iter().enumerate() {
+            while let Some((_, new)) = new.next_if(|(before, _)| *before as usize <= at) {
+                settled.push(new);
+            }
+            if is_kept(seen) {
+                settled.push(*seen);
+            }
+        }
+        settled.extend(new.map(|(_, seen)| seen));
+        self.greatest = settled.iter().map(|seen| seen.name).max().unwrap_or(0);
+        self.seen = settled;
     }
 
     pub fn is_empty(&self) -> bool {
@@ -112,7 +197,9 @@ fn sends(heard: Option<Heard>) -> bool {
 }
 
 fn tenths(since_boot: Duration) -> u32 {
-    u32::try_from(since_boot.as_millis().div_ceil(100)).unwrap_or(u32::MAX)
+    // The last nanosecond counts as well.
+    let tenths = since_boot.as_secs() * 10 + u64::from(since_boot.subsec_nanos().div_ceil(100_000_000));
+    u32::try_from(tenths).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -133,9 +220,18 @@ mod tests {
     fn walk(ledger: &mut Ledger, now: Duration, sockets: &[(u64, u32, Option<Heard>)]) -> Vec<Standing> {
         ledger.begin();
         let standings =
-            sockets.iter().map(|(name, unacked, heard)| ledger.meet(*name, now, *unacked, *heard)).collect();
+            sockets.iter().map(|(name, unacked, heard)| ledger.meet(*name, now, *unacked, *heard).1).collect();
         ledger.end();
         standings
+    }
+
+    /// A walk that meets one socket, asks nothing, and then asks it by itself.
+    fn walk_and_ask(ledger: &mut Ledger, now: Duration, name: u64, heard: Heard) -> [Standing; 2] {
+        ledger.begin();
+        let (place, met) = ledger.meet(name, now, 0, None);
+        let told = ledger.hear(place, now, 0, Some(heard));
+        ledger.end();
+        [met, told]
     }
 
     #[test]
@@ -153,10 +249,9 @@ mod tests {
     #[test]
     fn a_socket_that_could_not_be_asked_is_young_until_it_is() {
         let mut ledger = Ledger::default();
-        let first = walk(&mut ledger, 1_000 * SECOND, &[(1, 0, None)]);
-        assert_eq!((first[0].age, first[0].unasked), (Duration::ZERO, true));
         let heard = Heard { last_ack_received: Some(90 * SECOND), last_data_sent: Some(95 * SECOND) };
-        let told = ledger.meet(1, 1_000 * SECOND, 0, Some(heard));
+        let [first, told] = walk_and_ask(&mut ledger, 1_000 * SECOND, 1, heard);
+        assert_eq!((first.age, first.unasked), (Duration::ZERO, true));
         assert_eq!((told.age, told.sending, told.unasked), (90 * SECOND, false, false));
     }
 
@@ -194,10 +289,9 @@ mod tests {
         // It is asked again until it has stopped.
         let mut ledger = Ledger::default();
         walk(&mut ledger, 99 * SECOND, &[(1, 0, sent(SECOND))]);
-        let again = walk(&mut ledger, 114 * SECOND, &[(1, 0, None)])[0];
-        assert_eq!((again.sending, again.unasked), (true, true));
         let heard = Heard { last_ack_received: None, last_data_sent: Some(16 * SECOND) };
-        assert!(!ledger.meet(1, 114 * SECOND, 0, Some(heard)).sending);
+        let [again, told] = walk_and_ask(&mut ledger, 114 * SECOND, 1, heard);
+        assert_eq!((again.sending, again.unasked, told.sending), (true, true, false));
         assert!(!walk(&mut ledger, 129 * SECOND, &[(1, 0, None)])[0].unasked);
     }
 
@@ -206,9 +300,21 @@ mod tests {
         let mut ledger = Ledger::default();
         let many: Vec<_> = (0..50_000).map(|name| (name, 0, None)).collect();
         walk(&mut ledger, SECOND, &many);
-        assert!(std::mem::size_of::<(u64, Seen)>() == 16);
+        assert!(std::mem::size_of::<Seen>() == 16);
         walk(&mut ledger, 2 * SECOND, &many[..10]);
-        assert!(ledger.seen.capacity() < 100, "{}", ledger.seen.capacity());
+        assert!(ledger.seen.capacity() < 100 && ledger.new.capacity() == 0, "{}", ledger.seen.capacity());
+    }
+
+    /// What the ledger remembers, without an order: when each socket was first met.
+    #[derive(Default)]
+    struct Model(std::collections::BTreeMap<u64, Duration>);
+
+    impl Model {
+        fn walk(&mut self, now: Duration, names: &[u64], cut: bool) -> Vec<Duration> {
+            let met = names.iter().map(|name| now - *self.0.entry(*name).or_insert(now)).collect();
+            self.0.retain(|name, _| cut || names.contains(name));
+            met
+        }
     }
 
     /// A socket of the model: when its FIN came, when it is gone, and how often the application writes.
@@ -227,6 +333,47 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// In whatever order the sockets come, and some of them twice: by another way to the table, or in a table
+        /// that changes under the walk.
+        #[test]
+        fn a_socket_is_known_again_wherever_it_comes(
+            walks in proptest::collection::vec((proptest::collection::vec(1u64..60, 0..80), any::<bool>()), 1..12),
+        ) {
+            let (mut ledger, mut model) = (Ledger::default(), Model::default());
+            for ((names, cut), now) in walks.iter().zip(1..) {
+                let now = now * SECOND;
+                ledger.begin();
+                let ages: Vec<_> = names.iter().map(|name| ledger.meet(*name, now, 0, None).1.age).collect();
+                prop_assert_eq!(ages, model.walk(now, names, *cut));
+                if !*cut {
+                    ledger.end();
+                }
+            }
+        }
+
+        /// As the kernel's table changes: some go, some come in between, and the others keep their order.
+        #[test]
+        fn what_stays_keeps_its_age_while_others_come_and_go(
+            changes in proptest::collection::vec((0usize..200, 0usize..60, any::<bool>()), 1..30),
+        ) {
+            let (mut ledger, mut model) = (Ledger::default(), Model::default());
+            let mut table: Vec<u64> = (1_000..1_100).collect();
+            let mut last = 2_000;
+            for ((at, gone, older), now) in changes.into_iter().zip(1..) {
+                let now = now * SECOND;
+                let at = at.min(table.len());
+                table.drain(at..(at + gone).min(table.len()));
+                last += 1;
+                // Each CPU gives out cookies from a range of its own.
+                table.insert(at, if older { 1_000_000 - last } else { last });
+                ledger.begin();
+                let ages: Vec<_> = table.iter().map(|name| ledger.meet(*name, now, 0, None).1.age).collect();
+                ledger.end();
+                prop_assert_eq!(ages, model.walk(now, &table, false));
+                prop_assert_eq!(ledger.seen.iter().map(|seen| seen.name).collect::<Vec<_>>(), table.clone());
+            }
+        }
 
         /// Sockets open, age, write and go; walks come at any times, are cut, ask or do not ask.
         #[test]
@@ -253,10 +400,10 @@ mod tests {
                         last_ack_received: Some(Duration::from_millis(quiet)),
                         last_data_sent: Some(Duration::from_millis(quiet)),
                     };
-                    let met = ledger.meet(name, at, 0, asks.then_some(heard));
+                    let (place, met) = ledger.meet(name, at, 0, asks.then_some(heard));
                     prop_assert_eq!(met.unasked && asks, false);
                     // Whoever is unasked is asked by itself.
-                    let standing = if met.unasked { ledger.meet(name, at, 0, Some(heard)) } else { met };
+                    let standing = if met.unasked { ledger.hear(place, at, 0, Some(heard)) } else { met };
                     prop_assert!(standing.age <= truth, "overstated: {:?} of {:?}", standing.age, truth);
                     let watched = Duration::from_millis(now - *first_met.entry(name).or_insert(now));
                     let least = if life.writes_every.is_none() { truth } else { watched };

@@ -305,10 +305,10 @@ impl Memory {
         if mptcp && source != Source::Proc && quality == Quality::Complete {
             quality = reader.add_mptcp(wanted, &mut leaks)?;
         }
+        reader.ask(&mut leaks);
         if quality == Quality::Complete {
             leaks.end();
         }
-        reader.ask(&mut leaks);
         let behind = leaks.unasked_in_all > MOST_UNASKED;
         found.absorb(leaks);
         self.behind = behind;
