@@ -15,7 +15,8 @@ pub struct TestConsul {
     _data: tempfile::TempDir,
     pub url: String,
     client: reqwest::Client,
-    token: Option<String>,
+    /// Where access control is on.
+    pub token: Option<String>,
 }
 
 fn binary() -> PathBuf {

@@ -32,7 +32,12 @@ impl TestHaProxy {
     pub async fn start(level: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("admin.sock");
-        let global = format!("global\n  stats socket {} mode 600 level {level}\n", socket.display());
+        let reader = directory.path().join("user.sock");
+        let global = format!(
+            "global\n  stats socket {} mode 600 level {level}\n  stats socket {} mode 600 level user\n",
+            socket.display(),
+            reader.display()
+        );
         let defaults = "defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 5s\n  timeout server 5s\n";
         std::fs::write(directory.path().join("haproxy.cfg"), format!("{global}{defaults}{config}")).unwrap();
         let haproxy = Self { child: Self::spawn(&directory), directory };
@@ -59,10 +64,16 @@ impl TestHaProxy {
         self.directory.path().join("admin.sock").to_string_lossy().into_owned()
     }
 
+    /// One that may only look.
+    pub fn reader(&self) -> String {
+        self.directory.path().join("user.sock").to_string_lossy().into_owned()
+    }
+
     /// All that commands have set is forgotten.
     pub async fn restart(&mut self) {
         self.end();
         std::fs::remove_file(self.socket()).unwrap();
+        std::fs::remove_file(self.reader()).unwrap();
         self.child = Self::spawn(&self.directory);
         self.answers().await;
     }

@@ -1,6 +1,10 @@
 //! One suite over every registry: the same story, told to each through the eyes of its clients.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use super::fake::FakeRegistry;
@@ -13,23 +17,35 @@ use crate::model::IncidentId;
 #[async_trait(?Send)]
 pub(super) trait World {
     fn registry(&self) -> &dyn Registry;
+    /// The adapter as a later agent makes it, after this one's death.
+    fn later(&self) -> Arc<dyn Registry>;
+    /// The adapter before a party that takes every call and answers none; each time one of its own.
+    fn silent(&self) -> Option<Arc<dyn Registry>>;
+    /// Adapters whose rights do not suffice, where the registry knows rights.
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        vec![]
+    }
     /// Does a client find this instance of this host?
     async fn finds(&self, id: &str) -> bool;
     async fn set_healthy(&self, id: &str, healthy: bool);
     /// As a person does it; `None` puts it back.
     async fn isolate(&self, id: &str, reason: Option<&str>);
     async fn deregister(&self, id: &str);
+    /// The service, or a person, writes the record again, otherwise than it was.
+    async fn renew(&self, id: &str);
+    /// What a client reads of the record; after [`World::renew`] it is another.
+    async fn record(&self, id: &str) -> String;
     /// The id, as this registry writes it, of what is `rpc-order-1` elsewhere.
     fn id(&self, plain: &str) -> String {
         plain.into()
     }
     fn tells(&self) -> Tells {
-        Tells { health: true, isolation: true, deregistration: true }
+        Tells::ALL
     }
 }
 
 /// What a registry can tell at all; the rest is declared among its caveats.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Tells {
     /// A failing instance from a passing one.
     pub health: bool,
@@ -37,33 +53,78 @@ pub(super) struct Tells {
     pub isolation: bool,
     /// One that deregistered from one that is drained.
     pub deregistration: bool,
+    /// A record that was written again from the one before.
+    pub renewal: bool,
+    /// How many others there are.
+    pub count: bool,
+    /// At which address an instance stands.
+    pub addresses: bool,
+    /// A drained instance from its neighbours: it takes none of them along.
+    pub alone: bool,
+}
+
+impl Tells {
+    pub const ALL: Self = Self {
+        health: true,
+        isolation: true,
+        deregistration: true,
+        renewal: true,
+        count: true,
+        addresses: true,
+        alone: true,
+    };
 }
 
 pub(super) const OURS: &str = "rpc-order-1";
 pub(super) const NEIGHBOUR: &str = "rpc-cart-1";
 
+/// Some calls of five seconds each, one after the other.
+const DEADLINE: Duration = Duration::from_secs(20);
+
 pub(super) fn marker(incident: &str) -> Marker {
     Marker { incident: IncidentId(incident.into()), host: "bj1-03".into() }
 }
 
+/// The address of a party that takes connections and says nothing, for as long as the test's process lives.
+pub(super) fn nobody_answers() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::mem::forget(listener);
+    address
+}
+
 pub(super) async fn conforms(world: &dyn World) {
+    tokio::join!(tells_the_story(world), every_call_ends(world));
+}
+
+async fn tells_the_story(world: &dyn World) {
     let registry = world.registry();
+    let tells = world.tells();
     let [us, neighbour, none] = [OURS, NEIGHBOUR, "rpc-none-1"].map(|plain| world.id(plain));
     let (us, neighbour, none) = (us.as_str(), neighbour.as_str(), none.as_str());
     let traffic = async |id: &str| registry.observe(id).await.unwrap().traffic;
+    let counts = async |id: &str, healthy: u32, registered: u32| match registry.others(id).await {
+        Ok(others) => assert_eq!(others, Others { healthy, registered }, "{id}"),
+        Err(error) => assert!(!tells.count && matches!(error, RegistryError::Refused { .. }), "{error}"),
+    };
+    assert!(tells == Tells::ALL || !registry.caveats().is_empty(), "what it cannot tell, it declares");
     let ours = marker("20261122T184329Z-rpc-order-1f3a");
     let record = registry.observe(us).await.unwrap();
     assert_eq!((record.name.as_str(), &record.traffic), ("rpc-order", &Traffic::Passing));
-    assert_eq!(registry.others(us).await.unwrap(), Others { healthy: 2, registered: 3 });
-    assert_eq!(registry.others(neighbour).await.unwrap(), Others { healthy: 0, registered: 1 });
-    assert_eq!(registry.names().await.unwrap()[&"127.0.0.1:7801".parse().unwrap()], "rpc-order");
+    counts(us, 2, 3).await;
+    counts(neighbour, 0, 1).await;
+    if tells.addresses {
+        assert_eq!(registry.names().await.unwrap()[&"127.0.0.1:7801".parse().unwrap()], "rpc-order");
+    }
     assert!(registry.markers().await.unwrap().is_empty());
 
     // What is not there is not registered, and nothing else.
     let absent = registry.observe(none).await.unwrap_err();
     assert!(matches!(absent, RegistryError::NotRegistered { .. }), "{absent}");
     assert!(matches!(registry.drain(none, &ours).await, Err(RegistryError::NotRegistered { .. })));
-    assert!(matches!(registry.others(none).await, Err(RegistryError::NotRegistered { .. })));
+    if tells.count {
+        assert!(matches!(registry.others(none).await, Err(RegistryError::NotRegistered { .. })));
+    }
     assert!(matches!(registry.restore(none, &ours, &Value::Null).await, Ok(Restored::NotOurs(_))));
 
     // A drain is seen by clients once it returns, again and again; a second hand's is refused.
@@ -72,7 +133,9 @@ pub(super) async fn conforms(world: &dyn World) {
         assert!(!world.finds(us).await);
         assert_eq!(traffic(us).await, Traffic::DrainedBy(ours.clone()));
     }
-    assert!(world.finds(neighbour).await);
+    if tells.alone {
+        assert!(world.finds(neighbour).await);
+    }
     let second = registry.drain(us, &marker("another")).await.unwrap_err();
     assert!(
         matches!(&second, RegistryError::Refused { .. }) && second.to_string().contains(&ours.incident.0),
@@ -81,7 +144,7 @@ pub(super) async fn conforms(world: &dyn World) {
     assert_eq!(traffic(us).await, Traffic::DrainedBy(ours.clone()));
     assert_eq!(registry.markers().await.unwrap(), [FoundMarker { id: us.into(), marker: ours.clone() }]);
     // Drained, we are registered still, and the others are healthy still.
-    assert_eq!(registry.others(us).await.unwrap(), Others { healthy: 2, registered: 3 });
+    counts(us, 2, 3).await;
 
     // Only the marker's own drain is taken back; then the record is what it was.
     let another = registry.restore(us, &marker("another"), &record.record).await.unwrap();
@@ -95,8 +158,35 @@ pub(super) async fn conforms(world: &dyn World) {
     assert_eq!(registry.observe(us).await.unwrap(), record);
     assert!(registry.markers().await.unwrap().is_empty());
 
+    // It outlives the agent: a later one finds it by the list of markers, holds it, and takes it back.
+    registry.drain(us, &ours).await.unwrap();
+    let later = world.later();
+    assert_eq!(later.markers().await.unwrap(), [FoundMarker { id: us.into(), marker: ours.clone() }]);
+    assert_eq!(later.observe(us).await.unwrap().traffic, Traffic::DrainedBy(ours.clone()));
+    later.drain(us, &ours).await.unwrap();
+    assert!(!later.hold(us, &ours).await.unwrap());
+    assert!(!world.finds(us).await);
+    assert_eq!(later.restore(us, &ours, &record.record).await.unwrap(), Restored::Done);
+    assert!(world.finds(us).await);
+    assert_eq!(registry.observe(us).await.unwrap(), record);
+    assert!(registry.markers().await.unwrap().is_empty());
+
+    // An answer that permissions have cut is the truth or an error, and never absence.
+    registry.drain(us, &ours).await.unwrap();
+    for cut in world.cut().await {
+        for id in [us, neighbour] {
+            true_or_refused(cut.observe(id).await.map(|seen| seen.traffic), traffic(id).await);
+            true_or_refused(cut.others(id).await, registry.others(id).await.unwrap());
+        }
+        true_or_refused(cut.markers().await, registry.markers().await.unwrap());
+        let refused = cut.drain(neighbour, &ours).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::Refused { .. }), "{refused}");
+        assert!(world.finds(neighbour).await || !tells.alone);
+    }
+    assert_eq!(registry.restore(us, &ours, &record.record).await.unwrap(), Restored::Done);
+
     // What a person took out is left alone by both.
-    if world.tells().isolation {
+    if tells.isolation {
         world.isolate(us, Some("deploy of release 41")).await;
         assert_eq!(traffic(us).await, Traffic::Isolated { reason: "deploy of release 41".into() });
         let refused = registry.drain(us, &ours).await.unwrap_err();
@@ -108,7 +198,7 @@ pub(super) async fn conforms(world: &dyn World) {
     }
 
     // Failing is not passing, can be drained, and is failing still when it is put back.
-    if world.tells().health {
+    if tells.health {
         world.set_healthy(us, false).await;
         assert_eq!(traffic(us).await, Traffic::Failing);
         registry.drain(us, &ours).await.unwrap();
@@ -118,13 +208,46 @@ pub(super) async fn conforms(world: &dyn World) {
         assert!(world.finds(us).await);
     }
 
+    // What was written meanwhile is newer than what we kept, and stays as it is.
+    if tells.renewal {
+        let before = world.record(us).await;
+        registry.drain(us, &ours).await.unwrap();
+        world.renew(us).await;
+        registry.restore(us, &ours, &record.record).await.unwrap();
+        assert!(world.finds(us).await);
+        assert_ne!(world.record(us).await, before);
+        assert_eq!(traffic(us).await, Traffic::Passing);
+        assert!(registry.markers().await.unwrap().is_empty());
+    }
+
     // A record that went while it was drained is not written again.
-    if world.tells().deregistration {
+    if tells.deregistration {
         registry.drain(us, &ours).await.unwrap();
         world.deregister(us).await;
         assert!(matches!(registry.restore(us, &ours, &record.record).await, Ok(Restored::NotOurs(_))));
         assert!(matches!(registry.observe(us).await, Err(RegistryError::NotRegistered { .. })));
     }
+}
+
+fn true_or_refused<T: PartialEq + std::fmt::Debug>(answer: Result<T, RegistryError>, truth: T) {
+    match answer {
+        Ok(answer) => assert_eq!(answer, truth),
+        Err(error) => assert!(matches!(error, RegistryError::Refused { .. }), "{error}"),
+    }
+}
+
+/// Before a party that never answers, no call waits for ever, and a change is worth trying again.
+async fn every_call_ends(world: &dyn World) {
+    let [Some(a), Some(b), Some(c), Some(d)] = std::array::from_fn(|_| world.silent()) else { return };
+    let (us, ours) = (&world.id(OURS), &marker("i"));
+    let calls = async {
+        tokio::join!(a.drain(us, ours), b.restore(us, ours, &Value::Null), c.hold(us, ours), async {
+            tokio::join!(d.observe(us), d.others(us), d.markers(), d.names())
+        })
+    };
+    let (drained, restored, ..) = tokio::time::timeout(DEADLINE, calls).await.expect("every call ends");
+    assert!(drained.unwrap_err().is_passing());
+    assert!(restored.unwrap_err().is_passing());
 }
 
 const FILE: &str = r#"{"instances": [
@@ -170,6 +293,19 @@ impl World for FileWorld {
         &self.registry
     }
 
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(FileRegistry::new("file", self.path()))
+    }
+
+    /// Somebody else holds the lock.
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let path = tempfile::tempdir_in(self.directory.path()).unwrap().keep().join("registry.json");
+        std::fs::write(&path, FILE).unwrap();
+        let lock = std::fs::File::create(path.with_extension("json.lock")).unwrap();
+        std::mem::forget(Flock::lock(lock, FlockArg::LockExclusive).unwrap());
+        Some(Arc::new(FileRegistry::new("file", path)))
+    }
+
     async fn finds(&self, id: &str) -> bool {
         let content = self.content();
         let mut instances = content["instances"].as_array().unwrap().iter();
@@ -189,12 +325,30 @@ impl World for FileWorld {
     async fn deregister(&self, id: &str) {
         self.change(id, |instance| instance["id"] = Value::Null);
     }
+
+    async fn renew(&self, id: &str) {
+        self.change(id, |instance| instance["weight"] = 5.into());
+    }
+
+    async fn record(&self, id: &str) -> String {
+        let instances = self.content()["instances"].clone();
+        instances.as_array().unwrap().iter().find(|instance| instance["id"] == id).unwrap()["weight"].to_string()
+    }
 }
 
 #[async_trait(?Send)]
-impl World for FakeRegistry {
+impl World for Arc<FakeRegistry> {
     fn registry(&self) -> &dyn Registry {
-        self
+        self.as_ref()
+    }
+
+    /// The registry outlives who asks it.
+    fn later(&self) -> Arc<dyn Registry> {
+        self.clone()
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        None
     }
 
     async fn finds(&self, id: &str) -> bool {
@@ -202,21 +356,29 @@ impl World for FakeRegistry {
     }
 
     async fn set_healthy(&self, id: &str, healthy: bool) {
-        Self::set_healthy(self, id, healthy);
+        FakeRegistry::set_healthy(self, id, healthy);
     }
 
     async fn isolate(&self, id: &str, reason: Option<&str>) {
-        Self::isolate(self, id, reason);
+        FakeRegistry::isolate(self, id, reason);
     }
 
     async fn deregister(&self, id: &str) {
-        Self::deregister(self, id);
+        FakeRegistry::deregister(self, id);
+    }
+
+    async fn renew(&self, id: &str) {
+        self.register(id, "rpc-order", "127.0.0.1:7802");
+    }
+
+    async fn record(&self, id: &str) -> String {
+        self.observe(id).await.unwrap().record["address"].to_string()
     }
 }
 
 #[tokio::test]
 async fn the_fake_conforms() {
-    let fake = FakeRegistry::new("fake");
+    let fake = Arc::new(FakeRegistry::new("fake"));
     fake.register("rpc-order-1", "rpc-order", "127.0.0.1:7801");
     fake.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
     fake.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");

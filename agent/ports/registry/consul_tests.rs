@@ -1,16 +1,19 @@
 //! The Consul adapter on a real Consul: the suite, and what is Consul's own.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::conformance::{NEIGHBOUR, OURS, World, conforms, marker};
+use super::conformance::{NEIGHBOUR, OURS, World, conforms, marker, nobody_answers};
 use super::consul::Consul;
 use super::*;
 use crate::ports::testing_consul::{MASTER, TestConsul};
 
 struct ConsulWorld {
     consul: TestConsul,
+    token: Option<String>,
     registry: Consul,
 }
 
@@ -22,9 +25,16 @@ impl ConsulWorld {
         consul.register_elsewhere("n2", OURS, "rpc-order", 7801).await;
         consul.register_elsewhere("n3", "rpc-order-3", "rpc-order", 7801).await;
         let registry = with_token(&consul, token);
-        Self { consul, registry }
+        Self { consul, token: token.map(str::to_owned), registry }
     }
 }
+
+/// Rules that do not suffice: no nodes, another service, nothing to be written.
+const CUT: [&str; 3] = [
+    r#"service_prefix "" { policy = "write" } agent_prefix "" { policy = "read" }"#,
+    r#"service "rpc-gate" { policy = "write" } agent_prefix "" { policy = "read" }"#,
+    r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } agent_prefix "" { policy = "read" }"#,
+];
 
 fn with_token(consul: &TestConsul, token: Option<&str>) -> Consul {
     Consul::new("consul", &consul.url, token.map(|token| token.to_owned().into()), "bj1-03").unwrap()
@@ -34,6 +44,26 @@ fn with_token(consul: &TestConsul, token: Option<&str>) -> Consul {
 impl World for ConsulWorld {
     fn registry(&self) -> &dyn Registry {
         &self.registry
+    }
+
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(with_token(&self.consul, self.token.as_deref()))
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let url = format!("http://{}", nobody_answers());
+        Some(Arc::new(Consul::new("consul", &url, None, "bj1-03").unwrap()))
+    }
+
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        if self.token.is_none() {
+            return vec![];
+        }
+        let mut tokens = vec![None, Some("wrong-token".to_owned())];
+        for rules in CUT {
+            tokens.push(Some(self.consul.token(rules).await));
+        }
+        tokens.iter().map(|token| Arc::new(with_token(&self.consul, token.as_deref())) as Arc<dyn Registry>).collect()
     }
 
     async fn finds(&self, id: &str) -> bool {
@@ -61,6 +91,18 @@ impl World for ConsulWorld {
     async fn deregister(&self, id: &str) {
         self.consul.put(&format!("/v1/agent/service/deregister/{id}"), "").await;
     }
+
+    async fn renew(&self, id: &str) {
+        let token = self.consul.token.clone();
+        let renewed = serde_json::json!({
+            "ID": id, "Name": "rpc-order", "Address": "127.0.0.1", "Port": 7801, "Tags": ["newer"], "Token": token,
+        });
+        self.consul.put("/v1/agent/service/register", renewed.to_string()).await;
+    }
+
+    async fn record(&self, id: &str) -> String {
+        self.consul.get(&format!("/v1/agent/service/{id}")).await["Tags"].to_string()
+    }
 }
 
 #[tokio::test]
@@ -85,12 +127,9 @@ async fn an_answer_cut_by_permissions_is_never_taken_for_absence() {
     let world = ConsulWorld::new(TestConsul::start_with_acl().await, Some(MASTER)).await;
     let consul = &world.consul;
     world.registry.drain(NEIGHBOUR, &marker("i")).await.unwrap();
-    let agent = r#"agent_prefix "" { policy = "read" }"#;
-    let no_nodes = consul.token(&format!(r#"service_prefix "" {{ policy = "write" }} {agent}"#)).await;
-    let other_service = consul.token(&format!(r#"service "rpc-gate" {{ policy = "write" }} {agent}"#)).await;
-    let read_only = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
-    let cannot_write = consul.token(&format!("{read_only} {agent}")).await;
-    let cannot_write = with_token(consul, Some(&cannot_write));
+    let [no_nodes, other_service, cannot_write] = CUT;
+    let (no_nodes, other_service) = (consul.token(no_nodes).await, consul.token(other_service).await);
+    let cannot_write = with_token(consul, Some(&consul.token(cannot_write).await));
 
     for token in [None, Some("wrong-token"), Some(no_nodes.as_str()), Some(other_service.as_str())] {
         let registry = with_token(consul, token);

@@ -1,10 +1,12 @@
 //! The HAProxy adapter on two real balancers with real servers behind them: the suite, and what is HAProxy's own.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::conformance::{OURS, Tells, World, conforms, marker};
+use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::haproxy::HaProxy;
 use super::*;
 use crate::ports::testing_consul::{free_ports, wait_for};
@@ -89,6 +91,20 @@ impl World for Balanced {
         &self.registry
     }
 
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(Self::of(&self.balancers, &self.state))
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let ledger = self.state.path().join("silent.json");
+        Some(Arc::new(HaProxy::new("haproxy", vec![nobody_answers()], ledger)))
+    }
+
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        let sockets = self.balancers.iter().map(TestHaProxy::reader).collect();
+        vec![Arc::new(HaProxy::new("haproxy", sockets, self.state.path().join("drains.json")))]
+    }
+
     fn id(&self, plain: &str) -> String {
         match plain {
             OURS => US,
@@ -99,7 +115,7 @@ impl World for Balanced {
     }
 
     fn tells(&self) -> Tells {
-        Tells { health: true, isolation: false, deregistration: false }
+        Tells { isolation: false, deregistration: false, ..Tells::ALL }
     }
 
     async fn finds(&self, id: &str) -> bool {
@@ -113,6 +129,14 @@ impl World for Balanced {
     async fn isolate(&self, _id: &str, _reason: Option<&str>) {}
 
     async fn deregister(&self, _id: &str) {}
+
+    async fn renew(&self, id: &str) {
+        self.everywhere(&format!("set server {id} weight 2")).await;
+    }
+
+    async fn record(&self, id: &str) -> String {
+        self.balancers[0].ask(&format!("get weight {id}")).await
+    }
 }
 
 /// One after the other: the servers' addresses are the same, since the suite names one of them.

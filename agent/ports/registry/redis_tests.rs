@@ -1,12 +1,13 @@
 //! The Redis adapter on a real redis-server: the suite in every profile, and what is Redis' own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::FromRedisValue;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use super::conformance::{OURS, Tells, World, conforms, marker};
+use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::redis::Redis;
 use super::*;
 use crate::model::{RedisLayout, RedisProfile};
@@ -99,6 +100,23 @@ impl World for RedisWorld {
         &self.registry
     }
 
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(self.another(OFTEN, "bj1-03", None))
+    }
+
+    /// One profile for all: they call in the same way.
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let url = format!("redis://{}", nobody_answers());
+        let redis = Redis::new("redis", &url, None, layout(self.profile, NEVER), "bj1-03").unwrap();
+        (self.profile == RedisProfile::Dubbo).then(|| Arc::new(redis) as Arc<dyn Registry>)
+    }
+
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        self.redis.ask(&["ACL", "SETUSER", "drains-only", "on", ">hush", "~unwait:*", "+@all"]).await;
+        let another = |name| Arc::new(self.another(NEVER, "bj1-03", user(name))) as Arc<dyn Registry>;
+        vec![another("drains-only"), another("nobody")]
+    }
+
     fn id(&self, plain: &str) -> String {
         match plain {
             OURS => US,
@@ -110,7 +128,9 @@ impl World for RedisWorld {
 
     fn tells(&self) -> Tells {
         let health = matches!(self.profile, RedisProfile::SortedSet { .. } | RedisProfile::Dubbo);
-        Tells { health, isolation: false, deregistration: self.profile == RedisProfile::Dubbo }
+        // A member of a set is there or not.
+        let renewal = self.profile != RedisProfile::Set;
+        Tells { health, isolation: false, deregistration: self.profile == RedisProfile::Dubbo, renewal, ..Tells::ALL }
     }
 
     async fn finds(&self, id: &str) -> bool {
@@ -150,6 +170,26 @@ impl World for RedisWorld {
             RedisProfile::TtlKey => self.redis.ask(&["DEL", &key]).await,
             RedisProfile::Dubbo => self.redis.ask(&["HDEL", &key, &provider(id)]).await,
         };
+    }
+
+    async fn renew(&self, id: &str) {
+        let (key, instance) = self.place(id);
+        match self.profile {
+            RedisProfile::Hash => drop(self.redis.ask(&["HSET", &key, instance, "{\"weight\":5}"]).await),
+            RedisProfile::TtlKey => drop(self.redis.ask(&["SET", &key, "newer", "PX", "60000"]).await),
+            _ => self.heartbeat(id, 7).await,
+        }
+    }
+
+    async fn record(&self, id: &str) -> String {
+        let (key, instance) = self.place(id);
+        match self.profile {
+            RedisProfile::Set => String::new(),
+            RedisProfile::SortedSet { .. } => self.get(&["ZSCORE", &key, instance]).await,
+            RedisProfile::Hash => self.get(&["HGET", &key, instance]).await,
+            RedisProfile::TtlKey => self.get(&["GET", &key]).await,
+            RedisProfile::Dubbo => self.get(&["HGET", &key, &provider(id)]).await,
+        }
     }
 }
 
