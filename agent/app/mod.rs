@@ -48,7 +48,7 @@ use crate::ports::registry::{
     Registry, consul::Consul, dry::DryRegistry, file::FileRegistry, haproxy::HaProxy, redis::Redis,
 };
 use crate::ports::restarter::{
-    Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter,
+    Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
 use crate::ports::{Ports, User};
@@ -136,6 +136,7 @@ impl Wiring {
             process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
             docker: Arc::new(DockerRestarter::new(Arc::clone(&host.clock))),
             supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(&host.clock))),
+            supervise: Arc::new(SuperviseRestarter::new(Arc::clone(&host.clock))),
             probe: Arc::new(Probes),
             fleet,
         };
@@ -239,6 +240,7 @@ impl Wiring {
             process: dry(&self.ports.process),
             docker: dry(&self.ports.docker),
             supervisord: dry(&self.ports.supervisord),
+            supervise: dry(&self.ports.supervise),
             probe: Arc::new(DryProbe::new(Arc::clone(&self.ports.probe))),
             fleet: self
                 .ports
@@ -306,7 +308,7 @@ pub fn matches(config: &Config) -> Vec<ServiceMatch> {
         let pid_file = by.pid_file.or(own_pid_file);
         let cgroup =
             by.cgroup.and_then(|path| Glob::new(&globset::escape(&path)).ok()).map(|glob| glob.compile_matcher());
-        let supervised = supervised::is_asked_for(config.target_for(&service.service).restart.as_ref());
+        let supervised = supervised::has_a_main(config.target_for(&service.service).restart.as_ref());
         let says_anything =
             !by.ports.is_empty() || cgroup.is_some() || by.process.is_some() || pid_file.is_some() || supervised;
         let service = service.service.clone();

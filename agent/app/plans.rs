@@ -148,7 +148,7 @@ fn with_dependents(restart: &Restart) -> bool {
     match restart {
         Restart::Systemd { with_dependents, .. } => *with_dependents,
         Restart::Docker { .. } => false,
-        Restart::Process(_) | Restart::Supervisord { .. } => true,
+        Restart::Process(_) | Restart::Supervisord { .. } | Restart::Supervise(_) => true,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::supervised::Told;
 use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
 use crate::clock::{Clock, thread_cpu_time};
 use crate::collect::{Ask, CollectError, Collector};
@@ -125,9 +126,10 @@ impl Sensor {
         self.collector.discover();
     }
 
-    /// See [`Attributor::supervised`].
-    pub fn supervised(&mut self, mains: impl IntoIterator<Item = (ServiceName, u32)>) {
-        self.attributor.supervised(mains);
+    /// What supervisors and daemons said a moment ago.
+    pub fn told(&mut self, told: Told) {
+        self.attributor.supervised(told.mains);
+        self.attributor.containers(told.containers);
     }
 
     /// One look, fed to the windows.

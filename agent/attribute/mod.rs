@@ -32,6 +32,8 @@ use holders::Holders;
 use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
+pub use unit::by_id as container_by_id;
+
 const MOST_SUBCGROUPS: usize = 1024; // of one service
 /// For the search for holders, in one look; the next goes on where it stopped.
 const SEARCH_WITHIN: Duration = Duration::from_millis(20);
@@ -71,6 +73,8 @@ pub struct Attributor {
     processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
     /// The main processes that supervisors told of last.
     mains: BTreeMap<ServiceName, Seen>,
+    /// Containers by the names that the config calls them by, with what their cgroups call them.
+    containers: BTreeMap<ServiceName, ServiceName>,
     searched: Holders,
     /// Where the processes of the services lie that were found by a holder.
     searched_roots: BTreeMap<ServiceName, BTreeSet<String>>,
@@ -91,6 +95,7 @@ impl Attributor {
             proc,
             processes: BTreeMap::new(),
             mains: BTreeMap::new(),
+            containers: BTreeMap::new(),
             searched_roots: BTreeMap::new(),
             doubted: HashSet::new(),
             search_within: SEARCH_WITHIN,
@@ -108,6 +113,13 @@ impl Attributor {
         let seen = |pid| self.proc.open(pid).and_then(|process| process.seen());
         let told: Vec<_> = mains.into_iter().filter_map(|(service, pid)| Some((service, seen(pid).ok()?))).collect();
         self.mains.extend(told);
+    }
+
+    /// The containers that bear these names now, as their daemon told it a moment ago: each name with
+    /// [`container_by_id`]. What lies in their cgroups stands under the name. One that is not among them (its daemon did
+    /// not answer) keeps what it had.
+    pub fn containers(&mut self, told: impl IntoIterator<Item = (ServiceName, ServiceName)>) {
+        self.containers.extend(told);
     }
 
     /// Joins the snapshot with its owners. The configured services are in the census also where they hold
@@ -263,7 +275,10 @@ impl Attributor {
             self.matches.iter().find(matching).map(|m| (Owner::Service(m.service.clone()), Some(part.to_owned())))
         });
         configured.unwrap_or_else(|| match unit::place(path) {
-            Ok(unit::Place { service, root }) => (Owner::Service(service), Some(root)),
+            Ok(unit::Place { service, root }) => {
+                let called = self.containers.iter().find(|(_, by_id)| **by_id == service).map(|(name, _)| name.clone());
+                (Owner::Service(called.unwrap_or(service)), Some(root))
+            }
             Err(why) => (Owner::Nobody(why), None),
         })
     }

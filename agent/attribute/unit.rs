@@ -2,7 +2,7 @@
 //!
 //! - A container's cgroup is the container, whatever it runs inside: systemd's units in a container are the
 //!   container's own, and a container in a container is the outer one's. Its name here is the first twelve digits of
-//!   its id, as `docker ps` shows it. How the runtimes name the cgroup, by systemd and by cgroupfs drivers:
+//!   its id, as `docker ps` shows it, until whoever knows its own name tells it ([`Attributor::containers`]). How the runtimes name the cgroup, by systemd and by cgroupfs drivers:
 //!   docker `docker-<id>.scope`, `/docker/<id>`; podman `libpod-<id>.scope`, `libpod-<id>`, `libpod-payload-<id>`;
 //!   nerdctl `nerdctl-<id>.scope`, `/default/<id>` (containerd's namespace); cri-o `crio-<id>.scope`, `crio-<id>`;
 //!   Kubernetes by containerd `cri-containerd-<id>.scope`, `/kubepods/…/pod<uid>/<id>`, and, where the kubelet and
@@ -21,6 +21,7 @@
 //!   cgroup namespace (`/../x.service`), of which the upper part is not told.
 //!
 //! [`Membership`]: super::membership::Membership
+//! [`Attributor::containers`]: super::Attributor::containers
 
 use crate::model::ServiceName;
 use crate::model::census::NoOwner;
@@ -34,6 +35,11 @@ pub(super) struct Place {
     pub service: ServiceName,
     /// The path of the service's own cgroup; the one that was asked for is this one or lies below it.
     pub root: String,
+}
+
+/// What a container of this id (64 hex digits) is called here, as long as nobody tells its name.
+pub fn by_id(id: &str) -> Option<ServiceName> {
+    is_id(id).then(|| ServiceName::parse(&format!("container:{}", &id[..SHORT_ID])).ok()).flatten()
 }
 
 /// The service that a cgroup's path (from the mount's root, starting with `/`) belongs to.

@@ -61,7 +61,7 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     }
     loop {
         if let Some(config) = &config {
-            sensor.supervised(app::supervised::mains(config, &clock).await);
+            sensor.told(app::supervised::ask(config, &clock).await);
         }
         let look = match (sensor.look(Effort::Afresh), every) {
             (Ok(look), _) => look,

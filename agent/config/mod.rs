@@ -42,6 +42,9 @@ pub const DEFAULT_SUPERVISORD: &str = "/run/supervisor.sock";
 /// Where Docker listens unless `restart:` says otherwise.
 pub const DEFAULT_DOCKER: &str = "/run/docker.sock";
 
+/// Where podman's compatible API listens unless `restart:` says otherwise.
+pub const DEFAULT_PODMAN: &str = "/run/podman/podman.sock";
+
 /// A configuration without an error in it: what the rest of the agent sees.
 #[derive(Clone, Debug)]
 pub struct Config {

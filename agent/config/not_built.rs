@@ -7,7 +7,7 @@ const KEYS: [(&str, &[&str]); 8] = [
     ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),
-    ("services[].restart", &["systemd", "podman", "runit", "s6", "exec"]),
+    ("services[].restart", &["systemd", "exec"]),
     (
         "notify[].to",
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],

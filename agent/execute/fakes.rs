@@ -578,6 +578,7 @@ pub fn ports(scene: &Arc<Scene>) -> Ports {
         process: fake.clone(),
         docker: fake.clone(),
         supervisord: fake.clone(),
+        supervise: fake.clone(),
         probe: fake,
         fleet: None,
     }

@@ -58,6 +58,7 @@ pub enum Restart {
         /// supervisord's unix socket.
         socket: PathBuf,
     },
+    Supervise(SuperviseRestart),
 }
 
 /// A program that nobody supervises: ended by SIGTERM, then SIGKILL, and started again by its argv.
@@ -69,6 +70,25 @@ pub struct ProcessRestart {
     /// From SIGTERM to SIGKILL.
     #[serde(with = "super::duration::as_text")]
     pub stop_timeout: Duration,
+}
+
+/// A service directory of runit or s6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuperviseRestart {
+    pub by: Supervisor,
+    /// Where `run` and `supervise/` are: `/etc/service/NAME`, `/run/service/NAME`.
+    pub dir: PathBuf,
+    /// From the request to end to SIGKILL.
+    #[serde(with = "super::duration::as_text")]
+    pub stop_timeout: Duration,
+}
+
+/// Whose service directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Supervisor {
+    Runit,
+    S6,
 }
 
 /// The service that a plan is for, with everything that acting on it needs.

@@ -43,6 +43,7 @@ pub struct Ports {
     pub process: Arc<dyn restarter::Restarter>,
     pub docker: Arc<dyn restarter::Restarter>,
     pub supervisord: Arc<dyn restarter::Restarter>,
+    pub supervise: Arc<dyn restarter::Restarter>,
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where the host's file names no fleet.
     pub fleet: Option<Arc<dyn fleet::Fleet>>,
@@ -55,6 +56,7 @@ impl Ports {
             Restart::Process(_) => self.process.as_ref(),
             Restart::Docker { .. } => self.docker.as_ref(),
             Restart::Supervisord { .. } => self.supervisord.as_ref(),
+            Restart::Supervise(_) => self.supervise.as_ref(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Compiling, fleet, hours, items, minutes, registries, secs};
 use crate::config::expand::{Environment, expand};
@@ -9,13 +10,14 @@ use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFre
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::host::{
-    DestinationSpec, EvidenceSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RestartSpec, ServiceSpec, ToSpec,
+    DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RestartSpec,
+    ServiceSpec, SocketSpec, ToSpec,
 };
 use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::words;
-use crate::config::{DEFAULT_DOCKER, DEFAULT_SUPERVISORD};
+use crate::config::{DEFAULT_DOCKER, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
-use crate::model::plan::{Binding, Health, ProcessRestart, Restart};
+use crate::model::plan::{Binding, Health, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::service::{ServiceKind, ServiceName};
 
 /// Events that a destination gets that asks for none in particular.
@@ -221,16 +223,15 @@ fn compile_match(spec: MatchSpec, place: &Place, to: &mut Compiling) -> Match {
 }
 
 fn restart(spec: RestartSpec, service: &ServiceName, place: &Place, to: &mut Compiling) -> Option<Restart> {
-    let of_kind = match spec {
-        RestartSpec::Process(_) => ServiceKind::Process,
-        RestartSpec::Supervisord(_) => ServiceKind::Program,
-        RestartSpec::Docker(_) => ServiceKind::Container,
+    let (key, of_kind) = match spec {
+        RestartSpec::Process(_) => ("process", ServiceKind::Process),
+        RestartSpec::Supervisord(_) => ("supervisord", ServiceKind::Program),
+        RestartSpec::Docker(_) => ("docker", ServiceKind::Container),
+        RestartSpec::Podman(_) => ("podman", ServiceKind::Container),
+        RestartSpec::Runit(_) => ("runit", ServiceKind::Process),
+        RestartSpec::S6(_) => ("s6", ServiceKind::Process),
     };
-    let place = place.key(match spec {
-        RestartSpec::Process(_) => "process",
-        RestartSpec::Supervisord(_) => "supervisord",
-        RestartSpec::Docker(_) => "docker",
-    });
+    let place = place.key(key);
     if service.kind() != of_kind {
         let what = match of_kind {
             ServiceKind::Process => format!(
@@ -241,19 +242,35 @@ fn restart(spec: RestartSpec, service: &ServiceName, place: &Place, to: &mut Com
         };
         to.wrong_key(&place, what);
     }
+    let socket = |spec: SocketSpec, default: &str, to: &mut Compiling| {
+        let socket = to.required(&place, "socket", spec.socket, default);
+        socket.map(|Typed(path)| to.path(&place.key("socket"), path))
+    };
+    let container = |socket| Restart::Docker { container: service.bare().into(), socket };
     Some(match spec {
         RestartSpec::Process(spec) => Restart::Process(compile_process(spec, &place, to)?),
-        RestartSpec::Docker(spec) => {
-            let socket = to.required(&place, "socket", spec.socket, DEFAULT_DOCKER);
-            let socket = socket.map(|Typed(path)| to.path(&place.key("socket"), path))?;
-            Restart::Docker { container: service.bare().into(), socket }
-        }
+        RestartSpec::Docker(spec) => container(socket(spec, DEFAULT_DOCKER, to)?),
+        RestartSpec::Podman(spec) => container(socket(spec, DEFAULT_PODMAN, to)?),
         RestartSpec::Supervisord(spec) => {
-            let socket = to.required(&place, "socket", spec.socket, DEFAULT_SUPERVISORD);
-            let socket = socket.map(|Typed(path)| to.path(&place.key("socket"), path))?;
+            let socket = socket(spec, DEFAULT_SUPERVISORD, to)?;
             Restart::Supervisord { program: service.bare().into(), socket }
         }
+        RestartSpec::Runit(spec) => Restart::Supervise(directory(Supervisor::Runit, spec, &place, to)?),
+        RestartSpec::S6(spec) => Restart::Supervise(directory(Supervisor::S6, spec, &place, to)?),
     })
+}
+
+fn directory(by: Supervisor, spec: DirectorySpec, place: &Place, to: &mut Compiling) -> Option<SuperviseRestart> {
+    let dir = to.required(place, "dir", spec.dir, "/etc/service/NAME");
+    Some(SuperviseRestart {
+        by,
+        dir: dir.map(|Typed(path)| to.path(&place.key("dir"), path))?,
+        stop_timeout: stop_timeout(spec.stop_timeout, place, to),
+    })
+}
+
+fn stop_timeout(spec: Option<Typed<Duration>>, place: &Place, to: &mut Compiling) -> Duration {
+    to.duration(&place.key("stop_timeout"), spec, secs(10), secs(1)..=minutes(10))
 }
 
 fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Option<ProcessRestart> {
@@ -262,7 +279,7 @@ fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Opti
     Some(ProcessRestart {
         argv,
         pid_file: pid_file.map(|Typed(path)| to.path(&place.key("pid_file"), path))?,
-        stop_timeout: to.duration(&place.key("stop_timeout"), spec.stop_timeout, secs(10), secs(1)..=minutes(10)),
+        stop_timeout: stop_timeout(spec.stop_timeout, place, to),
     })
 }
 

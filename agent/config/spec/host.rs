@@ -125,6 +125,17 @@ pub enum RestartSpec {
     Process(ProcessSpec),
     Supervisord(SocketSpec),
     Docker(SocketSpec),
+    Podman(SocketSpec),
+    Runit(DirectorySpec),
+    S6(DirectorySpec),
+}
+
+/// A service directory, and how long its process may take to end.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct DirectorySpec {
+    pub dir: Option<Typed<String>>,
+    pub stop_timeout: Option<Typed<Duration>>,
 }
 
 /// A manager of this host, by its unix socket.
@@ -215,6 +226,7 @@ as_mapping!(
     MatchSpec,
     ProcessSpec,
     SocketSpec,
+    DirectorySpec,
     UserSpec,
     FleetLockSpec,
     DestinationSpec,

@@ -115,7 +115,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("zookeeper", agent("registries:\n", "registries:\n  zookeeper: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
-        ("podman", agent("restart: { process:", "restart: { podman:")),
+        ("exec", agent("restart: { process:", "restart: { exec:")),
         ("reload", step("reload: {}")),
         ("recycle_workers", step("recycle_workers: { at_once: 2 }")),
         ("close_sockets", step("close_sockets")),

@@ -215,6 +215,11 @@ impl DockerRestarter {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock }
     }
+
+    /// The id, 64 hex digits, of the container that bears the name now.
+    pub async fn id(&self, target: &plan::Restart) -> Result<String, RestartError> {
+        Ok(Container::of(target)?.inspect().await?.id)
+    }
 }
 
 #[async_trait]

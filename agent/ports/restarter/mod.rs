@@ -14,6 +14,7 @@ pub mod docker;
 pub mod dry;
 mod pidfd;
 pub mod process;
+pub mod supervise;
 pub mod supervisord;
 pub mod systemd;
 
@@ -127,6 +128,7 @@ fn named(target: &plan::Restart) -> String {
         plan::Restart::Process(process) => process.pid_file.display().to_string(),
         plan::Restart::Docker { container, .. } => format!("container:{container}"),
         plan::Restart::Supervisord { program, .. } => format!("program:{program}"),
+        plan::Restart::Supervise(service) => service.dir.display().to_string(),
     }
 }
 

@@ -8,6 +8,11 @@ use procfs::process::Process;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::clock::Clock;
+
+/// From SIGKILL to the end: the kernel's own work, unless the process hangs in it.
+pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Start time and liveness in one read; a zombie has ended.
 pub(super) fn start_time(pid: i32) -> io::Result<Option<u64>> {
     match Process::new(pid).and_then(|process| process.stat()) {
@@ -18,8 +23,19 @@ pub(super) fn start_time(pid: i32) -> io::Result<Option<u64>> {
     }
 }
 
+/// How long a process has lived that began then. Both count from boot, suspend included (fs/proc/array.c:
+/// start_boottime).
+pub(super) fn age(began: u64, clock: &dyn Clock) -> Duration {
+    let began = Duration::from_millis(began.saturating_mul(1_000) / procfs::ticks_per_second());
+    clock.monotonic().saturating_sub(began)
+}
+
 /// A process held by pidfd: a signal reaches that process or none.
-pub(super) struct Held(AsyncFd<OwnedFd>);
+pub(super) struct Held {
+    pid: i32,
+    began: u64,
+    fd: AsyncFd<OwnedFd>,
+}
 
 impl Held {
     /// `None` where the process of that start time has ended.
@@ -38,12 +54,12 @@ impl Held {
         }
         // SAFETY: the descriptor is owned, and stays the same open one as long as the AsyncFd has it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
-        Ok(Some(Self(fd)))
+        Ok(Some(Self { pid, began, fd }))
     }
 
     /// Sending to what has ended is harmless.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let fd = self.0.get_ref().as_raw_fd();
+        let fd = self.fd.get_ref().as_raw_fd();
         let no_siginfo = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is open, and a null siginfo is allowed: it means what kill(2) would send.
         if unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_siginfo, 0) } == 0 {
@@ -57,14 +73,34 @@ impl Held {
 
     /// A pidfd becomes readable when its process has ended.
     pub async fn ended_within(&self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.0.readable()).await.is_ok_and(|ready| ready.is_ok())
+        tokio::time::timeout(patience, self.fd.readable()).await.is_ok_and(|ready| ready.is_ok())
+    }
+
+    /// Waits for the end of what has been asked to end, and after `patience` kills it with the group that it leads;
+    /// true once it has ended.
+    pub async fn end(&self, patience: Duration) -> io::Result<bool> {
+        if self.ended_within(patience).await {
+            return Ok(true);
+        }
+        // Workers that their killed leader leaves behind would hold on to its port.
+        let workers = group_of(self.pid);
+        // Its group's number is its own for as long as it has not ended; had it ended, those may be somebody else's.
+        if start_time(self.pid)? != Some(self.began) {
+            return Ok(true);
+        }
+        self.signal(libc::SIGKILL)?;
+        for worker in &workers {
+            worker.signal(libc::SIGKILL)?;
+        }
+        Ok(self.ended_within(KILL_DEADLINE).await)
     }
 }
 
-/// The other members of this leader's process group, each held; what ends meanwhile is left out. (Linux signals a
-/// whole group by pidfd only since 6.9, and kill(2) on a group knows it by a number alone.)
-pub(super) fn group_of(leader: i32) -> Vec<Held> {
-    let Ok(processes) = procfs::process::all_processes() else {
+/// The other members of the process group that this process leads, each held; what ends meanwhile is left out. (Linux
+/// signals a whole group by pidfd only since 6.9, and kill(2) on a group knows it by a number alone.)
+fn group_of(leader: i32) -> Vec<Held> {
+    let leads = Process::new(leader).and_then(|process| process.stat()).is_ok_and(|stat| stat.pgrp == leader);
+    let Some(processes) = leads.then(procfs::process::all_processes).and_then(Result::ok) else {
         return Vec::new();
     };
     let stats = processes.filter_map(|process| process.ok()?.stat().ok());

@@ -36,8 +36,6 @@ use crate::model::plan::{self, ProcessRestart};
 /// file) fails within it.
 const STABLE_FOR: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
-/// From SIGKILL to the end: the kernel's own work, unless the process hangs in it.
-const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Until the pid file names the new process. Nobody tells how long a program may take to start; systemd's
 /// DefaultTimeoutStartSec (90 s) is what the field is used to.
 const START_ALLOWANCE: Duration = Duration::from_secs(90);
@@ -67,7 +65,6 @@ struct Alive {
     gid: u32,
     groups: Vec<u32>,
     directory: PathBuf,
-    leads_its_group: bool,
     /// Soft and hard limit of open descriptors.
     descriptors: Option<(u64, u64)>,
 }
@@ -135,10 +132,9 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     let Some(start_time) = start_time(pid).map_err(unreadable)? else {
         return Ok(Found::Dead);
     };
-    let Ok(status) = Process::new(pid).and_then(|process| Ok((process.status()?, process.stat()?.pgrp))) else {
+    let Ok(status) = Process::new(pid).and_then(|process| process.status()) else {
         return Ok(Found::Dead);
     };
-    let (status, group) = status;
     let owner = metadata.uid();
     if owner != 0 && owner != Uid::effective().as_raw() && owner != status.ruid {
         return Err(refused(format!(
@@ -155,7 +151,6 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
         gid: status.rgid,
         groups: status.groups,
         directory: directory.unwrap_or_else(|| "/".into()),
-        leads_its_group: group == pid,
         descriptors: descriptor_limits(pid),
     })))
 }
@@ -166,20 +161,7 @@ async fn end(old: &Alive, stop_timeout: Duration) -> io::Result<bool> {
         return Ok(true);
     };
     held.signal(libc::SIGTERM)?;
-    if held.ended_within(stop_timeout).await {
-        return Ok(true);
-    }
-    // Workers that their killed leader leaves behind would hold on to its port.
-    let workers = if old.leads_its_group { pidfd::group_of(old.pid) } else { Vec::new() };
-    // Its group's number is its own for as long as it has not ended; had it ended, those may be somebody else's.
-    if start_time(old.pid)? != Some(old.start_time) {
-        return Ok(true);
-    }
-    held.signal(libc::SIGKILL)?;
-    for worker in &workers {
-        worker.signal(libc::SIGKILL)?;
-    }
-    Ok(held.ended_within(KILL_DEADLINE).await)
+    held.end(stop_timeout).await
 }
 
 /// Starts argv in a session of its own as the old one's user; the receiver is told how the started process ended
@@ -281,16 +263,12 @@ impl Restarter for ProcessRestarter {
             Found::NoFile => Liveness { state: RunState::Inactive, incarnation: None, main_pid: None, up_for: None },
             // Who stops on purpose takes the pid file away.
             Found::Dead => Liveness { state: RunState::Failed, incarnation: None, main_pid: None, up_for: None },
-            Found::Alive(alive) => {
-                // Both count from boot, suspend included (fs/proc/array.c: start_boottime).
-                let millis = alive.start_time.saturating_mul(1_000) / procfs::ticks_per_second();
-                Liveness {
-                    state: RunState::Active,
-                    incarnation: Some(alive.incarnation()),
-                    main_pid: Some(alive.pid as u32),
-                    up_for: Some(self.clock.monotonic().saturating_sub(Duration::from_millis(millis))),
-                }
-            }
+            Found::Alive(alive) => Liveness {
+                state: RunState::Active,
+                incarnation: Some(alive.incarnation()),
+                main_pid: Some(alive.pid as u32),
+                up_for: Some(pidfd::age(alive.start_time, self.clock.as_ref())),
+            },
         })
     }
 
@@ -312,7 +290,7 @@ impl Restarter for ProcessRestarter {
         match end(&old, spec.stop_timeout.min(deadline)).await {
             Ok(true) => {}
             Ok(false) => {
-                let detail = format!("pid {} has not ended {KILL_DEADLINE:?} after SIGKILL", old.pid);
+                let detail = format!("pid {} has not ended {:?} after SIGKILL", old.pid, pidfd::KILL_DEADLINE);
                 return Err(RestartError::Unreachable { service: service(spec), detail });
             }
             Err(error) => return Err(refused(format!("pid {} cannot be signalled: {error}", old.pid))),

@@ -217,7 +217,6 @@ async fn a_recycled_pid_is_not_signalled() {
         gid: 0,
         groups: vec![],
         directory: "/".into(),
-        leads_its_group: false,
         descriptors: None,
     };
     // The one that was meant has ended; that is all there is to do.

@@ -32,7 +32,7 @@ use procfs::process::Process;
 use tokio::time::Instant;
 
 use self::xmlrpc::{CallError, Value, call};
-use super::pidfd::start_time;
+use super::pidfd::{self, start_time};
 use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
@@ -238,11 +238,7 @@ impl<'a> Program<'a> {
 impl Restarter for SupervisordRestarter {
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
         let seen = Program::of(target)?.look().await?;
-        let up_for = seen.process.map(|(_, began)| {
-            // Both count from boot, suspend included (fs/proc/array.c: start_boottime).
-            let millis = began.saturating_mul(1_000) / procfs::ticks_per_second();
-            self.clock.monotonic().saturating_sub(Duration::from_millis(millis))
-        });
+        let up_for = seen.process.map(|(_, began)| pidfd::age(began, self.clock.as_ref()));
         Ok(Liveness {
             state: seen.state(),
             incarnation: seen.incarnation(),

@@ -182,6 +182,7 @@ impl Agent {
             process: door.clone(),
             docker: door.clone(),
             supervisord: door.clone(),
+            supervise: door.clone(),
             probe: door,
             fleet: Some(fleet),
         }
