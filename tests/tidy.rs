@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 14] = [
+const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("clock", &[]),
     ("command", &[]),
@@ -19,6 +19,7 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("store", &["model"]),
     ("ports", &["model", "clock", "command"]),
     ("evidence", &["model", "clock", "command"]),
+    ("serve", &["model"]),
     ("decide", &["model", "clock", "store", "ports"]),
     ("execute", &["model", "clock", "store", "ports"]),
     (
@@ -28,7 +29,7 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("app", &EVERYTHING),
 ];
 
-const EVERYTHING: [&str; 13] = [
+const EVERYTHING: [&str; 14] = [
     "model",
     "clock",
     "command",
@@ -41,6 +42,7 @@ const EVERYTHING: [&str; 13] = [
     "evidence",
     "decide",
     "execute",
+    "serve",
     "cli",
 ];
 
