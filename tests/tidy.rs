@@ -381,7 +381,8 @@ fn the_scan_sees_what_it_is_meant_to_see() {
         ("agent/decide/x.rs", "#[cfg(test)]\nmod t { use crate::app::Agent; fn f() { } } use crate::app::b;", 1),
         ("agent/cli/x.rs", "use crate::decide::{rehearse::rehearse, guards::Gate};", 1),
         ("agent/app/x.rs", "use crate::ports::registry::consul::Consul;", 0),
-        ("agent/serve/x.rs", "", 1),
+        ("agent/serve/x.rs", "use crate::{model::Reason, store::Store};", 1),
+        ("agent/unheard_of/x.rs", "", 1),
     ] {
         let found = broken_directions(path, &without_tests(&plain(code)), &adapters);
         assert_eq!(found.len(), broken, "{path}: {code}: {found:?}");

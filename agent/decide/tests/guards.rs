@@ -416,10 +416,9 @@ fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
 async fn a_host_at_work_counts_as_out_until_its_drain_is_shown() {
     let mut scenery = scenery();
     scenery.plan.guards.fleet_slots = Some(2);
-    scenery.plan.guards.min_healthy = Some(MinHealthy::Count(2));
     let now = scenery.now();
     let slot = |holder: &str, phase| Slot { holder: holder.into(), incident: "theirs".into(), since: now, phase };
-    // The registry counts two healthy others.
+    // The registry counts one healthy other, and one must be left.
     for (holder, phase, later, enough) in [
         ("bj1-04", Phase::Waiting { until: now }, 0, true),
         ("bj1-04", Phase::Changing, 0, false),

@@ -76,6 +76,11 @@ pub fn unrest(shared: &Shared, hosts: &[std::sync::Arc<Host>]) -> Option<String>
 /// What each host has to be like at rest.
 pub fn promises(shared: &Shared, hosts: &[std::sync::Arc<Host>]) -> Result<(), String> {
     let slots = slots(shared);
+    let is_stuck = |host: &&std::sync::Arc<Host>| host.store().latch(&service()).unwrap().is_some();
+    let stuck = hosts.iter().filter(|host| !host.is_gone()).filter(is_stuck).count();
+    if stuck > shared.scenario.slots as usize {
+        return Err(format!("{stuck} hosts are stuck, and there are {} slots", shared.scenario.slots));
+    }
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let store = host.store();
         let traffic = traffic(host);
