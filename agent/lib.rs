@@ -14,4 +14,5 @@ pub mod execute;
 pub mod measure;
 pub mod model;
 pub mod ports;
+pub mod serve;
 pub mod store;

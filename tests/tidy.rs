@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 14] = [
+const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("clock", &[]),
     ("command", &[]),
@@ -19,6 +19,7 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("store", &["model"]),
     ("ports", &["model", "clock", "command"]),
     ("evidence", &["model", "clock", "command"]),
+    ("serve", &["model"]),
     ("decide", &["model", "clock", "store", "ports"]),
     ("execute", &["model", "clock", "store", "ports"]),
     (
@@ -28,7 +29,7 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("app", &EVERYTHING),
 ];
 
-const EVERYTHING: [&str; 13] = [
+const EVERYTHING: [&str; 14] = [
     "model",
     "clock",
     "command",
@@ -41,6 +42,7 @@ const EVERYTHING: [&str; 13] = [
     "evidence",
     "decide",
     "execute",
+    "serve",
     "cli",
 ];
 
@@ -379,7 +381,8 @@ fn the_scan_sees_what_it_is_meant_to_see() {
         ("agent/decide/x.rs", "#[cfg(test)]\nmod t { use crate::app::Agent; fn f() { } } use crate::app::b;", 1),
         ("agent/cli/x.rs", "use crate::decide::{rehearse::rehearse, guards::Gate};", 1),
         ("agent/app/x.rs", "use crate::ports::registry::consul::Consul;", 0),
-        ("agent/serve/x.rs", "", 1),
+        ("agent/serve/x.rs", "use crate::{model::Reason, store::Store};", 1),
+        ("agent/unheard_of/x.rs", "", 1),
     ] {
         let found = broken_directions(path, &without_tests(&plain(code)), &adapters);
         assert_eq!(found.len(), broken, "{path}: {code}: {found:?}");

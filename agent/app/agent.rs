@@ -9,9 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::attention::{self, Attention};
+use super::board::Board;
 use super::breaches::{self, Published};
 use super::control::{Reply, Request};
 use super::held::{self, Held};
+use super::pacing::every;
 use super::plans::{self, Proposal};
 use super::run::RunError;
 use super::sensor::{Effort, Look};
@@ -68,6 +70,7 @@ pub struct Agent {
     pub(super) last: Option<Look>,
     pub(super) last_failure: Option<String>,
     pub(super) attention: Attention,
+    pub(super) board: Board,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
     /// What the fleet was told of this host's breaches.
@@ -94,6 +97,7 @@ impl Agent {
     ) -> Result<Self, RunError> {
         let now = wiring.host.clock.monotonic();
         let attention = Attention::new(&wiring.config);
+        let board = Board::new(wiring.host.clock.now());
         let mut agent = Self {
             config_dir: config_dir.into(),
             wiring,
@@ -104,6 +108,7 @@ impl Agent {
             last: None,
             last_failure: None,
             attention,
+            board,
             sagas: JoinSet::new(),
             stop,
             published: Published::default(),
@@ -166,18 +171,24 @@ impl Agent {
         let mut discoveries = every(DISCOVER_EVERY);
         // The sensor has just been made, and has looked for them.
         discoveries.reset();
-        let delivery = tokio::spawn(outbox::deliver_for_ever(self.outbox()));
-        let mut delivery = AbortOnDrop(delivery);
+        let mut delivery = outbox::Delivery::start(self.outbox());
+        self.open_board();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
+                    let begun = self.wiring.host.clock.monotonic();
                     self.tick().await;
+                    self.board.ticked(begun, self.wiring.host.clock.monotonic());
+                    self.post();
                     if self.attention.is_lengthened() {
                         ticks.reset_after(self.attention.period());
                     }
                 }
                 _ = discoveries.tick() => self.wiring.sensor.lock().discover(),
-                Some(ended) = self.sagas.join_next() => self.ended(ended),
+                Some(ended) = self.sagas.join_next() => {
+                    self.ended(ended);
+                    self.post();
+                }
                 Some((request, reply)) = inbox.requests.recv() => {
                     let answer = self.answer(request).await;
                     // Whoever asked may have gone away; the answer is in the log all the same.
@@ -185,7 +196,7 @@ impl Agent {
                 }
                 Some(()) = inbox.reload.recv() => {
                     if self.reload() {
-                        delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
+                        delivery = outbox::Delivery::start(self.outbox());
                         if self.wiring.config.host.interval != ticks.period() {
                             ticks = every(self.wiring.config.host.interval);
                         }
@@ -228,11 +239,13 @@ impl Agent {
                     tracing::warn!(why, "a partial snapshot is not acted on");
                 }
                 attention::record(&self.store, &look);
+                self.board.looked(&self.wiring, &look);
                 self.decide(&look).await;
                 self.last = Some(look);
             }
             Err(error) => {
                 tracing::warn!(%error, "no snapshot at this tick");
+                self.board.not_looked();
                 self.last_failure = Some(error.to_string());
             }
         }
@@ -269,7 +282,10 @@ impl Agent {
                 }
                 let readings = measured.of(service);
                 match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.spacing()) {
-                    Some(Change::Breach) => self.tell(words::breach(&wiring, policy, service, &readings)),
+                    Some(Change::Breach) => {
+                        self.board.breached(policy);
+                        self.tell(words::breach(&wiring, policy, service, &readings));
+                    }
                     Some(Change::Cleared) => {
                         self.held.remove(&(policy.name.clone(), service.clone()));
                         self.tell(words::recovered(&wiring, policy, service));
@@ -399,7 +415,7 @@ impl Agent {
     /// Waits for the sagas that are under way, without deciding anything new: with a configuration that cannot be read,
     /// what was begun is still ended. People still hear of it: an undo is tried for as long as its registry is away.
     pub async fn finish(mut self) {
-        let delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
+        let delivery = outbox::Delivery::start(self.outbox());
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
@@ -422,10 +438,12 @@ impl Agent {
             return false;
         }
         match Wiring::new(config, self.wiring.host.clone(), Some(self.wiring.sensor.clone())) {
-            Ok(wiring) => {
+            Ok(mut wiring) => {
+                wiring.tally = Arc::clone(&self.wiring.tally);
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
+                self.open_board();
                 // The new adapters hold the drains that they find.
                 self.sweep_due = Duration::ZERO;
                 self.held.clear();
@@ -476,20 +494,5 @@ impl Agent {
             Ok(incident) => Reply::done(format!("incident {incident} has begun; `unwait show {incident}` follows it")),
             Err(refusal) => Reply::refused(refusal.to_string()),
         }
-    }
-}
-
-/// A late tick delays those behind it: they are never made up for in a row.
-fn every(interval: Duration) -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    ticks
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

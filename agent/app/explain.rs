@@ -14,7 +14,10 @@ use super::{Wiring, breaker};
 use crate::config::Config;
 use crate::decide::detector::{Detector, Watch};
 use crate::decide::guards::Refusal;
-use crate::model::{Condition, Mode, Plan, Policy, Readings, ServiceName, Trigger, Truth, duration};
+use crate::decide::inaction::{self, Standing};
+use crate::model::{
+    Condition, IncidentId, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth, duration,
+};
 use crate::store::{Breaker, Store};
 
 /// What is so of one service now.
@@ -23,6 +26,10 @@ pub struct Explanation {
     pub service: ServiceName,
     pub signals: Readings,
     pub policies: Vec<PolicyExplained>,
+    /// Why nothing is being done where no policy selects it.
+    pub nothing_is_done: Option<Reason>,
+    /// The incident under way.
+    pub under_way: Option<IncidentId>,
     /// One look only: no agent runs, so what needs time is not known.
     pub one_look: bool,
 }
@@ -37,6 +44,8 @@ pub struct PolicyExplained {
     pub holds: String,
     /// `quiet`, `holding for 30s of 2m`, `breached`.
     pub standing: String,
+    /// Why nothing is being done; `None` where the policy is about to act, or an incident is under way.
+    pub nothing_is_done: Option<Reason>,
     /// Back in dry-run by itself.
     pub breaker: Option<Breaker>,
     /// What would be carried out now.
@@ -68,8 +77,7 @@ pub struct Planned {
 /// The service and the policy that a person means. Without a policy's name: the first that selects the service.
 pub fn choose(config: &Config, service: &str, policy: Option<&str>) -> Result<(ServiceName, Policy), String> {
     let service = ServiceName::parse(service)?;
-    let selecting: Vec<&Policy> =
-        config.policies.iter().filter(|policy| config.selects(policy, &service).is_some()).collect();
+    let selecting = selecting(config, &service);
     let names = || selecting.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = match policy {
         None => selecting.first().copied(),
@@ -82,6 +90,11 @@ pub fn choose(config: &Config, service: &str, policy: Option<&str>) -> Result<(S
         }
         (None, _) => Err(format!("no policy selects {service}")),
     }
+}
+
+/// The policies that select the service.
+pub fn selecting<'a>(config: &'a Config, service: &ServiceName) -> Vec<&'a Policy> {
+    config.policies.iter().filter(|policy| config.selects(policy, service).is_some()).collect()
 }
 
 pub async fn of_agent(agent: &Agent, service: &str) -> Reply {
@@ -118,12 +131,14 @@ impl Asking<'_> {
         detector: Option<(&Detector, Duration)>,
     ) -> Explanation {
         let mut policies = Vec::new();
-        for policy in &self.wiring.config.policies {
-            if self.wiring.config.selects(policy, service).is_none() {
-                continue;
-            }
-            let standing = match detector {
-                Some((detector, now)) => standing(detector.watch(&policy.name, service), policy, now),
+        // One that cannot be read is shown by the guards, which ask the same store.
+        let open = self.store.open_incidents().unwrap_or_default();
+        let mut under_way = open.into_iter().map(|open| open.plan).filter(|plan| plan.target.service == *service);
+        let under_way = under_way.next().map(|plan| plan.incident);
+        for policy in selecting(&self.wiring.config, service) {
+            let watch = detector.map(|(detector, _)| detector.watch(&policy.name, service));
+            let standing = match watch.zip(detector) {
+                Some((watch, (_, now))) => standing(watch, policy, now),
                 None => "one look: how long it has held is not known".into(),
             };
             let breached = detector.and_then(|(detector, _)| detector.breached_since(&policy.name, service));
@@ -136,7 +151,15 @@ impl Asking<'_> {
                     (Some(planned.plan.runbook), planned.plan.rung, planned.blocked_by)
                 }
             };
+            let nothing_is_done = inaction::reason(Standing {
+                policy,
+                readings: &readings,
+                watch,
+                refused: held_by.first().map(|refusal| refusal.reason),
+                breaker_is_open: breaker.is_some(),
+            });
             policies.push(PolicyExplained {
+                nothing_is_done: nothing_is_done.filter(|_| under_way.is_none()),
                 policy: policy.name.clone(),
                 mode: policy.mode.to_string(),
                 when: explained(&policy.when, &readings, 0),
@@ -148,7 +171,14 @@ impl Asking<'_> {
                 held_by,
             });
         }
-        Explanation { service: service.clone(), signals: readings, policies, one_look: detector.is_none() }
+        Explanation {
+            service: service.clone(),
+            signals: readings,
+            nothing_is_done: policies.is_empty().then_some(Reason::NoPolicy),
+            policies,
+            under_way,
+            one_look: detector.is_none(),
+        }
     }
 
     /// One that cannot be read is shown by the guards, which ask the same store.

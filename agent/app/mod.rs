@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod approvals;
 mod attention;
+mod board;
 pub mod breaches;
 pub mod breaker;
 pub mod control;
@@ -36,7 +37,7 @@ use secrecy::SecretString;
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
 use crate::config::{Config, FleetConfig, Login, RegistryConfig, ServiceConfig, To};
-use crate::decide::guards::Gate;
+use crate::decide::guards::{Gate, Tally};
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::plan::Restart;
@@ -99,6 +100,8 @@ pub struct Wiring {
     pub audience: Arc<Audience>,
     pub sensor: SharedSensor,
     pub vault: Arc<Vault>,
+    /// What the guards said so far.
+    pub tally: Arc<Tally>,
 }
 
 impl std::fmt::Debug for Wiring {
@@ -189,6 +192,7 @@ impl Wiring {
             audience: Arc::new(Audience(audience)),
             sensor,
             vault: Arc::new(vault),
+            tally: Arc::default(),
         })
     }
 
@@ -212,6 +216,7 @@ impl Wiring {
             started,
             warm_up: self.config.host.warm_up,
             max_parallel: self.config.host.max_parallel as usize,
+            tally: Arc::clone(&self.tally),
         }
     }
 

@@ -32,7 +32,23 @@ impl std::fmt::Debug for Outbox {
     }
 }
 
-pub async fn deliver_for_ever(outbox: Outbox) {
+/// Delivers for as long as it lives.
+#[derive(Debug)]
+pub struct Delivery(tokio::task::JoinHandle<()>);
+
+impl Delivery {
+    pub fn start(outbox: Outbox) -> Self {
+        Self(tokio::spawn(deliver_for_ever(outbox)))
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn deliver_for_ever(outbox: Outbox) {
     loop {
         deliver_once(&outbox).await;
         tokio::time::sleep(EVERY).await;

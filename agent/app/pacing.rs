@@ -1,4 +1,4 @@
-//! How often to look, so that looking costs no more than its share of a core. Pure; the agent's loop asks.
+//! How often to look, so that looking costs no more than its share of a core. The agent's loop asks.
 
 use std::time::Duration;
 
@@ -32,6 +32,13 @@ impl Pacing {
     pub fn is_lengthened(&self) -> bool {
         self.period() > self.interval
     }
+}
+
+/// A late tick delays those behind it: they are never made up for in a row.
+pub fn every(interval: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub struct Held {
     /// The name that hosts contend under.
     pub service: String,
     pub holder: String,
-    /// `waiting` or `changing`.
+    /// `waiting`, `changing` or `drained`.
     pub phase: &'static str,
     /// Until when it waits, by its holder's clock.
     pub until: Option<Timestamp>,
@@ -84,6 +84,7 @@ fn seen(service: &str, slot: Slot, wiring: &Wiring) -> Held {
     let (phase, until) = match slot.phase {
         Phase::Waiting { until } => ("waiting", Some(until)),
         Phase::Changing => ("changing", None),
+        Phase::Drained => ("drained", None),
     };
     let ended = !slot.counts(wiring.host.clock.now());
     let Slot { holder, incident, since, .. } = slot;

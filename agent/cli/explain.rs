@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Failure, Outcome, Place, open, plan, render};
@@ -10,7 +11,7 @@ use crate::app::control::{self, Request};
 use crate::app::explain::Asking;
 use crate::app::sensor::Effort;
 use crate::app::supervised;
-use crate::model::ServiceName;
+use crate::model::{Reason, ServiceName};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -57,7 +58,11 @@ fn say(explanation: &Value) {
     }
     let policies = explanation["policies"].as_array().map(Vec::as_slice).unwrap_or_default();
     if policies.is_empty() {
-        println!("\nNo policy selects it.");
+        println!();
+        say_nothing_is_done(&explanation["nothing_is_done"]);
+    }
+    if let Some(incident) = explanation["under_way"].as_str() {
+        println!("\n  under way: {incident}; unwait show {incident}");
     }
     let mut above: &[Value] = &[];
     for policy in policies {
@@ -76,6 +81,7 @@ fn say(explanation: &Value) {
         if let Some(rung) = policy["rung"].as_str() {
             println!("  {}: {rung}", text(&policy["runbook"]));
         }
+        say_nothing_is_done(&policy["nothing_is_done"]);
         let held_by = policy["held_by"].as_array().map(Vec::as_slice).unwrap_or_default();
         if held_by.is_empty() && policy["mode"] != "observe" {
             println!("  no guard is against acting");
@@ -85,6 +91,13 @@ fn say(explanation: &Value) {
             held_by.iter().for_each(say_refusal);
         }
         above = held_by;
+    }
+}
+
+/// By its code, which the metrics and the log have as well.
+fn say_nothing_is_done(reason: &Value) {
+    if let Ok(reason) = Reason::deserialize(reason) {
+        println!("  nothing is done: {reason}: {}", reason.says());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The host's file, checked and compiled. Made by `compile`, read by the wiring and the stages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct HostConfig {
     pub restart_grace: Duration,
     /// Sagas at once on this host. Default 1, at most 16.
     pub max_parallel: u32,
+    /// Where `/metrics` is served; `None`: nowhere.
+    pub http: Option<SocketAddr>,
     /// From one reminder of what stays latched to the next. Default 1d, from 10m to 30d.
     pub remind: Duration,
     /// The state directory. Default /var/lib/unwait.

@@ -19,6 +19,7 @@ mod trust;
 mod words;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
@@ -38,6 +39,9 @@ pub const DEFAULT_STATE: &str = "/var/lib/unwait";
 
 /// Where supervisord listens unless `restart:` says otherwise, as Debian has it.
 pub const DEFAULT_SUPERVISORD: &str = "/run/supervisor.sock";
+
+/// Where `/metrics` is served unless `http:` says otherwise.
+pub const DEFAULT_HTTP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9817));
 
 /// Where Docker listens unless `restart:` says otherwise.
 pub const DEFAULT_DOCKER: &str = "/run/docker.sock";

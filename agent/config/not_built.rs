@@ -2,8 +2,7 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 8] = [
-    ("", &["http"]),
+const KEYS: [(&str, &[&str]); 7] = [
     ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),

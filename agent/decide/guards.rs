@@ -6,6 +6,7 @@ mod fleet;
 mod pace;
 mod service;
 mod switches;
+mod tally;
 mod windows;
 
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::clock::Clock;
 use crate::model::{Plan, Reason, Truth};
 use crate::ports::Ports;
 use crate::store::Store;
+
+pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
 pub const GUARDS: [Guard; 19] = [
@@ -43,7 +46,7 @@ pub const GUARDS: [Guard; 19] = [
 ];
 
 /// One gate before action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Guard {
@@ -160,6 +163,7 @@ pub struct Gate {
     pub started: Duration,
     pub warm_up: Duration,
     pub max_parallel: usize,
+    pub tally: Arc<Tally>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -174,7 +178,9 @@ impl Gate {
     /// The first refusal, if there is one.
     pub async fn ask(&self, question: &Question<'_>) -> Result<(), Refusal> {
         for guard in GUARDS {
-            if let Some(refusal) = self.refusal(guard, question).await {
+            let answer = self.verdict(guard, question).await;
+            self.tally.count(guard, &answer);
+            if let Some(refusal) = guard.refusal(answer) {
                 return Err(refusal);
             }
         }
@@ -186,13 +192,9 @@ impl Gate {
         let looking = Question { take_slot: false, ..*question };
         let mut refusals = Vec::new();
         for guard in GUARDS {
-            refusals.extend(self.refusal(guard, &looking).await);
+            refusals.extend(guard.refusal(self.verdict(guard, &looking).await));
         }
         refusals
-    }
-
-    async fn refusal(&self, guard: Guard, question: &Question<'_>) -> Option<Refusal> {
-        guard.refusal(self.verdict(guard, question).await)
     }
 
     async fn verdict(&self, guard: Guard, question: &Question<'_>) -> Answer {

@@ -3,6 +3,7 @@
 pub mod detector;
 pub mod escalation;
 pub mod guards;
+pub mod inaction;
 pub mod possible;
 pub mod rehearse;
 

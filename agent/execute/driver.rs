@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::model::incident::Ending;
 use crate::model::{Effect, Reason};
+use crate::ports::fleet::FleetError;
 
 use super::crash;
 use super::journal::Journal;
@@ -73,8 +74,12 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                     biased;
                     event = act(&saga, step, world) => {
                         crash::point(saga.plan().steps[step].step.name(), "acted");
+                        let is_drained = matches!(event, Event::Done { .. }) && saga.drain_step() == Some(step);
                         journal.record(&mut saga, event, world);
                         crash::point(saga.plan().steps[step].step.name(), "done");
+                        if is_drained {
+                            tell_drained(&saga, world).await;
+                        }
                     }
                     () = asked_to_stop(&mut stop), if interruptible => {}
                 }
@@ -189,6 +194,16 @@ async fn begin_slot(saga: &Saga, world: &World) -> Result<Option<Duration>, Stri
         }
         (Some(_), None) => Err("the host's file names no fleet any more".into()),
         (None, _) => Ok(None),
+    }
+}
+
+/// The registries have shown the drain: others need not count this host as about to go. Where the store does not take it
+/// they do, for a while.
+async fn tell_drained(saga: &Saga, world: &World) {
+    let (Some(scope), Some(fleet)) = (&saga.plan().fleet_scope, &world.ports.fleet) else { return };
+    match fleet.drained(scope, &saga.plan().incident.0).await {
+        Ok(()) | Err(FleetError::Cannot(_)) => {}
+        Err(error) => tracing::warn!(incident = %saga.plan().incident, %error, "the fleet does not know of the drain"),
     }
 }
 

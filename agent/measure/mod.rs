@@ -84,6 +84,11 @@ impl Meter {
         self.history.get(service).map(|ticks| ticks.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// Does the service hold sockets in CLOSE_WAIT, or did it within the ticks that are remembered?
+    pub fn has_held(&self, service: &ServiceName) -> bool {
+        self.history.contains_key(service)
+    }
+
     /// One tick.
     pub fn feed(&mut self, census: &Census) -> Measurements {
         if let Quality::Partial { why } = &census.quality {

@@ -20,6 +20,20 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Reason {
+    // Why nothing is done, before a guard is asked.
+    /// No policy selects the service.
+    NoPolicy,
+    /// The policy's condition does not hold.
+    Quiet,
+    /// It holds, but not for the policy's whole `for` yet.
+    NotForLong,
+    /// Whether it holds cannot be known now.
+    SignalUnknown,
+    /// `mode: observe`.
+    ObserveMode,
+    /// `mode: dry-run`.
+    DryRun,
+
     // Why nothing is done, by guard.
     ObserveOnly,
     Paused,
@@ -98,6 +112,14 @@ impl Reason {
     /// What it means and what to do, in one sentence for the person who reads it.
     pub fn says(self) -> &'static str {
         match self {
+            Self::NoPolicy => "no policy selects the service",
+            Self::Quiet => "the policy's condition does not hold",
+            Self::NotForLong => "the policy's condition has not held for its whole `for` yet",
+            Self::SignalUnknown => {
+                "a signal of the policy's condition cannot be measured now, and an unknown is never a breach"
+            }
+            Self::ObserveMode => "the policy's mode is observe: it tells of a breach, and does nothing",
+            Self::DryRun => "the policy's mode is dry-run: it says what it would do, and does nothing",
             Self::ObserveOnly => {
                 "the agent cannot trust its own state directory, so it only watches; see `unwait status`"
             }

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod breakers;
+mod counts;
 mod incidents;
 mod latches;
 mod outbox;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use breakers::{Attempt, Breaker};
+pub use counts::{Ended, Undelivered};
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};

@@ -112,6 +112,12 @@ impl Store {
         self.outgoing("WHERE created <= ?1 ORDER BY created, id LIMIT ?2", i64::MAX, at_most)
     }
 
+    /// Destination and time of what waits in memory.
+    pub(super) fn waiting(&self) -> Vec<(String, Timestamp)> {
+        let waiting = self.outbox.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        waiting.iter().map(|outgoing| (outgoing.destination.clone(), outgoing.message.at)).collect()
+    }
+
     fn outgoing(&self, which: &str, bound: i64, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
         let rows: Vec<(String, String, String, u32, Option<String>)> = self.read(|connection| {
             connection

@@ -15,6 +15,7 @@ pub mod http;
 mod keeper;
 pub mod namespace;
 pub mod net;
+pub mod promtool;
 pub mod quick;
 pub mod redis;
 pub mod service;

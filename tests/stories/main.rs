@@ -15,6 +15,8 @@ mod guards;
 mod idle;
 mod lab_selfcheck;
 mod leak;
+mod metrics;
 mod namespaces;
+mod not_helped;
 mod orphans;
 mod signals;

@@ -1,6 +1,7 @@
 //! `agent.yaml`: its defaults, its ranges, and what must fit together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFre
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::host::{
-    DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, MatchSpec, ProcessSpec, RestartSpec,
+    DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, HttpSpec, MatchSpec, ProcessSpec, RestartSpec,
     ServiceSpec, SocketSpec, ToSpec,
 };
 use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::words;
-use crate::config::{DEFAULT_DOCKER, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
+use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::service::{ServiceKind, ServiceName};
@@ -46,6 +47,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         warm_up: to.duration(&at("warm_up"), spec.warm_up, 2 * interval, secs(0)..=hours(1)),
         restart_grace: to.duration(&at("restart_grace"), spec.restart_grace, minutes(5), secs(0)..=hours(24)),
         max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
+        http: spec.http.map(|spec| http(spec, &at("http"), to)),
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
         registries,
@@ -59,6 +61,15 @@ fn cpu_budget(place: &Place, spec: Option<Typed<Percentage>>, to: &mut Compiling
         to.wrong(place, "`cpu_budget` is a share of one core from 0.01% to 100%, such as 0.5%");
     }
     share
+}
+
+/// Everybody on the host may read it, and nobody else unless the file says so.
+fn http(spec: HttpSpec, place: &Place, to: &mut Compiling) -> SocketAddr {
+    let listen = spec.listen.map_or(DEFAULT_HTTP, |Typed(listen)| listen);
+    if listen.port() == 0 {
+        to.wrong(&place.key("listen"), format!("expected a TCP port, 1 to 65535, such as {DEFAULT_HTTP}"));
+    }
+    listen
 }
 
 fn labels(spec: BTreeMap<String, Typed<String>>) -> BTreeMap<String, String> {

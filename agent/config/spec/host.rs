@@ -25,6 +25,7 @@ pub struct HostSpec {
     pub warm_up: Option<Typed<Duration>>,
     pub restart_grace: Option<Typed<Duration>>,
     pub max_parallel: Option<u32>,
+    pub http: Option<HttpSpec>,
     pub remind: Option<Typed<Duration>>,
     pub state: Option<Typed<String>>,
 }
@@ -214,6 +215,12 @@ pub struct EvidenceSpec {
     pub max_age: Option<Typed<Duration>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HttpSpec {
+    pub listen: Option<Typed<SocketAddr>>,
+}
+
 as_mapping!(
     HostSpec,
     RegistriesSpec,
@@ -233,4 +240,5 @@ as_mapping!(
     SlackSpec,
     GenericSpec,
     EvidenceSpec,
+    HttpSpec,
 );

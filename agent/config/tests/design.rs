@@ -26,6 +26,7 @@ notify:
   - to: { slack: { url_file: ${CREDENTIALS_DIRECTORY}/slack } }
     events: [breach, held, start, end, stuck]   # and step, approval, recovered
 evidence: { keep: 50, max_bytes: 2GiB, min_free: 5% }
+http: { listen: "127.0.0.1:9817" }
 state: /var/lib/unwait
 "#;
 
@@ -103,7 +104,6 @@ fn the_files_of_the_design_compile() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    let host = |line: &str| Some(("agent.yaml", format!("{AGENT}{line}\n")));
     let swap = |file: &'static str, whole: &str, from: &str, to: &str| {
         assert!(whole.contains(from), "{from} is not there");
         Some((file, whole.replacen(from, to, 1)))
@@ -111,7 +111,6 @@ fn what_is_not_built_is_refused_by_name() {
     let agent = |from: &str, to: &str| swap("agent.yaml", AGENT, from, to);
     let step = |to: &str| swap("runbooks/isolate.yaml", RUNBOOK, "restart: {}", to);
     let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
-        ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
         ("zookeeper", agent("registries:\n", "registries:\n  zookeeper: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),

@@ -16,6 +16,11 @@ fn a_wrong_host_file_says_all_of_it() {
         ("state: var/lib", vec!["1:8 expected a full path, beginning with /"]),
         ("state: ${NOPE}/x", vec!["1:8 the variable NOPE is not set"]),
         ("max_parallel: two", vec!["1:15 expected a whole number, found text"]),
+        (
+            "http: { listen: 9817 }",
+            vec!["1:17 expected an IP address with a port, such as 127.0.0.1:7801 or [::1]:7801, found `9817`"],
+        ),
+        ("http: { listen: \"127.0.0.1:0\" }", vec!["1:17 expected a TCP port, 1 to 65535, such as 127.0.0.1:9817"]),
         ("max_parallel: 0", vec!["1:15 `max_parallel` goes from 1 to 16, found 0"]),
         ("registries: { consul: {} }", vec!["1:15 `url` is missing: add `url: \"http://127.0.0.1:8500\"`"]),
         (

@@ -31,6 +31,14 @@ fn config() -> Config {
 }
 
 #[test]
+fn metrics_are_served_where_the_file_says_so_and_on_loopback_unless_it_says_where() {
+    let compiled = |text: &str| Tree::with(&[("agent.yaml", text)]).config().host.http.map(|at| at.to_string());
+    assert_eq!(compiled("interval: 15s\n"), None);
+    assert_eq!(compiled("http: {}\n").as_deref(), Some("127.0.0.1:9817"));
+    assert_eq!(compiled("http: { listen: \"[::]:9000\" }\n").as_deref(), Some("[::]:9000"));
+}
+
+#[test]
 fn the_fleet_is_one_store_and_some_share_breaches() {
     let login = |user: &str| Some(Login { user: user.into(), password_file: "/run/credentials/unwait/p".into() });
     for (fleet, compiled, shares) in [

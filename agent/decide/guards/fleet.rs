@@ -9,8 +9,9 @@ use crate::ports::fleet::{Acquired, FleetError, Phase, Slot};
 /// Of fewer instances no share says anything: two of two are soon in breach together.
 const FEWEST_INSTANCES: u32 = 3;
 
-/// By then a drain is seen in its registry: begun within a minute, read back within its deadline (30 s), and ten minutes
-/// for clocks that nobody keeps.
+/// A host at work that says no more is drained by then, or will not be: begun within a minute, read back within its
+/// deadline (30 s), and ten minutes for clocks that nobody keeps. Some never say so: a runbook that does not drain, an
+/// older unwait, an agent that died just then.
 const SEEN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 impl Gate {
@@ -55,9 +56,9 @@ impl Gate {
         Guard::MinHealthy.refusal(asked.await).map_or(Ok(()), Err)
     }
 
-    /// Other hosts that went on to change something a short while ago, and may not have been seen to by their registry
-    /// yet. One that is out already counts twice for as long: where the rule is as tight as that, hosts go one after
-    /// another. A store that does not say who holds its slots (FleetLock) leaves it unknown, and nobody is counted.
+    /// Other hosts that went on to change something a short while ago, and may not be seen to in their registry yet; one
+    /// that is drained is. To be asked before the registry is: what is drained by then is counted there. A store that
+    /// does not say who holds its slots (FleetLock) leaves it unknown, and nobody is counted.
     async fn others_at_work(&self, plan: &Plan) -> Result<u32, String> {
         let (Some(scope), Some(2..), Some(fleet)) = (&plan.fleet_scope, plan.guards.fleet_slots, &self.ports.fleet)
         else {

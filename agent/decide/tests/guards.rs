@@ -412,6 +412,30 @@ fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
     assert_eq!(*scenery.fleet.asked.lock().unwrap(), asked, "looking takes none");
 }
 
+#[tokio::test]
+async fn a_host_at_work_counts_as_out_until_its_drain_is_shown() {
+    let mut scenery = scenery();
+    scenery.plan.guards.fleet_slots = Some(2);
+    let now = scenery.now();
+    let slot = |holder: &str, phase| Slot { holder: holder.into(), incident: "theirs".into(), since: now, phase };
+    // The registry counts one healthy other, and one must be left.
+    for (holder, phase, later, enough) in [
+        ("bj1-04", Phase::Waiting { until: now }, 0, true),
+        ("bj1-04", Phase::Changing, 0, false),
+        ("bj1-04", Phase::Changing, 899, false),
+        ("bj1-04", Phase::Changing, 900, true),
+        ("bj1-04", Phase::Drained, 0, true),
+        (HOST, Phase::Changing, 0, true),
+    ] {
+        *scenery.fleet.held.lock().unwrap() = vec![slot(holder, phase.clone())];
+        scenery.clock.step_wall(now + seconds(later));
+        let asked = scenery.gate.enough_beside_others(&scenery.plan).await;
+        assert_eq!(asked.is_ok(), enough, "{holder}, {phase:?}, {later} s later: {asked:?}");
+    }
+    *scenery.fleet.broken.lock().unwrap() = true;
+    assert_eq!(scenery.gate.enough_beside_others(&scenery.plan).await.unwrap_err().reason, Reason::GuardFailed);
+}
+
 #[test]
 fn looking_at_slots_asks_who_is_in_the_way() {
     let mut scenery = scenery();

@@ -7,6 +7,7 @@ mod detector;
 mod escalation;
 mod guards;
 mod hours;
+mod inaction;
 mod rehearse;
 mod scenery;
 

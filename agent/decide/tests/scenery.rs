@@ -54,6 +54,10 @@ impl Fleet for FakeFleet {
         self.answer().map(|held| if held.len() < slots as usize { Vec::new() } else { held })
     }
 
+    async fn holders(&self, _service: &str) -> Result<Vec<Slot>, FleetError> {
+        self.answer()
+    }
+
     async fn breaches(&self, _service: &str) -> Result<Vec<String>, FleetError> {
         self.answer().map(|_| self.breaching.lock().unwrap().clone())
     }
@@ -98,6 +102,7 @@ pub fn scenery() -> Scenery {
         started,
         warm_up: seconds(60),
         max_parallel: 1,
+        tally: Arc::default(),
     };
     clock.advance(seconds(60));
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));

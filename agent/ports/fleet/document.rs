@@ -1,8 +1,12 @@
 //! The slots' document and every change to it; no I/O, so that every store keeps the same rules.
 //!
 //! `{"version": 1, "slots": [...]}`, a [`Slot`] each, one document a service. A host holds one slot at most. A waiting
-//! entry counts until its `until`; a changing one counts until it is released, however long that takes. A document that
-//! cannot be read whole, or that a newer unwait has written, is refused and never written over: it may hold a slot.
+//! entry counts until its `until`; a changing or drained one counts until it is released, however long that takes. A
+//! document that cannot be read whole, or that a newer unwait has written, is refused and never written over: it may hold
+//! a slot.
+//!
+//! Version 2 knows the phase `drained`. A document without one is still written as version 1, so that hosts with an older
+//! unwait wait no longer than for as long as a newer one is at work, and are told to update.
 
 use std::time::Duration;
 
@@ -18,8 +22,9 @@ pub const LEASE: Duration = Duration::from_secs(60);
 /// How much later than the holder another host sees a lease as ended: more than clocks that are kept differ, by far.
 pub const SKEW: Duration = Duration::from_secs(10);
 
-/// What this unwait reads and writes.
-const VERSION: u32 = 1;
+/// Without a slot that is drained, and with one. This unwait reads both.
+const PLAIN: u32 = 1;
+const WITH_DRAINED: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,8 +41,10 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Slot>, String> {
     }
     let Versioned { version } =
         serde_json::from_slice(text).map_err(|error| format!("it is no list of slots: {error}"))?;
-    if version != VERSION {
-        return Err(format!("it is of version {version}, and this unwait reads {VERSION}: update unwait here"));
+    if version > WITH_DRAINED {
+        return Err(format!(
+            "it is of version {version}, and this unwait reads up to {WITH_DRAINED}: update unwait here"
+        ));
     }
     let document: Document =
         serde_json::from_slice(text).map_err(|error| format!("it is no list of slots: {error}"))?;
@@ -45,7 +52,9 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Slot>, String> {
 }
 
 pub(super) fn write(slots: &[Slot]) -> Vec<u8> {
-    let document = Document { version: VERSION, slots: slots.to_vec() };
+    let drained = slots.iter().any(|slot| slot.phase == Phase::Drained);
+    let version = if drained { WITH_DRAINED } else { PLAIN };
+    let document = Document { version, slots: slots.to_vec() };
     serde_json::to_vec(&document).expect("strings and timestamps are JSON")
 }
 
@@ -86,7 +95,7 @@ impl Slot {
     pub fn counts(&self, now: Timestamp) -> bool {
         match self.phase {
             Phase::Waiting { until } => until + SKEW > now,
-            Phase::Changing => true,
+            Phase::Changing | Phase::Drained => true,
         }
     }
 }
@@ -95,10 +104,10 @@ impl Slot {
 pub(super) fn take(document: &[Slot], asker: Asker<'_>, slots: u32) -> Take {
     let mine = document.iter().find(|slot| slot.is_of(asker));
     let until = asker.now + LEASE;
-    if mine.is_some_and(|slot| slot.phase == Phase::Changing || slot.phase == (Phase::Waiting { until })) {
+    if mine.is_some_and(|slot| slot.phase.is_begun() || slot.phase == (Phase::Waiting { until })) {
         return Take::Held;
     }
-    let stays = |slot: &&Slot| slot.counts(asker.now) && (slot.holder != asker.host || slot.phase == Phase::Changing);
+    let stays = |slot: &&Slot| slot.counts(asker.now) && (slot.holder != asker.host || slot.phase.is_begun());
     let mut others: Vec<Slot> = document.iter().filter(stays).cloned().collect();
     let earlier_of_ours = others.iter().any(|slot| slot.holder == asker.host);
     if earlier_of_ours || others.len() >= slots as usize {
@@ -119,7 +128,7 @@ pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
         return Begin::Lost("it is not held by this host and incident any more".into());
     };
     match document[mine].phase {
-        Phase::Changing => Begin::Begun,
+        Phase::Changing | Phase::Drained => Begin::Begun,
         Phase::Waiting { until } if until <= asker.now => {
             Begin::Lost(format!("its lease ended at {until}; it is to be taken again"))
         }
@@ -130,6 +139,15 @@ pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
             Begin::Write(after)
         }
     }
+}
+
+/// From changing to drained; `None` where there is nothing to write.
+pub(super) fn drained(document: &[Slot], asker: Asker<'_>) -> Option<Vec<Slot>> {
+    let mine = document.iter().position(|slot| slot.is_of(asker) && slot.phase == Phase::Changing)?;
+    let mut after = document.to_vec();
+    after[mine].phase = Phase::Drained;
+    after[mine].since = asker.now;
+    Some(after)
 }
 
 /// What stays and what is given back: a host's slot for one incident, or for any.
@@ -159,6 +177,10 @@ mod tests {
         Slot { holder: holder.into(), incident: incident.into(), since: at(0), phase: Phase::Changing }
     }
 
+    fn drained_slot(holder: &str, incident: &str) -> Slot {
+        Slot { phase: Phase::Drained, ..changing(holder, incident) }
+    }
+
     const NOW: i64 = 1_000;
 
     fn me() -> Asker<'static> {
@@ -175,6 +197,14 @@ mod tests {
             ("as it was just written", vec![ours(0)], 1, Take::Held),
             ("our own, run out", vec![waiting("a", "i1", NOW - 5)], 1, Take::Write(vec![ours(0)])),
             ("changing already", vec![changing("a", "i1")], 1, Take::Held),
+            ("drained already", vec![drained_slot("a", "i1")], 1, Take::Held),
+            ("another is drained", vec![drained_slot("b", "x")], 1, Take::No(vec![drained_slot("b", "x")])),
+            (
+                "we are stuck, drained, in an earlier incident",
+                vec![drained_slot("a", "i0")],
+                2,
+                Take::No(vec![drained_slot("a", "i0")]),
+            ),
             ("changing already, among too many", vec![changing("b", "x"), changing("a", "i1")], 1, Take::Held),
             ("another waits", vec![waiting("b", "x", NOW + 1)], 1, Take::No(vec![waiting("b", "x", NOW + 1)])),
             ("another's lease ended just now", vec![waiting("b", "x", NOW)], 1, Take::No(vec![waiting("b", "x", NOW)])),
@@ -206,6 +236,12 @@ mod tests {
         let running = vec![changing("b", "x"), waiting("a", "i1", NOW + 1)];
         assert_eq!(begin(&running, me()), Begin::Write(begun.clone()));
         assert_eq!(begin(&begun, me()), Begin::Begun);
+        let now_drained = vec![changing("b", "x"), Slot { since: at(NOW), ..drained_slot("a", "i1") }];
+        assert_eq!(drained(&begun, me()), Some(now_drained.clone()));
+        assert_eq!(begin(&now_drained, me()), Begin::Begun);
+        for nothing in [vec![], now_drained, vec![changing("a", "i0")], vec![waiting("a", "i1", NOW + 9)]] {
+            assert_eq!(drained(&nothing, me()), None, "{nothing:?}");
+        }
         for lost in
             [vec![], vec![waiting("a", "i1", NOW)], vec![waiting("a", "i0", NOW + 9)], vec![changing("b", "i1")]]
         {
@@ -224,8 +260,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_what_is_not_ours_is_refused_by_its_reason() {
-        let slots = [waiting("a", "i1", NOW), changing("b", "i2")];
+        let older = [waiting("a", "i1", NOW), changing("b", "i2")];
+        let text = write(&older);
+        assert!(text.starts_with(br#"{"version":1,"#));
+        assert_eq!(parse(&text).unwrap(), older);
+        let slots = [waiting("a", "i1", NOW), drained_slot("b", "i2")];
         let text = write(&slots);
+        assert!(text.starts_with(br#"{"version":2,"#));
         assert_eq!(parse(&text).unwrap(), slots);
         for cut in 0..text.len() {
             assert!(parse(&text[..cut]).is_err(), "cut after {cut} bytes");
@@ -234,8 +275,8 @@ mod tests {
             ("[]", "no list of slots"),
             ("{}", "missing field `version`"),
             (r#"{"version": 1}"#, "missing field `slots`"),
-            (r#"{"version": 2, "slots": []}"#, "version 2, and this unwait reads 1"),
-            (r#"{"version": 2, "leases": {}}"#, "version 2, and this unwait reads 1"),
+            (r#"{"version": 3, "slots": []}"#, "version 3, and this unwait reads up to 2"),
+            (r#"{"version": 3, "leases": {}}"#, "version 3, and this unwait reads up to 2"),
             (r#"{"version": 1, "slots": [], "queue": []}"#, "unknown field `queue`"),
             (r#"{"version": 1, "slots": [{"holder": "a"}]}"#, "missing field `incident`"),
         ] {

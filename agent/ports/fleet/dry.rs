@@ -40,6 +40,10 @@ impl Fleet for DryFleet {
         Ok(self.clock.monotonic() + LEASE)
     }
 
+    async fn drained(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
+        Ok(())
+    }
+
     async fn release(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
         Ok(())
     }

@@ -156,6 +156,7 @@ impl Fleet for FleetLock {
         &[
             "how many hosts may work at once is set on the server, for each group; `fleet_slots` of a policy is not sent",
             "who holds a slot, since when and in which phase is not shown; `plan` and dry-run cannot tell whether one is free",
+            "hosts that begin at the same moment do not count each other in `min_healthy`: only a group of one slot is safe",
             "a host that vanishes while it waits keeps its slot until `unwait slot release HOST --service SERVICE`",
             "no breaches are shared: `common_cause` cannot be asked",
         ]

@@ -59,6 +59,15 @@ pub enum Phase {
     Waiting { until: Timestamp },
     /// Something is being changed: it stays until it is released.
     Changing,
+    /// The same, and every registry has shown the drain: whoever counts there counts it already.
+    Drained,
+}
+
+impl Phase {
+    /// Its holder has begun to change something: nothing but a release ends it.
+    pub fn is_begun(&self) -> bool {
+        !matches!(self, Self::Waiting { .. })
+    }
 }
 
 /// How asking for a slot went.
@@ -103,6 +112,12 @@ pub trait Fleet: Send + Sync {
     /// From waiting to changing; asked just before each change. Says until when (`Clock::monotonic`) the change may
     /// begin; [`FleetError::Lost`] where the slot is not this incident's any more.
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError>;
+
+    /// From changing to drained, once every registry has shown the drain. A slot that is not this incident's any more is
+    /// left as it is. It only spares others from counting this host twice, so nothing waits for it to succeed.
+    async fn drained(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
+        Err(FleetError::Cannot("this store does not tell phases"))
+    }
 
     /// Gives this incident's slot back; giving back what is not held is harmless.
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError>;

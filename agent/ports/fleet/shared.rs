@@ -175,6 +175,14 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         .await
     }
 
+    async fn drained(&self, service: &str, incident: &str) -> Result<(), FleetError> {
+        let asker = self.asker(incident);
+        self.change_slots(service, |document| {
+            Ok(document::drained(document, asker).map_or(Decided::Answer(()), Decided::Write))
+        })
+        .await
+    }
+
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError> {
         self.change_slots(service, |document| {
             let (stays, goes) = document::release(document, &self.host, Some(incident));

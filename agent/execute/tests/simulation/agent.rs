@@ -197,6 +197,7 @@ impl Agent {
             started: self.started,
             warm_up: WARM_UP,
             max_parallel: 1,
+            tally: Arc::default(),
         }
     }
 

@@ -144,8 +144,7 @@ fn sweep(test: &str, seeds: u64, hosts: usize) {
 
 /// How many seeds of twenty agents; of two hundred, a twentieth.
 fn seeds() -> u64 {
-    // Some 0.13 s each, and 5 s of two hundred agents: a minute and a half on two cores, in the dev profile.
-    const SEEDS: u64 = 400;
+    const SEEDS: u64 = 1_000;
     asked("UNWAIT_SIMULATION_SEEDS").unwrap_or(SEEDS)
 }
 

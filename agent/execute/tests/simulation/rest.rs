@@ -9,7 +9,7 @@ use super::host::{Host, NAME, Shared};
 use super::scenario::{CHAOS_ENDS, Release};
 use crate::clock::Clock;
 use crate::model::{EventKind, IncidentId, Marker};
-use crate::ports::fleet::{Phase, Slot};
+use crate::ports::fleet::Slot;
 use crate::ports::registry::Traffic;
 
 /// From the end of all trouble until everything rests: a saga of thirty seconds, its turn at the next look, its retries
@@ -44,8 +44,8 @@ pub fn unrest(shared: &Shared, hosts: &[std::sync::Arc<Host>]) -> Option<String>
         let latch = holder.store().latch(&service()).unwrap();
         if holder.is_gone() {
             // Its lease ends, or a person gives its slot back.
-            for_good += u32::from(slot.phase == Phase::Changing);
-        } else if slot.phase == Phase::Changing && latch.is_some_and(|latch| latch.incident == slot.incident) {
+            for_good += u32::from(slot.phase.is_begun());
+        } else if slot.phase.is_begun() && latch.is_some_and(|latch| latch.incident == slot.incident) {
             for_good += 1;
         } else {
             return Some(format!("{slot:?} is held by nobody"));
@@ -76,6 +76,11 @@ pub fn unrest(shared: &Shared, hosts: &[std::sync::Arc<Host>]) -> Option<String>
 /// What each host has to be like at rest.
 pub fn promises(shared: &Shared, hosts: &[std::sync::Arc<Host>]) -> Result<(), String> {
     let slots = slots(shared);
+    let is_stuck = |host: &&std::sync::Arc<Host>| host.store().latch(&service()).unwrap().is_some();
+    let stuck = hosts.iter().filter(|host| !host.is_gone()).filter(is_stuck).count();
+    if stuck > shared.scenario.slots as usize {
+        return Err(format!("{stuck} hosts are stuck, and there are {} slots", shared.scenario.slots));
+    }
     for host in hosts.iter().filter(|host| !host.is_gone()) {
         let store = host.store();
         let traffic = traffic(host);

@@ -156,7 +156,7 @@ async fn what_fleetlock_cannot_do_is_said() {
     cannot(a.holders("rpc-order").await.unwrap_err());
     cannot(a.publish_breach("rpc-order", clock.now()).await.unwrap_err());
     cannot(a.breaches("rpc-order").await.unwrap_err());
-    assert_eq!(a.caveats().len(), 4);
+    assert_eq!(a.caveats().len(), 5);
     // What only looks finds nothing in the way, and takes nothing.
     let dry = DryFleet::new(a.clone(), clock.clone());
     assert!(is_yes(&dry.acquire("rpc-order", "ia", 1).await.unwrap()));

@@ -86,6 +86,15 @@ async fn a_slot_is_taken_renewed_lost_kept_and_given_back(world: &dyn World) {
         assert!(is_yes(&b.acquire(SERVICE, "ib", 1).await.unwrap()));
     }
 
+    // Drained neither; whose slot it is not changes nothing.
+    a.drained(SERVICE, "ia").await.unwrap();
+    b.drained(SERVICE, "ib").await.unwrap();
+    b.drained(SERVICE, "ib").await.unwrap();
+    assert_eq!(b.begin(SERVICE, "ib").await.unwrap(), clock.monotonic() + LEASE);
+    clock.advance(LEASE * 10_000);
+    let Acquired::No { held } = a.acquire(SERVICE, "ia", 1).await.unwrap() else { panic!("taken twice") };
+    assert_eq!((held.len(), &held[0].phase), (1, &Phase::Drained));
+
     // Given back once; what another holds is not given back for it.
     a.release(SERVICE, "ib").await.unwrap();
     assert_eq!(b.holders(SERVICE).await.unwrap().len(), 1);
@@ -221,7 +230,7 @@ async fn a_document_that_is_not_ours_is_named_and_never_written_over(world: &dyn
         ("{}", "missing field `version`"),
         ("\u{1}", "no list of slots"),
         (r#"{"version":1,"slots":[{"holder":"a""#, "no list of slots"),
-        (r#"{"version":2,"slots":[]}"#, "version 2"),
+        (r#"{"version":3,"slots":[]}"#, "version 3"),
     ] {
         world.put(SERVICE, wrong).await;
         for error in [
