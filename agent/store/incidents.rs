@@ -205,16 +205,16 @@ impl Store {
     /// When the service's newest incidents ended. Dry-run keeps an account of its own.
     pub fn last_ended(&self, service: &ServiceName, dry_run: bool) -> Result<LastEnded, StoreError> {
         self.read(|connection| {
-            connection.query_row(
-                "SELECT max(ended) FILTER (WHERE changed = 1 OR outcome = 'completed'),
-                        max(ended) FILTER (WHERE changed = 0 AND outcome <> 'completed')
-                 FROM incident WHERE service = ?1 AND dry_run = ?2",
-                params![service.as_str(), dry_run],
-                |row| {
+            connection
+                .prepare_cached(
+                    "SELECT max(ended) FILTER (WHERE changed = 1 OR outcome = 'completed'),
+                            max(ended) FILTER (WHERE changed = 0 AND outcome <> 'completed')
+                     FROM incident WHERE service = ?1 AND dry_run = ?2",
+                )?
+                .query_row(params![service.as_str(), dry_run], |row| {
                     let at = |column| row.get::<_, Option<i64>>(column).map(|millis| millis.map(time));
                     Ok(LastEnded { with_effect: at(0)?, without: at(1)? })
-                },
-            )
+                })
         })
     }
 

@@ -85,7 +85,8 @@ impl Store {
     pub fn paused(&self, now: Timestamp) -> Result<Option<Pause>, StoreError> {
         let pause = self.read(|connection| {
             connection
-                .query_row("SELECT who, why, since, until FROM pause WHERE id = 1", [], |row| {
+                .prepare_cached("SELECT who, why, since, until FROM pause WHERE id = 1")?
+                .query_row([], |row| {
                     Ok(Pause {
                         who: row.get(0)?,
                         why: row.get(1)?,

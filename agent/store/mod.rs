@@ -48,6 +48,9 @@ pub enum Health {
     Failing,
 }
 
+/// Prepared statements that are kept: more than the store has of those that are asked at each tick.
+const STATEMENTS: usize = 64;
+
 /// The open file. Calls block for as long as a synced write takes (milliseconds).
 #[derive(Debug)]
 pub struct Store {
@@ -76,6 +79,7 @@ impl Store {
     }
 
     fn over(connection: Connection, path: &Path) -> Self {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Self {
             connection: Mutex::new(connection),
             path: path.into(),

@@ -14,8 +14,11 @@ use crate::model::{Outcome, Reason};
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
 use crate::ports::registry::{Registry, Traffic};
 
-/// Answers each `begin` by the next of its list.
-struct Answers(Mutex<VecDeque<Result<Duration, FleetError>>>);
+/// Answers each `begin` by the next of its list, and counts how often it is told of a drain.
+struct Answers {
+    begin: Mutex<VecDeque<Result<Duration, FleetError>>>,
+    drained: Mutex<u32>,
+}
 
 #[async_trait]
 impl Fleet for Answers {
@@ -25,7 +28,14 @@ impl Fleet for Answers {
 
     async fn begin(&self, service: &str, _incident: &str) -> Result<Duration, FleetError> {
         assert_eq!(service, "rpc-order");
-        self.0.lock().unwrap().pop_front().expect("asked once for each change before there is no way back")
+        self.begin.lock().unwrap().pop_front().expect("asked once for each change before there is no way back")
+    }
+
+    async fn drained(&self, service: &str, _incident: &str) -> Result<(), FleetError> {
+        assert_eq!(service, "rpc-order");
+        *self.drained.lock().unwrap() += 1;
+        // Nothing waits for it to succeed.
+        Err(FleetError::Unreachable("nobody answers".into()))
     }
 
     async fn release(&self, _: &str, _: &str) -> Result<(), FleetError> {
@@ -59,7 +69,7 @@ fn no_change_begins_without_a_slot_that_still_holds() {
     ] {
         let scene = Scene::new(Fault::Nothing);
         let mut world = fakes::world(&scene);
-        let fleet = Arc::new(Answers(Mutex::new(answers.into())));
+        let fleet = Arc::new(Answers { begin: Mutex::new(answers.into()), drained: Mutex::default() });
         world.ports.fleet = Some(fleet.clone());
         let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
         plan.fleet_scope = Some("rpc-order".into());
@@ -76,6 +86,7 @@ fn no_change_begins_without_a_slot_that_still_holds() {
         assert_eq!(scene.service().drained_once, drained, "{what}");
         let registration = runtime.block_on(scene.registry.observe("rpc-order-1")).unwrap();
         assert_eq!(registration.traffic, Traffic::Passing, "{what}");
-        assert!(fleet.0.lock().unwrap().is_empty(), "{what}: each answer was asked for");
+        assert!(fleet.begin.lock().unwrap().is_empty(), "{what}: each answer was asked for");
+        assert_eq!(*fleet.drained.lock().unwrap(), u32::from(drained), "{what}: the others are told of the drain");
     }
 }

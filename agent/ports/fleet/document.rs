@@ -39,16 +39,18 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Slot>, String> {
     struct Versioned {
         version: u32,
     }
-    let Versioned { version } =
-        serde_json::from_slice(text).map_err(|error| format!("it is no list of slots: {error}"))?;
+    let read = serde_json::from_slice::<Document>(text).map_err(|error| format!("it is no list of slots: {error}"));
+    // What a newer one holds may be unreadable here; that it is newer is to be said first.
+    let version = match &read {
+        Ok(document) => document.version,
+        Err(unreadable) => serde_json::from_slice::<Versioned>(text).map_err(|_| unreadable.clone())?.version,
+    };
     if version > WITH_DRAINED {
         return Err(format!(
             "it is of version {version}, and this unwait reads up to {WITH_DRAINED}: update unwait here"
         ));
     }
-    let document: Document =
-        serde_json::from_slice(text).map_err(|error| format!("it is no list of slots: {error}"))?;
-    Ok(document.slots)
+    Ok(read?.slots)
 }
 
 pub(super) fn write(slots: &[Slot]) -> Vec<u8> {
