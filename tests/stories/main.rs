@@ -6,6 +6,7 @@
 mod lab;
 
 mod asking;
+mod changes;
 mod config;
 mod containers;
 mod crash;
