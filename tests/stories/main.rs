@@ -15,6 +15,7 @@ mod demo;
 mod disk;
 mod double_starts;
 mod guards;
+mod held;
 mod idle;
 mod lab_selfcheck;
 mod leak;
