@@ -16,6 +16,7 @@ fn what_others_put_back_while_it_is_drained_is_drained_again_until_it_is_healthy
     stage.wait_for_drain();
 
     // Another controller, before the restart.
+    stage.wait_until_told("the drain", SOON, |told| told["step"]["name"] == "drain");
     stage.consul.end_maintenance(OWN);
     wait_for_our_drain(&stage);
     assert!(agent.output().contains("was drained again"), "{}", agent.output());
@@ -43,6 +44,7 @@ fn what_a_person_takes_out_while_it_is_drained_stays_out_and_is_theirs() {
     let _agent = stage.run(None);
     stage.wait_for_drain();
 
+    stage.wait_until_told("the drain", SOON, |told| told["step"]["name"] == "drain");
     // Consul keeps the first reason, so a person who is slower than our next look tries again.
     wait_until_seen("the person's own maintenance", SOON, || {
         stage.consul.end_maintenance(OWN);
