@@ -8,6 +8,7 @@ pub mod clock;
 pub mod collect;
 pub mod command;
 pub mod config;
+pub mod crash;
 pub mod decide;
 pub mod evidence;
 pub mod execute;

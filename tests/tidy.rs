@@ -8,20 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 15] = [
+const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("clock", &[]),
     ("command", &[]),
+    ("crash", &[]),
     ("collect", &["model", "clock"]),
     ("attribute", &["model", "clock"]),
     ("measure", &["model"]),
     ("config", &["model"]),
-    ("store", &["model"]),
-    ("ports", &["model", "clock", "command"]),
+    ("store", &["model", "crash"]),
+    ("ports", &["model", "clock", "command", "crash"]),
     ("evidence", &["model", "clock", "command"]),
     ("serve", &["model"]),
-    ("decide", &["model", "clock", "store", "ports"]),
-    ("execute", &["model", "clock", "store", "ports"]),
+    ("decide", &["model", "clock", "store", "ports", "crash"]),
+    ("execute", &["model", "clock", "store", "ports", "crash"]),
     (
         "cli",
         &["app", "config", "model", "store", "clock", "decide::rehearse", "execute::saga", "execute::tell", "collect"],
@@ -29,10 +30,11 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("app", &EVERYTHING),
 ];
 
-const EVERYTHING: [&str; 14] = [
+const EVERYTHING: [&str; 15] = [
     "model",
     "clock",
     "command",
+    "crash",
     "collect",
     "attribute",
     "measure",

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::agent::Agent;
 use super::{Host, Wiring};
 use crate::config;
+use crate::crash;
 use crate::store::{StateDir, Store};
 
 const PARTS: [&str; 2] = ["policies", "runbooks"];
@@ -43,10 +44,25 @@ fn copy(config_dir: &Path, state: &Path) -> std::io::Result<()> {
             }
         }
     }
-    if kept.symlink_metadata().is_ok() {
-        std::fs::remove_dir_all(&kept)?;
+    // The former one is never in the making: an agent that dies here leaves one of them whole, see `kept`.
+    let former = state.join("last-good.old");
+    if former.symlink_metadata().is_ok() {
+        std::fs::remove_dir_all(&former)?;
     }
-    std::fs::rename(fresh, kept)
+    if kept.symlink_metadata().is_ok() {
+        std::fs::rename(&kept, &former)?;
+    }
+    crash::point("last_good", "set_aside");
+    std::fs::rename(fresh, kept)?;
+    if former.symlink_metadata().is_ok() {
+        std::fs::remove_dir_all(former)?;
+    }
+    Ok(())
+}
+
+/// The configuration that was kept, also where the agent died while it replaced it by a newer one.
+fn kept(state: &Path) -> Option<PathBuf> {
+    [place(state), state.join("last-good.old")].into_iter().find(|kept| kept.is_dir())
 }
 
 /// Ends what was begun, with the last configuration that could be read: incidents, slots to give back, messages that
@@ -76,12 +92,13 @@ fn states(config_dir: &Path) -> Vec<PathBuf> {
     let mut states: Vec<PathBuf> = said_state(config_dir).into_iter().collect();
     states.push(PathBuf::from(config::DEFAULT_STATE));
     states.dedup();
-    states.retain(|state| StateDir::database_of(state).exists() && place(state).is_dir());
+    states.retain(|state| StateDir::database_of(state).exists() && kept(state).is_some());
     states
 }
 
 async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let config = config::load(&place(state)).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))?;
+    let kept = kept(state).ok_or_else(|| anyhow::anyhow!("no configuration was kept"))?;
+    let config = config::load(&kept).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))?;
     let taken = StateDir::take(state)?;
     let store = Arc::new(Store::open(&taken.database())?);
     let now = host.clock.now();
@@ -90,7 +107,7 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     }
     tracing::warn!("the configuration is broken: ending what is open with the last one that could be read");
     let wiring = Wiring::new(config, host.clone(), None)?;
-    let agent = Agent::start(&place(state), wiring, store, stop).await?;
+    let agent = Agent::start(&kept, wiring, store, stop).await?;
     agent.finish().await;
     Ok(())
 }
@@ -98,6 +115,25 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn agent_killed_while_it_keeps_a_newer_configuration_still_finds_the_former_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (etc, state) = (dir.path().join("etc"), dir.path().join("state"));
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(etc.join("agent.yaml"), "state: /srv/unwait\n").unwrap();
+        for _ in 0..2 {
+            copy(&etc, &state).unwrap();
+            assert_eq!(kept(&state), Some(place(&state)));
+        }
+        // As it is left between the two renames, and the next start keeps it as ever.
+        std::fs::rename(place(&state), state.join("last-good.old")).unwrap();
+        assert!(kept(&state).is_some_and(|kept| kept.join("agent.yaml").is_file()));
+        copy(&etc, &state).unwrap();
+        assert_eq!(kept(&state), Some(place(&state)));
+        assert!(!state.join("last-good.old").exists());
+    }
 
     #[test]
     fn the_state_is_found_in_a_file_that_is_broken_elsewhere_and_never_guessed() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::crash;
 use crate::ports::notifier::{DeliveryError, Notifier};
 use crate::store::{Outgoing, Store};
 
@@ -110,7 +111,10 @@ async fn deliver(outbox: &Outbox, outgoing: &Outgoing) -> Result<(), DeliveryErr
         let detail = "the host's file names no such destination any more".to_string();
         return Err(DeliveryError::Refused { detail });
     };
-    match tokio::time::timeout(DEADLINE, notifier.deliver(&outgoing.id, &outgoing.message)).await {
+    crash::point("outbox", "delivering");
+    let delivered = tokio::time::timeout(DEADLINE, notifier.deliver(&outgoing.id, &outgoing.message)).await;
+    crash::point("outbox", "delivered");
+    match delivered {
         Ok(result) => result,
         Err(_) => Err(DeliveryError::Later { after: None, detail: "no answer in time".into() }),
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Wiring;
+use crate::crash;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
 use crate::ports::Ports;
@@ -111,7 +112,10 @@ pub async fn release_slots(ports: &Ports, store: &Store) {
     };
     let Some(fleet) = &ports.fleet else { return };
     for (incident, scope) in slots {
-        match fleet.release(&scope, &incident.0).await {
+        crash::point("slot", "releasing");
+        let released = fleet.release(&scope, &incident.0).await;
+        crash::point("slot", "released");
+        match released {
             Ok(()) => {
                 if let Err(error) = store.forget_slot(&incident) {
                     tracing::warn!(%error, %incident, "a slot that is given back will be given back again");

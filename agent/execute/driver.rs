@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::crash;
 use crate::model::incident::Ending;
 use crate::model::{Effect, Reason};
 use crate::ports::fleet::FleetError;
 
-use super::crash;
 use super::journal::Journal;
 use super::recovery;
 use super::saga::{Event, Saga, Task};
@@ -101,13 +101,17 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             }
             Task::Withdraw => {
                 journal.record(&mut saga, Event::Withdrawing { preimage: Value::Null }, world);
+                crash::point("drain", "withdrawing");
                 let withdrawn = tokio::select! {
                     biased;
                     event = until_it_can(Back::Withdraw, &saga, world) => Some(event),
                     () = gave_grace(&mut stop) => None,
                 };
                 match withdrawn {
-                    Some(event) => journal.record(&mut saga, event, world),
+                    Some(event) => {
+                        crash::point("drain", "withdrawn");
+                        journal.record(&mut saga, event, world);
+                    }
                     None => return leave(&saga, world),
                 }
             }
@@ -190,7 +194,10 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
 async fn begin_slot(saga: &Saga, world: &World) -> Result<Option<Duration>, String> {
     match (&saga.plan().fleet_scope, &world.ports.fleet) {
         (Some(scope), Some(fleet)) => {
-            fleet.begin(scope, &saga.plan().incident.0).await.map(Some).map_err(|error| error.to_string())
+            crash::point("slot", "beginning");
+            let until = fleet.begin(scope, &saga.plan().incident.0).await;
+            crash::point("slot", "begun");
+            until.map(Some).map_err(|error| error.to_string())
         }
         (Some(_), None) => Err("the host's file names no fleet any more".into()),
         (None, _) => Ok(None),

@@ -1,6 +1,5 @@
 #![doc = include_str!("README.md")]
 
-pub mod crash;
 pub mod driver;
 pub mod journal;
 pub mod recovery;

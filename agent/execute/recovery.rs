@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::model::{Effect, Reason, Step};
-use crate::ports::restarter::RunState;
+use crate::ports::restarter::{RestartError, RunState};
 
 use super::journal::{Journal, JournalError};
 use super::saga::{Event, Saga, State};
@@ -64,7 +64,8 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
                 let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
                 return failed(reason, false, format!("{detail}; the service is {}", now.state));
             }
-            Err(error) if looks == 0 => {
+            // What its manager does not know any more will not be known later either.
+            Err(error) if looks == 0 || matches!(error, RestartError::Unknown { .. }) => {
                 return failed(Reason::RestartUnknown, false, format!("{detail}; {error}"));
             }
             Err(error) => tracing::warn!(%error, "the restarter does not answer yet"),

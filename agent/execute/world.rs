@@ -117,9 +117,14 @@ impl World {
     /// The present lifetime of the service; `None` where nothing runs. An error while somebody is at work on it: that
     /// passes.
     pub async fn settled_incarnation(&self, plan: &Plan) -> Result<Option<Incarnation>, String> {
-        use crate::ports::restarter::RunState;
+        use crate::ports::restarter::{RestartError, RunState};
         let Some(restart) = &plan.target.restart else { return Ok(None) };
-        let liveness = self.ports.restarter(restart).observe(restart).await.map_err(|e| e.to_string())?;
+        let liveness = match self.ports.restarter(restart).observe(restart).await {
+            Ok(liveness) => liveness,
+            // Its unit was removed or renamed: nothing of that name runs any more.
+            Err(RestartError::Unknown { .. }) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
         match liveness.state {
             RunState::Active => Ok(liveness.incarnation),
             RunState::Changing => Err("the service is starting, stopping, or has a job under way".into()),

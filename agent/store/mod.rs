@@ -12,12 +12,15 @@ mod schema;
 mod silences;
 mod state_dir;
 
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
+
+use crate::crash;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use breakers::{Attempt, Breaker};
@@ -114,8 +117,12 @@ impl Store {
     }
 
     /// As [`Store::transact`], and keeps account of the store's health.
+    #[track_caller]
     fn write<T>(&self, write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let line = Location::caller();
+        crash::point_of(line, "committing");
         let result = self.transact(write);
+        crash::point_of(line, "committed");
         let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
             Err(error) if !was_failing => {

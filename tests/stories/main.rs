@@ -6,12 +6,16 @@
 mod lab;
 
 mod asking;
+mod changes;
 mod config;
 mod containers;
 mod crash;
+mod crash_sweep;
 mod demo;
 mod disk;
+mod double_starts;
 mod guards;
+mod held;
 mod idle;
 mod lab_selfcheck;
 mod leak;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Answer, Gate, Guard, Question, Refusal, Verdict, deny, text};
+use crate::crash;
 use crate::model::{Plan, Reason};
 use crate::ports::fleet::{Acquired, FleetError, Phase, Slot};
 
@@ -112,7 +113,10 @@ impl Gate {
         if !plan.dry_run {
             self.store.note_slot(&plan.incident, scope).map_err(text)?;
         }
-        match fleet.acquire(scope, &plan.incident.0, slots).await.map_err(text)? {
+        crash::point("slot", "acquiring");
+        let acquired = fleet.acquire(scope, &plan.incident.0, slots).await;
+        crash::point("slot", "acquired");
+        match acquired.map_err(text)? {
             Acquired::Yes { .. } => Ok(Verdict::Allow),
             Acquired::No { held } => {
                 self.store.forget_slot(&plan.incident).map_err(text)?;

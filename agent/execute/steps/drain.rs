@@ -72,7 +72,7 @@ pub async fn apply(saga: &Saga, settle: Duration, deadline: Duration, world: &Wo
             }
         }
     }
-    crate::execute::crash::point("drain", "effected");
+    crate::crash::point("drain", "effected");
     world.pace.wait(settle).await;
     Ok(Done::saying(format!("out of traffic: {}", bindings(plan))))
 }

@@ -13,10 +13,14 @@
 //!   agent's own `404 unknown service ID`, which it gives whatever the token.
 //! - Node-wide maintenance (`_node_maintenance`) takes every service out and is always somebody else's.
 //!
+//! - A deregistration takes the maintenance with it, and a service that registers again is in traffic. While an agent
+//!   runs it is drained again ([`held`]).
+//!
 //! The token needs `service:write` on the service, and read on all services, nodes and the agent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +32,10 @@ use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored
 use crate::model::Marker;
 use crate::ports::consul::{Api, ApiError};
 
+mod held;
+
+pub use held::Consul;
+
 /// From the write until the catalog shows it: 40 ms measured; a new leader takes some seconds.
 const SEEN_DEADLINE: Duration = Duration::from_secs(10);
 const SEEN_POLL: Duration = Duration::from_millis(50);
@@ -38,11 +46,14 @@ const NAMES_SERVICES: usize = 500;
 /// Between counting the agent's checks and listing them one may come or go.
 const MARKER_LOOKS: u32 = 3;
 
+/// The local agent, asked directly.
 #[derive(Debug)]
-pub struct Consul {
+struct Local {
     name: String,
     host: String,
     api: Api,
+    /// Which registration of an instance was drained, by `CreateIndex`: one that was made anew has another.
+    drained: Mutex<BTreeMap<String, u64>>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +101,8 @@ struct EntryNode {
 struct EntryService {
     #[serde(rename = "ID")]
     id: String,
+    #[serde(rename = "CreateIndex", default)]
+    created: u64,
 }
 
 #[derive(Deserialize)]
@@ -108,11 +121,11 @@ fn maintenance_check(id: &str) -> String {
     format!("_service_maintenance:{id}")
 }
 
-impl Consul {
+impl Local {
     /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
-    pub fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
+    fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
         let api = Api::new(url, token).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
-        Ok(Self { name: name.into(), host: host.into(), api })
+        Ok(Self { name: name.into(), host: host.into(), api, drained: Mutex::default() })
     }
 
     fn told(&self, error: ApiError) -> RegistryError {
@@ -268,7 +281,7 @@ async fn until<F: Future<Output = Result<bool, RegistryError>>>(
 }
 
 #[async_trait]
-impl Registry for Consul {
+impl Registry for Local {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         let (name, service) = self.service(id).await?;
         let checks = self.checks().await?;
@@ -375,7 +388,10 @@ impl Registry for Consul {
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        &["a deregistration, or a registration under another id or with replace-existing-checks, ends a drain"]
+        &[
+            "a registration under another id or with replace-existing-checks ends a drain",
+            "a service that deregisters and registers again while drained is in traffic until the agent has drained it again, within some seconds; and while no agent runs",
+        ]
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use super::pidfd::{self, Held, start_time};
 use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
+use crate::crash;
 use crate::model::Incarnation;
 use crate::model::plan::{self, ProcessRestart};
 
@@ -297,8 +298,10 @@ impl Restarter for ProcessRestarter {
         }
         // Whatever is left of the deadline: what has been ended is started again.
         let failed = |detail: String| RestartError::Failed { service: service(spec), detail };
+        crash::point("restart", "ended");
         let started =
             start(spec, &old).map_err(|error| failed(format!("`{}` could not be started: {error}", spec.argv[0])))?;
+        crash::point("restart", "started");
         let until = until.max(Instant::now() + STABLE_FOR * 2);
         appear(spec, &old.incarnation(), started, until).await.map(Restarted::Anew).map_err(failed)
     }

@@ -115,7 +115,9 @@ impl SystemdRestarter {
             BusError::Silent(_) => told(error),
         })?;
         let properties = self.bus.properties(&path, "Unit").await.map_err(told)?;
-        if properties.get::<String>("LoadState") == "not-found" {
+        // Whose file was removed under way runs on until it is stopped, and is still the lifetime that it was.
+        let rests = matches!(properties.get::<String>("ActiveState").as_str(), "inactive" | "failed");
+        if properties.get::<String>("LoadState") == "not-found" && rests {
             let detail = "systemd has no unit of that name; see `systemctl list-units`".into();
             return Err(RestartError::Unknown { service: unit.into(), detail });
         }

@@ -1,0 +1,65 @@
+//! Points where the crash sweep and the crash stories kill the agent. Compiled to nothing without the feature
+//! `crash-points`.
+//!
+//! One lies before and one after whatever outlives the agent: each write of the store, each effect of a step and of its
+//! undo, each word with the fleet and with a destination. A point is named `WHAT:MOMENT` (`drain:intended`,
+//! `restart:acted`), a write by the line that asks for it (`store/incidents.rs:89:committing`).
+//!
+//! | variable | |
+//! |---|---|
+//! | `UNWAIT_CRASH_AT` | SIGKILL at this point: `NAME` the first time, `NAME@3` the third; `#17` at the 17th point of all |
+//! | `UNWAIT_CRASH_LOG` | a file that each point passed is added to, by its name |
+
+use std::panic::Location;
+
+/// Kills this process where `UNWAIT_CRASH_AT` names this point.
+#[cfg(feature = "crash-points")]
+pub fn point(what: &str, moment: &str) {
+    told::passed(&format!("{what}:{moment}"));
+}
+
+#[cfg(not(feature = "crash-points"))]
+pub fn point(_what: &str, _moment: &str) {}
+
+/// The same, of a write that this line asks for.
+#[cfg(feature = "crash-points")]
+pub fn point_of(line: &Location<'_>, moment: &str) {
+    let file = line.file().rsplit_once("agent/").map_or(line.file(), |(_, file)| file);
+    told::passed(&format!("{file}:{}:{moment}", line.line()));
+}
+
+#[cfg(not(feature = "crash-points"))]
+pub fn point_of(_line: &Location<'_>, _moment: &str) {}
+
+#[cfg(feature = "crash-points")]
+mod told {
+    use std::collections::BTreeMap;
+    use std::env;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    use nix::sys::signal::{Signal, kill};
+
+    /// How often each point was passed.
+    static PASSED: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
+
+    pub fn passed(name: &str) {
+        let (at, log) = (env::var("UNWAIT_CRASH_AT").ok(), env::var_os("UNWAIT_CRASH_LOG"));
+        if at.is_none() && log.is_none() {
+            return;
+        }
+        let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = passed.entry(name.into()).or_default();
+        *times += 1;
+        let (times, of_all) = (*times, passed.values().sum::<u32>());
+        if let Some(log) = log {
+            let mut file = OpenOptions::new().create(true).append(true).open(log).expect("the sweep's log");
+            writeln!(file, "{name}").expect("the sweep's log");
+        }
+        if at.is_some_and(|at| at == format!("#{of_all}") || at == format!("{name}@{times}") || at == name) {
+            tracing::warn!(point = name, times, of_all, "crash point");
+            let _ = kill(nix::unistd::getpid(), Signal::SIGKILL);
+        }
+    }
+}

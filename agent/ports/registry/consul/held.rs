@@ -1,0 +1,144 @@
+//! Holds a drain against a service that registers itself anew: frameworks that deregister when they end and register
+//! when they start take our maintenance away with the record that it stood on.
+//!
+//! Only a new registration is drained again here, told by its `CreateIndex` in the catalog. Where the very same one is
+//! back in traffic somebody has lifted our maintenance: while a saga is under way it drains again, once it rests stuck
+//! that was a person's decision.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::super::holder::{Held, Holder, Look};
+use super::super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::Local;
+use crate::model::Marker;
+
+/// From one look at a drain to the next: some requests to the local agent each.
+const HOLD_EVERY: Duration = Duration::from_secs(2);
+
+/// Consul, with what was drained held.
+#[derive(Debug)]
+pub struct Consul {
+    local: Arc<Local>,
+    holder: Holder,
+}
+
+impl Consul {
+    /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
+    pub fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
+        Ok(Self { local: Arc::new(Local::new(name, url, token, host)?), holder: Holder::new(HOLD_EVERY) })
+    }
+
+    async fn hold_on(&self, id: &str, marker: &Marker) {
+        self.local.note_registration(id).await;
+        self.holder.hold(&self.local, id, marker);
+    }
+}
+
+impl Local {
+    /// Which registration it is that the catalog has now.
+    async fn registration(&self, id: &str) -> Result<Option<u64>, RegistryError> {
+        let (name, _) = self.service(id).await?;
+        let node = self.node().await?;
+        let entries = self.entries(&name, false).await?;
+        Ok(entries.iter().find(|entry| entry.is(&node, id)).map(|entry| entry.service.created))
+    }
+
+    /// The registration that the drain stands on. Where it cannot be read now, the next look tries again.
+    async fn note_registration(&self, id: &str) {
+        let created = self.registration(id).await.ok().flatten();
+        let mut drained = self.drained.lock().unwrap_or_else(PoisonError::into_inner);
+        match created {
+            Some(created) => drained.insert(id.into(), created),
+            None => drained.remove(id),
+        };
+    }
+
+    fn noted(&self, id: &str) -> Option<u64> {
+        self.drained.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+}
+
+#[async_trait]
+impl Held for Local {
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        match self.observe(id).await.map(|seen| seen.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {
+                if self.noted(id).is_none() {
+                    self.note_registration(id).await;
+                }
+                Ok(Look::Out)
+            }
+            Ok(Traffic::Passing | Traffic::Failing) => {
+                let (now, noted) = (self.registration(id).await?, self.noted(id));
+                if now.is_none() || noted.is_none() || now == noted {
+                    return Ok(Look::NotOurs);
+                }
+                self.drain(id, marker).await?;
+                self.note_registration(id).await;
+                Ok(Look::OutAgain)
+            }
+            Ok(_) => Ok(Look::NotOurs),
+            // Gone while it restarts: what registers again is seen next time.
+            Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Consul {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.local.observe(id).await
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.local.drain(id, marker).await?;
+        self.hold_on(id, marker).await;
+        Ok(())
+    }
+
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let came_back = self.local.hold(id, marker).await?;
+        if came_back {
+            self.hold_on(id, marker).await;
+        }
+        Ok(came_back)
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        // First: a look must not take out again what is being put back.
+        self.holder.let_go(id);
+        let restored = self.local.restore(id, marker, record).await;
+        if restored.is_err() {
+            self.holder.hold(&self.local, id, marker);
+        }
+        restored
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.local.others(id).await
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let found = self.local.markers().await?;
+        for FoundMarker { id, marker } in &found {
+            self.hold_on(id, marker).await;
+        }
+        Ok(found)
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.local.names().await
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        self.local.caveats()
+    }
+}
