@@ -17,7 +17,11 @@ pub struct Arguments {
 
 pub async fn check(arguments: Arguments) -> Outcome {
     let place = arguments.place;
-    let config = match config::load(&place.config) {
+    let loaded = config::load(&place.config).and_then(|config| {
+        let unreadable = config::unreadable_secrets(&config.host);
+        if unreadable.is_empty() { Ok(config) } else { Err(unreadable) }
+    });
+    let config = match loaded {
         Ok(config) => config,
         Err(diagnostics) => {
             if place.json {
@@ -27,7 +31,6 @@ pub async fn check(arguments: Arguments) -> Outcome {
             return Err(Failure::Usage(diagnostics.to_string()));
         }
     };
-    // The secrets' files are read as `run` would read them.
     let wiring = open::wiring(config)?;
     let config = &wiring.config;
     let unknown = plans::unknown_services(&wiring).await;

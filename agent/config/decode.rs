@@ -38,7 +38,7 @@ impl<T> Decoded<T> {
         T: Default,
     {
         let spec = std::mem::take(&mut self.spec);
-        (spec, Compiling { source, marks: &self.marks, pruned: &self.pruned, out })
+        (spec, Compiling { source, marks: &self.marks, pruned: &self.pruned, out, secrets: Vec::new() })
     }
 }
 

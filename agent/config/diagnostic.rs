@@ -54,6 +54,11 @@ impl Diagnostic {
             caret: caret - start,
         }
     }
+
+    /// Another thing, about the same place.
+    pub fn saying(&self, message: String) -> Self {
+        Self { message, ..self.clone() }
+    }
 }
 
 /// Characters of a line that are shown: what a terminal holds beside the line number.

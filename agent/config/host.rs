@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Diagnostic;
 use crate::model::RedisLayout;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
@@ -39,6 +40,8 @@ pub struct HostConfig {
     pub remind: Duration,
     /// The state directory. Default /var/lib/unwait.
     pub state: PathBuf,
+    /// Files that hold a secret, each with the place that names it.
+    pub secrets: Vec<(PathBuf, Diagnostic)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -58,6 +58,18 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
     }
 }
 
+/// The places that name the file of a secret which cannot be read; what is in it does not matter here. Not an error of
+/// [`load`]: a configuration may be read, and tested, by who may not read its secrets.
+pub fn unreadable_secrets(host: &HostConfig) -> Diagnostics {
+    let mut out = Diagnostics::default();
+    for (path, at) in &host.secrets {
+        if let Err(error) = std::fs::read_to_string(path) {
+            out.push(at.saying(format!("{}: {error}", path.display())));
+        }
+    }
+    out.sorted()
+}
+
 /// The host's file, and what the policies must know of it: `None` where that part was wrong.
 #[derive(Default)]
 struct Host {

@@ -26,7 +26,7 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
     Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RegistryConfig, ServiceConfig, To,
 };
-pub use load::{load, load_with};
+pub use load::{load, load_with, unreadable_secrets};
 pub use protected::protected;
 
 use crate::model::plan::Restart;

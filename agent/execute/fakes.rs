@@ -25,7 +25,7 @@ use crate::ports::Ports;
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
+use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::store::{Audience, Store};
 
 pub const HOST: &str = "bj1-03";
@@ -362,11 +362,11 @@ impl Restarter for Fake {
     async fn start(
         &self,
         _target: &plan::Restart,
-        before: &Incarnation,
+        before: &Before,
         _deadline: Duration,
     ) -> Result<Incarnation, RestartError> {
         self.0.trip.pass();
-        assert_eq!(before.0, "lifetime-1", "the lifetime that was stopped");
+        assert_eq!(before.incarnation.0, "lifetime-1", "the lifetime that was stopped");
         if self.0.service().state == RunState::Inactive {
             self.0.begin_anew(true);
             self.0.trip.pass();

@@ -48,7 +48,7 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
         let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
         return failed(reason, false, detail);
     };
-    let before = restart::before(saga, step);
+    let before = restart::before(saga, step).map(|before| before.incarnation);
     let mut looks = SETTLE.as_secs() / LOOK_EVERY.as_secs();
     loop {
         match world.ports.restarter(restart).observe(restart).await {

@@ -214,7 +214,7 @@ impl<'lab> Consul<'lab> {
 }
 
 /// The directory that `tests/run` unpacked Consul into.
-pub(super) fn installation() -> PathBuf {
+pub fn installation() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache"));

@@ -81,20 +81,34 @@ impl Docker {
         docker
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.scratch.path().join("docker.sock")
+    }
+
     /// A container with a network of its own, whose program accepts on [`PORT`] and never reads: whoever connects and
     /// goes away leaves a socket in CLOSE_WAIT.
-    pub fn run_leaky(&mut self) -> Container {
+    pub fn run_leaky(&mut self, name: &str) -> Container {
         let listen = [BUSYBOX, "nc", "-ll", "-p", &PORT.to_string(), "-e", BUSYBOX, "sleep", "100000"];
-        let id = self.say(&[&["run", "--detach", "--net", "none", IMAGE], &listen[..]].concat());
+        let id = self.say(&[&["run", "--detach", "--net", "none", "--name", name, IMAGE], &listen[..]].concat());
         self.containers.push(id.clone());
+        let network = self.network(&id);
+        Container { id, network }
+    }
+
+    /// A restart gives it another one.
+    fn network(&self, id: &str) -> Network {
         // Docker itself tells the pid of its own namespace.
-        let members = cgroup2_mount().join("docker").join(&id).join("cgroup.procs");
-        let network = wait_until_seen("the container's process", ANSWERS_WITHIN, || {
+        let members = cgroup2_mount().join("docker").join(id).join("cgroup.procs");
+        wait_until_seen("the container's process", ANSWERS_WITHIN, || {
             let pids = fs::read_to_string(&members).map_err(|error| format!("{members:?}: {error}"))?;
             let pid = pids.lines().next().and_then(|pid| pid.parse().ok()).ok_or("no process")?;
             Network::of(pid).map_err(|error| error.to_string())
-        });
-        Container { id, network }
+        })
+    }
+
+    /// When the container's present lifetime began.
+    pub fn started_at(&self, container: &Container) -> String {
+        self.say(&["inspect", "--format", "{{.State.StartedAt}}", &container.id])
     }
 
     /// Ends it at once.
@@ -122,7 +136,7 @@ impl Docker {
 
     fn client(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(installation().join("usr/bin/docker"));
-        let host = format!("unix://{}", self.scratch.path().join("docker.sock").display());
+        let host = format!("unix://{}", self.socket().display());
         command.args(["--config", self.scratch.path().to_str().expect("UTF-8"), "--host", &host]).args(arguments);
         command
     }

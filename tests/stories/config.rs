@@ -109,7 +109,14 @@ fn a_file_that_others_can_write_is_refused() {
 fn a_token_that_cannot_be_read_is_said_by_its_path() {
     let lab = Lab::start();
     write_story(&lab).edit(HOST, "    #token_file:", "    token_file:").write(&lab);
-    refuses(&lab, 3, &["/etc/unwait/credentials/consul", "the ACL token"]);
+    let run = lab_run(&lab);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.err.contains("/etc/unwait/credentials/consul") && run.err.contains("the ACL token"), "{run:?}");
+    let check = unwait(&lab, &["check"]);
+    assert_eq!(check.code, 2, "{check:?}");
+    for word in ["/etc/unwait/agent.yaml:14:17", "/etc/unwait/credentials/consul: No such file", "token_file: $"] {
+        assert!(check.err.contains(word), "no {word:?} in {check:?}");
+    }
 }
 
 #[test]

@@ -23,4 +23,5 @@ mod metrics;
 mod namespaces;
 mod not_helped;
 mod orphans;
+mod restarters;
 mod signals;

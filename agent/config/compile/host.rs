@@ -51,6 +51,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
         registries,
+        secrets: std::mem::take(&mut to.secrets),
     }
 }
 
@@ -86,6 +87,7 @@ fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Enviro
     }
 }
 
+/// The path of a file that holds a secret.
 pub(super) fn file(
     within: &Place,
     key: &str,
@@ -93,7 +95,10 @@ pub(super) fn file(
     to: &mut Compiling,
     environment: Environment,
 ) -> Option<PathBuf> {
-    spec.map(|Typed(text)| expanded(&within.key(key), text, to, environment))
+    let place = within.key(key);
+    let path = spec.map(|Typed(text)| expanded(&place, text, to, environment))?;
+    to.secret(&place, &path);
+    Some(path)
 }
 
 /// An http(s) URL without credentials; the URL itself is never repeated in an error.

@@ -12,7 +12,7 @@ pub mod test;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -30,6 +30,8 @@ pub struct Compiling<'a> {
     /// Wrong, and said already: its absence is no further error.
     pub pruned: &'a BTreeSet<Place>,
     pub out: &'a mut Diagnostics,
+    /// Files that hold a secret, each with the place that names it.
+    pub secrets: Vec<(PathBuf, Diagnostic)>,
 }
 
 impl Compiling<'_> {
@@ -37,6 +39,12 @@ impl Compiling<'_> {
     pub fn wrong(&mut self, place: &Place, message: impl Into<String>) {
         let position = self.marks.value(place);
         self.out.push(Diagnostic::at(&self.source.path, &self.source.text, position, message));
+    }
+
+    /// The value at `place` names a file that holds a secret.
+    pub fn secret(&mut self, place: &Place, path: &Path) {
+        let position = self.marks.value(place);
+        self.secrets.push((path.into(), Diagnostic::at(&self.source.path, &self.source.text, position, "")));
     }
 
     /// Something is wrong with the key, or with the whole of what it holds.

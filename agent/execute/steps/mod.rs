@@ -11,7 +11,7 @@ mod wait_drained;
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::model::{EventKind, Reason, Step};
 
@@ -67,12 +67,11 @@ pub async fn preimage(saga: &Saga, step: usize, world: &World) -> Result<Value, 
                 .settled_incarnation(saga.plan())
                 .await
                 .map_err(|error| Failure::new(Reason::RestartFailed, error))?;
-            match incarnation {
-                Some(incarnation) => Ok(json!({ "incarnation": incarnation })),
-                None => {
-                    Err(Failure::new(Reason::NotActive, "the service is not running, or somebody is at work on it"))
-                }
-            }
+            let Some(incarnation) = incarnation else {
+                let detail = "the service is not running, or somebody is at work on it";
+                return Err(Failure::new(Reason::NotActive, detail));
+            };
+            restart::preimage(saga.plan(), incarnation, world).await
         }
         _ => Ok(Value::Null),
     }

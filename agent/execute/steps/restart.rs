@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Done, Failure};
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
-use crate::model::{Incarnation, Reason};
-use crate::ports::restarter::{RestartError, Restarted};
+use crate::model::{Incarnation, Plan, Reason};
+use crate::ports::restarter::{Before, RestartError, Restarted};
 
 /// `deadline` is that of each half.
 pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: &World) -> Result<Done, Failure> {
@@ -40,7 +42,17 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
     Ok(Done::saying(format!("a new incarnation runs: {incarnation}")))
 }
 
+/// The lifetime that is about to be ended, and what its successor needs to know of it.
+pub async fn preimage(plan: &Plan, incarnation: Incarnation, world: &World) -> Result<Value, Failure> {
+    let kept = match &plan.target.restart {
+        Some(restart) => world.ports.restarter(restart).remember(restart, &incarnation).await,
+        None => Ok(Value::Null),
+    };
+    let kept = kept.map_err(|error| Failure::new(Reason::RestartFailed, error))?;
+    Ok(serde_json::to_value(Before { incarnation, kept }).expect("plain data"))
+}
+
 /// The lifetime that the step set out to end.
-pub fn before(saga: &Saga, step: usize) -> Option<Incarnation> {
-    serde_json::from_value(saga.preimage(step)?.get("incarnation")?.clone()).ok()
+pub fn before(saga: &Saga, step: usize) -> Option<Before> {
+    serde_json::from_value(saga.preimage(step)?.clone()).ok()
 }

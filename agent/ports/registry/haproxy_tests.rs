@@ -59,7 +59,9 @@ impl Balanced {
     }
 
     fn of(balancers: &[TestHaProxy], state: &tempfile::TempDir) -> HaProxy {
-        let sockets = balancers.iter().map(TestHaProxy::socket).collect();
+        // One is spoken to over TCP.
+        let sockets = balancers.iter().zip([TestHaProxy::socket, TestHaProxy::tcp_socket]);
+        let sockets = sockets.map(|(balancer, socket)| socket(balancer)).collect();
         HaProxy::new("haproxy", sockets, state.path().join("drains.json"))
     }
 
@@ -155,7 +157,8 @@ async fn what_others_do_is_theirs(world: &Balanced) {
         // In one balancer alone.
         assert_eq!(world.balancers[1].ask(&format!("set server {US} {theirs}")).await.trim(), "");
         let seen = world.registry.observe(US).await.unwrap().traffic;
-        assert!(matches!(&seen, Traffic::Isolated { reason } if reason.contains("admin.sock")), "{theirs}: {seen:?}");
+        let where_it_is = world.balancers[1].tcp_socket();
+        assert!(matches!(&seen, Traffic::Isolated { reason } if reason.contains(&where_it_is)), "{theirs}: {seen:?}");
         assert!(matches!(world.registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
         assert!(matches!(world.registry.restore(US, &marker("i"), &NOTHING).await, Ok(Restored::NotOurs(_))));
         assert!(world.reaches(0, US).await && !world.reaches(1, US).await, "{theirs}");
@@ -169,7 +172,7 @@ async fn what_others_do_is_theirs(world: &Balanced) {
 
 async fn a_reload_is_seen_and_drained_again(world: &mut Balanced) {
     world.registry.drain(US, &marker("i")).await.unwrap();
-    world.balancers[1].restart().await;
+    world.balancers[1].reload().await;
     // The adapter itself looks, again and again.
     wait_for("the reloaded balancer to be drained", async || !world.reaches(1, US).await).await;
     assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));

@@ -2,7 +2,8 @@
 //!
 //! `POST /containers/ID/restart` is one call to the daemon, which goes on with it whatever becomes of us. It is believed
 //! when the container has run under another `StartedAt` for STABLE_FOR. The stop timeout is the container's own. Paths
-//! carry no version: each daemon answers by its newest, and the fields read here are as old as API 1.25.
+//! carry no version: each daemon answers by its newest, and the fields read here are as old as API 1.25. podman's list
+//! (4.3) tells no network modes, so there each running container is inspected.
 //!
 //! An incarnation is the container's id and its `StartedAt`. The daemon names processes by its own pid namespace, so no
 //! pid of its is taken for one of this host.
@@ -52,6 +53,7 @@ struct Inspected {
     name: String,
     state: State,
     config: Settings,
+    host_config: HostSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -73,14 +75,15 @@ struct Settings {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Listed {
+    id: String,
     #[serde(default)]
     names: Vec<String>,
-    host_config: ListedHost,
+    host_config: Option<HostSettings>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct ListedHost {
+struct HostSettings {
     #[serde(default)]
     network_mode: String,
 }
@@ -168,16 +171,21 @@ impl<'a> Container<'a> {
     }
 
     /// An id or a name, safe in a path.
-    fn path(&self, rest: &str) -> Result<String, RestartError> {
+    fn path(&self, container: &str, rest: &str) -> Result<String, RestartError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-        match self.name.chars().all(allowed) {
-            true => Ok(format!("/containers/{}/{rest}", self.name)),
+        match container.chars().all(allowed) {
+            true => Ok(format!("/containers/{container}/{rest}")),
             false => Err(self.unknown("no container of Docker or podman can be called so")),
         }
     }
 
     async fn inspect(&self) -> Result<Inspected, RestartError> {
-        let (status, body) = self.ask(reqwest::Method::GET, &self.path("json")?, CALL_DEADLINE).await?;
+        self.inspect_other(self.name).await
+    }
+
+    async fn inspect_other(&self, container: &str) -> Result<Inspected, RestartError> {
+        let path = self.path(container, "json")?;
+        let (status, body) = self.ask(reqwest::Method::GET, &path, CALL_DEADLINE).await?;
         match status {
             StatusCode::NOT_FOUND => Err(self.unknown("the daemon has no such container; see `docker ps --all`")),
             _ if !status.is_success() => Err(self.unreachable(says(status, &body))),
@@ -194,12 +202,23 @@ impl<'a> Container<'a> {
         let all: Vec<Listed> =
             serde_json::from_slice(&body).map_err(|error| self.unreachable(format!("its answer: {error}")))?;
         let name = host.name.trim_start_matches('/');
-        let is_guest = |listed: &Listed| {
-            let lives_in = listed.host_config.network_mode.strip_prefix("container:");
-            lives_in.is_some_and(|other| other == host.id || other == name)
-        };
-        let called = |listed: Listed| listed.names.first().map_or("?", |name| name.trim_start_matches('/')).to_owned();
-        Ok(all.into_iter().filter(is_guest).map(called).collect())
+        let mut guests = Vec::new();
+        for listed in all.into_iter().filter(|listed| listed.id != host.id) {
+            let settings = match listed.host_config {
+                Some(settings) => settings,
+                None => match self.inspect_other(&listed.id).await {
+                    Ok(inspected) => inspected.host_config,
+                    // It has gone meanwhile.
+                    Err(RestartError::Unknown { .. }) => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            let lives_in = settings.network_mode.strip_prefix("container:");
+            if lives_in.is_some_and(|other| other == host.id || other == name) {
+                guests.push(listed.names.first().map_or("?", |name| name.trim_start_matches('/')).to_owned());
+            }
+        }
+        Ok(guests)
     }
 }
 
@@ -245,7 +264,7 @@ impl Restarter for DockerRestarter {
             return Err(container.refused(format!("it is {}; only what runs is restarted", before.shown())));
         }
         super::alone(&container.service(), &container.guests(&before).await?)?;
-        let path = container.path(&format!("restart?t={}", before.stop_timeout().as_secs()))?;
+        let path = container.path(container.name, &format!("restart?t={}", before.stop_timeout().as_secs()))?;
         match container.ask(reqwest::Method::POST, &path, deadline).await? {
             (status, _) if status.is_success() => {}
             (StatusCode::NOT_FOUND, _) => return Err(container.unknown("it has just been removed")),
@@ -303,3 +322,7 @@ impl Restarter for DockerRestarter {
 #[cfg(test)]
 #[path = "docker_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "podman_tests.rs"]
+mod podman_tests;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::model::{Incarnation, plan};
 
@@ -64,6 +65,15 @@ pub enum RestartError {
     Unreachable { service: String, detail: String },
 }
 
+/// The lifetime that a restart set out to end, as it was journaled with the intent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    pub incarnation: Incarnation,
+    /// What [`Restarter::remember`] gave.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub kept: Value,
+}
+
 /// How far a restart has come.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Restarted {
@@ -89,6 +99,12 @@ impl Restarted {
 pub trait Restarter: Send + Sync {
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError>;
 
+    /// What [`Self::start`] will have to know of this lifetime, which is about to be ended. Journaled: no secrets.
+    async fn remember(&self, target: &plan::Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
+        let _ = (target, incarnation);
+        Ok(Value::Null)
+    }
+
     /// Ends the present lifetime and begins a new one; returns it once it has been seen to be stable. Where the
     /// manager knows no restart, the first half of one: [`Restarted::Stopping`].
     /// Never starts what was stopped on purpose.
@@ -100,7 +116,7 @@ pub trait Restarter: Send + Sync {
     async fn start(
         &self,
         target: &plan::Restart,
-        before: &Incarnation,
+        before: &Before,
         deadline: Duration,
     ) -> Result<Incarnation, RestartError> {
         let _ = (before, deadline);

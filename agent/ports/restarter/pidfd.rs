@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use procfs::process::Process;
+use procfs::process::{Process, Stat};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -96,14 +96,21 @@ impl Held {
     }
 }
 
-/// The other members of the process group that this process leads, each held; what ends meanwhile is left out. (Linux
-/// signals a whole group by pidfd only since 6.9, and kill(2) on a group knows it by a number alone.)
+/// The other members of the process group that this process leads, each held. (Linux signals a whole group by pidfd only
+/// since 6.9, and kill(2) on a group knows it by a number alone.)
 fn group_of(leader: i32) -> Vec<Held> {
     let leads = Process::new(leader).and_then(|process| process.stat()).is_ok_and(|stat| stat.pgrp == leader);
-    let Some(processes) = leads.then(procfs::process::all_processes).and_then(Result::ok) else {
-        return Vec::new();
-    };
-    let stats = processes.filter_map(|process| process.ok()?.stat().ok());
-    let members = stats.filter(|stat| stat.pgrp == leader && stat.pid != leader);
-    members.filter_map(|stat| Held::hold(stat.pid, stat.starttime).ok().flatten()).collect()
+    if leads { all(|stat| stat.pgrp == leader && stat.pid != leader) } else { Vec::new() }
+}
+
+/// The members of the session that this process began, each held. It must not have been waited for: its number is the
+/// session's own only for so long.
+pub(super) fn session_of(leader: i32) -> Vec<Held> {
+    all(|stat| stat.session == leader)
+}
+
+/// Processes of this kind; what ends meanwhile is left out.
+fn all(is_meant: impl Fn(&Stat) -> bool) -> Vec<Held> {
+    let stats = procfs::process::all_processes().into_iter().flatten().filter_map(|process| process.ok()?.stat().ok());
+    stats.filter(is_meant).filter_map(|stat| Held::hold(stat.pid, stat.starttime).ok().flatten()).collect()
 }

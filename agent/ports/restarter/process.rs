@@ -1,33 +1,44 @@
 //! A program that nobody supervises, found by its pid file: SIGTERM by pidfd, SIGKILL when it does not end, then its
-//! argv again, in a session of its own, as the user it ran as.
+//! argv again, so that it outlives us and is what it was before.
 //!
 //! A pid file is somebody's claim, so it is believed only so far: never pid 0, 1 or our own; never a file that anyone
 //! may write; and a file that belongs to a user other than root or ourselves may name that user's processes alone.
 //! Signals go to a pidfd whose process has been compared by its start time, so no recycled pid is ever hit.
 //!
-//! The new process gets a small environment of its own (`PATH`, `LANG`, `LC_ALL`, `TZ`; anything else is said in argv,
-//! by `env`), the old one's working directory, and nothing of ours: no descriptors, no credentials.
-//! Its limit of open descriptors is the old one's. It stays in the
-//! agent's cgroup: where systemd runs the agent, that unit needs `KillMode=process`.
+//! A restart has two halves, since an agent may die between them:
+//!
+//! ```text
+//! running ── SIGTERM ──> ending ──> ended (SIGKILL after stop_timeout) ── argv ──> another pid for STABLE_FOR
+//!         restart() │ journaled                       start()
+//!                   └───────────┴─> a next agent goes on here, unless the host has been booted since
+//! ```
+//!
+//! The new process has the old one's user, groups, directory, umask, niceness, OOM score and limit of descriptors
+//! ([`former`]), which are journaled, and its environment, which is not: after a crash between the halves it gets a small
+//! one (`PATH`, `LANG`, `LC_ALL`, `TZ`). It gets nothing else of ours: no descriptors, no credentials, no sandbox
+//! ([`successor`]).
 
+mod former;
+mod successor;
+
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{AccessFlags, Gid, Uid};
-use procfs::process::{LimitValue, Process};
-use tokio::process::Command;
-use tokio::sync::oneshot;
+use nix::unistd::{AccessFlags, Uid};
+use procfs::process::Process;
+use serde_json::Value;
 use tokio::time::Instant;
 
+use self::former::Former;
+use self::successor::{Environment, Started};
 use super::pidfd::{self, Held, start_time};
-use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::crash;
 use crate::model::Incarnation;
@@ -37,12 +48,16 @@ use crate::model::plan::{self, ProcessRestart};
 /// file) fails within it.
 const STABLE_FOR: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
+/// Whether what was started still runs: on systemd that takes a command.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Until the pid file names the new process. Nobody tells how long a program may take to start; systemd's
 /// DefaultTimeoutStartSec (90 s) is what the field is used to.
 const START_ALLOWANCE: Duration = Duration::from_secs(90);
 
 pub struct ProcessRestarter {
     clock: Arc<dyn Clock>,
+    /// Of those that were asked to end, until they are started again.
+    environments: Mutex<HashMap<PathBuf, (Incarnation, Environment)>>,
 }
 
 impl std::fmt::Debug for ProcessRestarter {
@@ -56,18 +71,13 @@ enum Found {
     NoFile,
     /// It names a process that is no more.
     Dead,
-    Alive(Box<Alive>),
+    Alive(Alive),
 }
 
+#[derive(Clone, Copy)]
 struct Alive {
     pid: i32,
     start_time: u64,
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-    directory: PathBuf,
-    /// Soft and hard limit of open descriptors.
-    descriptors: Option<(u64, u64)>,
 }
 
 impl Alive {
@@ -78,7 +88,11 @@ impl Alive {
 
 impl ProcessRestarter {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, environments: Mutex::default() }
+    }
+
+    fn environments(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, (Incarnation, Environment)>> {
+        self.environments.lock().expect("nothing panics while it holds them")
     }
 }
 
@@ -91,15 +105,6 @@ fn spec(target: &plan::Restart) -> Result<&ProcessRestart, RestartError> {
 
 fn service(spec: &ProcessRestart) -> String {
     spec.pid_file.display().to_string()
-}
-
-fn descriptor_limits(pid: i32) -> Option<(u64, u64)> {
-    let limit = Process::new(pid).ok()?.limits().ok()?.max_open_files;
-    let number = |value| match value {
-        LimitValue::Value(number) => number,
-        LimitValue::Unlimited => libc::RLIM_INFINITY,
-    };
-    Some((number(limit.soft_limit), number(limit.hard_limit)))
 }
 
 fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
@@ -144,90 +149,20 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
             status.ruid
         )));
     }
-    let directory = std::fs::read_link(format!("/proc/{pid}/cwd")).ok().filter(|directory| directory.is_dir());
-    Ok(Found::Alive(Box::new(Alive {
-        pid,
-        start_time,
-        uid: status.ruid,
-        gid: status.rgid,
-        groups: status.groups,
-        directory: directory.unwrap_or_else(|| "/".into()),
-        descriptors: descriptor_limits(pid),
-    })))
+    Ok(Found::Alive(Alive { pid, start_time }))
 }
 
-/// Ends the process; true once it has ended.
-async fn end(old: &Alive, stop_timeout: Duration) -> io::Result<bool> {
-    let Some(held) = Held::hold(old.pid, old.start_time)? else {
-        return Ok(true);
-    };
-    held.signal(libc::SIGTERM)?;
-    held.end(stop_timeout).await
-}
-
-/// Starts argv in a session of its own as the old one's user; the receiver is told how the started process ended
-/// (one that puts itself into the background ends at once).
-fn start(spec: &ProcessRestart, old: &Alive) -> io::Result<oneshot::Receiver<ExitStatus>> {
-    let mut command = Command::new(&spec.argv[0]);
-    command.args(&spec.argv[1..]).current_dir(&old.directory).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(false);
-    for name in ["PATH", "LANG", "LC_ALL", "TZ"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    let user = (Uid::effective().is_root()).then(|| {
-        let groups: Vec<libc::gid_t> = old.groups.clone();
-        (Uid::from_raw(old.uid), Gid::from_raw(old.gid), groups)
-    });
-    let descriptors = old.descriptors;
-    let detach = move || {
-        // A session of its own: no terminal's hang-up and no signal to our group reaches it.
-        nix::unistd::setsid()?;
-        if let Some((soft, hard)) = descriptors {
-            // The agent's own limit is often lower, and would bring a leak nearer to its end. Not to be able to raise
-            // it (we are not root) is no reason to leave the service down.
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
-        }
-        if let Some((uid, gid, groups)) = &user {
-            // SAFETY: setgroups(2) reads `len` gids from a vector that lives until the exec.
-            if unsafe { libc::setgroups(groups.len(), groups.as_ptr()) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            nix::unistd::setresgid(*gid, *gid, *gid)?;
-            nix::unistd::setresuid(*uid, *uid, *uid)?;
-        }
-        // Descriptors of ours that some library opened without close-on-exec.
-        // SAFETY: close_range(2) with CLOEXEC only marks descriptors; the exec closes them. ENOSYS before Linux 5.11.
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        Ok(())
-    };
-    // SAFETY: between fork and exec only system calls are made; nothing is allocated and no lock is taken.
-    unsafe { command.pre_exec(detach) };
-    let mut child = command.spawn()?;
-    let (tell, told) = oneshot::channel();
-    // Somebody must wait for it, or it stays a zombie whose pid file looks alive.
-    tokio::spawn(async move {
-        if let Ok(status) = child.wait().await {
-            let _ = tell.send(status);
-        }
-    });
-    Ok(told)
-}
-
-/// Waits until the pid file names another lifetime, the same one for `STABLE_FOR`.
+/// Waits until the pid file names another lifetime, the same one for `STABLE_FOR`. An error says also whether nobody
+/// but us knows of what was started.
 async fn appear(
     spec: &ProcessRestart,
     old: &Incarnation,
-    mut started: oneshot::Receiver<ExitStatus>,
+    started: Option<&Started>,
     until: Instant,
-) -> Result<Incarnation, String> {
+) -> Result<Incarnation, (String, bool)> {
     let mut seen: Option<(Incarnation, Instant)> = None;
-    let mut ended = None;
+    let mut ask_at = Instant::now();
     loop {
-        if ended.is_none() {
-            ended = started.try_recv().ok();
-        }
         let new = match find(spec) {
             Ok(Found::Alive(alive)) => Some(alive.incarnation()).filter(|new| new != old),
             _ => None,
@@ -241,19 +176,46 @@ async fn appear(
             (Some(new), _) => seen = Some((new.clone(), Instant::now())),
             (None, _) => seen = None,
         }
-        if let (None, Some(status)) = (&new, ended)
-            && !status.success()
+        if let (None, Some(started)) = (&new, started)
+            && Instant::now() >= ask_at
         {
-            return Err(format!("`{}` was started and ended: {status}", spec.argv[0]));
+            ask_at = Instant::now() + ASK_EVERY;
+            if let Some(how) = started.failed().await {
+                return Err((format!("`{}` was started and ended: {how}", spec.argv[0]), true));
+            }
         }
         if Instant::now() >= until {
             let pid_file = spec.pid_file.display();
             return Err(match new {
-                Some(new) => format!("the new process {new} has not lasted {STABLE_FOR:?} at the deadline"),
-                None => format!("`{}` was started, but {pid_file} named no new process in time", spec.argv[0]),
+                Some(new) => (format!("the new process {new} has not lasted {STABLE_FOR:?} at the deadline"), false),
+                None => {
+                    let what = "was started, but its pid file named no new process in time; it has been ended again";
+                    (format!("`{}` {what} ({pid_file})", spec.argv[0]), true)
+                }
             });
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Sees to the end of what was asked to end.
+async fn end(spec: &ProcessRestart, before: &Incarnation) -> Result<(), RestartError> {
+    let Some(old) = before.0.split_once('@').and_then(|(pid, began)| Some((pid.parse().ok()?, began.parse().ok()?)))
+    else {
+        let detail = format!("the journal names the process `{before}`, which is no pid and start time");
+        return Err(RestartError::Failed { service: service(spec), detail });
+    };
+    let (pid, began): (i32, u64) = old;
+    let unreachable = |detail: String| RestartError::Unreachable { service: service(spec), detail };
+    let ended = match Held::hold(pid, began) {
+        Ok(Some(held)) => held.end(spec.stop_timeout).await,
+        Ok(None) => Ok(true),
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(unreachable(format!("pid {pid} has not ended {:?} after SIGKILL", pidfd::KILL_DEADLINE))),
+        Err(error) => Err(unreachable(format!("pid {pid} cannot be signalled: {error}"))),
     }
 }
 
@@ -273,8 +235,19 @@ impl Restarter for ProcessRestarter {
         })
     }
 
-    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
-        let until = Instant::now() + deadline;
+    async fn remember(&self, target: &plan::Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
+        let spec = spec(target)?;
+        let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
+        let former = match find(spec)? {
+            Found::Alive(alive) if alive.incarnation() == *incarnation => Former::read(alive.pid),
+            _ => return Err(refused("another process than the one that was meant is there, or none".into())),
+        };
+        let former = former.map_err(|error| refused(format!("what it is could not be read: {error}")))?;
+        Ok(serde_json::to_value(former).expect("plain data"))
+    }
+
+    /// The first half.
+    async fn restart(&self, target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
         let spec = spec(target)?;
         let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
         let old = match find(spec)? {
@@ -288,22 +261,59 @@ impl Restarter for ProcessRestarter {
                 .map_err(|error| refused(format!("`{program}` could not be started again: {error}")))?,
             _ => return Err(refused("argv must begin with an absolute path".into())),
         }
-        match end(&old, spec.stop_timeout.min(deadline)).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let detail = format!("pid {} has not ended {:?} after SIGKILL", old.pid, pidfd::KILL_DEADLINE);
-                return Err(RestartError::Unreachable { service: service(spec), detail });
-            }
-            Err(error) => return Err(refused(format!("pid {} cannot be signalled: {error}", old.pid))),
+        let held = Held::hold(old.pid, old.start_time)
+            .map_err(|error| refused(format!("pid {} cannot be held: {error}", old.pid)))?
+            .ok_or_else(|| refused("it has just ended without us".into()))?;
+        let environment = former::environment(old.pid);
+        held.signal(libc::SIGTERM).map_err(|error| refused(format!("pid {} cannot be signalled: {error}", old.pid)))?;
+        if let Some(environment) = environment {
+            self.environments().insert(spec.pid_file.clone(), (old.incarnation(), environment));
         }
-        // Whatever is left of the deadline: what has been ended is started again.
+        Ok(Restarted::Stopping)
+    }
+
+    async fn start(
+        &self,
+        target: &plan::Restart,
+        before: &Before,
+        deadline: Duration,
+    ) -> Result<Incarnation, RestartError> {
+        let until = Instant::now() + deadline;
+        let spec = spec(target)?;
         let failed = |detail: String| RestartError::Failed { service: service(spec), detail };
-        crash::point("restart", "ended");
-        let started =
-            start(spec, &old).map_err(|error| failed(format!("`{}` could not be started: {error}", spec.argv[0])))?;
-        crash::point("restart", "started");
+        let former: Former = serde_json::from_value(before.kept.clone())
+            .map_err(|error| failed(format!("the journal does not say what it was: {error}")))?;
+        if former::boot().ok().as_ref() != Some(&former.boot) {
+            let detail = "the host has been booted since it was ended: what starts at boot is not ours to start";
+            return Err(RestartError::Refused { service: service(spec), detail: detail.into() });
+        }
+        let known = self.environments().remove(&spec.pid_file);
+        let environment = known.filter(|(of, _)| *of == before.incarnation).map(|(_, environment)| environment);
+        end(spec, &before.incarnation).await?;
+        // One that somebody else has started meanwhile counts.
+        let started = match find(spec)? {
+            Found::Alive(_) => None,
+            Found::NoFile | Found::Dead => {
+                let environment = environment.unwrap_or_else(successor::clean);
+                crash::point("restart", "ended");
+                let started = successor::start(spec, &former, &environment).await;
+                crash::point("restart", "started");
+                Some(started.map_err(|why| failed(format!("`{}` could not be started: {why}", spec.argv[0])))?)
+            }
+        };
+        // A start in time is given the time to prove itself.
         let until = until.max(Instant::now() + STABLE_FOR * 2);
-        appear(spec, &old.incarnation(), started, until).await.map(Restarted::Anew).map_err(failed)
+        let appeared = appear(spec, &before.incarnation, started.as_ref(), until).await;
+        match (appeared, started) {
+            (Err((why, true)), Some(started)) => {
+                started.end(spec.stop_timeout).await;
+                Err(failed(why))
+            }
+            (appeared, started) => {
+                started.into_iter().for_each(Started::settle);
+                appeared.map_err(|(why, _)| failed(why))
+            }
+        }
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Child;
 
+use serde_json::json;
+
 use super::*;
 use crate::clock::SystemClock;
 
@@ -91,6 +93,23 @@ fn restarter() -> ProcessRestarter {
     ProcessRestarter::new(Arc::new(SystemClock))
 }
 
+/// What is journaled before its end.
+async fn before(restarter: &ProcessRestarter, target: &plan::Restart) -> Before {
+    let incarnation = restarter.observe(target).await.unwrap().incarnation.expect("it runs");
+    let kept = restarter.remember(target, &incarnation).await.unwrap();
+    Before { incarnation, kept }
+}
+
+async fn whole_restart(
+    restarter: &ProcessRestarter,
+    target: &plan::Restart,
+    deadline: Duration,
+) -> Result<Incarnation, RestartError> {
+    let before = before(restarter, target).await;
+    assert_eq!(restarter.restart(target, deadline).await?, Restarted::Stopping);
+    restarter.start(target, &before, deadline).await
+}
+
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -101,7 +120,7 @@ async fn a_restart_is_another_process_of_the_same_user_directory_and_limit() {
     assert_eq!((before.state, before.main_pid), (RunState::Active, service.pid().map(|pid| pid as u32)));
     assert!(before.up_for.unwrap() < Duration::from_secs(60), "{before:?}");
 
-    let new = restarter.restart(&target, LONG).await.unwrap().anew();
+    let new = whole_restart(&restarter, &target, LONG).await.unwrap();
     let after = restarter.observe(&target).await.unwrap();
     assert_eq!(after.incarnation.as_ref(), Some(&new));
     assert_ne!(after.incarnation, before.incarnation);
@@ -123,7 +142,7 @@ async fn a_restart_is_another_process_of_the_same_user_directory_and_limit() {
     }
 
     // And again, now on a process that we have started ourselves: no zombie is left that looks alive.
-    let third = restarter.restart(&target, LONG).await.unwrap().anew();
+    let third = whole_restart(&restarter, &target, LONG).await.unwrap();
     assert_ne!(third, new);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the second process stays a zombie");
 }
@@ -133,7 +152,7 @@ async fn what_ignores_sigterm_is_killed_with_its_group_after_the_stop_timeout() 
     // Asked to end, it starts a worker instead.
     let service = Service::new("sleep 600 & echo $! > %DIR%/worker").running().await;
     let asked = Instant::now();
-    restarter().restart(&service.target(), LONG).await.unwrap();
+    whole_restart(&restarter(), &service.target(), LONG).await.unwrap();
     let worker: i32 = std::fs::read_to_string(service.path("worker")).unwrap().trim().parse().unwrap();
     until(|| start_time(worker).unwrap().is_none()).await;
     assert!(asked.elapsed() >= service.spec().stop_timeout);
@@ -144,7 +163,7 @@ async fn what_ignores_sigterm_is_killed_with_its_group_after_the_stop_timeout() 
 async fn what_does_not_start_again_is_a_failure_that_says_so() {
     // Ended, it takes the script's body away, so that the next start ends at once.
     let service = Service::new("echo exit 3 > $0.new; sed -i \"2s/.*/exit 3/\" $0; exit 0").running().await;
-    let error = restarter().restart(&service.target(), LONG).await.unwrap_err();
+    let error = whole_restart(&restarter(), &service.target(), LONG).await.unwrap_err();
     assert!(matches!(&error, RestartError::Failed { .. }) && error.to_string().contains("exit status: 3"), "{error}");
     assert_eq!(restarter().observe(&service.target()).await.unwrap().state, RunState::Failed);
 }
@@ -208,21 +227,74 @@ async fn a_pid_file_that_proves_nothing_is_refused() {
 
 #[tokio::test]
 async fn a_recycled_pid_is_not_signalled() {
+    let service = Service::new("exit 0");
     let mut bystander = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
     let pid = bystander.id() as i32;
-    let earlier = Alive {
-        pid,
-        start_time: start_time(pid).unwrap().unwrap() - 1,
-        uid: 0,
-        gid: 0,
-        groups: vec![],
-        directory: "/".into(),
-        descriptors: None,
-    };
     // The one that was meant has ended; that is all there is to do.
-    let ended = end(&earlier, Duration::from_millis(200)).await;
+    let earlier = Incarnation(format!("{pid}@{}", start_time(pid).unwrap().unwrap() - 1));
+    let ended = end(&service.spec(), &earlier).await;
     let lives = bystander.try_wait().unwrap().is_none();
     bystander.kill().unwrap();
     bystander.wait().unwrap();
-    assert!(ended.unwrap() && lives);
+    assert!(ended.is_ok() && lives);
+}
+
+#[tokio::test]
+async fn the_next_process_is_what_the_former_one_was() {
+    const OWN: &str = "umask; nice; cat /proc/self/oom_score_adj; echo \"$UNWAIT_TEST_WORD\"";
+    let service = Service::new("exit 0");
+    let text = std::fs::read_to_string(service.path("service")).unwrap();
+    let own = format!("({OWN}) > {}", service.path("own").display());
+    std::fs::write(service.path("service"), text.replace("while :", &format!("{own}\nwhile :"))).unwrap();
+    let own = || std::fs::read_to_string(service.path("own")).unwrap_or_default();
+    let mut command = std::process::Command::new("/bin/sh");
+    let script =
+        format!("umask 027; echo 123 > /proc/self/oom_score_adj; exec nice -n 5 {}", service.path("service").display());
+    command.args(["-c", &script]).env("UNWAIT_TEST_WORD", "a \"word\"\nin two lines");
+    let mut first = command.current_dir(service.directory.path()).spawn().unwrap();
+    // Who runs the tests may be nice already.
+    let nice = (procfs::process::Process::myself().unwrap().stat().unwrap().nice + 5).min(19);
+    let was = format!("0027\n{nice}\n123\na \"word\"\nin two lines\n");
+    until(|| own() == was).await;
+    std::fs::remove_file(service.path("own")).unwrap();
+
+    // By the agent that ended it: with its environment. By a next one: without.
+    let (ours, target) = (restarter(), service.target());
+    let reaped = std::thread::spawn(move || first.wait());
+    whole_restart(&ours, &target, LONG).await.unwrap();
+    assert_eq!(own(), was);
+    let kept = before(&ours, &target).await;
+    assert!(!kept.kept.to_string().contains("word"), "{kept:?}");
+    assert_eq!(ours.restart(&target, LONG).await.unwrap(), Restarted::Stopping);
+    restarter().start(&target, &kept, LONG).await.unwrap();
+    assert_eq!(own(), format!("0027\n{nice}\n123\n\n"));
+    reaped.join().unwrap().unwrap();
+
+    // Done again, the new one counts; after the next boot it is for others to start it.
+    let again = restarter().start(&target, &kept, LONG).await.unwrap();
+    assert_eq!(Some(again), restarter().observe(&target).await.unwrap().incarnation);
+    let mut earlier = kept;
+    earlier.kept["boot"] = json!("another");
+    let refused = restarter().start(&target, &earlier, LONG).await;
+    assert!(matches!(refused, Err(RestartError::Refused { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_names_itself_nowhere_in_time_is_ended_again_with_its_workers() {
+    // Ended, it leaves a script behind that writes no pid file.
+    let service =
+        Service::new("sed -i s,/pid,/elsewhere, $0; sed -i \"s/^env.*/sleep 600 \\&/\" $0; exit 0").running().await;
+    let target = service.target();
+    let error = whole_restart(&restarter(), &target, Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(&error, RestartError::Failed { .. }), "{error}");
+    assert!(error.to_string().contains("named no new process in time"), "{error}");
+    let written = std::fs::read_to_string(service.path("elsewhere")).expect("it was started");
+    let written: i32 = written.trim().parse().unwrap();
+    assert_eq!(start_time(written).unwrap(), None, "it was left running");
+    let left = procfs::process::all_processes().unwrap().filter_map(|process| process.ok()?.stat().ok());
+    assert_eq!(
+        left.filter(|stat| stat.session == written && stat.state != 'Z').count(),
+        0,
+        "its worker was left running"
+    );
 }

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use self::xmlrpc::{CallError, Value, call};
 use super::pidfd::{self, start_time};
-use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan;
@@ -268,10 +268,11 @@ impl Restarter for SupervisordRestarter {
     async fn start(
         &self,
         target: &plan::Restart,
-        before: &Incarnation,
+        before: &Before,
         deadline: Duration,
     ) -> Result<Incarnation, RestartError> {
         let program = Program::of(target)?;
+        let before = &before.incarnation;
         let mut until = Instant::now() + deadline;
         let mut asked = false;
         let mut steady: Option<(Seen, Instant)> = None;

@@ -110,10 +110,14 @@ fn restarter() -> SupervisordRestarter {
     SupervisordRestarter::new(Arc::new(SystemClock))
 }
 
+fn lifetime(incarnation: &Incarnation) -> Before {
+    Before { incarnation: incarnation.clone(), kept: serde_json::Value::Null }
+}
+
 async fn whole_restart(target: &plan::Restart) -> Result<Incarnation, RestartError> {
     let before = restarter().observe(target).await?.incarnation.expect("it runs");
     assert_eq!(restarter().restart(target, LONG).await?, Restarted::Stopping);
-    restarter().start(target, &before, LONG).await
+    restarter().start(target, &lifetime(&before), LONG).await
 }
 
 #[tokio::test]
@@ -131,7 +135,7 @@ async fn a_restart_is_stopped_and_started_and_another_process() {
     assert!(after.incarnation != before.incarnation && after.main_pid != before.main_pid);
     assert!(after.up_for.unwrap() >= STABLE_FOR);
     // The second half, done again by a next agent: what runs by now is the new one.
-    let again = restarter().start(&target, &before.incarnation.unwrap(), LONG).await.unwrap();
+    let again = restarter().start(&target, &lifetime(&before.incarnation.unwrap()), LONG).await.unwrap();
     assert_eq!(again, new);
 }
 
@@ -151,7 +155,7 @@ async fn an_agent_that_died_between_the_halves_leaves_a_program_that_the_next_on
             == Liveness { state: RunState::Inactive, incarnation: None, main_pid: None, up_for: None }
     })
     .await;
-    let new = restarter().start(&target, &before, LONG).await.unwrap();
+    let new = restarter().start(&target, &lifetime(&before), LONG).await.unwrap();
     assert_ne!(new, before);
 }
 
@@ -169,7 +173,7 @@ async fn what_a_person_stopped_is_not_started() {
     until("the next second", async || SystemClock.now().as_second() > began).await;
     supervisord.start("gate").await;
     supervisord.stop("gate").await;
-    let refused = restarter().start(&target, &before, LONG).await;
+    let refused = restarter().start(&target, &lifetime(&before), LONG).await;
     assert!(matches!(&refused, Err(RestartError::Refused { .. })), "{refused:?}");
     // And the first half: only what runs.
     let refused = restarter().restart(&target, LONG).await;

@@ -1,0 +1,171 @@
+//! The docker restarter on a real podman's compatible API, in pid, mount and network namespaces of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::*;
+use crate::clock::SystemClock;
+
+const LONG: Duration = Duration::from_secs(60);
+const IMAGE: &str = "localhost/busybox";
+const SLEEP: &str = "trap 'exit 0' TERM; while :; do /bin/busybox sleep 0.1; done";
+
+/// podman's service is the first process of its pid namespace: killing it ends the containers and their monitors.
+struct Podman {
+    /// `unshare`, whose only child is podman.
+    outer: Child,
+    directory: tempfile::TempDir,
+}
+
+/// The packages, as `tests/run` unpacked them.
+fn installation(name: &str) -> PathBuf {
+    let path = PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/unwait-tests").join(name);
+    assert!(path.is_dir(), "no podman in {}: `tests/run` installs it", path.display());
+    path
+}
+
+impl Podman {
+    /// With an image of busybox.
+    async fn start() -> Self {
+        use std::os::unix::process::CommandExt;
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let write = |name: &str, text: String| {
+            let path = at.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let (own, dir) = (installation("podman-4.3"), at.display());
+        // runc of Docker's packages: crun 1.8 does not run where cgroups are hybrid.
+        write(
+            "containers.conf",
+            format!(
+                "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n\
+                 conmon_path = [\"{own}/usr/bin/conmon\"]\n[engine.runtimes]\nrunc = [\"{runc}/usr/sbin/runc\"]\n\
+                 [network]\nnetwork_backend = \"cni\"\n",
+                own = own.display(),
+                runc = installation("docker-20.10").display()
+            ),
+        );
+        write(
+            "storage.conf",
+            format!("[storage]\ndriver = \"vfs\"\nrunroot = \"{dir}/run\"\ngraphroot = \"{dir}/graph\"\n"),
+        );
+        write(".config/containers/policy.json", "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}".into());
+        let script = format!(
+            "mount -t tmpfs tmpfs /run && exec {}/usr/bin/podman system service --time 0 unix://{dir}/sock",
+            own.display()
+        );
+        let mut command = Command::new("unshare");
+        command
+            .args(["--kill-child=KILL", "--fork", "--pid", "--mount-proc", "--net", "--propagation", "private"])
+            .args(["sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        environment(&mut command, at);
+        // SAFETY: prctl(2) alone between fork and exec.
+        unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        let podman = Self { outer: command.spawn().unwrap(), directory };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !podman.client(&["version"]).status.success() {
+            assert!(Instant::now() < deadline, "podman does not answer within 30 s");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let root = podman.directory.path().join("image");
+        std::fs::create_dir_all(root.join("bin")).unwrap();
+        std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static: `tests/run` installs it");
+        std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
+        let tar = podman.directory.path().join("image.tar");
+        assert!(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status().unwrap().success());
+        podman.say(&["import", tar.to_str().unwrap(), IMAGE]);
+        podman
+    }
+
+    fn target(&self, container: &str) -> plan::Restart {
+        plan::Restart::Docker { container: container.into(), socket: self.directory.path().join("sock") }
+    }
+
+    /// The service itself does what is asked: the client only talks to it.
+    fn client(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(installation("podman-4.3").join("usr/bin/podman"));
+        environment(&mut command, self.directory.path());
+        let socket = format!("unix://{}", self.directory.path().join("sock").display());
+        command.args(["--remote", "--url", &socket]).args(arguments).output().unwrap()
+    }
+
+    fn say(&self, arguments: &[&str]) -> String {
+        let said = self.client(arguments);
+        assert!(said.status.success(), "podman {arguments:?}: {said:?}");
+        String::from_utf8(said.stdout).unwrap().trim().to_owned()
+    }
+
+    fn run(&self, options: &[&str]) -> String {
+        self.say(&[&["run", "--detach", "--stop-timeout", "5"], options, &[IMAGE, "/bin/sh", "-c", SLEEP]].concat())
+    }
+}
+
+fn environment(command: &mut Command, at: &Path) {
+    command
+        .env("HOME", at)
+        .env("CONTAINERS_CONF", at.join("containers.conf"))
+        .env("CONTAINERS_STORAGE_CONF", at.join("storage.conf"))
+        .env("LD_LIBRARY_PATH", installation("podman-4.3").join("usr/lib/x86_64-linux-gnu"));
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let outer = self.outer.id();
+        let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
+        match children.trim().parse() {
+            Ok(podman) => drop(kill(Pid::from_raw(podman), Signal::SIGKILL)),
+            Err(_) => drop(self.outer.kill()),
+        }
+        drop(self.outer.wait());
+        // Its cgroups lie outside of all that; where another podman has containers, they are not empty.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let of_cgroups = |line: &&str| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup"));
+        for mount in mounts.lines().filter(of_cgroups).filter_map(|line| line.split(' ').nth(1)) {
+            let parent = Path::new(mount).join("libpod_parent");
+            for child in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir(child.path());
+            }
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+#[tokio::test]
+async fn containers_of_podman_are_restarted_by_name_and_found_again_once_they_are_made_anew() {
+    let podman = Podman::start().await;
+    let restarter = DockerRestarter::new(Arc::new(SystemClock));
+    let id = podman.run(&["--net", "none", "--name", "web"]);
+    let web = podman.target("web");
+    assert_eq!(restarter.id(&web).await.unwrap(), id);
+    let before = restarter.observe(&web).await.unwrap();
+    assert_eq!(before.state, RunState::Active);
+    assert_eq!(restarter.own_deadline(&web).await.unwrap(), Duration::from_secs(5 + 90 + 10));
+    let new = restarter.restart(&web, LONG).await.unwrap().anew();
+    assert_ne!(Some(&new), before.incarnation.as_ref());
+    assert_eq!(restarter.observe(&podman.target(&id[..12])).await.unwrap().incarnation, Some(new));
+
+    let guest = podman.run(&["--net", "container:web", "--name", "guest"]);
+    assert_eq!(restarter.dependents(&web).await.unwrap(), ["guest"]);
+    let refused = restarter.restart(&web, LONG).await;
+    assert!(matches!(&refused, Err(RestartError::Refused { .. })), "{refused:?}");
+    podman.say(&["rm", "--force", &guest]);
+
+    podman.say(&["stop", "web"]);
+    assert_eq!(restarter.observe(&web).await.unwrap().state, RunState::Inactive);
+    let refused = restarter.restart(&web, LONG).await;
+    assert!(matches!(&refused, Err(RestartError::Refused { .. })), "{refused:?}");
+
+    podman.say(&["rm", "web"]);
+    assert!(matches!(restarter.id(&web).await, Err(RestartError::Unknown { .. })));
+    let again = podman.run(&["--net", "none", "--name", "web"]);
+    assert_eq!(restarter.id(&web).await.unwrap(), again);
+    assert_ne!(again, id);
+}

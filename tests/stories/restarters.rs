@@ -1,0 +1,215 @@
+//! Restarts by each manager of this host, the agent in the sandbox of its unit: what ends in a new lifetime, what ends
+//! stuck, and what is not begun at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::agent::{self, Etc, HOST, POLICY, unwait};
+use crate::lab::deadline::wait_until_seen;
+use crate::lab::{Lab, Webhook, consul};
+
+const SOON: Duration = Duration::from_secs(30);
+const LEAKY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/leaky.php");
+const LEAKED: usize = 30;
+const RUNBOOK: &str = "runbook: restart-in-place\ndescription: Only that.\nsteps:\n  - restart: {}\n";
+
+/// Acts within seconds on whatever leaks among these, once each.
+fn write(lab: &Lab, webhook: &Webhook<'_>, services: &str, host: &str) {
+    agent::write_webhook(lab, webhook);
+    let policy = format!(
+        "policy: close-wait-leak\ndescription: Restarts.\nservices: {services}\nwhen: close_wait > 20\nfor: 1s\n\
+         mode: auto\nrunbook: restart-in-place\nlimits: {{ cooldown: 30m, per_service: 1 per 6h, per_host: 20 per 6h }}\n"
+    );
+    Etc::shipped()
+        .with(
+            HOST,
+            &format!(
+                "interval: 1s\ncpu_budget: 100%\nrestart_grace: 0s\nmax_parallel: 4\nevidence: {{ min_free: 1MiB }}\n\
+                 notify:\n  - to: {{ generic: {{ url_file: ${{CREDENTIALS_DIRECTORY}}/webhook, \
+                 key_file: ${{CREDENTIALS_DIRECTORY}}/webhook-key }} }}\n{host}"
+            ),
+        )
+        .with(POLICY, &policy)
+        .with("runbooks/restart-in-place.yaml", RUNBOOK)
+        .write(lab);
+}
+
+/// Waits until each of these has an incident that has ended: its outcome and reason.
+fn wait_for_ends(lab: &Lab, services: &[&str]) -> BTreeMap<String, (String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    wait_until_seen(&format!("the incidents of {services:?} to end"), SOON, || {
+        let incidents = agent::history(lab);
+        let ended = incidents.iter().filter(|one| one["ended"].is_string() && one["policy"] == "close-wait-leak");
+        let ended: BTreeMap<String, (String, String)> =
+            ended.map(|one| (text(&one["service"]), (text(&one["outcome"]), text(&one["reason"])))).collect();
+        match services.iter().all(|service| ended.contains_key(*service)) {
+            true => Ok(ended),
+            false => Err(format!("{incidents:#?}\n{}", lab.journal(agent::UNIT))),
+        }
+    })
+}
+
+fn outcome<'a>(ends: &'a BTreeMap<String, (String, String)>, service: &str) -> (&'a str, &'a str) {
+    let (outcome, reason) = &ends[service];
+    (outcome, reason)
+}
+
+#[test]
+fn units_are_restarted_or_told_as_systemd_has_it() {
+    let lab = Lab::start();
+    let webhook = Webhook::start(&lab);
+    lab.start_unit("dbus.service");
+    let leaky = |port: u16| format!("/usr/bin/php {LEAKY} {port} {LEAKED} 0");
+    let dir = lab.dir().display();
+    // Its one start is spent.
+    let limit = format!("[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h\n[Service]\nExecStart={}\n", leaky(7301));
+    // A second lifetime is `done` at once and dies at 300 ms.
+    let brief = format!("mkdir {dir}/brief && exec {}; sleep 0.3; exit 7", leaky(7302));
+    let brief = format!("[Service]\nExecStart=/bin/sh -c '{brief}'\n");
+    // It takes its time to stop, and systemd reads its units anew meanwhile.
+    let slow = format!("[Service]\nExecStart={}\nExecStop=/bin/sh -c 'touch {dir}/stopping; sleep 2'\n", leaky(7303));
+    let bound = format!("[Service]\nExecStart={}\n", leaky(7304));
+    for (unit, text) in [
+        ("leak-limit.service", limit.as_str()),
+        ("leak-brief.service", &brief),
+        ("leak-slow.service", &slow),
+        ("leak-bound.service", &bound),
+        ("guest.service", "[Unit]\nBindsTo=leak-bound.service\n[Service]\nExecStart=/bin/sleep infinity\n"),
+    ] {
+        lab.add_unit(unit, text);
+    }
+    write(&lab, &webhook, "[\"leak-*.service\"]", "");
+    agent::start_unit(&lab);
+    // systemd forgets a unit's starts when it reads the units anew.
+    lab.start_unit("leak-limit.service");
+    let ends = wait_for_ends(&lab, &["leak-limit.service"]);
+    assert_eq!(outcome(&ends, "leak-limit.service"), ("stuck", "start_limit_hit"));
+
+    let others = ["leak-brief.service", "leak-slow.service", "leak-bound.service", "guest.service"];
+    others.iter().for_each(|unit| lab.start_unit(unit));
+    let lifetime = |unit: &str| lab.show(unit, "InvocationID");
+    let before = ["leak-slow.service", "leak-bound.service", "guest.service"].map(lifetime);
+    wait_until_seen("the slow unit to be stopping", SOON, || {
+        if lab.dir().join("stopping").exists() { Ok(()) } else { Err(lab.journal(agent::UNIT)) }
+    });
+    for _ in 0..3 {
+        lab.run(&["systemctl", "daemon-reload"]);
+    }
+    let ends = wait_for_ends(&lab, &["leak-brief.service", "leak-slow.service"]);
+    assert_eq!(outcome(&ends, "leak-brief.service"), ("stuck", "restart_failed"));
+    assert_eq!(outcome(&ends, "leak-slow.service").0, "completed");
+    // Never reset, and never started again.
+    assert_eq!(lab.show("leak-limit.service", "ActiveState"), "failed");
+    assert_eq!(lab.show("leak-brief.service", "ActiveState"), "failed");
+    assert_ne!(lifetime("leak-slow.service"), before[0]);
+
+    let held = agent::held_by(&lab, "leak-bound.service", "close-wait-leak");
+    assert!(held.iter().any(|held| held.to_string().contains("take along guest.service")), "{held:#?}");
+    assert_eq!(["leak-bound.service", "guest.service"].map(lifetime), before[1..]);
+    assert!(!ends.contains_key("leak-bound.service"), "{ends:?}");
+}
+
+/// Two services of runit and one of s6 share the cgroup of one unit, and a process that nobody supervises is nobody's
+/// unit at all.
+#[test]
+fn what_systemd_does_not_know_is_told_apart_and_restarted_by_its_own_manager() {
+    let lab = Lab::start();
+    let webhook = Webhook::start(&lab);
+    lab.start_unit("dbus.service");
+    let programs = copied(&lab);
+    let dir = lab.dir().display().to_string();
+    for (name, port) in [("gate", 7401), ("other", 7402), ("s6gate", 7403)] {
+        executable(
+            &lab.dir().join(name).join("run"),
+            &format!("#!/bin/sh\nexec /usr/bin/php {LEAKY} {port} {LEAKED} 0\n"),
+        );
+    }
+    let all = format!(
+        "{programs}/runsv {dir}/gate & {programs}/runsv {dir}/other & {programs}/s6-supervise {dir}/s6gate & wait"
+    );
+    lab.add_unit(
+        "supervision.service",
+        &format!("[Service]\nEnvironment=LD_LIBRARY_PATH={programs}\nExecStart=/bin/sh -c '{all}'\n"),
+    );
+    lab.start_unit("supervision.service");
+
+    // As nobody, with a umask, a directory and a word in its environment.
+    lab.run(&["install", "--directory", "--owner=65534", "--group=65534", "/run/legacy"]);
+    let own = lab.inside("/run/legacy");
+    fs::copy(LEAKY, own.join("leaky.php")).expect("the lab's /run is writable");
+    executable(
+        &own.join("legacy"),
+        &format!(
+            "#!/bin/sh\nprintf '%s %s %s %s\\n' \"$(id -u):$(id -g)\" \"$(umask)\" \"$(pwd)\" \"$WORD\" >> /run/legacy/was\n\
+             echo $$ > /run/legacy/pid\nexec /usr/bin/php /run/legacy/leaky.php 7404 {LEAKED} 0\n"
+        ),
+    );
+    let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    let first = "umask 027; cd /run/legacy; export WORD='a \"hunter2\" $word'; exec /run/legacy/legacy";
+    let _first = lab.spawn(&[&as_nobody[..], &["sh", "-c", first]].concat());
+
+    let host = format!(
+        "services:\n  - {{ service: \"process:gate\", restart: {{ runit: {{ dir: {dir}/gate }} }} }}\n  \
+         - {{ service: \"process:s6gate\", restart: {{ s6: {{ dir: {dir}/s6gate, stop_timeout: 5s }} }} }}\n  \
+         - {{ service: \"process:legacy\", restart: {{ process: {{ argv: [/run/legacy/legacy], pid_file: /run/legacy/pid }} }} }}\n"
+    );
+    write(&lab, &webhook, "[\"process:*\"]", &host);
+    let services = ["process:gate", "process:legacy", "process:s6gate", "supervision.service"];
+    wait_until_seen("each to have its own", SOON, || {
+        let seen = unwait(&lab, &["scan", "--json"]).json();
+        let rows = seen["services"].as_array().expect("services");
+        let mut counts: Vec<_> = rows.iter().map(|row| (row["service"].as_str(), row["close_wait"].as_u64())).collect();
+        counts.sort();
+        let expected = services.map(|service| (Some(service), Some(LEAKED as u64)));
+        if counts == expected { Ok(()) } else { Err(format!("{seen:#}")) }
+    });
+    let pid = |status: &str| fs::read(lab.dir().join(status).join("supervise/status")).expect("a status");
+    let other = pid("other");
+    agent::start_unit(&lab);
+
+    let ends = wait_for_ends(&lab, &services[..3]);
+    for service in &services[..3] {
+        assert_eq!(outcome(&ends, service).0, "completed", "{ends:?}");
+    }
+    assert_eq!(ends.len(), 3, "{ends:?}");
+    assert_eq!(pid("other"), other, "its neighbour was restarted as well");
+    let was = fs::read_to_string(own.join("was")).expect("it was started");
+    let was: Vec<&str> = was.lines().collect();
+    assert_eq!(was, ["65534:65534 0027 /run/legacy a \"hunter2\" $word"; 2]);
+    let now = fs::read_to_string(own.join("pid")).expect("a pid file");
+    let cgroup = lab.stdout(&["cat", &format!("/proc/{}/cgroup", now.trim())]);
+    assert!(cgroup.contains("/unwait-process-run-legacy-pid.service"), "it lives in the agent's sandbox: {cgroup}");
+    // What the environment held is nowhere that others see.
+    let shown = lab.stdout(&["systemctl", "show", "unwait-process-run-legacy-pid.service"]);
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let found = lab.command(&["grep", "--recursive", "--files-with-matches", "hunter2", agent::STATE]).output();
+    let found = found.expect("grep starts");
+    assert!(found.status.code() == Some(1) && found.stdout.is_empty(), "{found:?}");
+}
+
+fn executable(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("below the lab")).expect("the lab's directory is writable");
+    fs::write(path, text).expect("the lab's directory is writable");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+}
+
+/// The supervisors, as `tests/run` unpacked them, with what they are linked with, where the lab sees them.
+fn copied(lab: &Lab) -> String {
+    let installed = consul::installation().with_file_name("supervise-2").join("usr");
+    assert!(installed.is_dir(), "no runit and s6 in {}: `tests/run` installs them", installed.display());
+    let target = lab.dir().join("programs");
+    fs::create_dir(&target).expect("the lab's directory is writable");
+    for directory in ["bin", "lib/x86_64-linux-gnu"] {
+        for entry in fs::read_dir(installed.join(directory)).expect("the packages' files").flatten() {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), target.join(entry.file_name())).expect("the lab's directory is writable");
+            }
+        }
+    }
+    target.display().to_string()
+}
