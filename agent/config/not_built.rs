@@ -2,10 +2,9 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 8] = [
+const KEYS: [(&str, &[&str]); 7] = [
     ("", &["http"]),
-    ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
-    ("registries.consul", &["scope", "node"]),
+    ("registries", &["etcd", "zookeeper", "nacos", "eureka"]),
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "podman", "runit", "s6", "exec"]),
     (

@@ -10,6 +10,7 @@ mod config;
 mod containers;
 mod crash;
 mod demo;
+mod discover;
 mod disk;
 mod guards;
 mod idle;
