@@ -9,6 +9,8 @@
 //!
 //! Nothing here blacks out secrets: what is kept goes through [`crate::evidence::redact`] first.
 
+mod apart;
+
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -20,6 +22,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
+
+pub use apart::apart;
 
 /// Where commands are looked for; the agent's own PATH is not handed on.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -1,6 +1,5 @@
 //! What a saga may reach: the traits of `execute::world`, joined with the other stages; for real, and for dry-run.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -92,8 +91,7 @@ impl Pace for NoPace {
     }
 }
 
-/// The operator's commands, so that they outlive the agent: a transient unit under systemd (which also keeps them
-/// out of the agent's sandbox), a process group of their own elsewhere.
+/// The operator's commands, so that they outlive the agent.
 struct RealCommands;
 
 const OUTPUT_BYTES: usize = 16 * 1024;
@@ -101,54 +99,17 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 #[async_trait]
 impl Commands for RealCommands {
     async fn run(&self, argv: &[String], deadline: Duration) -> Result<String, String> {
-        let under_systemd = nix::unistd::geteuid().is_root() && std::path::Path::new("/run/systemd/system").is_dir();
-        let unit = under_systemd.then(transient_unit);
-        let mut whole: Vec<String> = Vec::new();
-        if let Some(unit) = &unit {
-            let (name, limit) =
-                (format!("--unit={unit}"), format!("--property=RuntimeMaxSec={}", deadline.as_secs().max(1)));
-            // No --pipe: a pipe to the agent would break with it, and end the command at its next word.
-            whole.extend(["systemd-run", "--quiet", "--collect", "--wait", &name, &limit, "--"].map(String::from));
-        }
-        whole.extend(argv.iter().cloned());
-        let ran = command::capture(&whole, &[], deadline + Duration::from_secs(1), OUTPUT_BYTES).await;
+        let ran = command::apart(argv, &[], deadline, OUTPUT_BYTES).await;
         let name = argv.first().map(String::as_str).unwrap_or_default();
         if ran.ended.is_success() {
             return Ok(format!("{name}: {}", ran.ended));
         }
-        let output = match &unit {
-            // systemd-run's own words come first: why it could not start the command at all.
-            Some(unit) if ran.output.trim().is_empty() => last_of_journal(unit).await,
-            _ => ran.output,
-        };
-        let said = evidence::redact::text(output.trim());
+        let said = evidence::redact::text(ran.output.trim());
         match said.lines().last().unwrap_or_default() {
             "" => Err(format!("{name}: {}", ran.ended)),
             last => Err(format!("{name}: {}: {last}", ran.ended)),
         }
     }
-}
-
-/// A name that no command of a former agent has, which may be running still.
-fn transient_unit() -> String {
-    // RandomState is seeded by the operating system; nothing here needs more randomness than that.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    format!("unwait-run-{random:016x}.service")
-}
-
-/// How long the journal may take to say what a command said.
-const JOURNAL_WITHIN: Duration = Duration::from_secs(3);
-
-/// The last line that a unit wrote; empty where the journal does not have it.
-async fn last_of_journal(unit: &str) -> String {
-    let journal =
-        |arguments: &[&str]| ["journalctl"].iter().chain(arguments).map(ToString::to_string).collect::<Vec<_>>();
-    // What was written just now may still be on its way.
-    command::capture(&journal(&["--sync"]), &[], JOURNAL_WITHIN, OUTPUT_BYTES).await;
-    // By the unit that wrote it: what systemd says about the unit is not what the command said.
-    let (by, lines) = (format!("_SYSTEMD_UNIT={unit}"), ["--quiet", "--output=cat", "--lines=1", "--no-pager"]);
-    let said = command::capture(&journal(&[&lines[..], &[&by]].concat()), &[], JOURNAL_WITHIN, OUTPUT_BYTES).await;
-    if said.ended.is_success() { said.output } else { String::new() }
 }
 
 /// A peer by its address, and the name that a registry knows it by.

@@ -7,6 +7,7 @@ mod board;
 pub mod breaches;
 pub mod breaker;
 pub mod control;
+pub mod discover;
 pub mod explain;
 pub mod hands;
 pub mod held;
@@ -46,7 +47,14 @@ use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
 use crate::ports::registry::{
-    Registry, consul::Consul, dry::DryRegistry, file::FileRegistry, haproxy::HaProxy, redis::Redis,
+    Registry, RegistryError,
+    consul::Consul,
+    dry::DryRegistry,
+    file::FileRegistry,
+    haproxy::HaProxy,
+    health_file::HealthFile,
+    hook::{ExecHooks, Hooked, HttpHooks},
+    redis::Redis,
 };
 use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
@@ -117,13 +125,27 @@ impl Wiring {
         let mut registries: BTreeMap<String, Arc<dyn Registry>> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
             let adapter: Arc<dyn Registry> = match registry {
-                RegistryConfig::Consul { url, token_file } => {
-                    Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?)
+                RegistryConfig::Consul { url, token_file, scope } => {
+                    Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?.draining(*scope))
+                }
+                RegistryConfig::Exec(hook) => {
+                    let ledger = StateDir::drains_of_hook(&config.host.state, name);
+                    Arc::new(Hooked::new(name, ExecHooks(hook.clone()), ledger, hook.hold_every, &host.name))
                 }
                 RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
                 RegistryConfig::HaProxy { sockets } => {
                     let ledger = StateDir::drains_of(&config.host.state);
                     Arc::new(HaProxy::new(name, sockets.clone(), ledger))
+                }
+                RegistryConfig::HealthFile { directory, hold_every } => {
+                    Arc::new(HealthFile::new(name, directory, *hold_every, &host.name))
+                }
+                RegistryConfig::Http { hook, headers_file } => {
+                    let headers = headers_file.as_ref().map(|path| secret(path, "the hook's headers")).transpose()?;
+                    let hooks = HttpHooks::new(hook.clone(), headers.as_ref())
+                        .map_err(|detail| RegistryError::Refused { registry: name.clone(), detail })?;
+                    let ledger = StateDir::drains_of_hook(&config.host.state, name);
+                    Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, &host.name))
                 }
                 RegistryConfig::Redis { url, login, layout } => {
                     let user = user(login.as_ref(), "the registry's password")?;

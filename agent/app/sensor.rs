@@ -205,6 +205,18 @@ impl Sensor {
         Ok(rows.iter().filter(in_use).filter(|row| ours(row.local)).count() as u64)
     }
 
+    /// Where each service listens in our own network namespace.
+    pub fn listening(&mut self) -> Result<BTreeMap<ServiceName, Vec<SocketAddr>>, CollectError> {
+        let census = self.census()?;
+        let own = self.collector.own_namespace();
+        let of = |(service, held): (ServiceName, ServiceCensus)| {
+            let here = held.listening.iter().filter(|(namespace, _)| *namespace == own).map(|(_, address)| *address);
+            let here: BTreeSet<SocketAddr> = here.collect();
+            (!here.is_empty()).then(|| (service, here.into_iter().collect()))
+        };
+        Ok(census.services.into_iter().filter_map(of).collect())
+    }
+
     fn census(&mut self) -> Result<Census, CollectError> {
         let snapshot = self.collector.snapshot(self.clock.as_ref(), Ask { afresh: true, ..Ask::default() })?;
         Ok(self.attributor.attribute(snapshot, DescriptorAsk::Skip, self.clock.as_ref()))

@@ -4,6 +4,7 @@ mod act;
 mod approve;
 mod check;
 mod demo;
+mod discover;
 mod explain;
 mod history;
 mod notify;
@@ -80,6 +81,8 @@ enum Verb {
     /// Messages to people.
     #[command(subcommand)]
     Notify(notify::Verb),
+    /// Which instance of a registry each service here is: the `services:` section, to review and paste.
+    Discover(discover::Arguments),
     /// The whole story on this machine, in under a minute: a leaking service, the breach, the remedy.
     Demo(demo::Arguments),
     /// The demo's own leaking service and its peers.
@@ -177,6 +180,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Rearm(arguments) => rearm::rearm(arguments),
         Verb::Slot(arguments) => slot::slot(arguments).await,
         Verb::Notify(verb) => notify::notify(verb).await,
+        Verb::Discover(arguments) => discover::discover(arguments).await,
         Verb::Demo(arguments) => demo::demo(arguments).await,
         Verb::DemoService(arguments) => demo::service(arguments),
     }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Diagnostic;
-use crate::model::RedisLayout;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
+use crate::model::{ConsulScope, ExecHook, HttpHook, RedisLayout};
 
 /// `agent.yaml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct HostConfig {
     pub cpu_budget: f64,
     /// Told with every message.
     pub labels: BTreeMap<String, String>,
-    /// By the name that `register` uses; in this version the name is the kind.
+    /// By the name that `register` uses: the kind, or a hook's own.
     pub registries: BTreeMap<String, RegistryConfig>,
     pub services: BTreeMap<ServiceName, ServiceConfig>,
     /// Where hosts agree on slots.
@@ -47,22 +47,41 @@ pub struct HostConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryConfig {
     /// The local Consul agent. The URL holds no credentials: those are refused.
-    Consul { url: String, token_file: Option<PathBuf> },
+    Consul { url: String, token_file: Option<PathBuf>, scope: ConsulScope },
+    /// Commands; instances are `SERVICE/INSTANCE`.
+    Exec(ExecHook),
     /// A JSON file, for the demo and for tests.
     File { path: PathBuf },
     /// The stats sockets of every balancer, at least one: a path, or `HOST:PORT`. Instances are `BACKEND/SERVER`.
     HaProxy { sockets: Vec<String> },
+    /// Files that health checks read; instances are `SERVICE/FILE` below the directory.
+    HealthFile { directory: PathBuf, hold_every: Duration },
+    /// HTTP requests; instances are `SERVICE/INSTANCE`.
+    Http { hook: HttpHook, headers_file: Option<PathBuf> },
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
 }
 
 impl RegistryConfig {
+    /// Can it count others at all, as `min_healthy` asks?
+    pub fn counts(&self) -> bool {
+        match self {
+            Self::HealthFile { .. } => false,
+            Self::Exec(hook) => hook.count.is_some(),
+            Self::Http { hook, .. } => hook.count.is_some(),
+            _ => true,
+        }
+    }
+
     /// What an instance's id looks like there, where not everything will do.
     pub fn id_form(&self) -> Option<&'static str> {
         match self {
             Self::Consul { .. } | Self::File { .. } => None,
             Self::HaProxy { .. } => Some("BACKEND/SERVER, such as rpc-order/s1"),
-            Self::Redis { .. } => Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"),
+            Self::HealthFile { .. } => Some("SERVICE/FILE, such as rpc-order/up"),
+            Self::Redis { .. } | Self::Exec(_) | Self::Http { .. } => {
+                Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801")
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ pub use host::{
 pub use load::{load, load_with, unreadable_secrets};
 pub use protected::protected;
 
-use crate::model::plan::Restart;
+use crate::model::plan::{Binding, Restart};
 use crate::model::policy::Selector;
 use crate::model::service::ServiceKind;
 use crate::model::{Policy, PolicyTest, Runbook, ServiceName, Target};
@@ -121,6 +121,15 @@ impl Config {
         let mut lacks = Vec::new();
         if runbook.drains() && target.bindings.is_empty() {
             lacks.push(format!("drain: no registry is bound; {}", in_file("register: [{ registry: NAME, id: ID }]")));
+        }
+        let counts =
+            |binding: &Binding| self.host.registries.get(&binding.registry).is_some_and(RegistryConfig::counts);
+        if runbook.drains() && !target.bindings.is_empty() && !target.bindings.iter().any(counts) {
+            lacks.push(
+                "min_healthy: none of its registries can count the others: add `count` to a hook, or bind the service in \
+                 a registry that can count, in agent.yaml"
+                    .into(),
+            );
         }
         if runbook.checks_health() && target.health.is_none() {
             lacks.push(format!("health_check: no health is declared; {}", in_file("health: { tcp: ADDRESS:PORT }")));

@@ -2,9 +2,8 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 7] = [
-    ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
-    ("registries.consul", &["scope", "node"]),
+const KEYS: [(&str, &[&str]); 6] = [
+    ("registries", &["etcd", "zookeeper", "nacos", "eureka"]),
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "exec"]),
     (

@@ -302,6 +302,10 @@ impl Registry for Fake {
         self.0.registry.others(id).await
     }
 
+    fn counts(&self) -> bool {
+        self.0.registry.counts()
+    }
+
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
         self.0.registry.markers().await
     }

@@ -1,5 +1,7 @@
-//! How services stand in a registry whose shape each framework chooses for itself.
+//! How services stand in registries whose shape the host's file tells.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where the instances of a service stand in Redis.
@@ -28,3 +30,77 @@ pub enum RedisProfile {
     /// Dubbo's: a hash of provider URLs a service, its value the time in milliseconds when it ends; overrides beside it.
     Dubbo,
 }
+
+/// What a drain takes out of Consul.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsulScope {
+    /// The one service.
+    Service,
+    /// The whole node, with everything that it has.
+    Node,
+}
+
+/// A backend by commands. Words such as `{id}` are filled in; [`WORDS`] has them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecHook {
+    pub isolate: Vec<String>,
+    pub restore: Vec<String>,
+    pub observe: Vec<String>,
+    pub count: Option<Vec<String>>,
+    /// Environment variables, and the files that they name.
+    pub files: BTreeMap<String, PathBuf>,
+    /// Of each command; and from a change until it is seen.
+    pub deadline: Duration,
+    /// From one look at a drain to the next.
+    pub hold_every: Duration,
+}
+
+/// A backend by HTTP requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpHook {
+    pub isolate: HttpCall,
+    pub restore: HttpCall,
+    pub observe: HttpCall,
+    /// The statuses by which `observe` says that it knows no such instance.
+    pub absent: Vec<u16>,
+    /// Where in its JSON the state stands, as a JSON pointer (RFC 6901), and the words for each.
+    pub traffic: String,
+    pub passing: Vec<String>,
+    pub failing: Vec<String>,
+    pub drained: Vec<String>,
+    pub isolated: Vec<String>,
+    /// Where our marker stands, if the backend keeps it.
+    pub marker: Option<String>,
+    pub count: Option<HttpCount>,
+    pub deadline: Duration,
+    pub hold_every: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpCall {
+    pub method: String,
+    pub url: String,
+    pub body: Option<String>,
+    /// The statuses that count as done; none given, every 2xx.
+    pub expect: Vec<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpCount {
+    pub call: HttpCall,
+    /// JSON pointers to a number, or to a list whose items are counted.
+    pub healthy: String,
+    pub registered: String,
+    pub includes_us: IncludesUs,
+}
+
+/// When a count of the healthy counts ourselves too, so that one is to be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncludesUs {
+    Never,
+    InTraffic,
+    Always,
+}
+
+/// What is filled into a hook's arguments, addresses and bodies, between braces.
+pub const WORDS: [&str; 6] = ["id", "service", "instance", "marker", "incident", "host"];

@@ -12,13 +12,15 @@ mod redis;
 pub mod registry;
 pub mod restarter;
 #[cfg(test)]
-mod testing_consul;
+pub mod testing_consul;
 #[cfg(test)]
 mod testing_etcd;
 #[cfg(test)]
 mod testing_haproxy;
 #[cfg(test)]
-mod testing_redis;
+mod testing_nginx;
+#[cfg(test)]
+pub mod testing_redis;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

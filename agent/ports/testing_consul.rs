@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 /// All permissions, where access control is on.
 pub const MASTER: &str = "5d3c2f1a-0000-4000-8000-00000000aaaa";
 
+#[derive(Debug)]
 pub struct TestConsul {
     child: Child,
     _data: tempfile::TempDir,

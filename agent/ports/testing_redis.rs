@@ -9,6 +9,7 @@ use super::testing_consul::{free_ports, wait_for};
 
 const PROGRAM: &str = "/usr/bin/redis-check-rdb";
 
+#[derive(Debug)]
 pub struct TestRedis {
     child: Child,
     pub url: String,

@@ -75,6 +75,11 @@ impl StateDir {
         state.join("drains.json")
     }
 
+    /// The same, of one registry of hooks.
+    pub fn drains_of_hook(state: &Path, registry: &str) -> PathBuf {
+        state.join(format!("drains-{registry}.json"))
+    }
+
     pub fn socket_of(state: &Path) -> PathBuf {
         state.join("control.sock")
     }

@@ -12,6 +12,7 @@ mod containers;
 mod crash;
 mod crash_sweep;
 mod demo;
+mod discover;
 mod disk;
 mod double_starts;
 mod guards;

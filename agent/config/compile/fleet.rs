@@ -65,7 +65,7 @@ fn consul(
         (Some(Typed(text)), _) => {
             Some(FleetConfig::Consul { url: url(&place.key("url"), text, to), token_file: own_token })
         }
-        (None, Some(RegistryConfig::Consul { url, token_file })) => {
+        (None, Some(RegistryConfig::Consul { url, token_file, .. })) => {
             Some(FleetConfig::Consul { url: url.clone(), token_file: own_token.or_else(|| token_file.clone()) })
         }
         (None, _) => {

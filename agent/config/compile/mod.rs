@@ -3,6 +3,7 @@
 
 pub mod condition;
 pub mod fleet;
+pub mod hooks;
 pub mod host;
 pub mod policy;
 pub mod registries;

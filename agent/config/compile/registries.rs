@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use super::fleet::{login, redis_url};
 use super::host::{file, url};
-use super::{Compiling, hours, items, millis, secs};
+use super::{Compiling, hooks, hours, items, millis, secs};
 use crate::config::expand::Environment;
 use crate::config::host::RegistryConfig;
 use crate::config::place::Place;
-use crate::config::spec::host::{ConsulSpec, FileSpec, HaProxySpec, RedisProfileSpec, RedisSpec, RegistriesSpec};
+use crate::config::spec::host::{
+    ConsulRegistrySpec, ConsulScopeSpec, FileSpec, HaProxySpec, HealthFileSpec, RedisProfileSpec, RedisSpec,
+    RegistriesSpec,
+};
 use crate::config::spec::scalar::Typed;
-use crate::model::{RedisLayout, RedisProfile};
+use crate::model::{ConsulScope, RedisLayout, RedisProfile};
 
 pub fn compile(
     spec: RegistriesSpec,
@@ -18,7 +21,15 @@ pub fn compile(
     to: &mut Compiling,
     environment: Environment,
 ) -> BTreeMap<String, RegistryConfig> {
-    let RegistriesSpec { consul: consul_spec, file: file_spec, haproxy: haproxy_spec, redis: redis_spec } = spec;
+    let RegistriesSpec {
+        consul: consul_spec,
+        exec: exec_spec,
+        file: file_spec,
+        haproxy: haproxy_spec,
+        health_file: health_file_spec,
+        http: http_spec,
+        redis: redis_spec,
+    } = spec;
     let at = |key: &str| place.key(key);
     let mut registries = BTreeMap::new();
     let mut add = |name: &str, registry| registries.insert(name.to_owned(), registry);
@@ -37,13 +48,29 @@ pub fn compile(
     if let Some(spec) = redis_spec {
         add("redis", redis(spec, &at("redis"), to, environment));
     }
+    if let Some(spec) = health_file_spec {
+        add("health_file", health_file(spec, &at("health_file"), to));
+    }
+    hooks::compile(exec_spec, http_spec, place, to, environment, &mut registries);
     registries
 }
 
-fn consul(spec: ConsulSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
+fn health_file(spec: HealthFileSpec, place: &Place, to: &mut Compiling) -> RegistryConfig {
+    let directory = to.required(place, "directory", spec.directory, "/run/health");
+    RegistryConfig::HealthFile {
+        directory: directory.map(|Typed(text)| to.path(&place.key("directory"), text)).unwrap_or_default(),
+        hold_every: to.duration(&place.key("hold_every"), spec.hold_every, millis(500), millis(100)..=secs(10)),
+    }
+}
+
+fn consul(spec: ConsulRegistrySpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
     let address = to.required(place, "url", spec.url, "\"http://127.0.0.1:8500\"");
     let url = address.map(|Typed(text)| url(&place.key("url"), text, to)).unwrap_or_default();
-    RegistryConfig::Consul { url, token_file: file(place, "token_file", spec.token_file, to, environment) }
+    let scope = match spec.scope {
+        None | Some(ConsulScopeSpec::Service) => ConsulScope::Service,
+        Some(ConsulScopeSpec::Node) => ConsulScope::Node,
+    };
+    RegistryConfig::Consul { url, token_file: file(place, "token_file", spec.token_file, to, environment), scope }
 }
 
 /// Every balancer that sends traffic: what is not listed here goes on sending it.

@@ -30,13 +30,16 @@ pub struct HostSpec {
     pub state: Option<Typed<String>>,
 }
 
-/// The key is the kind, and the name that `register` uses.
+/// The key is the kind, and the name that `register` uses; hooks are called by names of their own.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct RegistriesSpec {
-    pub consul: Option<ConsulSpec>,
+    pub consul: Option<ConsulRegistrySpec>,
+    pub exec: BTreeMap<String, ExecHookSpec>,
     pub file: Option<FileSpec>,
     pub haproxy: Option<HaProxySpec>,
+    pub health_file: Option<HealthFileSpec>,
+    pub http: BTreeMap<String, HttpHookSpec>,
     pub redis: Option<RedisSpec>,
 }
 
@@ -45,6 +48,93 @@ pub struct RegistriesSpec {
 pub struct ConsulSpec {
     pub url: Option<Typed<String>>,
     pub token_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ConsulRegistrySpec {
+    pub url: Option<Typed<String>>,
+    pub token_file: Option<Typed<String>>,
+    pub scope: Option<ConsulScopeSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsulScopeSpec {
+    Service,
+    Node,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HealthFileSpec {
+    pub directory: Option<Typed<String>>,
+    pub hold_every: Option<Typed<Duration>>,
+}
+
+/// Commands that isolate, restore, look and count.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ExecHookSpec {
+    pub isolate: Items<Typed<String>>,
+    pub restore: Items<Typed<String>>,
+    pub observe: Items<Typed<String>>,
+    pub count: Option<Items<Typed<String>>>,
+    pub files: BTreeMap<String, Typed<String>>,
+    pub deadline: Option<Typed<Duration>>,
+    pub hold_every: Option<Typed<Duration>>,
+}
+
+/// The same by HTTP requests.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HttpHookSpec {
+    pub isolate: Option<HttpCallSpec>,
+    pub restore: Option<HttpCallSpec>,
+    pub observe: Option<HttpObserveSpec>,
+    pub count: Option<HttpCountSpec>,
+    pub headers_file: Option<Typed<String>>,
+    pub deadline: Option<Typed<Duration>>,
+    pub hold_every: Option<Typed<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HttpCallSpec {
+    pub method: Option<Typed<String>>,
+    pub url: Option<Typed<String>>,
+    pub body: Option<Typed<String>>,
+    pub expect: Items<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HttpObserveSpec {
+    pub url: Option<Typed<String>>,
+    pub absent: Items<u16>,
+    pub traffic: Option<Typed<String>>,
+    pub passing: Items<Typed<String>>,
+    pub failing: Items<Typed<String>>,
+    pub drained: Items<Typed<String>>,
+    pub isolated: Items<Typed<String>>,
+    pub marker: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HttpCountSpec {
+    pub url: Option<Typed<String>>,
+    pub healthy: Option<Typed<String>>,
+    pub registered: Option<Typed<String>>,
+    pub includes_us: Option<IncludesUsSpec>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncludesUsSpec {
+    Never,
+    InTraffic,
+    Always,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,7 +314,14 @@ pub struct HttpSpec {
 as_mapping!(
     HostSpec,
     RegistriesSpec,
+    ConsulRegistrySpec,
     ConsulSpec,
+    ExecHookSpec,
+    HealthFileSpec,
+    HttpCallSpec,
+    HttpCountSpec,
+    HttpHookSpec,
+    HttpObserveSpec,
     FileSpec,
     HaProxySpec,
     RedisSpec,

@@ -2,6 +2,7 @@
 
 mod design;
 mod diagnostics;
+mod hooks;
 mod queries;
 mod shipped;
 

@@ -7,12 +7,12 @@ use crate::model::Expected;
 use crate::model::Truth;
 use crate::model::policy::Mode;
 
-fn read(path: &Path) -> String {
+pub(super) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The repository's policies and runbooks beside this host's file, as deploy/README.md says to copy them.
-fn installed(agent: &str) -> Tree {
+pub(super) fn installed(agent: &str) -> Tree {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tree = Tree::empty();
     tree.write("agent.yaml", agent);

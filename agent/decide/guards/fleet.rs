@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Answer, Gate, Guard, Question, Refusal, Verdict, deny, text};
 use crate::crash;
+use crate::model::plan::Binding;
 use crate::model::{Plan, Reason};
 use crate::ports::fleet::{Acquired, FleetError, Phase, Slot};
 
@@ -15,6 +16,8 @@ const FEWEST_INSTANCES: u32 = 3;
 /// older unwait, an agent that died just then.
 const SEEN_AFTER: Duration = Duration::from_secs(15 * 60);
 
+const NOBODY_COUNTS: &str = "none of its registries can count the others, so nobody knows whether it is the last";
+
 impl Gate {
     /// Where much of a fleet is in breach, the service is hardly the cause, and a restart hardly the cure.
     pub(super) async fn common_cause(&self, question: &Question<'_>) -> Answer {
@@ -24,11 +27,14 @@ impl Gate {
         let Some(binding) = plan.target.bindings.first() else {
             return Ok(deny(Reason::NoRegistry, "no registry is bound, so nobody knows how many instances there are"));
         };
-        let registry = self.registry(&binding.registry)?;
-        let registered = registry.others(&binding.id).await.map_err(text)?.registered;
+        let Some(counting) = self.counting(plan)?.first().copied() else {
+            return Ok(deny(Reason::TooFewHealthy, NOBODY_COUNTS));
+        };
+        let registered = self.registry(&counting.registry)?.others(&counting.id).await.map_err(text)?.registered;
         if registered < FEWEST_INSTANCES {
             return Ok(Verdict::Allow);
         }
+        let registry = self.registry(&binding.registry)?;
         let name = registry.observe(&binding.id).await.map_err(text)?.name;
         let hosts = fleet.breaches(&name).await.map_err(text)?;
         if hosts.len() as f64 / f64::from(registered) < share {
@@ -75,13 +81,28 @@ impl Gate {
         }
     }
 
+    /// The bindings in registries that can count others: each of them must show enough, and there must be one.
+    fn counting<'a>(&self, plan: &'a Plan) -> Result<Vec<&'a Binding>, String> {
+        let mut counting = Vec::new();
+        for binding in &plan.target.bindings {
+            if self.registry(&binding.registry)?.counts() {
+                counting.push(binding);
+            }
+        }
+        Ok(counting)
+    }
+
     /// `at_work`: so many of the healthy others are about to be taken out.
     async fn enough_healthy(&self, plan: &Plan, at_work: u32) -> Answer {
         let Some(rule) = plan.guards.min_healthy else { return Ok(Verdict::Allow) };
         if plan.target.bindings.is_empty() {
             return Ok(deny(Reason::NoRegistry, Reason::NoRegistry.says()));
         }
-        for binding in &plan.target.bindings {
+        let counting = self.counting(plan)?;
+        if counting.is_empty() {
+            return Ok(deny(Reason::TooFewHealthy, NOBODY_COUNTS));
+        }
+        for binding in counting {
             let others = self.registry(&binding.registry)?.others(&binding.id).await.map_err(text)?;
             if !rule.allows(others.healthy.saturating_sub(at_work), others.registered) {
                 let less = match at_work {

@@ -1,16 +1,20 @@
 //! Each guard allows and refuses, with its reason; they are asked in order, and the slot is taken last.
 
+use std::sync::Arc;
+
 use super::hours::always;
 use super::scenery::{Scenery, scenery};
 use super::*;
 use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, holds_now};
 use crate::execute::fakes::{HOST, ID, REGISTRY};
+use crate::model::plan::Binding;
 use crate::model::policy::MinHealthy;
 use crate::model::window::WindowAction;
 use crate::model::{IncidentId, Marker, Outcome, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
 use crate::ports::registry::Registry;
+use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::restarter::RunState;
 use crate::store::Pause;
 
@@ -371,6 +375,26 @@ fn too_few_others_healthy_refuses_and_fails_closed() {
     scenery.refuses(Guard::MinHealthy, Reason::NoRegistry);
     scenery.plan.guards.min_healthy = None;
     scenery.allows();
+}
+
+#[test]
+fn a_registry_that_counts_nobody_is_passed_over_where_another_counts_and_refused_where_none_does() {
+    let mut scenery = scenery();
+    let counting = Arc::new(FakeRegistry::new("counting"));
+    counting.register(ID, "rpc-order", "127.0.0.1:7801");
+    counting.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
+    scenery.gate.ports.registries.insert("counting".into(), counting.clone());
+    scenery.plan.target.bindings.push(Binding { registry: "counting".into(), id: ID.into() });
+    scenery.allows();
+    counting.set_healthy("rpc-order-2", false);
+    scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
+    counting.set_healthy("rpc-order-2", true);
+
+    scenery.scene.registry.set_counts_nobody();
+    scenery.allows();
+    counting.set_counts_nobody();
+    let refusal = scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
+    assert!(refusal.detail.contains("can count"), "{refusal}");
 }
 
 #[test]

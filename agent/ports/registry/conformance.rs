@@ -116,6 +116,9 @@ async fn tells_the_story(world: &dyn World) {
     if tells.addresses {
         assert_eq!(registry.names().await.unwrap()[&"127.0.0.1:7801".parse().unwrap()], "rpc-order");
     }
+    let address = (us.to_owned(), "127.0.0.1:7801".parse().unwrap());
+    assert_eq!(registry.instances().await.unwrap().contains(&address), tells.addresses);
+    assert_eq!(registry.counts(), tells.count);
     assert!(registry.markers().await.unwrap().is_empty());
 
     // What is not there is not registered, and nothing else.

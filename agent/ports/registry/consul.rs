@@ -1,7 +1,9 @@
-//! Consul: maintenance mode of one service on the local agent (`/v1/agent/service/maintenance/<id>`).
+//! Consul: maintenance mode of one service on the local agent (`/v1/agent/service/maintenance/<id>`), or of the whole node
+//! (`/v1/agent/maintenance`).
 //!
-//! Maintenance is a critical check `_service_maintenance:<id>` whose notes are the reason; ours is a [`Marker`]. It
-//! outlives this agent, a kill of Consul's (given a data directory) and a registration with the same id.
+//! Maintenance is a critical check `_service_maintenance:<id>` or `_node_maintenance`, whose notes are the reason; ours is a
+//! [`Marker`], for a node with the instance's id behind it. It outlives this agent, a kill of Consul's (given a data
+//! directory) and a registration with the same id.
 //! Measured with Consul 1.8.7:
 //!
 //! - The first reason stays: enabling it again answers 200 and changes nothing. So each drain reads the reason back, and
@@ -11,7 +13,7 @@
 //!   ourselves (node and id) in the passing list, *failing* and *drained* need ourselves in the whole list, a list of
 //!   markers needs as many checks as the agent says it has (`Stats.agent.checks`), and *not registered* needs the local
 //!   agent's own `404 unknown service ID`, which it gives whatever the token.
-//! - Node-wide maintenance (`_node_maintenance`) takes every service out and is always somebody else's.
+//! - Maintenance of the node takes every service out, and survives what its services do: also a deregistration.
 //!
 //! - A deregistration takes the maintenance with it, and a service that registers again is in traffic. While an agent
 //!   runs it is drained again ([`held`]).
@@ -29,7 +31,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
-use crate::model::Marker;
+use crate::model::{ConsulScope, Marker};
 use crate::ports::consul::{Api, ApiError};
 
 mod held;
@@ -51,6 +53,7 @@ const MARKER_LOOKS: u32 = 3;
 struct Local {
     name: String,
     host: String,
+    scope: ConsulScope,
     api: Api,
     /// Which registration of an instance was drained, by `CreateIndex`: one that was made anew has another.
     drained: Mutex<BTreeMap<String, u64>>,
@@ -105,6 +108,15 @@ struct EntryService {
     created: u64,
 }
 
+/// One instance in `/v1/agent/services`.
+#[derive(Deserialize)]
+struct AgentService {
+    #[serde(rename = "Address", default)]
+    address: String,
+    #[serde(rename = "Port", default)]
+    port: u16,
+}
+
 #[derive(Deserialize)]
 struct CatalogEntry {
     #[serde(rename = "Address", default)]
@@ -116,16 +128,20 @@ struct CatalogEntry {
 }
 
 const NODE_MAINTENANCE: &str = "_node_maintenance";
+const SCOPES: [ConsulScope; 2] = [ConsulScope::Service, ConsulScope::Node];
 
-fn maintenance_check(id: &str) -> String {
-    format!("_service_maintenance:{id}")
+fn maintenance_check(scope: ConsulScope, id: &str) -> String {
+    match scope {
+        ConsulScope::Service => format!("_service_maintenance:{id}"),
+        ConsulScope::Node => NODE_MAINTENANCE.into(),
+    }
 }
 
 impl Local {
     /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
     fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
         let api = Api::new(url, token).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
-        Ok(Self { name: name.into(), host: host.into(), api, drained: Mutex::default() })
+        Ok(Self { name: name.into(), host: host.into(), scope: ConsulScope::Service, api, drained: Mutex::default() })
     }
 
     fn told(&self, error: ApiError) -> RegistryError {
@@ -174,9 +190,14 @@ impl Local {
         self.get(&["agent", "checks"], &[]).await
     }
 
-    /// The reason of the service's own maintenance, by the local agent.
-    async fn reason(&self, id: &str) -> Result<Option<String>, RegistryError> {
-        Ok(reason_in(&self.checks().await?, &maintenance_check(id)))
+    /// Where our drain stands, by the local agent: in the scope that the host's file told when it was made.
+    async fn scope_of(&self, id: &str, marker: &Marker) -> Result<Option<ConsulScope>, RegistryError> {
+        let checks = self.checks().await?;
+        let ours = |scope: &ConsulScope| {
+            let reason = reason_in(&checks, &maintenance_check(*scope, id));
+            reason.is_some_and(|reason| Marker::parse(&reason).as_ref() == Some(marker))
+        };
+        Ok(SCOPES.into_iter().find(ours))
     }
 
     async fn entries(&self, name: &str, passing: bool) -> Result<Vec<Entry>, RegistryError> {
@@ -185,11 +206,17 @@ impl Local {
         self.get(&["health", "service", name], query).await
     }
 
-    async fn set_maintenance(&self, id: &str, reason: Option<&Marker>) -> Result<(), RegistryError> {
-        let path = ["agent", "service", "maintenance", id];
-        let answer = match reason {
-            Some(marker) => self.api.put(&path, &[("enable", "true"), ("reason", &marker.to_string())], vec![]).await,
-            None => self.api.put(&path, &[("enable", "false")], vec![]).await,
+    async fn set_maintenance(&self, scope: ConsulScope, id: &str, on: Option<&Marker>) -> Result<(), RegistryError> {
+        let (path, behind): (&[&str], _) = match scope {
+            ConsulScope::Service => (&["agent", "service", "maintenance", id], String::new()),
+            // The check tells no service: the reason does.
+            ConsulScope::Node => (&["agent", "maintenance"], format!("{OF}{id}")),
+        };
+        let answer = match on {
+            Some(marker) => {
+                self.api.put(path, &[("enable", "true"), ("reason", &format!("{marker}{behind}"))], vec![]).await
+            }
+            None => self.api.put(path, &[("enable", "false")], vec![]).await,
         };
         match answer.map_err(|error| self.told(error))? {
             answer if answer.found => Ok(()),
@@ -199,30 +226,30 @@ impl Local {
 
     /// Our drain is read back, the catalog has it, and no client finds us. False: not yet.
     async fn is_drained(&self, node: &str, id: &str, name: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        match self.reason(id).await? {
-            None => return Ok(false),
-            Some(reason) if reason == marker.to_string() => {}
-            Some(other) => {
-                let detail = format!("`{id}` was taken out by somebody else a moment before, who says: {other}");
-                return Err(self.refused(detail));
-            }
+        if self.scope_of(id, marker).await?.is_none() {
+            return match reason_in(&self.checks().await?, &maintenance_check(self.scope, id)) {
+                Some(other) if Marker::parse(&other).as_ref() != Some(marker) => {
+                    let detail = format!("`{id}` was taken out by somebody else a moment before, who says: {other}");
+                    Err(self.refused(detail))
+                }
+                _ => Ok(false),
+            };
         }
         let passing = self.entries(name, true).await?;
         let all = self.entries(name, false).await?;
         let ours = all.iter().find(|entry| entry.is(node, id));
-        let shown = ours.is_some_and(|entry| entry.checks.iter().any(|check| check.id == maintenance_check(id)));
+        let shown = ours.is_some_and(|entry| entry.checks.iter().any(|check| check.carries(marker)));
         Ok(shown && !passing.iter().any(|entry| entry.is(node, id)))
     }
 
     /// The catalog shows us without our maintenance. False: not yet, or it does not show us at all.
     async fn is_restored(&self, node: &str, id: &str, name: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let ours = marker.to_string();
-        if self.reason(id).await?.as_ref() == Some(&ours) {
+        if self.scope_of(id, marker).await?.is_some() {
             return Ok(false);
         }
         let all = self.entries(name, false).await?;
         let entry = all.iter().find(|entry| entry.is(node, id));
-        Ok(entry.is_some_and(|entry| entry.checks.iter().all(|check| check.notes != ours)))
+        Ok(entry.is_some_and(|entry| !entry.checks.iter().any(|check| check.carries(marker))))
     }
 
     /// Every (service id, reason) that carries a marker, once the whole list of checks has been seen.
@@ -247,6 +274,12 @@ impl Local {
     }
 }
 
+impl Check {
+    fn carries(&self, marker: &Marker) -> bool {
+        Marker::parse(&self.notes).as_ref() == Some(marker)
+    }
+}
+
 impl Entry {
     fn is(&self, node: &str, id: &str) -> bool {
         self.node.name == node && self.service.id == id
@@ -260,8 +293,16 @@ fn reason_in(checks: &BTreeMap<String, Value>, check: &str) -> Option<String> {
 fn marker_in(check: &Value) -> Option<FoundMarker> {
     let check = Check::deserialize(check).ok()?;
     let marker = Marker::parse(&check.notes)?;
-    (check.id == maintenance_check(&check.service_id)).then_some(FoundMarker { id: check.service_id, marker })
+    if check.id == NODE_MAINTENANCE {
+        let id = check.notes.split_once(OF).map_or("", |(_, id)| id);
+        return Some(FoundMarker { id: id.into(), marker });
+    }
+    let own = maintenance_check(ConsulScope::Service, &check.service_id);
+    (check.id == own).then_some(FoundMarker { id: check.service_id, marker })
 }
+
+/// Between a marker and the instance that a node was drained for.
+const OF: &str = " id=";
 
 /// Asks until the answer is yes, an error, or `SEEN_DEADLINE` has passed; then the last failure, or `None`.
 async fn until<F: Future<Output = Result<bool, RegistryError>>>(
@@ -288,14 +329,13 @@ impl Registry for Local {
         let own: Vec<&Value> = checks.values().filter(|check| check["ServiceID"] == id).collect();
         let record = json!({ "service": service, "checks": own });
         let told = |traffic| Ok(Registration { name: name.clone(), traffic, record: record.clone() });
-        if let Some(reason) = reason_in(&checks, &maintenance_check(id)) {
-            return told(match Marker::parse(&reason) {
-                Some(marker) => Traffic::DrainedBy(marker),
-                None => Traffic::Isolated { reason },
+        for scope in SCOPES {
+            let Some(reason) = reason_in(&checks, &maintenance_check(scope, id)) else { continue };
+            return told(match (Marker::parse(&reason), scope) {
+                (Some(marker), _) => Traffic::DrainedBy(marker),
+                (None, ConsulScope::Service) => Traffic::Isolated { reason },
+                (None, ConsulScope::Node) => Traffic::Isolated { reason: format!("the whole node: {reason}") },
             });
-        }
-        if let Some(reason) = reason_in(&checks, NODE_MAINTENANCE) {
-            return told(Traffic::Isolated { reason: format!("the whole node: {reason}") });
         }
         let node = self.node().await?;
         if self.entries(&name, true).await?.iter().any(|entry| entry.is(&node, id)) {
@@ -318,7 +358,7 @@ impl Registry for Local {
         let seen = self.observe(id).await?;
         let node = self.node().await?;
         if super::may_drain(&self.name, id, &seen.traffic, marker)? {
-            self.set_maintenance(id, Some(marker)).await?;
+            self.set_maintenance(self.scope, id, Some(marker)).await?;
         }
         until(|| self.is_drained(&node, id, &seen.name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
             registry: self.name.clone(),
@@ -327,19 +367,25 @@ impl Registry for Local {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        let scope = self.scope_of(id, marker).await?;
         let seen = match self.observe(id).await {
             Ok(seen) => seen,
+            // The service has gone; what else the node has is out by our doing still.
+            Err(RegistryError::NotRegistered { .. }) if scope == Some(ConsulScope::Node) => {
+                self.set_maintenance(ConsulScope::Node, id, None).await?;
+                return match self.scope_of(id, marker).await? {
+                    None => Ok(Restored::Done),
+                    Some(_) => Err(self.refused("the node was put back, and reads as drained still".into())),
+                };
+            }
             Err(RegistryError::NotRegistered { .. }) => {
                 return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
             }
             Err(error) => return Err(error),
         };
-        match seen.traffic {
-            Traffic::DrainedBy(found) if found == *marker => {}
-            other => return Ok(Restored::NotOurs(super::stands_there(&other))),
-        }
+        let Some(scope) = scope else { return Ok(Restored::NotOurs(super::stands_there(&seen.traffic))) };
         let node = self.node().await?;
-        self.set_maintenance(id, None).await?;
+        self.set_maintenance(scope, id, None).await?;
         match until(|| self.is_restored(&node, id, &seen.name, marker)).await? {
             Some(()) => Ok(Restored::Done),
             None => Err(RegistryError::Unreachable {
@@ -360,7 +406,12 @@ impl Registry for Local {
             )));
         }
         let passing = self.entries(&name, true).await?;
-        let healthy = passing.iter().filter(|entry| !entry.is(&node, id)).count();
+        // A drained node takes its other instances along.
+        let stays = |entry: &&Entry| match self.scope {
+            ConsulScope::Service => !entry.is(&node, id),
+            ConsulScope::Node => entry.node.name != node,
+        };
+        let healthy = passing.iter().filter(stays).count();
         Ok(Others { healthy: healthy as u32, registered: all.len() as u32 })
     }
 
@@ -387,11 +438,32 @@ impl Registry for Local {
         }
     }
 
+    /// What the local agent has registered.
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let services: BTreeMap<String, AgentService> = self.get(&["agent", "services"], &[]).await?;
+        Ok(services.into_iter().filter_map(|(id, service)| Some((id, service.socket()?))).collect())
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
-        &[
-            "a registration under another id or with replace-existing-checks ends a drain",
-            "a service that deregisters and registers again while drained is in traffic until the agent has drained it again, within some seconds; and while no agent runs",
-        ]
+        match self.scope {
+            ConsulScope::Service => &[
+                "a registration under another id or with replace-existing-checks ends a drain",
+                "a service that deregisters and registers again while drained is in traffic until the agent has drained it again, within some seconds; and while no agent runs",
+            ],
+            ConsulScope::Node => &[
+                "`scope: node`: everything else on this node goes out of traffic with the service, also what is the last \
+                   healthy instance of its name",
+            ],
+        }
+    }
+}
+
+impl AgentService {
+    /// A service without an address of its own is somewhere on this host.
+    fn socket(&self) -> Option<SocketAddr> {
+        let anywhere = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let ip = if self.address.is_empty() { anywhere } else { self.address.parse().ok()? };
+        (self.port > 0).then(|| SocketAddr::new(ip, self.port))
     }
 }
 

@@ -6,13 +6,15 @@ use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::conformance::{NEIGHBOUR, OURS, World, conforms, marker, nobody_answers};
+use super::conformance::{NEIGHBOUR, OURS, Tells, World, conforms, marker, nobody_answers};
 use super::consul::Consul;
 use super::*;
+use crate::model::ConsulScope;
 use crate::ports::testing_consul::{MASTER, TestConsul};
 
 struct ConsulWorld {
     consul: TestConsul,
+    scope: ConsulScope,
     token: Option<String>,
     registry: Consul,
 }
@@ -25,7 +27,12 @@ impl ConsulWorld {
         consul.register_elsewhere("n2", OURS, "rpc-order", 7801).await;
         consul.register_elsewhere("n3", "rpc-order-3", "rpc-order", 7801).await;
         let registry = with_token(&consul, token);
-        Self { consul, token: token.map(str::to_owned), registry }
+        Self { consul, scope: ConsulScope::Service, token: token.map(str::to_owned), registry }
+    }
+
+    async fn of_the_node() -> Self {
+        let Self { consul, token, registry, .. } = Self::new(TestConsul::start().await, None).await;
+        Self { consul, scope: ConsulScope::Node, token, registry: registry.draining(ConsulScope::Node) }
     }
 }
 
@@ -47,7 +54,7 @@ impl World for ConsulWorld {
     }
 
     fn later(&self) -> Arc<dyn Registry> {
-        Arc::new(with_token(&self.consul, self.token.as_deref()))
+        Arc::new(with_token(&self.consul, self.token.as_deref()).draining(self.scope))
     }
 
     fn silent(&self) -> Option<Arc<dyn Registry>> {
@@ -102,6 +109,13 @@ impl World for ConsulWorld {
 
     async fn record(&self, id: &str) -> String {
         self.consul.get(&format!("/v1/agent/service/{id}")).await["Tags"].to_string()
+    }
+
+    fn tells(&self) -> Tells {
+        match self.scope {
+            ConsulScope::Service => Tells::ALL,
+            ConsulScope::Node => Tells { alone: false, deregistration: false, ..Tells::ALL },
+        }
     }
 }
 
@@ -164,6 +178,51 @@ async fn a_node_in_maintenance_is_somebody_elses_and_not_drained_over() {
     assert_eq!(seen, Traffic::Isolated { reason: "the whole node: kernel".into() });
     assert!(matches!(world.registry.drain(OURS, &marker("i")).await, Err(RegistryError::Refused { .. })));
     assert!(world.registry.markers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn consul_conforms_with_the_scope_of_the_node() {
+    conforms(&ConsulWorld::of_the_node().await).await;
+}
+
+#[tokio::test]
+async fn a_drained_node_takes_its_others_along_and_survives_what_its_services_do() {
+    let world = ConsulWorld::of_the_node().await;
+    let null = serde_json::Value::Null;
+    world.consul.register("rpc-order-b", "rpc-order", 7802).await;
+    // Two elsewhere; the second one here goes out with us.
+    assert_eq!(world.registry.others(OURS).await.unwrap(), Others { healthy: 2, registered: 4 });
+    world.registry.drain(OURS, &marker("i")).await.unwrap();
+    assert!(!world.finds(NEIGHBOUR).await && !world.finds("rpc-order-b").await);
+    assert_eq!(world.registry.observe(NEIGHBOUR).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+
+    world.deregister(OURS).await;
+    let again = serde_json::json!({ "ID": OURS, "Name": "rpc-order", "Address": "127.0.0.1", "Port": 7801 });
+    world.consul.put("/v1/agent/service/register", again.to_string()).await;
+    assert_eq!(world.registry.observe(OURS).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+    assert!(!world.finds(OURS).await);
+
+    // A service that is gone does not keep the others out.
+    world.deregister(OURS).await;
+    assert_eq!(world.registry.markers().await.unwrap(), [FoundMarker { id: OURS.into(), marker: marker("i") }]);
+    assert_eq!(world.registry.restore(OURS, &marker("i"), &null).await.unwrap(), Restored::Done);
+    world.consul.wait_for("the node to be back", async || world.finds(NEIGHBOUR).await).await;
+
+    // A drain of before the host's file told another scope is ended in the scope in which it stands.
+    let of_service = with_token(&world.consul, None);
+    of_service.drain(NEIGHBOUR, &marker("j")).await.unwrap();
+    assert_eq!(world.registry.restore(NEIGHBOUR, &marker("j"), &null).await.unwrap(), Restored::Done);
+    assert!(world.finds(NEIGHBOUR).await);
+}
+
+#[tokio::test]
+async fn a_node_that_a_person_took_out_stays_theirs() {
+    let world = ConsulWorld::of_the_node().await;
+    world.consul.put("/v1/agent/maintenance?enable=true&reason=kernel", "").await;
+    assert!(matches!(world.registry.drain(OURS, &marker("i")).await, Err(RegistryError::Refused { .. })));
+    let restored = world.registry.restore(OURS, &marker("i"), &serde_json::Value::Null).await.unwrap();
+    assert!(matches!(&restored, Restored::NotOurs(what) if what.contains("kernel")), "{restored:?}");
+    assert!(!world.finds(OURS).await);
 }
 
 #[tokio::test]

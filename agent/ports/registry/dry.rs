@@ -81,6 +81,10 @@ impl Registry for DryRegistry {
         self.real.names().await
     }
 
+    fn counts(&self) -> bool {
+        self.real.counts()
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.real.caveats()
     }

@@ -22,6 +22,7 @@ struct State {
     /// Drained while failing: may be put back failing.
     failing_when_drained: HashSet<String>,
     unreachable: bool,
+    counts_nobody: bool,
 }
 
 impl FakeRegistry {
@@ -73,6 +74,11 @@ impl FakeRegistry {
         self.state().unreachable = unreachable;
     }
 
+    /// From now on it is one that cannot count others.
+    pub fn set_counts_nobody(&self) {
+        self.state().counts_nobody = true;
+    }
+
     fn change(&self, id: &str, change: impl FnOnce(&mut Instance)) {
         let mut state = self.state();
         change(state.content.instances.iter_mut().find(|instance| instance.id == id).expect("a test names its own"));
@@ -107,7 +113,15 @@ impl Registry for FakeRegistry {
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        self.answer()?.content.others(&self.name, id)
+        let state = self.answer()?;
+        match state.counts_nobody {
+            true => Err(RegistryError::Refused { registry: self.name.clone(), detail: "it counts nobody".into() }),
+            false => state.content.others(&self.name, id),
+        }
+    }
+
+    fn counts(&self) -> bool {
+        !self.state().counts_nobody
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
@@ -116,6 +130,10 @@ impl Registry for FakeRegistry {
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         Ok(self.answer()?.content.names())
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        Ok(self.answer()?.content.addresses())
     }
 }
 

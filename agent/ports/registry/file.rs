@@ -162,4 +162,8 @@ impl Registry for FileRegistry {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         Ok(self.read()?.names())
     }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        Ok(self.read()?.addresses())
+    }
 }

@@ -72,6 +72,10 @@ impl Server {
         self.operational == RUNNING && self.admin == 0 && self.weight > 0
     }
 
+    fn socket(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.address.parse::<IpAddr>().ok()?, self.port))
+    }
+
     /// What others than us have done to it.
     fn isolated(&self) -> Option<&'static str> {
         match self.admin & !FORCED_DRAIN {
@@ -352,12 +356,18 @@ impl Registry for HaProxy {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut names = HashMap::new();
         for socket in &self.balancers.sockets {
-            let named = |server: Server| {
-                Some((SocketAddr::new(server.address.parse::<IpAddr>().ok()?, server.port), server.backend))
-            };
+            let named = |server: Server| Some((server.socket()?, server.backend));
             names.extend(self.balancers.servers(socket, "").await?.into_iter().filter_map(named));
         }
         Ok(names)
+    }
+
+    /// By the first balancer: what they do not all have is refused when it is bound.
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let Some(socket) = self.balancers.sockets.first() else { return Ok(vec![]) };
+        let servers = self.balancers.servers(socket, "").await?;
+        let named = |server: &Server| Some((format!("{}/{}", server.backend, server.name), server.socket()?));
+        Ok(servers.iter().filter_map(named).collect())
     }
 
     fn caveats(&self) -> &'static [&'static str] {

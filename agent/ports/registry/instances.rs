@@ -131,6 +131,13 @@ impl Instances {
             .collect()
     }
 
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.instances
+            .iter()
+            .filter_map(|instance| Some((instance.id.clone(), instance.address.parse().ok()?)))
+            .collect()
+    }
+
     pub fn names(&self) -> HashMap<SocketAddr, String> {
         self.instances
             .iter()

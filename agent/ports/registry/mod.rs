@@ -18,7 +18,9 @@ pub mod dry;
 pub mod fake;
 pub mod file;
 pub mod haproxy;
+pub mod health_file;
 mod holder;
+pub mod hook;
 mod instances;
 mod ledger;
 pub mod redis;
@@ -29,6 +31,10 @@ mod conformance;
 mod consul_tests;
 #[cfg(test)]
 mod haproxy_tests;
+#[cfg(test)]
+mod health_file_tests;
+#[cfg(test)]
+mod hook_tests;
 #[cfg(test)]
 mod redis_tests;
 
@@ -132,12 +138,24 @@ pub trait Registry: Send + Sync {
     /// Counts the instances of the same name. Fails where it cannot see ourselves: then the count proves nothing.
     async fn others(&self, id: &str) -> Result<Others, RegistryError>;
 
+    /// Can this kind of registry count others at all? Where none of a service's registries can, its last healthy
+    /// instance would go unnoticed, and nothing is drained.
+    fn counts(&self) -> bool {
+        true
+    }
+
     /// This host's drains of ours that stand now, whoever made them. The running agent asks at its start, after a
     /// reload and every hour; an adapter whose drains others undo holds what it found from then on.
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError>;
 
     /// Addresses that the registry knows, with the names registered there; for naming peers in the evidence.
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
+
+    /// Every instance that the registry shows to this host, by its id, with its address: for finding which of them a
+    /// service here is. Empty where the registry tells no addresses.
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        Ok(vec![])
+    }
 
     /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.
     fn caveats(&self) -> &'static [&'static str] {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::super::holder::{Held, Holder, Look};
 use super::super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use super::Local;
-use crate::model::Marker;
+use crate::model::{ConsulScope, Marker};
 
 /// From one look at a drain to the next: some requests to the local agent each.
 const HOLD_EVERY: Duration = Duration::from_secs(2);
@@ -33,6 +33,12 @@ impl Consul {
     /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
     pub fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
         Ok(Self { local: Arc::new(Local::new(name, url, token, host)?), holder: Holder::new(HOLD_EVERY) })
+    }
+
+    /// The same, whose drains take out so much.
+    pub fn draining(self, scope: ConsulScope) -> Self {
+        let local = Arc::into_inner(self.local).expect("nothing is drained yet");
+        Self { local: Arc::new(Local { scope, ..local }), holder: self.holder }
     }
 
     async fn hold_on(&self, id: &str, marker: &Marker) {
@@ -136,6 +142,10 @@ impl Registry for Consul {
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.local.names().await
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        self.local.instances().await
     }
 
     fn caveats(&self) -> &'static [&'static str] {

@@ -252,7 +252,8 @@ impl Entries {
         Ok(Registration { name: place.service.into(), traffic, record })
     }
 
-    async fn read_names(&self, names: &mut HashMap<SocketAddr, String>) -> Result<(), RegistryError> {
+    /// Every instance of every service, by its id.
+    async fn read_all(&self, all: &mut Vec<(String, String, SocketAddr)>) -> Result<(), RegistryError> {
         let (before, behind) = self.layout.key.split_once("{service}").unwrap_or((&self.layout.key, ""));
         // Of a key an instance, the instance follows the service behind one separator.
         let (behind, instance) = match behind.split_once("{instance}") {
@@ -273,7 +274,10 @@ impl Entries {
         let services: BTreeSet<String> = keys.iter().filter_map(service).collect();
         for service in services.into_iter().take(NAMES_KEYS) {
             let standing = self.standing(&service).await?;
-            names.extend(standing.keys().filter_map(|instance| Some((instance.parse().ok()?, service.clone()))));
+            let named = |instance: &String| {
+                Some((service.clone(), format!("{service}/{instance}"), instance.parse::<SocketAddr>().ok()?))
+            };
+            all.extend(standing.keys().filter_map(named));
         }
         Ok(())
     }
@@ -419,11 +423,22 @@ impl Registry for Redis {
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        let mut names = HashMap::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.entries.read_names(&mut names)).await {
+        let mut all = Vec::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.entries.read_all(&mut all)).await {
             Ok(Err(error)) => Err(error),
             // What was read until then is true; peers without a name are shown by their address.
-            Ok(Ok(())) | Err(_) => Ok(names),
+            Ok(Ok(())) | Err(_) => Ok(all.into_iter().map(|(service, _, address)| (address, service)).collect()),
+        }
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let mut all = Vec::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.entries.read_all(&mut all)).await {
+            Ok(read) => read.map(|()| all.into_iter().map(|(_, id, address)| (id, address)).collect()),
+            Err(_) => Err(RegistryError::Unreachable {
+                registry: self.entries.registry.clone(),
+                detail: "its instances could not be read within the deadline".into(),
+            }),
         }
     }
 

@@ -1,0 +1,200 @@
+//! `registries.exec` and `registries.http`: hooks by the names that `register` uses.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::host::{address, file};
+use super::{Compiling, items, millis, minutes, secs};
+use crate::config::expand::Environment;
+use crate::config::host::RegistryConfig;
+use crate::config::place::Place;
+use crate::config::spec::Items;
+use crate::config::spec::host::{
+    ExecHookSpec, HttpCallSpec, HttpCountSpec, HttpHookSpec, HttpObserveSpec, IncludesUsSpec,
+};
+use crate::config::spec::scalar::Typed;
+use crate::model::registry::WORDS;
+use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
+
+/// What names a registry already.
+const KINDS: [&str; 11] =
+    ["consul", "etcd", "eureka", "exec", "file", "haproxy", "health_file", "http", "nacos", "redis", "zookeeper"];
+
+pub fn compile(
+    exec: BTreeMap<String, ExecHookSpec>,
+    http: BTreeMap<String, HttpHookSpec>,
+    place: &Place,
+    to: &mut Compiling,
+    environment: Environment,
+    registries: &mut BTreeMap<String, RegistryConfig>,
+) {
+    for (name, spec) in exec {
+        let place = place.key("exec").key(&name);
+        named(&name, &place, registries, to);
+        let hook = RegistryConfig::Exec(exec_hook(spec, &place, to, environment));
+        registries.insert(name, hook);
+    }
+    for (name, spec) in http {
+        let place = place.key("http").key(&name);
+        named(&name, &place, registries, to);
+        let headers_file = file(&place, "headers_file", spec.headers_file.clone(), to, environment);
+        let hook = RegistryConfig::Http { hook: http_hook(spec, &place, to), headers_file };
+        registries.insert(name, hook);
+    }
+}
+
+fn named(name: &str, place: &Place, registries: &BTreeMap<String, RegistryConfig>, to: &mut Compiling) {
+    to.name(place, name);
+    if KINDS.contains(&name) {
+        to.wrong_key(place, format!("`{name}` is a kind of registry: call the hook otherwise"));
+    } else if registries.contains_key(name) {
+        to.wrong_key(place, format!("another hook is called `{name}`"));
+    }
+}
+
+fn exec_hook(spec: ExecHookSpec, place: &Place, to: &mut Compiling, environment: Environment) -> ExecHook {
+    let argv = |key: &str, argv: Items<Typed<String>>, to: &mut Compiling| {
+        let argv = to.argv(&place.key(key), argv);
+        for (at, word) in argv.iter().enumerate() {
+            words(&place.key(key).index(at), word, to);
+        }
+        argv
+    };
+    let files = spec.files.into_iter().filter_map(|(name, Typed(text))| {
+        let place = place.key("files");
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            to.wrong_key(&place.key(&name), "expected a variable's name: letters, digits and _");
+        }
+        Some((name.clone(), file(&place, &name, Some(Typed(text)), to, environment)?))
+    });
+    ExecHook {
+        files: files.collect(),
+        isolate: argv("isolate", spec.isolate, to),
+        restore: argv("restore", spec.restore, to),
+        observe: argv("observe", spec.observe, to),
+        count: spec.count.map(|count| argv("count", count, to)),
+        deadline: deadline(spec.deadline, place, to),
+        hold_every: hold_every(spec.hold_every, place, to),
+    }
+}
+
+fn deadline(spec: Option<Typed<Duration>>, place: &Place, to: &mut Compiling) -> Duration {
+    to.duration(&place.key("deadline"), spec, secs(10), secs(1)..=minutes(5))
+}
+
+/// A hook costs more than a look of our own.
+fn hold_every(spec: Option<Typed<Duration>>, place: &Place, to: &mut Compiling) -> Duration {
+    to.duration(&place.key("hold_every"), spec, secs(5), millis(100)..=minutes(5))
+}
+
+/// What stands between braces is known, or a brace of JSON.
+fn words(place: &Place, text: &str, to: &mut Compiling) {
+    for after in text.split('{').skip(1) {
+        let Some((word, _)) = after.split_once('}') else { continue };
+        let is_word = !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        if is_word && !WORDS.contains(&word) {
+            let known: Vec<String> = WORDS.iter().map(|word| format!("{{{word}}}")).collect();
+            to.wrong(place, format!("nothing is filled in for {{{word}}}; known are {}", known.join(", ")));
+        }
+    }
+}
+
+fn http_hook(spec: HttpHookSpec, place: &Place, to: &mut Compiling) -> HttpHook {
+    let example = "{ url: \"http://127.0.0.1:9000/{instance}\" }";
+    let isolate = to.required(place, "isolate", spec.isolate, example);
+    let restore = to.required(place, "restore", spec.restore, example);
+    let observe = to.required(place, "observe", spec.observe, example);
+    let call_of = |key: &str, spec: Option<HttpCallSpec>, to: &mut Compiling| match spec {
+        Some(spec) => call(spec, "POST", &place.key(key), to),
+        // That it is missing has been said.
+        None => HttpCall { method: "POST".into(), url: String::new(), body: None, expect: vec![] },
+    };
+    let (isolate, restore) = (call_of("isolate", isolate, to), call_of("restore", restore, to));
+    let mut hook = HttpHook {
+        observe: isolate.clone(),
+        isolate,
+        restore,
+        absent: vec![],
+        traffic: String::new(),
+        passing: vec![],
+        failing: vec![],
+        drained: vec![],
+        isolated: vec![],
+        marker: None,
+        count: spec.count.map(|spec| count(spec, &place.key("count"), to)),
+        deadline: deadline(spec.deadline, place, to),
+        hold_every: hold_every(spec.hold_every, place, to),
+    };
+    if let Some(spec) = observe {
+        observing(spec, &place.key("observe"), to, &mut hook);
+    }
+    hook
+}
+
+fn observing(spec: HttpObserveSpec, place: &Place, to: &mut Compiling, hook: &mut HttpHook) {
+    hook.observe = call(HttpCallSpec { url: spec.url, ..HttpCallSpec::default() }, "GET", place, to);
+    hook.absent = spec.absent.into_iter().flatten().collect();
+    hook.traffic = pointer("traffic", spec.traffic, place, to);
+    hook.marker = spec.marker.map(|marker| pointer("marker", Some(marker), place, to));
+    let list = |words: Items<Typed<String>>| words.into_iter().flatten().map(|Typed(word)| word).collect::<Vec<_>>();
+    for (key, words, into) in [
+        ("passing", spec.passing, &mut hook.passing),
+        ("failing", spec.failing, &mut hook.failing),
+        ("drained", spec.drained, &mut hook.drained),
+        ("isolated", spec.isolated, &mut hook.isolated),
+    ] {
+        *into = list(words);
+        if into.is_empty() && matches!(key, "passing" | "drained") && !to.said(&place.key(key)) {
+            to.wrong_key(place, format!("`{key}` is missing: add `{key}: [WORD]`, what stands at `traffic` then"));
+        }
+    }
+}
+
+fn count(spec: HttpCountSpec, place: &Place, to: &mut Compiling) -> HttpCount {
+    let includes_us = to.required(place, "includes_us", spec.includes_us, "always");
+    HttpCount {
+        call: call(HttpCallSpec { url: spec.url, ..HttpCallSpec::default() }, "GET", place, to),
+        healthy: pointer("healthy", spec.healthy, place, to),
+        registered: pointer("registered", spec.registered, place, to),
+        includes_us: match includes_us {
+            Some(IncludesUsSpec::Never) => IncludesUs::Never,
+            Some(IncludesUsSpec::InTraffic) => IncludesUs::InTraffic,
+            // That it is missing has been said; one too few is on the safe side.
+            Some(IncludesUsSpec::Always) | None => IncludesUs::Always,
+        },
+    }
+}
+
+fn call(spec: HttpCallSpec, method: &str, place: &Place, to: &mut Compiling) -> HttpCall {
+    let url = to.required(place, "url", spec.url, "\"http://127.0.0.1:9000/{instance}\"");
+    let url = url.map(|Typed(text)| {
+        words(&place.key("url"), &text, to);
+        address(&place.key("url"), text, &["http", "https"], "http://127.0.0.1:9000/{instance}", to)
+    });
+    let method = spec.method.map_or(method.to_owned(), |Typed(method)| method);
+    if !["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method.as_str()) {
+        to.wrong(&place.key("method"), "expected GET, POST, PUT, PATCH or DELETE");
+    }
+    let body = spec.body.map(|Typed(body)| body);
+    if let Some(body) = &body {
+        words(&place.key("body"), body, to);
+    }
+    let expect = items(&place.key("expect"), spec.expect)
+        .inspect(|(place, status)| {
+            if !(100..=599).contains(status) {
+                to.wrong(place, "expected an HTTP status, such as 204");
+            }
+        })
+        .map(|(_, status)| status)
+        .collect();
+    HttpCall { method, url: url.unwrap_or_default(), body, expect }
+}
+
+/// A JSON pointer, RFC 6901.
+fn pointer(key: &str, spec: Option<Typed<String>>, within: &Place, to: &mut Compiling) -> String {
+    let Some(Typed(text)) = to.required(within, key, spec, "/status") else { return String::new() };
+    if !text.starts_with('/') {
+        to.wrong(&within.key(key), "expected a JSON pointer, such as /status or /nodes/0/state");
+    }
+    text
+}

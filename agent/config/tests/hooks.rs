@@ -1,0 +1,124 @@
+//! Hooks: the shipped ones load and lack nothing, and every word of what is wrong with others.
+
+use super::shipped::{installed, read};
+use super::*;
+
+#[test]
+fn the_shipped_hooks_load_and_name_programs_that_are_shipped() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("runbooks/hooks");
+    let mut names = Vec::new();
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        names.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+        let config = installed(&read(&path)).config();
+        let order = config.target_for(&name("rpc-order.service"));
+        assert!(!order.bindings.is_empty(), "{}", path.display());
+        for policy in &config.policies {
+            assert_eq!(config.lacks(policy, &order), Vec::<String>::new(), "{}: {}", path.display(), policy.name);
+        }
+        for registry in config.host.registries.values() {
+            let RegistryConfig::Exec(hook) = registry else { continue };
+            for argv in [&hook.isolate, &hook.restore, &hook.observe].into_iter().chain(&hook.count) {
+                let program = argv[0].strip_prefix("/etc/unwait/runbooks/hooks/").unwrap();
+                let metadata = folder.join(program).metadata().unwrap();
+                use std::os::unix::fs::PermissionsExt;
+                assert_eq!(metadata.permissions().mode() & 0o111, 0o111, "{program}");
+            }
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["elb", "envoy", "kubernetes", "nginx"]);
+}
+
+#[test]
+fn a_wrong_hook_says_all_of_it() {
+    let observe = "observe: { url: \"http://h/{id}\", traffic: /s, passing: [up], drained: [out] }";
+    let calls = "isolate: { url: \"http://h/out\" }, restore: { url: \"http://h/in\" }";
+    for (text, says) in [
+        (
+            "registries: { exec: { elb: { restore: [/r], observe: [o], count: [/c, \"{serivce}\"] } } }".to_owned(),
+            vec![
+                "1:23 the command is empty: a list such as [/usr/bin/program, argument]",
+                "1:55 a command begins with the program's full path, such as /usr/bin/curl; no shell is asked",
+                "1:71 nothing is filled in for {serivce}; known are {id}, {service}, {instance}, {marker}, {incident}, \
+                 {host}",
+            ],
+        ),
+        (
+            "registries: { exec: { redis: { isolate: [/i], restore: [/r], observe: [/o] } } }".to_owned(),
+            vec!["1:23 `redis` is a kind of registry: call the hook otherwise"],
+        ),
+        (
+            format!(
+                "registries: {{ exec: {{ gate: {{ isolate: [/i], restore: [/r], observe: [/o] }} }}, http: {{ gate: {{ \
+                 {calls}, {observe} }} }} }}"
+            ),
+            vec!["1:88 another hook is called `gate`"],
+        ),
+        (
+            "registries: { http: { gate: {} } }".to_owned(),
+            vec![
+                "1:23 `isolate` is missing: add `isolate: { url: \"http://127.0.0.1:9000/{instance}\" }`",
+                "1:23 `observe` is missing: add `observe: { url: \"http://127.0.0.1:9000/{instance}\" }`",
+                "1:23 `restore` is missing: add `restore: { url: \"http://127.0.0.1:9000/{instance}\" }`",
+            ],
+        ),
+        (
+            format!("registries: {{ http: {{ gate: {{ {calls}, observe: {{ url: h, traffic: s, passing: [up] }} }} }} }}"),
+            vec![
+                "1:103 expected a URL such as http://127.0.0.1:9000/{instance}",
+                "1:94 `drained` is missing: add `drained: [WORD]`, what stands at `traffic` then",
+                "1:115 expected a JSON pointer, such as /status or /nodes/0/state",
+            ],
+        ),
+        (
+            format!(
+                "registries: {{ http: {{ gate: {{ {calls}, {observe}, count: {{ url: \"http://h/\", healthy: /a, \
+                 registered: /b }} }} }} }}"
+            ),
+            vec!["1:162 `includes_us` is missing: add `includes_us: always`"],
+        ),
+        (
+            "registries: { health_file: {} }".to_owned(),
+            vec!["1:15 `directory` is missing: add `directory: /run/health`"],
+        ),
+        (
+            "registries: { health_file: { directory: /run } }\nservices: [{ service: a.service, register: [{ registry: \
+             health_file, id: up }] }]"
+                .to_owned(),
+            vec!["2:71 an instance's id there is SERVICE/FILE, such as rpc-order/up"],
+        ),
+    ] {
+        let mut says: Vec<String> = says.into_iter().map(|line| format!("agent.yaml:{line}")).collect();
+        let mut wrong = Tree::with(&[("agent.yaml", &text)]).wrong();
+        says.sort();
+        wrong.sort();
+        assert_eq!(wrong, says, "{text}");
+    }
+}
+
+#[test]
+fn a_service_in_registries_that_count_nobody_lacks_a_count() {
+    let of = |register: &str| {
+        let text = format!(
+            "registries:\n  health_file: {{ directory: /run }}\n  consul: {{ url: \"http://127.0.0.1:8500\", scope: node }}\n  \
+             exec: {{ nginx: {{ isolate: [/i], restore: [/r], observe: [/o], count: [/c] }}, elb: {{ isolate: [/i], restore: \
+             [/r], observe: [/o] }} }}\nservices:\n  - service: a.service\n    register: [{register}]\n    health: {{ tcp: \
+             \"127.0.0.1:1\" }}\n"
+        );
+        let config = installed(&text).config();
+        let drains = &config.runbooks["isolate-restart-recover"];
+        config.lacks_for(drains, &config.target_for(&name("a.service")))
+    };
+    let [file, elb] = ["{ registry: health_file, id: a/up }", "{ registry: elb, id: a/i-1 }"];
+    for none in [file.to_owned(), elb.to_owned(), format!("{file}, {elb}")] {
+        let lacks = of(&none);
+        assert!(lacks.len() == 1 && lacks[0].starts_with("min_healthy:"), "{none}: {lacks:?}");
+    }
+    for one in ["{ registry: consul, id: a-1 }", "{ registry: nginx, id: a/1 }"] {
+        assert_eq!(of(&format!("{file}, {one}")), Vec::<String>::new());
+    }
+}

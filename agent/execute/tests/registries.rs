@@ -1,0 +1,266 @@
+//! A service in several registries: drained in all of them when it is restarted, or in none of them afterwards.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::execute::driver::{Driven, drive};
+use crate::execute::fakes::{self, Fake, Fault, HOST, Scene, Shape};
+use crate::execute::journal::Journal;
+use crate::execute::saga::Saga;
+use crate::execute::world::World;
+use crate::model::incident::Ending;
+use crate::model::plan::{self, Binding};
+use crate::model::{Incarnation, Marker, Outcome, Plan, RedisLayout, RedisProfile};
+use crate::ports::User;
+use crate::ports::registry::consul::Consul;
+use crate::ports::registry::fake::FakeRegistry;
+use crate::ports::registry::redis::Redis;
+use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter};
+use crate::ports::testing_consul::TestConsul;
+use crate::ports::testing_redis::TestRedis;
+
+/// What becomes of the n-th call to any of the registries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fails {
+    Unreachable,
+    Refused,
+    /// It is carried out, and the answer is lost.
+    AnswerLost,
+}
+
+/// The calls to all registries of one run, counted together.
+struct Calls {
+    count: AtomicU64,
+    fails: Fails,
+    at: u64,
+    /// From that call on every one to the same registry, or that one alone.
+    for_ever: bool,
+}
+
+struct Faulty {
+    name: String,
+    real: Arc<FakeRegistry>,
+    calls: Arc<Calls>,
+    broken: std::sync::atomic::AtomicBool,
+}
+
+impl Faulty {
+    async fn call<T>(&self, call: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+        let here = self.calls.count.fetch_add(1, Ordering::Relaxed) == self.calls.at;
+        let fails = here || self.broken.load(Ordering::Relaxed);
+        self.broken.fetch_or(here && self.calls.for_ever, Ordering::Relaxed);
+        let (registry, detail) = (self.name.clone(), "by the test".to_owned());
+        match (fails, self.calls.fails) {
+            (false, _) => call.await,
+            (true, Fails::Unreachable) => Err(RegistryError::Unreachable { registry, detail }),
+            (true, Fails::Refused) => Err(RegistryError::Refused { registry, detail }),
+            (true, Fails::AnswerLost) => {
+                call.await?;
+                Err(RegistryError::Unreachable { registry, detail })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Faulty {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.call(self.real.observe(id)).await
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.call(self.real.drain(id, marker)).await
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        self.call(self.real.restore(id, marker, record)).await
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.call(self.real.others(id)).await
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        self.real.markers().await
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.real.names().await
+    }
+}
+
+/// The scene's restarter, at which every registry is looked at.
+struct AtThePivot {
+    fake: Fake,
+    registries: Vec<(Arc<dyn Registry>, String)>,
+}
+
+#[async_trait]
+impl Restarter for AtThePivot {
+    async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
+        Restarter::observe(&self.fake, target).await
+    }
+
+    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
+        for (registry, id) in &self.registries {
+            let traffic = registry.observe(id).await.unwrap().traffic;
+            assert!(matches!(traffic, Traffic::DrainedBy(_)), "restarted while {id} is {traffic:?}");
+        }
+        self.fake.restart(target, deadline).await
+    }
+
+    async fn start(
+        &self,
+        target: &plan::Restart,
+        before: &Incarnation,
+        deadline: Duration,
+    ) -> Result<Incarnation, RestartError> {
+        self.fake.start(target, before, deadline).await
+    }
+
+    async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        self.fake.own_deadline(target).await
+    }
+
+    async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError> {
+        self.fake.dependents(target).await
+    }
+}
+
+struct Run {
+    scene: Arc<Scene>,
+    world: World,
+    plan: Plan,
+}
+
+impl Run {
+    /// A service with these bindings; what is asked at the pivot never fails.
+    fn new(registries: Vec<(Binding, Arc<dyn Registry>, Arc<dyn Registry>)>) -> Self {
+        let scene = Scene::new(Fault::Nothing);
+        let mut world = fakes::world(&scene);
+        let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
+        plan.target.bindings = registries.iter().map(|(binding, ..)| binding.clone()).collect();
+        let fake = Fake(Arc::clone(&scene));
+        let watched = registries.iter().map(|(binding, _, real)| (Arc::clone(real), binding.id.clone())).collect();
+        world.ports.systemd = Arc::new(AtThePivot { fake, registries: watched });
+        world.ports.registries = registries.into_iter().map(|(binding, asked, _)| (binding.registry, asked)).collect();
+        let start = world.teller(&plan).start(Vec::new());
+        world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[start]).unwrap();
+        Self { scene, world, plan }
+    }
+
+    async fn rests(&self) -> Ending {
+        let stop = self.scene.trip.stop.subscribe();
+        match drive(Saga::new(self.plan.clone()), Journal::new(), &self.world, stop).await {
+            Driven::Rested(ending) => ending,
+            Driven::Left => panic!("nobody told it to leave"),
+        }
+    }
+
+    fn is_latched(&self) -> bool {
+        self.world.store.latch(&self.plan.target.service).unwrap().is_some()
+    }
+}
+
+/// Longer than an undo that is retried takes, where the registry comes back.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+fn sweep(registries: usize, fails: Fails, for_ever: bool) -> u64 {
+    for at in 0.. {
+        let calls = Arc::new(Calls { count: AtomicU64::new(0), fails, at, for_ever });
+        let names: Vec<String> = (0..registries).map(|at| format!("registry-{at}")).collect();
+        let reals: Vec<Arc<FakeRegistry>> = names.iter().map(|name| Arc::new(FakeRegistry::new(name))).collect();
+        let all = names.iter().zip(&reals).map(|(name, real)| {
+            let id = format!("{name}-1");
+            real.register(&id, "rpc-order", "127.0.0.1:7801");
+            real.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
+            let (real, calls) = (Arc::clone(real), Arc::clone(&calls));
+            let faulty = Faulty { name: name.clone(), real: Arc::clone(&real), calls, broken: false.into() };
+            (Binding { registry: name.clone(), id }, Arc::new(faulty) as Arc<dyn Registry>, real as Arc<dyn Registry>)
+        });
+        let run = Run::new(all.collect());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let rested = runtime.block_on(async { tokio::time::timeout(PATIENCE, run.rests()).await });
+        let what = format!("{registries} registries, {fails:?} at {at}, for ever: {for_ever}: {rested:?}");
+        let traffic: Vec<Traffic> =
+            reals.iter().zip(&names).map(|(real, name)| real.traffic(&format!("{name}-1")).unwrap()).collect();
+        let back = traffic.iter().all(|traffic| *traffic == Traffic::Passing);
+        match rested {
+            Ok(Ending { outcome: Outcome::Stuck, .. }) => assert!(run.is_latched(), "{what}"),
+            Ok(_) => assert!(back && !run.is_latched(), "{what}: {traffic:?}"),
+            // A registry that never answers again is asked for ever, and people have been told.
+            Err(_) => assert!(for_ever && fails != Fails::Refused, "{what}"),
+        }
+        // One call that is not answered, at whatever moment, leaves nobody out.
+        if !for_ever && fails != Fails::Refused {
+            assert!(back, "{what}: {traffic:?}");
+        }
+        if calls.count.load(Ordering::Relaxed) <= at {
+            return at;
+        }
+    }
+    unreachable!("a saga ends")
+}
+
+#[test]
+fn each_call_to_each_of_several_registries_fails_and_all_are_drained_or_none() {
+    let mut count = 0;
+    for registries in [2, 3] {
+        for fails in [Fails::Unreachable, Fails::Refused, Fails::AnswerLost] {
+            for for_ever in [false, true] {
+                count += sweep(registries, fails, for_ever);
+            }
+        }
+    }
+    println!("{count} calls failed");
+    assert!(count > 150, "{count}");
+}
+
+const IN_REDIS: &str = "rpc-order/127.0.0.1:7801";
+
+/// Consul for real, and Redis for real as this user.
+async fn in_both(consul: &TestConsul, redis: &TestRedis, user: Option<User>) -> Run {
+    let layout = RedisLayout { profile: RedisProfile::Hash, key: "rpc:{service}".into(), hold_every: PATIENCE };
+    let of_redis = |user| Arc::new(Redis::new("redis", &redis.url, user, layout.clone(), HOST).unwrap());
+    let of_consul = Arc::new(Consul::new("consul", &consul.url, None, HOST).unwrap());
+    let binding = |registry: &str, id: &str| Binding { registry: registry.into(), id: id.into() };
+    Run::new(vec![
+        (binding("consul", "rpc-order-1"), of_consul.clone(), of_consul),
+        (binding("redis", IN_REDIS), of_redis(user), of_redis(None)),
+    ])
+}
+
+#[tokio::test]
+async fn drained_in_a_real_consul_and_a_real_redis_or_in_neither() {
+    let (consul, redis) = (TestConsul::start().await, TestRedis::start().await);
+    consul.register("rpc-order-1", "rpc-order", 7801).await;
+    redis.ask(&["HSET", "rpc:rpc-order", "127.0.0.1:7801", "up"]).await;
+    let passing = async |run: &Run| {
+        for (name, id) in [("consul", "rpc-order-1"), ("redis", IN_REDIS)] {
+            let traffic = run.world.ports.registries[name].observe(id).await.unwrap().traffic;
+            assert_eq!(traffic, Traffic::Passing, "{name}");
+        }
+    };
+    let run = in_both(&consul, &redis, None).await;
+    let ending = run.rests().await;
+    assert_eq!((ending.outcome, run.scene.service().restarts), (Outcome::Completed, 1), "{}", ending.detail);
+    passing(&run).await;
+
+    // Redis lets this user look, and take nothing out: Consul's drain is taken back.
+    let rights = ["~*", "+@read", "+eval", "+time", "+exists", "+hget", "+pttl"];
+    redis.ask(&[&["ACL", "SETUSER", "looks", "on", ">hush"][..], &rights].concat()).await;
+    let user = User { name: "looks".into(), password: "hush".to_owned().into() };
+    let run = in_both(&consul, &redis, Some(user)).await;
+    let ending = run.rests().await;
+    assert_eq!((ending.outcome, run.scene.service().restarts), (Outcome::Unwound, 0), "{}", ending.detail);
+    assert!(ending.detail.contains("redis"), "{}", ending.detail);
+    passing(&run).await;
+    assert!(!run.is_latched());
+}

@@ -1,0 +1,362 @@
+//! What no adapter knows, by hooks that the host's file spells out: how an instance is isolated, restored and looked at,
+//! and how the others are counted. Commands ([`exec`]) or HTTP requests ([`http`]); the rules here are the same for both.
+//! An instance's id is `SERVICE/INSTANCE`.
+//!
+//! - Hooks are asked again and again: isolating what is isolated, and restoring what is restored, must be harmless.
+//! - What a hook did is believed once the one that looks says so.
+//! - Whose drain it is stands in a [`Ledger`] of this host, noted before it begins; where the backend keeps our marker too,
+//!   its word is what counts. A drained instance that nothing says to be ours is another hand's.
+//! - Drained is held: what is in traffic although the ledger says that our drain stands is isolated again.
+
+mod exec;
+mod http;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::holder::{Held, Holder, Look};
+use super::ledger::Ledger;
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::Marker;
+
+pub use exec::ExecHooks;
+pub use http::HttpHooks;
+
+/// How often the one that looks is asked whether a change is seen.
+const SEEN_POLL: Duration = Duration::from_millis(200);
+
+/// One backend, by its hooks. Every call ends by a deadline of its own.
+#[async_trait]
+pub trait Hooks: Send + Sync + 'static {
+    async fn isolate(&self, words: &Words) -> Result<(), Failure>;
+    async fn restore(&self, words: &Words) -> Result<(), Failure>;
+    /// `None`: the backend knows no such instance.
+    async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure>;
+    /// Is there a hook that counts?
+    fn counts(&self) -> bool;
+    async fn count(&self, words: &Words) -> Result<Counted, Failure>;
+    /// For a change to be seen.
+    fn deadline(&self) -> Duration;
+}
+
+/// Why a hook gave no answer that counts.
+#[derive(Debug)]
+pub enum Failure {
+    /// Worth trying again.
+    Passing(String),
+    /// A person must look.
+    Refused(String),
+}
+
+/// What is filled into arguments, addresses and bodies: `{id}`, `{service}`, `{instance}`, `{marker}`, `{incident}`,
+/// `{host}`. Where a hook only looks there is no drain to speak of, and the marker and the incident are empty.
+#[derive(Debug)]
+pub struct Words([(&'static str, String); 6]);
+
+impl Words {
+    /// `escape` is what the place asks for that the word goes into.
+    fn fill(&self, text: &str, escape: impl Fn(&str) -> String) -> String {
+        let mut whole = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('{') {
+            whole.push_str(&rest[..at]);
+            rest = &rest[at..];
+            match self.0.iter().find(|(name, _)| rest[1..].strip_prefix(name).is_some_and(|r| r.starts_with('}'))) {
+                Some((name, word)) => {
+                    whole.push_str(&escape(word));
+                    rest = &rest[name.len() + 2..];
+                }
+                None => {
+                    whole.push('{');
+                    rest = &rest[1..];
+                }
+            }
+        }
+        whole + rest
+    }
+}
+
+/// How a backend has an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    pub traffic: State,
+    /// Our marker, as the backend gives it back; or somebody else's words.
+    #[serde(default)]
+    pub marker: Option<String>,
+    /// The name that instances share which stand in for each other; the id's SERVICE where it is not told.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Passing,
+    Failing,
+    /// Out of traffic as `isolate` leaves it.
+    Drained,
+    /// Out of traffic otherwise.
+    Isolated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// The others, ourselves left out.
+    pub healthy: u32,
+    /// All that are registered, ourselves included.
+    pub registered: u32,
+}
+
+pub struct Hooked<H> {
+    backend: Arc<Backend<H>>,
+    holder: Holder,
+}
+
+impl<H> std::fmt::Debug for Hooked<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooked").field("registry", &self.backend.registry).finish_non_exhaustive()
+    }
+}
+
+struct Backend<H> {
+    registry: String,
+    host: String,
+    hooks: H,
+    ledger: Ledger,
+    /// One change at a time: nothing is held while it is being put back.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl<H: Hooks> Hooked<H> {
+    /// `name` is the registry's in the host's file; `ledger` a file that this agent alone writes, for this registry alone.
+    pub fn new(name: &str, hooks: H, ledger: PathBuf, hold_every: Duration, host: &str) -> Self {
+        let backend = Backend {
+            registry: name.into(),
+            host: host.into(),
+            hooks,
+            ledger: Ledger::new(ledger),
+            changing: tokio::sync::Mutex::default(),
+        };
+        Self { backend: Arc::new(backend), holder: Holder::new(hold_every) }
+    }
+}
+
+impl<H: Hooks> Backend<H> {
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.registry.clone(), detail }
+    }
+
+    fn told(&self, failure: Failure) -> RegistryError {
+        let registry = self.registry.clone();
+        match failure {
+            Failure::Passing(detail) => RegistryError::Unreachable { registry, detail },
+            Failure::Refused(detail) => RegistryError::Refused { registry, detail },
+        }
+    }
+
+    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
+        self.ledger.drains().map_err(|detail| self.refused(detail))
+    }
+
+    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
+        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
+    }
+
+    fn split<'a>(&self, id: &'a str) -> Result<(&'a str, &'a str), RegistryError> {
+        id.split_once('/').filter(|(service, instance)| !service.is_empty() && !instance.is_empty()).ok_or_else(|| {
+            self.refused(format!("`{id}` names no instance: expected SERVICE/INSTANCE, as in rpc-order/10.0.0.1:7801"))
+        })
+    }
+
+    fn words(&self, id: &str, marker: Option<&Marker>) -> Result<Words, RegistryError> {
+        let (service, instance) = self.split(id)?;
+        let line = marker.map(ToString::to_string).unwrap_or_default();
+        let incident = marker.map(|marker| marker.incident.0.clone()).unwrap_or_default();
+        Ok(Words([
+            ("id", id.into()),
+            ("service", service.into()),
+            ("instance", instance.into()),
+            ("marker", line),
+            ("incident", incident),
+            ("host", self.host.clone()),
+        ]))
+    }
+
+    async fn seen(&self, id: &str) -> Result<Seen, RegistryError> {
+        let seen = self.hooks.observe(&self.words(id, None)?).await.map_err(|failure| self.told(failure))?;
+        seen.ok_or_else(|| RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() })
+    }
+
+    /// What the backend says, and whose it is.
+    async fn observe(&self, id: &str) -> Result<(Seen, Traffic), RegistryError> {
+        let seen = self.seen(id).await?;
+        let noted = self.drains()?.remove(id);
+        let traffic = match (seen.traffic, &seen.marker, noted) {
+            (State::Isolated, marker, _) => {
+                Traffic::Isolated { reason: marker.clone().unwrap_or("the hook does not say why".into()) }
+            }
+            (State::Drained, Some(line), _) => match Marker::parse(line) {
+                Some(marker) => Traffic::DrainedBy(marker),
+                None => Traffic::Isolated { reason: line.clone() },
+            },
+            (State::Drained | State::Passing | State::Failing, _, Some(noted)) => Traffic::DrainedBy(noted),
+            (State::Drained, None, None) => Traffic::Isolated { reason: "it is drained".into() },
+            (State::Passing, _, None) => Traffic::Passing,
+            (State::Failing, _, None) => Traffic::Failing,
+        };
+        Ok((seen, traffic))
+    }
+
+    /// Isolates it where it is in traffic, and waits until that is seen. True where it was in traffic.
+    async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        if matches!(self.seen(id).await?.traffic, State::Drained | State::Isolated) {
+            return Ok(false);
+        }
+        let words = self.words(id, Some(marker))?;
+        self.hooks.isolate(&words).await.map_err(|failure| self.told(failure))?;
+        self.until(id, "in traffic still", |seen| matches!(seen.traffic, State::Drained | State::Isolated)).await?;
+        Ok(true)
+    }
+
+    /// Asks until the backend says so, or until the deadline.
+    async fn until(&self, id: &str, still: &str, is_so: impl Fn(&Seen) -> bool) -> Result<(), RegistryError> {
+        let deadline = tokio::time::Instant::now() + self.hooks.deadline();
+        loop {
+            let seen = self.seen(id).await;
+            let late = tokio::time::Instant::now() >= deadline;
+            match seen {
+                Ok(seen) if is_so(&seen) => return Ok(()),
+                Ok(_) if late => {
+                    let detail = format!("`{id}` is {still}, {:?} after it was changed", self.hooks.deadline());
+                    return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
+                }
+                Err(error) if late || !error.is_passing() => return Err(error),
+                _ => tokio::time::sleep(SEEN_POLL).await,
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<H: Hooks> Held for Backend<H> {
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let _one = self.changing.lock().await;
+        if self.drains()?.get(id) != Some(marker) {
+            return Ok(Look::NotOurs);
+        }
+        match self.take_out(id, marker).await {
+            Ok(true) => Ok(Look::OutAgain),
+            // Gone while it restarts: what registers again is seen next time.
+            Ok(false) | Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl<H: Hooks> Registry for Hooked<H> {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        let (seen, traffic) = self.backend.observe(id).await?;
+        let (service, _) = self.backend.split(id)?;
+        let record = json!({ "id": id, "name": seen.name });
+        Ok(Registration { name: seen.name.unwrap_or(service.into()), traffic, record })
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let backend = &self.backend;
+        let _one = backend.changing.lock().await;
+        super::may_drain(&backend.registry, id, &backend.observe(id).await?.1, marker)?;
+        // Before the hook: one that fails half-way is undone by what stands here.
+        backend.note(id, Some(marker))?;
+        backend.take_out(id, marker).await?;
+        match backend.observe(id).await?.1 {
+            Traffic::DrainedBy(found) if found == *marker => {
+                self.holder.hold(backend, id, marker);
+                Ok(())
+            }
+            other => Err(backend.refused(format!("`{id}` was to be drained, and is {}", super::stands_there(&other)))),
+        }
+    }
+
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let look = self.backend.look_again(id, marker).await?;
+        if look != Look::NotOurs {
+            self.holder.hold(&self.backend, id, marker);
+        }
+        Ok(look == Look::OutAgain)
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        let backend = &self.backend;
+        let _one = backend.changing.lock().await;
+        match backend.observe(id).await.map(|(_, traffic)| traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
+            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+            }
+            Err(error) => return Err(error),
+        }
+        let words = backend.words(id, Some(marker))?;
+        backend.hooks.restore(&words).await.map_err(|failure| backend.told(failure))?;
+        backend.until(id, "drained still", |seen| seen.traffic != State::Drained).await?;
+        // Last: until it is seen in traffic the drain is ours to take back.
+        backend.note(id, None)?;
+        self.holder.let_go(id);
+        Ok(Restored::Done)
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        let backend = &self.backend;
+        if !backend.hooks.counts() {
+            return Err(backend.refused("no hook is given that counts the others (`count`)".into()));
+        }
+        // Proves that the hooks see ourselves.
+        backend.seen(id).await?;
+        let counted = backend.hooks.count(&backend.words(id, None)?).await.map_err(|failure| backend.told(failure))?;
+        if counted.healthy >= counted.registered {
+            return Err(backend.refused(format!(
+                "`count` says that {} others are healthy of {} registered, ourselves among these",
+                counted.healthy, counted.registered
+            )));
+        }
+        Ok(Others { healthy: counted.healthy, registered: counted.registered })
+    }
+
+    fn counts(&self) -> bool {
+        self.backend.hooks.counts()
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let drains = self.backend.drains()?;
+        for (id, marker) in &drains {
+            self.holder.hold(&self.backend, id, marker);
+        }
+        Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        Ok(HashMap::new())
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        match self.backend.hooks.counts() {
+            true => &[UNKNOWN, HELD],
+            false => &[UNKNOWN, HELD, NO_COUNT],
+        }
+    }
+}
+
+const UNKNOWN: &str = "what the hooks do, and whether what they say is true, is known to whoever wrote them alone";
+const HELD: &str = "an instance that others put back is in traffic until the agent isolates it again, and for good while \
+                    no agent runs; whose drain it is stands in the state directory";
+const NO_COUNT: &str = "no hook counts the others: min_healthy needs another registry of the service that does";
