@@ -137,6 +137,13 @@ impl Restarter for AtThePivot {
     }
 }
 
+/// A binding in a registry as the saga meets it, and as it really is.
+struct Bound {
+    binding: Binding,
+    asked: Arc<dyn Registry>,
+    real: Arc<dyn Registry>,
+}
+
 struct Run {
     scene: Arc<Scene>,
     world: World,
@@ -145,15 +152,15 @@ struct Run {
 
 impl Run {
     /// A service with these bindings; what is asked at the pivot never fails.
-    fn new(registries: Vec<(Binding, Arc<dyn Registry>, Arc<dyn Registry>)>) -> Self {
+    fn new(registries: Vec<Bound>) -> Self {
         let scene = Scene::new(Fault::Nothing);
         let mut world = fakes::world(&scene);
         let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
-        plan.target.bindings = registries.iter().map(|(binding, ..)| binding.clone()).collect();
+        plan.target.bindings = registries.iter().map(|bound| bound.binding.clone()).collect();
         let fake = Fake(Arc::clone(&scene));
-        let watched = registries.iter().map(|(binding, _, real)| (Arc::clone(real), binding.id.clone())).collect();
+        let watched = registries.iter().map(|bound| (Arc::clone(&bound.real), bound.binding.id.clone())).collect();
         world.ports.systemd = Arc::new(AtThePivot { fake, registries: watched });
-        world.ports.registries = registries.into_iter().map(|(binding, asked, _)| (binding.registry, asked)).collect();
+        world.ports.registries = registries.into_iter().map(|bound| (bound.binding.registry, bound.asked)).collect();
         let start = world.teller(&plan).start(Vec::new());
         world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[start]).unwrap();
         Self { scene, world, plan }
@@ -183,7 +190,7 @@ fn sweep(registries: usize, fails: Fails, times: u64) -> u64 {
             real.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
             let (real, calls) = (Arc::clone(real), Arc::clone(&calls));
             let faulty = Faulty { name: name.clone(), real: Arc::clone(&real), calls, broken: 0.into() };
-            (Binding { registry: name.clone(), id }, Arc::new(faulty) as Arc<dyn Registry>, real as Arc<dyn Registry>)
+            Bound { binding: Binding { registry: name.clone(), id }, asked: Arc::new(faulty), real }
         });
         let run = Run::new(all.collect());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -226,8 +233,8 @@ async fn in_both(consul: &TestConsul, redis: &TestRedis, user: Option<User>) -> 
     let of_consul = Arc::new(Consul::new("consul", &consul.url, None, HOST).unwrap());
     let binding = |registry: &str, id: &str| Binding { registry: registry.into(), id: id.into() };
     Run::new(vec![
-        (binding("consul", "rpc-order-1"), of_consul.clone(), of_consul),
-        (binding("redis", IN_REDIS), of_redis(user), of_redis(None)),
+        Bound { binding: binding("consul", "rpc-order-1"), asked: of_consul.clone(), real: of_consul },
+        Bound { binding: binding("redis", IN_REDIS), asked: of_redis(user), real: of_redis(None) },
     ])
 }
 
