@@ -9,6 +9,7 @@ pub mod control;
 pub mod explain;
 pub mod hands;
 pub mod held;
+pub mod kernel;
 pub mod last_good;
 pub mod outbox;
 pub mod pacing;
@@ -22,6 +23,8 @@ pub mod supervised;
 pub mod sweep;
 mod words;
 
+#[cfg(test)]
+mod gentle_tests;
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,7 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 8] = [
+const KEYS: [(&str, &[&str]); 7] = [
     ("", &["http"]),
     ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
@@ -12,7 +12,6 @@ const KEYS: [(&str, &[&str]); 8] = [
         "notify[].to",
         &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
     ),
-    ("steps[]", &["reload", "recycle_workers", "close_sockets", "pause"]),
     ("steps[].drain", &["scope"]),
 ];
 

@@ -11,6 +11,7 @@ mod containers;
 mod crash;
 mod demo;
 mod disk;
+mod gentle;
 mod guards;
 mod idle;
 mod lab_selfcheck;

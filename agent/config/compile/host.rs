@@ -263,6 +263,7 @@ fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Opti
         argv,
         pid_file: pid_file.map(|Typed(path)| to.path(&place.key("pid_file"), path))?,
         stop_timeout: to.duration(&place.key("stop_timeout"), spec.stop_timeout, secs(10), secs(1)..=minutes(10)),
+        reload_signal: spec.reload_signal.map(|Typed(signal)| signal),
     })
 }
 

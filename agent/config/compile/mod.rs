@@ -4,6 +4,7 @@
 pub mod condition;
 pub mod fleet;
 pub mod host;
+mod order;
 pub mod policy;
 pub mod registries;
 pub mod runbook;

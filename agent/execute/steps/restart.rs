@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Done, Failure};
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
-use crate::model::{Incarnation, Reason};
+use crate::model::Reason;
 use crate::ports::restarter::{RestartError, Restarted};
 
 /// `deadline` is that of each half.
@@ -27,7 +27,7 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
         None => restarter.own_deadline(restart).await.map_err(failed)?,
     };
     let incarnation = if saga.has_stopped_the_service() {
-        let Some(before) = before(saga, step) else {
+        let Some(before) = super::before(saga, step) else {
             return Err(Failure::new(Reason::RestartFailed, "the journal does not say which lifetime was stopped"));
         };
         restarter.start(restart, &before, deadline).await.map_err(failed)?
@@ -38,9 +38,4 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
         }
     };
     Ok(Done::saying(format!("a new incarnation runs: {incarnation}")))
-}
-
-/// The lifetime that the step set out to end.
-pub fn before(saga: &Saga, step: usize) -> Option<Incarnation> {
-    serde_json::from_value(saga.preimage(step)?.get("incarnation")?.clone()).ok()
 }

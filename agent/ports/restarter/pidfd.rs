@@ -8,8 +8,10 @@ use procfs::process::Process;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::model::runbook::StopSignal;
+
 /// Start time and liveness in one read; a zombie has ended.
-pub(super) fn start_time(pid: i32) -> io::Result<Option<u64>> {
+pub fn start_time(pid: i32) -> io::Result<Option<u64>> {
     match Process::new(pid).and_then(|process| process.stat()) {
         Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') => Ok(None),
         Ok(stat) => Ok(Some(stat.starttime)),
@@ -18,8 +20,21 @@ pub(super) fn start_time(pid: i32) -> io::Result<Option<u64>> {
     }
 }
 
+/// The number of a signal.
+pub fn number(signal: StopSignal) -> i32 {
+    match signal {
+        StopSignal::Term => libc::SIGTERM,
+        StopSignal::Quit => libc::SIGQUIT,
+        StopSignal::Int => libc::SIGINT,
+        StopSignal::Hup => libc::SIGHUP,
+        StopSignal::Usr1 => libc::SIGUSR1,
+        StopSignal::Usr2 => libc::SIGUSR2,
+    }
+}
+
 /// A process held by pidfd: a signal reaches that process or none.
-pub(super) struct Held(AsyncFd<OwnedFd>);
+#[derive(Debug)]
+pub struct Held(AsyncFd<OwnedFd>);
 
 impl Held {
     /// `None` where the process of that start time has ended.
@@ -39,6 +54,17 @@ impl Held {
         // SAFETY: the descriptor is owned, and stays the same open one as long as the AsyncFd has it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Some(Self(fd)))
+    }
+
+    /// The same of a process that must still be the child of this one.
+    pub fn hold_child(pid: i32, began: u64, parent: i32) -> io::Result<Option<Self>> {
+        let held = Self::hold(pid, began)?;
+        match Process::new(pid).and_then(|process| process.stat()) {
+            // Held, so what is read under its pid is its own.
+            Ok(stat) if stat.starttime == began && stat.ppid == parent => Ok(held),
+            Ok(_) | Err(procfs::ProcError::NotFound(_)) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Sending to what has ended is harmless.
@@ -63,7 +89,7 @@ impl Held {
 
 /// The other members of this leader's process group, each held; what ends meanwhile is left out. (Linux signals a
 /// whole group by pidfd only since 6.9, and kill(2) on a group knows it by a number alone.)
-pub(super) fn group_of(leader: i32) -> Vec<Held> {
+pub fn group_of(leader: i32) -> Vec<Held> {
     let Ok(processes) = procfs::process::all_processes() else {
         return Vec::new();
     };
