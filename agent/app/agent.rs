@@ -111,6 +111,7 @@ impl Agent {
             released: Duration::ZERO,
             retained: Duration::ZERO,
         };
+        remind::of_lost_memory(&agent.wiring, &agent.store);
         agent.recover().await?;
         Ok(agent)
     }
@@ -237,6 +238,7 @@ impl Agent {
             }
         }
         remind::of_latches(&self.wiring, &self.store);
+        remind::of_lost_memory(&self.wiring, &self.store);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due {
             let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };
@@ -381,6 +383,8 @@ impl Agent {
         };
         self.detector.rearm(&plan.target.service);
         self.released = Duration::ZERO;
+        // A registry that gave an old answer may hold a drain that the saga believes to be undone.
+        self.sweep_due = Duration::ZERO;
         if let Some(policy) = self.wiring.config.policies.iter().find(|policy| policy.name == plan.policy)
             && policy.mode.acts()
         {
@@ -400,6 +404,7 @@ impl Agent {
     /// what was begun is still ended. People still hear of it: an undo is tried for as long as its registry is away.
     pub async fn finish(mut self) {
         let delivery = AbortOnDrop(tokio::spawn(outbox::deliver_for_ever(self.outbox())));
+        sweep::orphans(&self.wiring, &self.store).await;
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }

@@ -23,6 +23,8 @@ pub mod sweep;
 mod words;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -51,7 +53,7 @@ use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter,
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
-use crate::ports::{Ports, User};
+use crate::ports::{Ports, User, belted};
 use crate::store::{Audience, StateDir, Store};
 
 use sensor::{Effort, Look, Sensor, SharedSensor};
@@ -130,7 +132,7 @@ impl Wiring {
             registries.insert(name.clone(), adapter);
         }
         let fleet = config.host.fleet.as_ref().map(|config| fleet_of(config, &host)).transpose()?;
-        let ports = Ports {
+        let ports = belted(Ports {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
             process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
@@ -138,7 +140,7 @@ impl Wiring {
             supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(&host.clock))),
             probe: Arc::new(Probes),
             fleet,
-        };
+        });
 
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();
         let mut audience = Vec::new();

@@ -105,9 +105,7 @@ impl Agent {
         let state = state.display();
         write(
             "agent.yaml",
-            &format!(
-                "interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\nevidence: {{ min_free: 1MiB }}\nstate: {state}\n"
-            ),
+            &format!("interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\nevidence: {{ min_free: 1MiB }}\nstate: {state}\n"),
         );
         write(
             "policies/leak.yaml",
