@@ -18,3 +18,4 @@ mod leak;
 mod namespaces;
 mod orphans;
 mod signals;
+mod stopped;
