@@ -13,4 +13,4 @@ pub mod world;
 #[cfg(test)]
 pub mod fakes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

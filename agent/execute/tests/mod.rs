@@ -1,5 +1,7 @@
 //! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
 
+mod disks;
+pub(crate) mod runbooks;
 mod simulation;
 mod slots;
 mod sweeps;
