@@ -1,6 +1,7 @@
 //! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
 
 mod disks;
+mod parties;
 pub(crate) mod runbooks;
 mod simulation;
 mod slots;
