@@ -60,6 +60,14 @@ impl Spawned {
     /// Sends a signal to the command itself.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("the command runs");
+        if signal == Signal::SIGCONT {
+            self.go_on();
+        }
+    }
+
+    /// `nsenter` stops where its child was stopped, and does not go on with it.
+    fn go_on(&self) {
+        let _ = kill(Pid::from_raw(self.outer.id() as i32), Signal::SIGCONT);
     }
 
     /// Waits for its end.
@@ -85,6 +93,7 @@ impl Spawned {
             Ok(pid) => drop(kill(Pid::from_raw(pid), Signal::SIGKILL)),
             Err(_) => drop(self.outer.kill()),
         }
+        self.go_on();
         drop(self.outer.wait());
     }
 

@@ -27,3 +27,4 @@ mod not_helped;
 mod orphans;
 mod restarters;
 mod signals;
+mod stopped;
