@@ -62,6 +62,14 @@ impl Spawned {
         kill(Pid::from_raw(self.pid()), signal).expect("the command runs");
     }
 
+    /// The same, where it may be ending by itself at this very moment.
+    pub fn signal_if_it_runs(&self, signal: Signal) {
+        if let Ok(pid) = self.inner() {
+            // An error is that it has ended.
+            drop(kill(Pid::from_raw(pid), signal));
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
