@@ -70,6 +70,14 @@ impl Spawned {
         let _ = kill(Pid::from_raw(self.outer.id() as i32), Signal::SIGCONT);
     }
 
+    /// The same, where it may be ending by itself at this very moment.
+    pub fn signal_if_it_runs(&self, signal: Signal) {
+        if let Ok(pid) = self.inner() {
+            // An error is that it has ended.
+            drop(kill(Pid::from_raw(pid), signal));
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
