@@ -148,6 +148,10 @@ fn a_wrong_host_file_says_all_of_it() {
             vec!["1:45 a.service is a systemd unit, and this restarts a supervisord program: remove `restart`"],
         ),
         (
+            "services: [{ service: \"process:x\", restart: { s6: { stop_timeout: 3s } } }]",
+            vec!["1:47 `dir` is missing: add `dir: /etc/service/NAME`"],
+        ),
+        (
             "services: [{ service: \"program:x\", restart: { supervisord: {} } }]",
             vec!["1:47 `socket` is missing: add `socket: /run/supervisor.sock`"],
         ),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::plan::{Binding, ProcessRestart, Restart};
+use crate::model::plan::{Binding, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::{RedisLayout, RedisProfile};
 
 const AGENT: &str = r#"
@@ -18,9 +18,13 @@ services:
     labels: { team: edge }
     restart: { process: { argv: [/opt/gate], pid_file: /run/gate.pid } }
   - service: container:own
-    restart: { docker: { socket: /run/podman/podman.sock } }
+    restart: { podman: { socket: /run/podman/podman.sock } }
   - service: program:own
     restart: { supervisord: { socket: /tmp/own.sock } }
+  - service: process:runit
+    restart: { runit: { dir: /etc/service/gate } }
+  - service: process:s6
+    restart: { s6: { dir: /run/service/gate, stop_timeout: 3s } }
 "#;
 
 fn config() -> Config {
@@ -133,6 +137,15 @@ fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
             stop_timeout: std::time::Duration::from_secs(10),
         }))
     );
+    for (service, by, dir, seconds) in
+        [("runit", Supervisor::Runit, "/etc/service/gate", 10), ("s6", Supervisor::S6, "/run/service/gate", 3)]
+    {
+        let stop_timeout = Duration::from_secs(seconds);
+        assert_eq!(
+            config.target_for(&name(&format!("process:{service}"))).restart,
+            Some(Restart::Supervise(SuperviseRestart { by, dir: dir.into(), stop_timeout }))
+        );
+    }
     assert_eq!(lacks("a.service"), Vec::<String>::new());
     assert_eq!(lacks("z.service"), ["drain", "health_check"]);
     assert_eq!(lacks("process:gate"), ["drain", "health_check"]);

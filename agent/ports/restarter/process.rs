@@ -8,7 +8,7 @@
 //! A restart has two halves, since an agent may die between them:
 //!
 //! ```text
-//! running ── SIGTERM ──> ending ──> ended (SIGKILL after stop_timeout) ── argv ──> the pid file names another for STABLE_FOR
+//! running ── SIGTERM ──> ending ──> ended (SIGKILL after stop_timeout) ── argv ──> another pid for STABLE_FOR
 //!         restart() │ journaled                       start()
 //!                   └───────────┴─> a next agent goes on here, unless the host has been booted since
 //! ```
@@ -47,6 +47,8 @@ use crate::model::plan::{self, ProcessRestart};
 /// file) fails within it.
 const STABLE_FOR: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
+/// Whether what was started still runs: on systemd that takes a command.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Until the pid file names the new process. Nobody tells how long a program may take to start; systemd's
 /// DefaultTimeoutStartSec (90 s) is what the field is used to.
 const START_ALLOWANCE: Duration = Duration::from_secs(90);
@@ -158,6 +160,7 @@ async fn appear(
     until: Instant,
 ) -> Result<Incarnation, (String, bool)> {
     let mut seen: Option<(Incarnation, Instant)> = None;
+    let mut ask_at = Instant::now();
     loop {
         let new = match find(spec) {
             Ok(Found::Alive(alive)) => Some(alive.incarnation()).filter(|new| new != old),
@@ -173,9 +176,12 @@ async fn appear(
             (None, _) => seen = None,
         }
         if let (None, Some(started)) = (&new, started)
-            && let Some(how) = started.failed().await
+            && Instant::now() >= ask_at
         {
-            return Err((format!("`{}` was started and ended: {how}", spec.argv[0]), true));
+            ask_at = Instant::now() + ASK_EVERY;
+            if let Some(how) = started.failed().await {
+                return Err((format!("`{}` was started and ended: {how}", spec.argv[0]), true));
+            }
         }
         if Instant::now() >= until {
             let pid_file = spec.pid_file.display();
