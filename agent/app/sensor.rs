@@ -12,7 +12,7 @@ use crate::clock::{Clock, thread_cpu_time};
 use crate::collect::{Ask, CollectError, Collector};
 use crate::measure::{Measurements, Meter};
 use crate::model::census::{NoOwner, Owned};
-use crate::model::socket::{BlindSpot, PassedOver, accepts};
+use crate::model::socket::{BlindSpot, PassedOver, Quality, accepts};
 use crate::model::{Census, NetNs, ServiceCensus, ServiceName, Signal, TableRow};
 
 /// What was seen at one look. The sockets themselves are gone: there may be hundreds of thousands.
@@ -53,6 +53,8 @@ const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Closely {
     pub at: Timestamp,
+    /// Where the look was partial, why: then it may have missed some.
+    pub partial: Option<String>,
     pub sockets: Vec<Owned>,
     /// The whole TCP table of the network namespaces that it lives in.
     pub table: Vec<TableRow>,
@@ -178,17 +180,21 @@ impl Sensor {
         let detail = self.collector.detail(self.clock.as_ref())?;
         let (mut census, sockets) = self.attributor.owned(detail, service, self.clock.as_ref());
         let at = census.at;
+        let partial = match std::mem::replace(&mut census.quality, Quality::Complete) {
+            Quality::Complete => None,
+            Quality::Partial { why } => Some(why),
+        };
         let held = census.services.remove(service).unwrap_or_default();
         let namespaces = self.namespaces(&held);
         let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
-        Ok(Closely { at, sockets, table: self.collector.table(&namespaces)?, holders })
+        Ok(Closely { at, partial, sockets, table: self.collector.table(&namespaces)?, holders })
     }
 
     /// Connections to the ports that the service listens on which somebody still uses: established ones, and those
     /// that the peer has half-closed while data still leaves. What merely leaks never drains, and is not waited for.
     pub fn inbound(&mut self, service: &ServiceName) -> Result<u64, String> {
         let census = self.census().map_err(|error| error.to_string())?;
-        if let crate::model::socket::Quality::Partial { why } = census.quality {
+        if let Quality::Partial { why } = census.quality {
             return Err(why);
         }
         let held = census.services.get(service).cloned().unwrap_or_default();

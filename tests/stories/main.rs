@@ -17,4 +17,5 @@ mod lab_selfcheck;
 mod leak;
 mod namespaces;
 mod orphans;
+mod scan;
 mod signals;

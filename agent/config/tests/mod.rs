@@ -2,6 +2,7 @@
 
 mod design;
 mod diagnostics;
+mod interval;
 mod queries;
 mod shipped;
 
