@@ -45,7 +45,8 @@ use crate::ports::fleet::{self, Fleet, dry::DryFleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::probe::{dry::DryProbe, real::Probes};
 use crate::ports::registry::{
-    Registry, consul::Consul, dry::DryRegistry, file::FileRegistry, haproxy::HaProxy, redis::Redis,
+    Registry, consul::Consul, dry::DryRegistry, etcd::Etcd, eureka::Eureka, file::FileRegistry, haproxy::HaProxy,
+    nacos::Nacos, redis::Redis, zookeeper::ZooKeeper,
 };
 use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter,
@@ -123,8 +124,26 @@ impl Wiring {
                     Arc::new(HaProxy::new(name, sockets.clone(), ledger))
                 }
                 RegistryConfig::Redis { url, login, layout } => {
-                    let user = user(login.as_ref(), "the registry's password")?;
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
                     Arc::new(Redis::new(name, url, user, layout.clone(), &host.name)?)
+                }
+                RegistryConfig::Etcd { url, login, layout } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    Arc::new(Etcd::new(name, url, user, layout.clone(), &host.name)?)
+                }
+                RegistryConfig::ZooKeeper { servers, root, login } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    Arc::new(ZooKeeper::new(name, servers.clone(), user, root, &host.name))
+                }
+                RegistryConfig::Nacos { url, login, layout } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    let ledger = StateDir::drains_by(&config.host.state, name);
+                    Arc::new(Nacos::new(name, url, user, layout.clone(), ledger)?)
+                }
+                RegistryConfig::Eureka { url, login } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    let ledger = StateDir::drains_by(&config.host.state, name);
+                    Arc::new(Eureka::new(name, url, user, ledger)?)
                 }
             };
             registries.insert(name.clone(), adapter);
@@ -269,6 +288,7 @@ fn fleet_of(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringE
 }
 
 const FLEET_PASSWORD: &str = "the fleet's password";
+const REGISTRY_PASSWORD: &str = "the registry's password";
 
 fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, WiringError> {
     let of = |login: &Login| {

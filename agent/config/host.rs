@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::RedisLayout;
+use crate::model::{EtcdLayout, NacosLayout, RedisLayout};
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
@@ -48,6 +48,14 @@ pub enum RegistryConfig {
     HaProxy { sockets: Vec<String> },
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
+    /// Instances are `SERVICE/INSTANCE`.
+    Etcd { url: String, login: Option<Login>, layout: EtcdLayout },
+    /// `HOST:PORT`, at least one, and Dubbo's root node. Instances are `SERVICE/IP:PORT`.
+    ZooKeeper { servers: Vec<String>, root: String, login: Option<Login> },
+    /// The URL ends where `/v1` begins. Instances are `SERVICE/IP:PORT`.
+    Nacos { url: String, login: Option<Login>, layout: NacosLayout },
+    /// The URL ends where `/apps` begins. Instances are `APP/INSTANCE-ID`.
+    Eureka { url: String, login: Option<Login> },
 }
 
 impl RegistryConfig {
@@ -56,7 +64,10 @@ impl RegistryConfig {
         match self {
             Self::Consul { .. } | Self::File { .. } => None,
             Self::HaProxy { .. } => Some("BACKEND/SERVER, such as rpc-order/s1"),
-            Self::Redis { .. } => Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"),
+            Self::Redis { .. } | Self::Etcd { .. } => Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801"),
+            Self::ZooKeeper { .. } => Some("SERVICE/IP:PORT, such as com.shop.Order/10.0.0.1:20880"),
+            Self::Nacos { .. } => Some("SERVICE/IP:PORT, such as rpc-order/10.0.0.1:7801"),
+            Self::Eureka { .. } => Some("APP/INSTANCE-ID, such as rpc-order/bj1-03:rpc-order:7801"),
         }
     }
 }

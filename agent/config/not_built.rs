@@ -4,7 +4,7 @@
 /// Where (indices left open), and the keys there.
 const KEYS: [(&str, &[&str]); 8] = [
     ("", &["http"]),
-    ("registries", &["etcd", "zookeeper", "nacos", "eureka", "health_file", "exec", "http"]),
+    ("registries", &["health_file", "exec", "http"]),
     ("registries.consul", &["scope", "node"]),
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "podman", "runit", "s6", "exec"]),

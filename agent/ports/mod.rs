@@ -4,6 +4,7 @@
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
 mod consul;
+mod etcd;
 pub mod fleet;
 mod http;
 pub mod notifier;
@@ -19,6 +20,9 @@ mod testing_etcd;
 mod testing_haproxy;
 #[cfg(test)]
 mod testing_redis;
+#[cfg(test)]
+mod testing_zookeeper;
+mod zookeeper;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

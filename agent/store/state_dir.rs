@@ -75,6 +75,11 @@ impl StateDir {
         state.join("drains.json")
     }
 
+    /// The same, of one registry among several that keep none.
+    pub fn drains_by(state: &Path, registry: &str) -> PathBuf {
+        state.join(format!("drains-{registry}.json"))
+    }
+
     pub fn socket_of(state: &Path) -> PathBuf {
         state.join("control.sock")
     }

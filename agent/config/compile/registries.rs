@@ -1,5 +1,7 @@
 //! `registries:` of `agent.yaml`: a kind each, whose name is the one that `register` uses.
 
+mod named;
+
 use std::collections::BTreeMap;
 
 use super::fleet::{login, redis_url};
@@ -18,7 +20,16 @@ pub fn compile(
     to: &mut Compiling,
     environment: Environment,
 ) -> BTreeMap<String, RegistryConfig> {
-    let RegistriesSpec { consul: consul_spec, file: file_spec, haproxy: haproxy_spec, redis: redis_spec } = spec;
+    let RegistriesSpec {
+        consul: consul_spec,
+        file: file_spec,
+        haproxy: haproxy_spec,
+        redis: redis_spec,
+        etcd,
+        zookeeper,
+        nacos,
+        eureka,
+    } = spec;
     let at = |key: &str| place.key(key);
     let mut registries = BTreeMap::new();
     let mut add = |name: &str, registry| registries.insert(name.to_owned(), registry);
@@ -36,6 +47,18 @@ pub fn compile(
     }
     if let Some(spec) = redis_spec {
         add("redis", redis(spec, &at("redis"), to, environment));
+    }
+    if let Some(spec) = etcd {
+        add("etcd", named::etcd(spec, &at("etcd"), to, environment));
+    }
+    if let Some(spec) = zookeeper {
+        add("zookeeper", named::zookeeper(spec, &at("zookeeper"), to, environment));
+    }
+    if let Some(spec) = nacos {
+        add("nacos", named::nacos(spec, &at("nacos"), to, environment));
+    }
+    if let Some(spec) = eureka {
+        add("eureka", named::eureka(spec, &at("eureka"), to, environment));
     }
     registries
 }

@@ -112,7 +112,6 @@ fn what_is_not_built_is_refused_by_name() {
     let step = |to: &str| swap("runbooks/isolate.yaml", RUNBOOK, "restart: {}", to);
     let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
         ("http", host("http: { listen: \"127.0.0.1:9817\" }")),
-        ("zookeeper", agent("registries:\n", "registries:\n  zookeeper: {}\n")),
         ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
         ("podman", agent("restart: { process:", "restart: { podman:")),

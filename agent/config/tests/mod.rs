@@ -3,6 +3,7 @@
 mod design;
 mod diagnostics;
 mod queries;
+mod registries;
 mod shipped;
 
 use std::path::Path;
