@@ -19,7 +19,7 @@ fn jars() -> String {
         home.join(".cache/unwait-tests/zookeeper-3.8/usr/share/java")
     };
     let folder = std::env::var_os("UNWAIT_TEST_ZOOKEEPER").map_or_else(cached, PathBuf::from);
-    let jars = ["zookeeper", "zookeeper-jute", "slf4j-api", "metrics-core", "commons-cli"];
+    let jars = ["zookeeper", "zookeeper-jute", "slf4j-api", "metrics-core", "snappy-java", "commons-cli"];
     let jars = jars.map(|jar| folder.join(format!("{jar}.jar")));
     for jar in &jars {
         assert!(
