@@ -4,6 +4,7 @@
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
 mod consul;
+mod etcd;
 pub mod fleet;
 mod http;
 pub mod notifier;
@@ -21,6 +22,9 @@ mod testing_haproxy;
 mod testing_nginx;
 #[cfg(test)]
 pub mod testing_redis;
+#[cfg(test)]
+mod testing_zookeeper;
+mod zookeeper;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

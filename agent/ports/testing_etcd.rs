@@ -72,9 +72,7 @@ impl TestEtcd {
 
     /// Access control, with a user who may use `prefix` and nothing else.
     pub async fn lock_down(&self, user: &str, password: &str, prefix: &str) {
-        let end = format!("{}{}", &prefix[..prefix.len() - 1], char::from(prefix.as_bytes()[prefix.len() - 1] + 1));
-        let permission =
-            json!({ "permType": "READWRITE", "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) });
+        let permission = permission("READWRITE", prefix);
         for (method, body) in [
             ("auth/user/add", json!({ "name": "root", "password": "root" })),
             ("auth/role/add", json!({ "name": "root" })),
@@ -88,6 +86,20 @@ impl TestEtcd {
             self.post(method, body).await;
         }
     }
+
+    /// Another prefix for the role of that user, once access control is on.
+    pub async fn also_allow(&self, what: &str, prefix: &str) {
+        let root = self.post("auth/authenticate", json!({ "name": "root", "password": "root" })).await;
+        let grant = json!({ "name": "slots", "perm": permission(what, prefix) });
+        let request = self.client.post(format!("{}/v3/auth/role/grant", self.url)).json(&grant);
+        let answer = request.header("Authorization", root["token"].as_str().unwrap()).send().await.unwrap();
+        answer.error_for_status().unwrap();
+    }
+}
+
+fn permission(what: &str, prefix: &str) -> Value {
+    let end = format!("{}{}", &prefix[..prefix.len() - 1], char::from(prefix.as_bytes()[prefix.len() - 1] + 1));
+    json!({ "permType": what, "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) })
 }
 
 impl Drop for TestEtcd {

@@ -4,6 +4,7 @@ mod design;
 mod diagnostics;
 mod hooks;
 mod queries;
+mod registries;
 mod shipped;
 
 use std::path::Path;

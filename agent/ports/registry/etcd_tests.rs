@@ -1,0 +1,195 @@
+//! The etcd adapter on a real etcd: the suite, and what is etcd's own.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::conformance::{OURS, Tells, World, conforms, marker, never_answers};
+use super::etcd::Etcd;
+use super::*;
+use crate::model::EtcdLayout;
+use crate::ports::User;
+use crate::ports::testing_etcd::TestEtcd;
+
+const US: &str = "rpc-order/127.0.0.1:7801";
+const OVERRIDE: &str = "/overrides/rpc-order/127.0.0.1:7801";
+const NULL: Value = Value::Null;
+
+struct EtcdWorld {
+    etcd: TestEtcd,
+    registry: Etcd,
+}
+
+fn layout() -> EtcdLayout {
+    EtcdLayout {
+        key: "/services/{service}/{instance}".into(),
+        override_key: "/overrides/{service}/{instance}".into(),
+        value: r#"{"disabled":true,"by":"{marker}"}"#.into(),
+    }
+}
+
+fn key(id: &str) -> String {
+    format!("/services/{id}")
+}
+
+impl EtcdWorld {
+    async fn new() -> Self {
+        let etcd = TestEtcd::start().await;
+        for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
+            etcd.put(&key(id), r#"{"weight":3}"#).await;
+        }
+        // Neither is an instance of the service.
+        etcd.put("/services/rpc-order/10.0.0.3:7801/meta", "x").await;
+        etcd.put("/services/rpc-order-old/10.0.0.4:7801", "x").await;
+        let registry = Self::of(&etcd, None, "bj1-03");
+        Self { etcd, registry }
+    }
+
+    fn of(etcd: &TestEtcd, user: Option<User>, host: &str) -> Etcd {
+        Etcd::new("etcd", &etcd.url, user, layout(), host).unwrap()
+    }
+}
+
+async fn delete(etcd: &TestEtcd, key: &str) {
+    etcd.post("kv/deleterange", json!({ "key": STANDARD.encode(key) })).await;
+}
+
+#[async_trait(?Send)]
+impl World for EtcdWorld {
+    fn registry(&self) -> &dyn Registry {
+        &self.registry
+    }
+
+    fn id(&self, plain: &str) -> String {
+        match plain {
+            OURS => US,
+            "rpc-none-1" => "rpc-none/127.0.0.1:1",
+            _ => "rpc-cart/127.0.0.1:7901",
+        }
+        .into()
+    }
+
+    fn tells(&self) -> Tells {
+        Tells { health: false, isolation: true, deregistration: true }
+    }
+
+    async fn finds(&self, id: &str) -> bool {
+        let overridden = self.etcd.get(&format!("/overrides/{id}")).await;
+        self.etcd.get(&key(id)).await.is_some() && !overridden.is_some_and(|text| text.contains("\"disabled\":true"))
+    }
+
+    async fn set_healthy(&self, _id: &str, _healthy: bool) {}
+
+    async fn isolate(&self, id: &str, reason: Option<&str>) {
+        let over = format!("/overrides/{id}");
+        match reason {
+            Some(reason) => self.etcd.put(&over, &format!(r#"{{"disabled":true,"by":"{reason}"}}"#)).await,
+            None => delete(&self.etcd, &over).await,
+        }
+    }
+
+    async fn deregister(&self, id: &str) {
+        delete(&self.etcd, &key(id)).await;
+    }
+}
+
+#[tokio::test]
+async fn etcd_conforms() {
+    let world = EtcdWorld::new().await;
+    conforms(&world).await;
+    // Its key went while it was drained. It comes back drained, and a later agent knows the drain and takes it back.
+    world.etcd.put(&key(US), "{}").await;
+    assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(drained(&world).await));
+    let elsewhere = EtcdWorld::of(&world.etcd, None, "bj1-04");
+    assert!(elsewhere.markers().await.unwrap().is_empty());
+    let later = EtcdWorld::of(&world.etcd, None, "bj1-03");
+    let [found] = later.markers().await.unwrap().try_into().unwrap();
+    assert_eq!(found.id, US);
+    assert_eq!(later.restore(US, &found.marker, &NULL).await.unwrap(), Restored::Done);
+    assert!(world.finds(US).await);
+    what_others_put_there_is_theirs(&world).await;
+    what_is_overridden_is_not_counted_as_healthy(&world).await;
+}
+
+async fn drained(world: &EtcdWorld) -> crate::model::Marker {
+    world.registry.markers().await.unwrap().remove(0).marker
+}
+
+async fn what_others_put_there_is_theirs(world: &EtcdWorld) {
+    for theirs in ["", "off", r#"{"weight":0}"#, r#"{"disabled":true,"by":"unwait: drained"}"#] {
+        world.etcd.put(OVERRIDE, theirs).await;
+        assert!(matches!(world.registry.observe(US).await.unwrap().traffic, Traffic::Isolated { .. }), "{theirs}");
+        assert!(matches!(world.registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
+        delete(&world.etcd, OVERRIDE).await;
+    }
+    // What was put there after our drain is newer, and stays.
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    world.etcd.put(OVERRIDE, r#"{"disabled":true,"by":"release 42"}"#).await;
+    assert!(matches!(world.registry.restore(US, &marker("i"), &NULL).await, Ok(Restored::NotOurs(_))));
+    assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
+    assert_eq!(world.etcd.get(OVERRIDE).await.unwrap(), r#"{"disabled":true,"by":"release 42"}"#);
+    delete(&world.etcd, OVERRIDE).await;
+    // An override of ours that somebody deletes is put there again while the saga holds it.
+    assert!(world.registry.hold(US, &marker("i")).await.unwrap());
+    assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
+    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+}
+
+async fn what_is_overridden_is_not_counted_as_healthy(world: &EtcdWorld) {
+    let other = Marker { host: "bj1-05".into(), ..marker("there") };
+    EtcdWorld::of(&world.etcd, None, "bj1-05").drain("rpc-order/10.0.0.2:7801", &other).await.unwrap();
+    // An override of what is not there any more counts for nothing.
+    world.etcd.put("/overrides/rpc-order/10.0.0.9:7801", "off").await;
+    assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 1, registered: 3 });
+}
+
+fn user(name: &str, password: &str) -> Option<User> {
+    Some(User { name: name.into(), password: password.to_owned().into() })
+}
+
+#[tokio::test]
+async fn an_answer_that_permissions_cut_is_never_absence_and_the_documented_ones_suffice() {
+    let mut world = EtcdWorld::new().await;
+    world.etcd.lock_down("short", "hush-hush", "/overrides/").await;
+    let short = EtcdWorld::of(&world.etcd, user("short", "hush-hush"), "bj1-03");
+    let wrong = EtcdWorld::of(&world.etcd, user("short", "wrong-word"), "bj1-03");
+    for error in [
+        short.observe(US).await.unwrap_err(),
+        short.observe("rpc-none/127.0.0.1:1").await.unwrap_err(),
+        short.others(US).await.unwrap_err(),
+        short.drain(US, &marker("i")).await.unwrap_err(),
+        short.restore(US, &marker("i"), &NULL).await.unwrap_err(),
+        wrong.markers().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
+        assert!(!["hush-hush", "wrong-word"].iter().any(|secret| error.to_string().contains(secret)), "{error}");
+    }
+    assert!(!format!("{short:?}").contains("hush-hush"));
+
+    world.etcd.also_allow("READ", "/services/").await;
+    world.registry = EtcdWorld::of(&world.etcd, user("short", "hush-hush"), "bj1-03");
+    let registry = &world.registry;
+    assert_eq!(registry.others(US).await.unwrap(), Others { healthy: 2, registered: 3 });
+    registry.drain(US, &marker("i")).await.unwrap();
+    assert_eq!(registry.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+    assert_eq!(registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert_eq!(registry.names().await.unwrap()[&"10.0.0.2:7801".parse().unwrap()], "rpc-order");
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_away_or_silent_is_worth_trying_again() {
+    let away = Etcd::new("etcd", "http://127.0.0.1:1", user("u", "hush"), layout(), "h").unwrap();
+    let error = away.observe(US).await.unwrap_err();
+    assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
+    for wrong in ["rpc-order", "/x", "rpc-order/"] {
+        assert!(matches!(away.observe(wrong).await, Err(RegistryError::Refused { .. })), "{wrong}");
+    }
+    let silent = |address| {
+        let url = format!("http://{address}");
+        Etcd::within(Duration::from_millis(200), "etcd", &url, user("u", "hush"), layout(), "h").unwrap()
+    };
+    never_answers(silent).await;
+}
