@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{EtcdLayout, NacosLayout, RedisLayout};
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
+use crate::model::{EtcdLayout, NacosLayout, RedisLayout};
 
 /// `agent.yaml`.
 #[derive(Clone, Debug, PartialEq)]
