@@ -83,6 +83,7 @@ fn what_is_wrong_is_said_where_it_stands() {
         ),
         (etcd("/s/{service}", ""), vec![key]),
         (etcd("\"/s/{instance}/{service}\"", ""), vec![key]),
+        (etcd("\"{service}/{instance}\"", ""), vec![key]),
         (etcd("\"/s/{service}{instance}\"", ""), vec![key]),
         (etcd("\"/s/{service}/{service}/{instance}\"", ""), vec![key]),
         (

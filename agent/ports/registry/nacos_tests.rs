@@ -81,8 +81,7 @@ impl Server {
         if self.token.as_ref().is_some_and(|token| bearer != Some(format!("Bearer {token}").as_str())) {
             return (403, "{\"status\":403,\"error\":\"Forbidden\",\"message\":\"token invalid!\"}".into());
         }
-        let Some(what) = asked.split_once(&format!(" /nacos/{version}/ns/")).map(|(method, path)| (method, path))
-        else {
+        let Some(what) = asked.split_once(&format!(" /nacos/{version}/ns/")) else {
             return (404, "<html>no such page</html>".into());
         };
         if self.forbidden == Some(request.method.as_str()) {

@@ -33,9 +33,11 @@ pub fn etcd(spec: EtcdRegistrySpec, place: &Place, to: &mut Compiling, environme
 
 fn template(name: &str, text: Option<Typed<String>>, example: &str, place: &Place, to: &mut Compiling) -> String {
     let Some(Typed(text)) = to.required(place, name, text, &format!("\"{example}\"")) else { return String::new() };
-    let behind = text.split_once("{service}").map(|(_, behind)| behind);
-    let fits = behind
-        .is_some_and(|behind| !behind.contains("{service}") && behind.find("{instance}").is_some_and(|at| at > 0));
+    // What stands before the service and behind it is what the keys of a service are found by.
+    let fits = text.split_once("{service}").is_some_and(|(before, behind)| {
+        let between = behind.find("{instance}").is_some_and(|at| at > 0);
+        !before.is_empty() && between && !behind.contains("{service}")
+    });
     if !fits || text.matches("{instance}").count() != 1 {
         let says = format!("expected `{{service}}` once and `{{instance}}` once behind it, as in \"{example}\"");
         to.wrong(&place.key(name), says);
