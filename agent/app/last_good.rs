@@ -46,10 +46,10 @@ fn copy(config_dir: &Path, state: &Path) -> std::io::Result<()> {
     }
     // The former one is never in the making: an agent that dies here leaves one of them whole, see `kept`.
     let former = state.join("last-good.old");
-    if former.symlink_metadata().is_ok() {
-        std::fs::remove_dir_all(&former)?;
-    }
     if kept.symlink_metadata().is_ok() {
+        if former.symlink_metadata().is_ok() {
+            std::fs::remove_dir_all(&former)?;
+        }
         std::fs::rename(&kept, &former)?;
     }
     crash::point("last_good", "set_aside");

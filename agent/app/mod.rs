@@ -146,7 +146,7 @@ impl Wiring {
                 }
                 RegistryConfig::Http { hook, headers_file } => {
                     let headers = headers_file.as_ref().map(|path| secret(path, "the hook's headers")).transpose()?;
-                    let hooks = HttpHooks::new(hook.clone(), headers.as_ref())
+                    let hooks = HttpHooks::new(hook.as_ref().clone(), headers.as_ref())
                         .map_err(|detail| RegistryError::Refused { registry: name.clone(), detail })?;
                     let ledger = StateDir::drains_by(&config.host.state, name);
                     Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, &host.name))

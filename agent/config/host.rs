@@ -57,7 +57,7 @@ pub enum RegistryConfig {
     /// Files that health checks read; instances are `SERVICE/FILE` below the directory.
     HealthFile { directory: PathBuf, hold_every: Duration },
     /// HTTP requests; instances are `SERVICE/INSTANCE`.
-    Http { hook: HttpHook, headers_file: Option<PathBuf> },
+    Http { hook: Box<HttpHook>, headers_file: Option<PathBuf> },
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
     /// Instances are `SERVICE/INSTANCE`.

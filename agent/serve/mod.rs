@@ -65,16 +65,20 @@ impl Server {
         bulletins: watch::Receiver<Arc<Bulletin>>,
         since_boot: SinceBoot,
     ) -> std::io::Result<Self> {
-        Self::start_within(BOUNDS, listen, Answers { bulletins, since_boot })
+        Self::start_within(BOUNDS, bind(listen), Answers { bulletins, since_boot })
     }
 
-    fn start_within(bounds: Bounds, listen: SocketAddr, answers: Answers) -> std::io::Result<Self> {
+    fn start_within(
+        bounds: Bounds,
+        listener: impl Future<Output = TcpListener> + Send + 'static,
+        answers: Answers,
+    ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("unwait-http".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(bounds, listen, answers) => {}
+                    () = serve(bounds, listener, answers) => {}
                     // Dropped without a word, it means the same.
                     _ = stopped => {}
                 }
@@ -94,8 +98,8 @@ impl Drop for Server {
     }
 }
 
-async fn serve(bounds: Bounds, listen: SocketAddr, answers: Answers) {
-    let listener = bind(listen).await;
+async fn serve(bounds: Bounds, listener: impl Future<Output = TcpListener>, answers: Answers) {
+    let listener = listener.await;
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");

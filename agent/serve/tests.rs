@@ -154,16 +154,15 @@ struct Set {
 }
 
 fn set(bounds: Bounds) -> Set {
-    // Free a moment ago; nothing else in this machine's tests binds a port by its number.
-    let at = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
     let (bulletins, receiver) = watch::channel(Arc::new(bulletin()));
     let since_boot = Arc::new(Mutex::new(Duration::from_secs(2_001)));
     let clock = Arc::clone(&since_boot);
     let answers = Answers { bulletins: receiver, since_boot: Arc::new(move || *clock.lock().unwrap()) };
-    let server = Server::start_within(bounds, at, answers).unwrap();
-    while TcpStream::connect(at).is_err() {
-        std::thread::yield_now();
-    }
+    let listener = async { tokio::net::TcpListener::from_std(listener).unwrap() };
+    let server = Server::start_within(bounds, listener, answers).unwrap();
     Set { at, bulletins, since_boot, _server: server }
 }
 

@@ -27,7 +27,7 @@ fn of_two_agents_started_at_once_on_one_state_directory_one_acts_and_the_other_r
         let stays = acts.is_some() && pair % 3 == 2;
         if let Some(mut former) = acts.take_if(|_| !stays) {
             // From before either of them has started to after both have.
-            dawdle(Duration::from_millis(pair * 37 % 150));
+            dawdle(Duration::from_millis(pair * 37 % 60));
             former.spawned.kill();
             killed += 1;
         }

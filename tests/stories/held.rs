@@ -1,9 +1,11 @@
 //! Drained is a state to hold: against other controllers, against a service that registers itself, and while it rests
 //! stuck. What a person takes out is theirs.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::lab::deadline::wait_until_seen;
+use crate::lab::deadline::{holds_for, wait_until, wait_until_seen};
 use crate::lab::quick::{ENDS_WITHIN, OWN, Quick, SOON};
 use crate::lab::{Lab, service};
 
@@ -19,7 +21,7 @@ fn what_others_put_back_while_it_is_drained_is_drained_again_until_it_is_healthy
     stage.wait_until_told("the drain", SOON, |told| told["step"]["name"] == "drain");
     stage.consul.end_maintenance(OWN);
     wait_for_our_drain(&stage);
-    assert!(agent.output().contains("was drained again"), "{}", agent.output());
+    wait_until("the agent to say so", SOON, || agent.output().contains("was drained again").then_some(()));
 
     // The service itself, after it; it is not healthy yet.
     stage.sicken();
@@ -90,10 +92,7 @@ fn a_service_that_rests_stuck_and_registers_itself_anew_is_held_out_of_traffic()
     // A person who puts the very same record back has decided, and is not fought with.
     stage.consul.end_maintenance(OWN);
     stage.wait_for_traffic(SOON);
-    crate::lab::deadline::holds_for("what a person put back stays", std::time::Duration::from_secs(4), || match stage
-        .consul
-        .maintenance(OWN)
-    {
+    holds_for("what a person put back stays", Duration::from_secs(4), || match stage.consul.maintenance(OWN) {
         None => Ok(()),
         Some(reason) => Err(reason),
     });

@@ -119,7 +119,7 @@ fn a_rung_that_did_not_help_is_passed_over_and_when_all_are_spent_it_is_held() {
     an_hour_after_the_first_end(&stage);
 
     let held = stage.wait_until_told("that no rung is left", ONCE, |told| {
-        told["event"] == "held" && told["reason"] == "rungs_spent"
+        told["event"] == "stuck" && told["reason"] == "rungs_spent"
     });
 
     let of = |runbook: &str| (runbook.to_owned(), "not_helped".to_owned());

@@ -38,7 +38,7 @@ pub fn compile(
         let place = place.key("http").key(&name);
         named(&name, &place, registries, to);
         let headers_file = file(&place, "headers_file", spec.headers_file.clone(), to, environment);
-        let hook = RegistryConfig::Http { hook: http_hook(spec, &place, to), headers_file };
+        let hook = RegistryConfig::Http { hook: Box::new(http_hook(spec, &place, to)), headers_file };
         registries.insert(name, hook);
     }
 }

@@ -69,9 +69,9 @@ fn a_wrong_hook_says_all_of_it() {
         (
             format!("registries: {{ http: {{ gate: {{ {calls}, observe: {{ url: h, traffic: s, passing: [up] }} }} }} }}"),
             vec![
-                "1:103 expected a URL such as http://127.0.0.1:9000/{instance}",
-                "1:94 `drained` is missing: add `drained: [WORD]`, what stands at `traffic` then",
-                "1:115 expected a JSON pointer, such as /status or /nodes/0/state",
+                "1:114 expected a URL such as http://127.0.0.1:9000/{instance}",
+                "1:98 `drained` is missing: add `drained: [WORD]`, what stands at `traffic` then",
+                "1:126 expected a JSON pointer, such as /status or /nodes/0/state",
             ],
         ),
         (
@@ -79,7 +79,7 @@ fn a_wrong_hook_says_all_of_it() {
                 "registries: {{ http: {{ gate: {{ {calls}, {observe}, count: {{ url: \"http://h/\", healthy: /a, \
                  registered: /b }} }} }} }}"
             ),
-            vec!["1:162 `includes_us` is missing: add `includes_us: always`"],
+            vec!["1:177 `includes_us` is missing: add `includes_us: always`"],
         ),
         (
             "registries: { health_file: {} }".to_owned(),
@@ -89,7 +89,7 @@ fn a_wrong_hook_says_all_of_it() {
             "registries: { health_file: { directory: /run } }\nservices: [{ service: a.service, register: [{ registry: \
              health_file, id: up }] }]"
                 .to_owned(),
-            vec!["2:71 an instance's id there is SERVICE/FILE, such as rpc-order/up"],
+            vec!["2:74 an instance's id there is SERVICE/FILE, such as rpc-order/up"],
         ),
     ] {
         let mut says: Vec<String> = says.into_iter().map(|line| format!("agent.yaml:{line}")).collect();

@@ -57,6 +57,8 @@ struct Local {
     api: Api,
     /// Which registration of an instance was drained, by `CreateIndex`: one that was made anew has another.
     drained: Mutex<BTreeMap<String, u64>>,
+    /// A look at a drain and its end never meet half-way.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +143,14 @@ impl Local {
     /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
     fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
         let api = Api::new(url, token).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
-        Ok(Self { name: name.into(), host: host.into(), scope: ConsulScope::Service, api, drained: Mutex::default() })
+        Ok(Self {
+            name: name.into(),
+            host: host.into(),
+            scope: ConsulScope::Service,
+            api,
+            drained: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     fn told(&self, error: ApiError) -> RegistryError {

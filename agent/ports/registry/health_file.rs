@@ -212,8 +212,17 @@ impl Registry for HealthFile {
         let look = self.files.look_again(id, marker).await?;
         if look != Look::NotOurs {
             self.holder.hold(&self.files, id, marker);
+            return Ok(look == Look::OutAgain);
         }
-        Ok(look == Look::OutAgain)
+        // What was kept is gone (a reboot, where it stands in /run) and the service is in traffic: a drain of its own.
+        match self.files.observe(id) {
+            Ok(Registration { traffic: Traffic::Passing, .. }) => {
+                self.drain(id, marker).await?;
+                Ok(true)
+            }
+            Ok(_) | Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -123,6 +123,12 @@ async fn a_file_that_the_service_writes_again_is_taken_out_again_until_it_is_put
     assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
     assert!(!world.registry.hold(US, &marker("another")).await.unwrap());
 
+    // A reboot, as /run forgets what was kept.
+    fs::remove_file(world.path("unwait~rpc-order~up~i~bj1-03")).unwrap();
+    fs::write(world.path(US), "UP, after a reboot\n").unwrap();
+    assert!(world.registry.hold(US, &marker("i")).await.unwrap());
+    assert!(!world.finds(US).await);
+
     // Nobody asks: a later agent's adapter looks by itself, once it has listed the drains.
     let later = world.another(Duration::from_millis(20));
     later.markers().await.unwrap();

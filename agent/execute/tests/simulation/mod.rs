@@ -80,7 +80,8 @@ async fn play(shared: &Arc<Shared>) -> Result<(), String> {
                 if let Some(broken) = shared.observer().broken.clone() {
                     return Err(broken);
                 }
-                if shared.at() < CHAOS_ENDS {
+                // An illness may end at that very moment.
+                if shared.at() <= CHAOS_ENDS {
                     continue;
                 }
                 match rest::unrest(shared, &hosts) {

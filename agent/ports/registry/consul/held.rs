@@ -66,6 +66,10 @@ impl Local {
         };
     }
 
+    fn forget_registration(&self, id: &str) {
+        self.drained.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
     fn noted(&self, id: &str) -> Option<u64> {
         self.drained.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
@@ -74,6 +78,7 @@ impl Local {
 #[async_trait]
 impl Held for Local {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let _one = self.changing.lock().await;
         match self.observe(id).await.map(|seen| seen.traffic) {
             Ok(Traffic::DrainedBy(found)) if found == *marker => {
                 if self.noted(id).is_none() {
@@ -119,8 +124,10 @@ impl Registry for Consul {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        // First: a look must not take out again what is being put back.
+        // A look that has begun ends first; one that comes too late finds nothing noted, and takes nothing out again.
+        let _one = self.local.changing.lock().await;
         self.holder.let_go(id);
+        self.local.forget_registration(id);
         let restored = self.local.restore(id, marker, record).await;
         if restored.is_err() {
             self.holder.hold(&self.local, id, marker);
