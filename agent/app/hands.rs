@@ -6,15 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use super::kernel::{DryKernel, RealKernel};
 use super::sensor::Effort;
 use super::{Wiring, supervised};
 use crate::clock::Clock;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
-use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace, Recheck, World};
+use crate::execute::world::{Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, World};
 use crate::model::plan::Restart;
-use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trigger, Truth};
+use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trigger, Truth, Worker};
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
@@ -28,6 +29,7 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: true }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
         measure,
+        kernel: Arc::new(RealKernel(wiring.clone())),
         store: Arc::clone(store),
         audience: Arc::clone(&wiring.audience),
         clock: Arc::clone(&wiring.host.clock),
@@ -44,6 +46,7 @@ pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
         measure: Arc::new(DrySenses(Senses(wiring.clone()))),
+        kernel: Arc::new(DryKernel(wiring.clone())),
         ports,
         ..real(wiring, store, started)
     }
@@ -143,8 +146,16 @@ impl Measure for Senses {
         }
     }
 
-    async fn inbound(&self, plan: &Plan) -> Result<u64, String> {
-        self.0.sensor.lock().inbound(&plan.target.service)
+    async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
+        self.0.sensor.lock().inbound(&plan.target.service, quiet)
+    }
+
+    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
+        supervised::tell(&self.0).await;
+        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
+        let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
+        let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
+        self.0.sensor.lock().workers(&plan.target.service, main, older_than)
     }
 
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
@@ -161,8 +172,12 @@ impl Measure for DrySenses {
         self.0.now(plan).await
     }
 
-    async fn inbound(&self, _plan: &Plan) -> Result<u64, String> {
-        Ok(0)
+    async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
+        Ok(Inbound { left: 0, active: 0 })
+    }
+
+    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
+        self.0.workers(plan, older_than).await
     }
 
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {

@@ -11,6 +11,7 @@ pub mod discover;
 pub mod explain;
 pub mod hands;
 pub mod held;
+pub mod kernel;
 pub mod last_good;
 pub mod outbox;
 pub mod pacing;
@@ -24,6 +25,8 @@ pub mod supervised;
 pub mod sweep;
 mod words;
 
+#[cfg(test)]
+mod gentle_tests;
 #[cfg(test)]
 mod tests;
 

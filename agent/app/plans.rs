@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Wiring;
+use super::{Wiring, kernel};
 use crate::config::Selected;
 use crate::decide::escalation::{self, MEMORY, Rung};
 use crate::decide::guards::Question;
 use crate::model::plan::Restart;
 use crate::model::policy::{GuardSettings, MinHealthy};
-use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, ServiceName, Trigger};
+use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, Runbook, ServiceName, Target, Trigger};
 use crate::ports::restarter::{RestartError, Restarter};
 use crate::store::Store;
 
@@ -71,6 +71,7 @@ pub async fn propose(
     let attempts = store.attempts(&policy.name, service, now, MEMORY).unwrap_or_default();
     let Rung { runbook, says, spent_until } = escalation::rung(policy, &attempts, now);
     let mut lacks = config.lacks_for(runbook, &target);
+    lacks.extend(lacks_here(wiring, runbook, &target).await);
     let changes = runbook.changes_anything();
 
     let mut incarnation = None;
@@ -119,6 +120,23 @@ pub async fn propose(
         needs_approval: policy.mode == Mode::Approve && plan.trigger == Trigger::Breach && !dry_run,
         plan,
     }
+}
+
+/// What the runbook needs of the service or of the agent, and only this host can tell that it is not there. A manager that
+/// does not answer says nothing: a configuration may be checked far from its host.
+pub async fn lacks_here(wiring: &Wiring, runbook: &Runbook, target: &Target) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if let Some(restart) = target.restart.as_ref().filter(|_| runbook.reloads())
+        && let Ok(Some(why)) = wiring.ports.restarter(restart).no_reload(restart).await
+    {
+        lacks.push(format!("reload: {why}"));
+    }
+    if runbook.closes_sockets() && !kernel::may_close_sockets() {
+        lacks.push(
+            "close_sockets: it needs CAP_NET_ADMIN, which the agent does not have; deploy/README.md says how".into(),
+        );
+    }
+    lacks
 }
 
 /// Why a restart would not be of this service alone.

@@ -9,7 +9,7 @@ use super::processes::{Budget, Process, Unseen};
 #[derive(Debug)]
 pub(super) struct Held {
     wanted: HashSet<u64>,
-    sockets: HashSet<u64>,
+    pub sockets: HashSet<u64>,
     /// How many each process holds; those that hold none are left out.
     pub by_process: BTreeMap<u32, usize>,
     /// No process was hidden or left when the budget ended: what is not among them, they do not hold.

@@ -13,6 +13,7 @@ mod processes;
 #[cfg(test)]
 mod tests;
 mod unit;
+pub mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -259,12 +260,37 @@ impl Attributor {
 
     fn held(&mut self, service: &ServiceName, held: &ServiceCensus, clock: &dyn Clock, budget: Duration) -> Held {
         let wanted = held.sockets().map(|socket| u64::from(socket.inode)).filter(|inode| *inode != 0);
+        self.look_for(service, held, wanted.collect(), clock, budget)
+    }
+
+    fn look_for(
+        &mut self,
+        service: &ServiceName,
+        held: &ServiceCensus,
+        wanted: HashSet<u64>,
+        clock: &dyn Clock,
+        budget: Duration,
+    ) -> Held {
         let until = Some((clock, clock.monotonic() + budget));
         let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
-        let mut found = Held::of(wanted.collect());
+        let mut found = Held::of(wanted);
         let looked = self.each_process(service, held, &mut budget, &mut |process, budget| found.look(process, budget));
         found.complete &= looked;
         found
+    }
+
+    /// Which of these sockets (by their inodes) the service's own processes hold; `None` where not all of them could be
+    /// looked into. Looks, and is bounded, as [`Self::holders`].
+    pub fn held_of(
+        &mut self,
+        service: &ServiceName,
+        held: &ServiceCensus,
+        inodes: HashSet<u64>,
+        clock: &dyn Clock,
+        budget: Duration,
+    ) -> Option<HashSet<u64>> {
+        let found = self.look_for(service, held, inodes, clock, budget);
+        found.complete.then_some(found.sockets)
     }
 
     /// The owner of a cgroup's path, and the path of the whole service's cgroup.

@@ -203,7 +203,12 @@ impl Process {
 
     /// When it began, in time since boot.
     pub fn started(&self) -> Result<Duration, Unseen> {
-        Ok(Duration::from_secs_f64(self.stat_field(22)? as f64 / procfs::ticks_per_second() as f64))
+        Ok(Duration::from_secs_f64(self.began()? as f64 / procfs::ticks_per_second() as f64))
+    }
+
+    /// The same as the kernel tells it, in clock ticks.
+    pub fn began(&self) -> Result<u64, Unseen> {
+        self.stat_field(22)
     }
 
     /// Its path in the cgroup v2 tree.

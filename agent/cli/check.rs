@@ -40,7 +40,11 @@ pub async fn check(arguments: Arguments) -> Outcome {
             if config.selects(policy, service).is_none() {
                 continue;
             }
-            let mut lacks = config.lacks(policy, &config.target_for(service));
+            let target = config.target_for(service);
+            let mut lacks = config.lacks(policy, &target);
+            for runbook in policy.rungs() {
+                lacks.extend(plans::lacks_here(&wiring, runbook, &target).await);
+            }
             if policy.rungs().any(Runbook::changes_anything) {
                 lacks.extend(unknown.get(service).cloned());
             }

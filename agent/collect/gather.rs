@@ -8,10 +8,10 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 
 use super::ledger::{Heard, Ledger, Place, Standing};
-use super::wire::{CLOSE_WAIT, Entry, Identity, LISTEN, state_name};
+use super::wire::{CLOSE_WAIT, ESTABLISHED, Entry, Identity, LISTEN};
 use crate::clock::Clock;
 use crate::model::socket::accepts;
-use crate::model::{Brief, Group, Listener, NetNs, Socket, TableRow};
+use crate::model::{Brief, Connection, Group, Listener, NetNs, Socket, TableRow};
 
 /// What a walk's sockets are gathered into.
 pub(super) trait Gather {
@@ -259,6 +259,45 @@ impl Gather for ByCgroup {
             None => self.some_untold = true,
         }
     }
+}
+
+/// By when data last came or went, where that is told.
+impl Gather for Vec<Connection> {
+    fn begin(&mut self) {
+        self.clear();
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        // What never sent anything is as idle as what it received last.
+        let sent = entry.last_data_sent.unwrap_or(Duration::MAX);
+        self.push(Connection {
+            local: entry.identity.local(),
+            established: entry.state == ESTABLISHED,
+            send_q: entry.send_q,
+            idle: entry.last_data_received.map(|received| received.min(sent)),
+        });
+    }
+}
+
+/// As `ss` spells them, by the kernel's number.
+const STATE_NAMES: [&str; 12] = [
+    "UNKNOWN",
+    "ESTAB",
+    "SYN-SENT",
+    "SYN-RECV",
+    "FIN-WAIT-1",
+    "FIN-WAIT-2",
+    "TIME-WAIT",
+    "UNCONN",
+    "CLOSE-WAIT",
+    "LAST-ACK",
+    "LISTEN",
+    "CLOSING",
+];
+
+/// The name that `ss` gives to a state.
+fn state_name(state: u8) -> &'static str {
+    STATE_NAMES.get(usize::from(state)).copied().unwrap_or(STATE_NAMES[0])
 }
 
 /// The whole table, or the part of it that was asked for.

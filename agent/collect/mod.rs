@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod destroy;
 mod gate;
 mod gather;
 mod ledger;
@@ -18,10 +19,10 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::model::socket::{BlindSpot, PassedOver, Quality};
-use crate::model::{Detail, Group, Listener, NetNs, Snapshot, Socket, TableRow};
+use crate::model::{Connection, Detail, Group, Listener, NetNs, Snapshot, Socket, TableRow};
 
 use gate::Gate;
-use gather::{ByCgroup, Leaks, MOST_UNASKED};
+use gather::{ByCgroup, Gather, Leaks, MOST_UNASKED};
 use ledger::Ledger;
 use namespaces::{Discovery, EnterError, MOUNTS, Namespace, discover};
 use reader::{Reader, Source, Wanted};
@@ -55,6 +56,9 @@ pub enum CollectError {
     /// This dump failed; the next one may succeed.
     #[error("the kernel's TCP table could not be read: {detail}; this measurement is left out")]
     Dump { detail: String },
+    /// Sockets could not be closed.
+    #[error("sockets could not be destroyed: {detail}")]
+    Destroy { detail: String },
     /// Neither netlink nor /proc gives the table.
     #[error(
         "no source gives the TCP table: {netlink}; /proc/net/tcp: {proc}; allow AF_NETLINK sockets \
@@ -235,24 +239,26 @@ impl Collector {
     /// The TCP table of these namespaces, of all states: `ss -tan` as values, for the evidence. An interrupted walk is
     /// given as it is, since a picture of a moving table is still evidence.
     pub fn table(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
-        Ok(self.rows(ALL_STATES, of)?.0)
+        Ok(self.rows(Wanted { states: ALL_STATES, info: false }, of)?.0)
     }
 
     /// The connections in these namespaces by which data may still come or go: established ones, and those that the
     /// peer has half-closed. All of them, or an error.
-    pub fn connections(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<TableRow>, CollectError> {
+    pub fn connections(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<Connection>, CollectError> {
         let known = |id: &NetNs| self.namespaces.namespaces.iter().any(|namespace| NetNs(namespace.inode) == *id);
         if let Some(gone) = of.iter().find(|id| !known(id)) {
             return Err(CollectError::Dump { detail: format!("network namespace {gone} is not where it was found") });
         }
-        match self.rows(1 << ESTABLISHED | 1 << CLOSE_WAIT, of)? {
+        match self.rows(Wanted { states: 1 << ESTABLISHED | 1 << CLOSE_WAIT, info: true }, of)? {
             (rows, Quality::Complete) => Ok(rows),
             (_, Quality::Partial { why }) => Err(CollectError::Dump { detail: why }),
         }
     }
 
-    fn rows(&mut self, states: u32, of: &BTreeSet<NetNs>) -> Result<(Vec<TableRow>, Quality), CollectError> {
-        let wanted = Wanted { states, info: false };
+    fn rows<T>(&mut self, wanted: Wanted, of: &BTreeSet<NetNs>) -> Result<(Vec<T>, Quality), CollectError>
+    where
+        Vec<T>: Gather,
+    {
         let (mut all, mut quality) = (Vec::new(), Quality::Complete);
         for namespace in self.namespaces.namespaces.iter().filter(|namespace| of.contains(&NetNs(namespace.inode))) {
             let mut rows = Vec::new();

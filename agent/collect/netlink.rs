@@ -13,7 +13,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::wire::{Entry, Expect, Identity, Info, ParseError, Progress, Request, parse, parse_answer};
+use super::wire::{
+    Entry, Expect, Identity, Info, ParseError, Progress, Request, parse, parse_acknowledgement, parse_answer,
+};
 
 const BUFFER_BYTES: usize = 64 * 1024; // the kernel fills at most 32 KiB at a time (af_netlink.c, netlink_dump)
 /// The answers wait in the socket's receive buffer (net.core.rmem_default, 208 KiB), at up to 2 KiB each.
@@ -138,6 +140,24 @@ impl Diag {
             self.open = Some((socket, port));
         }
         Ok(())
+    }
+
+    /// Destroys one TCP socket of whatever state (tcp_abort): its peer gets a reset, its application an error, and the
+    /// descriptor stays open. False where it is gone. Needs CAP_NET_ADMIN over its network namespace.
+    pub fn destroy(&mut self, of: &Identity) -> Result<bool, DumpError> {
+        let (socket, port) = self.take()?;
+        self.seq = self.seq.wrapping_add(1);
+        self.requests.clear();
+        of.encode_destroy(&mut self.requests, self.seq, port);
+        send(socket.as_raw_fd(), &self.requests, MsgFlags::empty()).map_err(DumpError::Send)?;
+        let length = loop {
+            if let Some(length) = receive(&socket, &mut self.buffer)? {
+                break length;
+            }
+        };
+        let destroyed = parse_acknowledgement(&self.buffer[..length], self.seq, port)?;
+        self.open = Some((socket, port));
+        Ok(destroyed)
     }
 
     /// The socket, which goes back when nothing is left unread on it.

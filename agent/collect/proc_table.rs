@@ -38,6 +38,7 @@ fn entry(row: &TcpNetEntry) -> Entry {
         cgroup_id: None,
         last_ack_received: None,
         last_data_sent: None,
+        last_data_received: None,
     }
 }
 

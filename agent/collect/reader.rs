@@ -147,6 +147,11 @@ impl Reader {
         }
     }
 
+    /// Its netlink socket, for single requests.
+    pub fn diag(&mut self) -> &mut Diag {
+        &mut self.diag
+    }
+
     /// Runs the walks one after the other; interrupted if one of them was.
     fn dump(&mut self, walks: &[Walk], wanted: Wanted, into: &mut impl Gather) -> Result<bool, Failure> {
         let Wanted { states, info } = wanted;

@@ -18,32 +18,12 @@ pub(super) const LISTEN: u8 = 10;
 /// `ESTABLISHED` (1) to `CLOSING` (11).
 pub(super) const ALL_STATES: u32 = 0xffe;
 
-/// As `ss` spells them, by the kernel's number.
-const STATE_NAMES: [&str; 12] = [
-    "UNKNOWN",
-    "ESTAB",
-    "SYN-SENT",
-    "SYN-RECV",
-    "FIN-WAIT-1",
-    "FIN-WAIT-2",
-    "TIME-WAIT",
-    "UNCONN",
-    "CLOSE-WAIT",
-    "LAST-ACK",
-    "LISTEN",
-    "CLOSING",
-];
-
-/// The name that `ss` gives to a state.
-pub(super) fn state_name(state: u8) -> &'static str {
-    STATE_NAMES.get(usize::from(state)).copied().unwrap_or(STATE_NAMES[0])
-}
-
 const AF_INET: u8 = libc::AF_INET as u8;
 const AF_INET6: u8 = libc::AF_INET6 as u8;
 
 const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21; // include/uapi/linux/sock_diag.h, Linux 4.5
 const INET_DIAG_REQ_PROTOCOL: u16 = 3; // Linux 5.9
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_CGROUP_ID: u16 = 21; // Linux 5.8
@@ -53,6 +33,7 @@ const ATTRIBUTE_HEADER: usize = 4;
 const SOCKID: usize = 48; // struct inet_diag_sockid: 2 + 2 + 16 + 16 + 4 + 8
 const REPLY: usize = 4 + SOCKID + 20; // struct inet_diag_msg
 const INFO_LAST_DATA_SENT: usize = 44; // tcpi_last_data_sent, after 8 bytes of flags and 9 u32
+const INFO_LAST_DATA_RECV: usize = 52; // tcpi_last_data_recv
 const INFO_DATA_SEGS_OUT: usize = 156; // tcpi_data_segs_out, since Linux 4.6
 const INFO_LAST_ACK_RECV: usize = 56; // tcpi_last_ack_recv, three u32 later
 
@@ -233,6 +214,13 @@ impl Identity {
             request_v2(body, self.family, IPPROTO_TCP, true, ALL_STATES, &self.sockid);
         });
     }
+
+    /// Appends a request to destroy this one socket, which is acknowledged ([`parse_acknowledgement`]).
+    pub fn encode_destroy(&self, to: &mut Vec<u8>, seq: u32, port: u32) {
+        append(to, SOCK_DESTROY, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16, seq, port, |body| {
+            request_v2(body, self.family, IPPROTO_TCP, false, ALL_STATES, &self.sockid);
+        });
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -262,6 +250,7 @@ pub(super) struct Entry {
     pub cgroup_id: Option<u64>,
     pub last_ack_received: Option<Duration>,
     pub last_data_sent: Option<Duration>,
+    pub last_data_received: Option<Duration>,
 }
 
 /// What is told of one socket that was asked for by itself.
@@ -338,16 +327,23 @@ pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(Entr
 /// gone, also where another one has its addresses now.
 pub(super) fn parse_answer(datagram: &[u8], to: &Identity, seq: u32, port: u32) -> Result<Option<Info>, ParseError> {
     let walk = if to.family == AF_INET { Walk::V4 } else { Walk::V6 };
-    let message = Message::at(datagram, 0)?;
-    if message.seq != seq || message.port != port {
-        return Err(message.foreign());
-    }
+    let message = Message::answer(datagram, seq, port)?;
     if message.kind == walk.message_type() {
         let Entry { state, last_ack_received, last_data_sent, .. } = message.entry(walk)?;
         return Ok(Some(Info { state, last_ack_received, last_data_sent }));
     }
     match message.unwanted()? {
         ParseError::Kernel(libc::ENOENT | libc::ESTALE) => Ok(None),
+        error => Err(error),
+    }
+}
+
+/// Reads the answer to [`Identity::encode_destroy`]: false where the socket is gone, also where another one has its
+/// addresses now.
+pub(super) fn parse_acknowledgement(datagram: &[u8], seq: u32, port: u32) -> Result<bool, ParseError> {
+    match Message::answer(datagram, seq, port)?.unwanted()? {
+        ParseError::Kernel(0) => Ok(true),
+        ParseError::Kernel(libc::ENOENT | libc::ESTALE) => Ok(false),
         error => Err(error),
     }
 }
@@ -385,6 +381,12 @@ impl<'a> Message<'a> {
         })
     }
 
+    /// The only message of a datagram, which answers what was sent as `seq` from our `port`.
+    fn answer(datagram: &'a [u8], seq: u32, port: u32) -> Result<Self, ParseError> {
+        let message = Self::at(datagram, 0)?;
+        if message.seq == seq && message.port == port { Ok(message) } else { Err(message.foreign()) }
+    }
+
     fn foreign(self) -> ParseError {
         ParseError::Foreign { seq: self.seq, port: self.port }
     }
@@ -393,7 +395,7 @@ impl<'a> Message<'a> {
     fn unwanted(self) -> Result<ParseError, ParseError> {
         Ok(match i32::from(self.kind) {
             libc::NLMSG_OVERRUN => ParseError::Overrun,
-            // We ask for no acknowledgement, so that an "error" of zero is none of ours to interpret.
+            // An "error" of zero is an acknowledgement, which is asked for only where a socket is destroyed.
             libc::NLMSG_ERROR => ParseError::Kernel(self.error_number()?),
             _ => ParseError::MessageType { found: self.kind },
         })
@@ -425,6 +427,7 @@ impl<'a> Message<'a> {
             cgroup_id: None,
             last_ack_received: None,
             last_data_sent: None,
+            last_data_received: None,
         };
         while !attributes.is_empty() {
             let header: &[u8; ATTRIBUTE_HEADER] = attributes.first_chunk().ok_or(cut)?;
@@ -443,6 +446,7 @@ impl<'a> Message<'a> {
                     let never = value.get(INFO_DATA_SEGS_OUT..INFO_DATA_SEGS_OUT + 4) == Some(&[0; 4]);
                     found.last_data_sent = milliseconds(value, INFO_LAST_DATA_SENT).filter(|_| !never);
                     found.last_ack_received = milliseconds(value, INFO_LAST_ACK_RECV);
+                    found.last_data_received = milliseconds(value, INFO_LAST_DATA_RECV);
                 }
                 _ => {}
             }

@@ -134,6 +134,17 @@ impl Config {
         if runbook.checks_health() && target.health.is_none() {
             lacks.push(format!("health_check: no health is declared; {}", in_file("health: { tcp: ADDRESS:PORT }")));
         }
+        let main_process = match &target.restart {
+            None if runbook.reloads() => Some(("reload", "no way to reload it is known")),
+            None if runbook.recycles_workers() => Some(("recycle_workers", "its main process is not known")),
+            Some(Restart::Docker { .. }) if runbook.recycles_workers() => {
+                Some(("recycle_workers", "Docker does not tell a container's main process by a pid of this host"))
+            }
+            _ => None,
+        };
+        if let Some((step, why)) = main_process {
+            lacks.push(format!("{step}: {why}"));
+        }
         if runbook.restarts() && target.restart.is_none() {
             lacks.push(match service.kind() {
                 ServiceKind::Container => {

@@ -12,14 +12,14 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::world::{Commands, Keeper, Kept, Measure, Pace, Recheck, World};
+use super::world::{Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Recheck, World};
 use crate::clock::Clock;
 use crate::model::plan::{self, Binding, Health, Restart, Target};
 use crate::model::policy::{GuardSettings, Limits, Operator};
-use crate::model::runbook::{OnTimeout, RunEffect};
+use crate::model::runbook::{Floor, OnTimeout, Recycle, RunEffect, StopSignal};
 use crate::model::{
     Comparison, Condition, EventKind, Incarnation, IncidentId, Marker, Plan, PlannedStep, Readings, Reason,
-    ServiceName, Signal, Step, Trigger, Truth,
+    ServiceName, Signal, Step, Trigger, Truth, Worker,
 };
 use crate::ports::Ports;
 use crate::ports::probe::{Probe, ProbeFailure};
@@ -117,7 +117,7 @@ pub enum Fault {
     DrainAnswerLost,
     /// Somebody isolated the service before us.
     IsolatedBefore,
-    /// Inbound connections never end, and the runbook unwinds.
+    /// Inbound connections idle from the beginning on and never end, and the runbook unwinds.
     NeverEmpty,
     /// The restart is refused before anything happens.
     RestartRefused,
@@ -151,7 +151,36 @@ pub enum Fault {
     IllInTrafficAndHeld,
     NotHelped,
     CannotBeMeasuredAtTheEnd,
+    /// The service goes on as it was.
+    ReloadFails,
+    ReloadAnswerLost,
+    ReloadDies,
+    /// A worker ignores the signal.
+    WorkerStays,
+    /// The master starts no new workers.
+    NoneStarted,
+    /// The master ends with its workers, and is started anew.
+    MasterDies,
+    CloseRefused,
+    /// The program keeps the descriptors of the sockets that were closed.
+    DescriptorsStay,
+    /// It falls ill of a gentler step.
+    IllOfIt,
 }
+
+impl Fault {
+    /// Happens in the gentler steps alone.
+    pub fn is_of_a_gentle_step(self) -> bool {
+        use Fault::*;
+        let breaks = matches!(self, ReloadFails | ReloadAnswerLost | ReloadDies | CloseRefused | DescriptorsStay);
+        breaks || matches!(self, WorkerStays | NoneStarted | MasterDies | IllOfIt)
+    }
+}
+
+/// Workers of the service; the first four hold leaked sockets.
+pub const WORKERS: usize = 6;
+/// Of these as many always live.
+const FLOOR: usize = 4;
 
 /// The service, as it really is.
 #[derive(Clone, Debug)]
@@ -164,6 +193,11 @@ pub struct Service {
     pub commands: Vec<String>,
     pub up_for: Option<Duration>,
     pub drained_once: bool,
+    pub reloads: u32,
+    pub workers: Vec<Worker>,
+    /// Workers that were ended, and times that sockets were closed.
+    pub ended: u32,
+    pub closed: u32,
     away: u32,
     rechecks: u32,
 }
@@ -203,6 +237,10 @@ impl Scene {
                 commands: Vec::new(),
                 up_for: Some(Duration::from_secs(86_400)),
                 drained_once: false,
+                reloads: 0,
+                workers: (0..WORKERS).map(|n| worker(n, if n < 4 { 3 } else { 0 })).collect(),
+                ended: 0,
+                closed: 0,
                 away: 3,
                 rechecks: 0,
             }),
@@ -213,6 +251,15 @@ impl Scene {
 
     pub fn service(&self) -> MutexGuard<'_, Service> {
         self.service.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The master does so whatever becomes of the agent.
+    fn start_workers(&self) {
+        let mut service = self.service();
+        if self.fault != Fault::NoneStarted && service.workers.len() < WORKERS {
+            let number = WORKERS + service.ended as usize + service.workers.len();
+            service.workers.push(worker(number, 0));
+        }
     }
 
     fn fall_ill(&self) {
@@ -246,6 +293,10 @@ impl Scene {
         service.away = service.away.saturating_sub(1);
         service.away > 0
     }
+}
+
+fn worker(number: usize, holds: usize) -> Worker {
+    Worker { pid: 100 + number as u32, began: 7, parent: 99, holds }
 }
 
 /// The fakes: each is the scene, seen through one door.
@@ -378,6 +429,28 @@ impl Restarter for Fake {
         Ok(self.0.service().incarnation())
     }
 
+    async fn reload(&self, target: &plan::Restart, _deadline: Duration) -> Result<(), RestartError> {
+        self.0.trip.pass();
+        let failed =
+            || RestartError::NotReloaded { service: format!("{target:?}"), detail: "as the fault says".into() };
+        if self.0.fault == Fault::ReloadFails {
+            return Err(failed());
+        }
+        self.0.service().reloads += 1;
+        self.0.trip.pass();
+        match self.0.fault {
+            Fault::ReloadAnswerLost => return Err(failed()),
+            Fault::ReloadDies => {
+                self.0.fall_ill();
+                self.0.service().state = RunState::Failed;
+                return Err(failed());
+            }
+            Fault::IllOfIt => self.0.fall_ill(),
+            _ => {}
+        }
+        Ok(())
+    }
+
     async fn own_deadline(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
         self.0.trip.pass();
         Ok(Duration::from_secs(100))
@@ -430,9 +503,16 @@ impl Measure for Fake {
         Ok(Readings::default())
     }
 
-    async fn inbound(&self, _plan: &Plan) -> Result<u64, String> {
+    async fn inbound(&self, _plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
         self.0.trip.pass();
-        Ok(if self.0.fault == Fault::NeverEmpty { 7 } else { 0 })
+        let left = if self.0.fault == Fault::NeverEmpty { 7 } else { 0 };
+        Ok(Inbound { left, active: if self.elapsed() < quiet { left } else { 0 } })
+    }
+
+    async fn workers(&self, _plan: &Plan, _older_than: Duration) -> Result<Vec<Worker>, String> {
+        self.0.trip.pass();
+        self.0.start_workers();
+        Ok(self.0.service().workers.clone())
     }
 
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
@@ -478,6 +558,43 @@ impl Commands for Fake {
     }
 }
 
+#[async_trait]
+impl Kernel for Fake {
+    async fn end(&self, workers: &[Worker], _how: &Recycle) -> Result<Vec<Worker>, String> {
+        self.0.trip.pass();
+        assert!(workers.iter().all(|worker| worker.holds > 0), "a worker that holds nothing is ended: {workers:?}");
+        assert!(self.0.service().workers.len() - workers.len() >= FLOOR, "below the floor: {workers:?}");
+        if self.0.fault == Fault::WorkerStays {
+            return Ok(workers.to_vec());
+        }
+        {
+            let mut service = self.0.service();
+            service.workers.retain(|living| !workers.iter().any(|ended| ended.is(living)));
+            service.ended += workers.len() as u32;
+        }
+        match self.0.fault {
+            Fault::MasterDies => self.0.begin_anew(true),
+            Fault::IllOfIt => self.0.fall_ill(),
+            _ => {}
+        }
+        self.0.trip.pass();
+        Ok(Vec::new())
+    }
+
+    async fn close_sockets(&self, _plan: &Plan, _older_than: Duration, _at_most: u64) -> Result<Closed, String> {
+        self.0.trip.pass();
+        if self.0.fault == Fault::CloseRefused {
+            return Err("it needs CAP_NET_ADMIN".into());
+        }
+        self.0.service().closed += 1;
+        if self.0.fault == Fault::IllOfIt {
+            self.0.fall_ill();
+        }
+        self.0.trip.pass();
+        Ok(Closed { found: 12, closed: 12, leaked: Some(if self.0.fault == Fault::DescriptorsStay { 12 } else { 0 }) })
+    }
+}
+
 impl Clock for Fake {
     fn now(&self) -> Timestamp {
         self.0.trip.pass();
@@ -499,6 +616,12 @@ pub enum Shape {
     WithCommands,
     /// Commands that declare nothing, and so must never be run twice: one before the restart, one behind it.
     WithPivots,
+    Reload,
+    RecycleWorkers,
+    CloseSockets,
+    IsolateAndCall,
+    /// A gentler step in a drained service.
+    IsolateAndRecycle,
 }
 
 pub fn steps(shape: Shape, fault: Fault) -> Vec<Step> {
@@ -507,6 +630,7 @@ pub fn steps(shape: Shape, fault: Fault) -> Vec<Step> {
     let drain = Step::Drain { settle: seconds(5), deadline: seconds(30) };
     let wait = Step::WaitDrained {
         inbound_at_most: 0,
+        idle_for: None,
         timeout: seconds(3),
         on_timeout: if fault == Fault::NeverEmpty { OnTimeout::Unwind } else { OnTimeout::Proceed },
     };
@@ -519,6 +643,16 @@ pub fn steps(shape: Shape, fault: Fault) -> Vec<Step> {
         threshold: 20.0,
     };
     let verify = Step::Verify { soak: seconds(6), expect: vec![expect] };
+    let recycle = Step::RecycleWorkers(Recycle {
+        older_than: seconds(60),
+        batch: 3,
+        floor: Floor::Share(0.6),
+        signal: StopSignal::Term,
+        wait: seconds(3),
+        kill_after: None,
+    });
+    let close = Step::CloseSockets { older_than: seconds(600), at_most: 1_000 };
+    let pause = Step::Pause { length: seconds(2) };
     let run = |program: &str, effect| Step::Run { argv: vec![program.into()], effect, deadline: seconds(5) };
     let undone = RunEffect::Compensable { undo: vec!["/bin/unquiet".into()] };
     match shape {
@@ -536,6 +670,11 @@ pub fn steps(shape: Shape, fault: Fault) -> Vec<Step> {
             verify,
             Step::Notify { text: "done".into() },
         ],
+        Shape::Reload => vec![snapshot, Step::Reload { deadline: seconds(90) }, health, verify],
+        Shape::RecycleWorkers => vec![snapshot, recycle, health, verify],
+        Shape::CloseSockets => vec![snapshot, close, health, verify],
+        Shape::IsolateAndCall => vec![snapshot, drain, wait, Step::Call { text: String::new() }],
+        Shape::IsolateAndRecycle => vec![snapshot, drain, pause, recycle, health, restore, verify],
         Shape::WithPivots => vec![
             snapshot,
             drain,
@@ -602,6 +741,7 @@ pub fn world(scene: &Arc<Scene>) -> World {
         commands: fake.clone(),
         keeper: fake.clone(),
         measure: fake.clone(),
+        kernel: fake.clone(),
         recheck: fake.clone(),
         store,
         audience: Arc::new(Audience(vec![("chat".into(), events)])),

@@ -7,7 +7,7 @@ use crate::ports::restarter::{RestartError, RunState};
 
 use super::journal::{Journal, JournalError};
 use super::saga::{Event, Saga, State};
-use super::steps::restart;
+use super::steps::{self, Failure, PROBE_DEADLINE, call, recycle_workers};
 use super::world::World;
 use crate::store::OpenIncident;
 
@@ -43,12 +43,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What became of a pivot that failed or whose end nobody saw. The same lifetime, active, and no job under way: it did
 /// not begin. A new lifetime: it took place. Anything else is not known, and never tried again.
 pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
+    match &saga.plan().steps[step].step {
+        Step::Reload { .. } | Step::RecycleWorkers(_) | Step::CloseSockets { .. } => {
+            return doubtful_gentle(saga, step, reason, detail, world).await;
+        }
+        Step::Call { text } => {
+            let Failure { reason, detail } = call::failure(text);
+            return Event::Failed { step, reason, detail, untouched: false };
+        }
+        _ => {}
+    }
     let failed = |reason: Reason, untouched: bool, detail: String| Event::Failed { step, reason, detail, untouched };
     let (Step::Restart { .. }, Some(restart)) = (&saga.plan().steps[step].step, &saga.plan().target.restart) else {
         let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
         return failed(reason, false, detail);
     };
-    let before = restart::before(saga, step).map(|before| before.incarnation);
+    let before = steps::before(saga, step);
     let mut looks = SETTLE.as_secs() / LOOK_EVERY.as_secs();
     loop {
         match world.ports.restarter(restart).observe(restart).await {
@@ -73,4 +83,74 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
         looks -= 1;
         world.pace.wait(LOOK_EVERY).await;
     }
+}
+
+/// Looks at a service after a gentler step, until it is as it was: a master starts its workers within moments.
+const GENTLE_LOOKS: u64 = 15;
+/// Looks in a row that must find it so.
+const IN_A_ROW: u32 = 3;
+
+/// How a service is not as it was.
+enum Otherwise {
+    /// Nobody will make it so again by itself.
+    ForGood(String),
+    /// Somebody is at work on it.
+    Changing(String),
+    /// It may be so in a moment.
+    Perhaps(String),
+}
+
+/// What became of a step that was to leave the lifetime alone, and failed, or whose end nobody saw. The same lifetime,
+/// active, healthy, with as many workers as before: there is nothing to take back, so it unwinds. Anything else is a
+/// person's. It is not begun again.
+async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
+    let (mut changing, mut others, mut in_a_row) = (SETTLE.as_secs(), GENTLE_LOOKS, 0);
+    loop {
+        let mut once = 1;
+        let (left, otherwise) = match as_it_was(saga, step, world).await {
+            Ok(()) => {
+                in_a_row += 1;
+                if in_a_row == IN_A_ROW {
+                    let detail = format!("{detail}; the service is as it was");
+                    return Event::Failed { step, reason, detail, untouched: true };
+                }
+                world.pace.wait(LOOK_EVERY).await;
+                continue;
+            }
+            Err(Otherwise::ForGood(how)) => (&mut once, how),
+            Err(Otherwise::Changing(how)) => (&mut changing, how),
+            Err(Otherwise::Perhaps(how)) => (&mut others, how),
+        };
+        in_a_row = 0;
+        *left -= 1;
+        if *left == 0 {
+            let reason = if reason == Reason::AgentRestarted { Reason::NotAsBefore } else { reason };
+            return Event::Failed { step, reason, detail: format!("{detail}; {otherwise}"), untouched: false };
+        }
+        world.pace.wait(LOOK_EVERY).await;
+    }
+}
+
+async fn as_it_was(saga: &Saga, step: usize, world: &World) -> Result<(), Otherwise> {
+    let plan = saga.plan();
+    if let Some(restart) = &plan.target.restart {
+        let now = world.ports.restarter(restart).observe(restart).await;
+        let now = now.map_err(|error| Otherwise::Perhaps(error.to_string()))?;
+        match now.state {
+            RunState::Active if now.incarnation == steps::before(saga, step) => {}
+            RunState::Active => return Err(Otherwise::ForGood("the lifetime did not go on".into())),
+            state @ RunState::Changing => return Err(Otherwise::Changing(format!("the service is {state}"))),
+            state => return Err(Otherwise::ForGood(format!("the service is {state}"))),
+        }
+    }
+    if let (Step::RecycleWorkers(how), Some(before)) =
+        (&plan.steps[step].step, recycle_workers::workers_before(saga, step))
+    {
+        let now = world.measure.workers(plan, how.older_than).await.map_err(Otherwise::Perhaps)?.len();
+        if now < before {
+            return Err(Otherwise::Perhaps(format!("{now} workers live where there were {before}")));
+        }
+    }
+    let healthy = world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await;
+    healthy.map_err(|failure| Otherwise::Perhaps(failure.to_string()))
 }

@@ -21,7 +21,7 @@ pub enum Event {
     Stopped { step: usize },
     /// The step took effect. `helped: Some(false)`: the verification found the service leaking as before.
     Done { step: usize, detail: String, helped: Option<bool> },
-    /// The step failed. `untouched` speaks of a pivot alone: it provably did not begin.
+    /// The step failed. `untouched` speaks of a pivot alone: it provably did not begin, or the service is as it was.
     Failed { step: usize, reason: Reason, detail: String, untouched: bool },
     /// Ended from outside before the pivot: a guard, a shutdown, a restart of the agent.
     Interrupted { reason: Reason, detail: String },

@@ -143,6 +143,8 @@ pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'
         Event::Intended { .. } | Event::Stopped { .. } | Event::Withdrawing { .. } => None,
         Event::Done { step, detail, helped: Some(false) } => Some((name(*step), "not_helped", detail)),
         Event::Done { step, detail, .. } => Some((name(*step), "done", detail)),
+        // A call only fails, and that is what it is for.
+        Event::Failed { step, reason: Reason::NeedsPerson, detail, .. } => Some((name(*step), "made", detail)),
         Event::Failed { step, detail, .. } => Some((name(*step), "failed", detail)),
         Event::Interrupted { detail, .. } => Some(("plan", "interrupted", detail)),
         Event::Undone { step, detail } => Some((name(*step), "undone", detail)),

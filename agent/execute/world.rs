@@ -10,7 +10,8 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::model::plan::{Binding, Health};
-use crate::model::{Incarnation, Message, Plan, Readings, Reason, Truth};
+use crate::model::runbook::Recycle;
+use crate::model::{Incarnation, Message, Plan, Readings, Reason, Truth, Worker};
 use crate::ports::probe::ProbeFailure;
 use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
@@ -51,10 +52,42 @@ pub struct Kept {
 pub trait Measure: Send + Sync {
     /// The plan's service, measured now; an error where the measurement is stale, partial or failed.
     async fn now(&self, plan: &Plan) -> Result<Readings, String>;
-    /// Inbound connections that somebody still uses; what merely leaks is not counted.
-    async fn inbound(&self, plan: &Plan) -> Result<u64, String>;
+    /// Inbound connections that somebody still uses; what merely leaks is not counted. Active are those by which data
+    /// came or went less than `quiet` ago.
+    async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String>;
+    /// The service's worker processes now, those first that hold most of its sockets that have been in CLOSE_WAIT for so
+    /// long. All of them, or an error.
+    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String>;
     /// Whether the expectation holds at the end of a verification.
     async fn expectation(&self, plan: &Plan, expect: &crate::model::Comparison) -> Result<Truth, String>;
+}
+
+/// Inbound connections, counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    pub left: u64,
+    pub active: u64,
+}
+
+/// What is done to single processes and sockets of a service, by the kernel.
+#[async_trait]
+pub trait Kernel: Send + Sync {
+    /// Asks these workers to end, and waits until they have; those that have not in time. One whose pid is another
+    /// process's by now, or the child of another, is not touched, and counts as ended.
+    async fn end(&self, workers: &[Worker], how: &Recycle) -> Result<Vec<Worker>, String>;
+
+    /// Closes the service's sockets that have been in CLOSE_WAIT for so long, each by its exact identity, and looks again.
+    async fn close_sockets(&self, plan: &Plan, older_than: Duration, at_most: u64) -> Result<Closed, String>;
+}
+
+/// What came of closing sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// That were old enough.
+    pub found: u64,
+    pub closed: u64,
+    /// Of the closed ones: descriptors that the service's processes keep open all the same. `None`: not known.
+    pub leaked: Option<u64>,
 }
 
 /// Asking everything again, just before a change.
@@ -79,6 +112,7 @@ pub struct World {
     pub commands: Arc<dyn Commands>,
     pub keeper: Arc<dyn Keeper>,
     pub measure: Arc<dyn Measure>,
+    pub kernel: Arc<dyn Kernel>,
     pub recheck: Arc<dyn Recheck>,
     pub store: Arc<Store>,
     pub audience: Arc<Audience>,

@@ -29,7 +29,7 @@ pub use registry::{
 };
 pub use runbook::{Effect, Runbook, Step};
 pub use sample::{Sample, Spread};
-pub use service::{Incarnation, ServiceName};
+pub use service::{Incarnation, ServiceName, Worker};
 pub use signal::{Reading, Readings, Signal};
-pub use socket::{Brief, Detail, Direction, Group, Listener, NetNs, Snapshot, Socket, TableRow};
+pub use socket::{Brief, Connection, Detail, Direction, Group, Listener, NetNs, Snapshot, Socket, TableRow};
 pub use window::Window;

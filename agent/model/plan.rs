@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::incident::{IncidentId, Trigger};
 use super::policy::{Condition, GuardSettings, Limits};
-use super::runbook::{Effect, Runbook, Step};
+use super::runbook::{Effect, Runbook, Step, StopSignal};
 use super::service::{Incarnation, ServiceName};
 
 /// Where a service stands in a registry.
@@ -70,6 +70,9 @@ pub struct ProcessRestart {
     /// From SIGTERM to SIGKILL.
     #[serde(with = "super::duration::as_text")]
     pub stop_timeout: Duration,
+    /// What makes it read its configuration again; `None` where nothing is known to.
+    #[serde(default)]
+    pub reload_signal: Option<StopSignal>,
 }
 
 /// A service directory of runit or s6.

@@ -95,6 +95,13 @@ pub enum Reason {
     RecordChanged,
     OrphanedMarker,
     JournalUnreadable,
+    ReloadFailed,
+    RecycleFailed,
+    CloseFailed,
+    /// What cannot be taken back was begun, and the service is not as it was.
+    NotAsBefore,
+    /// The runbook ends with a person.
+    NeedsPerson,
     /// An action did not help twice: the policy only says what it would do.
     BreakerOpen,
 
@@ -179,11 +186,16 @@ impl Reason {
             Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
             Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
             Self::JournalUnreadable => "the journal of an open incident cannot be read back, so it is not gone on with",
+            Self::ReloadFailed => "the reload failed",
+            Self::RecycleFailed => "not all of the workers ended, or the master did not start as many new ones",
+            Self::CloseFailed => "the sockets could not be closed",
+            Self::NotAsBefore => "what cannot be taken back was begun, and the service is not as it was before",
+            Self::NeedsPerson => "the runbook leaves the rest to a person",
             Self::BreakerOpen => {
                 "what the policy does did not help twice, so it only says what it would do; `unwait rearm`"
             }
-            Self::Recovered => "restarted, healthy, back in traffic, and the sockets are gone",
-            Self::NotHelped => "healthy and back in traffic, but it leaks as before",
+            Self::Recovered => "healthy, in traffic, and the sockets are gone",
+            Self::NotHelped => "healthy and in traffic, but it leaks as before",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::duration::as_text;
+use super::duration::{as_optional_text, as_text};
 use super::policy::Comparison;
 
 /// What a step does to the world, and so what its failure means.
@@ -44,6 +44,91 @@ pub enum RunEffect {
     Retryable,
 }
 
+/// How workers are recycled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recycle {
+    /// Sockets count as leaked that have been in CLOSE_WAIT for at least so long.
+    #[serde(with = "as_text")]
+    pub older_than: Duration,
+    /// Workers that are asked to end at once.
+    pub batch: u32,
+    /// So many always live.
+    pub floor: Floor,
+    pub signal: StopSignal,
+    /// For a batch to end, and then for the master to have as many workers as before.
+    #[serde(with = "as_text")]
+    pub wait: Duration,
+    /// SIGKILL for a worker that has not ended by then; `None`: never.
+    #[serde(with = "as_optional_text")]
+    pub kill_after: Option<Duration>,
+}
+
+/// Of a service's workers, so many always live: a count, or a share of those that there are at first.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Floor {
+    Count(u32),
+    /// Above 0, at most 1.
+    Share(f64),
+}
+
+impl Floor {
+    /// `50%`, or `4`. Nothing is refused: it would let all workers be ended at once.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent: f64 = percent.trim().parse().ok()?;
+                (percent > 0.0 && percent <= 100.0).then_some(Self::Share(percent / 100.0))
+            }
+            None => text.parse().ok().filter(|count| *count > 0).map(Self::Count),
+        }
+    }
+
+    /// How many of `workers` always live.
+    pub fn of(self, workers: usize) -> usize {
+        match self {
+            Self::Count(count) => count as usize,
+            Self::Share(share) => (share * workers as f64).ceil() as usize,
+        }
+    }
+}
+
+impl std::fmt::Display for Floor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Share(share) => write!(f, "{}%", share * 100.0),
+        }
+    }
+}
+
+impl From<Floor> for String {
+    fn from(floor: Floor) -> Self {
+        floor.to_string()
+    }
+}
+
+impl TryFrom<String> for Floor {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("`{text}` is no floor"))
+    }
+}
+
+/// A signal that asks a process to end, or to read its configuration again; never SIGKILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
+#[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE")]
+pub enum StopSignal {
+    Term,
+    Quit,
+    Int,
+    Hup,
+    Usr1,
+    Usr2,
+}
+
 /// One step of a runbook with its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,15 +147,31 @@ pub enum Step {
         #[serde(with = "as_text")]
         deadline: Duration,
     },
-    /// Wait until at most this many inbound connections are left.
+    /// Wait until at most this many inbound connections are left. `idle_for`: those by which nothing has come or gone
+    /// for so long do not count.
     WaitDrained {
         inbound_at_most: u64,
+        #[serde(default, with = "as_optional_text")]
+        idle_for: Option<Duration>,
         #[serde(with = "as_text")]
         timeout: Duration,
         on_timeout: OnTimeout,
     },
     /// `deadline: None`: the restarter's own stop and start timeouts and ten seconds.
     Restart { deadline: Option<Duration> },
+    /// The service's own reload: the same lifetime goes on.
+    Reload {
+        #[serde(with = "as_text")]
+        deadline: Duration,
+    },
+    /// Ask the worker processes that hold the leaked sockets to end, a few at a time; their master starts new ones.
+    RecycleWorkers(Recycle),
+    /// Have the kernel close the sockets that have been in CLOSE_WAIT for so long, so many at most.
+    CloseSockets {
+        #[serde(with = "as_text")]
+        older_than: Duration,
+        at_most: u64,
+    },
     /// Until `successes` probes in a row have passed; a maximum that ends early.
     HealthCheck {
         #[serde(with = "as_text")]
@@ -99,6 +200,13 @@ pub enum Step {
     },
     /// Tell the destinations that ask for `step` events.
     Notify { text: String },
+    /// Let so much time pass; a drain is held meanwhile.
+    Pause {
+        #[serde(rename = "for", with = "as_text")]
+        length: Duration,
+    },
+    /// The last step: leaves the service as it stands by then, drained or not, latched, and calls a person.
+    Call { text: String },
 }
 
 impl Step {
@@ -114,6 +222,11 @@ impl Step {
             Self::Verify { .. } => "verify",
             Self::Run { .. } => "run",
             Self::Notify { .. } => "notify",
+            Self::Reload { .. } => "reload",
+            Self::RecycleWorkers(_) => "recycle_workers",
+            Self::CloseSockets { .. } => "close_sockets",
+            Self::Pause { .. } => "pause",
+            Self::Call { .. } => "call",
         }
     }
 
@@ -123,9 +236,16 @@ impl Step {
             | Self::WaitDrained { .. }
             | Self::HealthCheck { .. }
             | Self::Verify { .. }
-            | Self::Notify { .. } => Effect::ReadOnly,
+            | Self::Notify { .. }
+            | Self::Pause { .. } => Effect::ReadOnly,
             Self::Drain { .. } => Effect::Compensable,
-            Self::Restart { .. } => Effect::Pivot,
+            // None of them can be taken back. What became of one that failed, or that nobody saw end, is looked at
+            // (`execute::recovery`): where the service is as it was, the saga unwinds all the same.
+            Self::Restart { .. }
+            | Self::Reload { .. }
+            | Self::RecycleWorkers(_)
+            | Self::CloseSockets { .. }
+            | Self::Call { .. } => Effect::Pivot,
             Self::Restore { .. } => Effect::Retryable,
             Self::Run { effect, .. } => match effect {
                 RunEffect::ReadOnly => Effect::ReadOnly,
@@ -153,6 +273,23 @@ impl Runbook {
         self.steps.iter().any(|step| matches!(step, Step::Restart { .. }))
     }
 
+    pub fn reloads(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Reload { .. }))
+    }
+
+    pub fn recycles_workers(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::RecycleWorkers(_)))
+    }
+
+    pub fn closes_sockets(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::CloseSockets { .. }))
+    }
+
+    /// Ends with a person, whatever came of the rest.
+    pub fn calls(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Call { .. }))
+    }
+
     pub fn checks_health(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::HealthCheck { .. }))
     }
@@ -168,5 +305,28 @@ impl Runbook {
             Step::Verify { expect, .. } => expect.as_slice(),
             _ => &[],
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_is_read_as_it_is_written_and_is_never_nothing() {
+        for (text, workers, at_least) in [("50%", 96, 48), ("50%", 7, 4), ("100%", 3, 3), ("1%", 3, 1), ("4", 3, 4)] {
+            let floor = Floor::parse(text).unwrap();
+            assert_eq!((floor.of(workers), floor.to_string().as_str()), (at_least, text));
+        }
+        for wrong in ["0", "0%", "-1", "101%", "half", ""] {
+            assert_eq!(Floor::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_of_an_older_journal_is_read() {
+        let text = r#"{"wait_drained":{"inbound_at_most":0,"timeout":"1m","on_timeout":"proceed"}}"#;
+        let step: Step = serde_json::from_str(text).unwrap();
+        assert!(matches!(step, Step::WaitDrained { idle_for: None, .. }), "{step:?}");
     }
 }

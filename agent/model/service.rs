@@ -83,6 +83,24 @@ impl fmt::Display for Incarnation {
     }
 }
 
+/// A worker of a pre-forking service: a process that descends from its main one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Worker {
+    pub pid: u32,
+    /// Its start in clock ticks since boot: with the pid, never another's.
+    pub began: u64,
+    pub parent: u32,
+    /// Leaked sockets among its descriptors.
+    pub holds: usize,
+}
+
+impl Worker {
+    /// The same process, whatever it holds by now.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.pid, self.began) == (other.pid, other.began)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

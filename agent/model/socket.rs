@@ -198,6 +198,18 @@ pub struct Detail {
     pub sockets: Vec<(usize, Socket)>,
 }
 
+/// A connection by which data may still come or go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    pub local: SocketAddr,
+    /// The peer has not closed its side.
+    pub established: bool,
+    /// Bytes the peer has not acknowledged.
+    pub send_q: u32,
+    /// For how long no data has come or gone; `None` where it is not told (the /proc fallback).
+    pub idle: Option<Duration>,
+}
+
 /// One row of the host's whole TCP table, of any state; kept as evidence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableRow {

@@ -52,6 +52,7 @@ impl Etc {
             (RUNBOOK, shipped!("runbooks/isolate-restart-recover.yaml")),
             ("runbooks/restart-in-place.yaml", shipped!("runbooks/restart-in-place.yaml")),
             ("runbooks/evidence-only.yaml", shipped!("runbooks/evidence-only.yaml")),
+            ("runbooks/recycle-workers.yaml", shipped!("runbooks/recycle-workers.yaml")),
         ];
         Self { files: files.map(|(name, text)| (name.to_owned(), text.to_owned())).into() }
     }

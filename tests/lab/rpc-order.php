@@ -10,6 +10,8 @@
  * Files in the directory of behaviour decide, at each start of the master:
  *   leak         leaks, and is taken away: the next start is another one
  *   leak-always  leaks
+ *   leak-some    as many of the workers that it starts with leak as it says; those that it starts later do not; a
+ *                worker that is asked to end finishes what it is at
  *   sick         without a `leak` beside it: runs, but does not listen
  *   register     is sent to Consul: a line with the url to put to, then the registration
  *
@@ -62,7 +64,7 @@ function serve($client): void
     fclose($client);
 }
 
-function work($listener, int $redisPort, bool $leaks): never
+function work($listener, int $redisPort, bool $leaks, bool $finishes): never
 {
     $connections = openConnections($redisPort);
     if (!$leaks) {
@@ -73,12 +75,15 @@ function work($listener, int $redisPort, bool $leaks): never
     for (;;) {
         $client = @stream_socket_accept($listener, -1);
         if ($client !== false) {
+            $finishes && pcntl_sigprocmask(SIG_BLOCK, [SIGTERM]);
             serve($client);
+            $finishes && pcntl_sigprocmask(SIG_UNBLOCK, [SIGTERM]);
         }
     }
 }
 
 $leaks = leaks($directory);
+$leaking = file_exists("$directory/leak-some") ? (int) file_get_contents("$directory/leak-some") : 0;
 if (!$leaks && file_exists("$directory/sick")) {
     for (;;) {
         sleep(3600);
@@ -103,10 +108,10 @@ if (file_exists("$directory/register")) {
     register("$directory/register");
 }
 
-for ($running = 0;; $running--) {
-    for (; $running < (int) $workers; $running++) {
+for ($running = 0, $started = 0;; $running--) {
+    for (; $running < (int) $workers; $running++, $started++) {
         if (pcntl_fork() === 0) {
-            work($listener, (int) $redisPort, $leaks);
+            work($listener, (int) $redisPort, $leaks || $started < $leaking, $leaking > 0);
         }
     }
     // SIGTERM reaches the workers and the master alike, and ends them as it ends any program.

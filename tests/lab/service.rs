@@ -19,6 +19,8 @@ const TWIN_PORT: u16 = 7802;
 pub const WORKERS: usize = 96;
 /// 96 workers with three connections each.
 pub const LEAKED: usize = WORKERS * 3;
+/// Of [`Behaviour::SomeWorkersLeak`].
+pub const WORKERS_THAT_LEAK: usize = 12;
 
 /// What the service does at its starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub enum Behaviour {
     LeakAlways,
     /// Leaks; once restarted it runs but does not listen, for ever.
     LeakThenSick,
+    /// Some of the workers that it starts with leak; those that take their place do not.
+    SomeWorkersLeak,
 }
 
 /// The service in its lab.
@@ -85,11 +89,12 @@ impl<'lab> RpcOrder<'lab> {
             Behaviour::LeakUntilRestarted => &["leak"],
             Behaviour::LeakAlways => &["leak-always"],
             Behaviour::LeakThenSick => &["leak", "sick"],
+            Behaviour::SomeWorkersLeak => &["leak-some"],
         };
-        for marker in ["leak", "leak-always", "sick"] {
+        for marker in ["leak", "leak-always", "leak-some", "sick"] {
             let path = self.directory.join(marker);
             if markers.contains(&marker) {
-                fs::write(&path, "").expect("the lab's directory is writable");
+                fs::write(&path, WORKERS_THAT_LEAK.to_string()).expect("the lab's directory is writable");
             } else if path.exists() {
                 fs::remove_file(&path).expect("the lab's directory is writable");
             }

@@ -15,6 +15,7 @@ mod demo;
 mod discover;
 mod disk;
 mod double_starts;
+mod gentle;
 mod guards;
 mod held;
 mod idle;

@@ -34,6 +34,7 @@ fn socket(family: i32) -> Vec<u8> {
     body.extend_from_slice(&attribute(INET_DIAG_CGROUP_ID, &77u64.to_ne_bytes()));
     let mut info = vec![0; 64];
     info[INFO_LAST_DATA_SENT..][..4].copy_from_slice(&1500u32.to_ne_bytes());
+    info[INFO_LAST_DATA_RECV..][..4].copy_from_slice(&500u32.to_ne_bytes());
     info[INFO_LAST_ACK_RECV..][..4].copy_from_slice(&2500u32.to_ne_bytes());
     body.extend_from_slice(&attribute(INET_DIAG_INFO, &info));
     body
@@ -68,6 +69,7 @@ fn a_socket_is_decoded_field_by_field() {
         cgroup_id: Some(77),
         last_ack_received: Some(Duration::from_millis(2500)),
         last_data_sent: Some(Duration::from_millis(1500)),
+        last_data_received: Some(Duration::from_millis(500)),
     };
     assert_eq!(entries, [expected]);
     let identity = entries[0].identity;
@@ -191,5 +193,22 @@ proptest! {
         bytes.truncate(cut);
         let (entries, _) = read(&bytes);
         prop_assert!(entries.len() <= 2);
+    }
+}
+
+#[test]
+fn only_an_error_of_zero_says_that_a_socket_was_destroyed() {
+    let error = |number: i32| ours(libc::NLMSG_ERROR, &[number.to_ne_bytes().as_slice(), &[0; 16]].concat());
+    for (name, datagram, read) in [
+        ("destroyed", error(0), Ok(true)),
+        ("gone", error(-libc::ENOENT), Ok(false)),
+        ("another one's addresses", error(-libc::ESTALE), Ok(false)),
+        ("not allowed", error(-libc::EPERM), Err(ParseError::Kernel(libc::EPERM))),
+        ("a socket", ours(20, &socket(libc::AF_INET)), Err(ParseError::MessageType { found: 20 })),
+        ("another's", message(2, 0, 6, 4242, &[0; 4]), Err(ParseError::Foreign { seq: 6, port: 4242 })),
+        ("without its number", ours(libc::NLMSG_ERROR, &[]), Err(ParseError::Truncated { at: 0, length: 16 })),
+        ("nothing at all", Vec::new(), Err(ParseError::Truncated { at: 0, length: 0 })),
+    ] {
+        assert_eq!(parse_acknowledgement(&datagram, EXPECT.seq, EXPECT.port), read, "{name}");
     }
 }

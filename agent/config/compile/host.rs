@@ -282,6 +282,7 @@ fn directory(by: Supervisor, spec: DirectorySpec, place: &Place, to: &mut Compil
         by,
         dir: dir.map(|Typed(path)| to.path(&place.key("dir"), path))?,
         stop_timeout: stop_timeout(spec.stop_timeout, place, to),
+        reload_signal: spec.reload_signal.map(|Typed(signal)| signal),
     })
 }
 

@@ -5,6 +5,7 @@ pub mod condition;
 pub mod fleet;
 pub mod hooks;
 pub mod host;
+mod order;
 pub mod policy;
 pub mod registries;
 pub mod runbook;

@@ -1,10 +1,11 @@
 //! Runbooks: the defaults of each step, and the order that keeps a service from being stranded.
 
+use super::order::order;
 use super::{Compiling, hours, items, minutes, secs};
 use crate::config::place::Place;
-use crate::config::spec::runbook::{RunSpec, RunbookSpec, StepSpec};
+use crate::config::spec::runbook::{RecycleWorkersSpec, RunSpec, RunbookSpec, StepSpec};
 use crate::config::spec::scalar::{Declared, Typed};
-use crate::model::runbook::{Effect, OnTimeout, RunEffect, Runbook, Step};
+use crate::model::runbook::{Floor, OnTimeout, Recycle, RunEffect, Runbook, Step, StopSignal};
 
 /// Compiles one runbook; `None` where it has no name. Whether it was sound is seen by what was said.
 pub fn compile(spec: RunbookSpec, to: &mut Compiling) -> Option<Runbook> {
@@ -53,6 +54,10 @@ fn compile_step(spec: StepSpec, place: &Place, to: &mut Compiling) -> Option<Ste
             let at = |key: &str| place.key("wait_drained").key(key);
             Step::WaitDrained {
                 inbound_at_most: spec.inbound_at_most.unwrap_or(0),
+                // A long answer looks like an idle connection until it comes: that those do not count must be said.
+                idle_for: spec
+                    .idle_for
+                    .map(|idle| to.duration(&at("idle_for"), Some(idle), secs(0), secs(1)..=hours(1))),
                 timeout: to.duration(&at("timeout"), spec.timeout, secs(60), secs(1)..=hours(1)),
                 // Cutting connections off must have been said.
                 on_timeout: spec.on_timeout.map_or(OnTimeout::Unwind, |Typed(way)| way),
@@ -93,7 +98,45 @@ fn compile_step(spec: StepSpec, place: &Place, to: &mut Compiling) -> Option<Ste
             let Typed(text) = to.required(&within, "text", spec.text, "\"what to tell\"")?;
             Step::Notify { text }
         }
+        StepSpec::Reload(spec) => {
+            let at = place.key("reload").key("deadline");
+            Step::Reload { deadline: to.duration(&at, spec.deadline, secs(90), secs(1)..=hours(1)) }
+        }
+        StepSpec::RecycleWorkers(spec) => {
+            Step::RecycleWorkers(compile_recycle(spec, &place.key("recycle_workers"), to))
+        }
+        StepSpec::CloseSockets(spec) => {
+            let at = |key: &str| place.key("close_sockets").key(key);
+            Step::CloseSockets {
+                older_than: to.duration(&at("older_than"), spec.older_than, minutes(10), secs(0)..=hours(24)),
+                at_most: to.count(&at("at_most"), spec.at_most, 1_000, 1..=1_000_000),
+            }
+        }
+        StepSpec::Pause(spec) => {
+            let within = place.key("pause");
+            let length = to.required(&within, "for", spec.length, "30s")?;
+            Step::Pause { length: to.duration(&within.key("for"), Some(length), secs(0), secs(0)..=hours(1)) }
+        }
+        StepSpec::Call(spec) => Step::Call { text: spec.text.map(|Typed(text)| text).unwrap_or_default() },
     })
+}
+
+fn compile_recycle(spec: RecycleWorkersSpec, place: &Place, to: &mut Compiling) -> Recycle {
+    let at = |key: &str| place.key(key);
+    let wait = to.duration(&at("wait"), spec.wait, secs(30), secs(1)..=minutes(10));
+    let kill_after =
+        spec.kill_after.map(|kill| to.duration(&at("kill_after"), Some(kill), secs(0), secs(1)..=minutes(10)));
+    if kill_after.is_some_and(|kill| kill >= wait) {
+        to.wrong(&at("kill_after"), "nobody waits for as long: `kill_after` is shorter than `wait`");
+    }
+    Recycle {
+        older_than: to.duration(&at("older_than"), spec.older_than, minutes(1), secs(0)..=hours(24)),
+        batch: to.count(&at("batch"), spec.batch, 4, 1..=1_000),
+        floor: spec.floor.map_or(Floor::Share(0.5), |Typed(floor)| floor),
+        signal: spec.signal.map_or(StopSignal::Term, |Typed(signal)| signal),
+        wait,
+        kill_after,
+    }
 }
 
 fn compile_run(spec: RunSpec, place: &Place, to: &mut Compiling) -> Option<Step> {
@@ -114,72 +157,4 @@ fn compile_run(spec: RunSpec, place: &Place, to: &mut Compiling) -> Option<Step>
     };
     let deadline = to.duration(&place.key("deadline"), spec.deadline, secs(60), secs(1)..=hours(1));
     Some(Step::Run { argv, effect, deadline })
-}
-
-/// What must come before what, so that whatever fails, the service can be put back or is left for a person.
-fn order(steps: &[(Place, Step)], to: &mut Compiling) {
-    let find = |name: &str| steps.iter().position(|(_, step)| step.name() == name);
-    for name in ["drain", "restart", "restore"] {
-        for (place, _) in steps.iter().filter(|(_, step)| step.name() == name).skip(1) {
-            to.wrong(place, format!("`{name}` stands here a second time: a runbook has one at most"));
-        }
-    }
-    let (drain, restore) = (find("drain"), find("restore"));
-    match (drain, restore) {
-        (Some(drain), None) => {
-            to.wrong(&steps[drain].0, "nothing puts the service back: a `drain` needs a later `restore`");
-        }
-        (None, Some(restore)) => {
-            to.wrong(&steps[restore].0, "there is nothing to put back: a `restore` needs an earlier `drain`");
-        }
-        (Some(drain), Some(restore)) if restore < drain => {
-            to.wrong(
-                &steps[restore].0,
-                "the service is put back before it is taken out: move `restore` behind `drain`",
-            );
-        }
-        (Some(drain), Some(restore)) => {
-            let between = drain..restore;
-            let pivot = between.clone().rev().find(|at| steps[*at].1.effect() == Effect::Pivot);
-            if let Some(pivot) = pivot
-                && !(pivot..restore).any(|at| steps[at].1.name() == "health_check")
-            {
-                let what = format!(
-                    "an unhealthy service could be put into traffic: between `{}` and `restore`, add a `health_check`",
-                    steps[pivot].1.name()
-                );
-                to.wrong(&steps[restore].0, what);
-            }
-        }
-        (None, None) => {}
-    }
-    for (at, (place, step)) in steps.iter().enumerate() {
-        let change = steps[..at].iter().find(|(_, earlier)| earlier.effect() != Effect::ReadOnly);
-        match step {
-            Step::Snapshot { .. } => {
-                if let Some((_, change)) = change {
-                    to.wrong(
-                        place,
-                        format!(
-                            "evidence is kept before anything is touched: move `snapshot` before `{}`",
-                            change.name()
-                        ),
-                    );
-                }
-            }
-            Step::WaitDrained { .. } if drain.is_none_or(|drain| drain > at) => {
-                to.wrong(place, "nothing was taken out of traffic yet: `wait_drained` belongs behind `drain`");
-            }
-            Step::Verify { .. } | Step::Run { .. } | Step::Notify { .. } => {}
-            // A second one of these is said above.
-            Step::Drain { .. } | Step::Restore { .. } => {}
-            _ if restore.is_some_and(|restore| restore < at) => {
-                to.wrong(
-                    place,
-                    format!("the service is back in traffic by then: only verify, run and notify come behind `restore`, not `{}`", step.name()),
-                );
-            }
-            _ => {}
-        }
-    }
 }

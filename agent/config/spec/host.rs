@@ -10,6 +10,7 @@ use super::Items;
 use super::scalar::{Bytes, Free, Percentage, Typed};
 use crate::model::ServiceName;
 use crate::model::message::EventKind;
+use crate::model::runbook::StopSignal;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
@@ -286,6 +287,7 @@ pub struct ProcessSpec {
     pub argv: Items<Typed<String>>,
     pub pid_file: Option<Typed<String>>,
     pub stop_timeout: Option<Typed<Duration>>,
+    pub reload_signal: Option<Typed<StopSignal>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Items;
 use super::scalar::{Declared, Typed};
 use crate::model::Comparison;
-use crate::model::runbook::OnTimeout;
+use crate::model::runbook::{Floor, OnTimeout, StopSignal};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
@@ -30,6 +30,11 @@ pub enum StepSpec {
     Verify(VerifySpec),
     Run(RunSpec),
     Notify(NotifySpec),
+    Reload(ReloadSpec),
+    RecycleWorkers(RecycleWorkersSpec),
+    CloseSockets(CloseSocketsSpec),
+    Pause(PauseSpec),
+    Call(CallSpec),
 }
 
 /// `- restart` and `- restart:` are short for `- restart: {}`.
@@ -71,6 +76,7 @@ pub struct DrainSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct WaitDrainedSpec {
     pub inbound_at_most: Option<u64>,
+    pub idle_for: Option<Typed<Duration>>,
     pub timeout: Option<Typed<Duration>>,
     pub on_timeout: Option<Typed<OnTimeout>>,
 }
@@ -117,6 +123,43 @@ pub struct NotifySpec {
     pub text: Option<Typed<String>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ReloadSpec {
+    pub deadline: Option<Typed<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct RecycleWorkersSpec {
+    pub older_than: Option<Typed<Duration>>,
+    pub batch: Option<u32>,
+    pub floor: Option<Typed<Floor>>,
+    pub signal: Option<Typed<StopSignal>>,
+    pub wait: Option<Typed<Duration>>,
+    pub kill_after: Option<Typed<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct CloseSocketsSpec {
+    pub older_than: Option<Typed<Duration>>,
+    pub at_most: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct PauseSpec {
+    #[serde(rename = "for")]
+    pub length: Option<Typed<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct CallSpec {
+    pub text: Option<Typed<String>>,
+}
+
 as_mapping!(
     RunbookSpec,
     SnapshotSpec,
@@ -128,4 +171,9 @@ as_mapping!(
     VerifySpec,
     RunSpec,
     NotifySpec,
+    ReloadSpec,
+    RecycleWorkersSpec,
+    CloseSocketsSpec,
+    PauseSpec,
+    CallSpec,
 );

@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use crate::model::message::EventKind;
 use crate::model::policy::{Budget, Comparison, MinHealthy, Mode};
-use crate::model::runbook::OnTimeout;
+use crate::model::runbook::{Floor, OnTimeout, StopSignal};
 use crate::model::window::{Days, Hours, WindowAction};
 use crate::model::{ServiceName, Signal, duration};
 
@@ -303,6 +303,26 @@ impl FromText for Zone {
             Some(near) => format!("`{text}` is no time zone: did you mean `{near}`?"),
             None => format!("`{text}` is no time zone: expected a name such as Asia/Shanghai, Europe/Berlin or UTC"),
         })
+    }
+}
+
+impl FromText for Floor {
+    const EXPECTED: &'static str = "a count of workers such as 4, or a percentage such as 50%";
+
+    /// Nothing is refused: it would let all workers be ended at once.
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("expected {}, above 0, found `{text}`", Self::EXPECTED))
+    }
+}
+
+impl FromText for StopSignal {
+    const EXPECTED: &'static str = "a signal such as TERM";
+
+    /// With or without `SIG`. KILL is none: it asks for nothing.
+    fn from_text(text: &str) -> Result<Self, String> {
+        const SIGNALS: [&str; 6] = ["TERM", "QUIT", "INT", "HUP", "USR1", "USR2"];
+        let name = text.strip_prefix("SIG").unwrap_or(text);
+        name.parse().map_err(|_| format!("`{text}` cannot be sent: {}", words::offer(text, &SIGNALS, "signals")))
     }
 }
 

@@ -309,7 +309,10 @@ fn a_wrong_policy_says_all_of_it() {
 fn a_wrong_runbook_says_all_of_it() {
     for (steps, says) in [
         ("", vec!["1:1 a runbook needs `steps:` with at least one step"]),
-        ("[drain]", vec!["2:9 nothing puts the service back: a `drain` needs a later `restore`"]),
+        (
+            "[drain]",
+            vec!["2:9 nothing puts the service back: a `drain` needs a later `restore`, or a `call` at the end"],
+        ),
         ("[restore]", vec!["2:9 there is nothing to put back: a `restore` needs an earlier `drain`"]),
         ("[restore, drain]", vec!["2:9 the service is put back before it is taken out: move `restore` behind `drain`"]),
         (
@@ -335,7 +338,7 @@ fn a_wrong_runbook_says_all_of_it() {
         (
             "[drain, restore, restart]",
             vec![
-                "2:25 the service is back in traffic by then: only verify, run and notify come behind `restore`, not `restart`",
+                "2:25 the service is back in traffic by then: only verify, run, notify and pause come behind `restore`, not `restart`",
             ],
         ),
         ("[restart, restart]", vec!["2:18 `restart` stands here a second time: a runbook has one at most"]),
@@ -368,7 +371,7 @@ fn a_wrong_runbook_says_all_of_it() {
     }
 }
 
-fn expect(file: &str, text: &str, says: &[&str]) {
+pub(super) fn expect(file: &str, text: &str, says: &[&str]) {
     let says: Vec<String> = says.iter().map(|line| format!("{file}:{line}")).collect();
     assert_eq!(Tree::with(&[(file, text)]).wrong(), says, "{text}");
 }

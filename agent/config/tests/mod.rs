@@ -2,6 +2,7 @@
 
 mod design;
 mod diagnostics;
+mod gentler;
 mod hooks;
 mod queries;
 mod registries;

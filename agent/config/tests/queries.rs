@@ -143,6 +143,7 @@ fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
             argv: vec!["/opt/gate".into()],
             pid_file: "/run/gate.pid".into(),
             stop_timeout: std::time::Duration::from_secs(10),
+            reload_signal: None,
         }))
     );
     for (service, by, dir, seconds) in

@@ -35,11 +35,14 @@ fn example() -> String {
 fn the_example_loads_with_the_shipped_policies_and_runbooks() {
     let config = installed(&example()).config();
     let names: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
-    assert_eq!(names, ["close-wait-leak", "fd-exhaustion", "host-close-wait"]);
+    assert_eq!(names, ["close-wait-climb", "close-wait-leak", "fd-exhaustion", "host-close-wait"]);
     assert!(config.policies.iter().all(|policy| policy.mode == Mode::DryRun), "shipped policies only watch");
     assert!(config.policies.iter().all(|policy| config.tests.contains_key(&policy.name)), "each has tests");
     let runbooks: Vec<&str> = config.runbooks.keys().map(String::as_str).collect();
-    assert_eq!(runbooks, ["evidence-only", "isolate-restart-recover", "restart-in-place"]);
+    let shipped = ["close-sockets", "evidence-only", "isolate-and-call", "isolate-restart-recover", "recycle-workers"];
+    assert_eq!(runbooks, [&shipped[..], &["reload", "restart-in-place"]].concat());
+    let rungs: Vec<&str> = config.policies[0].rungs().map(|runbook| runbook.name.as_str()).collect();
+    assert_eq!(rungs, ["recycle-workers", "isolate-restart-recover", "isolate-and-call"]);
     let order = config.target_for(&name("rpc-order.service"));
     for policy in &config.policies {
         assert_eq!(config.lacks(policy, &order), Vec::<String>::new(), "{}", policy.name);

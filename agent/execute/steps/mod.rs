@@ -1,7 +1,12 @@
 //! The steps, one a file: what each does, and how it is taken back.
 
+pub mod call;
+mod close_sockets;
 pub mod drain;
 mod health_check;
+mod pause;
+pub mod recycle_workers;
+mod reload;
 pub mod restart;
 mod restore;
 mod run;
@@ -11,9 +16,9 @@ mod wait_drained;
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::model::{EventKind, Reason, Step};
+use crate::model::{EventKind, Incarnation, Plan, Reason, Step};
 
 use super::saga::Saga;
 use super::world::World;
@@ -63,17 +68,53 @@ pub async fn preimage(saga: &Saga, step: usize, world: &World) -> Result<Value, 
     match &saga.plan().steps[step].step {
         Step::Drain { .. } => drain::preimage(saga.plan(), world).await,
         Step::Restart { .. } => {
-            let incarnation = world
-                .settled_incarnation(saga.plan())
-                .await
-                .map_err(|error| Failure::new(Reason::RestartFailed, error))?;
-            let Some(incarnation) = incarnation else {
-                let detail = "the service is not running, or somebody is at work on it";
-                return Err(Failure::new(Reason::NotActive, detail));
+            let Some(incarnation) = running(saga.plan(), Reason::RestartFailed, world).await? else {
+                return Err(Failure::new(Reason::RestartFailed, "nothing is known that restarts this service"));
             };
             restart::preimage(saga.plan(), incarnation, world).await
         }
+        Step::Reload { .. } => Ok(json!({ "incarnation": running(saga.plan(), Reason::ReloadFailed, world).await? })),
+        Step::CloseSockets { .. } => {
+            Ok(json!({ "incarnation": running(saga.plan(), Reason::CloseFailed, world).await? }))
+        }
+        Step::RecycleWorkers(how) => {
+            let incarnation = running(saga.plan(), Reason::RecycleFailed, world).await?;
+            recycle_workers::preimage(saga.plan(), incarnation, how, world).await
+        }
         _ => Ok(Value::Null),
+    }
+}
+
+/// The lifetime that is about to be acted on; `None` where nothing is known that could tell.
+async fn running(plan: &Plan, failed: Reason, world: &World) -> Result<Option<Incarnation>, Failure> {
+    let incarnation = world.settled_incarnation(plan).await.map_err(|error| Failure::new(failed, error))?;
+    match incarnation {
+        None if plan.target.restart.is_some() => {
+            Err(Failure::new(Reason::NotActive, "the service is not running, or somebody is at work on it"))
+        }
+        incarnation => Ok(incarnation),
+    }
+}
+
+/// The lifetime that the step set out to act on, by its pre-image.
+pub fn before(saga: &Saga, step: usize) -> Option<Incarnation> {
+    serde_json::from_value(saga.preimage(step)?.get("incarnation")?.clone()).ok()
+}
+
+/// What a step that must not end the lifetime ends with: it has not.
+async fn same_lifetime(saga: &Saga, step: usize, failed: Reason, world: &World) -> Result<(), Failure> {
+    let now = world.settled_incarnation(saga.plan()).await.map_err(|error| Failure::new(failed, error))?;
+    if now == before(saga, step) {
+        return Ok(());
+    }
+    let now = now.map_or("nothing that is settled".into(), |now| now.to_string());
+    Err(Failure::new(Reason::IncarnationChanged, format!("the lifetime did not go on: now runs {now}")))
+}
+
+/// Holds the drain while a step waits; a registry that does not answer now is asked again at the next look.
+async fn hold(saga: &Saga, world: &World) {
+    if let Err(error) = drain::hold(saga, world).await {
+        tracing::warn!(%error, incident = %saga.plan().incident, "the drain could not be looked at");
     }
 }
 
@@ -85,8 +126,8 @@ pub async fn apply(saga: &Saga, step: usize, world: &World) -> Result<Done, Fail
             snapshot::apply(plan, commands, *deadline, *required, world).await
         }
         Step::Drain { settle, deadline } => drain::apply(saga, *settle, *deadline, world).await,
-        Step::WaitDrained { inbound_at_most, timeout, on_timeout } => {
-            wait_drained::apply(saga, *inbound_at_most, *timeout, *on_timeout, world).await
+        Step::WaitDrained { inbound_at_most, idle_for, timeout, on_timeout } => {
+            wait_drained::apply(saga, *inbound_at_most, *idle_for, *timeout, *on_timeout, world).await
         }
         Step::Restart { deadline } => restart::apply(saga, step, *deadline, world).await,
         Step::HealthCheck { timeout, successes, interval } => {
@@ -101,6 +142,13 @@ pub async fn apply(saga: &Saga, step: usize, world: &World) -> Result<Done, Fail
             world.store.tell(&world.audience, &[message]);
             Ok(Done::saying(text.clone()))
         }
+        Step::Reload { deadline } => reload::apply(saga, step, *deadline, world).await,
+        Step::RecycleWorkers(how) => recycle_workers::apply(saga, step, how, world).await,
+        Step::CloseSockets { older_than, at_most } => {
+            close_sockets::apply(saga, step, *older_than, *at_most, world).await
+        }
+        Step::Pause { length } => pause::apply(saga, *length, world).await,
+        Step::Call { text } => Err(call::failure(text)),
     }
 }
 

@@ -70,6 +70,19 @@ impl Restarter for DryRestarter {
         Ok(Restarted::Anew(pretended))
     }
 
+    async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        self.real.no_reload(target).await
+    }
+
+    async fn reload(&self, target: &plan::Restart, _deadline: Duration) -> Result<(), RestartError> {
+        let refused = |detail: String| RestartError::Refused { service: super::named(target), detail };
+        match (self.real.no_reload(target).await?, self.real.observe(target).await?.state) {
+            (Some(why), _) => Err(refused(why)),
+            (None, RunState::Active) => Ok(()),
+            (None, state) => Err(refused(format!("it is {state}"))),
+        }
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         self.real.own_deadline(target).await
     }
@@ -116,6 +129,14 @@ mod tests {
             panic!("a dry run restarted the service");
         }
 
+        async fn no_reload(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {
+            Ok(self.1.first().map(|_| "it has no ExecReload".into()))
+        }
+
+        async fn reload(&self, _target: &plan::Restart, _deadline: Duration) -> Result<(), RestartError> {
+            panic!("a dry run reloaded the service");
+        }
+
         async fn own_deadline(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
             Ok(Duration::from_secs(1))
         }
@@ -152,6 +173,12 @@ mod tests {
             let refused = DryRestarter::new(real).restart(&target, Duration::ZERO).await;
             assert!(matches!(refused, Err(RestartError::Refused { .. })), "{refused:?}");
         }
+        let no_reload =
+            DryRestarter::new(Real::running("A", &["b.service"])).reload(&unit(false), Duration::ZERO).await;
+        assert!(matches!(no_reload, Err(RestartError::Refused { .. })), "{no_reload:?}");
+        let reloads = DryRestarter::new(Real::running("A", &[]));
+        assert!(reloads.reload(&unit(false), Duration::ZERO).await.is_ok());
+        assert_eq!(reloads.observe(&unit(false)).await.unwrap(), running("A"), "the same lifetime");
         let along = DryRestarter::new(Real::running("A", &["b.service"]));
         assert!(along.restart(&unit(true), Duration::ZERO).await.is_ok());
     }

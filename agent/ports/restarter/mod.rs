@@ -13,7 +13,7 @@ use crate::model::{Incarnation, plan};
 
 pub mod docker;
 pub mod dry;
-mod pidfd;
+pub mod pidfd;
 pub mod process;
 pub mod supervise;
 pub mod supervisord;
@@ -52,7 +52,7 @@ pub enum RestartError {
     #[error("{service}: no such service for this restarter: {detail}")]
     Unknown { service: String, detail: String },
     /// Refused before anything was changed.
-    #[error("{service}: restart refused: {detail}")]
+    #[error("{service}: refused: {detail}")]
     Refused { service: String, detail: String },
     /// systemd's start limit: its own outcome, never reset by us.
     #[error("{service}: {detail}")]
@@ -60,6 +60,9 @@ pub enum RestartError {
     /// It was tried, and no new lifetime came to be.
     #[error("{service}: restart failed: {detail}")]
     Failed { service: String, detail: String },
+    /// A reload that failed, or after which the lifetime did not go on.
+    #[error("{service}: reload failed: {detail}")]
+    NotReloaded { service: String, detail: String },
     /// The deadline passed, or the manager could not be asked.
     #[error("{service}: {detail}")]
     Unreachable { service: String, detail: String },
@@ -125,6 +128,19 @@ pub trait Restarter: Send + Sync {
 
     /// How long a restart may take by the service's own settings: its stop and start timeouts and ten seconds.
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError>;
+
+    /// Why the service cannot be reloaded; `None` where it can.
+    async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(Some(format!("nothing is known that reloads {}", named(target))))
+    }
+
+    /// The service's own reload, by `deadline`: its end is waited for, and then that the same lifetime, still active,
+    /// goes on. Refused where the service has none.
+    async fn reload(&self, target: &plan::Restart, deadline: Duration) -> Result<(), RestartError> {
+        let _ = deadline;
+        let detail = self.no_reload(target).await?.unwrap_or_default();
+        Err(RestartError::Refused { service: named(target), detail })
+    }
 
     /// What else a restart would take along; empty where it is this service alone.
     async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError>;

@@ -9,12 +9,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::clock::Clock;
+use crate::model::runbook::StopSignal;
 
 /// From SIGKILL to the end: the kernel's own work, unless the process hangs in it.
 pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Start time and liveness in one read; a zombie has ended.
-pub(super) fn start_time(pid: i32) -> io::Result<Option<u64>> {
+pub fn start_time(pid: i32) -> io::Result<Option<u64>> {
     match Process::new(pid).and_then(|process| process.stat()) {
         Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') => Ok(None),
         Ok(stat) => Ok(Some(stat.starttime)),
@@ -30,8 +31,21 @@ pub(super) fn age(began: u64, clock: &dyn Clock) -> Duration {
     clock.monotonic().saturating_sub(began)
 }
 
+/// The number of a signal.
+pub fn number(signal: StopSignal) -> i32 {
+    match signal {
+        StopSignal::Term => libc::SIGTERM,
+        StopSignal::Quit => libc::SIGQUIT,
+        StopSignal::Int => libc::SIGINT,
+        StopSignal::Hup => libc::SIGHUP,
+        StopSignal::Usr1 => libc::SIGUSR1,
+        StopSignal::Usr2 => libc::SIGUSR2,
+    }
+}
+
 /// A process held by pidfd: a signal reaches that process or none.
-pub(super) struct Held {
+#[derive(Debug)]
+pub struct Held {
     pid: i32,
     began: u64,
     fd: AsyncFd<OwnedFd>,
@@ -55,6 +69,17 @@ impl Held {
         // SAFETY: the descriptor is owned, and stays the same open one as long as the AsyncFd has it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Some(Self { pid, began, fd }))
+    }
+
+    /// The same of a process that must still be the child of this one.
+    pub fn hold_child(pid: i32, began: u64, parent: i32) -> io::Result<Option<Self>> {
+        let held = Self::hold(pid, began)?;
+        match Process::new(pid).and_then(|process| process.stat()) {
+            // Held, so what is read under its pid is its own.
+            Ok(stat) if stat.starttime == began && stat.ppid == parent => Ok(held),
+            Ok(_) | Err(procfs::ProcError::NotFound(_)) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Sending to what has ended is harmless.

@@ -316,6 +316,35 @@ impl Restarter for ProcessRestarter {
         }
     }
 
+    async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let lacks = || "nothing says how it is reloaded: add `reload_signal` to its `restart: { process: … }`".into();
+        Ok(spec(target)?.reload_signal.is_none().then(lacks))
+    }
+
+    /// A signal says nothing of its end: what is proven is that the process lives on, for STABLE_FOR.
+    async fn reload(&self, target: &plan::Restart, _deadline: Duration) -> Result<(), RestartError> {
+        let spec = spec(target)?;
+        let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
+        let Some(signal) = spec.reload_signal else {
+            return Err(refused(self.no_reload(target).await?.unwrap_or_default()));
+        };
+        let Found::Alive(old) = find(spec)? else { return Err(refused("it does not run".into())) };
+        let held = Held::hold(old.pid, old.start_time).and_then(|held| {
+            if let Some(held) = &held {
+                held.signal(pidfd::number(signal))?;
+            }
+            Ok(held)
+        });
+        match held {
+            Err(error) => Err(refused(format!("pid {} cannot be signalled: {error}", old.pid))),
+            Ok(Some(held)) if !held.ended_within(STABLE_FOR).await => Ok(()),
+            Ok(_) => {
+                let detail = format!("pid {} ended of SIG{signal}", old.pid);
+                Err(RestartError::NotReloaded { service: service(spec), detail })
+            }
+        }
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         Ok(spec(target)?.stop_timeout + START_ALLOWANCE + super::DEADLINE_MARGIN)
     }

@@ -42,6 +42,7 @@ impl Service {
             argv: vec![self.path("service").display().to_string()],
             pid_file: self.path("pid"),
             stop_timeout: Duration::from_secs(1),
+            reload_signal: None,
         }
     }
 

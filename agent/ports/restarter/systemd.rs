@@ -13,6 +13,10 @@
 //! InvocationID; `Type=simple` is `done` at 15 ms and may die at 300 ms. A unit that is not running is never started
 //! (`TryRestartUnit`, where `RestartUnit` would), and the start limit is never reset.
 //!
+//! A reload is `ReloadUnit`, refused where the unit has no way to (`CanReload`). systemd leaves a unit active whose
+//! ExecReload fails, so the job's result is believed and nothing else; then the same InvocationID must last, active: what
+//! reads a bad configuration may die of it a moment later.
+//!
 //! Needs root, or a polkit rule for `org.freedesktop.systemd1.manage-units` with the unit and the verb.
 
 mod bus;
@@ -170,7 +174,7 @@ impl SystemdRestarter {
             }
             if Instant::now() >= until {
                 let seen = asked.map_or_else(|error| error.to_string(), |unit| unit.shown());
-                let detail = format!("the deadline passed while systemd was still restarting it: {seen}");
+                let detail = format!("the deadline passed while systemd's job was still under way: {seen}");
                 return Err(RestartError::Unreachable { service: name.into(), detail });
             }
         }
@@ -283,6 +287,54 @@ impl Restarter for SystemdRestarter {
         // A restart that was done in time is given the time to prove itself.
         let until = until.max(Instant::now() + STABLE_FOR + POLL * 4);
         self.settled(name, &before, result.as_deref(), until).await.map(Restarted::Anew)
+    }
+
+    async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let name = name(target)?;
+        let (_, unit, _) = self.load(name).await?;
+        let lacks = || format!("{name} has no ExecReload=: systemd does not know how to reload it");
+        Ok((!unit.get::<bool>("CanReload")).then(lacks))
+    }
+
+    async fn reload(&self, target: &plan::Restart, deadline: Duration) -> Result<(), RestartError> {
+        let until = Instant::now() + deadline;
+        let name = name(target)?;
+        let refused = |detail: String| RestartError::Refused { service: name.into(), detail };
+        if let Some(why) = self.no_reload(target).await? {
+            return Err(refused(why));
+        }
+        let before = self.unit(name).await?;
+        if before.state() != RunState::Active {
+            return Err(refused(format!("it is {}; only what runs is reloaded", before.shown())));
+        }
+        let mut removed = self.bus.jobs_removed().await.map_err(|error| refused(error.to_string()))?;
+        let job = match self.bus.reload(name).await {
+            Ok(job) => job,
+            Err(error @ BusError::Answered { .. }) => return Err(refused(error.to_string())),
+            Err(error) => return Err(unreachable(name, error)),
+        };
+        let result = self.job_ended(name, &job, &mut removed, until).await?;
+        drop(removed);
+        let failed = |detail: String| RestartError::NotReloaded { service: name.into(), detail };
+        // Its end was not heard, and what failed leaves the unit as active as what did not.
+        let result = result.ok_or_else(|| failed("its job's result was not seen".into()))?;
+        if result != "done" {
+            return Err(failed(format!("its job ended with `{result}`; see `journalctl -u {name}`")));
+        }
+        let done = Instant::now();
+        loop {
+            let now = self.unit(name).await?;
+            match now.state() {
+                RunState::Active if now.invocation == before.invocation => {
+                    if done.elapsed() >= STABLE_FOR {
+                        return Ok(());
+                    }
+                }
+                RunState::Changing if Instant::now() < until => {}
+                _ => return Err(failed(format!("the lifetime did not go on: it is {}", now.shown()))),
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {

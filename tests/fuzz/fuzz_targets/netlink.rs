@@ -55,6 +55,11 @@ fuzz_target!(|input: &[u8]| {
         // An answer for one socket is read from the same bytes.
         _ = wire::parse_answer(datagram, &identity, expect.seq, expect.port);
     }
+    // No socket and no other answer reads as the word that one was destroyed.
+    if wire::parse_acknowledgement(datagram, expect.seq, expect.port) == Ok(true) {
+        let kind = u16::from_ne_bytes(datagram[4..6].try_into().expect("two"));
+        assert_eq!((kind, word(16)), (2, 0), "an NLMSG_ERROR of zero");
+    }
 });
 
 /// How many sockets a reply holds, counted in another way than the parser does: by the headers alone. Those behind

@@ -211,6 +211,7 @@ impl Agent {
             commands: door.clone(),
             keeper: door.clone(),
             measure: door.clone(),
+            kernel: door.clone(),
             recheck: Arc::new(Asks { gate: self.gate(&ports), measure: door.clone() }),
             ports,
             store: self.host.store(),
@@ -249,7 +250,7 @@ fn policy(host: &Host) -> Policy {
     let steps = vec![
         Step::Snapshot { deadline: seconds(20), required: true, commands: Vec::new() },
         Step::Drain { settle: seconds(1), deadline: seconds(30) },
-        Step::WaitDrained { inbound_at_most: 0, timeout: seconds(3), on_timeout: OnTimeout::Proceed },
+        Step::WaitDrained { inbound_at_most: 0, idle_for: None, timeout: seconds(3), on_timeout: OnTimeout::Proceed },
         Step::Restart { deadline: None },
         Step::HealthCheck { timeout: seconds(10), successes: 2, interval: seconds(1) },
         Step::Restore { deadline: seconds(2) },

@@ -13,9 +13,10 @@ use tokio::time::sleep;
 use super::host::{Broken, Host};
 use super::scenario::{End, Party};
 use crate::clock::Clock;
-use crate::execute::world::{Commands, Keeper, Kept, Measure, Pace};
+use crate::execute::world::{Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace};
 use crate::model::plan::{self, Health};
-use crate::model::{Comparison, Incarnation, Marker, Plan, Readings, Signal, Truth};
+use crate::model::runbook::Recycle;
+use crate::model::{Comparison, Incarnation, Marker, Plan, Readings, Signal, Truth, Worker};
 use crate::ports::fleet::fake::Way;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, LEASE, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
@@ -179,8 +180,13 @@ impl Measure for Door {
         Ok(readings(&self.0))
     }
 
-    async fn inbound(&self, _plan: &Plan) -> Result<u64, String> {
-        Ok(self.0.dice().below(2))
+    async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
+        let left = self.0.dice().below(2);
+        Ok(Inbound { left, active: left })
+    }
+
+    async fn workers(&self, _plan: &Plan, _older_than: Duration) -> Result<Vec<Worker>, String> {
+        unreachable!("the runbook recycles no workers")
     }
 
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
@@ -199,6 +205,17 @@ pub fn readings(host: &Host) -> Readings {
 impl Commands for Door {
     async fn run(&self, _argv: &[String], _deadline: Duration) -> Result<String, String> {
         unreachable!("the runbook runs no commands")
+    }
+}
+
+#[async_trait]
+impl Kernel for Door {
+    async fn end(&self, _workers: &[Worker], _how: &Recycle) -> Result<Vec<Worker>, String> {
+        unreachable!("the runbook recycles no workers")
+    }
+
+    async fn close_sockets(&self, _plan: &Plan, _older_than: Duration, _at_most: u64) -> Result<Closed, String> {
+        unreachable!("the runbook closes no sockets")
     }
 }
 

@@ -161,6 +161,11 @@ impl Bus {
         Ok(JobsRemoved(stream))
     }
 
+    /// Reloads the unit, and starts nothing that does not run; the job's path.
+    pub async fn reload(&self, unit: &str) -> Result<OwnedObjectPath, BusError> {
+        self.object("ReloadUnit", &(unit, "replace")).await
+    }
+
     /// Restarts the unit if it runs, and starts nothing that does not; the job's path.
     pub async fn try_restart(&self, unit: &str) -> Result<OwnedObjectPath, BusError> {
         self.object("TryRestartUnit", &(unit, "replace")).await

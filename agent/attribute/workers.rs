@@ -1,0 +1,79 @@
+//! The workers of a pre-forking service, and who of them holds its leaked sockets: looked at afresh before some are asked
+//! to end.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::processes::{Budget, ProcRoot, Process, Unseen};
+use crate::clock::Clock;
+use crate::model::Worker;
+
+const MOST_GENERATIONS: usize = 8; // below the main process; most servers have one, some a supervisor between
+
+/// The processes below the main one that have no children of their own, each with how many of the leaked sockets (by their
+/// inodes) it holds; those that hold most come first. One with children is a master itself, whatever stands above it, and
+/// what a master holds its workers have from it: ending one of them would free nothing, so it does not count.
+///
+/// Reads all of their descriptors, some 3 µs each: same user, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH. An error where
+/// one of them could not be looked into, or the budget ended first: a part of the workers is not the workers.
+pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Result<Vec<Worker>, String> {
+    let proc = ProcRoot("/proc".into());
+    let head = proc.open(main).map_err(|_| format!("its main process, pid {main}, is not there"))?;
+    let until = Some((clock, clock.monotonic() + budget));
+    let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
+    let (mut family, mut hidden): (Vec<Member>, _) = (Vec::new(), None);
+    let complete = proc.family(&head, MOST_GENERATIONS, &mut budget, &mut |process, budget| {
+        match Member::read(process, leaked, budget) {
+            Ok(member) => family.push(member),
+            // It ends while it is looked at: it is no worker any more.
+            Err(Unseen::Ended) => {}
+            Err(Unseen::Hidden) => hidden = Some(process.pid),
+        }
+    });
+    if let Some(pid) = hidden {
+        return Err(format!(
+            "what pid {pid} holds could not be read in time, or may not be (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)"
+        ));
+    }
+    if !complete {
+        return Err(format!("not all processes below its main one, pid {main}, could be looked at"));
+    }
+    let parents: HashSet<u32> = family.iter().map(|member| member.parent).collect();
+    let (masters, workers): (Vec<Member>, Vec<Member>) =
+        family.into_iter().partition(|member| member.pid == main || parents.contains(&member.pid));
+    let inherited: HashSet<u64> = masters.into_iter().flat_map(|master| master.holds).collect();
+    let mut workers: Vec<Worker> = workers
+        .into_iter()
+        .map(|Member { pid, began, parent, holds }| Worker {
+            pid,
+            began,
+            parent,
+            holds: holds.difference(&inherited).count(),
+        })
+        .collect();
+    workers.sort_by_key(|worker| (Reverse(worker.holds), worker.pid));
+    Ok(workers)
+}
+
+/// The main process, or one that descends from it.
+struct Member {
+    pid: u32,
+    began: u64,
+    parent: u32,
+    /// One socket under two descriptors is one socket.
+    holds: HashSet<u64>,
+}
+
+impl Member {
+    fn read(process: &Process, leaked: &HashSet<u64>, budget: &mut Budget) -> Result<Self, Unseen> {
+        let (began, parent) = (process.began()?, process.parent()?);
+        let mut holds = HashSet::new();
+        process.sockets(budget, |inode| {
+            if leaked.contains(&inode) {
+                holds.insert(inode);
+            }
+        })?;
+        Ok(Self { pid: process.pid, began, parent, holds })
+    }
+}

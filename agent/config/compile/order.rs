@@ -1,0 +1,88 @@
+//! The order of a runbook's steps: what must come before what, so that whatever fails, the service can be put back or is
+//! left for a person.
+
+use super::Compiling;
+use crate::config::place::Place;
+use crate::model::runbook::{Effect, Step};
+
+/// Says what stands where it must not.
+pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
+    let find = |name: &str| steps.iter().position(|(_, step)| step.name() == name);
+    for name in ["drain", "restart", "reload", "recycle_workers", "close_sockets", "restore"] {
+        for (place, _) in steps.iter().filter(|(_, step)| step.name() == name).skip(1) {
+            to.wrong(place, format!("`{name}` stands here a second time: a runbook has one at most"));
+        }
+    }
+    let (drain, restore) = (find("drain"), find("restore"));
+    // A call is an end: what stands behind it would never be done.
+    let call = find("call");
+    if let Some((place, _)) = call.and_then(|call| steps.get(call + 1)) {
+        to.wrong(place, "nothing is done once a person is called: `call` comes last");
+    }
+    match (drain, restore) {
+        (Some(_), None) if call.is_some() => {}
+        (Some(drain), None) => {
+            to.wrong(
+                &steps[drain].0,
+                "nothing puts the service back: a `drain` needs a later `restore`, or a `call` at the end",
+            );
+        }
+        (None, Some(restore)) => {
+            to.wrong(&steps[restore].0, "there is nothing to put back: a `restore` needs an earlier `drain`");
+        }
+        (Some(drain), Some(restore)) if restore < drain => {
+            to.wrong(
+                &steps[restore].0,
+                "the service is put back before it is taken out: move `restore` behind `drain`",
+            );
+        }
+        (Some(drain), Some(restore)) => {
+            let between = drain..restore;
+            let pivot = between.clone().rev().find(|at| steps[*at].1.effect() == Effect::Pivot);
+            if let Some(pivot) = pivot
+                && !(pivot..restore).any(|at| steps[at].1.name() == "health_check")
+            {
+                let what = format!(
+                    "an unhealthy service could be put into traffic: between `{}` and `restore`, add a `health_check`",
+                    steps[pivot].1.name()
+                );
+                to.wrong(&steps[restore].0, what);
+            }
+        }
+        (None, None) => {}
+    }
+    for (at, (place, step)) in steps.iter().enumerate() {
+        let change = steps[..at].iter().find(|(_, earlier)| earlier.effect() != Effect::ReadOnly);
+        match step {
+            Step::Snapshot { .. } => {
+                if let Some((_, change)) = change {
+                    to.wrong(
+                        place,
+                        format!(
+                            "evidence is kept before anything is touched: move `snapshot` before `{}`",
+                            change.name()
+                        ),
+                    );
+                }
+            }
+            Step::WaitDrained { .. } if drain.is_none_or(|drain| drain > at) => {
+                to.wrong(place, "nothing was taken out of traffic yet: `wait_drained` belongs behind `drain`");
+            }
+            Step::RecycleWorkers(_)
+                if restore.is_none() && !steps[at..].iter().any(|(_, later)| later.name() == "health_check") =>
+            {
+                to.wrong(place, "nobody sees whether the service is well without them: add a `health_check` behind it");
+            }
+            Step::Verify { .. } | Step::Run { .. } | Step::Notify { .. } | Step::Pause { .. } => {}
+            // A second one of these is said above.
+            Step::Drain { .. } | Step::Restore { .. } => {}
+            _ if restore.is_some_and(|restore| restore < at) => {
+                to.wrong(
+                    place,
+                    format!("the service is back in traffic by then: only verify, run, notify and pause come behind `restore`, not `{}`", step.name()),
+                );
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The gentler steps in runbooks: where they may stand, what they may say, and what is said otherwise.
+
+use super::diagnostics::expect;
+use super::*;
+
+#[test]
+fn a_wrong_gentler_runbook_says_all_of_it() {
+    for (steps, says) in [
+        ("[reload, reload]", vec!["2:17 `reload` stands here a second time: a runbook has one at most"]),
+        (
+            "[close_sockets, snapshot]",
+            vec!["2:24 evidence is kept before anything is touched: move `snapshot` before `close_sockets`"],
+        ),
+        (
+            "[recycle_workers]",
+            vec!["2:9 nobody sees whether the service is well without them: add a `health_check` behind it"],
+        ),
+        (
+            "[drain, reload, restore]",
+            vec![
+                "2:24 an unhealthy service could be put into traffic: between `reload` and `restore`, add a `health_check`",
+            ],
+        ),
+        (
+            "[drain, recycle_workers, restore]",
+            vec![
+                "2:33 an unhealthy service could be put into traffic: between `recycle_workers` and `restore`, add a `health_check`",
+            ],
+        ),
+        ("[drain, call, verify]", vec!["2:22 nothing is done once a person is called: `call` comes last"]),
+        (
+            "[drain, restore, call]",
+            vec![
+                "2:25 the service is back in traffic by then: only verify, run, notify and pause come behind `restore`, not `call`",
+            ],
+        ),
+        (
+            "[{recycle_workers: {floor: 0%, signal: KILL, wait: 5s, kill_after: 5s}}, pause]",
+            vec![
+                "2:35 expected a count of workers such as 4, or a percentage such as 50%, above 0, found `0%`",
+                "2:47 `KILL` cannot be sent: the signals here are `TERM`, `QUIT`, `INT`, `HUP`, `USR1`, `USR2`",
+                "2:75 nobody waits for as long: `kill_after` is shorter than `wait`",
+                "2:81 `for` is missing: add `for: 30s`",
+            ],
+        ),
+        (
+            "[{close_sockets: {at_most: 0}}, {drain: {}}, {wait_drained: {idle_for: 0s}}, restore]",
+            vec!["2:35 `at_most` goes from 1 to 1000000, found 0", "2:79 `idle_for` goes from 1s to 1h, found 0s"],
+        ),
+    ] {
+        expect("runbooks/r.yaml", &format!("runbook: r\nsteps: {steps}\n"), &says);
+    }
+}
+
+#[test]
+fn a_rung_that_calls_a_person_needs_no_verify_and_comes_last() {
+    let call = "runbook: call\nsteps: [drain, call]\n";
+    let restart = "runbook: restart\nsteps: [restart, {verify: {expect: [close_wait < 1]}}]\n";
+    let policy = "policy: p\nservices: [a.service]\nwhen: close_wait > 1\nfor: 1m\nescalate: [FIRST, SECOND]\n";
+    let written = |first: &str, second: &str| {
+        let policy = policy.replace("FIRST", first).replace("SECOND", second);
+        let files = [("runbooks/c.yaml", call), ("runbooks/r.yaml", restart), ("policies/p.yaml", policy.as_str())];
+        Tree::with(&files)
+    };
+    written("restart", "call").config();
+    assert_eq!(
+        written("call", "restart").wrong(),
+        ["policies/p.yaml:5:12 a person is called, and nothing further is done until then: this rung comes last"]
+    );
+}
