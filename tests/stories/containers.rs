@@ -135,11 +135,17 @@ impl Agent {
             fs::create_dir_all(path.parent().expect("below it")).expect("it is ours");
             fs::write(path, text).expect("it is ours");
         };
-        let state = dir.path().join("state");
-        let state = state.display();
+        let at = dir.path().display();
+        // Nobody listens there, and nobody needs to.
+        write("webhook", "http://127.0.0.1:9/");
+        write("key", WEBHOOK_KEY);
         write(
             "agent.yaml",
-            &format!("interval: 1s\nwarm_up: 0s\nrestart_grace: 0s\nevidence: {{ min_free: 1MiB }}\nstate: {state}\n"),
+            &format!(
+                "interval: 1s\ncpu_budget: 100%\nwarm_up: 0s\nrestart_grace: 0s\nevidence: {{ min_free: 1MiB }}\n\
+                 state: {at}/state\n\
+                 notify: [{{ to: {{ generic: {{ url_file: {at}/webhook, key_file: {at}/key }} }} }}]\n{host}"
+            ),
         );
         let name = runbook.lines().find_map(|line| line.strip_prefix("runbook: ")).expect("its name");
         write(

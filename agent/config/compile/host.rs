@@ -282,7 +282,6 @@ fn directory(by: Supervisor, spec: DirectorySpec, place: &Place, to: &mut Compil
         by,
         dir: dir.map(|Typed(path)| to.path(&place.key("dir"), path))?,
         stop_timeout: stop_timeout(spec.stop_timeout, place, to),
-        reload_signal: spec.reload_signal.map(|Typed(signal)| signal),
     })
 }
 
@@ -297,6 +296,7 @@ fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Opti
         argv,
         pid_file: pid_file.map(|Typed(path)| to.path(&place.key("pid_file"), path))?,
         stop_timeout: stop_timeout(spec.stop_timeout, place, to),
+        reload_signal: spec.reload_signal.map(|Typed(signal)| signal),
     })
 }
 

@@ -29,7 +29,7 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
         None => restarter.own_deadline(restart).await.map_err(failed)?,
     };
     let incarnation = if saga.has_stopped_the_service() {
-        let Some(before) = super::before(saga, step) else {
+        let Some(before) = before(saga, step) else {
             return Err(Failure::new(Reason::RestartFailed, "the journal does not say which lifetime was stopped"));
         };
         restarter.start(restart, &before, deadline).await.map_err(failed)?
@@ -53,6 +53,6 @@ pub async fn preimage(plan: &Plan, incarnation: Incarnation, world: &World) -> R
 }
 
 /// The lifetime that the step set out to end.
-pub fn before(saga: &Saga, step: usize) -> Option<Before> {
+fn before(saga: &Saga, step: usize) -> Option<Before> {
     serde_json::from_value(saga.preimage(step)?.clone()).ok()
 }

@@ -22,7 +22,7 @@ use crate::ports::registry::consul::Consul;
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::registry::redis::Redis;
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
-use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter};
+use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter};
 use crate::ports::testing_consul::TestConsul;
 use crate::ports::testing_redis::TestRedis;
 
@@ -122,7 +122,7 @@ impl Restarter for AtThePivot {
     async fn start(
         &self,
         target: &plan::Restart,
-        before: &Incarnation,
+        before: &Before,
         deadline: Duration,
     ) -> Result<Incarnation, RestartError> {
         self.fake.start(target, before, deadline).await
