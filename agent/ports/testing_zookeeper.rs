@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::User;
 use super::testing_consul::{free_ports, wait_for};
 use super::zookeeper::{Api, Session};
 
@@ -59,16 +60,20 @@ impl TestZooKeeper {
             .spawn()
             .unwrap_or_else(|error| panic!("java: {error}: `tests/run` installs openjdk-17-jre-headless"));
         let zookeeper = Self { child, _data: data, server: format!("127.0.0.1:{port}") };
-        wait_for("ZooKeeper to give a session", async || zookeeper.api().session().await.is_ok()).await;
+        wait_for("ZooKeeper to give a session", async || zookeeper.api(None).session().await.is_ok()).await;
         zookeeper
     }
 
-    fn api(&self) -> Api {
-        Api::new(vec![self.server.clone()], None, Duration::from_secs(30))
+    fn api(&self, user: Option<User>) -> Api {
+        Api::new(vec![self.server.clone()], user, Duration::from_secs(30))
     }
 
     pub async fn session(&self) -> Session {
-        self.api().session().await.unwrap()
+        self.session_of(None).await
+    }
+
+    pub async fn session_of(&self, user: Option<User>) -> Session {
+        self.api(user).session().await.unwrap()
     }
 
     /// What ZooKeeper's own client says.

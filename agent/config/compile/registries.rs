@@ -57,7 +57,6 @@ pub fn compile(
     if let Some(spec) = health_file_spec {
         add("health_file", health_file(spec, &at("health_file"), to));
     }
-    hooks::compile(exec_spec, http_spec, place, to, environment, &mut registries);
     if let Some(spec) = etcd {
         add("etcd", named::etcd(spec, &at("etcd"), to, environment));
     }
@@ -70,6 +69,7 @@ pub fn compile(
     if let Some(spec) = eureka {
         add("eureka", named::eureka(spec, &at("eureka"), to, environment));
     }
+    hooks::compile(exec_spec, http_spec, place, to, environment, &mut registries);
     registries
 }
 

@@ -253,33 +253,6 @@ async fn every_call_ends(world: &dyn World) {
     assert!(restored.unwrap_err().is_passing());
 }
 
-/// Every call ends by its deadline, as worth trying again, where a server takes connections and never answers.
-/// `registry` makes the adapter, with a short deadline, for the server's address; its ids are `SERVICE/INSTANCE`.
-pub(super) async fn never_answers<R: Registry>(registry: impl FnOnce(SocketAddr) -> R) {
-    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let registry = registry(server.local_addr().unwrap());
-    let silent = tokio::spawn(async move {
-        let mut clients = Vec::new();
-        while let Ok((client, _)) = server.accept().await {
-            clients.push(client);
-        }
-    });
-    let (us, ours) = ("rpc-order/127.0.0.1:7801", marker("i"));
-    let mut errors = vec![
-        registry.observe(us).await.unwrap_err(),
-        registry.drain(us, &ours).await.unwrap_err(),
-        registry.restore(us, &ours, &Value::Null).await.unwrap_err(),
-        registry.others(us).await.unwrap_err(),
-        registry.names().await.unwrap_err(),
-    ];
-    // Where no drain of ours is noted, nobody is asked.
-    errors.extend(registry.hold(us, &ours).await.err());
-    for error in errors {
-        assert!(error.is_passing() && error.to_string().contains("within the deadline"), "{error}");
-    }
-    silent.abort();
-}
-
 const FILE: &str = r#"{"instances": [
   {"id": "rpc-order-1", "name": "rpc-order", "address": "127.0.0.1:7801", "healthy": true, "drained": null, "weight": 3},
   {"id": "rpc-order-2", "name": "rpc-order", "address": "10.0.0.2:7801", "healthy": true, "drained": null},

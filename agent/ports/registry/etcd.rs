@@ -218,6 +218,14 @@ impl Registry for Etcd {
         Ok(all.into_iter().filter_map(|(service, instance, _)| Some((instance.parse().ok()?, service))).collect())
     }
 
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let all = self.all(&self.layout.key, None).await?;
+        let named = |(service, instance, _): (String, String, Pair)| {
+            Some((format!("{service}/{instance}"), instance.parse().ok()?))
+        };
+        Ok(all.into_iter().filter_map(named).collect())
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         &[
             "clients that do not look at the override key still call a drained service",

@@ -1,5 +1,6 @@
 //! The etcd adapter on a real etcd: the suite, and what is etcd's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::conformance::{OURS, Tells, World, conforms, marker, never_answers};
+use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::etcd::Etcd;
 use super::*;
 use crate::model::EtcdLayout;
@@ -20,6 +21,8 @@ const NULL: Value = Value::Null;
 
 struct EtcdWorld {
     etcd: TestEtcd,
+    /// With access control: whose name the registry is told.
+    user: Option<&'static str>,
     registry: Etcd,
 }
 
@@ -45,7 +48,7 @@ impl EtcdWorld {
         etcd.put("/services/rpc-order/10.0.0.3:7801/meta", "x").await;
         etcd.put("/services/rpc-order-old/10.0.0.4:7801", "x").await;
         let registry = Self::of(&etcd, None, "bj1-03");
-        Self { etcd, registry }
+        Self { etcd, user: None, registry }
     }
 
     fn of(etcd: &TestEtcd, user: Option<User>, host: &str) -> Etcd {
@@ -63,6 +66,25 @@ impl World for EtcdWorld {
         &self.registry
     }
 
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(Self::of(&self.etcd, self.user.and_then(known), "bj1-03"))
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let url = format!("http://{}", nobody_answers());
+        let deadline = Duration::from_millis(200);
+        Some(Arc::new(Etcd::within(deadline, "etcd", &url, known("shop"), layout(), "bj1-03").unwrap()))
+    }
+
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        if self.user.is_none() {
+            return vec![];
+        }
+        self.etcd.add_user("reader", "hush-hush", &[("READ", "/")]).await;
+        let users = [None, user("shop", "wrong-word"), known("blind"), known("reader")];
+        users.map(|user| Arc::new(Self::of(&self.etcd, user, "bj1-03")) as Arc<dyn Registry>).into()
+    }
+
     fn id(&self, plain: &str) -> String {
         match plain {
             OURS => US,
@@ -73,7 +95,7 @@ impl World for EtcdWorld {
     }
 
     fn tells(&self) -> Tells {
-        Tells { health: false, isolation: true, deregistration: true }
+        Tells { health: false, ..Tells::ALL }
     }
 
     async fn finds(&self, id: &str) -> bool {
@@ -93,6 +115,14 @@ impl World for EtcdWorld {
 
     async fn deregister(&self, id: &str) {
         delete(&self.etcd, &key(id)).await;
+    }
+
+    async fn renew(&self, id: &str) {
+        self.etcd.put(&key(id), r#"{"weight":5}"#).await;
+    }
+
+    async fn record(&self, id: &str) -> String {
+        self.etcd.get(&key(id)).await.unwrap()
     }
 }
 
@@ -150,46 +180,41 @@ fn user(name: &str, password: &str) -> Option<User> {
     Some(User { name: name.into(), password: password.to_owned().into() })
 }
 
+fn known(name: &str) -> Option<User> {
+    user(name, "hush-hush")
+}
+
 #[tokio::test]
 async fn an_answer_that_permissions_cut_is_never_absence_and_the_documented_ones_suffice() {
     let mut world = EtcdWorld::new().await;
-    world.etcd.lock_down("short", "hush-hush", "/overrides/").await;
-    let short = EtcdWorld::of(&world.etcd, user("short", "hush-hush"), "bj1-03");
-    let wrong = EtcdWorld::of(&world.etcd, user("short", "wrong-word"), "bj1-03");
+    world.etcd.lock_down("blind", "hush-hush", "/overrides/").await;
+    let blind = EtcdWorld::of(&world.etcd, known("blind"), "bj1-03");
+    let wrong = EtcdWorld::of(&world.etcd, user("blind", "wrong-word"), "bj1-03");
     for error in [
-        short.observe(US).await.unwrap_err(),
-        short.observe("rpc-none/127.0.0.1:1").await.unwrap_err(),
-        short.others(US).await.unwrap_err(),
-        short.drain(US, &marker("i")).await.unwrap_err(),
-        short.restore(US, &marker("i"), &NULL).await.unwrap_err(),
+        blind.observe(US).await.unwrap_err(),
+        blind.observe("rpc-none/127.0.0.1:1").await.unwrap_err(),
+        blind.others(US).await.unwrap_err(),
+        blind.drain(US, &marker("i")).await.unwrap_err(),
+        blind.restore(US, &marker("i"), &NULL).await.unwrap_err(),
         wrong.markers().await.unwrap_err(),
     ] {
         assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
         assert!(!["hush-hush", "wrong-word"].iter().any(|secret| error.to_string().contains(secret)), "{error}");
     }
-    assert!(!format!("{short:?}").contains("hush-hush"));
+    assert!(!format!("{blind:?}").contains("hush-hush"));
 
-    world.etcd.also_allow("READ", "/services/").await;
-    world.registry = EtcdWorld::of(&world.etcd, user("short", "hush-hush"), "bj1-03");
-    let registry = &world.registry;
-    assert_eq!(registry.others(US).await.unwrap(), Others { healthy: 2, registered: 3 });
-    registry.drain(US, &marker("i")).await.unwrap();
-    assert_eq!(registry.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
-    assert_eq!(registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
-    assert_eq!(registry.names().await.unwrap()[&"10.0.0.2:7801".parse().unwrap()], "rpc-order");
+    world.etcd.add_user("shop", "hush-hush", &[("READ", "/services/"), ("READWRITE", "/overrides/")]).await;
+    world.user = Some("shop");
+    world.registry = EtcdWorld::of(&world.etcd, known("shop"), "bj1-03");
+    conforms(&world).await;
 }
 
 #[tokio::test]
-async fn an_etcd_that_is_away_or_silent_is_worth_trying_again() {
+async fn an_etcd_that_is_away_is_worth_trying_again_and_something_else_is_not() {
     let away = Etcd::new("etcd", "http://127.0.0.1:1", user("u", "hush"), layout(), "h").unwrap();
     let error = away.observe(US).await.unwrap_err();
     assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
     for wrong in ["rpc-order", "/x", "rpc-order/"] {
         assert!(matches!(away.observe(wrong).await, Err(RegistryError::Refused { .. })), "{wrong}");
     }
-    let silent = |address| {
-        let url = format!("http://{address}");
-        Etcd::within(Duration::from_millis(200), "etcd", &url, user("u", "hush"), layout(), "h").unwrap()
-    };
-    never_answers(silent).await;
 }

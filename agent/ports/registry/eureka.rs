@@ -60,6 +60,7 @@ struct Apps {
 /// An instance as its own record has it.
 struct Seen {
     registration: Registration,
+    status: String,
     overridden: String,
 }
 
@@ -155,6 +156,23 @@ impl Apps {
         Ok(listed(&apps["application"]))
     }
 
+    /// Every instance of every application, as the lists have it.
+    async fn all(&self) -> Result<Vec<Listed>, RegistryError> {
+        let mut all = Vec::new();
+        for app in self.apps().await? {
+            let read = |record: &Value| {
+                let port = &record["port"]["$"];
+                let port = port.as_u64().or_else(|| port.as_str()?.parse().ok())?;
+                let address = SocketAddr::new(record["ipAddr"].as_str()?.parse().ok()?, u16::try_from(port).ok()?);
+                let app = app["name"].as_str()?.to_ascii_lowercase();
+                let id = instance_id(record).map(|instance| format!("{app}/{instance}"));
+                Some(Listed { app, id, address })
+            };
+            all.extend(listed(&app["instance"]).iter().filter_map(read));
+        }
+        Ok(all)
+    }
+
     async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
         let (app, instance) = super::service_and_instance(&self.registry, id)?;
         let Some(record) = self.record(app, instance).await? else {
@@ -174,7 +192,7 @@ impl Apps {
             (other, _) => Traffic::Isolated { reason: format!("its status is overridden as {other}") },
         };
         let record = json!({ "status": status, "overridden": overridden });
-        Ok(Seen { registration: Registration { name: app.into(), traffic, record }, overridden })
+        Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
     }
 
     /// Overrides the status with `value`, or takes the override back and suggests it.
@@ -212,10 +230,14 @@ impl Apps {
             other => return Ok(Restored::NotOurs(super::stands_there(other))),
         }
         if seen.overridden == OUT {
-            let put_back = match (record["overridden"].as_str(), record["status"].as_str()) {
-                (Some("UP"), _) => self.set(id, Method::PUT, "UP").await,
-                (_, Some(status @ ("DOWN" | "STARTING"))) => self.set(id, Method::DELETE, status).await,
-                _ => self.set(id, Method::DELETE, "UP").await,
+            let status = match (seen.status.as_str(), record["status"].as_str()) {
+                // What the application itself has said since stands over an override, and is newer than what we kept.
+                (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,
+                _ => "UP",
+            };
+            let put_back = match record["overridden"].as_str() {
+                Some("UP") => self.set(id, Method::PUT, "UP").await,
+                _ => self.set(id, Method::DELETE, status).await,
             };
             match put_back {
                 Err(RegistryError::NotRegistered { .. }) => return gone(),
@@ -230,6 +252,13 @@ impl Apps {
         self.note(id, None)?;
         Ok(Restored::Done)
     }
+}
+
+/// One that is listed.
+struct Listed {
+    app: String,
+    id: Option<String>,
+    address: SocketAddr,
 }
 
 /// Older versions write it otherwise.
@@ -342,17 +371,12 @@ impl Registry for Eureka {
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        let mut names = HashMap::new();
-        for app in self.apps.apps().await? {
-            let address = |record: &Value| {
-                let port = &record["port"]["$"];
-                let port = port.as_u64().or_else(|| port.as_str()?.parse().ok())?;
-                let address = SocketAddr::new(record["ipAddr"].as_str()?.parse().ok()?, u16::try_from(port).ok()?);
-                Some((address, app["name"].as_str()?.to_ascii_lowercase()))
-            };
-            names.extend(listed(&app["instance"]).iter().filter_map(address));
-        }
-        Ok(names)
+        Ok(self.apps.all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let all = self.apps.all().await?.into_iter();
+        Ok(all.filter_map(|listed| Some((listed.id?, listed.address))).collect())
     }
 
     fn caveats(&self) -> &'static [&'static str] {

@@ -194,13 +194,16 @@ impl Instances {
         Ok(Restored::Done)
     }
 
-    async fn read_names(&self, names: &mut HashMap<SocketAddr, String>) -> Result<(), RegistryError> {
+    /// Every instance that is enabled: its service, its id where it is in our cluster, and its address.
+    async fn read_all(&self, all: &mut Vec<(String, Option<String>, SocketAddr)>) -> Result<(), RegistryError> {
         for service in self.api.services(NAMES_SERVICES).await? {
-            let address = |listed: &Value| {
-                let port = u16::try_from(listed["port"].as_u64()?).ok()?;
-                Some((SocketAddr::new(listed["ip"].as_str()?.parse().ok()?, port), service.clone()))
+            let named = |listed: &Value| {
+                let (ip, port) = (listed["ip"].as_str()?, u16::try_from(listed["port"].as_u64()?).ok()?);
+                let id = format!("{service}/{ip}:{port}");
+                let ours = self.api.place(&id).is_ok_and(|place| place.is(listed));
+                Some((service.clone(), ours.then_some(id), SocketAddr::new(ip.parse().ok()?, port)))
             };
-            names.extend(self.api.listed(&service).await?.iter().filter_map(address));
+            all.extend(self.api.listed(&service).await?.iter().filter_map(named));
         }
         Ok(())
     }
@@ -293,11 +296,22 @@ impl Registry for Nacos {
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        let mut names = HashMap::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.instances.read_names(&mut names)).await {
+        let mut all = Vec::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.instances.read_all(&mut all)).await {
             Ok(Err(error)) => Err(error),
             // What was read until then is true; peers without a name are shown by their address.
-            Ok(Ok(())) | Err(_) => Ok(names),
+            Ok(Ok(())) | Err(_) => Ok(all.into_iter().map(|(service, _, address)| (address, service)).collect()),
+        }
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let mut all = Vec::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.instances.read_all(&mut all)).await {
+            Ok(read) => read.map(|()| all.into_iter().filter_map(|(_, id, address)| Some((id?, address))).collect()),
+            Err(_) => Err(RegistryError::Unreachable {
+                registry: self.instances.registry.clone(),
+                detail: "its instances could not be read within the deadline".into(),
+            }),
         }
     }
 

@@ -48,6 +48,13 @@ pub(super) async fn serve(answer: impl Fn(&Request) -> (u16, String) + Send + Sy
     address
 }
 
+/// Two before the same answers: one refuses everything, the other all but reading.
+pub(super) async fn refusing(answer: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) -> [SocketAddr; 2] {
+    let refused = || (403, String::new());
+    let reading = move |request: &Request| if request.method == "GET" { answer(request) } else { refused() };
+    [serve(move |_| refused()).await, serve(reading).await]
+}
+
 async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(&Request) -> (u16, String)>) {
     let mut bytes = Vec::new();
     let request = loop {

@@ -266,11 +266,15 @@ impl ZooKeeper {
         Ok(found.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
     }
 
-    async fn read_names(&self, names: &mut HashMap<SocketAddr, String>) -> Result<(), RegistryError> {
+    /// Every instance: its service, its id and its address. One that provides several versions is there once.
+    async fn read_all(&self, all: &mut BTreeSet<(String, String, SocketAddr)>) -> Result<(), RegistryError> {
         let mut session = self.session().await?;
         for service in self.services(&mut session).await?.into_iter().take(NAMES_SERVICES) {
             let providers = self.urls(&mut session, &service, "providers").await?.unwrap_or_default();
-            names.extend(providers.iter().filter_map(|url| Some((address(url)?.parse().ok()?, service.clone()))));
+            let named = |instance: &str| {
+                Some((service.clone(), format!("{service}/{instance}"), instance.parse::<SocketAddr>().ok()?))
+            };
+            all.extend(providers.iter().filter_map(|url| named(address(url)?)));
         }
         session.close().await;
         Ok(())
@@ -338,11 +342,22 @@ impl Registry for ZooKeeper {
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        let mut names = HashMap::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.read_names(&mut names)).await {
+        let mut all = BTreeSet::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {
             Ok(Err(error)) => Err(error),
             // What was read until then is true; peers without a name are shown by their address.
-            Ok(Ok(())) | Err(_) => Ok(names),
+            Ok(Ok(())) | Err(_) => Ok(all.into_iter().map(|(service, _, address)| (address, service)).collect()),
+        }
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let mut all = BTreeSet::new();
+        match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {
+            Ok(read) => read.map(|()| all.into_iter().map(|(_, id, address)| (id, address)).collect()),
+            Err(_) => Err(RegistryError::Unreachable {
+                registry: self.registry.clone(),
+                detail: "its instances could not be read within the deadline".into(),
+            }),
         }
     }
 

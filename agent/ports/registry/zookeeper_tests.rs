@@ -2,12 +2,13 @@
 //! server, so what can share one does.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::conformance::{OURS, Tells, World, conforms, marker, never_answers};
+use super::conformance::{NEIGHBOUR, OURS, Tells, World, conforms, marker, nobody_answers};
 use super::dubbo::{address, decoded, disables, encoded};
 use super::zookeeper::ZooKeeper;
 use super::*;
@@ -25,6 +26,8 @@ struct DubboWorld {
     server: TestZooKeeper,
     /// The applications', whose end takes their providers along.
     session: RefCell<Option<Session>>,
+    /// The applications' and ours, where the nodes are not everybody's.
+    password: Option<&'static str>,
     registry: ZooKeeper,
 }
 
@@ -44,9 +47,9 @@ async fn register(session: &mut Session) {
 }
 
 impl DubboWorld {
-    async fn new() -> Self {
+    async fn new(password: Option<&'static str>) -> Self {
         let server = TestZooKeeper::start().await;
-        let mut session = server.session().await;
+        let mut session = server.session_of(password.and_then(user)).await;
         for path in ["/dubbo", "/dubbo/config", "/dubbo/rpc-order", "/dubbo/rpc-cart"] {
             session.create(path, &[]).await.unwrap();
         }
@@ -54,8 +57,8 @@ impl DubboWorld {
             session.create(&format!("/dubbo/{service}/providers"), &[]).await.unwrap();
         }
         register(&mut session).await;
-        let registry = Self::of(&server, None, "bj1-03");
-        Self { server, session: RefCell::new(Some(session)), registry }
+        let registry = Self::of(&server, password.and_then(user), "bj1-03");
+        Self { server, session: RefCell::new(Some(session)), password, registry }
     }
 
     fn of(server: &TestZooKeeper, user: Option<User>, host: &str) -> ZooKeeper {
@@ -84,6 +87,15 @@ impl DubboWorld {
         assert!(self.shop(async |session| session.delete(path, -1).await.unwrap()).await, "{path}");
     }
 
+    /// The nodes of what an instance provides.
+    async fn provided(&self, id: &str) -> Vec<String> {
+        let (service, instance) = id.split_once('/').unwrap();
+        let folder = format!("/dubbo/{service}/providers");
+        let mut names = self.shop(async |session| session.children(&folder).await.unwrap()).await.unwrap();
+        names.retain(|name| decoded(name).is_some_and(|url| address(&url) == Some(instance)));
+        names.iter().map(|name| format!("{folder}/{name}")).collect()
+    }
+
     async fn overrides(&self) -> Vec<String> {
         let names = self.shop(async |session| session.children(FOLDER).await.unwrap()).await.unwrap_or_default();
         names.iter().map(|name| decoded(name).unwrap()).collect()
@@ -96,6 +108,22 @@ impl World for DubboWorld {
         &self.registry
     }
 
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(Self::of(&self.server, self.password.and_then(user), "bj1-03"))
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let (deadline, servers) = (Duration::from_millis(200), vec![nobody_answers()]);
+        Some(Arc::new(ZooKeeper::within(deadline, "zookeeper", servers, user("hush-hush"), "/dubbo", "bj1-03")))
+    }
+
+    /// They may read of one service nothing, and of the other all but write nothing.
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        let users = if self.password.is_some() { vec![None, user("wrong-word")] } else { vec![] };
+        let cut = |user| Arc::new(Self::of(&self.server, user, "bj1-03")) as Arc<dyn Registry>;
+        users.into_iter().map(cut).collect()
+    }
+
     fn id(&self, plain: &str) -> String {
         match plain {
             OURS => US,
@@ -106,7 +134,7 @@ impl World for DubboWorld {
     }
 
     fn tells(&self) -> Tells {
-        Tells { health: false, isolation: false, deregistration: true }
+        Tells { health: false, isolation: false, ..Tells::ALL }
     }
 
     /// As Dubbo's consumers see it: their providers, without those that an override disables.
@@ -126,13 +154,27 @@ impl World for DubboWorld {
     async fn isolate(&self, _id: &str, _reason: Option<&str>) {}
 
     async fn deregister(&self, id: &str) {
-        self.remove(&node(id)).await;
+        for path in self.provided(id).await {
+            self.remove(&path).await;
+        }
+    }
+
+    /// As Dubbo does it, which tells when.
+    async fn renew(&self, id: &str) {
+        self.deregister(id).await;
+        let later = format!("{}&timestamp=2", provider(id));
+        let path = format!("/dubbo/{}/providers/{}", id.split_once('/').unwrap().0, encoded(&later));
+        self.shop(async |session| session.create_ephemeral(&path).await).await;
+    }
+
+    async fn record(&self, id: &str) -> String {
+        self.provided(id).await.concat()
     }
 }
 
 #[tokio::test]
 async fn zookeeper_conforms_and_what_others_do_is_theirs() {
-    let world = DubboWorld::new().await;
+    let world = DubboWorld::new(None).await;
     conforms(&world).await;
     // What it leaves: drained, and the provider gone. The applications' session ends; our override has none.
     let session = world.session.take().unwrap();
@@ -217,6 +259,8 @@ async fn each_version_that_it_provides_is_disabled(world: &DubboWorld) {
     let path = format!("/dubbo/rpc-order/providers/{}", encoded(next));
     world.shop(async |session| session.create_ephemeral(&path).await).await;
     assert!(world.registry.hold(US, &marker("i")).await.unwrap());
+    let instances = world.registry.instances().await.unwrap();
+    assert_eq!(instances.iter().filter(|(id, _)| id == US).count(), 1);
     let mut overrides = world.overrides().await;
     overrides.sort();
     assert_eq!(overrides, [OVERRIDE.replace("&version=1.0", "&group=blue&version=2.0"), OVERRIDE.to_owned()]);
@@ -239,8 +283,8 @@ fn user(password: &str) -> Option<User> {
 
 #[tokio::test]
 async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_suffices() {
-    let mut world = DubboWorld::new().await;
-    // Of `shop`, whose password is hush-hush.
+    let world = DubboWorld::new(Some("hush-hush")).await;
+    // Of `shop`, whose password is hush-hush. All else is theirs too, and everybody may read it.
     const SHOP: &str = "shop:WiSa01EkWteipu2JLlzboUBafwk=";
     world
         .shop(async |session| {
@@ -263,28 +307,19 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_
             assert!(!format!("{error:?} {registry:?}").contains("wrong-word"), "{error}");
         }
     }
-    world.registry = DubboWorld::of(&world.server, user("hush-hush"), "bj1-03");
-    world.registry.drain(US, &marker("i")).await.unwrap();
-    // The consumers, who have no password, read the override all the same.
-    assert!(world.shop(async |session| session.children(FOLDER).await).await.is_ok());
-    assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 2, registered: 3 });
-    assert_eq!(world.registry.markers().await.unwrap().len(), 1);
-    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    conforms(&world).await;
+    // It leaves a drain. The consumers, who have no password, read the override all the same.
+    assert_eq!(world.overrides_after(&world.server).await, [OVERRIDE]);
 
     // Of two servers, the one that is there is asked.
     let servers = vec!["127.0.0.1:1".to_owned(), world.server.server.clone()];
     let both = ZooKeeper::new("zookeeper", servers, user("hush-hush"), "/dubbo", "bj1-03");
-    assert_eq!(both.observe(US).await.unwrap().traffic, Traffic::Passing);
+    assert_eq!(both.observe(&world.id(NEIGHBOUR)).await.unwrap().traffic, Traffic::Passing);
 }
 
 #[tokio::test]
-async fn a_zookeeper_that_is_away_or_silent_is_worth_trying_again() {
-    let of = |server: String| {
-        let servers = vec![server];
-        ZooKeeper::within(Duration::from_millis(200), "zookeeper", servers, user("hush"), "/dubbo", "h")
-    };
-    let away = of("127.0.0.1:1".into());
+async fn a_zookeeper_that_is_away_is_worth_trying_again() {
+    let away = ZooKeeper::new("zookeeper", vec!["127.0.0.1:1".into()], user("hush"), "/dubbo", "h");
     let error = away.observe(US).await.unwrap_err();
     assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
-    never_answers(|address| of(address.to_string())).await;
 }
