@@ -10,6 +10,12 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time since boot, suspend included (CLOCK_BOOTTIME): for windows and ages; never steps.
     fn monotonic(&self) -> Duration;
+    /// Which boot [`Clock::monotonic`] counts from; empty where it cannot be told. The running kernel's own, unless a
+    /// test plays a reboot.
+    fn boot(&self) -> String {
+        // proc(5): a UUID that the kernel makes at each boot.
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
+    }
 }
 
 /// The host's clocks.
@@ -39,12 +45,19 @@ pub fn thread_cpu_time() -> Duration {
 /// A clock that a test sets; wall and monotonic move together unless a test steps one of them.
 #[cfg(any(test, feature = "crash-points"))]
 #[derive(Debug)]
-pub struct ManualClock(std::sync::Mutex<(Timestamp, Duration)>);
+pub struct ManualClock(std::sync::Mutex<(Timestamp, Duration, u32)>);
 
 #[cfg(any(test, feature = "crash-points"))]
 impl ManualClock {
     pub fn new(now: Timestamp) -> Self {
-        Self(std::sync::Mutex::new((now, Duration::from_secs(1_000))))
+        Self(std::sync::Mutex::new((now, Duration::from_secs(1_000), 1)))
+    }
+
+    /// The host boots, and has run for so long since.
+    pub fn reboot(&self, up_for: Duration) {
+        let mut time = self.0.lock().expect("no test panics while it holds the clock");
+        time.1 = up_for;
+        time.2 += 1;
     }
 
     pub fn advance(&self, by: Duration) {
@@ -66,5 +79,32 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         self.0.lock().expect("no test panics while it holds the clock").1
+    }
+
+    fn boot(&self) -> String {
+        format!("boot-{}", self.0.lock().expect("no test panics while it holds the clock").2)
+    }
+}
+
+/// The virtual time of a runtime whose time is paused, since the clock was made.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct VirtualClock(tokio::time::Instant);
+
+#[cfg(test)]
+impl VirtualClock {
+    pub fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
+#[cfg(test)]
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        "2026-11-22T18:43:29Z".parse::<Timestamp>().expect("a time") + self.0.elapsed()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(10_000) + self.0.elapsed()
     }
 }

@@ -8,6 +8,7 @@
 //! | variable | |
 //! |---|---|
 //! | `UNWAIT_CRASH_AT` | SIGKILL at this point: `NAME` the first time, `NAME@3` the third; `#17` at the 17th point of all |
+//! | `UNWAIT_STOP_AT` | SIGSTOP at this point, by its name |
 //! | `UNWAIT_CRASH_LOG` | a file that each point passed is added to, by its name |
 
 use std::panic::Location;
@@ -46,7 +47,8 @@ mod told {
 
     pub fn passed(name: &str) {
         let (at, log) = (env::var("UNWAIT_CRASH_AT").ok(), env::var_os("UNWAIT_CRASH_LOG"));
-        if at.is_none() && log.is_none() {
+        let stop_at = env::var("UNWAIT_STOP_AT").ok();
+        if at.is_none() && log.is_none() && stop_at.is_none() {
             return;
         }
         let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,6 +58,10 @@ mod told {
         if let Some(log) = log {
             let mut file = OpenOptions::new().create(true).append(true).open(log).expect("the sweep's log");
             writeln!(file, "{name}").expect("the sweep's log");
+        }
+        if stop_at.is_some_and(|at| at == name) {
+            tracing::warn!(point = name, "stop point");
+            let _ = kill(nix::unistd::getpid(), Signal::SIGSTOP);
         }
         if at.is_some_and(|at| at == format!("#{of_all}") || at == format!("{name}@{times}") || at == name) {
             tracing::warn!(point = name, times, of_all, "crash point");

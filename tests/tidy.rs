@@ -17,7 +17,7 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("attribute", &["model", "clock"]),
     ("measure", &["model"]),
     ("config", &["model"]),
-    ("store", &["model", "crash"]),
+    ("store", &["model", "clock", "crash"]),
     ("ports", &["model", "clock", "command", "crash"]),
     ("evidence", &["model", "clock", "command"]),
     ("serve", &["model"]),
@@ -60,13 +60,8 @@ const STARTS_PROCESSES: [&str; 4] =
     ["agent/command.rs", "agent/ports/restarter/process/successor.rs", "agent/ports/probe/real.rs", "agent/cli/demo"];
 
 /// Files of more lines than a file should have, and why they stay whole.
-const LONG: [(&str, &str); 2] = [
-    ("agent/execute/fakes.rs", "one world in memory: each fake is the same scene seen through one door"),
-    (
-        "agent/execute/tests/sweeps.rs",
-        "every sweep goes over the same moments of the same sagas, by one way of playing them",
-    ),
-];
+const LONG: [(&str, &str); 1] =
+    [("agent/execute/fakes.rs", "one world in memory: each fake is the same scene seen through one door")];
 const MOST_LINES: usize = 500;
 
 struct Source {

@@ -116,6 +116,7 @@ impl Agent {
             released: Duration::ZERO,
             retained: Duration::ZERO,
         };
+        remind::of_lost_memory(&agent.wiring, &agent.store);
         agent.recover().await?;
         Ok(agent)
     }
@@ -250,6 +251,7 @@ impl Agent {
             }
         }
         remind::of_latches(&self.wiring, &self.store);
+        remind::of_lost_memory(&self.wiring, &self.store);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due {
             let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };
@@ -397,6 +399,8 @@ impl Agent {
         };
         self.detector.rearm(&plan.target.service);
         self.released = Duration::ZERO;
+        // A registry that gave an old answer may hold a drain that the saga believes to be undone.
+        self.sweep_due = Duration::ZERO;
         if let Some(policy) = self.wiring.config.policies.iter().find(|policy| policy.name == plan.policy)
             && policy.mode.acts()
         {
@@ -416,6 +420,7 @@ impl Agent {
     /// what was begun is still ended. People still hear of it: an undo is tried for as long as its registry is away.
     pub async fn finish(mut self) {
         let delivery = outbox::Delivery::start(self.outbox());
+        sweep::orphans(&self.wiring, &self.store).await;
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }

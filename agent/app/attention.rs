@@ -53,7 +53,8 @@ impl Attention {
             tracing::warn!(
                 cost = ?look.cost,
                 period = %duration::format(self.period()),
-                "a look costs more than `cpu_budget` allows at this interval: looking less often"
+                "a look costs more than `cpu_budget` allows at this interval: looking less often; a growth over less than \
+                 four such periods is unknown, and a forecast where one is above a minute"
             );
         }
         Ok(look)

@@ -288,6 +288,7 @@ impl Keeper for RealKeeper {
             service,
             host: &self.wiring.host.name,
             at: closely.at,
+            partial: closely.partial.as_deref(),
             sockets: &sockets,
             table: &closely.table,
             holders: &closely.holders,

@@ -10,7 +10,7 @@ use super::agent::Agent;
 use super::{Host, Wiring};
 use crate::config;
 use crate::crash;
-use crate::store::{StateDir, Store};
+use crate::store::{AGENT, StateDir, Store};
 
 const PARTS: [&str; 2] = ["policies", "runbooks"];
 
@@ -100,9 +100,14 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     let kept = kept(state).ok_or_else(|| anyhow::anyhow!("no configuration was kept"))?;
     let config = config::load(&kept).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))?;
     let taken = StateDir::take(state)?;
-    let store = Arc::new(Store::open(&taken.database())?);
+    let store = Arc::new(Store::open_or_set_aside(&taken.database(), Arc::clone(&host.clock))?);
     let now = host.clock.now();
-    if store.open_incidents()?.is_empty() && store.due(now, 1)?.is_empty() && store.slots_to_release()?.is_empty() {
+    let forgot = store.paused(now)?.is_some_and(|pause| pause.who == AGENT);
+    if !forgot
+        && store.open_incidents()?.is_empty()
+        && store.due(now, 1)?.is_empty()
+        && store.slots_to_release()?.is_empty()
+    {
         return Ok(());
     }
     tracing::warn!("the configuration is broken: ending what is open with the last one that could be read");

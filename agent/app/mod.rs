@@ -26,6 +26,8 @@ pub mod sweep;
 mod words;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod gentle_tests;
 #[cfg(test)]
 mod tests;
@@ -67,7 +69,7 @@ use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
-use crate::ports::{Ports, User};
+use crate::ports::{Ports, User, belted};
 use crate::store::{Audience, StateDir, Store};
 
 use sensor::{Effort, Look, Sensor, SharedSensor};
@@ -180,7 +182,7 @@ impl Wiring {
             registries.insert(name.clone(), adapter);
         }
         let fleet = config.host.fleet.as_ref().map(|config| fleet_of(config, &host)).transpose()?;
-        let ports = Ports {
+        let ports = belted(Ports {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
             process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
@@ -189,7 +191,7 @@ impl Wiring {
             supervise: Arc::new(SuperviseRestarter::new(Arc::clone(&host.clock))),
             probe: Arc::new(Probes),
             fleet,
-        };
+        });
 
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();
         let mut audience = Vec::new();

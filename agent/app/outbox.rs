@@ -49,7 +49,8 @@ impl Drop for Delivery {
     }
 }
 
-async fn deliver_for_ever(outbox: Outbox) {
+/// Delivers what is due, again and again.
+pub async fn deliver_for_ever(outbox: Outbox) {
     loop {
         deliver_once(&outbox).await;
         tokio::time::sleep(EVERY).await;

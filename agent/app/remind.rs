@@ -1,8 +1,9 @@
 //! A reminder of what stays latched: a service that nobody decides on is not forgotten with the message that told of it.
+//! And of a memory that is lost: the agent is paused until somebody has looked.
 
-use super::Wiring;
+use super::{Wiring, words};
 use crate::model::{EventKind, IncidentId, Message, ServiceName, duration};
-use crate::store::{Latch, Store};
+use crate::store::{AGENT, Latch, Store};
 
 /// Reminds people of each latch that they were last told of a period ago.
 pub fn of_latches(wiring: &Wiring, store: &Store) {
@@ -18,6 +19,22 @@ pub fn of_latches(wiring: &Wiring, store: &Store) {
             Ok(false) => {}
             Err(error) => tracing::error!(%error, service = latch.service, "a reminder could not be written"),
         }
+    }
+}
+
+/// Tells that the agent has lost its memory, and again each period until it is resumed.
+pub fn of_lost_memory(wiring: &Wiring, store: &Store) {
+    let (now, every) = (wiring.host.clock.now(), wiring.config.host.remind);
+    let pause = match store.paused(now) {
+        Ok(Some(pause)) if pause.who == AGENT => pause,
+        Ok(_) => return,
+        Err(error) => return tracing::error!(%error, "whether it is paused cannot be read"),
+    };
+    let message = words::forgot(wiring, &pause);
+    match store.remind_of_own_pause(now, every, &wiring.audience, &message) {
+        Ok(true) => (wiring.host.on_message)(&message),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "that the memory is lost could not be told"),
     }
 }
 

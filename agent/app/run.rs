@@ -43,7 +43,7 @@ pub async fn run(
     };
     let state = config.host.state.clone();
     let taken = crate::store::StateDir::take(&state)?;
-    let store = Arc::new(Store::open(&taken.database())?);
+    let store = Arc::new(Store::open_or_set_aside(&taken.database(), Arc::clone(&host.clock))?);
     let wiring = Wiring::new(config, host, None)?;
     last_good::keep(config_dir, &state);
     let (requests, listener) = control::listen(&state).map_err(RunError::Control)?;

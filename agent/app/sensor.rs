@@ -16,7 +16,7 @@ use crate::collect::{Ask, CollectError, Collector};
 use crate::execute::world::Inbound;
 use crate::measure::{Measurements, Meter};
 use crate::model::census::{NoOwner, Owned};
-use crate::model::socket::{BlindSpot, PassedOver, accepts};
+use crate::model::socket::{BlindSpot, PassedOver, Quality, accepts};
 use crate::model::{Census, Connection, NetNs, ServiceCensus, ServiceName, Signal, TableRow};
 
 /// What was seen at one look. The sockets themselves are gone: there may be hundreds of thousands.
@@ -57,6 +57,8 @@ const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Closely {
     pub at: Timestamp,
+    /// Where the look was partial, why: then it may have missed some.
+    pub partial: Option<String>,
     pub sockets: Vec<Owned>,
     /// The whole TCP table of the network namespaces that it lives in.
     pub table: Vec<TableRow>,
@@ -183,10 +185,14 @@ impl Sensor {
         let detail = self.collector.detail(self.clock.as_ref())?;
         let (mut census, sockets) = self.attributor.owned(detail, service, self.clock.as_ref());
         let at = census.at;
+        let partial = match std::mem::replace(&mut census.quality, Quality::Complete) {
+            Quality::Complete => None,
+            Quality::Partial { why } => Some(why),
+        };
         let held = census.services.remove(service).unwrap_or_default();
         let namespaces = self.namespaces(&held);
         let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
-        Ok(Closely { at, sockets, table: self.collector.table(&namespaces)?, holders })
+        Ok(Closely { at, partial, sockets, table: self.collector.table(&namespaces)?, holders })
     }
 
     /// Connections to the ports that the service listens on which somebody still uses: established ones, and those
@@ -194,7 +200,7 @@ impl Sensor {
     /// Active are those by which data came or went less than `quiet` ago, or of which that is not known.
     pub fn inbound(&mut self, service: &ServiceName, quiet: Duration) -> Result<Inbound, String> {
         let census = self.census().map_err(|error| error.to_string())?;
-        if let crate::model::socket::Quality::Partial { why } = census.quality {
+        if let Quality::Partial { why } = census.quality {
             return Err(why);
         }
         let held = census.services.get(service).cloned().unwrap_or_default();

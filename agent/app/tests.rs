@@ -156,7 +156,7 @@ fn people_are_asked_about_a_plan_and_their_word_is_taken_once() {
     let set = set();
     let plan = set.plan("i-1");
     approvals::ask(&set.wiring, &set.store, set.policy(), &plan, vec!["close_wait > 200: now 288".into()]);
-    let approval = set.store.approval("leak", &service()).unwrap().unwrap();
+    let approval = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap();
     assert_eq!((approval.state, approval.hash), (ApprovalState::Pending, plan.hash()));
     assert_eq!(approval.expires, set.clock.now() + Duration::from_secs(30 * 60));
     let message = set.told.lock().unwrap()[0].clone();
@@ -180,7 +180,7 @@ fn people_are_asked_about_a_plan_and_their_word_is_taken_once() {
 fn a_word_that_comes_too_late_is_refused() {
     let set = set();
     approvals::ask(&set.wiring, &set.store, set.policy(), &set.plan("i-1"), Vec::new());
-    let id = set.store.approval("leak", &service()).unwrap().unwrap().id;
+    let id = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap().id;
     set.clock.advance(Duration::from_secs(30 * 60));
     let late = approvals::decide(&set.wiring, &set.store, &id, true, "ann", None);
     assert!(!late.ok && late.text.contains("expired at 2026-11-22T19:13:29Z"), "{late:?}");

@@ -1,7 +1,8 @@
-//! The words of a breach, before there is an incident that could tell of itself.
+//! The words of what is told outside an incident: a breach, before there is one; a memory that is lost.
 
 use super::Wiring;
-use crate::model::{EventKind, Message, Mode, Policy, Readings, ServiceName, Truth};
+use crate::model::{EventKind, Message, Mode, Policy, Readings, Reason, ServiceName, Truth};
+use crate::store::Pause;
 
 /// Each comparison of the condition with the value beside it.
 pub fn why(policy: &Policy, readings: &Readings) -> Vec<String> {
@@ -21,6 +22,32 @@ pub fn breach(wiring: &Wiring, policy: &Policy, service: &ServiceName, readings:
 pub fn recovered(wiring: &Wiring, policy: &Policy, service: &ServiceName) -> Message {
     let title = format!("{service} on {}: {} is over", wiring.host.name, policy.name);
     message(wiring, policy, service, EventKind::Recovered, title, Vec::new())
+}
+
+/// The agent does not know any more what it knew, and does nothing until a person has looked.
+pub fn forgot(wiring: &Wiring, pause: &Pause) -> Message {
+    Message {
+        at: wiring.host.clock.now(),
+        event: EventKind::Stuck,
+        host: wiring.host.name.clone(),
+        labels: wiring.labels(),
+        service: None,
+        policy: None,
+        incident: None,
+        dry_run: false,
+        outcome: None,
+        reason: Some(Reason::Paused),
+        step: None,
+        title: format!("unwait on {}: it has lost its memory, and is paused", wiring.host.name),
+        lines: vec![
+            pause.why.clone(),
+            "What it had drained is looked for in the registries, told and latched; a restart that was under way, and a \
+             slot of the fleet that it held, are not known any more."
+                .into(),
+            "look:   unwait status; unwait slot".into(),
+            "decide: unwait resume   (once the services of this host are as they should be)".into(),
+        ],
+    }
 }
 
 fn message(

@@ -228,6 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn out_of_descriptors_a_cgroup_is_not_known_and_not_gone() {
+        use crate::collect::tests_with_descriptors as with_descriptors;
+        for find in [Cgroups::find, Cgroups::without_handles] {
+            let Some(mount) = find().mount.map(|mount| mount.at) else { return };
+            let root = std::fs::metadata(mount).unwrap().ino();
+            let mut failed = 0;
+            for count in 0..3 {
+                let mut cgroups = find();
+                match with_descriptors(count, || cgroups.path(root).map(str::to_owned)) {
+                    Some(path) => assert_eq!((path.as_str(), cgroups.failed), ("/", None)),
+                    None => {
+                        assert_eq!((cgroups.failed, cgroups.gone.len()), (Some(Errno::EMFILE), 0));
+                        failed += 1;
+                    }
+                }
+                cgroups.begin(&HashSet::from([root]));
+                assert_eq!(cgroups.path(root), Some("/"), "it passes");
+            }
+            assert!((1..3).contains(&failed), "{failed} of 3");
+        }
+    }
+
+    #[test]
     fn a_host_without_cgroup_v2_knows_no_path() {
         assert_eq!(Cgroups::mounted(None).path(1), None);
     }

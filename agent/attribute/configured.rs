@@ -1,7 +1,8 @@
 //! What the services hold that the config names by port, process or pid file, or whose main process a supervisor knows.
 //!
 //! Only the processes of cgroups that hold sockets in CLOSE_WAIT, those of the cgroup of a configured port's
-//! listener, and the family of a main process are looked at; of these, only the descriptors of those that
+//! listener, and the family of a main process are looked at, and for a name all processes where a socket's cgroup is not
+//! told; of these, only the descriptors of those that
 //! may be meant. Nothing at all is read where no such service is configured, or nothing is in CLOSE_WAIT. What
 //! could not be looked at is said so: whose the rest of such a cgroup is, is not guessed.
 
@@ -26,6 +27,8 @@ pub(super) struct Claims {
     pub held: HashMap<u64, ServiceName>,
     /// Cgroups in which a process that may be meant could not be looked into.
     pub unseen: HashSet<u64>,
+    /// The same of the sockets of which the kernel tells no cgroup.
+    pub unseen_where_untold: bool,
     pub processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
 }
 
@@ -60,12 +63,21 @@ pub(super) fn claims(
     for id in places {
         let Some(directory) = paths.get(&id).and_then(|path| cgroups.directory(path)) else { continue };
         let by_port = listening.contains(&id);
+        let mut all_seen = true;
         let complete = proc.members(&directory, &mut budget, &mut |process, budget| {
-            search.process(process, id, by_port, budget);
+            all_seen &= search.process(process, by_port, budget);
         });
-        if !complete {
+        if !(complete && all_seen) {
             search.claims.unseen.insert(id);
         }
+    }
+    // Where the kernel tells no cgroup, a name is looked for among all processes.
+    if by_name && snapshot.groups.iter().any(|group| group.cgroup_id.is_none()) {
+        let mut all_seen = true;
+        let complete = proc.all(&mut budget, &mut |process, budget| {
+            all_seen &= search.process(process, false, budget);
+        });
+        search.claims.unseen_where_untold = !(complete && all_seen);
     }
     search.claims
 }
@@ -103,13 +115,14 @@ impl<'a> Search<'a> {
         snapshot.listeners.iter().filter(|l| configured(l.inode)).filter_map(|l| l.cgroup_id).collect()
     }
 
-    /// One process of a cgroup: is it meant by name, or by the listener that it holds?
-    fn process(&mut self, process: &Process, cgroup: u64, by_port: bool, budget: &mut Budget) {
+    /// One process: is it meant by name, or by the listener that it holds? False where what may be meant could not be
+    /// looked into.
+    fn process(&mut self, process: &Process, by_port: bool, budget: &mut Budget) -> bool {
         let is_called =
             |m: &&ServiceMatch| m.process.as_deref().is_some_and(|name| process.is_called(name) == Ok(true));
         let by_name = self.matches.iter().find(is_called).map(|m| &m.service);
         if by_name.is_none() && !by_port {
-            return;
+            return true;
         }
         match self.sockets(process, budget) {
             Ok(inodes) => {
@@ -117,11 +130,9 @@ impl<'a> Search<'a> {
                 if let Some(service) = by_name.or_else(listens) {
                     self.claim(service, process, inodes);
                 }
+                true
             }
-            Err(Unseen::Ended) => {}
-            Err(Unseen::Hidden) => {
-                self.claims.unseen.insert(cgroup);
-            }
+            Err(unseen) => unseen == Unseen::Ended,
         }
     }
 

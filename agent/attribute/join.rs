@@ -21,6 +21,8 @@ pub(super) struct Owners {
     /// Cgroups in which a configured service's process could not be looked into: what it holds is not known, and
     /// so whose the rest is neither.
     pub unseen: HashSet<u64>,
+    /// The same of the sockets of which no cgroup is told.
+    pub unseen_where_untold: bool,
     /// Whose the sockets are of which the cgroup does not tell it, by who was seen to hold them.
     pub searched: HashMap<u64, Owner>,
     /// Whose each cgroup of the snapshot is.
@@ -155,6 +157,9 @@ fn known(inode: u64, local_port: Option<u16>, cgroup_id: Option<u64>, owners: &O
     let held = (inode != 0).then(|| owners.held.get(&inode)).flatten();
     if let Some(name) = held.or_else(|| local_port.and_then(|port| owners.ports.get(&port))) {
         return Owner::Service(name.clone());
+    }
+    if cgroup_id.is_none() && owners.unseen_where_untold {
+        return Owner::Nobody(NoOwner::HolderUnseen);
     }
     if let Some(owner) = owners.searched.get(&inode) {
         return owner.clone();

@@ -83,6 +83,8 @@ pub struct Attributor {
     doubted: HashSet<u64>,
     /// For one look's search.
     search_within: Duration,
+    /// The service at which the count of descriptors ran out of its budget: the next one begins there.
+    uncounted: Option<ServiceName>,
 }
 
 impl Attributor {
@@ -100,6 +102,7 @@ impl Attributor {
             searched_roots: BTreeMap::new(),
             doubted: HashSet::new(),
             search_within: SEARCH_WITHIN,
+            uncounted: None,
         }
     }
 
@@ -129,12 +132,26 @@ impl Attributor {
         let owners = self.owners(&snapshot, clock);
         let mut census = self.census(snapshot, &owners);
         if ask == DescriptorAsk::Count {
-            let mut budget = Budget::of_a_tick();
-            for (name, service) in census.services.iter_mut().filter(|(_, service)| service.close_wait() > 0) {
-                service.descriptors = self.descriptors(name, service, &mut budget);
-            }
+            self.count_descriptors(&mut census.services, &mut Budget::of_a_tick());
         }
         census
+    }
+
+    /// Counts the descriptors of those that hold sockets in CLOSE_WAIT, going on where the last count ran out of its
+    /// budget: each gets its turn, whatever its name.
+    fn count_descriptors(&mut self, services: &mut BTreeMap<ServiceName, ServiceCensus>, budget: &mut Budget) {
+        let mut names: Vec<ServiceName> =
+            services.iter().filter(|(_, held)| held.close_wait() > 0).map(|(name, _)| name.clone()).collect();
+        let first = self.uncounted.take().map_or(0, |from| names.partition_point(|name| *name < from));
+        names.rotate_left(first);
+        for (at, name) in names.iter().enumerate() {
+            let Some(held) = services.get_mut(name) else { continue };
+            held.descriptors = self.descriptors(name, held, budget);
+            if budget.is_spent() && self.uncounted.is_none() {
+                // One that takes a whole budget for itself is not waited for.
+                self.uncounted = names.get(at.max(1)).cloned();
+            }
+        }
     }
 
     fn census(&self, snapshot: Snapshot, owners: &Owners) -> Census {
@@ -172,7 +189,7 @@ impl Attributor {
             let path = if leaking.contains(id) { self.cgroups.path(*id) } else { self.cgroups.remembered(*id) };
             paths.extend(path.map(|path| (*id, path.to_owned())));
         }
-        let Claims { held, unseen, processes } =
+        let Claims { held, unseen, unseen_where_untold, processes } =
             claims(&self.matches, &self.mains, snapshot, &paths, &self.cgroups, &self.proc);
         self.processes = processes;
         let searched = self.search(snapshot, &paths, clock);
@@ -183,6 +200,7 @@ impl Attributor {
             ports: ports.collect(),
             held,
             unseen,
+            unseen_where_untold,
             searched,
             cgroups: ids.iter().map(|id| (*id, owner(id))).collect(),
         }

@@ -44,6 +44,11 @@ impl Budget<'_> {
         left
     }
 
+    /// Some process or descriptor may have been left out.
+    pub fn is_spent(&self) -> bool {
+        self.processes == 0 || self.descriptors == 0
+    }
+
     pub fn spend_descriptor(&mut self) -> bool {
         // The clock is asked every 256 descriptors, some 0.1 ms.
         let late = || self.until.is_some_and(|(clock, until)| clock.monotonic() >= until);
@@ -73,6 +78,25 @@ impl ProcRoot {
     pub(super) fn pids(&self) -> Result<Numbers, Unseen> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Numbers::of(nix::fcntl::open(&self.0, flags, Mode::empty())?))
+    }
+
+    /// Visits every process that is listed. False where some could not be looked at.
+    pub(super) fn all(&self, budget: &mut Budget, visit: &mut impl FnMut(&Process, &mut Budget)) -> bool {
+        let Ok(mut pids) = self.pids() else { return false };
+        let mut complete = true;
+        loop {
+            let pid = match pids.next() {
+                Ok(Some(pid)) => pid,
+                end => return complete && end.is_ok(),
+            };
+            if !budget.spend_process() {
+                return false;
+            }
+            match self.open(pid) {
+                Ok(process) => visit(&process, budget),
+                Err(unseen) => complete &= unseen == Unseen::Ended,
+            }
+        }
     }
 
     pub(super) fn open(&self, pid: u32) -> Result<Process, Unseen> {

@@ -128,6 +128,59 @@ fn a_units_sockets_are_found_by_its_cgroup_with_and_without_file_handles() {
     assert_eq!(walking.confirm(&unit.service, held, &SystemClock, Duration::ZERO), 0, "nothing is known after no look");
 }
 
+/// A name is looked for in the cgroups that leak, and among all processes where none is told.
+#[test]
+fn a_process_is_found_by_its_name_where_no_cgroup_is_told() {
+    // A name that no other process has.
+    let called = format!("unwait{}", std::process::id());
+    std::fs::write("/proc/self/comm", &called).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pair = || (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap().0);
+    let [(_, inbound), (outbound, _), (another, _)] = [pair(), pair(), pair()];
+    for held in [&inbound, &outbound, &another] {
+        std::io::copy(&mut &*held, &mut std::io::sink()).unwrap(); // the end of file has come
+    }
+    let mut snapshot = Collector::new().unwrap().snapshot(&SystemClock, Ask::default()).unwrap();
+    snapshot.groups.iter_mut().for_each(|group| group.cgroup_id = None);
+    snapshot.listeners.iter_mut().for_each(|listener| listener.cgroup_id = None);
+    let service = ServiceName::parse("process:legacy").unwrap();
+    let by_name = ServiceMatch {
+        service: service.clone(),
+        ports: vec![],
+        cgroup: None,
+        process: Some(called),
+        pid_file: None,
+        supervised: false,
+    };
+    let mut attributor = Attributor::new(vec![by_name]);
+    let census = attributor.attribute(snapshot.clone(), DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(directions(&census, &service), (1, 2));
+    // Where not all of them could be looked at, nothing is guessed of the rest.
+    attributor.proc = ProcRoot("/nonexistent".into());
+    let census = attributor.attribute(snapshot, DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(directions(&census, &service), (0, 0));
+    assert!(census.unattributed[&NoOwner::HolderUnseen] >= 3, "{:?}", census.unattributed);
+}
+
+/// With a budget for one process a look, as a host with thousands of them has it for some.
+#[test]
+fn each_service_gets_its_turn_to_have_its_descriptors_counted() {
+    let units: Vec<Unit> = ["turn-a", "turn-b", "turn-c"].iter().filter_map(|stem| Unit::leaking(stem, 1)).collect();
+    let Some(first) = units.first() else { return };
+    let mut attributor = Attributor::new(vec![]);
+    let mut census = first.census(&mut attributor, DescriptorAsk::Skip);
+    census.services.retain(|name, _| units.iter().any(|unit| unit.service == *name));
+    let mut counted = BTreeSet::new();
+    for _ in 0..units.len() {
+        let mut budget = Budget { processes: 1, descriptors: usize::MAX, until: None };
+        attributor.count_descriptors(&mut census.services, &mut budget);
+        counted.extend(
+            census.services.iter().filter(|(_, held)| held.descriptors.is_some()).map(|(name, _)| name.clone()),
+        );
+    }
+    assert_eq!(counted, units.iter().map(|unit| unit.service.clone()).collect());
+}
+
 /// As /proc shows the sockets of a network namespace that may not be entered.
 #[test]
 fn where_no_cgroup_is_told_the_holders_tell_whose_a_socket_is_and_its_direction() {

@@ -1,5 +1,8 @@
 #![doc = include_str!("README.md")]
 
+#[macro_use]
+mod out;
+
 mod act;
 mod approve;
 mod check;
@@ -129,8 +132,11 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            return match (error.print(), error.use_stderr()) {
+                (_, true) => ExitCode::from(2),
+                (Ok(()), false) => ExitCode::SUCCESS,
+                (Err(_), false) => ExitCode::from(3),
+            };
         }
     };
     if !matches!(cli.verb, Verb::Run(_) | Verb::Demo(_)) {
@@ -146,7 +152,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(3);
         }
     };
-    let outcome = runtime.block_on(dispatch(cli.verb));
+    let outcome = runtime.block_on(dispatch(cli.verb)).and(out::finish());
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

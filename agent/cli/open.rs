@@ -34,12 +34,15 @@ pub fn state(place: &Place) -> Result<PathBuf, Failure> {
 /// The store of an agent that has run here before.
 pub fn store(state: &Path) -> Result<Arc<Store>, Failure> {
     let path = database(state)?;
-    Store::open(&path).map(Arc::new).map_err(|error| Failure::Unreachable(error.to_string()))
+    Store::open_with(&path, Arc::new(SystemClock))
+        .map(Arc::new)
+        .map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 /// The same, to read it alone.
 pub fn store_to_read(state: &Path) -> Result<Store, Failure> {
-    Store::open_to_read(&database(state)?).map_err(|error| Failure::Unreachable(error.to_string()))
+    Store::open_to_read(&database(state)?, Arc::new(SystemClock))
+        .map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 fn database(state: &Path) -> Result<PathBuf, Failure> {

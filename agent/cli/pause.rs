@@ -65,7 +65,7 @@ pub(super) fn opened(place: &Place) -> Result<Store, Failure> {
             state.display()
         )));
     }
-    Store::open(&path).map_err(|error| Failure::Unreachable(error.to_string()))
+    Store::open_with(&path, std::sync::Arc::new(SystemClock)).map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 /// The person behind sudo, where there is one.

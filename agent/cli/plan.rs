@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::explain::{Asking, Planned, choose};
+use crate::clock::SystemClock;
 use crate::model::{Step, Trigger, duration};
 use crate::store::{StateDir, Store};
 
@@ -42,7 +43,9 @@ pub fn store_or_empty(state: &std::path::Path) -> Result<Arc<Store>, Failure> {
     if StateDir::database_of(state).exists() {
         return open::store(state);
     }
-    Store::open(std::path::Path::new(":memory:")).map(Arc::new).map_err(|error| Failure::Unreachable(error.to_string()))
+    Store::open_with(std::path::Path::new(":memory:"), Arc::new(SystemClock))
+        .map(Arc::new)
+        .map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 fn say(planned: &Planned) {

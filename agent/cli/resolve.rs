@@ -10,6 +10,7 @@ use super::{Failure, Outcome, Place, act, open, render};
 use crate::app::control::{self, Request};
 use crate::app::resolve::{How, resolve as decide};
 use crate::app::sweep;
+use crate::clock::SystemClock;
 use crate::store::{StateDir, Store};
 
 #[derive(Debug, Args)]
@@ -40,7 +41,8 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
         return act::ask(&state, &request, arguments.place.json).await;
     }
     let taken = StateDir::take(&state).map_err(|error| unreachable(&error))?;
-    let store = Arc::new(Store::open(&taken.database()).map_err(|error| unreachable(&error))?);
+    let store =
+        Arc::new(Store::open_with(&taken.database(), Arc::new(SystemClock)).map_err(|error| unreachable(&error))?);
     let wiring = open::wiring(config)?;
     let world = wiring.world(&store, Duration::ZERO);
     let reply = decide(&store, &world, &arguments.service, how).await;

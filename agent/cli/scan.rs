@@ -45,8 +45,16 @@ pub async fn scan(arguments: Arguments) -> Outcome {
             Err(error) => return Err(Failure::Usage(format!("--watch: {error}"))),
         },
     };
-    // Services that only the configuration names are known where there is one; a broken one is `check`'s affair.
-    let config = config::load(&arguments.place.config).ok();
+    // Services that only the configuration names are known where there is one.
+    let config = match config::load(&arguments.place.config) {
+        Ok(config) => Some(config),
+        Err(diagnostics) => {
+            if arguments.place.config.join("agent.yaml").exists() {
+                eprintln!("{}", left_aside(&arguments.place.config, &diagnostics));
+            }
+            None
+        }
+    };
     let matches = config.as_ref().map(app::matches).unwrap_or_default();
     let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio];
     asked.extend(arguments.established.then_some(Signal::Established));
@@ -92,6 +100,13 @@ pub async fn scan(arguments: Arguments) -> Outcome {
         }
         sensor.discover();
     }
+}
+
+/// A broken configuration keeps nobody from looking; `check` shows all that is wrong with it.
+fn left_aside(config: &std::path::Path, wrong: &config::Diagnostics) -> String {
+    let first = wrong.iter().next().map(|first| first.to_string()).unwrap_or_default();
+    let first = first.lines().next().unwrap_or_default();
+    format!("the configuration in {} is left aside, since it is broken: {first}; see `unwait check`", config.display())
 }
 
 fn number(readings: &Readings, signal: Signal) -> f64 {

@@ -87,18 +87,18 @@ impl Gate {
         bound.map_err(|error| error.of(inode))
     }
 
-    /// Whether there may be a socket of MPTCP in it: a walk of its table costs more than its count.
-    pub fn speaks_mptcp(&mut self, namespace: &Namespace) -> bool {
+    /// Whether there is a socket of MPTCP in it: a walk of its table costs more than its count. `None`: not known.
+    pub fn speaks_mptcp(&mut self, namespace: &Namespace) -> Option<bool> {
         let count = match (self.mptcp, namespace.own) {
-            (Mptcp::Absent, _) => return false,
-            (Mptcp::Uncounted, _) => return true,
+            (Mptcp::Absent, _) => return Some(false),
+            (Mptcp::Uncounted, _) => return None,
             (Mptcp::Counted, true) => self.own.read(Name::Protocols, sockets_of_mptcp).ok(),
             (Mptcp::Counted, false) => {
                 let read = |net: &Path| Ok(Files::below(net).read(Name::Protocols, sockets_of_mptcp).ok());
                 namespace.read_net(read).ok().flatten()
             }
         };
-        count.is_none_or(|count| count > 0)
+        count.map(|count| count > 0)
     }
 }
 
@@ -178,6 +178,10 @@ fn bring_up_the_loopback() -> io::Result<()> {
     Ok(())
 }
 
+/// A read that gives less has come to the end: the kernel fills a page with as many lines as fit (`fs/seq_file.c`), and
+/// these have 200 bytes at most. To be told so by a further read would make it write all of them again.
+const WHOLE_BELOW: usize = 3072;
+
 /// One namespace's files, each open since it was first needed.
 #[derive(Debug)]
 struct Files {
@@ -240,7 +244,12 @@ impl Files {
         loop {
             match file.read_at(&mut text[length..], length as u64) {
                 Ok(0) => break,
-                Ok(more) => length += more,
+                Ok(more) => {
+                    length += more;
+                    if more < WHOLE_BELOW {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(unread(error)),
             }
@@ -341,7 +350,7 @@ mod tests {
         let namespace = room.found();
         let mut gate = Gate::new();
         assert_eq!(gate.bound(&namespace, 1).unwrap(), 0, "an empty namespace");
-        assert!(gate.mptcp != Mptcp::Counted || !gate.speaks_mptcp(&namespace));
+        assert!(gate.mptcp != Mptcp::Counted || gate.speaks_mptcp(&namespace) == Some(false));
         let mut kept = Vec::new();
         let trusted: Vec<_> = COUNTERS
             .into_iter()
@@ -358,7 +367,7 @@ mod tests {
             }
             let count = in_close_wait(&namespace);
             assert!(count >= 3 * (round as u64 + 1), "{count} in round {round}");
-            assert!(round <= 1 || gate.speaks_mptcp(&namespace));
+            assert!(round <= 1 || gate.speaks_mptcp(&namespace) != Some(false));
             for counters in &trusted {
                 for enough in [0, 1, count, count + 1, u64::MAX] {
                     (gate.curr_estab, gate.mptcp) = (Some(counters.curr_estab), counters.mptcp);

@@ -22,6 +22,8 @@ use super::wire::Entry;
 const SENDING_WITHIN: Duration = Duration::from_secs(10);
 /// So many entries are looked through for the next socket, where some before it are gone; then all are indexed.
 const LOOKED_THROUGH: usize = 8;
+/// An eighth more than is needed may stay allocated.
+const ROOM: usize = 8;
 
 /// What `tcp_info` says of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +142,8 @@ impl Ledger {
                 return Place::Known(*at as usize);
             }
         }
-        let (generation, since) = (self.generation, tenths(now));
-        self.new.push((self.next as u32, Seen { name, since, generation, sending: false, asked: false }));
+        let seen = Seen { name, since: tenths(now), generation: self.generation, sending: false, asked: false };
+        self.new.push((self.next as u32, seen));
         Place::New(self.new.len() - 1)
     }
 
@@ -151,25 +153,33 @@ impl Ledger {
         self.settle(self.met, |seen| seen.generation == generation);
     }
 
-    /// Keeps `kept` of the known, and puts what is new in its place among them.
+    /// Puts what is new in its place among the known, of which `kept` are kept.
     fn settle(&mut self, kept: usize, is_kept: impl Fn(&Seen) -> bool) {
         self.index = None;
-        if self.new.is_empty() && kept == self.seen.len() {
-            return;
-        }
-        let mut new = std::mem::take(&mut self.new).into_iter().peekable();
-        let mut settled = Vec::with_capacity(kept + new.len());
-        for (at, seen) in self.seen.iter().enumerate() {
-            while let Some((_, new)) = new.next_if(|(before, _)| *before as usize <= at) {
-                settled.push(new);
+        let (known, new) = (self.seen.len(), std::mem::take(&mut self.new));
+        if let Some((_, any)) = new.first() {
+            // From the end, each entry moves once, and no second ledger is made beside this one.
+            self.seen.reserve_exact(new.len());
+            self.seen.resize(known + new.len(), *any);
+            let (mut from, mut to) = (known, self.seen.len());
+            for (before, new) in new.iter().rev() {
+                let before = from.min(*before as usize);
+                to -= from - before;
+                self.seen.copy_within(before..from, to);
+                from = before;
+                to -= 1;
+                self.seen[to] = *new;
             }
-            if is_kept(seen) {
-                settled.push(*seen);
-            }
         }
-        settled.extend(new.map(|(_, seen)| seen));
-        self.greatest = settled.iter().map(|seen| seen.name).max().unwrap_or(0);
-        self.seen = settled;
+        if kept < known {
+            self.seen.retain(is_kept);
+        }
+        if self.seen.capacity() > self.seen.len() + self.seen.len() / ROOM {
+            self.seen.shrink_to_fit();
+        }
+        if kept < known || !new.is_empty() {
+            self.greatest = self.seen.iter().map(|seen| seen.name).max().unwrap_or(0);
+        }
     }
 
     pub fn is_empty(&self) -> bool {

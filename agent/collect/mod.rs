@@ -21,6 +21,9 @@ use crate::clock::Clock;
 use crate::model::socket::{BlindSpot, PassedOver, Quality};
 use crate::model::{Connection, Detail, Group, Listener, NetNs, Snapshot, Socket, TableRow};
 
+#[cfg(test)]
+pub use namespaces::tests::with_descriptors as tests_with_descriptors;
+
 use gate::Gate;
 use gather::{ByCgroup, Gather, Leaks, MOST_UNASKED};
 use ledger::Ledger;
@@ -152,6 +155,9 @@ impl Collector {
         for namespace in self.worth_walking(ask, &mut found.passed_over) {
             if self.walk(&namespace, &mut found)? == Walked::Vanished {
                 vanished.push(namespace.inode);
+                // Its number may be another's by now, and before Linux 5.4 cookies are of one namespace: none of what
+                // comes under it must inherit an age.
+                self.memory.remove(&NetNs(namespace.inode));
             }
         }
         if !vanished.is_empty() {
@@ -299,7 +305,7 @@ impl Memory {
         &mut self,
         id: NetNs,
         reader: &mut Reader,
-        mptcp: bool,
+        mptcp: Option<bool>,
         ports: &HashSet<u16>,
         found: &mut Found,
     ) -> Result<Source, CollectError> {
@@ -308,8 +314,13 @@ impl Memory {
         let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
         let mut leaks = Leaks::new(id, found.clock, found.monotonic, &mut self.ledger, ports, found.in_full);
         let (source, mut quality) = reader.read(wanted, &mut leaks)?;
-        if mptcp && source != Source::Proc && quality == Quality::Complete {
-            quality = reader.add_mptcp(wanted, &mut leaks)?;
+        let mut no_mptcp = false;
+        if mptcp != Some(false) && source != Source::Proc && quality == Quality::Complete {
+            match reader.add_mptcp(wanted, &mut leaks)? {
+                Some(walked) => quality = walked,
+                // Where it is not known that there are any, a kernel without them says the same.
+                None => no_mptcp = mptcp == Some(true),
+            }
         }
         reader.ask(&mut leaks);
         if quality == Quality::Complete {
@@ -317,6 +328,7 @@ impl Memory {
         }
         let behind = leaks.unasked_in_all > MOST_UNASKED;
         found.absorb(leaks);
+        found.no_mptcp += usize::from(no_mptcp);
         self.behind = behind;
         if info {
             self.asked_all = found.monotonic;
@@ -363,6 +375,8 @@ struct Found<'a> {
     not_entered: usize,
     /// Namespaces of which not even these could be.
     not_read: usize,
+    /// Namespaces whose sockets of Multipath TCP are counted and not shown.
+    no_mptcp: usize,
 }
 
 impl<'a> Found<'a> {
@@ -382,6 +396,7 @@ impl<'a> Found<'a> {
             source: Source::OneWalk,
             not_entered: 0,
             not_read: 0,
+            no_mptcp: 0,
         }
     }
 
@@ -423,6 +438,9 @@ impl<'a> Found<'a> {
         }
         if self.source == Source::Proc {
             blind_spots.push(BlindSpot::NoDiagnostics);
+        }
+        if self.no_mptcp > 0 {
+            blind_spots.push(BlindSpot::NoMptcp(self.no_mptcp));
         }
         let snapshot = Snapshot {
             at: self.at,

@@ -263,7 +263,7 @@ pub(super) mod tests {
         }
 
         /// Another process in the same namespace.
-        fn joined(&self) -> Self {
+        pub fn joined(&self) -> Self {
             let namespace = format!("--net=/proc/{}/ns/net", self.process.id());
             Self::ready(Command::new("nsenter").args([&namespace, "sh", "-c", "echo && exec sleep 600"]))
         }
@@ -316,6 +316,34 @@ pub(super) mod tests {
         let request = Request { walk: Walk::Both, states: 1 << CLOSE_WAIT, info: false };
         diag.dump(request, |entry| _ = ports.insert(entry.identity.local().port())).unwrap();
         ports
+    }
+
+    /// With room for so many further descriptors. Each test has a process of its own.
+    pub fn with_descriptors<T>(count: u64, work: impl FnOnce() -> T) -> T {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let lowest_free = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        setrlimit(Resource::RLIMIT_NOFILE, lowest_free + count, hard).unwrap();
+        let done = work();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        done
+    }
+
+    #[test]
+    fn out_of_descriptors_a_discovery_is_an_error_and_no_empty_host() {
+        let Some(room) = Room::new() else { return };
+        let mut failed = 0;
+        for count in 0..4 {
+            let found = with_descriptors(count, || discover("/proc".as_ref(), &[]));
+            match found {
+                Ok(found) => assert!(found.namespaces.iter().any(|n| n.inode == room.inode()), "{found:?}"),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+                    failed += 1;
+                }
+            }
+        }
+        assert!((1..4).contains(&failed), "{failed} of 4");
     }
 
     fn own_inode() -> u64 {

@@ -52,22 +52,35 @@ pub(super) struct Reader {
     /// Whose it is; `None`: our own.
     of: Option<Namespace>,
     pub sources: &'static [Source],
+    /// As a kernel without mptcp_diag does.
+    #[cfg(test)]
+    pub refuses_mptcp: bool,
 }
 
 impl Reader {
     /// Of our own namespace. The netlink socket is opened by the first read, and kept.
     pub fn of_our_own() -> Self {
-        Self { diag: Diag::new(), of: None, sources: Source::ORDER }
+        Self::new(Diag::new(), None, Source::ORDER)
     }
 
     /// Of another one, from inside: keeps it alive until it is dropped.
     pub fn inside(namespace: &Namespace, diag: Diag) -> Self {
-        Self { diag, of: Some(namespace.clone()), sources: Source::ORDER }
+        Self::new(diag, Some(namespace.clone()), Source::ORDER)
     }
 
     /// Of one that may not be entered: by its tables in /proc alone.
     pub fn outside(namespace: &Namespace) -> Self {
-        Self { diag: Diag::new(), of: Some(namespace.clone()), sources: &[Source::Proc] }
+        Self::new(Diag::new(), Some(namespace.clone()), &[Source::Proc])
+    }
+
+    fn new(diag: Diag, of: Option<Namespace>, sources: &'static [Source]) -> Self {
+        Self {
+            diag,
+            of,
+            sources,
+            #[cfg(test)]
+            refuses_mptcp: false,
+        }
     }
 
     /// Reads the sockets in the wanted states from the first source that does not refuse, again where the dump was
@@ -117,15 +130,20 @@ impl Reader {
         }
     }
 
-    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. A kernel without it
-    /// refuses, and has none.
-    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Quality, CollectError> {
+    /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. `None` where the kernel
+    /// refuses to show any.
+    pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Option<Quality>, CollectError> {
+        #[cfg(test)]
+        if self.refuses_mptcp {
+            return Ok(None);
+        }
         into.asks = false;
         let walked = self.dump(&[Walk::MptcpV4, Walk::MptcpV6], wanted, into);
         into.asks = true;
         match walked {
-            Ok(true) => Ok(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() }),
-            Ok(false) | Err(Failure::Refused(_)) => Ok(Quality::Complete),
+            Ok(true) => Ok(Some(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() })),
+            Ok(false) => Ok(Some(Quality::Complete)),
+            Err(Failure::Refused(_)) => Ok(None),
             Err(Failure::Dump(error)) => Err(CollectError::Dump { detail: format!("MPTCP: {error}") }),
             Err(Failure::Proc(detail)) => Err(CollectError::Dump { detail }),
         }

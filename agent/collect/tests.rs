@@ -231,6 +231,42 @@ fn a_socket_of_multipath_tcp_is_seen_beside_those_of_tcp() {
 }
 
 #[test]
+fn sockets_of_multipath_tcp_that_are_counted_and_not_shown_are_said_to_be() {
+    let mut collector = Collector::new().unwrap();
+    collector.own.refuses_mptcp = true;
+    let says = |collector: &mut Collector| {
+        let snapshot = collector.snapshot(&SystemClock, Ask::default()).unwrap();
+        snapshot.blind_spots.contains(&BlindSpot::NoMptcp(1))
+    };
+    let Some(_pair) = mptcp_pair(libc::AF_INET) else {
+        eprintln!("not run: this kernel has no MPTCP");
+        return;
+    };
+    assert!(says(&mut collector));
+    collector.own.refuses_mptcp = false;
+    assert!(!says(&mut collector));
+}
+
+/// Its number is given to the next one, in which cookies may begin anew.
+#[test]
+fn of_a_namespace_that_is_gone_nothing_is_remembered() {
+    let Some(room) = super::namespaces::tests::Room::new() else { return };
+    let namespace = room.found();
+    let id = NetNs(namespace.inode);
+    let held = namespace.inside(|| leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"")).unwrap();
+    let mut collector = Collector::new().unwrap();
+    look(&mut collector);
+    // Asked for a moment ago, if it is remembered.
+    collector.memory.get_mut(&id).unwrap().asked_all = Duration::MAX;
+    // Its number is there still, by another process; what led to it has ended.
+    let _other = room.joined();
+    drop(room);
+    collector.snapshot(&SystemClock, Ask::default()).unwrap();
+    assert!(collector.memory[&id].asked_all < Duration::MAX);
+    drop(held);
+}
+
+#[test]
 fn a_namespace_that_cannot_matter_is_passed_over() {
     let _leak = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
     let mut collector = Collector::new().unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -50,6 +51,7 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         shares_breaches: host.shares_breaches,
         somebody_is_told: host.somebody_is_told,
         somebody_is_asked: host.somebody_is_asked,
+        interval: host.interval,
     };
     let (policies, tests) = read_policies(dir, &around, &mut out);
     match host.config {
@@ -78,6 +80,7 @@ struct Host {
     shares_breaches: Option<bool>,
     somebody_is_told: Option<bool>,
     somebody_is_asked: Option<bool>,
+    interval: Option<Duration>,
 }
 
 fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Host {
@@ -103,6 +106,7 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
         has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
         somebody_is_told: gets(EventKind::Stuck),
         somebody_is_asked: gets(EventKind::Approval),
+        interval: whole("interval").then_some(host.interval),
         config: Some(host),
     }
 }

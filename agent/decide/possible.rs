@@ -53,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
-    const SIGNALS: [Signal; 8] = [
+    const SIGNALS: [Signal; 9] = [
         Signal::CloseWait,
         Signal::CloseWaitInbound,
         Signal::CloseWaitAged(Duration::from_secs(300)),
@@ -62,6 +62,7 @@ mod tests {
         Signal::HostCloseWait,
         Signal::FdRatio,
         Signal::Established,
+        Signal::CloseWaitGrowth(Duration::from_secs(600)),
     ];
     const OPERATORS: [Operator; 4] = [Operator::Above, Operator::AtLeast, Operator::Below, Operator::AtMost];
 
@@ -88,6 +89,8 @@ mod tests {
                 (Signal::CloseWaitHostShare, if host > 0 { service as f64 / host as f64 } else { 0.0 }),
                 (Signal::HostCloseWait, host as f64),
                 (Signal::Established, other.into()),
+                // What holds none does not grow (`Meter::feed`).
+                (SIGNALS[8], if service > 0 { other.into() } else { -f64::from(other) }),
             ] {
                 readings.set(signal, value);
             }

@@ -42,6 +42,12 @@ pub(super) async fn into_draft(
     let soft = until - CLOSING_TIME.min(request.deadline / 4);
     let disk = Disk { until, deadline: request.deadline };
     let mut missing = Vec::new();
+    if let Some(why) = request.partial {
+        for what in ["sockets.jsonl", "peers.json", "summary.txt"] {
+            let why = format!("the look was partial, and some sockets may not be in it: {why}");
+            missing.push(Missing { what: what.into(), why });
+        }
+    }
 
     let draft = disk.wait(path, begin).await?;
     let mut writer = Writer { disk, draft };
@@ -138,8 +144,10 @@ fn summary(request: &Request<'_>, ranked: &peers::Peers, facts: &[Facts]) -> Str
             command: process.command_line.as_ref().map(|line| one_line(&line.join(" "))),
         })
         .collect();
+    let partial =
+        request.partial.map(|why| format!("PARTIAL: some sockets may be missing: {why}\n")).unwrap_or_default();
     format!(
-        "{} on {}, {}\n{} sockets in CLOSE_WAIT: {} outbound, {inbound} inbound\n\n{}",
+        "{} on {}, {}\n{partial}{} sockets in CLOSE_WAIT: {} outbound, {inbound} inbound\n\n{}",
         request.service,
         request.host,
         request.at.strftime("%Y-%m-%d %H:%M:%S UTC"),

@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub service: &'a ServiceName,
     pub host: &'a str,
     pub at: Timestamp,
+    /// Where the look at the sockets was partial, why.
+    pub partial: Option<&'a str>,
     /// The service's sockets in CLOSE_WAIT.
     pub sockets: &'a [Owned],
     /// The whole TCP table of the network namespaces that it lives in.

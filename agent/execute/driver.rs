@@ -32,7 +32,11 @@ pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 
 /// Drives the saga until it rests. `stop` turns true when the agent is asked to end.
 pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop: watch::Receiver<bool>) -> Driven {
+    // Until when (`Clock::monotonic`) the change that was begun may take place.
+    let mut slot_until = None;
     loop {
+        // For the effect that is next, and not for its second half.
+        let begin_by: Option<Duration> = slot_until.take();
         journal.flush(&saga, world);
         // What we have stopped is started before we end.
         let stopping = *stop.borrow() && !saga.has_stopped_the_service();
@@ -64,7 +68,12 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 fail(&mut saga, &mut journal, step, failure, world);
             }
             Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return leave(&saga, world),
-            Task::Begin(step) => begin(&mut saga, &mut journal, step, world).await,
+            Task::Begin(step) => slot_until = begin(&mut saga, &mut journal, step, world).await,
+            // The last look at it before the effect: the process may have been stopped at any moment before.
+            Task::Act(step) if begin_by.is_some_and(|until| world.clock.monotonic() >= until) => {
+                let detail = "it took so long to begin that the fleet's slot may be another host's by now".into();
+                fail(&mut saga, &mut journal, step, Failure { reason: Reason::SlotTaken, detail }, world);
+            }
             Task::Act(step) => {
                 // A pivot is seen to its end; anything else may be dropped half-way: undo asks the world what is
                 // so, not the journal, and what comes after the pivot is gone on with at the next start. What is done at
@@ -145,8 +154,8 @@ fn leave(saga: &Saga, world: &World) -> Driven {
     Driven::Left
 }
 
-/// Asks everything again, reads the pre-image, and commits the intent.
-async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &World) {
+/// Asks everything again, reads the pre-image, and commits the intent. Says until when the change may take place.
+async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &World) -> Option<Duration> {
     let planned = saga.plan().steps[step].clone();
     let changes = matches!(planned.effect, Effect::Compensable | Effect::Pivot);
     let first_change = planned.effect != Effect::ReadOnly && !saga.changed_anything();
@@ -155,22 +164,28 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
         && !saga.past_pivot()
         && let Err((reason, detail)) = world.recheck.still_wanted(saga.plan()).await
     {
-        return journal.record(saga, Event::Interrupted { reason, detail }, world);
+        journal.record(saga, Event::Interrupted { reason, detail }, world);
+        return None;
     }
     let preimage = match steps::preimage(saga, step, world).await {
         Ok(preimage) => preimage,
-        Err(failure) => return fail(saga, journal, step, failure, world),
+        Err(failure) => {
+            fail(saga, journal, step, failure, world);
+            return None;
+        }
     };
     let mut slot_until = None;
     if (changes || first_change) && !saga.past_pivot() {
         match begin_slot(saga, world).await {
             Ok(until) => slot_until = until,
             Err(detail) => {
-                return journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
+                journal.record(saga, Event::Interrupted { reason: Reason::SlotTaken, detail }, world);
+                return None;
             }
         }
         if first_change && let Err((reason, detail)) = world.recheck.enough_beside_others(saga.plan()).await {
-            return journal.record(saga, Event::Interrupted { reason, detail }, world);
+            journal.record(saga, Event::Interrupted { reason, detail }, world);
+            return None;
         }
     }
     let event = Event::Intended { step, preimage };
@@ -178,16 +193,14 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
         crash::point(planned.step.name(), "intending");
         if let Err(error) = journal.intend(saga, event, world) {
             let failure = Failure { reason: Reason::JournalNotWritable, detail: error.to_string() };
-            return fail(saga, journal, step, failure, world);
+            fail(saga, journal, step, failure, world);
+            return None;
         }
     } else {
         journal.record(saga, event, world);
     }
-    if slot_until.is_some_and(|until| world.clock.monotonic() >= until) {
-        let detail = "it took so long to begin that the fleet's slot may be another host's by now".into();
-        return fail(saga, journal, step, Failure { reason: Reason::SlotTaken, detail }, world);
-    }
     crash::point(planned.step.name(), "intended");
+    slot_until
 }
 
 /// Until when (`Clock::monotonic`) the change may begin; `None` where no slot is needed.

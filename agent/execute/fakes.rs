@@ -2,7 +2,8 @@
 //! them, and a [`Trip`] that ends the agent, or fills its disk, at any moment of a run.
 //!
 //! Each fake moves the trip on before and after its effect, and so does the clock, which the journal asks for each
-//! row: so a sweep over the trip's counts meets every boundary between an intent, its effect and its outcome.
+//! row: so a sweep over the trip's counts meets every boundary between an intent, its effect and its outcome. A call
+//! whose moment is told to fail is refused before its effect, or has its answer lost after it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -45,6 +46,8 @@ pub struct Trip {
     crash_at: AtomicU64,
     full_at: AtomicU64,
     stop_at: AtomicU64,
+    /// The first moment that fails, and the first that does not any more.
+    failing: Mutex<std::ops::Range<u64>>,
     store: Mutex<Weak<Store>>,
     pub stop: watch::Sender<bool>,
 }
@@ -57,6 +60,7 @@ impl Trip {
             crash_at: never(),
             full_at: never(),
             stop_at: never(),
+            failing: Mutex::new(NEVER..NEVER),
             store: Mutex::default(),
             stop: watch::Sender::new(false),
         }
@@ -72,6 +76,7 @@ impl Trip {
             counter.store(NEVER, Ordering::Relaxed);
         }
         self.count.store(0, Ordering::Relaxed);
+        *self.failing.lock().unwrap() = NEVER..NEVER;
         self.stop.send_replace(false);
     }
 
@@ -87,7 +92,13 @@ impl Trip {
         self.stop_at.store(at, Ordering::Relaxed);
     }
 
-    fn pass(&self) {
+    /// Each call to the outside fails at these moments.
+    pub fn fail_at(&self, moments: std::ops::Range<u64>) {
+        *self.failing.lock().unwrap() = moments;
+    }
+
+    /// True where what is done at this moment fails.
+    fn pass(&self) -> bool {
         let now = self.count.fetch_add(1, Ordering::Relaxed);
         if now == self.full_at.load(Ordering::Relaxed)
             && let Some(store) = self.store.lock().unwrap().upgrade()
@@ -100,6 +111,7 @@ impl Trip {
         if now == self.crash_at.load(Ordering::Relaxed) {
             std::panic::resume_unwind(Box::new(Crash));
         }
+        self.failing.lock().unwrap().contains(&now)
     }
 }
 
@@ -287,6 +299,10 @@ impl Scene {
         RegistryError::Unreachable { registry: REGISTRY.into(), detail: "nobody answers".into() }
     }
 
+    fn silent() -> RestartError {
+        RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer in time".into() }
+    }
+
     /// Counts down the tries that nobody answers.
     fn is_away(&self) -> bool {
         let mut service = self.service();
@@ -306,19 +322,25 @@ pub struct Fake(pub Arc<Scene>);
 #[async_trait]
 impl Registry for Fake {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
         self.0.registry.observe(id).await
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
         let fault = self.0.fault;
         let again = self.0.service().drained_once;
         if fault == Fault::DrainRefused || (fault == Fault::IllInTrafficAndHeld && again) {
             return Err(RegistryError::Refused { registry: REGISTRY.into(), detail: "permission denied".into() });
         }
         self.0.registry.drain(id, marker).await?;
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
         self.0.service().drained_once = true;
         if again {
             return Ok(());
@@ -335,13 +357,17 @@ impl Registry for Fake {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
         let fault = self.0.fault;
         if matches!(fault, Fault::RegistryAwayAtRestore | Fault::RegistryAwayAtUndo) && self.0.is_away() {
             return Err(Scene::unreachable());
         }
         let restored = self.0.registry.restore(id, marker, record).await?;
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
         if matches!(fault, Fault::IllInTraffic | Fault::IllInTrafficAndHeld) && self.0.service().restarts > 0 {
             self.0.fall_ill();
         }
@@ -349,7 +375,9 @@ impl Registry for Fake {
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
         self.0.registry.others(id).await
     }
 
@@ -369,14 +397,18 @@ impl Registry for Fake {
 #[async_trait]
 impl Restarter for Fake {
     async fn observe(&self, _target: &plan::Restart) -> Result<Liveness, RestartError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::silent());
+        }
         let service = self.0.service().clone();
         let incarnation = (service.state == RunState::Active).then(|| service.incarnation());
         Ok(Liveness { state: service.state, incarnation, main_pid: None, up_for: service.up_for })
     }
 
     async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::silent());
+        }
         let service = || "rpc-order.service".to_string();
         let fault = self.0.fault;
         match fault {
@@ -386,30 +418,31 @@ impl Restarter for Fake {
             Fault::StartLimit => {
                 return Err(RestartError::StartLimit { service: service(), detail: "start limit hit".into() });
             }
-            Fault::RestartUnheard => {
-                return Err(RestartError::Unreachable { service: service(), detail: "no answer in time".into() });
-            }
+            Fault::RestartUnheard => return Err(Scene::silent()),
             _ => {}
         }
         self.0.service().restarts += 1;
         if fault == Fault::TwoHalves {
             self.0.service().state = RunState::Inactive;
-            self.0.trip.pass();
+            if self.0.trip.pass() {
+                return Err(Scene::silent());
+            }
             return Ok(Restarted::Stopping);
         }
         if fault == Fault::RestartDies {
             self.0.fall_ill();
             self.0.service().state = RunState::Failed;
-            self.0.trip.pass();
+            if self.0.trip.pass() {
+                return Err(Scene::silent());
+            }
             return Err(RestartError::Failed { service: service(), detail: "exit code 1".into() });
         }
         self.0.begin_anew(fault != Fault::UnhealthyAfterRestart);
         if fault == Fault::RegistersItself {
             self.0.registry.isolate(ID, None);
         }
-        self.0.trip.pass();
-        if fault == Fault::RestartAnswerLost {
-            return Err(RestartError::Unreachable { service: service(), detail: "no answer in time".into() });
+        if self.0.trip.pass() || fault == Fault::RestartAnswerLost {
+            return Err(Scene::silent());
         }
         Ok(Restarted::Anew(self.0.service().incarnation()))
     }
@@ -420,24 +453,32 @@ impl Restarter for Fake {
         before: &Before,
         _deadline: Duration,
     ) -> Result<Incarnation, RestartError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::silent());
+        }
         assert_eq!(before.incarnation.0, "lifetime-1", "the lifetime that was stopped");
         if self.0.service().state == RunState::Inactive {
             self.0.begin_anew(true);
-            self.0.trip.pass();
+            if self.0.trip.pass() {
+                return Err(Scene::silent());
+            }
         }
         Ok(self.0.service().incarnation())
     }
 
     async fn reload(&self, target: &plan::Restart, _deadline: Duration) -> Result<(), RestartError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::silent());
+        }
         let failed =
             || RestartError::NotReloaded { service: format!("{target:?}"), detail: "as the fault says".into() };
         if self.0.fault == Fault::ReloadFails {
             return Err(failed());
         }
         self.0.service().reloads += 1;
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::silent());
+        }
         match self.0.fault {
             Fault::ReloadAnswerLost => return Err(failed()),
             Fault::ReloadDies => {
@@ -452,7 +493,9 @@ impl Restarter for Fake {
     }
 
     async fn own_deadline(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(Scene::silent());
+        }
         Ok(Duration::from_secs(100))
     }
 
@@ -464,7 +507,9 @@ impl Restarter for Fake {
 #[async_trait]
 impl Probe for Fake {
     async fn ask(&self, _health: &Health, _deadline: Duration) -> Result<(), ProbeFailure> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(ProbeFailure { asked: "PING".into(), answer: "no answer in time".into() });
+        }
         match self.0.service().healthy {
             true => Ok(()),
             false => Err(ProbeFailure { asked: "PING".into(), answer: "connection refused".into() }),
@@ -488,7 +533,9 @@ impl Pace for Fake {
 #[async_trait]
 impl Keeper for Fake {
     async fn keep(&self, _plan: &Plan, _commands: &[Vec<String>], _deadline: Duration) -> Result<Kept, String> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("input/output error".into());
+        }
         match self.0.fault {
             Fault::EvidenceNotKept => Err("no space left on device".into()),
             _ => Ok(Kept { dir: Some("/evidence".into()), says: "288 sockets in CLOSE_WAIT".into() }),
@@ -499,24 +546,32 @@ impl Keeper for Fake {
 #[async_trait]
 impl Measure for Fake {
     async fn now(&self, _plan: &Plan) -> Result<Readings, String> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
         Ok(Readings::default())
     }
 
     async fn inbound(&self, _plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
         let left = if self.0.fault == Fault::NeverEmpty { 7 } else { 0 };
         Ok(Inbound { left, active: if self.elapsed() < quiet { left } else { 0 } })
     }
 
     async fn workers(&self, _plan: &Plan, _older_than: Duration) -> Result<Vec<Worker>, String> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
         self.0.start_workers();
         Ok(self.0.service().workers.clone())
     }
 
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
         match self.0.fault {
             Fault::NotHelped => Ok(Truth::False),
             Fault::CannotBeMeasuredAtTheEnd => Err("the dump was interrupted".into()),
@@ -528,7 +583,9 @@ impl Measure for Fake {
 #[async_trait]
 impl Recheck for Fake {
     async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)> {
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err((Reason::GuardRefused, "a guard could not be asked".into()));
+        }
         let mut service = self.0.service();
         service.rechecks += 1;
         match (self.0.fault, service.rechecks) {
@@ -551,9 +608,14 @@ impl Recheck for Fake {
 #[async_trait]
 impl Commands for Fake {
     async fn run(&self, argv: &[String], _deadline: Duration) -> Result<String, String> {
-        self.0.trip.pass();
+        let fails = || format!("{}: killed at its deadline", argv[0]);
+        if self.0.trip.pass() {
+            return Err(fails());
+        }
         self.0.service().commands.push(argv[0].clone());
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err(fails());
+        }
         Ok(format!("{}: ended with 0", argv[0]))
     }
 }

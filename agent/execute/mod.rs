@@ -12,4 +12,4 @@ pub mod world;
 #[cfg(test)]
 pub mod fakes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

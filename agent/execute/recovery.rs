@@ -36,7 +36,7 @@ pub async fn resume(open: OpenIncident, world: &World) -> Result<(Saga, Journal)
     Ok((saga, journal))
 }
 
-/// How long a service may go on changing before a doubtful pivot is called unknown.
+/// How long a service may go on changing, or its restarter say nothing, before a doubtful pivot is called unknown.
 const SETTLE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -59,10 +59,12 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
         return failed(reason, false, detail);
     };
     let before = steps::before(saga, step);
-    let mut looks = SETTLE.as_secs() / LOOK_EVERY.as_secs();
+    // By the time and not by looks: a restarter that hangs takes a minute for each, and people are to be told.
+    let until = world.pace.elapsed() + SETTLE;
     loop {
+        let is_over = world.pace.elapsed() >= until;
         match world.ports.restarter(restart).observe(restart).await {
-            Ok(now) if now.state == RunState::Changing && looks > 0 => {}
+            Ok(now) if now.state == RunState::Changing && !is_over => {}
             Ok(now) if now.state == RunState::Active && now.incarnation.is_some() && now.incarnation == before => {
                 return failed(reason, true, format!("{detail}; the service runs on as it did"));
             }
@@ -75,12 +77,11 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
                 return failed(reason, false, format!("{detail}; the service is {}", now.state));
             }
             // What its manager does not know any more will not be known later either.
-            Err(error) if looks == 0 || matches!(error, RestartError::Unknown { .. }) => {
+            Err(error) if is_over || matches!(error, RestartError::Unknown { .. }) => {
                 return failed(Reason::RestartUnknown, false, format!("{detail}; {error}"));
             }
             Err(error) => tracing::warn!(%error, "the restarter does not answer yet"),
         }
-        looks -= 1;
         world.pace.wait(LOOK_EVERY).await;
     }
 }

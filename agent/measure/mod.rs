@@ -124,7 +124,8 @@ impl Meter {
                 if let Signal::CloseWaitGrowth(window) = signal
                     && let Some(per_minute) = growth.per_minute(*window)
                 {
-                    readings.set(*signal, per_minute);
+                    // What holds none does not grow, whatever it did within the window.
+                    readings.set(*signal, if held.close_wait() > 0 { per_minute } else { per_minute.min(0.0) });
                 }
             }
             if self.asked.contains(&Signal::FdExhaustedIn) {

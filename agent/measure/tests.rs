@@ -76,6 +76,20 @@ fn growth_and_the_forecast_are_unknown_until_their_window_was_watched_and_again_
     assert_eq!(uncounted.get(forecast), Reading::Unknown, "what cannot be counted now has no forecast");
 }
 
+/// The gate counts on it: a service without a socket needs no look for its growth.
+#[test]
+fn what_holds_no_socket_does_not_grow() {
+    let growth = Signal::CloseWaitGrowth(MINUTE);
+    let mut meter = Meter::new([growth]);
+    // Below ten, a count that comes and goes is one run.
+    for (tick, count) in (0..).zip([0, 2, 4, 6, 8, 0]) {
+        let readings = meter.feed(&census(tick, vec![("a.service", sockets(count))])).of(&name("a.service"));
+        if tick >= 4 {
+            assert_eq!(value(&readings, growth) > 0.0, count > 0, "tick {tick}: {readings:?}");
+        }
+    }
+}
+
 #[test]
 fn a_forecast_that_nobody_asks_for_is_not_kept() {
     let mut meter = Meter::new([]);

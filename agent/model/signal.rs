@@ -121,6 +121,16 @@ impl Signal {
         }
     }
 
+    /// The longest interval at which it can be known at all, where it is taken from a window: a growth needs five looks
+    /// in its own (`measure/growth.rs`), a forecast ten in ten minutes (`measure/exhaustion.rs`).
+    pub fn longest_interval(self) -> Option<Duration> {
+        match self {
+            Self::CloseWaitGrowth(window) => Some(window / 4),
+            Self::FdExhaustedIn => Some(Duration::from_secs(60)),
+            _ => None,
+        }
+    }
+
     /// Speaks of the whole host, not of one service.
     pub fn is_of_the_host(self) -> bool {
         self == Self::HostCloseWait

@@ -131,6 +131,8 @@ pub enum BlindSpot {
     HiddenMounts(usize),
     /// The kernel's socket diagnostics are not to be had: /proc tells neither cgroups nor ages.
     NoDiagnostics,
+    /// So many network namespaces hold sockets of Multipath TCP, as the kernel counts them, which it does not show.
+    NoMptcp(usize),
 }
 
 impl std::fmt::Display for BlindSpot {
@@ -160,6 +162,11 @@ impl std::fmt::Display for BlindSpot {
             Self::NoDiagnostics => f.write_str(
                 "the kernel's socket diagnostics could not be used: /proc tells neither owners nor ages \
                  (AF_NETLINK sockets and the kernel's tcp_diag and inet_diag show them)",
+            ),
+            Self::NoMptcp(count) => write!(
+                f,
+                "network namespaces with sockets of Multipath TCP that could not be asked for: {count}; those in \
+                 CLOSE_WAIT are not counted (the kernel's mptcp_diag shows them)"
             ),
         }
     }

@@ -3,6 +3,7 @@
 //! The stages know the traits; the adapters are known to the wiring (`app`) alone. Every call ends by a
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
+mod belt;
 mod consul;
 mod etcd;
 pub mod fleet;
@@ -24,12 +25,16 @@ mod testing_nginx;
 pub mod testing_redis;
 #[cfg(test)]
 mod testing_zookeeper;
+#[cfg(test)]
+mod wire_tests;
 mod zookeeper;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use secrecy::SecretString;
+
+pub use belt::belted;
 
 use crate::model::plan::Restart;
 

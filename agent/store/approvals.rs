@@ -74,20 +74,26 @@ pub enum Decided {
     Unknown,
 }
 
-const COLUMNS: &str = "id, policy, service, runbook, hash, created, expires, state, who, why, decided";
+const COLUMNS: &str = "id, policy, service, runbook, hash, created, expires_line, state, who, why, decided_line";
 
 impl Store {
-    /// The newest approval of the policy on the service that was not replaced, whatever became of it.
-    pub fn approval(&self, policy: &str, service: &ServiceName) -> Result<Option<Approval>, StoreError> {
+    /// The newest approval of the policy on the service that was not replaced, whatever became of it; when it expires
+    /// and was decided by the wall clock that says `now`.
+    pub fn approval(
+        &self,
+        policy: &str,
+        service: &ServiceName,
+        now: Timestamp,
+    ) -> Result<Option<Approval>, StoreError> {
         self.read(|connection| {
             connection
                 .query_row(
                     &format!(
                         "SELECT {COLUMNS} FROM approval WHERE policy = ?1 AND service = ?2 AND state <> 'replaced'
-                         ORDER BY created DESC, rowid DESC LIMIT 1"
+                         ORDER BY rowid DESC LIMIT 1"
                     ),
                     params![policy, service.as_str()],
-                    approval_row,
+                    |row| self.approval_row(row, now),
                 )
                 .optional()
         })
@@ -98,10 +104,10 @@ impl Store {
         self.read(|connection| {
             connection
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM approval WHERE state IN ('pending', 'approved') AND expires > ?1
-                     ORDER BY created, rowid"
+                    "SELECT {COLUMNS} FROM approval WHERE state IN ('pending', 'approved') AND expires_line > ?1
+                     ORDER BY rowid"
                 ))?
-                .query_map([now.as_millisecond()], approval_row)?
+                .query_map([self.line.at(now)], |row| self.approval_row(row, now))?
                 .collect()
         })
     }
@@ -111,28 +117,30 @@ impl Store {
     pub fn ask_approval(&self, ask: &Approval, audience: &Audience, message: &Message) -> Result<(), StoreError> {
         const KEPT_FOR: i64 = 30 * 86_400 * 1_000; // ms
         let outgoing = self.addressed(audience, std::slice::from_ref(message));
+        let (created, expires) = (ask.created.as_millisecond(), ask.expires.as_millisecond());
         self.write(|transaction| {
-            transaction
-                .execute("DELETE FROM approval WHERE expires < ?1", [ask.created.as_millisecond() - KEPT_FOR])?;
+            let at = self.line.at(ask.created);
+            transaction.execute("DELETE FROM approval WHERE expires_line < ?1", [at - KEPT_FOR])?;
             transaction.execute(
                 "UPDATE approval SET state = 'replaced'
                  WHERE policy = ?1 AND service = ?2 AND state IN ('pending', 'approved')",
                 params![ask.policy, ask.service],
             )?;
             transaction.execute(
-                "INSERT INTO approval(id, policy, service, runbook, hash, created, expires)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO approval(id, policy, service, runbook, hash, created, expires, expires_line)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     ask.id,
                     ask.policy,
                     ask.service,
                     ask.runbook,
                     ask.hash,
-                    ask.created.as_millisecond(),
-                    ask.expires.as_millisecond()
+                    created,
+                    expires,
+                    at.saturating_add(expires - created)
                 ],
             )?;
-            outbox::insert(transaction, &outgoing)
+            outbox::insert(transaction, &outgoing, &self.line)
         })
     }
 
@@ -140,19 +148,36 @@ impl Store {
     pub fn decide_approval(&self, id: &str, word: &Word<'_>) -> Result<Decided, StoreError> {
         self.write(|transaction| {
             let state = if word.approved { ApprovalState::Approved } else { ApprovalState::Denied };
-            let at = word.at.as_millisecond();
+            let (at, line) = (word.at.as_millisecond(), self.line.at(word.at));
             let decided = transaction.execute(
-                "UPDATE approval SET state = ?2, who = ?3, why = ?4, decided = ?5
-                 WHERE id = ?1 AND (state = 'pending' OR state = 'approved' AND NOT ?6) AND expires > ?5",
-                params![id, state.to_string(), word.who, word.why, at, word.approved],
+                "UPDATE approval SET state = ?2, who = ?3, why = ?4, decided = ?5, decided_line = ?7
+                 WHERE id = ?1 AND (state = 'pending' OR state = 'approved' AND NOT ?6) AND expires_line > ?7",
+                params![id, state.to_string(), word.who, word.why, at, word.approved, line],
             )?;
             let select = format!("SELECT {COLUMNS} FROM approval WHERE id = ?1");
-            let found = transaction.query_row(&select, [id], approval_row).optional()?;
+            let found = transaction.query_row(&select, [id], |row| self.approval_row(row, word.at)).optional()?;
             Ok(match found {
                 None => Decided::Unknown,
                 Some(approval) if decided > 0 => Decided::Yes(approval),
                 Some(approval) => Decided::TooLate(approval),
             })
+        })
+    }
+
+    fn approval_row(&self, row: &Row<'_>, now: Timestamp) -> rusqlite::Result<Approval> {
+        Ok(Approval {
+            id: row.get(0)?,
+            policy: row.get(1)?,
+            service: row.get(2)?,
+            runbook: row.get(3)?,
+            hash: row.get(4)?,
+            created: time(row.get(5)?),
+            expires: self.line.as_seen(now, row.get(6)?),
+            // A state that nobody wrote lets nothing begin.
+            state: row.get::<_, String>(7)?.parse().unwrap_or(ApprovalState::Replaced),
+            who: row.get(8)?,
+            why: row.get(9)?,
+            decided: row.get::<_, Option<i64>>(10)?.map(|at| self.line.as_seen(now, at)),
         })
     }
 }
@@ -169,21 +194,4 @@ pub(super) fn use_up(transaction: &Transaction<'_>, plan: &Plan) -> rusqlite::Re
             params![plan.incident.0, plan.policy, plan.target.service.as_str(), plan.hash()],
         )
         .map(drop)
-}
-
-fn approval_row(row: &Row<'_>) -> rusqlite::Result<Approval> {
-    Ok(Approval {
-        id: row.get(0)?,
-        policy: row.get(1)?,
-        service: row.get(2)?,
-        runbook: row.get(3)?,
-        hash: row.get(4)?,
-        created: time(row.get(5)?),
-        expires: time(row.get(6)?),
-        // A state that nobody wrote lets nothing begin.
-        state: row.get::<_, String>(7)?.parse().unwrap_or(ApprovalState::Replaced),
-        who: row.get(8)?,
-        why: row.get(9)?,
-        decided: row.get::<_, Option<i64>>(10)?.map(time),
-    })
 }

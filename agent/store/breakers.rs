@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{Audience, Store, StoreError, outbox, time};
 use crate::model::{Message, Reason, ServiceName};
 
-/// A row with `since` is a breaker that is open; `rearmed` outlives it, so that what was counted before is not again.
+/// A row with `since` is a breaker that is open; `rearmed`, a point of the line, outlives it, so that what was counted
+/// before is not again.
 pub(super) const MIGRATION: &str = "
 CREATE TABLE breaker (
     policy   TEXT NOT NULL,
@@ -55,22 +56,22 @@ impl Store {
         now: Timestamp,
         memory: Duration,
     ) -> Result<Vec<Attempt>, StoreError> {
-        let since = now.as_millisecond().saturating_sub(i64::try_from(memory.as_millis()).unwrap_or(i64::MAX));
+        let since = self.line.at(now).saturating_sub(i64::try_from(memory.as_millis()).unwrap_or(i64::MAX));
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, ended FROM incident
+                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, ended_line FROM incident
                      WHERE policy = ?1 AND service = ?2 AND dry_run = 0 AND changed = 1 AND outcome = 'completed'
-                       AND ended > max(?3, coalesce((SELECT rearmed FROM breaker
+                       AND ended_line > max(?3, coalesce((SELECT rearmed FROM breaker
                                                      WHERE breaker.policy = ?1 AND breaker.service = ?2), ?3))
-                     ORDER BY ended, id",
+                     ORDER BY ended_line, id",
                 )?
                 .query_map(params![policy, service.as_str(), since, Reason::NotHelped.as_str()], |row| {
                     Ok(Attempt {
                         incident: row.get(0)?,
                         runbook: row.get(1)?,
                         helped: !row.get::<_, bool>(2)?,
-                        ended: time(row.get(3)?),
+                        ended: self.line.as_seen(now, row.get(3)?),
                     })
                 })?
                 .collect()
@@ -110,7 +111,7 @@ impl Store {
                 params![policy, service, runbook, incident, since.as_millisecond()],
             )?;
             if opened > 0 {
-                outbox::insert(transaction, &outgoing)?;
+                outbox::insert(transaction, &outgoing, &self.line)?;
             }
             Ok(opened > 0)
         })
@@ -130,7 +131,7 @@ impl Store {
                     "UPDATE breaker SET since = NULL, rearmed = ?3
                      WHERE policy = ?1 AND (?2 IS NULL OR service = ?2) AND since IS NOT NULL RETURNING service",
                 )?
-                .query_map(params![policy, service.map(ServiceName::as_str), now.as_millisecond()], |row| row.get(0))?
+                .query_map(params![policy, service.map(ServiceName::as_str), self.line.at(now)], |row| row.get(0))?
                 .collect()
         })
     }

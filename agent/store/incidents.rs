@@ -67,18 +67,20 @@ impl Store {
         let outgoing = self.addressed(audience, messages);
         self.write(|transaction| {
             transaction.execute(
-                "INSERT INTO incident(id, service, policy, dry_run, plan, began) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO incident(id, service, policy, dry_run, plan, began, began_line)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     plan.incident.0,
                     plan.target.service.as_str(),
                     plan.policy,
                     plan.dry_run,
                     text,
-                    now.as_millisecond()
+                    now.as_millisecond(),
+                    self.line.at(now)
                 ],
             )?;
             approvals::use_up(transaction, plan)?;
-            outbox::insert(transaction, &outgoing)
+            outbox::insert(transaction, &outgoing, &self.line)
         })
     }
 
@@ -86,6 +88,7 @@ impl Store {
     /// the messages that tell of them. Repeating an event that is already there is harmless.
     pub fn append(&self, incident: &IncidentId, rows: &[JournalRow], implied: &Implied<'_>) -> Result<(), StoreError> {
         let outgoing = self.addressed(implied.audience, implied.messages);
+        let at = rows.last().map_or(Timestamp::UNIX_EPOCH, |row| row.at);
         self.write(|transaction| {
             for row in rows {
                 transaction.execute(
@@ -97,22 +100,22 @@ impl Store {
                 transaction.execute("UPDATE incident SET changed = 1 WHERE id = ?1", [&incident.0])?;
             }
             if let Some(ending) = implied.ending {
-                let at = rows.last().map_or(0, |row| row.at.as_millisecond());
                 transaction.execute(
-                    "UPDATE incident SET ended = ?2, outcome = ?3, reason = ?4, detail = ?5 WHERE id = ?1",
-                    params![incident.0, at, ending.outcome.to_string(), ending.reason.as_str(), ending.detail],
+                    "UPDATE incident SET ended = ?2, ended_line = ?3, outcome = ?4, reason = ?5, detail = ?6 WHERE id = ?1",
+                    params![
+                        incident.0,
+                        at.as_millisecond(),
+                        self.line.at(at),
+                        ending.outcome.to_string(),
+                        ending.reason.as_str(),
+                        ending.detail
+                    ],
                 )?;
             }
             if let Some((service, ending)) = implied.latch {
-                insert_latch(
-                    transaction,
-                    service,
-                    &incident.0,
-                    ending,
-                    rows.last().map_or(0, |r| r.at.as_millisecond()),
-                )?;
+                insert_latch(transaction, service, &incident.0, ending, at, self.line.at(at))?;
             }
-            outbox::insert(transaction, &outgoing)
+            outbox::insert(transaction, &outgoing, &self.line)
         })
     }
 
@@ -128,8 +131,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let outgoing = self.addressed(audience, std::slice::from_ref(message));
         self.write(|transaction| {
-            insert_latch(transaction, service, &incident.0, ending, now.as_millisecond())?;
-            outbox::insert(transaction, &outgoing)
+            insert_latch(transaction, service, &incident.0, ending, now, self.line.at(now))?;
+            outbox::insert(transaction, &outgoing, &self.line)
         })
     }
 
@@ -202,24 +205,25 @@ impl Store {
         })
     }
 
-    /// When the service's newest incidents ended. Dry-run keeps an account of its own.
-    pub fn last_ended(&self, service: &ServiceName, dry_run: bool) -> Result<LastEnded, StoreError> {
+    /// When the service's newest incidents ended, by a wall clock that says `now`. Dry-run keeps an account of its own.
+    pub fn last_ended(&self, service: &ServiceName, dry_run: bool, now: Timestamp) -> Result<LastEnded, StoreError> {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT max(ended) FILTER (WHERE changed = 1 OR outcome = 'completed'),
-                            max(ended) FILTER (WHERE changed = 0 AND outcome <> 'completed')
+                    "SELECT max(ended_line) FILTER (WHERE changed = 1 OR outcome = 'completed'),
+                            max(ended_line) FILTER (WHERE changed = 0 AND outcome <> 'completed')
                      FROM incident WHERE service = ?1 AND dry_run = ?2",
                 )?
                 .query_row(params![service.as_str(), dry_run], |row| {
-                    let at = |column| row.get::<_, Option<i64>>(column).map(|millis| millis.map(time));
+                    let seen = |at| self.line.as_seen(now, at);
+                    let at = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(seen));
                     Ok(LastEnded { with_effect: at(0)?, without: at(1)? })
                 })
         })
     }
 
-    /// When the incidents began that changed something within `per` before `now`, oldest first; of one service, or
-    /// of all. `asker` does not count against itself.
+    /// When the incidents began that changed something within `per` before `now`, by a wall clock that says so; oldest
+    /// first, of one service, or of all. `asker` does not count against itself.
     pub fn changes_since(
         &self,
         service: Option<&ServiceName>,
@@ -228,15 +232,15 @@ impl Store {
         per: Duration,
         asker: &IncidentId,
     ) -> Result<Vec<Timestamp>, StoreError> {
-        let since = now.as_millisecond().saturating_sub(i64::try_from(per.as_millis()).unwrap_or(i64::MAX));
+        let since = self.line.at(now).saturating_sub(i64::try_from(per.as_millis()).unwrap_or(i64::MAX));
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT began FROM incident WHERE changed = 1 AND dry_run = ?1 AND began > ?2
-                     AND (?3 IS NULL OR service = ?3) AND id <> ?4 ORDER BY began",
+                    "SELECT began_line FROM incident WHERE changed = 1 AND dry_run = ?1 AND began_line > ?2
+                     AND (?3 IS NULL OR service = ?3) AND id <> ?4 ORDER BY began_line",
                 )?
                 .query_map(params![dry_run, since, service.map(ServiceName::as_str), asker.0], |row| {
-                    Ok(time(row.get(0)?))
+                    Ok(self.line.as_seen(now, row.get(0)?))
                 })?
                 .collect()
         })
@@ -288,12 +292,15 @@ fn insert_latch(
     service: &ServiceName,
     incident: &str,
     ending: &Ending,
-    since: i64,
+    since: Timestamp,
+    line: i64,
 ) -> rusqlite::Result<()> {
+    let (reason, since) = (ending.reason.as_str(), since.as_millisecond());
     transaction
         .execute(
-            "INSERT OR IGNORE INTO latch(service, incident, reason, detail, since) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![service.as_str(), incident, ending.reason.as_str(), ending.detail, since],
+            "INSERT OR IGNORE INTO latch(service, incident, reason, detail, since, told_line)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![service.as_str(), incident, reason, ending.detail, since, line],
         )
         .map(drop)
 }

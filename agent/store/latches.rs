@@ -61,15 +61,18 @@ impl Store {
         })
     }
 
+    /// Begins a pause at `pause.since`, which is now.
     pub fn pause(&self, pause: &Pause) -> Result<(), StoreError> {
+        let (since, until) = (pause.since.as_millisecond(), pause.until.map(|until| until.as_millisecond()));
         self.write(|transaction| {
             transaction.execute(
-                "INSERT OR REPLACE INTO pause(id, who, why, since, until) VALUES (1, ?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO pause(id, who, why, since, until, until_line) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
                 params![
                     pause.who,
                     pause.why,
-                    pause.since.as_millisecond(),
-                    pause.until.map(|until| until.as_millisecond())
+                    since,
+                    until,
+                    until.map(|until| self.line.at(pause.since).saturating_add(until - since))
                 ],
             )?;
             Ok(())
@@ -81,17 +84,17 @@ impl Store {
         self.write(|transaction| Ok(transaction.execute("DELETE FROM pause", [])? > 0))
     }
 
-    /// The pause that holds at `now`.
+    /// The pause that holds at `now`, and until when by the wall clock that says so.
     pub fn paused(&self, now: Timestamp) -> Result<Option<Pause>, StoreError> {
         let pause = self.read(|connection| {
             connection
-                .prepare_cached("SELECT who, why, since, until FROM pause WHERE id = 1")?
+                .prepare_cached("SELECT who, why, since, until_line FROM pause WHERE id = 1")?
                 .query_row([], |row| {
                     Ok(Pause {
                         who: row.get(0)?,
                         why: row.get(1)?,
                         since: time(row.get(2)?),
-                        until: row.get::<_, Option<i64>>(3)?.map(time),
+                        until: row.get::<_, Option<i64>>(3)?.map(|until| self.line.as_seen(now, until)),
                     })
                 })
                 .optional()

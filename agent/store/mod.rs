@@ -3,8 +3,12 @@
 mod approvals;
 mod breakers;
 mod counts;
+mod damaged;
+#[cfg(test)]
+pub mod faulty;
 mod incidents;
 mod latches;
+mod line;
 mod outbox;
 mod reminders;
 mod samples;
@@ -15,16 +19,20 @@ mod state_dir;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::clock::Clock;
 use crate::crash;
+
+use line::Line;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use breakers::{Attempt, Breaker};
 pub use counts::{Ended, Undelivered};
+pub use damaged::AGENT;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};
@@ -39,8 +47,10 @@ pub enum StoreError {
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("{path}: written by an older unwait (version {found}, this one knows {known}); `unwait run` migrates it")]
     Older { path: PathBuf, found: i64, known: i64 },
-    #[error("{path}: {what} cannot be read: {detail}; keep the file and report it")]
+    #[error("{path}: {what} cannot be read: {detail}; `unwait run` sets a damaged file aside")]
     Corrupt { path: PathBuf, what: String, detail: String },
+    #[error("{path} is damaged and could not be set aside: {source}; move it away, or free space beside it")]
+    SetAside { path: PathBuf, source: std::io::Error },
 }
 
 /// Can the store be relied on now?
@@ -60,33 +70,42 @@ pub struct Store {
     connection: Mutex<Connection>,
     path: PathBuf,
     failing: AtomicBool,
+    line: Line,
     outbox: outbox::Spill,
     samples: samples::Recorder,
 }
 
 impl Store {
-    /// Opens or makes the file, and migrates it forward.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
+    /// Opens or makes the file, and migrates it forward. Deadlines go by the boot clock of `clock`.
+    pub fn open_with(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::made(Connection::open(path), path, clock)
+    }
+
+    fn made(opened: rusqlite::Result<Connection>, path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
+        let connection = opened.map_err(sqlite)?;
         schema::prepare(&connection, path)?;
-        Ok(Self::over(connection, path))
+        let line = Line::of(&connection, clock).map_err(sqlite)?;
+        Ok(Self::over(connection, path, line))
     }
 
     /// Opens a file that is there, to read it alone: while an agent runs, and without a change to the file.
-    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+    pub fn open_to_read(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
-            .map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
+        let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         schema::accept(&connection, path)?;
-        Ok(Self::over(connection, path))
+        let line = Line::of(&connection, clock).map_err(sqlite)?;
+        Ok(Self::over(connection, path, line))
     }
 
-    fn over(connection: Connection, path: &Path) -> Self {
+    fn over(connection: Connection, path: &Path, line: Line) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Self {
             connection: Mutex::new(connection),
             path: path.into(),
             failing: AtomicBool::new(false),
+            line,
             outbox: outbox::Spill::default(),
             samples: samples::Recorder::default(),
         }
@@ -144,6 +163,7 @@ impl Store {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let value = write(&transaction)?;
+        self.line.note(&transaction)?;
         transaction.commit()?;
         Ok(value)
     }

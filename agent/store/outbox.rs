@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Transaction, params};
 
+use super::line::Line;
 use super::{Store, StoreError};
 use crate::model::{EventKind, Message};
 
@@ -59,7 +60,7 @@ impl Store {
         if outgoing.is_empty() {
             return;
         }
-        if self.write(|transaction| insert(transaction, &outgoing)).is_err() {
+        if self.write(|transaction| insert(transaction, &outgoing, &self.line)).is_err() {
             self.spill(outgoing);
         }
     }
@@ -101,7 +102,7 @@ impl Store {
     /// What is due at `now`, oldest first.
     pub fn due(&self, now: Timestamp, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
         let which = "WHERE refused = 0 AND due <= ?1 ORDER BY created, id LIMIT ?2";
-        let mut due = self.outgoing(which, now.as_millisecond(), at_most)?;
+        let mut due = self.outgoing(which, self.line.at(now), at_most)?;
         let delivered = self.outbox.delivered();
         due.retain(|outgoing| !delivered.contains(&outgoing.id));
         Ok(due)
@@ -162,7 +163,7 @@ impl Store {
     }
 
     pub fn try_later(&self, id: &str, now: Timestamp, after: Duration, error: &str) -> Result<(), StoreError> {
-        let due = now.as_millisecond().saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
+        let due = self.line.at(now).saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
         self.write(|transaction| {
             transaction
                 .execute(
@@ -190,12 +191,13 @@ impl Store {
     }
 }
 
-pub(super) fn insert(transaction: &Transaction<'_>, outgoing: &[Outgoing]) -> rusqlite::Result<()> {
+/// Each is due at once.
+pub(super) fn insert(transaction: &Transaction<'_>, outgoing: &[Outgoing], line: &Line) -> rusqlite::Result<()> {
     for one in outgoing {
         let message = serde_json::to_string(&one.message).expect("a message is plain data");
         transaction.execute(
-            "INSERT INTO outbox(id, destination, message, created, due) VALUES (?1, ?2, ?3, ?4, ?4)",
-            params![one.id, one.destination, message, one.message.at.as_millisecond()],
+            "INSERT INTO outbox(id, destination, message, created, due) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![one.id, one.destination, message, one.message.at.as_millisecond(), line.at(one.message.at)],
         )?;
     }
     Ok(())

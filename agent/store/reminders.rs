@@ -1,27 +1,25 @@
-//! When people were last reminded of a latch: at most once a period, also across restarts.
+//! When people were last reminded of a latch, or of a pause by the agent itself: at most once a period, also across
+//! restarts.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Audience, Latch, Store, StoreError, outbox, time};
+use super::{AGENT, Audience, Latch, Store, StoreError, outbox, time};
 use crate::model::Message;
 
 pub(super) const MIGRATION: &str = "ALTER TABLE latch ADD COLUMN reminded INTEGER;";
-
-/// Told of it, or reminded, for the last time.
-const LAST_TOLD: &str = "coalesce(reminded, since)";
 
 impl Store {
     /// The latches of which people were last told `every` before `now`, or longer ago.
     pub fn due_reminders(&self, now: Timestamp, every: Duration) -> Result<Vec<Latch>, StoreError> {
         self.read(|connection| {
             connection
-                .prepare_cached(&format!(
-                    "SELECT service, incident, reason, detail, since FROM latch WHERE {LAST_TOLD} <= ?1 ORDER BY since"
-                ))?
-                .query_map([before(now, every)], |row| {
+                .prepare_cached(
+                    "SELECT service, incident, reason, detail, since FROM latch WHERE told_line <= ?1 ORDER BY since",
+                )?
+                .query_map([before(self.line.at(now), every)], |row| {
                     Ok(Latch {
                         service: row.get(0)?,
                         incident: row.get(1)?,
@@ -46,20 +44,46 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let outgoing = self.addressed(audience, std::slice::from_ref(message));
         self.write(|transaction| {
+            let at = self.line.at(now);
             let noted = transaction.execute(
-                &format!("UPDATE latch SET reminded = ?3 WHERE service = ?1 AND incident = ?2 AND {LAST_TOLD} <= ?4"),
-                params![latch.service, latch.incident, now.as_millisecond(), before(now, every)],
+                "UPDATE latch SET reminded = ?3, told_line = ?4
+                 WHERE service = ?1 AND incident = ?2 AND told_line <= ?5",
+                params![latch.service, latch.incident, now.as_millisecond(), at, before(at, every)],
             )?;
             if noted > 0 {
-                outbox::insert(transaction, &outgoing)?;
+                outbox::insert(transaction, &outgoing, &self.line)?;
             }
             Ok(noted > 0)
         })
     }
 }
 
-fn before(now: Timestamp, every: Duration) -> i64 {
-    now.as_millisecond().saturating_sub(i64::try_from(every.as_millis()).unwrap_or(i64::MAX))
+impl Store {
+    /// As [`Store::remind`], of a pause by the agent itself; the first time at once.
+    pub fn remind_of_own_pause(
+        &self,
+        now: Timestamp,
+        every: Duration,
+        audience: &Audience,
+        message: &Message,
+    ) -> Result<bool, StoreError> {
+        let outgoing = self.addressed(audience, std::slice::from_ref(message));
+        self.write(|transaction| {
+            let at = self.line.at(now);
+            let noted = transaction.execute(
+                "UPDATE pause SET told_line = ?1 WHERE who = ?2 AND (told_line IS NULL OR told_line <= ?3)",
+                params![at, AGENT, before(at, every)],
+            )?;
+            if noted > 0 {
+                outbox::insert(transaction, &outgoing, &self.line)?;
+            }
+            Ok(noted > 0)
+        })
+    }
+}
+
+fn before(now: i64, every: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(every.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
     super::breakers::MIGRATION,
     super::approvals::MIGRATION,
     super::reminders::MIGRATION,
+    super::line::MIGRATION,
 ];
 
 const FIRST: &str = "
@@ -185,7 +186,7 @@ mod tests {
             old.pragma_update(None, "user_version", former as i64).unwrap();
             old.execute("INSERT INTO pause(id, who, why, since) VALUES (1, 'ann', 'a move', 0)", []).unwrap();
             drop(old);
-            let refused = Store::open_to_read(&path).unwrap_err();
+            let refused = Store::open_to_read(&path, std::sync::Arc::new(crate::clock::SystemClock)).unwrap_err();
             assert!(matches!(refused, StoreError::Older { found, .. } if found == former as i64), "{refused}");
 
             let store = Store::open(&path).unwrap();

@@ -40,18 +40,22 @@ fn key(service: Option<&ServiceName>) -> &str {
 }
 
 impl Store {
-    /// Begins a silence, in place of the one that there was of the same service or of the host.
+    /// Begins a silence at `silence.since`, which is now, in place of the one that there was of the same service or of the
+    /// host.
     pub fn silence(&self, silence: &Silence) -> Result<(), StoreError> {
+        let (since, until) = (silence.since.as_millisecond(), silence.until.as_millisecond());
         self.write(|transaction| {
             transaction
                 .execute(
-                    "INSERT OR REPLACE INTO silence(service, who, why, since, until) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT OR REPLACE INTO silence(service, who, why, since, until, until_line)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     params![
                         silence.service.as_deref().unwrap_or_default(),
                         silence.who,
                         silence.why,
-                        silence.since.as_millisecond(),
-                        silence.until.as_millisecond()
+                        since,
+                        until,
+                        self.line.at(silence.since).saturating_add(until - since)
                     ],
                 )
                 .map(drop)
@@ -62,8 +66,8 @@ impl Store {
     pub fn end_silence(&self, service: Option<&ServiceName>, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let was = transaction.query_row(
-                "SELECT count(*) FROM silence WHERE service = ?1 AND until > ?2",
-                params![key(service), now.as_millisecond()],
+                "SELECT count(*) FROM silence WHERE service = ?1 AND until_line > ?2",
+                params![key(service), self.line.at(now)],
                 |row| row.get::<_, i64>(0),
             )?;
             transaction.execute("DELETE FROM silence WHERE service = ?1", [key(service)])?;
@@ -71,20 +75,20 @@ impl Store {
         })
     }
 
-    /// The silences in force at `now`, the host's first.
+    /// The silences in force at `now`, the host's first, and until when by the wall clock that says so.
     pub fn silences(&self, now: Timestamp) -> Result<Vec<Silence>, StoreError> {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT service, who, why, since, until FROM silence WHERE until > ?1 ORDER BY service",
+                    "SELECT service, who, why, since, until_line FROM silence WHERE until_line > ?1 ORDER BY service",
                 )?
-                .query_map([now.as_millisecond()], |row| {
+                .query_map([self.line.at(now)], |row| {
                     Ok(Silence {
                         service: Some(row.get::<_, String>(0)?).filter(|service| !service.is_empty()),
                         who: row.get(1)?,
                         why: row.get(2)?,
                         since: time(row.get(3)?),
-                        until: time(row.get(4)?),
+                        until: self.line.as_seen(now, row.get(4)?),
                     })
                 })?
                 .collect()

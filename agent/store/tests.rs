@@ -6,6 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 impl Store {
+    /// A store that goes by the times that it is told, and not by the host's clocks.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
+        schema::prepare(&connection, path)?;
+        Ok(Self::over(connection, path, Line::Told))
+    }
+
     /// As a disk that is full, or read-only: each write fails until it is called off.
     pub fn refuse_writes(&self, refuse: bool) {
         self.lock().pragma_update(None, "query_only", refuse).expect("a pragma of the connection's own");
@@ -157,14 +164,14 @@ fn the_ending_the_latch_and_the_messages_are_one_transaction() {
     assert!(store.journal(&IncidentId("i-1".into())).unwrap().is_empty());
     assert_eq!(store.latch(&service()).unwrap(), None);
     assert_eq!(store.open_incidents().unwrap().len(), 1);
-    assert_eq!(store.last_ended(&service(), false).unwrap().with_effect, None);
+    assert_eq!(store.last_ended(&service(), false, now()).unwrap().with_effect, None);
 
     store.lock().execute_batch("DROP TRIGGER full").unwrap();
     append(&store, "i-1", &[row(0)], Some(&stuck)).unwrap();
     let latch = store.latch(&service()).unwrap().unwrap();
     assert_eq!((latch.incident.as_str(), latch.reason.as_str()), ("i-1", "unhealthy"));
     assert!(store.open_incidents().unwrap().is_empty());
-    assert_eq!(store.last_ended(&service(), false).unwrap().with_effect, Some(row(0).at));
+    assert_eq!(store.last_ended(&service(), false, now()).unwrap().with_effect, Some(row(0).at));
     let told: Vec<(String, EventKind)> =
         store.undelivered(10).unwrap().into_iter().map(|out| (out.destination, out.message.event)).collect();
     for wanted in [("chat", EventKind::Start), ("chat", EventKind::Stuck), ("pager", EventKind::Stuck)] {
@@ -241,7 +248,7 @@ fn cooldowns_and_budgets_count_what_changed_something_and_keep_dry_run_apart() {
         store.append(&plan.incident, &[row(100 + after as u32)], &implied).unwrap();
     }
     let at = |seconds: u64| now() + Duration::from_secs(seconds);
-    let ended = |service: &ServiceName, dry_run| store.last_ended(service, dry_run).unwrap();
+    let ended = |service: &ServiceName, dry_run| store.last_ended(service, dry_run, now()).unwrap();
     assert_eq!(ended(&service(), false), LastEnded { with_effect: Some(at(130)), without: Some(at(120)) });
     assert_eq!(ended(&service(), true), LastEnded { with_effect: Some(at(110)), without: None });
     let (hour, nobody) = (Duration::from_secs(3_600), IncidentId("nobody".into()));

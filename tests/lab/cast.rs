@@ -7,10 +7,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use unwait::clock::SystemClock;
 use unwait::store::{StateDir, Store};
 
 use super::deadline::wait_until_seen;
@@ -93,7 +95,7 @@ impl<'lab> Host<'lab> {
 
     /// What the agent has kept; `None` before its first start.
     pub fn store(&self) -> Option<Store> {
-        Store::open_to_read(&StateDir::database_of(&self.state())).ok()
+        Store::open_to_read(&StateDir::database_of(&self.state()), Arc::new(SystemClock)).ok()
     }
 
     /// The reason that stands beside our instance's drain.

@@ -139,6 +139,13 @@ impl<'lab> Quick<'lab> {
         self.lab.spawn(&["env", &crash_at, PROGRAM, "run", "--log", "json", "--config", path_str(&self.etc())])
     }
 
+    /// The same, with a further word in its environment.
+    pub fn run_with(&self, words: &[&str]) -> Spawned {
+        let etc = self.etc();
+        let run = [PROGRAM, "run", "--log", "json", "--config", path_str(&etc)];
+        self.lab.spawn(&[&["env"][..], words, &run[..]].concat())
+    }
+
     /// Runs the agent until it kills itself at this point.
     pub fn run_until_killed_at(&self, point: &str) {
         let mut agent = self.run(Some(point));

@@ -60,6 +60,22 @@ impl Spawned {
     /// Sends a signal to the command itself.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("the command runs");
+        if signal == Signal::SIGCONT {
+            self.go_on();
+        }
+    }
+
+    /// `nsenter` stops where its child was stopped, and does not go on with it.
+    fn go_on(&self) {
+        let _ = kill(Pid::from_raw(self.outer.id() as i32), Signal::SIGCONT);
+    }
+
+    /// The same, where it may be ending by itself at this very moment.
+    pub fn signal_if_it_runs(&self, signal: Signal) {
+        if let Ok(pid) = self.inner() {
+            // An error is that it has ended.
+            drop(kill(Pid::from_raw(pid), signal));
+        }
     }
 
     /// Waits for its end.
@@ -85,6 +101,7 @@ impl Spawned {
             Ok(pid) => drop(kill(Pid::from_raw(pid), Signal::SIGKILL)),
             Err(_) => drop(self.outer.kill()),
         }
+        self.go_on();
         drop(self.outer.wait());
     }
 

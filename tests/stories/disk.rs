@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Output;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::lab::deadline::{holds_for, wait_until_seen};
 use crate::lab::quick::{ENDS_WITHIN, PROGRAM, Quick, SOON};
-use crate::lab::{Disk, Lab};
+use crate::lab::{Disk, Lab, Spawned};
 
 const DISK_BYTES: u64 = 16 * 1024 * 1024;
 /// From free space to the agent's trust in it: a look each second, a journal's retry every five.
@@ -159,52 +160,109 @@ fn an_agent_killed_on_a_full_disk_and_started_on_it_puts_the_service_back() {
     stage.assert_in_service();
 }
 
+/// An agent that has nothing to do but to start, and what it leaves when it ends.
+struct Plain<'lab> {
+    lab: &'lab Lab,
+    etc: String,
+    state: PathBuf,
+    sound: Vec<u8>,
+}
+
+impl<'lab> Plain<'lab> {
+    fn set(lab: &'lab Lab) -> Self {
+        let (etc, state) = (lab.dir().join("etc"), lab.dir().join("state"));
+        fs::create_dir(&etc).expect("the lab's directory is writable");
+        fs::set_permissions(&etc, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
+        let text = format!("interval: 1s\nstate: {}\n", state.display());
+        fs::write(etc.join("agent.yaml"), text).expect("the lab's directory is writable");
+        let etc = etc.to_str().expect("UTF-8").to_owned();
+        let mut plain = Self { lab, etc, state, sound: Vec::new() };
+        plain.run_until_it_watches();
+        plain.sound = fs::read(plain.database()).expect("the agent made it");
+        plain
+    }
+
+    fn database(&self) -> PathBuf {
+        self.state.join("unwait.db")
+    }
+
+    fn run(&self) -> Spawned {
+        self.lab.spawn(&[PROGRAM, "run", "--log", "json", "--config", &self.etc])
+    }
+
+    /// What it said from its start to its end.
+    fn run_until_it_watches(&self) -> String {
+        let mut agent = self.run();
+        wait_until_seen("the agent to watch", SOON, || {
+            if agent.output().contains("watching") { Ok(()) } else { Err(agent.output()) }
+        });
+        agent.signal(Signal::SIGTERM);
+        assert_eq!(agent.wait(SOON).code(), Some(0), "{}", agent.output());
+        agent.output()
+    }
+
+    /// The state as the agent left it, but for this.
+    fn damage(&self, damage: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut file = self.sound.clone();
+        damage(&mut file);
+        remove(&[&self.database(), &self.state.join("unwait.db-wal"), &self.state.join("unwait.db-shm")]);
+        fs::write(self.database(), &file).expect("the state directory is ours");
+        file
+    }
+
+    fn status(&self) -> Output {
+        self.lab.command(&[PROGRAM, "status", "--json", "--config", &self.etc]).output().expect("it starts")
+    }
+}
+
 #[test]
-fn a_state_file_that_cannot_be_used_is_refused_with_a_clear_word() {
+fn a_state_file_of_a_newer_version_is_refused_with_a_clear_word() {
     /// The version of the tables in SQLite's header (file format, 1.3.12: `PRAGMA user_version`).
     const USER_VERSION: std::ops::Range<usize> = 60..64;
+    let lab = Lab::start();
+    let plain = Plain::set(&lab);
+    let file = plain.damage(|file| file[USER_VERSION].copy_from_slice(&99u32.to_be_bytes()));
+
+    let mut agent = plain.run();
+
+    let (code, output) = (agent.wait(SOON).code(), agent.output());
+    assert_eq!(code, Some(3), "{output}");
+    let database = plain.database();
+    for word in ["newer", "version 99", database.to_str().expect("UTF-8")] {
+        assert!(output.contains(word), "no {word:?} in {output}");
+    }
+    assert_eq!(fs::read(&database).expect("it is still there"), file, "it is kept for whoever looks");
+    assert_eq!(plain.status().status.code(), Some(3));
+}
+
+#[test]
+fn a_state_file_that_is_damaged_is_set_aside_and_the_agent_is_paused() {
     type Damage = fn(&mut Vec<u8>);
-    let cases: [(&str, Damage, &[&str]); 4] = [
-        ("of a newer version", |file| file[USER_VERSION].copy_from_slice(&7u32.to_be_bytes()), &["newer", "version 7"]),
-        ("with garbage in it", |file| file[..512].fill(b'x'), &["not a database"]),
-        ("that was cut", |file| file.truncate(file.len() / 2), &["malformed"]),
-        ("with damaged pages", |file| file[4096..].fill(0xA5), &["malformed"]),
+    let cases: [(&str, Damage, &str); 3] = [
+        ("with garbage in it", |file| file[..512].fill(b'x'), "not a database"),
+        ("that was cut", |file| file.truncate(file.len() / 2), "malformed"),
+        ("with damaged pages", |file| file[4096..].fill(0xA5), "malformed"),
     ];
     let lab = Lab::start();
-    let (etc, state) = (lab.dir().join("etc"), lab.dir().join("state"));
-    fs::create_dir(&etc).expect("the lab's directory is writable");
-    fs::set_permissions(&etc, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
-    let text = format!("interval: 1s\nstate: {}\n", state.display());
-    fs::write(etc.join("agent.yaml"), text).expect("the lab's directory is writable");
-    let etc = etc.to_str().expect("UTF-8");
-    let run = || lab.spawn(&[PROGRAM, "run", "--log", "json", "--config", etc]);
-    let database = state.join("unwait.db");
-    let mut agent = run();
-    wait_until_seen("the agent to watch", SOON, || {
-        if agent.output().contains("watching") { Ok(()) } else { Err(agent.output()) }
-    });
-    agent.signal(Signal::SIGTERM);
-    assert_eq!(agent.wait(SOON).code(), Some(0), "{}", agent.output());
-    let sound = fs::read(&database).expect("the agent made it");
-
+    let plain = Plain::set(&lab);
     for (what, damage, says) in cases {
-        let mut file = sound.clone();
-        damage(&mut file);
-        remove(&[&database, &state.join("unwait.db-wal"), &state.join("unwait.db-shm")]);
-        fs::write(&database, &file).expect("the state directory is ours");
+        let file = plain.damage(damage);
+        assert_eq!(plain.status().status.code(), Some(3), "a file {what}: no verb sets it aside");
 
-        let mut agent = run();
+        let output = plain.run_until_it_watches();
 
-        let (code, output) = (agent.wait(SOON).code(), agent.output());
-        assert_eq!(code, Some(3), "a file {what}: {output}");
-        let path = database.to_str().expect("UTF-8");
-        for word in says.iter().chain([&path]) {
+        for word in [says, "damaged and set aside", "has lost its memory"] {
             assert!(output.contains(word), "a file {what}: no {word:?} in {output}");
         }
         assert!(!output.contains("panicked"), "a file {what}: {output}");
-        assert_eq!(fs::read(&database).expect("it is still there"), file, "a file {what} is kept for whoever looks");
-        let status = lab.command(&[PROGRAM, "status", "--config", etc]).output().expect("it starts");
-        assert_eq!(status.status.code(), Some(3), "a file {what}: {status:?}");
+        let kept = fs::read_dir(&plain.state).expect("it is there").map(|file| file.expect("it can be read").path());
+        let kept: Vec<PathBuf> = kept.filter(|path| path.to_string_lossy().contains("unwait.db.damaged-")).collect();
+        let [kept] = kept.as_slice() else { panic!("a file {what}: {kept:?}") };
+        assert_eq!(fs::read(kept).expect("it is kept"), file, "a file {what}, for whoever looks");
+        let status = plain.status();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_else(|_| panic!("{status:?}"));
+        assert_eq!(status["paused"]["who"], "unwait", "a file {what}: {status:#}");
+        remove(&[kept]);
     }
 }
 

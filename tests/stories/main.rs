@@ -26,4 +26,6 @@ mod namespaces;
 mod not_helped;
 mod orphans;
 mod restarters;
+mod scan;
 mod signals;
+mod stopped;

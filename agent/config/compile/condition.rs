@@ -1,10 +1,12 @@
 //! Conditions: emptiness, and the host's signal that must not breach every service.
 
+use std::time::Duration;
+
 use super::Compiling;
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::condition::ConditionSpec;
-use crate::model::Condition;
+use crate::model::{Condition, Signal, duration};
 
 pub fn compile(spec: ConditionSpec, place: &Place, to: &mut Compiling) -> Condition {
     match spec {
@@ -50,6 +52,36 @@ fn each(parts: &Items<ConditionSpec>, place: &Place, tied: bool, to: &mut Compil
         if let Some(part) = part {
             tie_to_service(part, &place.index(at), tied, to);
         }
+    }
+}
+
+/// What is taken from a window needs several looks in it: at a longer interval it would be unknown for ever, and nobody
+/// would be told.
+pub fn fit_the_interval(spec: &ConditionSpec, place: &Place, interval: Duration, to: &mut Compiling) {
+    let (parts, place) = match spec {
+        ConditionSpec::All(parts) => (parts, place.key("all")),
+        ConditionSpec::Any(parts) => (parts, place.key("any")),
+        ConditionSpec::Compare(comparison) => {
+            let signal = comparison.signal;
+            let Some(longest) = signal.longest_interval().filter(|longest| interval > *longest) else { return };
+            let looks = duration::format(interval);
+            let message = match signal {
+                Signal::CloseWaitGrowth(_) => format!(
+                    "`{signal}` would never be known: a window holds at least four intervals, which are {} at the \
+                     `interval: {looks}` of agent.yaml",
+                    duration::format(interval * 4)
+                ),
+                _ => format!(
+                    "`{signal}` would never be known at the `interval: {looks}` of agent.yaml: it needs one of {} at \
+                     most",
+                    duration::format(longest)
+                ),
+            };
+            return to.wrong(place, message);
+        }
+    };
+    for (at, part) in parts.iter().enumerate() {
+        part.iter().for_each(|part| fit_the_interval(part, &place.index(at), interval, to));
     }
 }
 

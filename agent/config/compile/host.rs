@@ -170,10 +170,11 @@ fn compile_service(
         })
         .collect();
     let found_by = spec.found_by.map(|spec| compile_match(spec, &place.key("match"), to));
+    let says_how_to_restart = spec.restart.is_some();
     let restart = spec.restart.and_then(|spec| restart(spec, &service, &place.key("restart"), to));
     if service.kind() == ServiceKind::Process
         && found_by.is_none()
-        && restart.is_none()
+        && !says_how_to_restart
         && !to.said(&place.key("match"))
         && !to.said(&place.key("restart"))
     {

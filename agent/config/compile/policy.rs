@@ -29,6 +29,8 @@ pub struct Surroundings<'a> {
     pub somebody_is_told: Option<bool>,
     /// Some destination gets `approval`.
     pub somebody_is_asked: Option<bool>,
+    /// The time from one look to the next.
+    pub interval: Option<Duration>,
 }
 
 /// Compiles one policy with its tests; `None` where something that it cannot be without is missing.
@@ -43,6 +45,11 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
     let when = to.required(&root, "when", spec.when, "close_wait.aged(5m) > 200");
     if let Some(when) = &when {
         condition::tie_to_service(when, &at("when"), false, to);
+    }
+    if let Some(interval) = around.interval {
+        for (key, spec) in [("when", &when), ("clear", &spec.clear)] {
+            spec.iter().for_each(|spec| condition::fit_the_interval(spec, &at(key), interval, to));
+        }
     }
     let when = when.map(|when| condition::compile(when, &at("when"), to));
     let clear = spec.clear.map(|clear| condition::compile(clear, &at("clear"), to));

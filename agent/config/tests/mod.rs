@@ -4,6 +4,7 @@ mod design;
 mod diagnostics;
 mod gentler;
 mod hooks;
+mod interval;
 mod queries;
 mod registries;
 mod shipped;

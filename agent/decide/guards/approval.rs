@@ -12,10 +12,10 @@ impl Gate {
             return Ok(Verdict::Allow);
         }
         let needs = |detail: String| Ok(deny(Reason::NeedsApproval, detail));
-        let Some(last) = self.store.approval(&plan.policy, &plan.target.service).map_err(text)? else {
+        let now = self.clock.now();
+        let Some(last) = self.store.approval(&plan.policy, &plan.target.service, now).map_err(text)? else {
             return needs("nobody was asked yet".into());
         };
-        let now = self.clock.now();
         let cooldown = plan.limits.cooldown;
         match last.state {
             ApprovalState::Denied => {

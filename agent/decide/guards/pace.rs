@@ -17,7 +17,8 @@ impl Gate {
         if question.own_saga {
             return Ok(Verdict::Allow);
         }
-        let last = self.store.last_ended(&plan.target.service, plan.dry_run).map_err(text)?;
+        let now = self.clock.now();
+        let last = self.store.last_ended(&plan.target.service, plan.dry_run, now).map_err(text)?;
         let cooldown = plan.limits.cooldown;
         let holds = [
             (last.with_effect, cooldown, "the last incident ended"),
@@ -25,7 +26,6 @@ impl Gate {
             // of each.
             (last.without, cooldown / RETRY_SHARE, "the last incident ended before it changed anything,"),
         ];
-        let now = self.clock.now();
         let until = |ended: Timestamp, hold: Duration| ended + hold;
         let longest = holds
             .into_iter()

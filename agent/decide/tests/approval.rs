@@ -57,7 +57,7 @@ fn it_waits_for_a_word_and_begins_once_on_it() {
     scenery.allows();
     scenery.incident("i-1", "rpc-order.service", false, false, None);
     assert_eq!(
-        scenery.store.approval("close-wait-leak", &scenery.plan.target.service).unwrap().unwrap().state,
+        scenery.store.approval("close-wait-leak", &scenery.plan.target.service, scenery.now()).unwrap().unwrap().state,
         ApprovalState::Used
     );
     // It is asked again before each change, and its word is not used up by that.

@@ -2,6 +2,7 @@
 
 mod approval;
 mod budgets;
+mod clocks;
 mod common_cause;
 mod detector;
 mod escalation;

@@ -66,6 +66,7 @@ impl Scene {
             service: &self.service,
             host: "bj1-03",
             at: at(),
+            partial: None,
             sockets: &self.sockets,
             table: &self.table,
             holders: &self.holders,
@@ -196,6 +197,16 @@ async fn the_biggest_holders_are_read_and_the_rest_is_counted() {
     let why = &bundle.manifest.missing.last().unwrap().why;
     // 8 of the made-up processes, with 10 to 17 sockets, and ourselves with 1.
     assert_eq!(why, "9 more processes, which hold 109 of the sockets, are counted only");
+}
+
+#[tokio::test]
+async fn of_a_partial_look_the_bundle_says_that_it_is_partial() {
+    let (Place { vault, folder: _folder }, scene) = (place(), Scene::new());
+    let partial = Some("the dump was interrupted 3 times");
+    let bundle = vault.keep(&Request { partial, ..scene.request() }).await.unwrap();
+    assert!(bundle.text("summary.txt").unwrap().contains("\nPARTIAL: some sockets may be missing: the dump was "));
+    let missing = bundle.manifest.missing.iter().filter(|m| m.why.contains("interrupted")).map(|m| m.what.as_str());
+    assert_eq!(missing.collect::<Vec<_>>(), ["sockets.jsonl", "peers.json", "summary.txt"]);
 }
 
 #[tokio::test]

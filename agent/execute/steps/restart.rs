@@ -35,6 +35,10 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
         restarter.start(restart, &before, deadline).await.map_err(failed)?
     } else {
         match restarter.restart(restart, deadline).await.map_err(failed)? {
+            Restarted::Anew(same) if super::before(saga, step).as_ref() == Some(&same) => {
+                let detail = format!("it is said to be done, and the same lifetime runs: {same}");
+                return Err(Failure::new(Reason::RestartFailed, detail));
+            }
             Restarted::Anew(incarnation) => incarnation,
             Restarted::Stopping => return Ok(Done { stopped: true, ..Done::saying("it is being stopped") }),
         }

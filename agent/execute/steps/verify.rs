@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Done, Failure, PROBE_DEADLINE};
+use super::{Done, Failure, PROBE_DEADLINE, drain, restore};
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::{Comparison, Reason, Truth, duration};
@@ -12,6 +12,8 @@ use crate::ports::registry::Traffic;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Probes that must fail in a row before the service counts as unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
+/// People are told where it cannot be put back within this.
+const STILL_DRAINED_TOLD_AFTER: Duration = Duration::from_secs(30);
 
 pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &World) -> Result<Done, Failure> {
     let plan = saga.plan();
@@ -55,23 +57,31 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
     })
 }
 
-/// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy.
+/// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy. What still
+/// carries our drain (a registry that gave an old answer when it was put back) is put back now.
 async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
-    if !saga.plan().drains() {
+    let plan = saga.plan();
+    if !plan.drains() {
         return Ok(());
     }
-    match world.registrations(saga.plan()).await {
-        Ok(all) => match all.iter().find(|(_, registration)| registration.traffic == Traffic::Failing) {
-            Some((binding, _)) => {
-                let detail = format!("{}/{} does not pass its registry's checks", binding.registry, binding.id);
-                Err(Failure::new(Reason::UnhealthyAfterRestore, detail))
-            }
-            None => Ok(()),
-        },
+    let all = match world.registrations(plan).await {
+        Ok(all) => all,
         // It was read back when it was restored; a registry that is away now says nothing against the service.
         Err(error) => {
-            tracing::warn!(%error, incident = %saga.plan().incident, "the registry could not be asked at the end");
-            Ok(())
+            tracing::warn!(%error, incident = %plan.incident, "the registry could not be asked at the end");
+            return Ok(());
         }
+    };
+    if let Some((binding, _)) = all.iter().find(|(_, registration)| registration.traffic == Traffic::Failing) {
+        let detail = format!("{}/{} does not pass its registry's checks", binding.registry, binding.id);
+        return Err(Failure::new(Reason::UnhealthyAfterRestore, detail));
     }
+    let ours = Traffic::DrainedBy(drain::marker(plan, world));
+    if all.iter().any(|(_, registration)| registration.traffic == ours) {
+        tracing::warn!(incident = %plan.incident, "it still carries our drain, and is put back now");
+        let put_back = restore::apply(saga, STILL_DRAINED_TOLD_AFTER, world).await;
+        // So that it is held out, and told to be out: it never was in traffic.
+        put_back.map_err(|failure| Failure { reason: Reason::UnhealthyAfterRestore, ..failure })?;
+    }
+    Ok(())
 }

@@ -18,23 +18,23 @@ use crate::execute::saga::{Event, Saga};
 use crate::execute::steps::{self, UndoError};
 use crate::execute::world::World;
 use crate::model::incident::Ending;
-use crate::model::{Effect, EventKind, Outcome, Plan, Reason};
+use crate::model::{EventKind, Outcome, Plan, Reason, Step};
 use crate::ports::registry::{Registry, Traffic};
 use crate::ports::restarter::RunState;
 use crate::store::Outgoing;
 
 /// One run: a scene, its world, and the plan that is carried out.
-struct Run {
-    what: String,
-    scene: Arc<Scene>,
-    world: World,
-    plan: Plan,
-    runtime: tokio::runtime::Runtime,
+pub(super) struct Run {
+    pub what: String,
+    pub scene: Arc<Scene>,
+    pub world: World,
+    pub plan: Plan,
+    pub runtime: tokio::runtime::Runtime,
 }
 
 /// How one lifetime of the agent ended.
 #[derive(Debug, PartialEq)]
-enum Life {
+pub(super) enum Life {
     Rested(Ending),
     Left,
     Crashed,
@@ -47,17 +47,21 @@ const PATIENCE: Duration = Duration::from_secs(3_600);
 
 impl Run {
     fn new(shape: Shape, fault: Fault) -> Self {
+        Self::of(format!("{shape:?}, {fault:?}"), fakes::steps(shape, fault), fault)
+    }
+
+    pub fn of(what: String, steps: Vec<Step>, fault: Fault) -> Self {
         let scene = Scene::new(fault);
         let world = fakes::world(&scene);
-        let plan = fakes::plan(fakes::steps(shape, fault));
+        let plan = fakes::plan(steps);
         let start = world.teller(&plan).start(Vec::new());
         world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[start]).unwrap();
         scene.trip.reset();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        Self { what: format!("{shape:?}, {fault:?}"), scene, world, plan, runtime }
+        Self { what, scene, world, plan, runtime }
     }
 
-    fn live(&self, life: impl AsyncFnOnce() -> Driven) -> Life {
+    pub fn live(&self, life: impl AsyncFnOnce() -> Driven) -> Life {
         let driven = catch_unwind(AssertUnwindSafe(|| {
             self.runtime.block_on(async { tokio::time::timeout(PATIENCE, life()).await })
         }));
@@ -73,7 +77,7 @@ impl Run {
         }
     }
 
-    fn first_life(&self) -> Life {
+    pub fn first_life(&self) -> Life {
         let stop = self.scene.trip.stop.subscribe();
         self.live(async || drive(Saga::new(self.plan.clone()), Journal::new(), &self.world, stop).await)
     }
@@ -89,7 +93,7 @@ impl Run {
     }
 
     /// The machine is well again, and the agent starts until nothing is left open.
-    fn recover(&self) {
+    pub fn recover(&self) {
         self.scene.trip.reset();
         self.world.store.refuse_writes(false);
         for _ in 0..3 {
@@ -102,7 +106,7 @@ impl Run {
         panic!("{}: it never comes to rest", self.what);
     }
 
-    fn traffic(&self) -> Option<Traffic> {
+    pub fn traffic(&self) -> Option<Traffic> {
         self.runtime.block_on(self.scene.registry.observe(ID)).ok().map(|registration| registration.traffic)
     }
 
@@ -116,17 +120,17 @@ impl Run {
         all
     }
 
-    fn is_told(&self, event: EventKind) -> bool {
+    pub fn is_told(&self, event: EventKind) -> bool {
         self.outbox().iter().any(|outgoing| outgoing.message.event == event)
     }
 
     /// A process that dies takes with it what waits in its memory.
-    fn forget_memory(&self) {
+    pub fn forget_memory(&self) {
         self.world.store.take_spilled();
     }
 
     /// The promise, once nothing is under way any more.
-    fn keeps_the_promise(&self) {
+    pub fn keeps_the_promise(&self) {
         let service = self.scene.service().clone();
         let latched = self.world.store.latch(&self.plan.target.service).unwrap().is_some();
         let traffic = self.traffic();
@@ -486,52 +490,6 @@ fn agent_killed_with_the_service_stopped_at_its_word_starts_it_at_the_next_start
         }
     }
     assert!(found_stopped > 0);
-}
-
-#[test]
-fn each_step_applied_twice_and_each_undo_done_twice_is_as_once() {
-    // A call only fails.
-    for shape in Shape::iter().filter(|shape| *shape != Shape::IsolateAndCall) {
-        let run = Run::new(shape, Fault::Nothing);
-        let length = run.plan.steps.len();
-        run.runtime.block_on(async {
-            let mut saga = Saga::new(run.plan.clone());
-            for step in 0..length {
-                let preimage = steps::preimage(&saga, step, &run.world).await.unwrap();
-                saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
-                let once = steps::apply(&saga, step, &run.world).await.unwrap();
-                if run.plan.steps[step].effect != Effect::Pivot {
-                    let twice = steps::apply(&saga, step, &run.world).await.unwrap();
-                    assert_eq!(once.helped, twice.helped, "{} of {shape:?}", run.plan.steps[step].step.name());
-                }
-                saga.apply(Event::Done { step, detail: once.detail, helped: once.helped }).unwrap();
-            }
-        });
-        assert_eq!(run.traffic(), Some(Traffic::Passing), "{shape:?}");
-        let restarts = run.plan.steps.iter().filter(|planned| planned.step.name() == "restart").count();
-        assert_eq!(run.scene.service().restarts as usize, restarts, "{shape:?}");
-
-        let run = Run::new(shape, Fault::Nothing);
-        run.runtime.block_on(async {
-            let mut saga = Saga::new(run.plan.clone());
-            for step in 0..run.plan.pivot().unwrap_or(length) {
-                let preimage = steps::preimage(&saga, step, &run.world).await.unwrap();
-                saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
-                if run.plan.steps[step].effect == Effect::Compensable {
-                    for done in [false, true, true] {
-                        if done {
-                            steps::apply(&saga, step, &run.world).await.unwrap();
-                        }
-                        for _ in 0..2 {
-                            steps::undo(&saga, step, &preimage, &run.world).await.unwrap();
-                        }
-                    }
-                }
-                saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
-            }
-        });
-        assert_eq!(run.traffic(), Some(Traffic::Passing), "{shape:?}");
-    }
 }
 
 #[test]

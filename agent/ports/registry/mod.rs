@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -170,6 +171,12 @@ pub trait Registry: Send + Sync {
     /// service here is. Empty where the registry tells no addresses.
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         Ok(vec![])
+    }
+
+    /// By when any of these calls has ended, one way or the other. A drain is several questions of 5 s, and 10 s until
+    /// it is seen.
+    fn ends_within(&self) -> Duration {
+        Duration::from_secs(60)
     }
 
     /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.

@@ -154,7 +154,7 @@ pub trait Restarter: Send + Sync {
 }
 
 /// How errors name the target.
-fn named(target: &plan::Restart) -> String {
+pub(super) fn named(target: &plan::Restart) -> String {
     match target {
         plan::Restart::Systemd { unit, .. } => unit.clone(),
         plan::Restart::Process(process) => process.pid_file.display().to_string(),

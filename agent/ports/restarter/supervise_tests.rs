@@ -1,6 +1,7 @@
 //! The restarter of runit and s6 on real ones: a `runsv` or an `s6-supervise` of its own for each service.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -41,17 +42,19 @@ impl Service {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let programs = installation().join("usr");
-        let supervisor = Command::new(programs.join("bin").join(match by {
+        let mut supervisor = Command::new(programs.join("bin").join(match by {
             Supervisor::Runit => "runsv",
             Supervisor::S6 => "s6-supervise",
-        }))
-        .arg(directory.path())
-        .env("LD_LIBRARY_PATH", programs.join("lib/x86_64-linux-gnu"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        }));
+        supervisor
+            .arg(directory.path())
+            .env("LD_LIBRARY_PATH", programs.join("lib/x86_64-linux-gnu"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: prctl(2) alone between fork and exec. A test that is killed takes its supervisor with it.
+        unsafe { supervisor.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        let supervisor = supervisor.spawn().unwrap();
         let service = Self { by, supervisor, directory };
         service.until("the service to be up", |seen| seen.state == RunState::Active).await;
         service

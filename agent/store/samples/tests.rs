@@ -162,7 +162,7 @@ fn an_agent_that_starts_again_goes_on_within_the_step_and_readers_see_it_while_i
     let mut agent = Ticking::on(Store::open(&path).unwrap());
     agent.leak(START + MINUTE + 30 * SECOND, START + 2 * MINUTE, 15 * SECOND, 30.0);
     agent.store.write_samples();
-    let reader = Store::open_to_read(&path).unwrap();
+    let reader = Store::open_to_read(&path, std::sync::Arc::new(crate::clock::SystemClock)).unwrap();
     assert_eq!(reader.services_with_samples().unwrap(), ["rpc-order.service"]);
     let known = |three: [f64; 3]| three.map(Reading::Known);
     assert_eq!(told(&all(&reader)), [(0, 1, known([10.0; 3])), (1, 1, known([30.0, 10.0, 30.0]))]);

@@ -185,7 +185,8 @@ fn live(host: &Host<'_>, agent: &mut Agent) -> Life {
         }
     });
     if !ended {
-        agent.spawned.signal(Signal::SIGTERM);
+        // It may be on its way to a point of its own just now.
+        agent.spawned.signal_if_it_runs(Signal::SIGTERM);
     }
     let status = agent.spawned.wait(ENDS_WITHIN);
     match ended_by(status) {

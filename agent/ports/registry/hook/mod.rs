@@ -287,6 +287,11 @@ impl<H: Hooks> Registry for Hooked<H> {
         }
     }
 
+    /// A drain is some eight of the backend's calls, one after the other.
+    fn ends_within(&self) -> Duration {
+        self.backend.hooks.deadline() * 8 + Duration::from_secs(60)
+    }
+
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         let look = self.backend.look_again(id, marker).await?;
         if look != Look::NotOurs {

@@ -1,0 +1,255 @@
+//! The belt: no call to a port outlasts its deadline, also where an adapter would wait for ever.
+//!
+//! Each adapter ends its calls by deadlines of its own, sooner and with a better word. The belt is for what they did not
+//! think of: a call that has not ended by then is an error of that call, and the saga goes on from there. Put on by the
+//! wiring, once, around every adapter.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Ports;
+use super::fleet::{self, Acquired, Fleet, FleetError, Slot};
+use super::probe::{Probe, ProbeFailure};
+use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
+use super::restarter::{Before, Liveness, RestartError, Restarted, Restarter};
+use crate::model::plan::{Health, Restart};
+use crate::model::{Incarnation, Marker, duration};
+
+/// For a question to a restarter: a few calls of 10 s.
+const RESTARTER: Duration = Duration::from_secs(60);
+/// What a restart or a probe may take beyond the deadline that it is given.
+const BEYOND: Duration = Duration::from_secs(15);
+/// For a fleet's store: its own deadline is to come first.
+const FLEET: Duration = Duration::from_secs(fleet::DEADLINE.as_secs() + 8);
+
+/// The same ports, each call ending by its deadline.
+pub fn belted(ports: Ports) -> Ports {
+    let restarter = |inner: Arc<dyn Restarter>| Arc::new(Belted { name: String::new(), inner }) as Arc<dyn Restarter>;
+    Ports {
+        registries: ports
+            .registries
+            .into_iter()
+            .map(|(name, inner)| (name.clone(), Arc::new(Belted { name, inner }) as Arc<dyn Registry>))
+            .collect(),
+        systemd: restarter(ports.systemd),
+        process: restarter(ports.process),
+        docker: restarter(ports.docker),
+        supervisord: restarter(ports.supervisord),
+        supervise: restarter(ports.supervise),
+        probe: Arc::new(Belted { name: "probe".into(), inner: ports.probe }),
+        fleet: ports.fleet.map(|inner| Arc::new(Belted { name: "fleet".into(), inner }) as Arc<dyn Fleet>),
+    }
+}
+
+struct Belted<T: ?Sized> {
+    name: String,
+    inner: Arc<T>,
+}
+
+/// The answer, or what is said where there is none by the deadline.
+async fn by<T, E>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, E>> + Send,
+    late: impl FnOnce(String) -> E,
+) -> Result<T, E> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(late(format!("no answer within {}", duration::format(deadline)))),
+    }
+}
+
+impl Belted<dyn Registry> {
+    async fn by<T>(&self, call: impl Future<Output = Result<T, RegistryError>> + Send) -> Result<T, RegistryError> {
+        by(self.inner.ends_within(), call, |detail| RegistryError::Unreachable { registry: self.name.clone(), detail })
+            .await
+    }
+}
+
+#[async_trait]
+impl Registry for Belted<dyn Registry> {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.by(self.inner.observe(id)).await
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.by(self.inner.drain(id, marker)).await
+    }
+
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        self.by(self.inner.hold(id, marker)).await
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        self.by(self.inner.restore(id, marker, record)).await
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.by(self.inner.others(id)).await
+    }
+
+    fn counts(&self) -> bool {
+        self.inner.counts()
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        self.by(self.inner.markers()).await
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.by(self.inner.names()).await
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        self.by(self.inner.instances()).await
+    }
+
+    fn ends_within(&self) -> Duration {
+        self.inner.ends_within()
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        self.inner.caveats()
+    }
+}
+
+impl Belted<dyn Restarter> {
+    async fn by<T>(
+        &self,
+        deadline: Duration,
+        target: &Restart,
+        call: impl Future<Output = Result<T, RestartError>> + Send,
+    ) -> Result<T, RestartError> {
+        by(deadline, call, |detail| RestartError::Unreachable { service: super::restarter::named(target), detail })
+            .await
+    }
+}
+
+#[async_trait]
+impl Restarter for Belted<dyn Restarter> {
+    async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
+        self.by(RESTARTER, target, self.inner.observe(target)).await
+    }
+
+    async fn remember(&self, target: &Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
+        self.by(RESTARTER, target, self.inner.remember(target, incarnation)).await
+    }
+
+    async fn restart(&self, target: &Restart, deadline: Duration) -> Result<Restarted, RestartError> {
+        self.by(deadline + BEYOND, target, self.inner.restart(target, deadline)).await
+    }
+
+    async fn start(&self, target: &Restart, before: &Before, deadline: Duration) -> Result<Incarnation, RestartError> {
+        self.by(deadline + BEYOND, target, self.inner.start(target, before, deadline)).await
+    }
+
+    async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
+        self.by(RESTARTER, target, self.inner.own_deadline(target)).await
+    }
+
+    async fn no_reload(&self, target: &Restart) -> Result<Option<String>, RestartError> {
+        self.by(RESTARTER, target, self.inner.no_reload(target)).await
+    }
+
+    async fn reload(&self, target: &Restart, deadline: Duration) -> Result<(), RestartError> {
+        self.by(deadline + BEYOND, target, self.inner.reload(target, deadline)).await
+    }
+
+    async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
+        self.by(RESTARTER, target, self.inner.dependents(target)).await
+    }
+
+    async fn caveats(&self, target: &Restart) -> Vec<String> {
+        tokio::time::timeout(RESTARTER, self.inner.caveats(target)).await.unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Probe for Belted<dyn Probe> {
+    async fn ask(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
+        let late = |answer| ProbeFailure { asked: self.name.clone(), answer };
+        by(deadline + BEYOND, self.inner.ask(health, deadline), late).await
+    }
+}
+
+impl Belted<dyn Fleet> {
+    async fn by<T>(&self, call: impl Future<Output = Result<T, FleetError>> + Send) -> Result<T, FleetError> {
+        by(FLEET, call, FleetError::Unreachable).await
+    }
+}
+
+#[async_trait]
+impl Fleet for Belted<dyn Fleet> {
+    async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
+        self.by(self.inner.acquire(service, incident, slots)).await
+    }
+
+    async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
+        self.by(self.inner.begin(service, incident)).await
+    }
+
+    async fn drained(&self, service: &str, incident: &str) -> Result<(), FleetError> {
+        self.by(self.inner.drained(service, incident)).await
+    }
+
+    async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError> {
+        self.by(self.inner.release(service, incident)).await
+    }
+
+    async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
+        self.by(self.inner.blocked_by(service, incident, slots)).await
+    }
+
+    async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
+        self.by(self.inner.release_host(service, host)).await
+    }
+
+    async fn services(&self) -> Result<Vec<String>, FleetError> {
+        self.by(self.inner.services()).await
+    }
+
+    async fn holders(&self, service: &str) -> Result<Vec<Slot>, FleetError> {
+        self.by(self.inner.holders(service)).await
+    }
+
+    async fn publish_breach(&self, service: &str, until: Timestamp) -> Result<(), FleetError> {
+        self.by(self.inner.publish_breach(service, until)).await
+    }
+
+    async fn breaches(&self, service: &str) -> Result<Vec<String>, FleetError> {
+        self.by(self.inner.breaches(service)).await
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        self.inner.caveats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A method with a body of its own in the trait would otherwise be that body's, and no adapter's.
+    #[test]
+    fn every_method_of_every_port_goes_through_the_belt() {
+        let belt = include_str!("belt.rs");
+        for (door, source) in [
+            ("pub trait Registry:", include_str!("registry/mod.rs")),
+            ("pub trait Restarter:", include_str!("restarter/mod.rs")),
+            ("pub trait Probe:", include_str!("probe/mod.rs")),
+            ("pub trait Fleet:", include_str!("fleet/mod.rs")),
+        ] {
+            let (_, methods) = source.split_once(door).unwrap();
+            let (methods, _) = methods.split_once("\n}").unwrap();
+            let (_, ours) = belt.split_once(&format!("impl {} for Belted", &door[10..door.len() - 1])).unwrap();
+            let (ours, _) = ours.split_once("\n}").unwrap();
+            let named = |line: &str| Some(line.split_once("fn ")?.1.split_once('(')?.0.to_string());
+            for method in methods.lines().filter(|line| !line.trim_start().starts_with("//")).filter_map(named) {
+                assert!(ours.contains(&format!("fn {method}(")), "{door} {method}");
+            }
+        }
+    }
+}
