@@ -74,7 +74,7 @@ impl Spawned {
     pub fn signal_if_it_runs(&self, signal: Signal) {
         if let Ok(pid) = self.inner() {
             // An error is that it has ended.
-            drop(kill(Pid::from_raw(pid), signal));
+            let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 
