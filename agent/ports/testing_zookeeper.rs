@@ -60,12 +60,10 @@ impl TestZooKeeper {
             .spawn()
             .unwrap_or_else(|error| panic!("java: {error}: `tests/run` installs openjdk-17-jre-headless"));
         let zookeeper = Self { child, _data: data, server: format!("127.0.0.1:{port}") };
-        wait_for("ZooKeeper to give a session", async || zookeeper.api(None).session().await.is_ok()).await;
+        // Measured: one that is still starting may take a connection and never answer it.
+        let asked = Api::new(vec![zookeeper.server.clone()], None, Duration::from_secs(1));
+        wait_for("ZooKeeper to give a session", async || asked.session().await.is_ok()).await;
         zookeeper
-    }
-
-    fn api(&self, user: Option<User>) -> Api {
-        Api::new(vec![self.server.clone()], user, Duration::from_secs(30))
     }
 
     pub async fn session(&self) -> Session {
@@ -73,7 +71,7 @@ impl TestZooKeeper {
     }
 
     pub async fn session_of(&self, user: Option<User>) -> Session {
-        self.api(user).session().await.unwrap()
+        Api::new(vec![self.server.clone()], user, Duration::from_secs(30)).session().await.unwrap()
     }
 
     /// What ZooKeeper's own client says.

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::etcd::Etcd;
@@ -141,6 +143,7 @@ async fn etcd_conforms() {
     assert_eq!(later.restore(US, &found.marker, &NULL).await.unwrap(), Restored::Done);
     assert!(world.finds(US).await);
     what_others_put_there_is_theirs(&world).await;
+    a_person_who_was_quicker_is_not_overwritten(&world).await;
     what_is_overridden_is_not_counted_as_healthy(&world).await;
 }
 
@@ -166,6 +169,45 @@ async fn what_others_put_there_is_theirs(world: &EtcdWorld) {
     assert!(world.registry.hold(US, &marker("i")).await.unwrap());
     assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
     assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+}
+
+/// Passes everything on to etcd; just before a change of ours arrives, a person is quicker.
+async fn a_person_is_quicker(etcd: &TestEtcd) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (real, address) = (etcd.url.clone(), etcd.url.trim_start_matches("http://").to_owned());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            // A body in JSON ends with its brace.
+            while !request.ends_with(b"}") {
+                assert!(client.read_buf(&mut request).await.unwrap() > 0);
+            }
+            if String::from_utf8_lossy(&request).contains("/v3/kv/txn") {
+                let theirs = json!({ "key": STANDARD.encode(OVERRIDE), "value": STANDARD.encode("release 43") });
+                reqwest::Client::new().post(format!("{real}/v3/kv/put")).json(&theirs).send().await.unwrap();
+            }
+            let mut server = TcpStream::connect(&address).await.unwrap();
+            server.write_all(&request).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    url
+}
+
+async fn a_person_who_was_quicker_is_not_overwritten(world: &EtcdWorld) {
+    let url = a_person_is_quicker(&world.etcd).await;
+    let late = Etcd::new("etcd", &url, None, layout(), "bj1-03").unwrap();
+    let refused = late.drain(US, &marker("i")).await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Refused { detail, .. } if detail.contains("release 43")), "{refused}");
+    assert_eq!(world.etcd.get(OVERRIDE).await.unwrap(), "release 43");
+    delete(&world.etcd, OVERRIDE).await;
+
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    let left = late.restore(US, &marker("i"), &NULL).await.unwrap();
+    assert!(matches!(&left, Restored::NotOurs(what) if what.contains("release 43")), "{left:?}");
+    assert_eq!(world.etcd.get(OVERRIDE).await.unwrap(), "release 43");
+    delete(&world.etcd, OVERRIDE).await;
 }
 
 async fn what_is_overridden_is_not_counted_as_healthy(world: &EtcdWorld) {
