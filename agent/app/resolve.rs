@@ -75,7 +75,7 @@ async fn refuse_if_drained(
         Some(plan) => match drain::still_ours(&plan, world).await {
             Ok(ours) => !ours.is_empty(),
             Err(UndoError::Later(error)) => return Err(format!("{error}; say --restore or --leave")),
-            Err(UndoError::Refused { .. }) => false,
+            Err(UndoError::Refused { .. } | UndoError::Unregistered(_)) => false,
         },
         // An orphaned marker: there is a drain, and nobody knows of it.
         None => Marker::parse(latch.detail.split_once("carries: ").map_or("", |(_, marker)| marker)).is_some(),

@@ -261,6 +261,10 @@ impl Back<'_> {
             Self::Undo { step, preimage } => match steps::undo(saga, step, preimage, world).await {
                 Ok(detail) => Ok(Event::Undone { step, detail }),
                 Err(UndoError::Refused { reason, detail }) => Ok(Event::UndoRefused { step, reason, detail }),
+                // Its lifetime went on, so it is not about to register itself.
+                Err(UndoError::Unregistered(detail)) => {
+                    Ok(Event::UndoRefused { step, reason: Reason::RecordChanged, detail })
+                }
                 Err(UndoError::Later(error)) => Err(error),
             },
             Self::Withdraw => match steps::drain::again(saga, world).await {

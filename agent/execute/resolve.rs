@@ -27,7 +27,7 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
     }
     let later = |error: UndoError| match error {
         UndoError::Later(error) => ResolveError::Later(error),
-        UndoError::Refused { detail, .. } => {
+        UndoError::Refused { detail, .. } | UndoError::Unregistered(detail) => {
             ResolveError::Refused(format!("{detail}; put it right in the registry, then decide with --leave"))
         }
     };

@@ -151,8 +151,7 @@ pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, Undo
                 return Err(UndoError::Refused { reason: Reason::RecordChanged, detail });
             }
             Err(RegistryError::NotRegistered { .. }) => {
-                let detail = format!("{} is not registered any more", key(binding));
-                return Err(UndoError::Refused { reason: Reason::RecordChanged, detail });
+                return Err(UndoError::Unregistered(format!("{} is not registered any more", key(binding))));
             }
             Err(error) => return Err(UndoError::Later(error.to_string())),
         }

@@ -56,6 +56,8 @@ impl Failure {
 pub enum UndoError {
     /// Something that may pass is in the way.
     Later(String),
+    /// Nothing stands where the record stood. A service that registers itself may do so yet.
+    Unregistered(String),
     /// It must not be, or cannot be: a person is needed.
     Refused { reason: Reason, detail: String },
 }

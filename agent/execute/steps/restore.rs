@@ -36,6 +36,13 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
         match put_back {
             Ok(said) => return Ok(Done::saying(said)),
             Err(UndoError::Refused { reason, detail }) => return Err(Failure { reason, detail }),
+            // Some register themselves only a while after they answer, and are in traffic or drained from then on.
+            Err(UndoError::Unregistered(detail)) if world.pace.elapsed() >= told_at => {
+                return Err(Failure { reason: Reason::RecordChanged, detail });
+            }
+            Err(UndoError::Unregistered(detail)) => {
+                tracing::info!(incident = %plan.incident, detail, "waiting for it to register itself");
+            }
             Err(UndoError::Later(error)) => {
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
                 if !told && world.pace.elapsed() >= told_at {
