@@ -192,21 +192,7 @@ fn ended<T, E: ToString>(answer: Result<T, E>) -> Result<(), String> {
 }
 
 fn message() -> Message {
-    Message {
-        at: jiff::Timestamp::UNIX_EPOCH,
-        event: EventKind::Test,
-        host: "bj1-03".into(),
-        labels: Vec::new(),
-        service: None,
-        policy: None,
-        incident: None,
-        dry_run: false,
-        outcome: None,
-        reason: None,
-        step: None,
-        title: "is anybody there?".into(),
-        lines: Vec::new(),
-    }
+    Message::new(EventKind::Test, "bj1-03", jiff::Timestamp::UNIX_EPOCH, "is anybody there?")
 }
 
 #[test]
