@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::config;
 use crate::execute::saga::{Event, Saga};
 use crate::execute::steps::{self, Done, Failure};
+use crate::execute::world::World;
 use crate::model::runbook::{Floor, Recycle, StopSignal};
 use crate::model::{Plan, PlannedStep, Reason, ServiceName, Step, Trigger, Worker};
 
@@ -118,15 +119,23 @@ impl Set {
 
     /// Carries one step out, for real or dry.
     fn apply(&self, step: Step, dry: bool) -> Result<Done, Failure> {
+        self.apply_in(step, &if dry { self.dry_world() } else { self.world() })
+    }
+
+    fn world(&self) -> World {
+        self.wiring.world(&self.store, Duration::ZERO)
+    }
+
+    fn dry_world(&self) -> World {
+        self.wiring.dry_world(&self.store, Duration::ZERO)
+    }
+
+    fn apply_in(&self, step: Step, world: &World) -> Result<Done, Failure> {
         let mut saga = Saga::new(self.plan(step));
-        let world = match dry {
-            true => self.wiring.dry_world(&self.store, Duration::ZERO),
-            false => self.wiring.world(&self.store, Duration::ZERO),
-        };
         block(async {
-            let preimage = steps::preimage(&saga, 0, &world).await?;
+            let preimage = steps::preimage(&saga, 0, world).await?;
             saga.apply(Event::Intended { step: 0, preimage }).unwrap();
-            steps::apply(&saga, 0, &world).await
+            steps::apply(&saga, 0, world).await
         })
     }
 
@@ -191,7 +200,9 @@ fn a_master_below_the_main_process_is_never_touched_though_it_leaks_itself() {
 #[test]
 fn a_master_that_starts_no_new_workers_is_asked_for_no_second_batch() {
     let set = set(&["no-refork"]);
-    let failure = set.recycle(Recycle { wait: Duration::from_secs(1), ..how() }).unwrap_err();
+    // What does not come is not waited for.
+    let world = World { pace: set.dry_world().pace, ..set.world() };
+    let failure = set.apply_in(Step::RecycleWorkers(how()), &world).unwrap_err();
     assert_eq!(failure.reason, Reason::RecycleFailed);
     assert!(failure.detail.contains("there are 6 workers where there were 8"), "{failure:?}");
     let after = set.workers();
@@ -227,7 +238,7 @@ fn a_worker_that_ignores_the_signal_is_killed_only_where_that_is_said() {
 fn a_recycled_pid_is_never_signalled() {
     let set = set(&[]);
     let before = set.workers();
-    let world = set.wiring.world(&set.store, Duration::ZERO);
+    let world = set.world();
     let seen = before[0];
     for other in [Worker { began: seen.began + 1, ..seen }, Worker { parent: seen.parent + 1, ..seen }] {
         let stayed = block(world.kernel.end(&[other], &how()));

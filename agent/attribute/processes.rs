@@ -214,15 +214,20 @@ impl Process {
     }
 
     /// A field of `stat` by its number in proc(5); those behind the command's name alone.
-    fn stat_field(&self, number: usize) -> Result<u64, Unseen> {
+    fn stat_field<T: std::str::FromStr>(&self, number: usize) -> Result<T, Unseen> {
         let stat = self.read("stat")?;
         // The name (field 2) may hold blanks and parentheses: fields are counted from its last parenthesis.
         let behind = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         behind.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse().ok()).ok_or(Unseen::Hidden)
     }
 
+    /// Ended, and its parent has not asked yet how: it is listed as before, and does nothing any more.
+    pub fn is_zombie(&self) -> Result<bool, Unseen> {
+        Ok(matches!(self.stat_field(3)?, 'Z' | 'X' | 'x'))
+    }
+
     pub fn parent(&self) -> Result<u32, Unseen> {
-        Ok(self.stat_field(4)? as u32)
+        self.stat_field(4)
     }
 
     /// When it began, in time since boot.

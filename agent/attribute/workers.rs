@@ -26,7 +26,7 @@ pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Dura
     let complete = proc.family(&head, MOST_GENERATIONS, &mut budget, &mut |process, budget| {
         match Member::read(process, leaked, budget) {
             Ok(member) => family.push(member),
-            // It ends while it is looked at: it is no worker any more.
+            // It has ended, or ends while it is looked at: it is no worker any more.
             Err(Unseen::Ended) => {}
             Err(Unseen::Hidden) => hidden = Some(process.pid),
         }
@@ -67,6 +67,9 @@ struct Member {
 
 impl Member {
     fn read(process: &Process, leaked: &HashSet<u64>, budget: &mut Budget) -> Result<Self, Unseen> {
+        if process.is_zombie()? {
+            return Err(Unseen::Ended);
+        }
         let (began, parent) = (process.began()?, process.parent()?);
         let mut holds = HashSet::new();
         process.sockets(budget, |inode| {
@@ -75,5 +78,34 @@ impl Member {
             }
         })?;
         Ok(Self { pid: process.pid, began, parent, holds })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn one_that_has_ended_and_was_not_waited_for_is_no_worker_any_more() {
+        let cat = || Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let (mut lives, mut ended) = (cat(), cat());
+        let pids = || -> HashSet<u32> {
+            let seen = workers(std::process::id(), &HashSet::new(), &SystemClock, Duration::from_secs(10)).unwrap();
+            seen.into_iter().map(|worker| worker.pid).collect()
+        };
+        assert!(pids().is_superset(&[lives.id(), ended.id()].into()));
+        drop(ended.stdin.take());
+        let pid = nix::unistd::Pid::from_raw(ended.id().cast_signed());
+        waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+        let pids = pids();
+        assert!(pids.contains(&lives.id()) && !pids.contains(&ended.id()), "{pids:?}");
+        ended.wait().unwrap();
+        drop(lives.stdin.take());
+        lives.wait().unwrap();
     }
 }

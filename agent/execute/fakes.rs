@@ -25,7 +25,7 @@ use crate::model::{
 use crate::ports::Ports;
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::fake::FakeRegistry;
-use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
+use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::store::{Audience, Store};
 
@@ -145,6 +145,10 @@ pub enum Fault {
     UnhealthyAfterRestart,
     /// It registers itself anew at its start: our drain is gone.
     RegistersItself,
+    /// The restart ends its registration, and it registers itself only a while after it answers: our drain still stands.
+    RegistersLate,
+    /// The same, and our drain is gone.
+    RegistersLateInTraffic,
     /// Somebody else restarts the service while it is drained.
     RestartedWhileDrained,
     /// It falls ill while it is drained, and the restart is refused.
@@ -191,8 +195,9 @@ impl Fault {
 
 /// Workers of the service; the first four hold leaked sockets.
 pub const WORKERS: usize = 6;
-/// Of these as many always live.
-const FLOOR: usize = 4;
+/// How long after its start a service registers itself, where the fault says so: once it answers, and while it is tried to
+/// be put back, in a runbook with [`steps`]'s times.
+const REGISTERS_AFTER: Duration = Duration::from_secs(5);
 
 /// The service, as it really is.
 #[derive(Clone, Debug)]
@@ -212,6 +217,8 @@ pub struct Service {
     pub closed: u32,
     away: u32,
     rechecks: u32,
+    /// From when on it is registered again, and as what.
+    registers: Option<(Duration, Option<Traffic>)>,
 }
 
 impl Service {
@@ -255,6 +262,7 @@ impl Scene {
                 closed: 0,
                 away: 3,
                 rechecks: 0,
+                registers: None,
             }),
             registry,
             elapsed: Mutex::new(Duration::ZERO),
@@ -290,8 +298,26 @@ impl Scene {
     }
 
     fn registry_sees(&self, healthy: bool) {
-        if self.fault != Fault::DeregisteredWhileDrained {
+        if self.registry.traffic(ID).is_some() {
             self.registry.set_healthy(ID, healthy);
+        }
+    }
+
+    /// Its registration ends with its lifetime.
+    fn leaves(&self) {
+        let traffic = self.registry.traffic(ID).filter(|_| self.fault == Fault::RegistersLate);
+        self.registry.deregister(ID);
+        self.service().registers = Some((*self.elapsed.lock().unwrap() + REGISTERS_AFTER, traffic));
+    }
+
+    async fn registers_itself(&self) {
+        let now = *self.elapsed.lock().unwrap();
+        let due = self.service().registers.take_if(|(at, _)| now >= *at);
+        if let Some((_, traffic)) = due {
+            self.registry.register(ID, "rpc-order", "127.0.0.1:7801");
+            if let Some(Traffic::DrainedBy(marker)) = traffic {
+                self.registry.drain(ID, &marker).await.unwrap();
+            }
         }
     }
 
@@ -325,6 +351,7 @@ impl Registry for Fake {
         if self.0.trip.pass() {
             return Err(Scene::unreachable());
         }
+        self.0.registers_itself().await;
         self.0.registry.observe(id).await
     }
 
@@ -438,8 +465,10 @@ impl Restarter for Fake {
             return Err(RestartError::Failed { service: service(), detail: "exit code 1".into() });
         }
         self.0.begin_anew(fault != Fault::UnhealthyAfterRestart);
-        if fault == Fault::RegistersItself {
-            self.0.registry.isolate(ID, None);
+        match fault {
+            Fault::RegistersItself => self.0.registry.isolate(ID, None),
+            Fault::RegistersLate | Fault::RegistersLateInTraffic => self.0.leaves(),
+            _ => {}
         }
         if self.0.trip.pass() || fault == Fault::RestartAnswerLost {
             return Err(Scene::silent());
@@ -622,10 +651,13 @@ impl Commands for Fake {
 
 #[async_trait]
 impl Kernel for Fake {
-    async fn end(&self, workers: &[Worker], _how: &Recycle) -> Result<Vec<Worker>, String> {
-        self.0.trip.pass();
+    async fn end(&self, workers: &[Worker], how: &Recycle) -> Result<Vec<Worker>, String> {
+        if self.0.trip.pass() {
+            return Err("operation not permitted".into());
+        }
         assert!(workers.iter().all(|worker| worker.holds > 0), "a worker that holds nothing is ended: {workers:?}");
-        assert!(self.0.service().workers.len() - workers.len() >= FLOOR, "below the floor: {workers:?}");
+        let left = self.0.service().workers.len() - workers.len();
+        assert!(left >= how.floor.of(WORKERS), "below the floor {}: {left} are left", how.floor);
         if self.0.fault == Fault::WorkerStays {
             return Ok(workers.to_vec());
         }
@@ -639,20 +671,23 @@ impl Kernel for Fake {
             Fault::IllOfIt => self.0.fall_ill(),
             _ => {}
         }
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("input/output error".into());
+        }
         Ok(Vec::new())
     }
 
     async fn close_sockets(&self, _plan: &Plan, _older_than: Duration, _at_most: u64) -> Result<Closed, String> {
-        self.0.trip.pass();
-        if self.0.fault == Fault::CloseRefused {
+        if self.0.trip.pass() || self.0.fault == Fault::CloseRefused {
             return Err("it needs CAP_NET_ADMIN".into());
         }
         self.0.service().closed += 1;
         if self.0.fault == Fault::IllOfIt {
             self.0.fall_ill();
         }
-        self.0.trip.pass();
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
         Ok(Closed { found: 12, closed: 12, leaked: Some(if self.0.fault == Fault::DescriptorsStay { 12 } else { 0 }) })
     }
 }

@@ -8,7 +8,7 @@ fn a_window_that_the_interval_leaves_unknown_for_ever_is_refused() {
     let growth = "`close_wait.growth(59s)` would never be known: a window holds at least four intervals, which are 1m at \
                   the `interval: 15s` of agent.yaml";
     let forecast =
-        "`fd.exhausted_in` would never be known at the `interval: 61s` of agent.yaml: it needs one of 1m at most";
+        "`fd.exhausted_in` would never be known at the `interval: 1m1s` of agent.yaml: it needs one of 1m at most";
     for (interval, when, clear, wrong) in [
         ("15s", "close_wait.growth(1m) > 5", "close_wait < 1", vec![]),
         ("15s", "close_wait.growth(59s) > 5", "close_wait < 1", vec![format!("policies/p.yaml:3:7 {growth}")]),

@@ -2,6 +2,7 @@
 
 mod disks;
 mod parties;
+mod registers;
 mod registries;
 pub(crate) mod runbooks;
 mod simulation;

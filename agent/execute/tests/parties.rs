@@ -78,6 +78,8 @@ struct Sick {
     /// It is well again, also where it never was asked while it was ill.
     over: OnceLock<()>,
     wrote: OnceLock<()>,
+    /// What was told and delivered, for all that can be known: a notifier took it that only pretends.
+    believed: Mutex<Vec<EventKind>>,
 }
 
 /// What becomes of one call.
@@ -307,7 +309,8 @@ impl Notifier for Ears {
 impl Notifier for Ill<dyn Notifier> {
     async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError> {
         let later = || DeliveryError::Later { after: None, detail: "nobody answers".into() };
-        self.told(Who::Notifier, self.inner.deliver(id, message), || (), later).await
+        let believed = || self.sick.believed.lock().unwrap().push(message.event);
+        self.told(Who::Notifier, self.inner.deliver(id, message), believed, later).await
     }
 }
 
@@ -360,6 +363,7 @@ impl Case {
             since: OnceLock::new(),
             over: OnceLock::new(),
             wrote: OnceLock::new(),
+            believed: Mutex::default(),
         });
         let fleet = FakeStore::default();
         let fake = Arc::new(Fake(Arc::clone(&scene)));
@@ -406,7 +410,8 @@ impl Case {
     fn is_told(&self) -> bool {
         let waits = self.world.store.undelivered(1_000).unwrap().into_iter().map(|outgoing| outgoing.message.event);
         let heard: Vec<_> = self.heard.0.lock().unwrap().iter().map(|message| message.event).collect();
-        waits.chain(heard).any(|event| event == EventKind::Stuck)
+        let believed = self.sick.believed.lock().unwrap().clone();
+        waits.chain(heard).chain(believed).any(|event| event == EventKind::Stuck)
     }
 
     async fn play(self) {
@@ -447,6 +452,8 @@ impl Case {
         assert!(service.restarts <= 1, "restarted more than once: {what}");
         assert_eq!(latched, stuck, "{what}");
         assert!(!stuck || told, "stuck, and nobody was told: {what}");
+        let calls = plan.steps.iter().any(|planned| matches!(planned.step, Step::Call { .. }));
+        assert!(self.sick.who != Who::Notifier || stuck == calls, "who is told decides nothing: {what}");
         let found = found.iter().any(|found| found.marker.incident == plan.incident);
         assert_eq!(found, self.drained(), "the sweep finds what is drained: {what}");
         // An answer that was not so may have been believed; then the sweep, which follows each saga, latches it.

@@ -193,6 +193,7 @@ fn each_fault_ends_as_it_should() {
         Nothing | RegistersItself | RegistryAwayAtRestore | RestartAnswerLost | TwoHalves => {
             (Completed, Reason::Recovered)
         }
+        RegistersLate | RegistersLateInTraffic => (Completed, Reason::Recovered),
         NotHelped | CannotBeMeasuredAtTheEnd => (Completed, Reason::NotHelped),
         EvidenceNotKept => (Unwound, Reason::EvidenceNotKept),
         RefusedAtFirst | RefusedAtSecond => (Unwound, Reason::GuardRefused),
