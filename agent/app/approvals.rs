@@ -51,19 +51,17 @@ fn message(wiring: &Wiring, plan: &Plan, approval: &Approval, policy: &Policy, w
         approval.expires
     ));
     Message {
-        at: approval.created,
-        event: EventKind::Approval,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
         service: Some(service.clone()),
         policy: Some(plan.policy.clone()),
-        incident: None,
-        dry_run: false,
-        outcome: None,
         reason: Some(Reason::AwaitingApproval),
-        step: None,
-        title: format!("{service} on {}: may {} begin? ({})", wiring.host.name, plan.runbook, approval.id),
         lines,
+        ..Message::new(
+            EventKind::Approval,
+            &wiring.host.name,
+            approval.created,
+            format!("{service} on {}: may {} begin? ({})", wiring.host.name, plan.runbook, approval.id),
+        )
     }
 }
 

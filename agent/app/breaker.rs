@@ -51,22 +51,20 @@ fn message(wiring: &Wiring, breaker: &Breaker, service: &ServiceName) -> Message
     let reason = Reason::BreakerOpen;
     let Breaker { policy, runbook, incident, .. } = breaker;
     Message {
-        at: wiring.host.clock.now(),
-        event: EventKind::Stuck,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
         service: Some(service.clone()),
         policy: Some(policy.clone()),
-        incident: None,
-        dry_run: false,
-        outcome: None,
         reason: Some(reason),
-        step: None,
-        title: format!("{service} on {}: {policy} goes back to dry-run", wiring.host.name),
         lines: vec![
             format!("{runbook} did not help twice, without a success in {}.", duration::format(BREAKER_MEMORY)),
             format!("look:   unwait show {incident}"),
             format!("decide: unwait rearm {policy} --service {service}"),
         ],
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("{service} on {}: {policy} goes back to dry-run", wiring.host.name),
+        )
     }
 }

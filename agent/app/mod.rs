@@ -55,11 +55,15 @@ use crate::ports::registry::{
     Registry, RegistryError,
     consul::Consul,
     dry::DryRegistry,
+    etcd::Etcd,
+    eureka::Eureka,
     file::FileRegistry,
     haproxy::HaProxy,
     health_file::HealthFile,
     hook::{ExecHooks, Hooked, HttpHooks},
+    nacos::Nacos,
     redis::Redis,
+    zookeeper::ZooKeeper,
 };
 use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
@@ -134,7 +138,7 @@ impl Wiring {
                     Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?.draining(*scope))
                 }
                 RegistryConfig::Exec(hook) => {
-                    let ledger = StateDir::drains_of_hook(&config.host.state, name);
+                    let ledger = StateDir::drains_by(&config.host.state, name);
                     Arc::new(Hooked::new(name, ExecHooks(hook.clone()), ledger, hook.hold_every, &host.name))
                 }
                 RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
@@ -149,12 +153,30 @@ impl Wiring {
                     let headers = headers_file.as_ref().map(|path| secret(path, "the hook's headers")).transpose()?;
                     let hooks = HttpHooks::new(hook.as_ref().clone(), headers.as_ref())
                         .map_err(|detail| RegistryError::Refused { registry: name.clone(), detail })?;
-                    let ledger = StateDir::drains_of_hook(&config.host.state, name);
+                    let ledger = StateDir::drains_by(&config.host.state, name);
                     Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, &host.name))
                 }
                 RegistryConfig::Redis { url, login, layout } => {
-                    let user = user(login.as_ref(), "the registry's password")?;
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
                     Arc::new(Redis::new(name, url, user, layout.clone(), &host.name)?)
+                }
+                RegistryConfig::Etcd { url, login, layout } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    Arc::new(Etcd::new(name, url, user, layout.clone(), &host.name)?)
+                }
+                RegistryConfig::ZooKeeper { servers, root, login } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    Arc::new(ZooKeeper::new(name, servers.clone(), user, root, &host.name))
+                }
+                RegistryConfig::Nacos { url, login, layout } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    let ledger = StateDir::drains_by(&config.host.state, name);
+                    Arc::new(Nacos::new(name, url, user, layout.clone(), ledger)?)
+                }
+                RegistryConfig::Eureka { url, login } => {
+                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+                    let ledger = StateDir::drains_by(&config.host.state, name);
+                    Arc::new(Eureka::new(name, url, user, ledger)?)
                 }
             };
             registries.insert(name.clone(), adapter);
@@ -303,6 +325,7 @@ fn fleet_of(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringE
 }
 
 const FLEET_PASSWORD: &str = "the fleet's password";
+const REGISTRY_PASSWORD: &str = "the registry's password";
 
 fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, WiringError> {
     let of = |login: &Login| {

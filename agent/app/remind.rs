@@ -44,23 +44,20 @@ fn message(wiring: &Wiring, latch: &Latch) -> Message {
     let lasts = now.duration_since(*since).unsigned_abs();
     let lasts = duration::format(std::time::Duration::from_secs(lasts.as_secs() / 60 * 60));
     Message {
-        at: now,
-        event: EventKind::Stuck,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
         service: ServiceName::parse(service).ok(),
-        policy: None,
         incident: Some(IncidentId(incident.clone())),
-        dry_run: false,
-        outcome: None,
-        reason: None,
-        step: None,
-        title: format!("{service} on {}: still needs a person, for {lasts} now: {reason}", wiring.host.name),
         lines: vec![
             detail.clone(),
             "It is latched: nothing further is done to it until a person decides.".into(),
             format!("look:   unwait show {incident}"),
             format!("decide: unwait resolve {service} --restore   (or --leave)"),
         ],
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            now,
+            format!("{service} on {}: still needs a person, for {lasts} now: {reason}", wiring.host.name),
+        )
     }
 }

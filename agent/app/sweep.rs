@@ -88,19 +88,18 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
         ));
     }
     Message {
-        at: wiring.host.clock.now(),
-        event: EventKind::Stuck,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
         service: service.cloned(),
-        policy: None,
         incident: Some(incident.clone()),
-        dry_run: false,
         outcome: Some(ending.outcome),
         reason: Some(ending.reason),
-        step: None,
-        title: format!("{who} on {}: needs a person: {}", wiring.host.name, ending.reason),
         lines,
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("{who} on {}: needs a person: {}", wiring.host.name, ending.reason),
+        )
     }
 }
 

@@ -26,27 +26,23 @@ pub fn recovered(wiring: &Wiring, policy: &Policy, service: &ServiceName) -> Mes
 
 /// The agent does not know any more what it knew, and does nothing until a person has looked.
 pub fn forgot(wiring: &Wiring, pause: &Pause) -> Message {
+    let forgotten = "What it had drained is looked for in the registries, told and latched; a restart that was under way, \
+                     and a slot of the fleet that it held, are not known any more.";
     Message {
-        at: wiring.host.clock.now(),
-        event: EventKind::Stuck,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
-        service: None,
-        policy: None,
-        incident: None,
-        dry_run: false,
-        outcome: None,
         reason: Some(Reason::Paused),
-        step: None,
-        title: format!("unwait on {}: it has lost its memory, and is paused", wiring.host.name),
         lines: vec![
             pause.why.clone(),
-            "What it had drained is looked for in the registries, told and latched; a restart that was under way, and a \
-             slot of the fleet that it held, are not known any more."
-                .into(),
+            forgotten.into(),
             "look:   unwait status; unwait slot".into(),
             "decide: unwait resume   (once the services of this host are as they should be)".into(),
         ],
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: it has lost its memory, and is paused", wiring.host.name),
+        )
     }
 }
 
@@ -59,18 +55,11 @@ fn message(
     lines: Vec<String>,
 ) -> Message {
     Message {
-        at: wiring.host.clock.now(),
-        event,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
         service: Some(service.clone()),
         policy: Some(policy.name.clone()),
-        incident: None,
         dry_run: policy.mode == Mode::DryRun,
-        outcome: None,
-        reason: None,
-        step: None,
-        title,
         lines,
+        ..Message::new(event, &wiring.host.name, wiring.host.clock.now(), title)
     }
 }

@@ -29,19 +29,14 @@ pub async fn notify(verb: Verb) -> Outcome {
         return Err(Failure::Wrong("the host's file names no destination under `notify`".into()));
     }
     let message = Message {
-        at: wiring.host.clock.now(),
-        event: EventKind::Test,
-        host: wiring.host.name.clone(),
         labels: wiring.labels(),
-        service: None,
-        policy: None,
-        incident: None,
-        dry_run: false,
-        outcome: None,
-        reason: None,
-        step: None,
-        title: format!("unwait on {}: this is a test", wiring.host.name),
         lines: vec!["Messages of this host reach you.".into()],
+        ..Message::new(
+            EventKind::Test,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: this is a test", wiring.host.name),
+        )
     };
     let id = format!("test-{}", message.at.as_millisecond());
     let mut answers = Vec::new();

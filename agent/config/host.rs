@@ -9,7 +9,7 @@ use super::Diagnostic;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
-use crate::model::{ConsulScope, ExecHook, HttpHook, RedisLayout};
+use crate::model::{ConsulScope, EtcdLayout, ExecHook, HttpHook, NacosLayout, RedisLayout};
 
 /// `agent.yaml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,14 @@ pub enum RegistryConfig {
     Http { hook: Box<HttpHook>, headers_file: Option<PathBuf> },
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
+    /// Instances are `SERVICE/INSTANCE`.
+    Etcd { url: String, login: Option<Login>, layout: EtcdLayout },
+    /// `HOST:PORT`, at least one, and Dubbo's root node. Instances are `SERVICE/IP:PORT`.
+    ZooKeeper { servers: Vec<String>, root: String, login: Option<Login> },
+    /// The URL ends where `/v1` begins. Instances are `SERVICE/IP:PORT`.
+    Nacos { url: String, login: Option<Login>, layout: NacosLayout },
+    /// The URL ends where `/apps` begins. Instances are `APP/INSTANCE-ID`.
+    Eureka { url: String, login: Option<Login> },
 }
 
 impl RegistryConfig {
@@ -79,9 +87,12 @@ impl RegistryConfig {
             Self::Consul { .. } | Self::File { .. } => None,
             Self::HaProxy { .. } => Some("BACKEND/SERVER, such as rpc-order/s1"),
             Self::HealthFile { .. } => Some("SERVICE/FILE, such as rpc-order/up"),
-            Self::Redis { .. } | Self::Exec(_) | Self::Http { .. } => {
+            Self::Redis { .. } | Self::Etcd { .. } | Self::Exec(_) | Self::Http { .. } => {
                 Some("SERVICE/INSTANCE, such as rpc-order/10.0.0.1:7801")
             }
+            Self::ZooKeeper { .. } => Some("SERVICE/IP:PORT, such as com.shop.Order/10.0.0.1:20880"),
+            Self::Nacos { .. } => Some("SERVICE/IP:PORT, such as rpc-order/10.0.0.1:7801"),
+            Self::Eureka { .. } => Some("APP/INSTANCE-ID, such as rpc-order/bj1-03:rpc-order:7801"),
         }
     }
 }

@@ -2,8 +2,7 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 5] = [
-    ("registries", &["etcd", "zookeeper", "nacos", "eureka"]),
+const KEYS: [(&str, &[&str]); 4] = [
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "exec"]),
     (

@@ -20,19 +20,13 @@ pub struct Teller<'a> {
 impl Teller<'_> {
     fn message(&self, event: EventKind, title: String, lines: Vec<String>) -> Message {
         Message {
-            at: self.at,
-            event,
-            host: self.host.into(),
             labels: self.labels.to_vec(),
             service: Some(self.plan.target.service.clone()),
             policy: Some(self.plan.policy.clone()),
             incident: Some(self.plan.incident.clone()),
             dry_run: self.plan.dry_run,
-            outcome: None,
-            reason: None,
-            step: None,
-            title,
             lines,
+            ..Message::new(event, self.host, self.at, title)
         }
     }
 

@@ -65,6 +65,27 @@ pub struct Message {
     pub lines: Vec<String>,
 }
 
+impl Message {
+    /// One that says this alone so far; `title` is the line for its head.
+    pub fn new(event: EventKind, host: impl Into<String>, at: Timestamp, title: impl Into<String>) -> Self {
+        Self {
+            at,
+            event,
+            host: host.into(),
+            labels: Vec::new(),
+            service: None,
+            policy: None,
+            incident: None,
+            dry_run: false,
+            outcome: None,
+            reason: None,
+            step: None,
+            title: title.into(),
+            lines: Vec::new(),
+        }
+    }
+}
+
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.title)?;

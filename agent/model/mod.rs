@@ -23,7 +23,10 @@ pub use plan::{Plan, PlannedStep, Target};
 pub use policy::{Comparison, Condition, Mode, Policy, Truth};
 pub use policy_test::{Expect, Expected, PolicyTest};
 pub use reason::Reason;
-pub use registry::{ConsulScope, ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs, RedisLayout, RedisProfile};
+pub use registry::{
+    ConsulScope, EtcdLayout, ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs, NacosLayout, RedisLayout,
+    RedisProfile,
+};
 pub use runbook::{Effect, Runbook, Step};
 pub use sample::{Sample, Spread};
 pub use service::{Incarnation, ServiceName, Worker};

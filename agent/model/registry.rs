@@ -104,3 +104,26 @@ pub enum IncludesUs {
 
 /// What is filled into a hook's arguments, addresses and bodies, between braces.
 pub const WORDS: [&str; 6] = ["id", "service", "instance", "marker", "incident", "host"];
+
+/// Where the instances of a service stand in etcd, and where their clients look for an override. Each template has
+/// `{service}` once and `{instance}` once behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdLayout {
+    /// The instance's own key, under the application's lease.
+    pub key: String,
+    /// The key that takes the instance out of traffic for as long as it is there.
+    pub override_key: String,
+    /// What is put there, with `{marker}` once.
+    pub value: String,
+}
+
+/// Which of Nacos' instances are a service's, and by which of its APIs they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NacosLayout {
+    /// The second open API (`/v2/…`) in place of the first.
+    pub v2: bool,
+    /// The id of a namespace; Nacos' own `public` where it is left out.
+    pub namespace: Option<String>,
+    pub group: String,
+    pub cluster: String,
+}

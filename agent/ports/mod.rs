@@ -5,6 +5,7 @@
 
 mod belt;
 mod consul;
+mod etcd;
 pub mod fleet;
 mod http;
 pub mod notifier;
@@ -23,7 +24,10 @@ mod testing_nginx;
 #[cfg(test)]
 pub mod testing_redis;
 #[cfg(test)]
+mod testing_zookeeper;
+#[cfg(test)]
 mod wire_tests;
+mod zookeeper;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +15,8 @@ pub struct TestEtcd {
     _data: tempfile::TempDir,
     pub url: String,
     client: reqwest::Client,
+    /// Root's, once access control is on.
+    token: OnceLock<String>,
 }
 
 fn binary() -> PathBuf {
@@ -42,7 +45,7 @@ impl TestEtcd {
             .spawn()
             .unwrap();
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        let etcd = Self { child, _data: data, url: client, client: http };
+        let etcd = Self { child, _data: data, url: client, client: http, token: OnceLock::new() };
         wait_for("etcd to serve", async || {
             let health = etcd.client.get(format!("{}/health", etcd.url)).send().await;
             match health {
@@ -55,8 +58,11 @@ impl TestEtcd {
     }
 
     pub async fn post(&self, method: &str, body: Value) -> Value {
-        let answer = self.client.post(format!("{}/v3/{method}", self.url)).json(&body).send().await.unwrap();
-        answer.error_for_status().unwrap().json().await.unwrap()
+        let mut request = self.client.post(format!("{}/v3/{method}", self.url)).json(&body);
+        if let Some(token) = self.token.get() {
+            request = request.header("Authorization", token);
+        }
+        request.send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
     }
 
     pub async fn put(&self, key: &str, text: &str) {
@@ -72,22 +78,30 @@ impl TestEtcd {
 
     /// Access control, with a user who may use `prefix` and nothing else.
     pub async fn lock_down(&self, user: &str, password: &str, prefix: &str) {
-        let end = format!("{}{}", &prefix[..prefix.len() - 1], char::from(prefix.as_bytes()[prefix.len() - 1] + 1));
-        let permission =
-            json!({ "permType": "READWRITE", "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) });
-        for (method, body) in [
-            ("auth/user/add", json!({ "name": "root", "password": "root" })),
-            ("auth/role/add", json!({ "name": "root" })),
-            ("auth/user/grant", json!({ "user": "root", "role": "root" })),
-            ("auth/role/add", json!({ "name": "slots" })),
-            ("auth/role/grant", json!({ "name": "slots", "perm": permission })),
-            ("auth/user/add", json!({ "name": user, "password": password })),
-            ("auth/user/grant", json!({ "user": user, "role": "slots" })),
-            ("auth/enable", json!({})),
-        ] {
-            self.post(method, body).await;
-        }
+        let root = json!({ "name": "root", "password": "root" });
+        self.post("auth/user/add", root.clone()).await;
+        self.post("auth/role/add", json!({ "name": "root" })).await;
+        self.post("auth/user/grant", json!({ "user": "root", "role": "root" })).await;
+        self.add_user(user, password, &[("READWRITE", prefix)]).await;
+        self.post("auth/enable", json!({})).await;
+        let answer = self.post("auth/authenticate", root).await;
+        self.token.set(answer["token"].as_str().unwrap().to_owned()).unwrap();
     }
+
+    /// A user, with a role of the same name.
+    pub async fn add_user(&self, user: &str, password: &str, may: &[(&str, &str)]) {
+        self.post("auth/role/add", json!({ "name": user })).await;
+        for (what, prefix) in may {
+            self.post("auth/role/grant", json!({ "name": user, "perm": permission(what, prefix) })).await;
+        }
+        self.post("auth/user/add", json!({ "name": user, "password": password })).await;
+        self.post("auth/user/grant", json!({ "user": user, "role": user })).await;
+    }
+}
+
+fn permission(what: &str, prefix: &str) -> Value {
+    let end = format!("{}{}", &prefix[..prefix.len() - 1], char::from(prefix.as_bytes()[prefix.len() - 1] + 1));
+    json!({ "permType": what, "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) })
 }
 
 impl Drop for TestEtcd {

@@ -20,10 +20,13 @@ use tokio::task::JoinSet;
 use super::fleet::{self, Fleet};
 use super::notifier::{Notifier, generic::Generic, slack::Slack};
 use super::probe::{Probe, real::Probes};
-use super::registry::{Registry, consul::Consul, haproxy::HaProxy, redis::Redis};
+use super::registry::{
+    Registry, consul::Consul, etcd::Etcd, eureka::Eureka, haproxy::HaProxy, nacos::Nacos, redis::Redis,
+    zookeeper::ZooKeeper,
+};
 use crate::clock::SystemClock;
 use crate::model::plan::Health;
-use crate::model::{EventKind, IncidentId, Marker, Message, RedisLayout, RedisProfile};
+use crate::model::{EtcdLayout, EventKind, IncidentId, Marker, Message, NacosLayout, RedisLayout, RedisProfile};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
 enum Wire {
@@ -42,6 +45,7 @@ enum Speaks {
     Http,
     Redis,
     HaProxy,
+    ZooKeeper,
 }
 
 /// By when every call has ended, and more than the longest deadline of any adapter here (10 s).
@@ -74,6 +78,8 @@ async fn answer(mut stream: TcpStream, wire: Wire, speaks: Speaks) {
                 Speaks::Http => b"HTTP/1.1 200 OK\r\nX-Slow: ",
                 Speaks::Redis => b"$100000\r\n",
                 Speaks::HaProxy => b"1\n",
+                // A length.
+                Speaks::ZooKeeper => &[0, 0, 1, 0],
             };
             let _ = stream.write_all(begins).await;
             while stream.write_all(b"#").await.is_ok() {
@@ -86,6 +92,8 @@ async fn answer(mut stream: TcpStream, wire: Wire, speaks: Speaks) {
                     Speaks::Http => b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
                     Speaks::Redis => b"-LOADING Redis is loading the dataset in memory\r\n",
                     Speaks::HaProxy => b"Internal error\n\n",
+                    // A session without time.
+                    Speaks::ZooKeeper => &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0],
                 };
                 if stream.write_all(error).await.is_err() {
                     return;
@@ -102,18 +110,29 @@ type Call = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Every call of every adapter that goes over a socket, to this far end.
 async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
-    let (http, redis, haproxy) =
-        (far_end(wire, Speaks::Http).await, far_end(wire, Speaks::Redis).await, far_end(wire, Speaks::HaProxy).await);
+    let (http, redis) = (far_end(wire, Speaks::Http).await, far_end(wire, Speaks::Redis).await);
+    let (haproxy, zookeeper) = (far_end(wire, Speaks::HaProxy).await, far_end(wire, Speaks::ZooKeeper).await);
     let (http_url, redis_url) = (format!("http://{http}"), format!("redis://{redis}"));
     let mut calls: Vec<(String, Call)> = Vec::new();
 
     let layout =
         RedisLayout { profile: RedisProfile::Set, key: "rpc:{service}".into(), hold_every: Duration::from_secs(3_600) };
-    let ledger = PathBuf::from(dir).join(format!("{wire:?}.json"));
-    let registries: [(&str, Arc<dyn Registry>); 3] = [
+    let keys = EtcdLayout {
+        key: "/services/{service}/{instance}".into(),
+        override_key: "/overrides/{service}/{instance}".into(),
+        value: "{marker}".into(),
+    };
+    let naming = NacosLayout { v2: false, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
+    let ledger = |name: &str| PathBuf::from(dir).join(format!("{name}-{wire:?}.json"));
+    let servers = vec![zookeeper.to_string()];
+    let registries: [(&str, Arc<dyn Registry>); 7] = [
         ("registry/consul", Arc::new(Consul::new("consul", &http_url, None, "bj1-03").unwrap())),
         ("registry/redis", Arc::new(Redis::new("redis", &redis_url, None, layout, "bj1-03").unwrap())),
-        ("registry/haproxy", Arc::new(HaProxy::new("haproxy", vec![haproxy.to_string()], ledger))),
+        ("registry/haproxy", Arc::new(HaProxy::new("haproxy", vec![haproxy.to_string()], ledger("haproxy")))),
+        ("registry/etcd", Arc::new(Etcd::new("etcd", &http_url, None, keys, "bj1-03").unwrap())),
+        ("registry/zookeeper", Arc::new(ZooKeeper::new("zookeeper", servers, None, "/dubbo", "bj1-03"))),
+        ("registry/nacos", Arc::new(Nacos::new("nacos", &http_url, None, naming, ledger("nacos")).unwrap())),
+        ("registry/eureka", Arc::new(Eureka::new("eureka", &http_url, None, ledger("eureka")).unwrap())),
     ];
     let marker = || Marker { incident: IncidentId("i-1".into()), host: "bj1-03".into() };
     const ID: &str = "rpc-order/127.0.0.1:7801";
@@ -127,8 +146,8 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         add("restore", Box::pin(async move { ended(r.restore(ID, &marker(), &Value::Null).await) }));
         let r = registry.clone();
         add("others", Box::pin(async move { ended(r.others(ID).await) }));
-        // HAProxy's drains are noted in a ledger of ours; nobody is asked where that is empty.
-        if name != "registry/haproxy" {
+        // These drains are noted in a ledger of ours; nobody is asked where that is empty.
+        if !["registry/haproxy", "registry/nacos", "registry/eureka"].contains(&name) {
             let r = registry.clone();
             add("hold", Box::pin(async move { ended(r.hold(ID, &marker()).await) }));
             add("markers", Box::pin(async move { ended(registry.markers().await) }));
@@ -173,21 +192,7 @@ fn ended<T, E: ToString>(answer: Result<T, E>) -> Result<(), String> {
 }
 
 fn message() -> Message {
-    Message {
-        at: jiff::Timestamp::UNIX_EPOCH,
-        event: EventKind::Test,
-        host: "bj1-03".into(),
-        labels: Vec::new(),
-        service: None,
-        policy: None,
-        incident: None,
-        dry_run: false,
-        outcome: None,
-        reason: None,
-        step: None,
-        title: "is anybody there?".into(),
-        lines: Vec::new(),
-    }
+    Message::new(EventKind::Test, "bj1-03", jiff::Timestamp::UNIX_EPOCH, "is anybody there?")
 }
 
 #[test]

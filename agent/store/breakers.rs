@@ -181,21 +181,7 @@ mod tests {
     }
 
     fn message(second: i64) -> Message {
-        Message {
-            at: at(second),
-            event: EventKind::Stuck,
-            host: "bj1-03".into(),
-            labels: Vec::new(),
-            service: None,
-            policy: None,
-            incident: None,
-            dry_run: false,
-            outcome: None,
-            reason: Some(Reason::BreakerOpen),
-            step: None,
-            title: String::new(),
-            lines: Vec::new(),
-        }
+        Message { reason: Some(Reason::BreakerOpen), ..Message::new(EventKind::Stuck, "bj1-03", at(second), "") }
     }
 
     #[test]

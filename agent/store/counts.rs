@@ -127,21 +127,7 @@ mod tests {
     #[test]
     fn what_waits_is_counted_by_destination_also_where_the_disk_is_full() {
         let store = Store::open(Path::new(":memory:")).unwrap();
-        let message = |second| Message {
-            at: at(second),
-            event: EventKind::Stuck,
-            host: "bj1-03".into(),
-            labels: Vec::new(),
-            service: None,
-            policy: None,
-            incident: None,
-            dry_run: false,
-            outcome: None,
-            reason: None,
-            step: None,
-            title: String::new(),
-            lines: Vec::new(),
-        };
+        let message = |second| Message::new(EventKind::Stuck, "bj1-03", at(second), "");
         let to = |name: &str| Audience(vec![(name.into(), vec![EventKind::Stuck])]);
         store.tell(&to("slack"), &[message(20), message(10)]);
         store.tell(&to("generic"), &[message(30)]);

@@ -95,21 +95,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     fn message(at: Timestamp) -> Message {
-        Message {
-            at,
-            event: EventKind::Stuck,
-            host: "bj1-03".into(),
-            labels: Vec::new(),
-            service: None,
-            policy: None,
-            incident: None,
-            dry_run: false,
-            outcome: None,
-            reason: None,
-            step: None,
-            title: String::new(),
-            lines: Vec::new(),
-        }
+        Message::new(EventKind::Stuck, "bj1-03", at, "")
     }
 
     #[test]

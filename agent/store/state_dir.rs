@@ -75,8 +75,8 @@ impl StateDir {
         state.join("drains.json")
     }
 
-    /// The same, of one registry of hooks.
-    pub fn drains_of_hook(state: &Path, registry: &str) -> PathBuf {
+    /// The same, of one registry among several that keep none.
+    pub fn drains_by(state: &Path, registry: &str) -> PathBuf {
         state.join(format!("drains-{registry}.json"))
     }
 

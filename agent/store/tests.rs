@@ -38,21 +38,7 @@ fn service() -> ServiceName {
 }
 
 fn message(event: EventKind) -> Message {
-    Message {
-        at: now(),
-        event,
-        host: "bj1-03".into(),
-        labels: Vec::new(),
-        service: Some(service()),
-        policy: None,
-        incident: None,
-        dry_run: false,
-        outcome: None,
-        reason: None,
-        step: None,
-        title: event.to_string(),
-        lines: Vec::new(),
-    }
+    Message { service: Some(service()), ..Message::new(event, "bj1-03", now(), event.to_string()) }
 }
 
 fn everybody() -> Audience {

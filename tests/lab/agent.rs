@@ -44,23 +44,40 @@ pub struct Etc {
 impl Etc {
     /// Everything that is shipped, word by word.
     pub fn shipped() -> Self {
-        let files = [
-            (HOST, shipped!("deploy/etc-unwait/agent.yaml")),
-            (POLICY, shipped!("policies/close-wait-leak.yaml")),
-            ("policies/fd-exhaustion.yaml", shipped!("policies/fd-exhaustion.yaml")),
-            ("policies/host-close-wait.yaml", shipped!("policies/host-close-wait.yaml")),
-            (RUNBOOK, shipped!("runbooks/isolate-restart-recover.yaml")),
-            ("runbooks/restart-in-place.yaml", shipped!("runbooks/restart-in-place.yaml")),
-            ("runbooks/evidence-only.yaml", shipped!("runbooks/evidence-only.yaml")),
-            ("runbooks/recycle-workers.yaml", shipped!("runbooks/recycle-workers.yaml")),
-        ];
-        Self { files: files.map(|(name, text)| (name.to_owned(), text.to_owned())).into() }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = BTreeMap::from([(HOST.to_owned(), shipped!("deploy/etc-unwait/agent.yaml").to_owned())]);
+        for folder in ["policies", "runbooks"] {
+            let entries = fs::read_dir(root.join(folder)).expect("the checkout is there");
+            for path in entries.map(|entry| entry.expect("the checkout is there").path()) {
+                if path.extension().is_some_and(|extension| extension == "yaml") {
+                    let name = path.strip_prefix(root).expect("it lies below").display().to_string();
+                    files.insert(name, fs::read_to_string(&path).expect("the checkout is there"));
+                }
+            }
+        }
+        Self { files }
+    }
+
+    /// How many files lie in `policies` or `runbooks`.
+    pub fn count(&self, folder: &str) -> usize {
+        self.files.keys().filter(|name| name.starts_with(folder)).count()
+    }
+
+    /// Takes a file away.
+    ///
+    /// # Panics
+    /// When there is none.
+    fn without(mut self, file: &str) -> Self {
+        self.files.remove(file).unwrap_or_else(|| panic!("no file {file}"));
+        self
     }
 
     /// What is shipped, with waits that a test can wait for, and somebody who is told: `close-wait-leak` acts on
     /// `rpc-*.service` once it has leaked for some four seconds.
     pub fn of_the_story() -> Self {
         Self::shipped()
+            // Two policies would act on the same leak.
+            .without("policies/close-wait-climb.yaml")
             .edit(HOST, "interval: 15s", "interval: 1s\ncpu_budget: 100%\nrestart_grace: 0s")
             // The machine's own disk may be nearly full.
             .edit(HOST, "min_free: 5%", "min_free: 1MiB")

@@ -237,7 +237,7 @@ fn write_configuration(dir: &Path, port: u16, argv: &[String], runbook: &str, da
          registries: {{ file: {{ path: {shown}/registry.json }} }}\n\
          services:\n  - service: {SERVICE}\n    match: {{ pid_file: {shown}/service.pid }}\n    \
          register: [{{ registry: file, id: {OWN} }}]\n    health: {{ tcp: \"{address}\" }}\n    \
-         restart: {{ process: {{ argv: {argv}, pid_file: {shown}/service.pid, stop_timeout: 5s }} }}\n\
+         restart: {{ process: {{ argv: {argv}, pid_file: {shown}/service.pid, stop_timeout: 5s, reload_signal: HUP }} }}\n\
          fleet: {{ redis: {{ url: \"redis://127.0.0.1:{REDIS_PORT}/{database}\" }} }}\n\
          evidence: {{ min_free: 1MiB }}\n\
          notify:\n  - to: {{ generic: {{ url_file: {shown}/etc/webhook, key_file: {shown}/etc/webhook-key }} }}\n    \

@@ -77,11 +77,13 @@ fn every_error_of_a_broken_configuration_is_said_with_its_place() {
 #[test]
 fn what_is_shipped_checks_and_passes_its_own_tests() {
     let lab = Lab::start();
-    Etc::shipped().write(&lab);
+    let etc = Etc::shipped();
+    etc.write(&lab);
 
     let check = unwait(&lab, &["check"]);
     assert_eq!(check.code, 0, "{check:?}");
-    assert!(check.out.contains("3 policies, 3 runbooks, 1 services named: no errors."), "{check:?}");
+    let counts = format!("{} policies, {} runbooks, 1 services named", etc.count("policies"), etc.count("runbooks"));
+    assert!(check.out.contains(&format!("{counts}: no errors.")), "{check:?}");
     let test = unwait_as_nobody(&lab, &["test"]);
     assert_eq!(test.code, 0, "no root is needed: {test:?}");
     assert!(test.out.contains("passed, 0 failed"), "{test:?}");

@@ -1,5 +1,7 @@
 //! `registries:` of `agent.yaml`: a kind each, whose name is the one that `register` uses.
 
+mod named;
+
 use std::collections::BTreeMap;
 
 use super::fleet::{login, redis_url};
@@ -29,6 +31,10 @@ pub fn compile(
         health_file: health_file_spec,
         http: http_spec,
         redis: redis_spec,
+        etcd,
+        zookeeper,
+        nacos,
+        eureka,
     } = spec;
     let at = |key: &str| place.key(key);
     let mut registries = BTreeMap::new();
@@ -50,6 +56,18 @@ pub fn compile(
     }
     if let Some(spec) = health_file_spec {
         add("health_file", health_file(spec, &at("health_file"), to));
+    }
+    if let Some(spec) = etcd {
+        add("etcd", named::etcd(spec, &at("etcd"), to, environment));
+    }
+    if let Some(spec) = zookeeper {
+        add("zookeeper", named::zookeeper(spec, &at("zookeeper"), to, environment));
+    }
+    if let Some(spec) = nacos {
+        add("nacos", named::nacos(spec, &at("nacos"), to, environment));
+    }
+    if let Some(spec) = eureka {
+        add("eureka", named::eureka(spec, &at("eureka"), to, environment));
     }
     hooks::compile(exec_spec, http_spec, place, to, environment, &mut registries);
     registries

@@ -42,6 +42,50 @@ pub struct RegistriesSpec {
     pub health_file: Option<HealthFileSpec>,
     pub http: BTreeMap<String, HttpHookSpec>,
     pub redis: Option<RedisSpec>,
+    pub etcd: Option<EtcdRegistrySpec>,
+    pub zookeeper: Option<ZooKeeperSpec>,
+    pub nacos: Option<NacosSpec>,
+    pub eureka: Option<UserSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct EtcdRegistrySpec {
+    pub url: Option<Typed<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+    pub key: Option<Typed<String>>,
+    #[serde(rename = "override")]
+    pub override_key: Option<Typed<String>>,
+    pub value: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ZooKeeperSpec {
+    pub servers: Items<Typed<String>>,
+    pub root: Option<Typed<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct NacosSpec {
+    pub url: Option<Typed<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+    pub api: Option<NacosApiSpec>,
+    pub namespace: Option<Typed<String>>,
+    pub group: Option<Typed<String>>,
+    pub cluster: Option<Typed<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NacosApiSpec {
+    V1,
+    V2,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -327,6 +371,9 @@ as_mapping!(
     FileSpec,
     HaProxySpec,
     RedisSpec,
+    EtcdRegistrySpec,
+    ZooKeeperSpec,
+    NacosSpec,
     ServiceSpec,
     RegisterSpec,
     MatchSpec,

@@ -6,6 +6,7 @@ mod gentler;
 mod hooks;
 mod interval;
 mod queries;
+mod registries;
 mod shipped;
 
 use std::path::Path;

@@ -107,19 +107,19 @@ mod tests {
 
     pub fn message() -> Message {
         Message {
-            at: "2026-11-22T18:43:29Z".parse().unwrap(),
-            event: EventKind::End,
-            host: "bj1-03".into(),
             labels: vec!["dc=bj1".into()],
             service: Some(ServiceName::parse("rpc-order.service").unwrap()),
             policy: Some("close-wait-leak".into()),
             incident: Some(IncidentId("20261122T184329Z-rpc-order-1f3a".into())),
-            dry_run: false,
             outcome: Some(Outcome::Completed),
-            step: None,
             reason: Some(Reason::Recovered),
-            title: "rpc-order.service: restarted & back in traffic".into(),
             lines: vec!["288 sockets in CLOSE_WAIT > 200".into()],
+            ..Message::new(
+                EventKind::End,
+                "bj1-03",
+                "2026-11-22T18:43:29Z".parse().unwrap(),
+                "rpc-order.service: restarted & back in traffic",
+            )
         }
     }
 

@@ -15,6 +15,9 @@ use crate::model::Marker;
 
 pub mod consul;
 pub mod dry;
+mod dubbo;
+pub mod etcd;
+pub mod eureka;
 #[cfg(any(test, feature = "crash-points"))]
 pub mod fake;
 pub mod file;
@@ -24,12 +27,18 @@ mod holder;
 pub mod hook;
 mod instances;
 mod ledger;
+pub mod nacos;
 pub mod redis;
+pub mod zookeeper;
 
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod consul_tests;
+#[cfg(test)]
+mod etcd_tests;
+#[cfg(test)]
+mod eureka_tests;
 #[cfg(test)]
 mod haproxy_tests;
 #[cfg(test)]
@@ -37,7 +46,13 @@ mod health_file_tests;
 #[cfg(test)]
 mod hook_tests;
 #[cfg(test)]
+mod nacos_tests;
+#[cfg(test)]
 mod redis_tests;
+#[cfg(test)]
+mod stub;
+#[cfg(test)]
+mod zookeeper_tests;
 
 /// What a registry says of one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,6 +183,16 @@ pub trait Registry: Send + Sync {
     fn caveats(&self) -> &'static [&'static str] {
         &[]
     }
+}
+
+/// An id that is `SERVICE/INSTANCE`, where the registry itself knows services by name.
+fn service_and_instance<'a>(registry: &str, id: &'a str) -> Result<(&'a str, &'a str), RegistryError> {
+    id.split_once('/').filter(|(service, instance)| !service.is_empty() && !instance.is_empty()).ok_or_else(|| {
+        RegistryError::Refused {
+            registry: registry.into(),
+            detail: format!("`{id}` names no instance: expected SERVICE/INSTANCE, as in rpc-order/10.0.0.1:7801"),
+        }
+    })
 }
 
 /// The rule of every drain: only what is in traffic is taken out. False where our own drain stands there already.

@@ -1,5 +1,5 @@
-//! The service of the sweeps, as small as a service can be: it listens, it holds sockets in CLOSE_WAIT, it dies of
-//! SIGTERM. Each start is counted, in a file that the sweep reads.
+//! The service of the sweeps, as small as a service can be: it listens, it holds sockets in CLOSE_WAIT, it closes them
+//! at SIGHUP, it dies of SIGTERM. Each start is counted, in a file that the sweep reads.
 //!
 //! Usage: `outside DIR PORT PEER`. PEER closes each connection at once; this never does. In DIR stand `service.pid`,
 //! `starts` (a pid a line) and `behaviour`, lines of `KEY VALUE` that hold from the second start on:
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
 
 /// Sockets that it leaks.
 const LEAKED: usize = 4;
@@ -33,6 +34,9 @@ fn main() -> io::Result<()> {
         return Err(io::Error::other("usage: outside DIR PORT PEER"));
     };
     let dir = PathBuf::from(dir);
+    // Before there are threads, so that none of them is ended by it.
+    let reload = SigSet::from(Signal::SIGHUP);
+    reload.thread_block()?;
     let first = count_start(&dir)?;
     let behaviour = if first { BTreeMap::new() } else { behaviour(&dir)? };
     replace(&dir.join("service.pid"), &std::process::id().to_string())?;
@@ -47,7 +51,12 @@ fn main() -> io::Result<()> {
     std::thread::spawn(move || listener.incoming().for_each(drop));
     let leaks = first || behaviour.contains_key("leaks");
     let count = if leaks { LEAKED } else { 0 };
-    let _never_read = (0..count).map(|_| TcpStream::connect(peer.as_str())).collect::<io::Result<Vec<_>>>()?;
+    let mut never_read = (0..count).map(|_| TcpStream::connect(peer.as_str())).collect::<io::Result<Vec<_>>>()?;
+    std::thread::spawn(move || {
+        while reload.wait().is_ok() {
+            never_read.clear();
+        }
+    });
     while dir.exists() {
         std::thread::sleep(Duration::from_millis(200));
     }

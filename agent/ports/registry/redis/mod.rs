@@ -25,6 +25,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::dubbo::{address, disables, override_url};
 use super::holder::{Held, Holder, Look};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{Marker, RedisLayout, RedisProfile};
@@ -120,14 +121,7 @@ impl Entries {
     }
 
     fn place<'a>(&self, id: &'a str) -> Result<Place<'a>, RegistryError> {
-        let (service, instance) = id
-            .split_once('/')
-            .filter(|(service, instance)| !service.is_empty() && !instance.is_empty())
-            .ok_or_else(|| {
-                self.refused(format!(
-                    "`{id}` names no instance: expected SERVICE/INSTANCE, as in rpc-order/10.0.0.1:7801"
-                ))
-            })?;
+        let (service, instance) = super::service_and_instance(&self.registry, id)?;
         Ok(Place { id, service, instance, key: self.key(service, instance) })
     }
 
@@ -138,7 +132,7 @@ impl Entries {
         let mut arguments = vec![doing.to_owned(), place.id.into(), place.instance.into(), marker];
         if dubbo {
             keys.push(configurators(&place.key));
-            arguments.push(override_url(place));
+            arguments.push(override_url(place.instance, place.service));
         }
         let count = keys.len().to_string();
         let mut words: Vec<&[u8]> = vec![b"EVAL", self.script.as_bytes(), count.as_bytes()];
@@ -283,26 +277,9 @@ impl Entries {
     }
 }
 
-/// `override://IP:PORT/SERVICE?…`, which disables the provider until it is taken back. Dubbo reads `disabled`.
-fn override_url(place: &Place) -> String {
-    let (address, service) = (place.instance, place.service);
-    format!("override://{address}/{service}?category=configurators&dynamic=false&enabled=true&disabled=true")
-}
-
 /// `/dubbo/SERVICE/providers` to `/dubbo/SERVICE/configurators`
 fn configurators(key: &str) -> String {
     format!("{}/configurators", key.strip_suffix("/providers").unwrap_or(key))
-}
-
-/// The `IP:PORT` of a Dubbo URL.
-fn address(url: &str) -> Option<&str> {
-    let rest = url.split_once("://")?.1;
-    let authority = rest.split(['/', '?']).next()?;
-    Some(authority.rsplit_once('@').map_or(authority, |(_, address)| address))
-}
-
-fn disables(url: &str) -> bool {
-    url.contains("disabled=true") && !url.contains("enabled=false")
 }
 
 fn is_fresh(score: f64, now: Duration, stale_after: Duration) -> bool {

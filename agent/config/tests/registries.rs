@@ -1,0 +1,136 @@
+//! `registries:` whose services are known by name: what loads, and every word of what does not.
+
+use super::*;
+use crate::model::{EtcdLayout, NacosLayout};
+
+fn login() -> Option<Login> {
+    Some(Login { user: "u".into(), password_file: "/run/credentials/unwait/p".into() })
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let user = "user: u, password_file: \"${CREDENTIALS_DIRECTORY}/p\"";
+    let templates = "key: \"/s/{service}/{instance}\", override: \"/o/{service}/{instance}\"";
+    let etcd = |value: &str| EtcdLayout {
+        key: "/s/{service}/{instance}".into(),
+        override_key: "/o/{service}/{instance}".into(),
+        value: value.into(),
+    };
+    let nacos = NacosLayout { v2: false, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
+    let own = NacosLayout { v2: true, namespace: Some("prod".into()), group: "SHOP".into(), cluster: "BJ".into() };
+    let servers = |servers: &[&str]| servers.iter().map(ToString::to_string).collect();
+    for (text, compiled) in [
+        (
+            format!("etcd: {{ url: \"http://h:2379/\", {user}, {templates} }}"),
+            RegistryConfig::Etcd {
+                url: "http://h:2379".into(),
+                login: login(),
+                layout: etcd(r#"{"disabled":true,"by":"{marker}"}"#),
+            },
+        ),
+        (
+            format!("etcd: {{ url: \"http://h:2379\", {templates}, value: \"off {{marker}}\" }}"),
+            RegistryConfig::Etcd { url: "http://h:2379".into(), login: None, layout: etcd("off {marker}") },
+        ),
+        (
+            "zookeeper: { servers: [\"10.0.0.1:2181\"] }".into(),
+            RegistryConfig::ZooKeeper { servers: servers(&["10.0.0.1:2181"]), root: "/dubbo".into(), login: None },
+        ),
+        (
+            format!("zookeeper: {{ servers: [\"a:2181\", \"b:2181\"], root: /shop/dubbo, {user} }}"),
+            RegistryConfig::ZooKeeper {
+                servers: servers(&["a:2181", "b:2181"]),
+                root: "/shop/dubbo".into(),
+                login: login(),
+            },
+        ),
+        (
+            "nacos: { url: \"http://h:8848/nacos\" }".into(),
+            RegistryConfig::Nacos { url: "http://h:8848/nacos".into(), login: None, layout: nacos },
+        ),
+        (
+            format!("nacos: {{ url: \"http://h/nacos\", api: v2, namespace: prod, group: SHOP, cluster: BJ, {user} }}"),
+            RegistryConfig::Nacos { url: "http://h/nacos".into(), login: login(), layout: own },
+        ),
+        (
+            format!("eureka: {{ url: \"http://h:8761/eureka\", {user} }}"),
+            RegistryConfig::Eureka { url: "http://h:8761/eureka".into(), login: login() },
+        ),
+    ] {
+        let tree = Tree::with(&[("agent.yaml", &format!("registries: {{ {text} }}\n"))]);
+        let name = text.split(':').next().unwrap();
+        assert_eq!(tree.config().host.registries[name], compiled, "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_where_it_stands() {
+    let etcd = |key: &str, more: &str| {
+        format!(
+            "registries:\n  etcd:\n    url: \"http://h:1\"\n    override: \"/o/{{service}}/{{instance}}\"\n    key: {key}\n{more}"
+        )
+    };
+    let key =
+        "5:10 expected `{service}` once and `{instance}` once behind it, as in \"/services/{service}/{instance}\"";
+    for (text, says) in [
+        (
+            "registries: { etcd: {} }".into(),
+            vec![
+                "1:15 `key` is missing: add `key: \"/services/{service}/{instance}\"`",
+                "1:15 `override` is missing: add `override: \"/overrides/{service}/{instance}\"`",
+                "1:15 `url` is missing: add `url: \"http://127.0.0.1:2379\"`",
+            ],
+        ),
+        (etcd("/s/{service}", ""), vec![key]),
+        (etcd("\"/s/{instance}/{service}\"", ""), vec![key]),
+        (etcd("\"{service}/{instance}\"", ""), vec![key]),
+        (etcd("\"/s/{service}{instance}\"", ""), vec![key]),
+        (etcd("\"/s/{service}/{service}/{instance}\"", ""), vec![key]),
+        (
+            etcd("\"/o/{service}/{instance}\"", ""),
+            vec!["4:15 this is the service's own key, which its lease may write again at any time"],
+        ),
+        (
+            etcd("\"/s/{service}/{instance}\"", "    value: off\n    password_file: /p\n"),
+            vec![
+                "6:12 expected `{marker}` once, which says whose drain it is, as in '{\"disabled\":true,\"by\":\"{marker}\"}'",
+                "7:5 whose password? add `user`",
+            ],
+        ),
+        (
+            "registries: { zookeeper: { root: dubbo/ } }".into(),
+            vec![
+                "1:15 `servers` is missing: add `servers: [\"10.0.0.1:2181\"]`",
+                "1:34 expected the path of Dubbo's root node, such as /dubbo",
+            ],
+        ),
+        (
+            "registries: { zookeeper: { servers: [\"10.0.0.1\"], user: u } }".into(),
+            vec![
+                "1:38 expected HOST:PORT, such as 10.0.0.1:2181",
+                "1:51 a user has a password: add `password_file: PATH`",
+            ],
+        ),
+        (
+            "registries: { nacos: { url: \"h:8848\", group: \"\" } }".into(),
+            vec![
+                "1:29 expected a URL such as http://127.0.0.1:8848/nacos",
+                "1:46 this name is empty: write it, or leave the line out",
+            ],
+        ),
+        (
+            "registries: { eureka: { url: \"http://me:pw@h:1/eureka\" } }".into(),
+            vec!["1:30 a URL with credentials in it would end up in logs: put the token into its own file"],
+        ),
+        (
+            "registries: { eureka: { url: \"http://h/eureka\" } }\nservices: [{ service: a.service, register: [{ registry: eureka, id: a-1 }] }]"
+                .into(),
+            vec!["2:69 an instance's id there is APP/INSTANCE-ID, such as rpc-order/bj1-03:rpc-order:7801"],
+        ),
+    ] {
+        let text: String = text;
+        let wrong = Tree::with(&[("agent.yaml", &text)]).wrong();
+        let expected: Vec<String> = says.iter().map(|says| format!("agent.yaml:{says}")).collect();
+        assert_eq!(wrong, expected, "{text}");
+    }
+}

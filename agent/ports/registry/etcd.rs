@@ -1,0 +1,235 @@
+//! etcd: an override key beside the instance's own. An instance's id is `SERVICE/INSTANCE`.
+//!
+//! The instance's key stands under a lease of the application's, which writes it again as it likes: it is looked at and
+//! never touched. What takes the instance out of traffic is a key of its own, which the framework's clients honour, with
+//! our [`Marker`] in its value; it has no lease, so it outlives this agent and the application. It is put only where
+//! nothing stands, and deleted only as it was read, both by a transaction that compares its revision: what another hand
+//! has put there is theirs, whatever it says.
+//!
+//! Whether an instance is healthy is not told: it is there for as long as its lease lives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::{EtcdLayout, Marker};
+use crate::ports::User;
+use crate::ports::etcd::{Api, ApiError, Pair};
+
+/// For one call. A read waits for the leader, which may be elected anew meanwhile (some seconds).
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Of a value that is not ours, for people.
+const SHOWN_CHARS: usize = 160;
+
+#[derive(Debug)]
+pub struct Etcd {
+    registry: String,
+    host: String,
+    api: Api,
+    layout: EtcdLayout,
+}
+
+/// An instance, and what stands under its two keys.
+struct Seen {
+    registration: Registration,
+    /// The revision of the override; 0 where there is none.
+    revision: u64,
+}
+
+impl Etcd {
+    /// `name` is the registry's in the host's file, `host` the one that our markers carry.
+    pub fn new(
+        name: &str,
+        url: &str,
+        user: Option<User>,
+        layout: EtcdLayout,
+        host: &str,
+    ) -> Result<Self, RegistryError> {
+        Self::within(CALL_DEADLINE, name, url, user, layout, host)
+    }
+
+    /// With another deadline for each call.
+    pub(super) fn within(
+        deadline: Duration,
+        name: &str,
+        url: &str,
+        user: Option<User>,
+        layout: EtcdLayout,
+        host: &str,
+    ) -> Result<Self, RegistryError> {
+        let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
+        let api = Api::new(url, user, deadline).map_err(refused)?;
+        Ok(Self { registry: name.into(), host: host.into(), api, layout })
+    }
+
+    fn told(&self, error: ApiError) -> RegistryError {
+        let registry = self.registry.clone();
+        match error {
+            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
+            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
+        }
+    }
+
+    fn split<'a>(&self, id: &'a str) -> Result<(&'a str, &'a str), RegistryError> {
+        super::service_and_instance(&self.registry, id)
+    }
+
+    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
+        let (service, instance) = self.split(id)?;
+        let own = filled(&self.layout.key, service, instance);
+        let over = filled(&self.layout.override_key, service, instance);
+        let Some(own) = self.api.get(&own).await.map_err(|error| self.told(error))? else {
+            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
+        };
+        let over = self.api.get(&over).await.map_err(|error| self.told(error))?;
+        let revision = over.as_ref().map_or(0, |pair| pair.mod_revision);
+        let traffic = over.map_or(Traffic::Passing, |pair| self.traffic(&pair));
+        let record = json!({ "key": own.key, "value": String::from_utf8_lossy(&own.value) });
+        Ok(Seen { registration: Registration { name: service.into(), traffic, record }, revision })
+    }
+
+    /// What an override says. Whatever is not a value of ours is another hand's.
+    fn traffic(&self, pair: &Pair) -> Traffic {
+        let text = String::from_utf8_lossy(&pair.value);
+        let (before, behind) = self.layout.value.split_once("{marker}").unwrap_or((&self.layout.value, ""));
+        let says = text.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind));
+        match says.and_then(Marker::parse) {
+            Some(marker) => Traffic::DrainedBy(marker),
+            None => Traffic::Isolated { reason: says.unwrap_or(&text).chars().take(SHOWN_CHARS).collect() },
+        }
+    }
+
+    /// Every key of one template, or of one service under it, as `(service, instance, pair)`.
+    async fn all(&self, template: &str, service: Option<&str>) -> Result<Vec<(String, String, Pair)>, RegistryError> {
+        let (before, rest) = template.split_once("{service}").unwrap_or((template, ""));
+        let (between, behind) = rest.split_once("{instance}").unwrap_or((rest, ""));
+        let prefix = service.map_or_else(|| before.to_owned(), |service| format!("{before}{service}{between}"));
+        let pairs = self.api.below(&prefix).await.map_err(|error| self.told(error))?;
+        let named = |pair: Pair| {
+            let rest = pair.key.strip_prefix(before)?;
+            let (found, instance) = match service {
+                Some(service) => (service, rest.strip_prefix(service)?.strip_prefix(between)?),
+                None => rest.split_once(between)?,
+            };
+            let instance = instance.strip_suffix(behind).filter(|instance| !instance.is_empty())?;
+            Some((found.to_owned(), instance.to_owned(), pair))
+        };
+        Ok(pairs.into_iter().filter_map(named).collect())
+    }
+}
+
+/// The instance first: a service's name is not looked into.
+fn filled(template: &str, service: &str, instance: &str) -> String {
+    template.replace("{instance}", instance).replace("{service}", service)
+}
+
+#[async_trait]
+impl Registry for Etcd {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        Ok(self.look(id).await?.registration)
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let seen = self.look(id).await?;
+        if !super::may_drain(&self.registry, id, &seen.registration.traffic, marker)? {
+            return Ok(());
+        }
+        let (service, instance) = self.split(id)?;
+        let over = filled(&self.layout.override_key, service, instance);
+        let value = self.layout.value.replace("{marker}", &marker.to_string());
+        self.api.swap(&over, 0, Some(value.as_bytes())).await.map_err(|error| self.told(error))?;
+        // Where somebody was quicker, what they put stands there now, and it is refused by its own words.
+        match self.look(id).await?.registration.traffic {
+            Traffic::DrainedBy(found) if found == *marker => Ok(()),
+            other => {
+                super::may_drain(&self.registry, id, &other, marker)?;
+                let detail = format!("`{id}` was to be drained, but reads back as {}", super::stands_there(&other));
+                Err(RegistryError::Refused { registry: self.registry.clone(), detail })
+            }
+        }
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        let seen = match self.look(id).await {
+            Ok(seen) => seen,
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+            }
+            Err(error) => return Err(error),
+        };
+        match &seen.registration.traffic {
+            Traffic::DrainedBy(found) if found == marker => {}
+            other => return Ok(Restored::NotOurs(super::stands_there(other))),
+        }
+        let (service, instance) = self.split(id)?;
+        let over = filled(&self.layout.override_key, service, instance);
+        let gone = self.api.swap(&over, seen.revision, None).await.map_err(|error| self.told(error))?;
+        match self.api.get(&over).await.map_err(|error| self.told(error))?.map(|pair| self.traffic(&pair)) {
+            Some(Traffic::DrainedBy(found)) if found == *marker => {
+                let detail = format!("`{over}` was changed by another just when it was to be deleted");
+                Err(RegistryError::Unreachable { registry: self.registry.clone(), detail })
+            }
+            _ if gone => Ok(Restored::Done),
+            Some(other) => Ok(Restored::NotOurs(super::stands_there(&other))),
+            None => Ok(Restored::NotOurs("another took our override back a moment before".into())),
+        }
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        let (service, own) = self.split(id)?;
+        // Proves that this user sees the service's instances, ourselves among them.
+        self.look(id).await?;
+        // In this order: an instance that is drained meanwhile is not counted as healthy.
+        let instances = self.all(&self.layout.key, Some(service)).await?;
+        let overridden = self.all(&self.layout.override_key, Some(service)).await?;
+        // What an instance keeps below its own key is no instance.
+        let depth = own.matches('/').count();
+        let mut standing: BTreeMap<&str, bool> = instances
+            .iter()
+            .filter(|(_, instance, _)| instance.matches('/').count() == depth)
+            .map(|(_, instance, _)| (instance.as_str(), true))
+            .collect();
+        for instance in overridden.iter().map(|(_, instance, _)| instance.as_str()).chain([own]) {
+            if let Some(healthy) = standing.get_mut(instance) {
+                *healthy = false;
+            }
+        }
+        let healthy = standing.values().filter(|healthy| **healthy).count();
+        Ok(Others { healthy: healthy as u32, registered: standing.len() as u32 })
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let overrides = self.all(&self.layout.override_key, None).await?;
+        let own = overrides.into_iter().filter_map(|(service, instance, pair)| match self.traffic(&pair) {
+            Traffic::DrainedBy(marker) if marker.host == self.host => {
+                Some(FoundMarker { id: format!("{service}/{instance}"), marker })
+            }
+            _ => None,
+        });
+        Ok(own.collect())
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        let all = self.all(&self.layout.key, None).await?;
+        Ok(all.into_iter().filter_map(|(service, instance, _)| Some((instance.parse().ok()?, service))).collect())
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let all = self.all(&self.layout.key, None).await?;
+        let named = |(service, instance, _): (String, String, Pair)| {
+            Some((format!("{service}/{instance}"), instance.parse().ok()?))
+        };
+        Ok(all.into_iter().filter_map(named).collect())
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        &[
+            "clients that do not look at the override key still call a drained service",
+            "the registry tells no health: min_healthy counts every other instance that has its key and no override",
+        ]
+    }
+}

@@ -1,0 +1,391 @@
+//! Eureka: the status of one instance overridden as OUT_OF_SERVICE. An instance's id is `APP/INSTANCE-ID`. Written after
+//! Eureka's REST operations and sources (`InstanceResource`, `AbstractInstanceRegistry`), and tried on a stub that follows
+//! them, not on a real server.
+//!
+//! - `PUT …/status?value=OUT_OF_SERVICE` overrides what the application says of itself; `DELETE …/status?value=UP` takes
+//!   the override back. Without the value it stays UNKNOWN until the application registers anew.
+//! - The override stays when the same instance registers again, and goes when it deregisters, as applications do that
+//!   stop in good order. So drained is held.
+//! - An override carries no reason. Metadata could, but a key of it is never removed again, and to set one registers the
+//!   instance anew. So whose drain it is stands in a [`Ledger`] of this host; an override without a note is somebody
+//!   else's.
+//! - The record of one instance is read from the registry itself; lists come from a cache that may be 30 s old. So others
+//!   are counted by what each one's own record says.
+//! - A 404 tells nothing by itself: it counts where the same server shows that it is Eureka's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::header::ACCEPT;
+use reqwest::{Client, Method, StatusCode, Url};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::holder::{Held, Holder, Look};
+use super::ledger::Ledger;
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::model::Marker;
+use crate::ports::{User, http};
+
+/// For one call.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// A registration that undoes a drain is in force for so long at most.
+const HOLD_EVERY: Duration = Duration::from_secs(1);
+
+const OUT: &str = "OUT_OF_SERVICE";
+/// No override.
+const NONE: &str = "UNKNOWN";
+
+#[derive(Debug)]
+pub struct Eureka {
+    apps: Arc<Apps>,
+    holder: Holder,
+}
+
+#[derive(Debug)]
+struct Apps {
+    registry: String,
+    base: Url,
+    client: Client,
+    user: Option<User>,
+    ledger: Ledger,
+    /// One change at a time: nothing is held while it is being put back.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// An instance as its own record has it.
+struct Seen {
+    registration: Registration,
+    status: String,
+    overridden: String,
+}
+
+impl Eureka {
+    /// `name` is the registry's in the host's file; `url` ends where `/apps` begins; `ledger` is a file that this agent
+    /// alone writes.
+    pub fn new(name: &str, url: &str, user: Option<User>, ledger: PathBuf) -> Result<Self, RegistryError> {
+        Self::within(CALL_DEADLINE, HOLD_EVERY, name, url, user, ledger)
+    }
+
+    /// With another deadline for each call, and other times between two looks at a drain.
+    pub(super) fn within(
+        deadline: Duration,
+        hold_every: Duration,
+        name: &str,
+        url: &str,
+        user: Option<User>,
+        ledger: PathBuf,
+    ) -> Result<Self, RegistryError> {
+        let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
+        let base = http::address(url).map_err(refused)?;
+        let client = http::client(&base, deadline).map_err(refused)?;
+        let (ledger, changing) = (Ledger::new(ledger), tokio::sync::Mutex::default());
+        let apps = Apps { registry: name.into(), base, client, user, ledger, changing };
+        Ok(Self { apps: Arc::new(apps), holder: Holder::new(hold_every) })
+    }
+}
+
+impl Apps {
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.registry.clone(), detail }
+    }
+
+    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
+        self.ledger.drains().map_err(|detail| self.refused(detail))
+    }
+
+    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
+        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
+    }
+
+    /// The body; `None` for a 404.
+    async fn call(&self, method: Method, path: &[&str], value: Option<&str>) -> Result<Option<Vec<u8>>, RegistryError> {
+        let asked = format!("{method} apps/{}", path.join("/"));
+        let mut url = self.base.clone();
+        url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("apps").extend(path);
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair("value", value);
+        }
+        let mut request = self.client.request(method, url).header(ACCEPT, "application/json");
+        if let Some(user) = &self.user {
+            request = request.basic_auth(&user.name, Some(user.password.expose_secret()));
+        }
+        let unreachable = |why: String| RegistryError::Unreachable {
+            registry: self.registry.clone(),
+            detail: format!("{asked}: {why}"),
+        };
+        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
+        let status = response.status();
+        let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?;
+        match status {
+            status if status.is_success() => Ok(Some(body)),
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(self.refused(format!("{asked}: {status}: the user may not, or no user is named")))
+            }
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                Err(unreachable(status.to_string()))
+            }
+            status => Err(self.refused(format!("{asked}: {status}"))),
+        }
+    }
+
+    /// What stands under `key` in the answer; `None` for a 404.
+    async fn get(&self, path: &[&str], key: &str) -> Result<Option<Value>, RegistryError> {
+        let Some(body) = self.call(Method::GET, path, None).await? else { return Ok(None) };
+        let not_eurekas = || {
+            let asked = path.join("/");
+            self.refused(format!("GET apps/{asked}: the answer is not Eureka's: it has no `{key}`"))
+        };
+        let mut answer: Value = serde_json::from_slice(&body).map_err(|_| not_eurekas())?;
+        answer.get_mut(key).map(Value::take).ok_or_else(not_eurekas).map(Some)
+    }
+
+    async fn record(&self, app: &str, instance: &str) -> Result<Option<Value>, RegistryError> {
+        self.get(&[app, instance], "instance").await
+    }
+
+    async fn apps(&self) -> Result<Vec<Value>, RegistryError> {
+        let apps = self.get(&[], "applications").await?.ok_or_else(|| {
+            self.refused("GET apps: 404; is the url Eureka's, with its path (http://HOST:8761/eureka)?".into())
+        })?;
+        Ok(listed(&apps["application"]))
+    }
+
+    /// Every instance of every application, as the lists have it.
+    async fn all(&self) -> Result<Vec<Listed>, RegistryError> {
+        let mut all = Vec::new();
+        for app in self.apps().await? {
+            let read = |record: &Value| {
+                let port = &record["port"]["$"];
+                let port = port.as_u64().or_else(|| port.as_str()?.parse().ok())?;
+                let address = SocketAddr::new(record["ipAddr"].as_str()?.parse().ok()?, u16::try_from(port).ok()?);
+                let app = app["name"].as_str()?.to_ascii_lowercase();
+                let id = instance_id(record).map(|instance| format!("{app}/{instance}"));
+                Some(Listed { app, id, address })
+            };
+            all.extend(listed(&app["instance"]).iter().filter_map(read));
+        }
+        Ok(all)
+    }
+
+    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
+        let (app, instance) = super::service_and_instance(&self.registry, id)?;
+        let Some(record) = self.record(app, instance).await? else {
+            self.apps().await?;
+            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
+        };
+        let status = record["status"].as_str().unwrap_or(NONE).to_owned();
+        let overridden = overridden(&record).to_owned();
+        let traffic = match (overridden.as_str(), self.drains()?.remove(id)) {
+            // Ours, or lost since by a deregistration.
+            (OUT | NONE | "UP", Some(noted)) => Traffic::DrainedBy(noted),
+            (NONE | "UP", None) => match status.as_str() {
+                "UP" => Traffic::Passing,
+                OUT => Traffic::Isolated { reason: "the application itself says OUT_OF_SERVICE".into() },
+                _ => Traffic::Failing,
+            },
+            (other, _) => Traffic::Isolated { reason: format!("its status is overridden as {other}") },
+        };
+        let record = json!({ "status": status, "overridden": overridden });
+        Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
+    }
+
+    /// Overrides the status with `value`, or takes the override back and suggests it.
+    async fn set(&self, id: &str, method: Method, value: &str) -> Result<(), RegistryError> {
+        let (app, instance) = super::service_and_instance(&self.registry, id)?;
+        match self.call(method, &[app, instance, "status"], Some(value)).await? {
+            Some(_) => Ok(()),
+            None => Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() }),
+        }
+    }
+
+    /// Takes it out where it is in traffic. True where it was.
+    async fn take_out(&self, id: &str) -> Result<bool, RegistryError> {
+        let before = self.look(id).await?;
+        if !matches!(before.overridden.as_str(), NONE | "UP") {
+            return Ok(false);
+        }
+        self.set(id, Method::PUT, OUT).await?;
+        let now = self.look(id).await?.overridden;
+        if now != OUT {
+            return Err(self.refused(format!("`{id}` was overridden as {OUT}, and reads back as {now}")));
+        }
+        Ok(true)
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        let gone = || Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+        let seen = match self.look(id).await {
+            Ok(seen) => seen,
+            Err(RegistryError::NotRegistered { .. }) => return gone(),
+            Err(error) => return Err(error),
+        };
+        match &seen.registration.traffic {
+            Traffic::DrainedBy(found) if found == marker => {}
+            other => return Ok(Restored::NotOurs(super::stands_there(other))),
+        }
+        if seen.overridden == OUT {
+            let status = match (seen.status.as_str(), record["status"].as_str()) {
+                // What the application itself has said since stands over an override, and is newer than what we kept.
+                (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,
+                _ => "UP",
+            };
+            let put_back = match record["overridden"].as_str() {
+                Some("UP") => self.set(id, Method::PUT, "UP").await,
+                _ => self.set(id, Method::DELETE, status).await,
+            };
+            match put_back {
+                Err(RegistryError::NotRegistered { .. }) => return gone(),
+                put_back => put_back?,
+            }
+            let now = self.look(id).await?.overridden;
+            if now == OUT {
+                return Err(self.refused(format!("`{id}` was put back, and reads back as {now}")));
+            }
+        }
+        // Last: until it is in traffic the drain is ours to take back.
+        self.note(id, None)?;
+        Ok(Restored::Done)
+    }
+}
+
+/// One that is listed.
+struct Listed {
+    app: String,
+    id: Option<String>,
+    address: SocketAddr,
+}
+
+/// Older versions write it otherwise.
+fn overridden(record: &Value) -> &str {
+    record.get("overriddenStatus").or(record.get("overriddenstatus")).and_then(Value::as_str).unwrap_or(NONE)
+}
+
+/// Of one alone, some versions make no list.
+fn listed(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Array(items) => items.clone(),
+        Value::Null => vec![],
+        one => vec![one.clone()],
+    }
+}
+
+/// Before instances had ids of their own, the host's name was it.
+fn instance_id(record: &Value) -> Option<&str> {
+    record.get("instanceId").or(record.get("hostName"))?.as_str()
+}
+
+fn is_up(record: &Value) -> bool {
+    record["status"] == "UP"
+}
+
+#[async_trait]
+impl Held for Apps {
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let _one = self.changing.lock().await;
+        if self.drains()?.get(id) != Some(marker) {
+            return Ok(Look::NotOurs);
+        }
+        match self.take_out(id).await {
+            Ok(true) => Ok(Look::OutAgain),
+            // Gone while it restarts: what registers again is seen next time.
+            Ok(false) | Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Eureka {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        Ok(self.apps.look(id).await?.registration)
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let apps = &self.apps;
+        let _one = apps.changing.lock().await;
+        let anew = super::may_drain(&apps.registry, id, &apps.look(id).await?.registration.traffic, marker)?;
+        apps.note(id, Some(marker))?;
+        if let Err(error) = apps.take_out(id).await {
+            // Refused, so not done. Where that is not known, the note stays for the saga's undo.
+            if anew && !error.is_passing() {
+                apps.note(id, None)?;
+            }
+            return Err(error);
+        }
+        self.holder.hold(apps, id, marker);
+        Ok(())
+    }
+
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let look = self.apps.look_again(id, marker).await?;
+        if look != Look::NotOurs {
+            self.holder.hold(&self.apps, id, marker);
+        }
+        Ok(look == Look::OutAgain)
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        let _one = self.apps.changing.lock().await;
+        let restored = self.apps.restore(id, marker, record).await?;
+        if restored == Restored::Done {
+            self.holder.let_go(id);
+        }
+        Ok(restored)
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        let (app, own) = super::service_and_instance(&self.apps.registry, id)?;
+        self.apps.look(id).await?;
+        let list = self.apps.get(&[app], "application").await?.unwrap_or_default();
+        let mut others = Others { healthy: 0, registered: 1 };
+        for other in listed(&list["instance"]).iter().filter(|other| instance_id(other) != Some(own)) {
+            others.registered += 1;
+            if let Some(instance) = instance_id(other).filter(|_| is_up(other))
+                && self.apps.record(app, instance).await?.is_some_and(|record| is_up(&record))
+            {
+                others.healthy += 1;
+            }
+        }
+        Ok(others)
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let mut found = Vec::new();
+        for (id, marker) in self.apps.drains()? {
+            match self.apps.look(&id).await.map(|seen| seen.registration.traffic) {
+                Ok(Traffic::DrainedBy(stands)) if stands == marker => {
+                    self.holder.hold(&self.apps, &id, &marker);
+                    found.push(FoundMarker { id, marker });
+                }
+                Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        Ok(self.apps.all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        let all = self.apps.all().await?.into_iter();
+        Ok(all.filter_map(|listed| Some((listed.id?, listed.address))).collect())
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        &[
+            "not tried on a real Eureka: it follows its REST operations as documented",
+            "clients learn of a drain by polling, through caches of up to 30 s each: give the step drain a `settle` of 90s",
+            "a service that deregisters as it stops takes the drain along: once it is back it is in traffic until the \
+             agent takes it out again, and for good while no agent runs",
+            "an override has no reason: one that a person sets while a drain of ours stands is taken back with it",
+        ]
+    }
+}

@@ -1,0 +1,367 @@
+//! The Eureka adapter on a stub that follows Eureka's REST operations: the suite, and what is Eureka's own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
+use super::eureka::Eureka;
+use super::stub::{Request, refusing, serve};
+use super::*;
+use crate::ports::User;
+use crate::ports::testing_consul::wait_for;
+
+const US: &str = "rpc-order/bj1-03:rpc-order:7801";
+const NULL: Value = Value::Null;
+
+/// So long that a test sees what is so without it.
+const NEVER: Duration = Duration::from_secs(3600);
+const OFTEN: Duration = Duration::from_millis(20);
+
+#[derive(Clone)]
+struct Instance {
+    address: &'static str,
+    port: u16,
+    status: String,
+    overridden: String,
+    /// Of its metadata.
+    release: u32,
+}
+
+impl Instance {
+    fn json(&self, id: &str) -> Value {
+        json!({
+            "instanceId": id, "ipAddr": self.address, "port": { "$": self.port, "@enabled": "true" },
+            "status": self.status, "overriddenStatus": self.overridden, "metadata": { "release": self.release.to_string() },
+        })
+    }
+}
+
+#[derive(Default)]
+struct Server {
+    /// By application, in upper case, and instance.
+    apps: BTreeMap<String, BTreeMap<String, Instance>>,
+    /// What lists are answered from, where it is older.
+    cache: Option<BTreeMap<String, BTreeMap<String, Instance>>>,
+    /// `NAME:PASSWORD` that is asked for.
+    login: Option<String>,
+    /// Questions that the user may not ask.
+    forbidden: Option<&'static str>,
+}
+
+impl Server {
+    fn answer(&mut self, request: &Request) -> (u16, String) {
+        let expected = self.login.as_ref().map(|login| format!("Basic {}", STANDARD.encode(login)));
+        if expected.is_some() && request.headers.get("authorization") != expected.as_ref() {
+            return (401, String::new());
+        }
+        if self.forbidden == Some(request.method.as_str()) {
+            return (403, String::new());
+        }
+        assert_eq!(request.headers["accept"], "application/json");
+        let path = request.path.replace("%3A", ":");
+        let Some(path) = path.strip_prefix("/eureka/apps") else { return (404, "<html>no such page</html>".into()) };
+        let path: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let lists = self.cache.as_ref().unwrap_or(&self.apps);
+        let list = |app: &str| {
+            let mut instances: Vec<Value> = lists.get(app)?.iter().map(|(id, it)| it.json(id)).collect();
+            // Of one alone, it makes no list.
+            let instances = if instances.len() == 1 { instances.remove(0) } else { instances.into() };
+            Some(json!({ "name": app, "instance": instances }))
+        };
+        match (request.method.as_str(), path.as_slice()) {
+            ("GET", []) => {
+                let apps: Vec<Value> = lists.keys().filter_map(|app| list(app)).collect();
+                (200, json!({ "applications": { "versions__delta": "1", "application": apps } }).to_string())
+            }
+            ("GET", [app]) => match list(&app.to_uppercase()) {
+                Some(found) => (200, json!({ "application": found }).to_string()),
+                None => (404, String::new()),
+            },
+            ("GET", [app, id]) => match self.instance(app, id) {
+                Some(found) => (200, json!({ "instance": found.json(id) }).to_string()),
+                None => (404, String::new()),
+            },
+            ("PUT", [app, id, "status"]) => {
+                let value = request.parameter("value").to_owned();
+                let Some(found) = self.instance(app, id) else { return (404, String::new()) };
+                // As Eureka does it: what it is already is not overridden.
+                if found.status != value {
+                    (found.status, found.overridden) = (value.clone(), value);
+                }
+                (200, String::new())
+            }
+            ("DELETE", [app, id, "status"]) => {
+                let value = request.query.get("value").map_or("UNKNOWN", String::as_str).to_owned();
+                let Some(found) = self.instance(app, id) else { return (404, String::new()) };
+                (found.status, found.overridden) = (value, "UNKNOWN".into());
+                (200, String::new())
+            }
+            _ => (405, String::new()),
+        }
+    }
+
+    fn instance(&mut self, app: &str, id: &str) -> Option<&mut Instance> {
+        self.apps.get_mut(&app.to_uppercase())?.get_mut(id)
+    }
+
+    /// As the application does it; an override that stands stays in force.
+    fn register(&mut self, id: &str, address: &'static str, port: u16) {
+        let (app, id) = id.split_once('/').unwrap();
+        let instances = self.apps.entry(app.to_uppercase()).or_default();
+        let overridden = instances.get(id).map_or("UNKNOWN".into(), |before| before.overridden.clone());
+        let status = if overridden == "UNKNOWN" { "UP".into() } else { overridden.clone() };
+        let release = instances.get(id).map_or(41, |before| before.release);
+        instances.insert(id.into(), Instance { address, port, status, overridden, release });
+    }
+}
+
+struct EurekaWorld {
+    server: Arc<Mutex<Server>>,
+    url: String,
+    state: tempfile::TempDir,
+    registry: Eureka,
+}
+
+impl EurekaWorld {
+    async fn new(hold_every: Duration) -> Self {
+        let mut server = Server::default();
+        server.register(US, "127.0.0.1", 7801);
+        server.register("rpc-order/bj1-04:rpc-order:7801", "10.0.0.2", 7801);
+        server.register("rpc-order/bj1-05:rpc-order:7801", "10.0.0.3", 7801);
+        server.register("rpc-cart/bj1-03:rpc-cart:7901", "127.0.0.1", 7901);
+        let server = Arc::new(Mutex::new(server));
+        let asked = Arc::clone(&server);
+        let url = format!("http://{}/eureka", serve(move |request| asked.lock().unwrap().answer(request)).await);
+        let state = tempfile::tempdir().unwrap();
+        let registry = Self::of(&url, &state, hold_every, None);
+        Self { server, url, state, registry }
+    }
+
+    fn of(url: &str, state: &tempfile::TempDir, hold_every: Duration, user: Option<User>) -> Eureka {
+        let ledger = state.path().join("drains-eureka.json");
+        Eureka::within(Duration::from_secs(5), hold_every, "eureka", url, user, ledger).unwrap()
+    }
+
+    fn another(&self, hold_every: Duration, user: Option<User>) -> Eureka {
+        Self::of(&self.url, &self.state, hold_every, user)
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Instance)) {
+        let (app, id) = id.split_once('/').unwrap();
+        change(self.server.lock().unwrap().instance(app, id).unwrap());
+    }
+
+    fn restarts_in_good_order(&self) {
+        let mut server = self.server.lock().unwrap();
+        server.apps.get_mut("RPC-ORDER").unwrap().remove("bj1-03:rpc-order:7801");
+        server.register(US, "127.0.0.1", 7801);
+    }
+}
+
+#[async_trait(?Send)]
+impl World for EurekaWorld {
+    fn registry(&self) -> &dyn Registry {
+        &self.registry
+    }
+
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(self.another(OFTEN, None))
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let (deadline, url) = (Duration::from_millis(200), format!("http://{}/eureka", nobody_answers()));
+        let ledger = self.state.path().join("silent.json");
+        Some(Arc::new(Eureka::within(deadline, NEVER, "eureka", &url, None, ledger).unwrap()))
+    }
+
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        let asked = Arc::clone(&self.server);
+        let cut = refusing(move |request| asked.lock().unwrap().answer(request)).await.map(|address| {
+            let url = format!("http://{address}/eureka");
+            Arc::new(Self::of(&url, &self.state, NEVER, None)) as Arc<dyn Registry>
+        });
+        cut.into()
+    }
+
+    fn id(&self, plain: &str) -> String {
+        match plain {
+            OURS => US,
+            "rpc-none-1" => "rpc-none/bj1-03:rpc-none:1",
+            _ => "rpc-cart/bj1-03:rpc-cart:7901",
+        }
+        .into()
+    }
+
+    /// What an application says of its health while it is drained is heard only once it registers anew: see below.
+    fn tells(&self) -> Tells {
+        Tells { health: false, isolation: false, ..Tells::ALL }
+    }
+
+    async fn finds(&self, id: &str) -> bool {
+        let (app, id) = id.split_once('/').unwrap();
+        self.server.lock().unwrap().instance(app, id).is_some_and(|found| found.status == "UP")
+    }
+
+    async fn set_healthy(&self, _id: &str, _healthy: bool) {}
+
+    async fn isolate(&self, _id: &str, _reason: Option<&str>) {}
+
+    async fn deregister(&self, id: &str) {
+        let (app, id) = id.split_once('/').unwrap();
+        self.server.lock().unwrap().apps.get_mut(&app.to_uppercase()).unwrap().remove(id);
+    }
+
+    async fn renew(&self, id: &str) {
+        let mut server = self.server.lock().unwrap();
+        server.register(id, "127.0.0.1", 7801);
+        let (app, instance) = id.split_once('/').unwrap();
+        server.instance(app, instance).unwrap().release = 42;
+    }
+
+    async fn record(&self, id: &str) -> String {
+        let (app, instance) = id.split_once('/').unwrap();
+        self.server.lock().unwrap().instance(app, instance).unwrap().release.to_string()
+    }
+}
+
+#[tokio::test]
+async fn eureka_conforms() {
+    // Only the later agent holds: of two at once one would hold what the other puts back.
+    conforms(&EurekaWorld::new(NEVER).await).await;
+}
+
+#[tokio::test]
+async fn an_override_that_a_deregistration_took_along_is_set_again_until_it_is_taken_back() {
+    let world = EurekaWorld::new(NEVER).await;
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    // A crash: the same instance registers again, and the override stands.
+    world.server.lock().unwrap().register(US, "127.0.0.1", 7801);
+    assert!(!world.finds(US).await && !world.registry.hold(US, &marker("i")).await.unwrap());
+
+    world.restarts_in_good_order();
+    assert!(world.finds(US).await);
+    assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+    assert!(world.registry.hold(US, &marker("i")).await.unwrap());
+    assert!(!world.finds(US).await);
+    assert!(!world.registry.hold(US, &marker("another")).await.unwrap());
+
+    // An agent that starts later knows the drain by its ledger, and looks by itself.
+    let later = world.another(OFTEN, None);
+    world.restarts_in_good_order();
+    assert_eq!(later.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+    wait_for("the override to be set again", async || !world.finds(US).await).await;
+    assert_eq!(later.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert!(world.finds(US).await && later.markers().await.unwrap().is_empty());
+    assert_eq!(world.server.lock().unwrap().apps["RPC-ORDER"]["bj1-03:rpc-order:7801"].overridden, "UNKNOWN");
+}
+
+#[tokio::test]
+async fn it_is_put_back_as_it_was() {
+    for (status, overridden) in [("UP", "UNKNOWN"), ("DOWN", "UNKNOWN"), ("STARTING", "UNKNOWN"), ("UP", "UP")] {
+        let world = EurekaWorld::new(NEVER).await;
+        world.change(US, |it| (it.status, it.overridden) = (status.into(), overridden.into()));
+        let before = world.registry.observe(US).await.unwrap();
+        let expected = if status == "UP" { Traffic::Passing } else { Traffic::Failing };
+        assert_eq!(before.traffic, expected);
+        world.registry.drain(US, &marker("i")).await.unwrap();
+        world.change(US, |it| assert_eq!(it.status, "OUT_OF_SERVICE"));
+        assert_eq!(world.registry.restore(US, &marker("i"), &before.record).await.unwrap(), Restored::Done);
+        assert_eq!(world.registry.observe(US).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn what_the_application_says_while_it_is_drained_is_newer_than_what_was_kept() {
+    for status in ["DOWN", "STARTING"] {
+        let world = EurekaWorld::new(NEVER).await;
+        let before = world.registry.observe(US).await.unwrap();
+        world.registry.drain(US, &marker("i")).await.unwrap();
+        // As Eureka does it: these two stand over an override.
+        world.change(US, |it| it.status = status.into());
+        assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+        assert_eq!(world.registry.restore(US, &marker("i"), &before.record).await.unwrap(), Restored::Done);
+        world.change(US, |it| assert_eq!((it.status.as_str(), it.overridden.as_str()), (status, "UNKNOWN")));
+    }
+}
+
+#[tokio::test]
+async fn what_others_override_is_theirs_also_where_a_drain_of_ours_was() {
+    let world = EurekaWorld::new(NEVER).await;
+    for (status, overridden, ours) in
+        [("OUT_OF_SERVICE", "OUT_OF_SERVICE", false), ("OUT_OF_SERVICE", "UNKNOWN", false), ("DOWN", "DOWN", true)]
+    {
+        if ours {
+            world.registry.drain(US, &marker("i")).await.unwrap();
+        }
+        world.change(US, |it| (it.status, it.overridden) = (status.into(), overridden.into()));
+        let seen = world.registry.observe(US).await.unwrap().traffic;
+        assert!(matches!(&seen, Traffic::Isolated { reason } if reason.contains(status)), "{seen:?}");
+        assert!(matches!(world.registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
+        assert!(matches!(world.registry.restore(US, &marker("i"), &NULL).await, Ok(Restored::NotOurs(_))));
+        assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
+        world.change(US, |it| {
+            assert_eq!((it.status.as_str(), it.overridden.as_str()), (status, overridden));
+            (it.status, it.overridden) = ("UP".into(), "UNKNOWN".into());
+        });
+    }
+}
+
+#[tokio::test]
+async fn others_are_healthy_by_their_own_records_and_not_by_an_old_list() {
+    let world = EurekaWorld::new(NEVER).await;
+    {
+        let mut server = world.server.lock().unwrap();
+        server.cache = Some(server.apps.clone());
+    }
+    world.change("rpc-order/bj1-04:rpc-order:7801", |it| it.status = "OUT_OF_SERVICE".into());
+    assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 1, registered: 3 });
+    world.deregister("rpc-order/bj1-05:rpc-order:7801").await;
+    assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 0, registered: 3 });
+}
+
+fn user(password: &str) -> Option<User> {
+    Some(User { name: "unwait".into(), password: password.to_owned().into() })
+}
+
+#[tokio::test]
+async fn an_answer_that_permissions_cut_is_never_absence_and_no_error_shows_a_secret() {
+    let world = EurekaWorld::new(NEVER).await;
+    world.server.lock().unwrap().login = Some("unwait:hush-hush".into());
+    for registry in [world.another(NEVER, None), world.another(NEVER, user("wrong-word"))] {
+        for error in [
+            registry.observe(US).await.unwrap_err(),
+            registry.observe("rpc-none/x").await.unwrap_err(),
+            registry.others(US).await.unwrap_err(),
+            registry.drain(US, &marker("i")).await.unwrap_err(),
+            registry.restore(US, &marker("i"), &NULL).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, RegistryError::Refused { .. }), "{error}");
+            assert!(!format!("{error:?} {registry:?}").contains("wrong-word"), "{error}");
+        }
+    }
+    let registry = world.another(NEVER, user("hush-hush"));
+    // Who may read alone drains nothing, and no note is left.
+    world.server.lock().unwrap().forbidden = Some("PUT");
+    let error = registry.drain(US, &marker("i")).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { .. }) && !error.to_string().contains("hush"), "{error}");
+    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    assert!(registry.markers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_eureka_that_is_away_is_worth_trying_again_and_something_else_is_not() {
+    let state = tempfile::tempdir().unwrap();
+    let away = EurekaWorld::of("http://127.0.0.1:1/eureka", &state, NEVER, user("hush"));
+    let error = away.observe(US).await.unwrap_err();
+    assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
+    let world = EurekaWorld::new(NEVER).await;
+    let elsewhere = EurekaWorld::of(&world.url.replace("/eureka", ""), &state, NEVER, None);
+    let error = elsewhere.observe(US).await.unwrap_err();
+    assert!(matches!(&error, RegistryError::Refused { detail, .. } if detail.contains("404")), "{error}");
+}

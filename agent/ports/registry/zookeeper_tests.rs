@@ -1,0 +1,325 @@
+//! The ZooKeeper adapter on a real ZooKeeper: the suite, and what is Dubbo's and ZooKeeper's own. A JVM starts for each
+//! server, so what can share one does.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::conformance::{NEIGHBOUR, OURS, Tells, World, conforms, marker, nobody_answers};
+use super::dubbo::{address, decoded, disables, encoded};
+use super::zookeeper::ZooKeeper;
+use super::*;
+use crate::ports::User;
+use crate::ports::testing_zookeeper::TestZooKeeper;
+use crate::ports::zookeeper::Session;
+
+const US: &str = "rpc-order/127.0.0.1:7801";
+const FOLDER: &str = "/dubbo/rpc-order/configurators";
+const OVERRIDE: &str = "override://127.0.0.1:7801/rpc-order?category=configurators&dynamic=false&enabled=true\
+                        &disabled=true&version=1.0&unwait=true";
+const NULL: Value = Value::Null;
+
+struct DubboWorld {
+    server: TestZooKeeper,
+    /// The applications', whose end takes their providers along.
+    session: RefCell<Option<Session>>,
+    /// The applications' and ours, where the nodes are not everybody's.
+    password: Option<&'static str>,
+    registry: ZooKeeper,
+}
+
+fn provider(id: &str) -> String {
+    let (service, instance) = id.split_once('/').unwrap();
+    format!("dubbo://{instance}/{service}?application=shop&dubbo=2.0.2&version=1.0")
+}
+
+fn node(id: &str) -> String {
+    format!("/dubbo/{}/providers/{}", id.split_once('/').unwrap().0, encoded(&provider(id)))
+}
+
+async fn register(session: &mut Session) {
+    for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
+        session.create_ephemeral(&node(id)).await;
+    }
+}
+
+impl DubboWorld {
+    async fn new(password: Option<&'static str>) -> Self {
+        let server = TestZooKeeper::start().await;
+        let mut session = server.session_of(password.and_then(user)).await;
+        for path in ["/dubbo", "/dubbo/config", "/dubbo/rpc-order", "/dubbo/rpc-cart"] {
+            session.create(path, &[]).await.unwrap();
+        }
+        for service in ["rpc-order", "rpc-cart"] {
+            session.create(&format!("/dubbo/{service}/providers"), &[]).await.unwrap();
+        }
+        register(&mut session).await;
+        let registry = Self::of(&server, password.and_then(user), "bj1-03");
+        Self { server, session: RefCell::new(Some(session)), password, registry }
+    }
+
+    fn of(server: &TestZooKeeper, user: Option<User>, host: &str) -> ZooKeeper {
+        ZooKeeper::new("zookeeper", vec![server.server.clone()], user, "/dubbo", host)
+    }
+
+    /// Does `what` in the applications' session.
+    async fn shop<T>(&self, what: impl AsyncFnOnce(&mut Session) -> T) -> T {
+        let mut session = self.session.take().unwrap();
+        let done = what(&mut session).await;
+        self.session.replace(Some(session));
+        done
+    }
+
+    async fn person_disables(&self, url: &str) -> String {
+        let path = format!("{FOLDER}/{}", encoded(url));
+        self.shop(async |session| {
+            session.create(FOLDER, &[]).await.unwrap();
+            assert!(session.create(&path, b"10.0.0.9").await.unwrap());
+        })
+        .await;
+        path
+    }
+
+    async fn remove(&self, path: &str) {
+        assert!(self.shop(async |session| session.delete(path, -1).await.unwrap()).await, "{path}");
+    }
+
+    /// The nodes of what an instance provides.
+    async fn provided(&self, id: &str) -> Vec<String> {
+        let (service, instance) = id.split_once('/').unwrap();
+        let folder = format!("/dubbo/{service}/providers");
+        let mut names = self.shop(async |session| session.children(&folder).await.unwrap()).await.unwrap();
+        names.retain(|name| decoded(name).is_some_and(|url| address(&url) == Some(instance)));
+        names.iter().map(|name| format!("{folder}/{name}")).collect()
+    }
+
+    async fn overrides(&self) -> Vec<String> {
+        let names = self.shop(async |session| session.children(FOLDER).await.unwrap()).await.unwrap_or_default();
+        names.iter().map(|name| decoded(name).unwrap()).collect()
+    }
+}
+
+#[async_trait(?Send)]
+impl World for DubboWorld {
+    fn registry(&self) -> &dyn Registry {
+        &self.registry
+    }
+
+    fn later(&self) -> Arc<dyn Registry> {
+        Arc::new(Self::of(&self.server, self.password.and_then(user), "bj1-03"))
+    }
+
+    fn silent(&self) -> Option<Arc<dyn Registry>> {
+        let (deadline, servers) = (Duration::from_millis(200), vec![nobody_answers()]);
+        Some(Arc::new(ZooKeeper::within(deadline, "zookeeper", servers, user("hush-hush"), "/dubbo", "bj1-03")))
+    }
+
+    /// They may read of one service nothing, and of the other all but write nothing.
+    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
+        let users = if self.password.is_some() { vec![None, user("wrong-word")] } else { vec![] };
+        let cut = |user| Arc::new(Self::of(&self.server, user, "bj1-03")) as Arc<dyn Registry>;
+        users.into_iter().map(cut).collect()
+    }
+
+    fn id(&self, plain: &str) -> String {
+        match plain {
+            OURS => US,
+            "rpc-none-1" => "rpc-none/127.0.0.1:1",
+            _ => "rpc-cart/127.0.0.1:7901",
+        }
+        .into()
+    }
+
+    fn tells(&self) -> Tells {
+        Tells { health: false, isolation: false, ..Tells::ALL }
+    }
+
+    /// As Dubbo's consumers see it: their providers, without those that an override disables.
+    async fn finds(&self, id: &str) -> bool {
+        let (service, instance) = id.split_once('/').unwrap();
+        let names = async |folder: &str| {
+            let path = format!("/dubbo/{service}/{folder}");
+            self.shop(async |session| session.children(&path).await.unwrap()).await.unwrap_or_default()
+        };
+        let there = |name: &String| decoded(name).is_some_and(|url| address(&url) == Some(instance));
+        let off = |name: &String| there(name) && disables(&decoded(name).unwrap());
+        names("providers").await.iter().any(there) && !names("configurators").await.iter().any(off)
+    }
+
+    async fn set_healthy(&self, _id: &str, _healthy: bool) {}
+
+    async fn isolate(&self, _id: &str, _reason: Option<&str>) {}
+
+    async fn deregister(&self, id: &str) {
+        for path in self.provided(id).await {
+            self.remove(&path).await;
+        }
+    }
+
+    /// As Dubbo does it, which tells when.
+    async fn renew(&self, id: &str) {
+        self.deregister(id).await;
+        let later = format!("{}&timestamp=2", provider(id));
+        let path = format!("/dubbo/{}/providers/{}", id.split_once('/').unwrap().0, encoded(&later));
+        self.shop(async |session| session.create_ephemeral(&path).await).await;
+    }
+
+    async fn record(&self, id: &str) -> String {
+        self.provided(id).await.concat()
+    }
+}
+
+#[tokio::test]
+async fn zookeeper_conforms_and_what_others_do_is_theirs() {
+    let world = DubboWorld::new(None).await;
+    conforms(&world).await;
+    // What it leaves: drained, and the provider gone. The applications' session ends; our override has none.
+    let session = world.session.take().unwrap();
+    session.close().await;
+    assert_eq!(world.overrides_after(&world.server).await, [OVERRIDE]);
+    let said = world.server.command(&["get", &format!("{FOLDER}/{}", encoded(OVERRIDE))]).await;
+    assert!(said.contains("unwait: drained incident="), "{said}");
+
+    // It registers again, drained still; a later agent knows the drain, and takes it back.
+    let mut session = world.server.session().await;
+    register(&mut session).await;
+    world.session.replace(Some(session));
+    let elsewhere = DubboWorld::of(&world.server, None, "bj1-04");
+    assert!(elsewhere.markers().await.unwrap().is_empty());
+    let later = DubboWorld::of(&world.server, None, "bj1-03");
+    let [found] = later.markers().await.unwrap().try_into().unwrap();
+    assert_eq!((found.id.as_str(), world.finds(US).await), (US, false));
+    assert_eq!(later.restore(US, &found.marker, &NULL).await.unwrap(), Restored::Done);
+    assert!(world.finds(US).await && world.overrides().await.is_empty());
+
+    what_a_person_disables_is_theirs(&world).await;
+    what_is_newer_is_left_alone(&world).await;
+    each_version_that_it_provides_is_disabled(&world).await;
+    others_that_are_disabled_are_not_healthy(&world).await;
+}
+
+impl DubboWorld {
+    async fn overrides_after(&self, server: &TestZooKeeper) -> Vec<String> {
+        let names = server.session().await.children(FOLDER).await.unwrap().unwrap();
+        names.iter().map(|name| decoded(name).unwrap()).collect()
+    }
+}
+
+async fn what_a_person_disables_is_theirs(world: &DubboWorld) {
+    let query = "category=configurators&dynamic=false&enabled=true&disabled=true";
+    for whom in ["127.0.0.1:7801", "0.0.0.0", "0.0.0.0:0"] {
+        let theirs = format!("override://{whom}/rpc-order?{query}");
+        let path = world.person_disables(&theirs).await;
+        let seen = world.registry.observe(US).await.unwrap().traffic;
+        assert_eq!(seen, Traffic::Isolated { reason: theirs.clone() });
+        let refused = world.registry.drain(US, &marker("i")).await.unwrap_err();
+        assert!(refused.to_string().contains(&theirs), "{refused}");
+        assert!(matches!(world.registry.restore(US, &marker("i"), &NULL).await, Ok(Restored::NotOurs(_))));
+        assert_eq!(world.overrides().await, [theirs]);
+        world.remove(&path).await;
+    }
+    // A person who disables it while it is drained has a node of their own, and keeps it.
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    let theirs = format!("override://127.0.0.1:7801/rpc-order?{query}");
+    let path = world.person_disables(&theirs).await;
+    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert_eq!(world.overrides().await, [theirs]);
+    world.remove(&path).await;
+    // An override of weights disables nothing.
+    let path = world.person_disables("override://127.0.0.1:7801/rpc-order?category=configurators&weight=5").await;
+    assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    world.remove(&path).await;
+}
+
+async fn what_is_newer_is_left_alone(world: &DubboWorld) {
+    let path = format!("{FOLDER}/{}", encoded(OVERRIDE));
+    for (newer, whose) in [(marker("newer").to_string(), "newer"), ("release 42".into(), "unwait=true")] {
+        world.registry.drain(US, &marker("i")).await.unwrap();
+        world.shop(async |session| session.write(&path, &newer).await).await;
+        let left = world.registry.restore(US, &marker("i"), &NULL).await.unwrap();
+        assert!(matches!(&left, Restored::NotOurs(what) if what.contains(whose)), "{left:?}");
+        assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
+        assert!(!world.finds(US).await);
+        world.remove(&path).await;
+    }
+    // An override of ours that somebody takes away is put there again while the saga holds it.
+    assert!(world.registry.hold(US, &marker("i")).await.unwrap());
+    assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
+    assert!(!world.finds(US).await);
+    world.registry.restore(US, &marker("i"), &NULL).await.unwrap();
+}
+
+async fn each_version_that_it_provides_is_disabled(world: &DubboWorld) {
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    // Released while it was drained: it comes back with a version more.
+    let next = "dubbo://127.0.0.1:7801/rpc-order?application=shop&group=blue&version=2.0";
+    let path = format!("/dubbo/rpc-order/providers/{}", encoded(next));
+    world.shop(async |session| session.create_ephemeral(&path).await).await;
+    assert!(world.registry.hold(US, &marker("i")).await.unwrap());
+    let instances = world.registry.instances().await.unwrap();
+    assert_eq!(instances.iter().filter(|(id, _)| id == US).count(), 1);
+    let mut overrides = world.overrides().await;
+    overrides.sort();
+    assert_eq!(overrides, [OVERRIDE.replace("&version=1.0", "&group=blue&version=2.0"), OVERRIDE.to_owned()]);
+    assert_eq!(world.registry.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert!(world.overrides().await.is_empty());
+    world.remove(&path).await;
+}
+
+async fn others_that_are_disabled_are_not_healthy(world: &DubboWorld) {
+    let other = crate::model::Marker { host: "bj1-05".into(), ..marker("there") };
+    let elsewhere = DubboWorld::of(&world.server, None, "bj1-05");
+    elsewhere.drain("rpc-order/10.0.0.2:7801", &other).await.unwrap();
+    assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 1, registered: 3 });
+}
+
+fn user(password: &str) -> Option<User> {
+    Some(User { name: "shop".into(), password: password.to_owned().into() })
+}
+
+#[tokio::test]
+async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_suffices() {
+    let world = DubboWorld::new(Some("hush-hush")).await;
+    // Of `shop`, whose password is hush-hush. All else is theirs too, and everybody may read it.
+    const SHOP: &str = "shop:WiSa01EkWteipu2JLlzboUBafwk=";
+    world
+        .shop(async |session| {
+            for path in ["/dubbo/rpc-order/providers", "/dubbo/rpc-order"] {
+                session.keep_for(path, SHOP).await;
+            }
+        })
+        .await;
+    for user in [None, user("wrong-word")] {
+        let registry = DubboWorld::of(&world.server, user, "bj1-03");
+        for error in [
+            registry.observe(US).await.unwrap_err(),
+            registry.observe("rpc-order/127.0.0.1:1").await.unwrap_err(),
+            registry.others(US).await.unwrap_err(),
+            registry.drain(US, &marker("i")).await.unwrap_err(),
+            registry.restore(US, &marker("i"), &NULL).await.unwrap_err(),
+            registry.hold(US, &marker("i")).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, RegistryError::Refused { .. }) && error.to_string().contains("NoAuth"), "{error}");
+            assert!(!format!("{error:?} {registry:?}").contains("wrong-word"), "{error}");
+        }
+    }
+    conforms(&world).await;
+    // It leaves a drain. The consumers, who have no password, read the override all the same.
+    assert_eq!(world.overrides_after(&world.server).await, [OVERRIDE]);
+
+    // Of two servers, the one that is there is asked.
+    let servers = vec!["127.0.0.1:1".to_owned(), world.server.server.clone()];
+    let both = ZooKeeper::new("zookeeper", servers, user("hush-hush"), "/dubbo", "bj1-03");
+    assert_eq!(both.observe(&world.id(NEIGHBOUR)).await.unwrap().traffic, Traffic::Passing);
+}
+
+#[tokio::test]
+async fn a_zookeeper_that_is_away_is_worth_trying_again() {
+    let away = ZooKeeper::new("zookeeper", vec!["127.0.0.1:1".into()], user("hush"), "/dubbo", "h");
+    let error = away.observe(US).await.unwrap_err();
+    assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
+}

@@ -1,0 +1,91 @@
+//! A real ZooKeeper for the tests beside the adapters: own port, own data directory, ended by its pid.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::User;
+use super::testing_consul::{free_ports, wait_for};
+use super::zookeeper::{Api, Session};
+
+pub struct TestZooKeeper {
+    child: Child,
+    _data: tempfile::TempDir,
+    pub server: String,
+}
+
+fn jars() -> String {
+    let cached = || {
+        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+        home.join(".cache/unwait-tests/zookeeper-3.8/usr/share/java")
+    };
+    let folder = std::env::var_os("UNWAIT_TEST_ZOOKEEPER").map_or_else(cached, PathBuf::from);
+    let jars = ["zookeeper", "zookeeper-jute", "slf4j-api", "metrics-core", "snappy-java", "commons-cli"];
+    let jars = jars.map(|jar| folder.join(format!("{jar}.jar")));
+    for jar in &jars {
+        assert!(
+            jar.is_file(),
+            "no {}: `tests/run` installs it; or UNWAIT_TEST_ZOOKEEPER names its folder",
+            jar.display()
+        );
+    }
+    jars.map(|jar| jar.display().to_string()).join(":")
+}
+
+fn java(main: &str) -> Command {
+    let mut command = Command::new("java");
+    // Small and quick to start, on a machine of two cores that runs other tests.
+    command.args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &jars(), main]);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+impl TestZooKeeper {
+    pub async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let [port] = free_ports();
+        let config = data.path().join("zoo.cfg");
+        let folder = data.path().display();
+        std::fs::write(
+            &config,
+            format!(
+                "dataDir={folder}\nclientPortAddress=127.0.0.1\nclientPort={port}\ntickTime=2000\n\
+                 maxSessionTimeout=120000\nadmin.enableServer=false\n"
+            ),
+        )
+        .unwrap();
+        let child = java("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("java: {error}: `tests/run` installs openjdk-17-jre-headless"));
+        let zookeeper = Self { child, _data: data, server: format!("127.0.0.1:{port}") };
+        // Measured: one that is still starting may take a connection and never answer it.
+        let asked = Api::new(vec![zookeeper.server.clone()], None, Duration::from_secs(1));
+        wait_for("ZooKeeper to give a session", async || asked.session().await.is_ok()).await;
+        zookeeper
+    }
+
+    pub async fn session(&self) -> Session {
+        self.session_of(None).await
+    }
+
+    pub async fn session_of(&self, user: Option<User>) -> Session {
+        Api::new(vec![self.server.clone()], user, Duration::from_secs(30)).session().await.unwrap()
+    }
+
+    /// What ZooKeeper's own client says.
+    pub async fn command(&self, words: &[&str]) -> String {
+        let mut client = java("org.apache.zookeeper.ZooKeeperMain");
+        client.args(["-server", &self.server]).args(words);
+        let said = tokio::task::spawn_blocking(move || client.output().unwrap()).await.unwrap();
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+}
+
+impl Drop for TestZooKeeper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
