@@ -199,7 +199,9 @@ impl<'lab> Quick<'lab> {
         const HOUR_MS: i64 = 3_600_000;
         let store = rusqlite::Connection::open(self.state.join("unwait.db")).expect("the agent made it");
         store.busy_timeout(Duration::from_secs(5)).expect("a timeout");
-        let sql = "UPDATE incident SET began = began - ?1, ended = ended - ?1 WHERE ended IS NOT NULL";
+        let sql = "UPDATE incident SET began = began - ?1, ended = ended - ?1, began_line = began_line - ?1,
+                                       ended_line = ended_line - ?1
+                   WHERE ended IS NOT NULL";
         store.execute(sql, [HOUR_MS]).expect("the agent lets others write");
     }
 

@@ -1,20 +1,14 @@
 //! Each guard allows and refuses, with its reason; they are asked in order, and the slot is taken last.
 
-use std::sync::Arc;
-
 use super::hours::always;
 use super::scenery::{Scenery, scenery};
 use super::*;
 use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, holds_now};
 use crate::execute::fakes::{HOST, ID, REGISTRY};
-use crate::model::plan::Binding;
-use crate::model::policy::MinHealthy;
 use crate::model::window::WindowAction;
 use crate::model::{IncidentId, Marker, Outcome, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
-use crate::ports::registry::Registry;
-use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::restarter::RunState;
 use crate::store::Pause;
 
@@ -344,68 +338,6 @@ fn one_saga_a_service_and_so_many_a_host() {
 }
 
 #[test]
-fn too_few_others_healthy_refuses_and_fails_closed() {
-    let mut scenery = scenery();
-    for (rule, healthy, registered_too, allowed) in [
-        (MinHealthy::Count(1), true, 0, true),
-        (MinHealthy::Count(1), false, 0, false),
-        (MinHealthy::Count(2), true, 0, false),
-        (MinHealthy::Share(0.5), true, 0, true),
-        (MinHealthy::Share(0.51), true, 0, false),
-        (MinHealthy::Share(0.5), true, 1, false),
-        (MinHealthy::AllOthers, true, 0, true),
-        (MinHealthy::AllOthers, true, 1, false),
-        (MinHealthy::AllOthers, false, 0, false),
-    ] {
-        scenery.plan.guards.min_healthy = Some(rule);
-        scenery.scene.registry.set_healthy("rpc-order-2", healthy);
-        scenery.scene.registry.deregister("rpc-order-3");
-        if registered_too > 0 {
-            scenery.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
-            scenery.scene.registry.set_healthy("rpc-order-3", false);
-        }
-        match allowed {
-            true => scenery.allows(),
-            false => drop(scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy)),
-        }
-    }
-    scenery.scene.registry.deregister("rpc-order-3");
-    scenery.scene.registry.set_healthy("rpc-order-2", true);
-    scenery.plan.target.bindings.clear();
-    scenery.refuses(Guard::MinHealthy, Reason::NoRegistry);
-    scenery.plan.guards.min_healthy = None;
-    scenery.allows();
-}
-
-#[test]
-fn a_registry_that_counts_nobody_is_passed_over_where_another_counts_and_refused_where_none_does() {
-    let mut scenery = scenery();
-    let counting = Arc::new(FakeRegistry::new("counting"));
-    counting.register(ID, "rpc-order", "127.0.0.1:7801");
-    counting.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
-    scenery.gate.ports.registries.insert("counting".into(), counting.clone());
-    scenery.plan.target.bindings.push(Binding { registry: "counting".into(), id: ID.into() });
-    scenery.allows();
-    counting.set_healthy("rpc-order-2", false);
-    scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
-    counting.set_healthy("rpc-order-2", true);
-
-    scenery.scene.registry.set_counts_nobody();
-    scenery.allows();
-    counting.set_counts_nobody();
-    let refusal = scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
-    assert!(refusal.detail.contains("can count"), "{refusal}");
-}
-
-#[test]
-fn another_that_is_drained_is_no_healthy_one() {
-    let scenery = scenery();
-    let marker = Marker { incident: IncidentId("another".into()), host: "another-host".into() };
-    scenery.block(scenery.scene.registry.drain("rpc-order-2", &marker)).unwrap();
-    scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
-}
-
-#[test]
 fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
     let mut scenery = scenery();
     scenery.allows();
@@ -434,30 +366,6 @@ fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
     scenery.allows();
     assert_eq!(scenery.all(), []);
     assert_eq!(*scenery.fleet.asked.lock().unwrap(), asked, "looking takes none");
-}
-
-#[tokio::test]
-async fn a_host_at_work_counts_as_out_until_its_drain_is_shown() {
-    let mut scenery = scenery();
-    scenery.plan.guards.fleet_slots = Some(2);
-    let now = scenery.now();
-    let slot = |holder: &str, phase| Slot { holder: holder.into(), incident: "theirs".into(), since: now, phase };
-    // The registry counts one healthy other, and one must be left.
-    for (holder, phase, later, enough) in [
-        ("bj1-04", Phase::Waiting { until: now }, 0, true),
-        ("bj1-04", Phase::Changing, 0, false),
-        ("bj1-04", Phase::Changing, 899, false),
-        ("bj1-04", Phase::Changing, 900, true),
-        ("bj1-04", Phase::Drained, 0, true),
-        (HOST, Phase::Changing, 0, true),
-    ] {
-        *scenery.fleet.held.lock().unwrap() = vec![slot(holder, phase.clone())];
-        scenery.clock.step_wall(now + seconds(later));
-        let asked = scenery.gate.enough_beside_others(&scenery.plan).await;
-        assert_eq!(asked.is_ok(), enough, "{holder}, {phase:?}, {later} s later: {asked:?}");
-    }
-    *scenery.fleet.broken.lock().unwrap() = true;
-    assert_eq!(scenery.gate.enough_beside_others(&scenery.plan).await.unwrap_err().reason, Reason::GuardFailed);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod escalation;
 mod guards;
 mod hours;
 mod inaction;
+mod min_healthy;
 mod rehearse;
 mod scenery;
 

@@ -117,8 +117,10 @@ impl Case {
         let mut life = live(&host, &mut first);
         let mut played = Played { points: numbered(first.points()), ..Played::default() };
         let mut agents = vec![first];
+        let mut died = false;
         if life == Life::Killed {
             played.kills = 1;
+            died = trouble.dies && host.drained_by().is_some();
             let away = between(&host, &trouble);
             let mut second = host.run(trouble.second.map(|nth| format!("#{nth}")).as_deref());
             life = live(&host, &mut second);
@@ -136,7 +138,7 @@ impl Case {
                 away.join().expect("the registry comes back");
             }
         }
-        let kept = promise::is_kept(&host);
+        let kept = promise::is_kept(&host, died);
         if life != Life::Ended(Some(0)) || kept.is_err() {
             let said: Vec<String> = agents.iter().map(|agent| agent.spawned.output()).collect();
             panic!(
