@@ -37,6 +37,8 @@ mod health_file_tests;
 #[cfg(test)]
 mod hook_tests;
 #[cfg(test)]
+mod hook_word_tests;
+#[cfg(test)]
 mod redis_tests;
 
 /// What a registry says of one instance.
