@@ -1,10 +1,25 @@
 //! Commands that outlive the agent: a transient unit under systemd (which also keeps them out of the agent's sandbox), a
 //! process group of their own elsewhere.
+//!
+//! One that is dropped half-way may run on, and one whose agent was killed does. Where that would matter it has a name:
+//! the unit's, and elsewhere a variable of its environment; by that name a later one finds and ends it ([`end`]).
 
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Captured, capture};
+
+/// Holds the name of a command, where no unit does.
+const NAME: &str = "UNWAIT_COMMAND";
+/// From SIGTERM to SIGKILL, of a unit that is ended.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// For a command to be ended, one way or the other.
+const END_WITHIN: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Runs `argv` as [`capture`] does, apart from the agent. What a unit said is known only where it failed: its last line.
 pub async fn apart(
@@ -13,15 +28,27 @@ pub async fn apart(
     deadline: Duration,
     max_bytes: usize,
 ) -> Captured {
-    let under_systemd = nix::unistd::geteuid().is_root() && std::path::Path::new("/run/systemd/system").is_dir();
-    if !under_systemd {
-        return capture(argv, environment, deadline, max_bytes).await;
+    apart_as(&transient_name(), argv, environment, deadline, max_bytes).await
+}
+
+/// The same, under a name that [`end`] knows it by. A second one of that name does not start while the first one runs.
+pub async fn apart_as(
+    name: &str,
+    argv: &[String],
+    environment: &[(String, String)],
+    deadline: Duration,
+    max_bytes: usize,
+) -> Captured {
+    if !under_systemd() {
+        let environment = [environment, &[(NAME.into(), name.into())]].concat();
+        return capture(argv, &environment, deadline, max_bytes).await;
     }
-    let unit = transient_unit();
+    let unit = unit(name);
     let (name, limit) = (format!("--unit={unit}"), format!("--property=RuntimeMaxSec={}", deadline.as_secs().max(1)));
+    let stop = format!("--property=TimeoutStopSec={}", STOP_WITHIN.as_secs());
     // No --pipe: a pipe to the agent would break with it, and end the command at its next word.
     let mut whole: Vec<String> =
-        ["systemd-run", "--quiet", "--collect", "--wait", &name, &limit].map(String::from).into();
+        ["systemd-run", "--quiet", "--collect", "--wait", &name, &limit, &stop].map(String::from).into();
     whole.extend(environment.iter().map(|(name, value)| format!("--setenv={name}={value}")));
     whole.push("--".into());
     whole.extend(argv.iter().cloned());
@@ -33,11 +60,83 @@ pub async fn apart(
     ran
 }
 
+/// Ends what runs under that name, whoever began it, and returns once it has ended. The error says what runs still.
+pub async fn end(name: &str) -> Result<(), String> {
+    match under_systemd() {
+        true => end_unit(&unit(name)).await,
+        false => end_processes(name).await,
+    }
+}
+
+async fn end_unit(unit: &str) -> Result<(), String> {
+    let systemctl = |arguments: &[&str]| [&["systemctl"], arguments].concat().iter().map(ToString::to_string).collect();
+    let argv: Vec<String> = systemctl(&["stop", unit]);
+    // An error too where it is not loaded: what is so is asked for.
+    let stopped = capture(&argv, &[], END_WITHIN, SYSTEMCTL_BYTES).await;
+    let argv: Vec<String> = systemctl(&["show", "--property=ActiveState", "--value", unit]);
+    let shown = capture(&argv, &[], END_WITHIN, SYSTEMCTL_BYTES).await;
+    match shown.output.trim() {
+        "inactive" | "failed" if shown.ended.is_success() => Ok(()),
+        said => Err(format!("{unit} cannot be ended ({}), it is {said}", stopped.ended)),
+    }
+}
+
+async fn end_processes(name: &str) -> Result<(), String> {
+    let deadline = Instant::now() + END_WITHIN;
+    loop {
+        let running = running(name);
+        match running.first() {
+            None => return Ok(()),
+            Some((pid, _)) if Instant::now() >= deadline => return Err(format!("process {pid} cannot be ended")),
+            // Again and again: it may have started others meanwhile.
+            Some(_) => running.iter().for_each(|(_, held)| kill(held)),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Those that carry the name in their environment, each held by its directory in /proc; what has ended carries nothing.
+fn running(name: &str) -> Vec<(i32, File)> {
+    let named = format!("{NAME}={name}");
+    let carries = |pid: i32| {
+        // Opened before it is looked at: a number that is given away meanwhile is nobody's death.
+        let held = File::open(format!("/proc/{pid}")).ok()?;
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        environment.split(|byte| *byte == 0).any(|variable| variable == named.as_bytes()).then_some((pid, held))
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(carries).collect()
+}
+
+fn kill(held: &File) {
+    // SAFETY: pidfd_send_signal(2) takes a descriptor, which may be that of a directory in /proc, a signal, no siginfo
+    // and no flags. An error says that it has ended, or may not be ended by us: who asks looks again.
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            held.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        );
+    }
+}
+
+fn under_systemd() -> bool {
+    nix::unistd::geteuid().is_root() && std::path::Path::new("/run/systemd/system").is_dir()
+}
+
+fn unit(name: &str) -> String {
+    format!("{name}.service")
+}
+
+const SYSTEMCTL_BYTES: usize = 4096;
+
 /// A name that no command of a former agent has, which may be running still.
-fn transient_unit() -> String {
+fn transient_name() -> String {
     // RandomState is seeded by the operating system; nothing here needs more randomness than that.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    format!("unwait-run-{random:016x}.service")
+    format!("unwait-run-{random:016x}")
 }
 
 /// How long the journal may take to say what a command said.

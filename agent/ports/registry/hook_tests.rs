@@ -1,5 +1,4 @@
-//! Hooks: the suite over the shipped ones before a real nginx, and over HTTP before a small server; and what a backend is
-//! like that keeps no marker.
+//! Hooks: the suite over the shipped ones before a real nginx, and over HTTP before a small server.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,24 +10,23 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
+use super::conformance::{OURS, Tells, World, conforms, nobody_answers};
 use super::hook::{ExecHooks, Hooked, HttpHooks};
 use super::*;
 use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
-use crate::ports::testing_consul::wait_for;
 use crate::ports::testing_nginx::TestNginx;
 
-const NEVER: Duration = Duration::from_secs(3600);
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
 /// No hook tells of addresses.
 const TELLS: Tells = Tells { addresses: false, ..Tells::ALL };
 
-fn exec(hook: ExecHook, state: &tempfile::TempDir) -> Hooked<ExecHooks> {
+pub(super) fn exec(hook: ExecHook, state: &tempfile::TempDir) -> Hooked<ExecHooks> {
     let (hold_every, ledger) = (hook.hold_every, state.path().join("drains.json"));
     Hooked::new("hook", ExecHooks(hook), ledger, hold_every, "bj1-03")
 }
 
-fn words(argv: &[&str]) -> Vec<String> {
+pub(super) fn words(argv: &[&str]) -> Vec<String> {
     argv.iter().map(|word| (*word).to_owned()).collect()
 }
 
@@ -380,111 +378,4 @@ async fn hooks_by_http_conform() {
     conforms(&Gated::new().await).await;
     let wrong = HttpHooks::new(Gated::hook("127.0.0.1:1"), Some(&"no header, hush".to_owned().into())).unwrap_err();
     assert!(wrong.contains("headers_file") && !wrong.contains("hush"), "{wrong}");
-}
-
-const US: &str = "rpc-order/here";
-
-/// A backend that is one word in a file, and keeps nothing else.
-struct Word {
-    state: tempfile::TempDir,
-}
-
-impl Word {
-    fn new() -> Self {
-        let word = Self { state: tempfile::tempdir().unwrap() };
-        word.write("passing");
-        word
-    }
-
-    fn write(&self, word: &str) {
-        std::fs::write(self.state.path().join("word"), word).unwrap();
-    }
-
-    fn read(&self) -> String {
-        std::fs::read_to_string(self.state.path().join("word")).unwrap()
-    }
-
-    /// `ends` is what the command that isolates does at its end. (A shell, as nobody should: it is short.)
-    fn registry(&self, ends: &str, hold_every: Duration) -> Hooked<ExecHooks> {
-        let file = self.state.path().join("word").display().to_string();
-        let sh = |script: String| words(&["/bin/sh", "-c", &script]);
-        let hook = ExecHook {
-            isolate: sh(format!("printf drained > {file}; {ends}")),
-            restore: sh(format!("printf passing > {file}")),
-            observe: sh(format!("echo some noise >&2; printf '{{\"traffic\":\"%s\"}}' $(cat {file})")),
-            count: None,
-            files: [("WHERE".to_owned(), self.state.path().join("secret"))].into(),
-            deadline: Duration::from_secs(5),
-            hold_every,
-        };
-        exec(hook, &self.state)
-    }
-}
-
-#[tokio::test]
-async fn a_backend_that_keeps_no_marker_is_drained_by_what_the_agent_noted() {
-    let (word, nothing) = (Word::new(), Value::Null);
-    let registry = word.registry("exit 0", NEVER);
-    assert!(!registry.counts());
-    assert!(matches!(registry.others(US).await, Err(RegistryError::Refused { .. })));
-    word.write("drained");
-    let theirs = registry.observe(US).await.unwrap().traffic;
-    assert!(matches!(theirs, Traffic::Isolated { .. }), "nobody noted it: {theirs:?}");
-    assert!(matches!(registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
-    assert!(matches!(registry.restore(US, &marker("i"), &nothing).await, Ok(Restored::NotOurs(_))));
-    word.write("passing");
-
-    registry.drain(US, &marker("i")).await.unwrap();
-    word.write("passing");
-    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
-    assert!(registry.hold(US, &marker("i")).await.unwrap());
-    assert_eq!(word.read(), "drained");
-    // A later agent's adapter looks by itself.
-    let later = word.registry("exit 0", Duration::from_millis(50));
-    later.markers().await.unwrap();
-    word.write("passing");
-    wait_for("it to be isolated again", async || word.read() == "drained").await;
-    assert_eq!(later.restore(US, &marker("i"), &nothing).await.unwrap(), Restored::Done);
-    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
-}
-
-#[tokio::test]
-async fn a_hook_that_fails_half_way_is_undone_and_its_word_says_who_must_look() {
-    for (ends, passing, says) in [
-        ("exit 1", true, "exit status 1"),
-        ("echo hush; exit 75", true, "exit status 75"),
-        ("exit 77", false, "exit status 77"),
-        ("echo '{\"error\": \"no such pool\"}'; exit 77", false, "no such pool"),
-        ("case \"$WHERE\" in */secret) exit 77 ;; esac; exit 1", false, "exit status 77"),
-        ("sleep 60", true, "killed at its deadline"),
-    ] {
-        let word = Word::new();
-        let registry = word.registry(ends, NEVER);
-        let error = registry.drain(US, &marker("i")).await.unwrap_err();
-        assert_eq!(error.is_passing(), passing, "{ends}: {error}");
-        assert!(error.to_string().contains(says) && !error.to_string().contains("hush"), "{ends}: {error}");
-        assert_eq!(word.read(), "drained");
-        assert_eq!(registry.markers().await.unwrap().len(), 1);
-        assert_eq!(registry.restore(US, &marker("i"), &Value::Null).await.unwrap(), Restored::Done);
-        assert_eq!(word.read(), "passing");
-        assert!(registry.markers().await.unwrap().is_empty());
-    }
-}
-
-#[tokio::test]
-async fn what_is_no_answer_is_refused() {
-    for wrong in ["", "unknown", "passing\",\"more\":\"1", "isolated"] {
-        let word = Word::new();
-        word.write(wrong);
-        let registry = word.registry("exit 0", NEVER);
-        let error = registry.drain(US, &marker("i")).await.unwrap_err();
-        assert!(matches!(error, RegistryError::Refused { .. }), "{wrong}: {error}");
-        assert!(registry.markers().await.unwrap().is_empty(), "{wrong}");
-    }
-    let word = Word::new();
-    word.write("absent");
-    let gone = word.registry("exit 0", NEVER).observe(US).await.unwrap_err();
-    assert!(matches!(gone, RegistryError::NotRegistered { .. }), "{gone}");
-    let nobody = word.registry("exit 0", NEVER).observe("rpc-order").await.unwrap_err();
-    assert!(matches!(nobody, RegistryError::Refused { .. }), "{nobody}");
 }

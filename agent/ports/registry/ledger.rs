@@ -18,6 +18,10 @@ impl Ledger {
         Self(path)
     }
 
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Every drain, by its instance. No file: no drain was ever made.
     pub fn drains(&self) -> Result<BTreeMap<String, Marker>, String> {
         let told = |why: String| format!("{}: {why}", self.0.display());

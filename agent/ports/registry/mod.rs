@@ -46,6 +46,8 @@ mod health_file_tests;
 #[cfg(test)]
 mod hook_tests;
 #[cfg(test)]
+mod hook_word_tests;
+#[cfg(test)]
 mod nacos_tests;
 #[cfg(test)]
 mod redis_tests;

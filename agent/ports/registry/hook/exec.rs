@@ -1,6 +1,7 @@
 //! Hooks that are commands: an argv each, never a shell's line.
 //!
-//! `isolate` and `restore` are run apart from the agent, as a `run` step is; `observe` and `count` are its children. A
+//! `isolate` and `restore` are run apart from the agent, as a `run` step is; `observe` and `count` are its children. Of an
+//! instance one change runs at a time: what a former one left running, where the one who waited is gone, is ended first. A
 //! command ends with 0 where it did what it was asked, with 77 (`EX_NOPERM`) where a person must look, and with anything
 //! else where it is worth being asked again. `observe` says as the last line of its output
 //! `{"traffic": "passing"}`, or `failing`, `drained`, `isolated`, `absent`; with `"marker"` where the backend keeps it,
@@ -39,7 +40,10 @@ impl ExecHooks {
 
     async fn change(&self, hook: &str, argv: &[String], words: &Words) -> Result<(), Failure> {
         let argv = Self::argv(argv, words);
-        let ran = command::apart(&argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
+        // It would do its part after this one, and nobody would be told.
+        let ended = command::end(&words.change).await;
+        ended.map_err(|why| Failure::Passing(format!("`{hook}`: the change before it runs still: {why}")))?;
+        let ran = command::apart_as(&words.change, &argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
         told(hook, &ran).map(drop)
     }
 
@@ -94,6 +98,11 @@ impl Hooks for ExecHooks {
     async fn count(&self, words: &Words) -> Result<Counted, Failure> {
         let argv = self.0.count.as_deref().unwrap_or_default();
         self.ask("count", argv, words).await
+    }
+
+    /// The next one ends it first.
+    fn may_arrive_late(&self) -> bool {
+        false
     }
 
     fn deadline(&self) -> Duration {

@@ -148,6 +148,10 @@ impl Hooks for HttpHooks {
         Ok(Counted { healthy: healthy.saturating_sub(u32::from(ourselves)), registered })
     }
 
+    fn may_arrive_late(&self) -> bool {
+        true
+    }
+
     fn deadline(&self) -> Duration {
         self.hook.deadline
     }

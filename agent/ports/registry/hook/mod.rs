@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::holder::{Held, Holder, Look};
 use super::ledger::Ledger;
@@ -42,6 +43,8 @@ pub trait Hooks: Send + Sync + 'static {
     /// Is there a hook that counts?
     fn counts(&self) -> bool;
     async fn count(&self, words: &Words) -> Result<Counted, Failure>;
+    /// Can a change that nobody waits for any more still come after the next one?
+    fn may_arrive_late(&self) -> bool;
     /// For a change to be seen.
     fn deadline(&self) -> Duration;
 }
@@ -58,7 +61,11 @@ pub enum Failure {
 /// What is filled into arguments, addresses and bodies: `{id}`, `{service}`, `{instance}`, `{marker}`, `{incident}`,
 /// `{host}`. Where a hook only looks there is no drain to speak of, and the marker and the incident are empty.
 #[derive(Debug)]
-pub struct Words([(&'static str, String); 6]);
+pub struct Words {
+    filled: [(&'static str, String); 6],
+    /// What every change of this instance is called, by whichever agent of this host.
+    change: String,
+}
 
 impl Words {
     /// `escape` is what the place asks for that the word goes into.
@@ -68,7 +75,8 @@ impl Words {
         while let Some(at) = rest.find('{') {
             whole.push_str(&rest[..at]);
             rest = &rest[at..];
-            match self.0.iter().find(|(name, _)| rest[1..].strip_prefix(name).is_some_and(|r| r.starts_with('}'))) {
+            match self.filled.iter().find(|(name, _)| rest[1..].strip_prefix(name).is_some_and(|r| r.starts_with('}')))
+            {
                 Some((name, word)) => {
                     whole.push_str(&escape(word));
                     rest = &rest[name.len() + 2..];
@@ -181,14 +189,22 @@ impl<H: Hooks> Backend<H> {
         let (service, instance) = self.split(id)?;
         let line = marker.map(ToString::to_string).unwrap_or_default();
         let incident = marker.map(|marker| marker.incident.0.clone()).unwrap_or_default();
-        Ok(Words([
+        let filled = [
             ("id", id.into()),
             ("service", service.into()),
             ("instance", instance.into()),
             ("marker", line),
             ("incident", incident),
             ("host", self.host.clone()),
-        ]))
+        ];
+        Ok(Words { filled, change: self.change(id) })
+    }
+
+    /// A name for a unit of systemd. The ledger tells agents of one host apart.
+    fn change(&self, id: &str) -> String {
+        let hash = Sha256::digest(format!("{}\0{id}", self.ledger.path().display()));
+        let short: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("unwait-hook-{}-{short}", self.registry)
     }
 
     async fn seen(&self, id: &str) -> Result<Seen, RegistryError> {
@@ -354,9 +370,11 @@ impl<H: Hooks> Registry for Hooked<H> {
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        match self.backend.hooks.counts() {
-            true => &[UNKNOWN, HELD],
-            false => &[UNKNOWN, HELD, NO_COUNT],
+        match (self.backend.hooks.may_arrive_late(), self.backend.hooks.counts()) {
+            (false, true) => &[UNKNOWN, HELD],
+            (false, false) => &[UNKNOWN, HELD, NO_COUNT],
+            (true, true) => &[UNKNOWN, HELD, LATE],
+            (true, false) => &[UNKNOWN, HELD, LATE, NO_COUNT],
         }
     }
 }
@@ -364,4 +382,6 @@ impl<H: Hooks> Registry for Hooked<H> {
 const UNKNOWN: &str = "what the hooks do, and whether what they say is true, is known to whoever wrote them alone";
 const HELD: &str = "an instance that others put back is in traffic until the agent isolates it again, and for good while \
                     no agent runs; whose drain it is stands in the state directory";
+const LATE: &str = "a request whose answer is not waited for (the agent was stopped, its deadline passed) cannot be called \
+                    off: an `isolate` that arrives after the `restore` takes the instance out, and nobody is told";
 const NO_COUNT: &str = "no hook counts the others: min_healthy needs another registry of the service that does";

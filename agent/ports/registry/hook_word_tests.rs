@@ -1,0 +1,160 @@
+//! What a backend is like that keeps no marker, and hooks that fail, that are left half-way, or that give no answer.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::conformance::marker;
+use super::hook::{ExecHooks, Hooked};
+use super::hook_tests::{NEVER, exec, words};
+use super::*;
+use crate::model::ExecHook;
+use crate::ports::testing_consul::wait_for;
+
+const US: &str = "rpc-order/here";
+
+/// A backend that is one word in a file, and keeps nothing else.
+struct Word {
+    state: tempfile::TempDir,
+}
+
+impl Word {
+    fn new() -> Self {
+        let word = Self { state: tempfile::tempdir().unwrap() };
+        word.write("passing");
+        word
+    }
+
+    fn write(&self, word: &str) {
+        std::fs::write(self.state.path().join("word"), word).unwrap();
+    }
+
+    fn read(&self) -> String {
+        std::fs::read_to_string(self.state.path().join("word")).unwrap()
+    }
+
+    /// `ends` is what the command that isolates does at its end. (A shell, as nobody should: it is short.)
+    fn registry(&self, ends: &str, hold_every: Duration) -> Hooked<ExecHooks> {
+        let file = self.state.path().join("word").display().to_string();
+        let sh = |script: String| words(&["/bin/sh", "-c", &script]);
+        let hook = ExecHook {
+            isolate: sh(format!("printf drained > {file}; {ends}")),
+            restore: sh(format!("printf passing > {file}")),
+            observe: sh(format!("echo some noise >&2; printf '{{\"traffic\":\"%s\"}}' $(cat {file})")),
+            count: None,
+            files: [("WHERE".to_owned(), self.state.path().join("secret"))].into(),
+            deadline: Duration::from_secs(5),
+            hold_every,
+        };
+        exec(hook, &self.state)
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_keeps_no_marker_is_drained_by_what_the_agent_noted() {
+    let (word, nothing) = (Word::new(), Value::Null);
+    let registry = word.registry("exit 0", NEVER);
+    assert!(!registry.counts());
+    assert!(matches!(registry.others(US).await, Err(RegistryError::Refused { .. })));
+    word.write("drained");
+    let theirs = registry.observe(US).await.unwrap().traffic;
+    assert!(matches!(theirs, Traffic::Isolated { .. }), "nobody noted it: {theirs:?}");
+    assert!(matches!(registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
+    assert!(matches!(registry.restore(US, &marker("i"), &nothing).await, Ok(Restored::NotOurs(_))));
+    word.write("passing");
+
+    registry.drain(US, &marker("i")).await.unwrap();
+    word.write("passing");
+    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+    assert!(registry.hold(US, &marker("i")).await.unwrap());
+    assert_eq!(word.read(), "drained");
+    // A later agent's adapter looks by itself.
+    let later = word.registry("exit 0", Duration::from_millis(50));
+    later.markers().await.unwrap();
+    word.write("passing");
+    wait_for("it to be isolated again", async || word.read() == "drained").await;
+    assert_eq!(later.restore(US, &marker("i"), &nothing).await.unwrap(), Restored::Done);
+    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_half_way_is_undone_and_its_word_says_who_must_look() {
+    for (ends, passing, says) in [
+        ("exit 1", true, "exit status 1"),
+        ("echo hush; exit 75", true, "exit status 75"),
+        ("exit 77", false, "exit status 77"),
+        ("echo '{\"error\": \"no such pool\"}'; exit 77", false, "no such pool"),
+        ("case \"$WHERE\" in */secret) exit 77 ;; esac; exit 1", false, "exit status 77"),
+        ("sleep 60", true, "killed at its deadline"),
+    ] {
+        let word = Word::new();
+        let registry = word.registry(ends, NEVER);
+        let error = registry.drain(US, &marker("i")).await.unwrap_err();
+        assert_eq!(error.is_passing(), passing, "{ends}: {error}");
+        assert!(error.to_string().contains(says) && !error.to_string().contains("hush"), "{ends}: {error}");
+        assert_eq!(word.read(), "drained");
+        assert_eq!(registry.markers().await.unwrap().len(), 1);
+        assert_eq!(registry.restore(US, &marker("i"), &Value::Null).await.unwrap(), Restored::Done);
+        assert_eq!(word.read(), "passing");
+        assert!(registry.markers().await.unwrap().is_empty());
+    }
+}
+
+/// Dropped where the agent is asked to end or the step's deadline passes; forgotten where it is killed, and nobody ends
+/// the command.
+#[tokio::test]
+async fn a_hook_that_is_left_half_way_does_not_isolate_what_was_restored_meanwhile() {
+    for forgotten in [false, true] {
+        let word = Word::new();
+        let begun = word.state.path().join("begun");
+        // Here it is done at the end.
+        let slow = word.registry(
+            &format!(
+                "printf passing > {0}/word; echo $$ > {0}/begun; sleep 1; printf drained > {0}/word",
+                word.state.path().display()
+            ),
+            NEVER,
+        );
+        let ours = marker("i");
+        let mut drain = Box::pin(slow.drain(US, &ours));
+        let pid: i32 = tokio::select! {
+            drained = &mut drain => panic!("it is slow: {drained:?}"),
+            pid = async {
+                loop {
+                    match std::fs::read_to_string(&begun).unwrap_or_default().trim().parse() {
+                        Ok(pid) => break pid,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                    }
+                }
+            } => pid,
+        };
+        if forgotten {
+            std::mem::forget(drain);
+        } else {
+            drop(drain);
+        }
+        let later = word.registry("exit 0", NEVER);
+        assert_eq!(later.restore(US, &ours, &Value::Null).await.unwrap(), Restored::Done);
+        let running = || std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|words| !words.is_empty());
+        wait_for("the slow hook to be over", async || !running()).await;
+        assert_eq!(word.read(), "passing", "forgotten: {forgotten}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_refused() {
+    for wrong in ["", "unknown", "passing\",\"more\":\"1", "isolated"] {
+        let word = Word::new();
+        word.write(wrong);
+        let registry = word.registry("exit 0", NEVER);
+        let error = registry.drain(US, &marker("i")).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Refused { .. }), "{wrong}: {error}");
+        assert!(registry.markers().await.unwrap().is_empty(), "{wrong}");
+    }
+    let word = Word::new();
+    word.write("absent");
+    let gone = word.registry("exit 0", NEVER).observe(US).await.unwrap_err();
+    assert!(matches!(gone, RegistryError::NotRegistered { .. }), "{gone}");
+    let nobody = word.registry("exit 0", NEVER).observe("rpc-order").await.unwrap_err();
+    assert!(matches!(nobody, RegistryError::Refused { .. }), "{nobody}");
+}
