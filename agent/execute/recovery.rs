@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::model::{Effect, Reason, Step};
-use crate::ports::restarter::{RestartError, RunState};
+use crate::model::{Effect, Incarnation, Reason, Step, duration, plan};
+use crate::ports::restarter::{Liveness, RestartError, RunState};
 
 use super::journal::{Journal, JournalError};
 use super::saga::{Event, Saga, State};
@@ -40,8 +40,9 @@ pub async fn resume(open: OpenIncident, world: &World) -> Result<(Saga, Journal)
 const SETTLE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What became of a pivot that failed or whose end nobody saw. The same lifetime, active, and no job under way: it did
-/// not begin. A new lifetime: it took place. Anything else is not known, and never tried again.
+/// What became of a pivot that failed or whose end nobody saw. The same lifetime, active, and no job under way, for
+/// longer than it may take to end: it did not begin. A new lifetime: it took place. Anything else is not known, and
+/// never tried again.
 pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
     match &saga.plan().steps[step].step {
         Step::Reload { .. } | Step::RecycleWorkers(_) | Step::CloseSockets { .. } => {
@@ -60,19 +61,28 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
     };
     let before = steps::before(saga, step);
     // By the time and not by looks: a restarter that hangs takes a minute for each, and people are to be told.
-    let until = world.pace.elapsed() + SETTLE;
+    let began = world.pace.elapsed();
     loop {
-        let is_over = world.pace.elapsed() >= until;
-        match world.ports.restarter(restart).observe(restart).await {
-            Ok(now) if now.state == RunState::Changing && !is_over => {}
-            Ok(now) if now.state == RunState::Active && now.incarnation.is_some() && now.incarnation == before => {
-                return failed(reason, true, format!("{detail}; the service runs on as it did"));
-            }
-            Ok(now) if now.state == RunState::Active && now.incarnation.is_some() => {
+        // Counted from before the look: a lifetime that is seen now has lasted for so long.
+        let lasted = world.pace.elapsed() - began;
+        let is_over = lasted >= SETTLE;
+        match look(restart, &before, world).await {
+            Ok((now, _)) if now.state == RunState::Changing && !is_over => {}
+            Ok((now, Some(patience))) if now.state == RunState::Active => match lasted >= patience {
+                true => return failed(reason, true, format!("{detail}; the service runs on as it did")),
+                false if !is_over => {}
+                false => {
+                    let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
+                    let patience = duration::format(patience);
+                    let detail = format!("{detail}; the same lifetime runs, and may take {patience} to end");
+                    return failed(reason, false, detail);
+                }
+            },
+            Ok((now, _)) if now.state == RunState::Active && now.incarnation.is_some() => {
                 let detail = format!("{detail}; a new incarnation runs all the same");
                 return Event::Done { step, detail, helped: None };
             }
-            Ok(now) => {
+            Ok((now, _)) => {
                 let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
                 return failed(reason, false, format!("{detail}; the service is {}", now.state));
             }
@@ -84,6 +94,19 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
         }
         world.pace.wait(LOOK_EVERY).await;
     }
+}
+
+/// What is so now; and where it is the lifetime from before, for how long it may look untouched though it was asked to end.
+async fn look(
+    restart: &plan::Restart,
+    before: &Option<Incarnation>,
+    world: &World,
+) -> Result<(Liveness, Option<Duration>), RestartError> {
+    let restarter = world.ports.restarter(restart);
+    let now = restarter.observe(restart).await?;
+    let same = now.incarnation.is_some() && now.incarnation == *before;
+    let patience = if same { Some(restarter.settles_within(restart).await?) } else { None };
+    Ok((now, patience))
 }
 
 /// Looks at a service after a gentler step, until it is as it was: a master starts its workers within moments.
@@ -155,3 +178,7 @@ async fn as_it_was(saga: &Saga, step: usize, world: &World) -> Result<(), Otherw
     let healthy = world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await;
     healthy.map_err(|failure| Otherwise::Perhaps(failure.to_string()))
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

@@ -148,6 +148,10 @@ impl Restarter for Belted<dyn Restarter> {
         self.by(deadline + BEYOND, target, self.inner.start(target, before, deadline)).await
     }
 
+    async fn settles_within(&self, target: &Restart) -> Result<Duration, RestartError> {
+        self.by(RESTARTER, target, self.inner.settles_within(target)).await
+    }
+
     async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
         self.by(RESTARTER, target, self.inner.own_deadline(target)).await
     }

@@ -345,6 +345,11 @@ impl Restarter for ProcessRestarter {
         }
     }
 
+    /// Nobody shows that it was asked to end.
+    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(spec(target)?.stop_timeout + super::SETTLE_MARGIN)
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         Ok(spec(target)?.stop_timeout + START_ALLOWANCE + super::DEADLINE_MARGIN)
     }
