@@ -59,7 +59,7 @@ fn wire(dir: &Path, agent: &str) -> Wiring {
             "p.yaml",
             "policy: p\nservices: [process:prefork]\nwhen: close_wait > 1000000\nfor: 1m\nrunbook: r\n",
         ),
-        ("runbooks", "r.yaml", "runbook: r\nsteps: [recycle_workers, close_sockets, health_check]\n"),
+        ("runbooks", "r.yaml", "runbook: r\nsteps: [recycle_workers, health_check]\n"),
     ] {
         std::fs::create_dir(dir.join(folder)).unwrap();
         std::fs::write(dir.join(folder).join(file), text).unwrap();
