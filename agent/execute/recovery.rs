@@ -65,8 +65,9 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
     loop {
         // Counted from before the look: a lifetime that is seen now has lasted for so long.
         let lasted = world.pace.elapsed() - began;
-        let is_over = lasted >= SETTLE;
-        match look(restart, &before, world).await {
+        let seen = look(restart, &before, world).await;
+        let is_over = world.pace.elapsed() - began >= SETTLE;
+        match seen {
             Ok((now, _)) if now.state == RunState::Changing && !is_over => {}
             Ok((now, Some(patience))) if now.state == RunState::Active => match lasted >= patience {
                 true => return failed(reason, true, format!("{detail}; the service runs on as it did")),
@@ -109,8 +110,9 @@ async fn look(
     Ok((now, patience))
 }
 
-/// Looks at a service after a gentler step, until it is as it was: a master starts its workers within moments.
-const GENTLE_LOOKS: u64 = 15;
+/// How long a service may take to be as it was after a gentler step, once nobody is at work on it: a master starts its
+/// workers within moments.
+const GENTLE_SETTLE: Duration = Duration::from_secs(15);
 /// Looks in a row that must find it so.
 const IN_A_ROW: u32 = 3;
 
@@ -128,10 +130,12 @@ enum Otherwise {
 /// active, healthy, with as many workers as before: there is nothing to take back, so it unwinds. Anything else is a
 /// person's. It is not begun again.
 async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
-    let (mut changing, mut others, mut in_a_row) = (SETTLE.as_secs(), GENTLE_LOOKS, 0);
+    // By the time and not by looks, as above.
+    let began = world.pace.elapsed();
+    let (mut changed, mut in_a_row) = (began, 0);
     loop {
-        let mut once = 1;
-        let (left, otherwise) = match as_it_was(saga, step, world).await {
+        let looked = world.pace.elapsed();
+        let (is_over, otherwise) = match as_it_was(saga, step, world).await {
             Ok(()) => {
                 in_a_row += 1;
                 if in_a_row == IN_A_ROW {
@@ -141,13 +145,15 @@ async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: Strin
                 world.pace.wait(LOOK_EVERY).await;
                 continue;
             }
-            Err(Otherwise::ForGood(how)) => (&mut once, how),
-            Err(Otherwise::Changing(how)) => (&mut changing, how),
-            Err(Otherwise::Perhaps(how)) => (&mut others, how),
+            Err(Otherwise::ForGood(how)) => (true, how),
+            Err(Otherwise::Changing(how)) => {
+                changed = looked;
+                (looked - began >= SETTLE, how)
+            }
+            Err(Otherwise::Perhaps(how)) => (looked - changed >= GENTLE_SETTLE, how),
         };
         in_a_row = 0;
-        *left -= 1;
-        if *left == 0 {
+        if is_over {
             let reason = if reason == Reason::AgentRestarted { Reason::NotAsBefore } else { reason };
             return Event::Failed { step, reason, detail: format!("{detail}; {otherwise}"), untouched: false };
         }

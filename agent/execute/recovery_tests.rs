@@ -90,3 +90,35 @@ fn a_restart_that_its_manager_does_not_show_is_seen_once_the_service_has_taken_i
     assert!(matches!(unknown, Event::Failed { untouched: false, reason: Reason::RestartUnknown, .. }), "{unknown:?}");
     assert_eq!(after, SETTLE);
 }
+
+/// Answers no question, and takes a minute for each.
+struct Hanging(Fake);
+
+#[async_trait]
+impl Restarter for Hanging {
+    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
+        self.0.wait(seconds(60)).await;
+        Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })
+    }
+
+    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
+        panic!("a pivot is begun again");
+    }
+
+    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
+
+    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn a_restarter_that_hangs_keeps_nobody_waiting_for_a_person_longer_than_it_is_given() {
+    for shape in [Shape::Reload, Shape::RestartInPlace] {
+        let (unknown, after) = said(shape, |pace| Arc::new(Hanging(pace)));
+        assert!(matches!(unknown, Event::Failed { untouched: false, .. }), "{shape:?}: {unknown:?}");
+        assert!(after <= SETTLE + seconds(60 + 2), "{shape:?}: {after:?}");
+    }
+}
