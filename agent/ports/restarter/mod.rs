@@ -139,6 +139,12 @@ pub trait Restarter: Send + Sync {
     /// How long a restart may take by the service's own settings: its stop and start timeouts and ten seconds.
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError>;
 
+    /// How long a restart may go on beyond its deadline, where it has to put away what it began.
+    fn overtime(&self, target: &plan::Restart) -> Duration {
+        let _ = target;
+        Duration::ZERO
+    }
+
     /// Why the service cannot be reloaded; `None` where it can.
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
         Ok(Some(format!("nothing is known that reloads {}", named(target))))

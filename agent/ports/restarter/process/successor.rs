@@ -21,6 +21,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Pid, Uid};
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 use super::former::Former;
 use crate::command;
@@ -104,8 +105,9 @@ impl Started {
                     for member in &members {
                         let _ = member.signal(libc::SIGTERM);
                     }
+                    let until = Instant::now() + stop_timeout;
                     for member in &members {
-                        let _ = member.end(stop_timeout).await;
+                        let _ = member.end(until.saturating_duration_since(Instant::now())).await;
                     }
                 }
                 let _ = child.kill().await;
