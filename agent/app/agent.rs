@@ -391,6 +391,8 @@ impl Agent {
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
+        // As after each saga of a tick; and a registry may have come back meanwhile.
+        sweep::orphans(&self.wiring, &self.store).await;
         self.delivery.stop();
         self.release_slots().await;
         outbox::deliver_last(&self.outbox()).await;

@@ -10,8 +10,10 @@ use super::super::damage_tests::{Ears, ports, wiring};
 use super::super::*;
 use super::*;
 use crate::clock::VirtualClock;
-use crate::execute::fakes::{self, Fault, Scene, Shape};
+use crate::execute::fakes::{self, Fault, ID, Scene, Shape};
 use crate::execute::saga::Event;
+use crate::model::{IncidentId, Marker};
+use crate::ports::registry::Registry;
 use crate::ports::restarter::{Liveness, RestartError, Restarted};
 
 /// An agent that died as it restarted the service, with a message that nobody has heard yet.
@@ -84,4 +86,23 @@ async fn people_hear_what_waits_while_a_restarter_hangs_at_the_start() {
     assert_eq!(left.ears.0.lock().unwrap().len(), 1, "before the start was over");
     agent.finish().await;
     assert_eq!(left.ears.0.lock().unwrap().len(), 2, "and what became of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_shows_itself_only_behind_the_last_saga_is_told_before_the_agent_ends() {
+    let left = left();
+    // It came up again, so what is left is to look whether it is well.
+    left.scene.service().lifetime = 2;
+    let (_keeps, stop) = watch::channel(false);
+    let agent = Agent::start(left.dir.path(), left.wiring, left.store.clone(), stop).await.unwrap();
+    let service = fakes::plan(Vec::new()).target.service;
+    let marker = Marker { incident: IncidentId("20260102T030405Z-rpc-order-0000".into()), host: fakes::HOST.into() };
+    let shows_itself = async {
+        sleep(Duration::from_secs(1)).await;
+        assert!(!left.store.open_incidents().unwrap().is_empty(), "the saga is under way");
+        left.scene.registry.drain(ID, &marker).await.unwrap();
+    };
+    tokio::join!(agent.finish(), shows_itself);
+    assert!(left.store.open_incidents().unwrap().is_empty());
+    assert_eq!(left.store.latch(&service).unwrap().map(|latch| latch.incident), Some(marker.incident.0));
 }
