@@ -181,6 +181,8 @@ async fn by_systemd(spec: &ProcessRestart, former: &Former, environment: &Enviro
         format!("LimitNOFILE={}:{}", shown(soft), shown(hard))
     }));
     let mut argv = ["systemd-run", "--quiet", "--collect", "--service-type=exec"].map(String::from).to_vec();
+    // It would be the whole argv, with whatever a program is told there, for all who read the journal.
+    argv.push(format!("--description=unwait: {}", spec.pid_file.display()));
     argv.extend([format!("--unit={unit}"), format!("--uid={}", former.uid), format!("--gid={}", former.gid)]);
     argv.extend([format!("--nice={}", former.nice), format!("--working-directory={}", former.directory.display())]);
     argv.extend(properties.iter().map(|property| format!("--property={property}")));
