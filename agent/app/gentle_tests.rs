@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::attribute::workers::workers;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::execute::saga::{Event, Saga};
@@ -104,7 +105,8 @@ fn set(words: &[&str]) -> Set {
 impl Set {
     fn workers(&self) -> Vec<Worker> {
         let main = self.master.id();
-        self.wiring.sensor.lock().workers(&service(), main, Duration::ZERO).unwrap()
+        let leaked = self.wiring.sensor.lock().leaked(&service(), Duration::ZERO).unwrap();
+        workers(main, &leaked, &SystemClock, SOON).unwrap()
     }
 
     fn plan(&self, step: Step) -> Plan {
