@@ -25,14 +25,10 @@ use crate::decide::detector::{Change, Detector, Watch};
 use crate::decide::guards::{Question, Refusal};
 use crate::execute::driver::{self, Driven};
 use crate::execute::journal::Journal;
-use crate::execute::recovery;
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
-use crate::model::incident::Ending;
-use crate::model::{
-    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth,
-};
-use crate::store::{Implied, JournalRow, Store, StoreError};
+use crate::model::{IncidentId, Message, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth};
+use crate::store::Store;
 
 /// What the running agent is asked from outside.
 #[derive(Debug)]
@@ -59,6 +55,14 @@ struct Ended {
     driven: Driven,
 }
 
+fn outbox_of(wiring: &Wiring, store: &Arc<Store>) -> outbox::Outbox {
+    outbox::Outbox {
+        store: Arc::clone(store),
+        notifiers: wiring.notifiers.clone(),
+        clock: Arc::clone(&wiring.host.clock),
+    }
+}
+
 /// The running agent.
 pub struct Agent {
     config_dir: PathBuf,
@@ -71,6 +75,8 @@ pub struct Agent {
     pub(super) last_failure: Option<String>,
     pub(super) attention: Attention,
     pub(super) board: Board,
+    /// By what the configuration in force names.
+    delivery: outbox::Delivery,
     sagas: JoinSet<Ended>,
     stop: watch::Receiver<bool>,
     /// What the fleet was told of this host's breaches.
@@ -98,6 +104,8 @@ impl Agent {
         let now = wiring.host.clock.monotonic();
         let attention = Attention::new(&wiring.config);
         let board = Board::new(wiring.host.clock.now());
+        // What was found may take a while to be gone on with, and people hear meanwhile.
+        let delivery = outbox::Delivery::start(outbox_of(&wiring, &store));
         let mut agent = Self {
             config_dir: config_dir.into(),
             wiring,
@@ -109,6 +117,7 @@ impl Agent {
             last_failure: None,
             attention,
             board,
+            delivery,
             sagas: JoinSet::new(),
             stop,
             published: Published::default(),
@@ -121,48 +130,12 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Goes on with every incident that has not ended.
-    async fn recover(&mut self) -> Result<(), RunError> {
-        for open in self.store.open_incidents()? {
-            let plan = open.plan.clone();
-            tracing::warn!(incident = %plan.incident, service = %plan.target.service, "an incident was left open: going on");
-            let world = self.world_of(&plan);
-            let next = open.journal.last().map_or(0, |row| row.seq + 1);
-            match recovery::resume(open, &world).await {
-                Ok((saga, journal)) => self.spawn(saga, journal, world),
-                Err(unreadable) => self.give_up(&plan, next, &unreadable.to_string(), &world)?,
-            }
-        }
-        Ok(())
-    }
-
     /// What the plan's saga may reach.
-    fn world_of(&self, plan: &Plan) -> World {
+    pub(super) fn world_of(&self, plan: &Plan) -> World {
         match plan.dry_run {
             true => self.wiring.dry_world(&self.store, self.started),
             false => self.wiring.world(&self.store, self.started),
         }
-    }
-
-    /// An incident whose journal cannot be read back: nothing is done on its word; a person is told, and decides.
-    fn give_up(&self, plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Result<(), StoreError> {
-        let reason = Reason::JournalUnreadable;
-        let ending = Ending { outcome: Outcome::Stuck, reason, detail: unreadable.into() };
-        let teller = world.teller(plan);
-        // Whether it is drained is not known; the worse is said.
-        let drained = plan.drains();
-        let messages = [EventKind::End, EventKind::Stuck].map(|event| teller.end(event, &ending, drained));
-        messages.iter().for_each(|message| (world.on_message)(message));
-        let event = serde_json::json!({ "unreadable": unreadable }).to_string();
-        let row = JournalRow { seq, at: world.clock.now(), event };
-        let implied = Implied {
-            changed: true,
-            ending: Some(&ending),
-            latch: (!plan.dry_run).then_some((&plan.target.service, &ending)),
-            audience: &world.audience,
-            messages: &messages,
-        };
-        self.store.append(&plan.incident, &[row], &implied)
     }
 
     /// Runs until it is asked to stop; then sagas before their pivot unwind, and later ones are left to the next
@@ -172,7 +145,6 @@ impl Agent {
         let mut discoveries = every(DISCOVER_EVERY);
         // The sensor has just been made, and has looked for them.
         discoveries.reset();
-        let mut delivery = outbox::Delivery::start(self.outbox());
         self.open_board();
         loop {
             tokio::select! {
@@ -197,7 +169,7 @@ impl Agent {
                 }
                 Some(()) = inbox.reload.recv() => {
                     if self.reload() {
-                        delivery = outbox::Delivery::start(self.outbox());
+                        self.delivery = outbox::Delivery::start(self.outbox());
                         if self.wiring.config.host.interval != ticks.period() {
                             ticks = every(self.wiring.config.host.interval);
                         }
@@ -206,7 +178,7 @@ impl Agent {
                 _ = inbox.stop.wait_for(|stop| *stop) => break,
             }
         }
-        drop(delivery);
+        self.delivery.stop();
         tracing::info!("asked to stop");
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
@@ -218,11 +190,7 @@ impl Agent {
     }
 
     fn outbox(&self) -> outbox::Outbox {
-        outbox::Outbox {
-            store: Arc::clone(&self.store),
-            notifiers: self.wiring.notifiers.clone(),
-            clock: Arc::clone(&self.wiring.host.clock),
-        }
+        outbox_of(&self.wiring, &self.store)
     }
 
     /// Collect, attribute, measure, decide; then begin what may begin.
@@ -382,7 +350,7 @@ impl Agent {
         Ok(incident)
     }
 
-    fn spawn(&mut self, saga: Saga, journal: Journal, world: World) {
+    pub(super) fn spawn(&mut self, saga: Saga, journal: Journal, world: World) {
         let stop = self.stop.clone();
         self.sagas.spawn(async move {
             let plan = saga.plan().clone();
@@ -419,12 +387,13 @@ impl Agent {
     /// Waits for the sagas that are under way, without deciding anything new: with a configuration that cannot be read,
     /// what was begun is still ended. People still hear of it: an undo is tried for as long as its registry is away.
     pub async fn finish(mut self) {
-        let delivery = outbox::Delivery::start(self.outbox());
         sweep::orphans(&self.wiring, &self.store).await;
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
-        drop(delivery);
+        // As after each saga of a tick; and a registry may have come back meanwhile.
+        sweep::orphans(&self.wiring, &self.store).await;
+        self.delivery.stop();
         self.release_slots().await;
         outbox::deliver_last(&self.outbox()).await;
     }

@@ -65,7 +65,7 @@ fn plan() -> Plan {
     plan
 }
 
-fn ports(scene: &Arc<Scene>) -> Ports {
+pub(super) fn ports(scene: &Arc<Scene>) -> Ports {
     let fake = Arc::new(Fake(Arc::clone(scene)));
     Ports { registries: [(REGISTRY.to_string(), fake as Arc<dyn Registry>)].into(), ..fakes::ports(scene) }
 }
@@ -164,7 +164,7 @@ struct Counts {
 }
 
 #[derive(Default)]
-struct Ears(Mutex<Vec<Message>>);
+pub(super) struct Ears(pub Mutex<Vec<Message>>);
 
 #[async_trait]
 impl Notifier for Ears {
@@ -174,7 +174,7 @@ impl Notifier for Ears {
     }
 }
 
-fn wiring(dir: &Path) -> Wiring {
+pub(super) fn wiring(dir: &Path) -> Wiring {
     std::fs::write(dir.join("url"), "https://127.0.0.1:1/nobody").unwrap();
     let text = HOST_FILE
         .replace("URL", &dir.join("url").display().to_string())

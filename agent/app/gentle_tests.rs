@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::attribute::workers::workers;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::execute::saga::{Event, Saga};
@@ -60,7 +61,7 @@ fn wire(dir: &Path, agent: &str) -> Wiring {
             "p.yaml",
             "policy: p\nservices: [process:prefork]\nwhen: close_wait > 1000000\nfor: 1m\nrunbook: r\n",
         ),
-        ("runbooks", "r.yaml", "runbook: r\nsteps: [recycle_workers, close_sockets, health_check]\n"),
+        ("runbooks", "r.yaml", "runbook: r\nsteps: [recycle_workers, health_check]\n"),
     ] {
         std::fs::create_dir(dir.join(folder)).unwrap();
         std::fs::write(dir.join(folder).join(file), text).unwrap();
@@ -105,7 +106,8 @@ fn set(words: &[&str]) -> Set {
 impl Set {
     fn workers(&self) -> Vec<Worker> {
         let main = self.master.id();
-        self.wiring.sensor.lock().workers(&service(), main, Duration::ZERO).unwrap()
+        let leaked = self.wiring.sensor.lock().leaked(&service(), Duration::ZERO).unwrap();
+        workers(main, &leaked, &SystemClock, SOON).unwrap()
     }
 
     fn plan(&self, step: Step) -> Plan {

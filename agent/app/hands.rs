@@ -7,9 +7,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::kernel::{DryKernel, RealKernel};
-use super::sensor::Effort;
+use super::sensor::gentle::LOOK_WITHIN;
+use super::sensor::{Effort, apart};
 use super::{Wiring, supervised};
+use crate::attribute::workers::{fewer, workers};
 use crate::clock::Clock;
+use crate::collect::CollectError;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
@@ -132,6 +135,9 @@ impl Commands for NoCommands {
     }
 }
 
+/// Between the two looks at the workers.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
 /// Measures afresh.
 struct Senses(Wiring);
 
@@ -155,7 +161,14 @@ impl Measure for Senses {
         let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
         let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
         let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
-        self.0.sensor.lock().workers(&plan.target.service, main, older_than)
+        let leaked = self.0.sensor.lock().leaked(&plan.target.service, older_than)?;
+        let look = || {
+            let (leaked, clock) = (leaked.clone(), Arc::clone(&self.0.host.clock));
+            apart(move || workers(main, &leaked, clock.as_ref(), LOOK_WITHIN))
+        };
+        let first = look().await?;
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        Ok(fewer(first, look().await?))
     }
 
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
@@ -272,11 +285,12 @@ impl Keeper for RealKeeper {
                 Err(_) => tracing::warn!(registry = %name, "peers stay unnamed: no answer in time"),
             }
         }
-        let (closely, ticks) = {
-            let mut sensor = self.wiring.sensor.lock();
-            let closely = sensor.closely(service, deadline / 4).map_err(|error| error.to_string())?;
-            (closely, sensor.meter().history(service))
-        };
+        let (sensor, of) = (self.wiring.sensor.clone(), service.clone());
+        let looked = apart(move || {
+            let mut sensor = sensor.lock();
+            Ok((sensor.closely(&of, deadline / 4)?, sensor.meter().history(&of)))
+        });
+        let (closely, ticks) = looked.await.map_err(|error: CollectError| error.to_string())?;
         let history = self.history(service, ticks, closely.at);
         let sockets = closely.sockets;
         let unit = match &plan.target.restart {

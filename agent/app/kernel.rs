@@ -1,12 +1,13 @@
 //! What a saga does to a service's single processes and sockets: signals by pidfd, and SOCK_DESTROY. In dry-run: the same
 //! looks, and nothing done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::sensor::gentle::Closing;
+use super::sensor::apart;
 use super::{Wiring, supervised};
 use crate::execute::world::{Closed, Kernel};
 use crate::model::runbook::Recycle;
@@ -56,17 +57,20 @@ impl Kernel for RealKernel {
 
     async fn close_sockets(&self, plan: &Plan, older_than: Duration, at_most: u64) -> Result<Closed, String> {
         supervised::tell(&self.0).await;
-        let sensor = &self.0.sensor;
-        let closing = sensor.lock().close(&plan.target.service, older_than, at_most)?;
-        let Closing { found, .. } = closing;
+        let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
+        let closing = Arc::new(apart(move || sensor.lock().close(&service, older_than, at_most)).await?);
+        let found = closing.found;
         let until = Instant::now() + LETS_GO_WITHIN;
         let leaked = loop {
-            match sensor.lock().still_open(&closing) {
+            let began = Instant::now();
+            let (sensor, closing) = (self.0.sensor.clone(), Arc::clone(&closing));
+            match apart(move || sensor.lock().still_open(&closing)).await {
                 Some(0) => break Some(0),
                 leaked if Instant::now() >= until => break leaked,
                 _ => {}
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            // Others want the sensor too, for as long as this one had it.
+            tokio::time::sleep(LOOK_EVERY.max(began.elapsed())).await;
         };
         Ok(Closed { found, closed: closing.closed.len() as u64, leaked })
     }
@@ -94,7 +98,8 @@ impl Kernel for DryKernel {
 
     async fn close_sockets(&self, plan: &Plan, older_than: Duration, at_most: u64) -> Result<Closed, String> {
         supervised::tell(&self.0).await;
-        let found = self.0.sensor.lock().closable(&plan.target.service, older_than)?;
+        let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
+        let found = apart(move || sensor.lock().closable(&service, older_than)).await?;
         // What only an action would have brought about counts as brought about.
         Ok(Closed { found, closed: found.min(at_most), leaked: Some(0) })
     }

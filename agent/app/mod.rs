@@ -16,6 +16,7 @@ pub mod last_good;
 pub mod outbox;
 pub mod pacing;
 pub mod plans;
+mod recover;
 pub mod remind;
 pub mod resolve;
 pub mod run;

@@ -41,11 +41,16 @@ impl Delivery {
     pub fn start(outbox: Outbox) -> Self {
         Self(tokio::spawn(deliver_for_ever(outbox)))
     }
+
+    /// From here on only [`deliver_last`] delivers.
+    pub fn stop(&self) {
+        self.0.abort();
+    }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.0.abort();
+        self.stop();
     }
 }
 

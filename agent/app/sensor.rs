@@ -245,6 +245,27 @@ impl Sensor {
     }
 }
 
+/// A look that may take seconds, on a thread of its own: the agent's one thread holds drains and asks probes meanwhile.
+pub async fn apart<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(look).await {
+        Ok(seen) => seen,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
 fn ports(matches: &[ServiceMatch]) -> impl Iterator<Item = u16> {
     matches.iter().flat_map(|found| found.ports.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn others_go_on_while_something_is_looked_at_closely() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let look = apart(move || told.recv_timeout(Duration::from_secs(10)).is_ok());
+        let (seen, _) = tokio::join!(look, async move { tell.send(()) });
+        assert!(seen, "nobody else had a turn");
+    }
 }

@@ -56,6 +56,12 @@ pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Dura
     Ok(workers)
 }
 
+/// Of two looks a moment apart, the one that counts fewer: what a worker starts for a moment (the parts of a pipeline) counts
+/// while it lives, and would be missed for a worker later.
+pub fn fewer(first: Vec<Worker>, second: Vec<Worker>) -> Vec<Worker> {
+    if first.len() < second.len() { first } else { second }
+}
+
 /// The main process, or one that descends from it.
 struct Member {
     pid: u32,
@@ -107,5 +113,17 @@ mod tests {
         ended.wait().unwrap();
         drop(lives.stdin.take());
         lives.wait().unwrap();
+    }
+
+    #[test]
+    fn what_lives_for_a_moment_is_no_worker() {
+        let seen = |pids: &[u32]| -> Vec<Worker> {
+            pids.iter().map(|pid| Worker { pid: *pid, began: 7, parent: 1, holds: 0 }).collect()
+        };
+        // A worker is counted as a master while it has children, of which there are two.
+        let (alone, with_children) = (seen(&[10, 11]), seen(&[10, 20, 21]));
+        assert_eq!(fewer(with_children.clone(), alone.clone()), alone);
+        assert_eq!(fewer(alone.clone(), with_children), alone);
+        assert_eq!(fewer(alone.clone(), seen(&[11, 12])), seen(&[11, 12]), "the later one");
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::model::{Effect, Reason, Step};
-use crate::ports::restarter::{RestartError, RunState};
+use crate::model::{Effect, Incarnation, Reason, Step, duration, plan};
+use crate::ports::restarter::{Liveness, RestartError, RunState};
 
 use super::journal::{Journal, JournalError};
 use super::saga::{Event, Saga, State};
@@ -40,8 +40,9 @@ pub async fn resume(open: OpenIncident, world: &World) -> Result<(Saga, Journal)
 const SETTLE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What became of a pivot that failed or whose end nobody saw. The same lifetime, active, and no job under way: it did
-/// not begin. A new lifetime: it took place. Anything else is not known, and never tried again.
+/// What became of a pivot that failed or whose end nobody saw. The same lifetime, active, and no job under way, for
+/// longer than it may take to end: it did not begin. A new lifetime: it took place. Anything else is not known, and
+/// never tried again.
 pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
     match &saga.plan().steps[step].step {
         Step::Reload { .. } | Step::RecycleWorkers(_) | Step::CloseSockets { .. } => {
@@ -60,19 +61,29 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
     };
     let before = steps::before(saga, step);
     // By the time and not by looks: a restarter that hangs takes a minute for each, and people are to be told.
-    let until = world.pace.elapsed() + SETTLE;
+    let began = world.pace.elapsed();
     loop {
-        let is_over = world.pace.elapsed() >= until;
-        match world.ports.restarter(restart).observe(restart).await {
-            Ok(now) if now.state == RunState::Changing && !is_over => {}
-            Ok(now) if now.state == RunState::Active && now.incarnation.is_some() && now.incarnation == before => {
-                return failed(reason, true, format!("{detail}; the service runs on as it did"));
-            }
-            Ok(now) if now.state == RunState::Active && now.incarnation.is_some() => {
+        // Counted from before the look: a lifetime that is seen now has lasted for so long.
+        let lasted = world.pace.elapsed() - began;
+        let seen = look(restart, &before, world).await;
+        let is_over = world.pace.elapsed() - began >= SETTLE;
+        match seen {
+            Ok((now, _)) if now.state == RunState::Changing && !is_over => {}
+            Ok((now, Some(patience))) if now.state == RunState::Active => match lasted >= patience {
+                true => return failed(reason, true, format!("{detail}; the service runs on as it did")),
+                false if !is_over => {}
+                false => {
+                    let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
+                    let patience = duration::format(patience);
+                    let detail = format!("{detail}; the same lifetime runs, and may take {patience} to end");
+                    return failed(reason, false, detail);
+                }
+            },
+            Ok((now, _)) if now.state == RunState::Active && now.incarnation.is_some() => {
                 let detail = format!("{detail}; a new incarnation runs all the same");
                 return Event::Done { step, detail, helped: None };
             }
-            Ok(now) => {
+            Ok((now, _)) => {
                 let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
                 return failed(reason, false, format!("{detail}; the service is {}", now.state));
             }
@@ -86,8 +97,22 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
     }
 }
 
-/// Looks at a service after a gentler step, until it is as it was: a master starts its workers within moments.
-const GENTLE_LOOKS: u64 = 15;
+/// What is so now; and where it is the lifetime from before, for how long it may look untouched though it was asked to end.
+async fn look(
+    restart: &plan::Restart,
+    before: &Option<Incarnation>,
+    world: &World,
+) -> Result<(Liveness, Option<Duration>), RestartError> {
+    let restarter = world.ports.restarter(restart);
+    let now = restarter.observe(restart).await?;
+    let same = now.incarnation.is_some() && now.incarnation == *before;
+    let patience = if same { Some(restarter.settles_within(restart).await?) } else { None };
+    Ok((now, patience))
+}
+
+/// How long a service may take to be as it was after a gentler step, once nobody is at work on it: a master starts its
+/// workers within moments.
+const GENTLE_SETTLE: Duration = Duration::from_secs(15);
 /// Looks in a row that must find it so.
 const IN_A_ROW: u32 = 3;
 
@@ -105,10 +130,12 @@ enum Otherwise {
 /// active, healthy, with as many workers as before: there is nothing to take back, so it unwinds. Anything else is a
 /// person's. It is not begun again.
 async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
-    let (mut changing, mut others, mut in_a_row) = (SETTLE.as_secs(), GENTLE_LOOKS, 0);
+    // By the time and not by looks, as above.
+    let began = world.pace.elapsed();
+    let (mut changed, mut in_a_row) = (began, 0);
     loop {
-        let mut once = 1;
-        let (left, otherwise) = match as_it_was(saga, step, world).await {
+        let looked = world.pace.elapsed();
+        let (is_over, otherwise) = match as_it_was(saga, step, world).await {
             Ok(()) => {
                 in_a_row += 1;
                 if in_a_row == IN_A_ROW {
@@ -118,13 +145,15 @@ async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: Strin
                 world.pace.wait(LOOK_EVERY).await;
                 continue;
             }
-            Err(Otherwise::ForGood(how)) => (&mut once, how),
-            Err(Otherwise::Changing(how)) => (&mut changing, how),
-            Err(Otherwise::Perhaps(how)) => (&mut others, how),
+            Err(Otherwise::ForGood(how)) => (true, how),
+            Err(Otherwise::Changing(how)) => {
+                changed = looked;
+                (looked - began >= SETTLE, how)
+            }
+            Err(Otherwise::Perhaps(how)) => (looked - changed >= GENTLE_SETTLE, how),
         };
         in_a_row = 0;
-        *left -= 1;
-        if *left == 0 {
+        if is_over {
             let reason = if reason == Reason::AgentRestarted { Reason::NotAsBefore } else { reason };
             return Event::Failed { step, reason, detail: format!("{detail}; {otherwise}"), untouched: false };
         }
@@ -155,3 +184,7 @@ async fn as_it_was(saga: &Saga, step: usize, world: &World) -> Result<(), Otherw
     let healthy = world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await;
     healthy.map_err(|failure| Otherwise::Perhaps(failure.to_string()))
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

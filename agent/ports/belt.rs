@@ -23,7 +23,7 @@ use crate::model::{Incarnation, Marker, duration};
 
 /// For a question to a restarter: a few calls of 10 s.
 const RESTARTER: Duration = Duration::from_secs(60);
-/// What a restart or a probe may take beyond the deadline that it is given.
+/// What a restart or a probe may take beyond the deadline that it is given, and a restarter's own overtime.
 const BEYOND: Duration = Duration::from_secs(15);
 /// For a fleet's store: its own deadline is to come first.
 const FLEET: Duration = Duration::from_secs(fleet::DEADLINE.as_secs() + 8);
@@ -141,15 +141,23 @@ impl Restarter for Belted<dyn Restarter> {
     }
 
     async fn restart(&self, target: &Restart, deadline: Duration) -> Result<Restarted, RestartError> {
-        self.by(deadline + BEYOND, target, self.inner.restart(target, deadline)).await
+        self.by(deadline + self.overtime(target) + BEYOND, target, self.inner.restart(target, deadline)).await
     }
 
     async fn start(&self, target: &Restart, before: &Before, deadline: Duration) -> Result<Incarnation, RestartError> {
-        self.by(deadline + BEYOND, target, self.inner.start(target, before, deadline)).await
+        self.by(deadline + self.overtime(target) + BEYOND, target, self.inner.start(target, before, deadline)).await
+    }
+
+    async fn settles_within(&self, target: &Restart) -> Result<Duration, RestartError> {
+        self.by(RESTARTER, target, self.inner.settles_within(target)).await
     }
 
     async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
         self.by(RESTARTER, target, self.inner.own_deadline(target)).await
+    }
+
+    fn overtime(&self, target: &Restart) -> Duration {
+        self.inner.overtime(target)
     }
 
     async fn no_reload(&self, target: &Restart) -> Result<Option<String>, RestartError> {
@@ -232,6 +240,64 @@ impl Fleet for Belted<dyn Fleet> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// Ends what it has started in vain for as long as this, from its deadline on.
+    struct Cleaning(Duration);
+
+    #[async_trait]
+    impl Restarter for Cleaning {
+        async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
+            Err(failed(target))
+        }
+
+        async fn restart(&self, target: &Restart, deadline: Duration) -> Result<Restarted, RestartError> {
+            tokio::time::sleep(deadline + self.0).await;
+            Err(failed(target))
+        }
+
+        async fn start(
+            &self,
+            target: &Restart,
+            _before: &Before,
+            deadline: Duration,
+        ) -> Result<Incarnation, RestartError> {
+            tokio::time::sleep(deadline + self.0).await;
+            Err(failed(target))
+        }
+
+        fn overtime(&self, _target: &Restart) -> Duration {
+            self.0
+        }
+
+        async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
+            Err(failed(target))
+        }
+
+        async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
+            Err(failed(target))
+        }
+    }
+
+    fn failed(target: &Restart) -> RestartError {
+        let detail = "it has been ended again".into();
+        RestartError::Failed { service: super::super::restarter::named(target), detail }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_that_puts_away_what_it_began_is_not_cut() {
+        let target = Restart::Systemd { unit: "a.service".into(), with_dependents: false };
+        let inner: Arc<dyn Restarter> = Arc::new(Cleaning(Duration::from_secs(300)));
+        let belt = Belted { name: String::new(), inner };
+        let before = Before { incarnation: Incarnation("1".into()), kept: Value::Null };
+        let deadline = Duration::from_secs(1);
+        for ended in
+            [belt.restart(&target, deadline).await.map(drop), belt.start(&target, &before, deadline).await.map(drop)]
+        {
+            assert!(matches!(ended, Err(RestartError::Failed { .. })), "{ended:?}");
+        }
+    }
+
     /// A method with a body of its own in the trait would otherwise be that body's, and no adapter's.
     #[test]
     fn every_method_of_every_port_goes_through_the_belt() {

@@ -187,6 +187,7 @@ fn what_systemd_does_not_know_is_told_apart_and_restarted_by_its_own_manager() {
     // What the environment held is nowhere that others see.
     let shown = lab.stdout(&["systemctl", "show", "unwait-process-run-legacy-pid.service"]);
     assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("Description=unwait: /run/legacy/pid\n"), "its argv is in the journal: {shown}");
     let found = lab.command(&["grep", "--recursive", "--files-with-matches", "hunter2", agent::STATE]).output();
     let found = found.expect("grep starts");
     assert!(found.status.code() == Some(1) && found.stdout.is_empty(), "{found:?}");

@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Sensor;
-use crate::attribute::workers::workers;
 use crate::collect::destroy::Destroyed;
 use crate::model::census::Owned;
 use crate::model::socket::Quality;
-use crate::model::{ServiceCensus, ServiceName, Worker};
+use crate::model::{ServiceCensus, ServiceName};
 
 /// For looking through the descriptors of one service's processes: some 3 µs each.
-const LOOK_WITHIN: Duration = Duration::from_secs(2);
+pub const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Sockets that were closed from outside.
 #[derive(Debug)]
@@ -26,15 +25,14 @@ pub struct Closing {
 }
 
 impl Sensor {
-    /// The processes below the service's `main` one, with how many of its sockets that have been in CLOSE_WAIT for so
-    /// long each of them holds.
-    pub fn workers(&mut self, service: &ServiceName, main: u32, older_than: Duration) -> Result<Vec<Worker>, String> {
+    /// The service's sockets that have been in CLOSE_WAIT for so long, by their inodes.
+    pub fn leaked(&mut self, service: &ServiceName, older_than: Duration) -> Result<HashSet<u64>, String> {
         let census = self.census().map_err(|error| error.to_string())?;
         if let Quality::Partial { why } = census.quality {
             return Err(why);
         }
         let held = census.services.get(service).cloned().unwrap_or_default();
-        workers(main, &leaked(&held, older_than), self.clock.as_ref(), LOOK_WITHIN)
+        Ok(leaked(&held, older_than))
     }
 
     /// Closes those of the service's sockets that have been in CLOSE_WAIT for so long, so many at most, which its own

@@ -52,6 +52,22 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
         (None, None) => {}
     }
     for (at, (place, step)) in steps.iter().enumerate() {
+        // A second one of the same name is said above; an operator's command is the operator's to judge.
+        let pivot = steps[..at].iter().find(|(_, earlier)| earlier.effect() == Effect::Pivot);
+        if let Some((_, pivot)) = pivot
+            && step.effect() == Effect::Pivot
+            && !matches!(step, Step::Run { .. } | Step::Call { .. })
+            && pivot.name() != step.name()
+        {
+            let (name, pivot) = (step.name(), said(pivot));
+            to.wrong(
+                place,
+                format!(
+                    "nobody is asked again behind {pivot}, which cannot be taken back, so `{name}` may not follow it: \
+                     write a runbook for each, and a policy that names both in `escalate`"
+                ),
+            );
+        }
         let change = steps[..at].iter().find(|(_, earlier)| earlier.effect() != Effect::ReadOnly);
         match step {
             Step::Snapshot { .. } => {
@@ -84,5 +100,13 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
             }
             _ => {}
         }
+    }
+}
+
+/// A pivot, and how a `run` comes to be one.
+fn said(pivot: &Step) -> String {
+    match pivot {
+        Step::Run { .. } => "a `run` with `effect: pivot` (which is what it is without an `effect`)".into(),
+        other => format!("`{}`", other.name()),
     }
 }

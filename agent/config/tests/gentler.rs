@@ -27,6 +27,18 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
                 "2:33 an unhealthy service could be put into traffic: between `recycle_workers` and `restore`, add a `health_check`",
             ],
         ),
+        (
+            "[reload, {pause: {for: 30m}}, restart]",
+            vec![
+                "2:38 nobody is asked again behind `reload`, which cannot be taken back, so `restart` may not follow it: write a runbook for each, and a policy that names both in `escalate`",
+            ],
+        ),
+        (
+            "[{run: {argv: [/bin/true]}}, {run: {argv: [/bin/true]}}, close_sockets]",
+            vec![
+                "2:65 nobody is asked again behind a `run` with `effect: pivot` (which is what it is without an `effect`), which cannot be taken back, so `close_sockets` may not follow it: write a runbook for each, and a policy that names both in `escalate`",
+            ],
+        ),
         ("[drain, call, verify]", vec!["2:22 nothing is done once a person is called: `call` comes last"]),
         (
             "[drain, restore, call]",

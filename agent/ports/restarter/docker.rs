@@ -309,6 +309,11 @@ impl Restarter for DockerRestarter {
         }
     }
 
+    /// Until it has ended, the daemon calls it running (podman: stopping).
+    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Container::of(target)?.inspect().await?.stop_timeout() + super::SETTLE_MARGIN)
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         Ok(Container::of(target)?.inspect().await?.stop_timeout() + START_ALLOWANCE + super::DEADLINE_MARGIN)
     }

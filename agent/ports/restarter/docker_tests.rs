@@ -139,6 +139,7 @@ async fn containers_are_restarted_by_id_and_by_name_and_what_may_not_be_is_refus
     assert_eq!((before.state, before.main_pid), (RunState::Active, None));
     assert!(before.up_for.unwrap() < LONG);
     assert_eq!(restarter.own_deadline(&by_id).await.unwrap(), Duration::from_secs(7 + 90 + 10));
+    assert_eq!(restarter.settles_within(&by_id).await.unwrap(), Duration::from_secs(7 + 5));
     let new = restarter.restart(&by_id, LONG).await.unwrap().anew();
     assert_ne!(Some(&new), before.incarnation.as_ref());
     let after = restarter.observe(&docker.target("web")).await.unwrap();

@@ -19,6 +19,9 @@ pub mod supervise;
 pub mod supervisord;
 pub mod systemd;
 
+/// A service that was asked to end may look untouched for its stop timeout, and for this long besides: for its manager
+/// to hear of it, and to kill it.
+const SETTLE_MARGIN: Duration = Duration::from_secs(5);
 /// What a restart may take beyond the service's own timeouts.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(10);
 
@@ -126,8 +129,21 @@ pub trait Restarter: Send + Sync {
         Err(RestartError::Failed { service: named(target), detail: "its restart has no second half".into() })
     }
 
+    /// For how long after a restart was asked for the old lifetime may still look as if nobody had: zero where the
+    /// manager shows its work (`Changing`), else the time that the service may take to end.
+    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        let _ = target;
+        Ok(Duration::ZERO)
+    }
+
     /// How long a restart may take by the service's own settings: its stop and start timeouts and ten seconds.
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError>;
+
+    /// How long a restart may go on beyond its deadline, where it has to put away what it began.
+    fn overtime(&self, target: &plan::Restart) -> Duration {
+        let _ = target;
+        Duration::ZERO
+    }
 
     /// Why the service cannot be reloaded; `None` where it can.
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {

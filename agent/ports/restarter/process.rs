@@ -345,6 +345,17 @@ impl Restarter for ProcessRestarter {
         }
     }
 
+    /// To end what was started in vain: nobody supervises it, so nobody else would. And before that, where the deadline is
+    /// shorter, what was to be restarted.
+    fn overtime(&self, target: &plan::Restart) -> Duration {
+        spec(target).map_or(Duration::ZERO, |spec| (spec.stop_timeout + pidfd::KILL_DEADLINE) * 2)
+    }
+
+    /// Nobody shows that it was asked to end.
+    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(spec(target)?.stop_timeout + super::SETTLE_MARGIN)
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         Ok(spec(target)?.stop_timeout + START_ALLOWANCE + super::DEADLINE_MARGIN)
     }

@@ -113,6 +113,12 @@ async fn whole_restart(
 
 const LONG: Duration = Duration::from_secs(20);
 
+#[test]
+fn there_is_time_for_both_ends_beyond_the_deadline() {
+    let service = Service::new("exit 0");
+    assert!(restarter().overtime(&service.target()) > service.spec().stop_timeout * 2);
+}
+
 #[tokio::test]
 async fn a_restart_is_another_process_of_the_same_user_directory_and_limit() {
     let service = Service::new("exit 0").running().await;

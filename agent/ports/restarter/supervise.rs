@@ -57,6 +57,8 @@ struct Status {
     wanted_up: bool,
     finishing: bool,
     paused: bool,
+    /// SIGTERM was sent to what runs, and it has not ended yet; runit alone knows (runsv.c: C_TERM).
+    ending: bool,
     /// s6 alone knows; what says nothing counts as ready.
     ready: bool,
 }
@@ -72,6 +74,7 @@ impl Status {
                 wanted_up: bytes[17] == b'u',
                 finishing: bytes[19] == 2,
                 paused: bytes[16] != 0,
+                ending: bytes[18] != 0,
                 ready: true,
             }),
             (Supervisor::S6, 35 | 43) => {
@@ -81,6 +84,7 @@ impl Status {
                     wanted_up: flags & 4 != 0,
                     finishing: flags & 2 != 0,
                     paused: flags & 1 != 0,
+                    ending: false,
                     ready: flags & 8 != 0,
                 })
             }
@@ -109,7 +113,7 @@ impl Seen {
     fn state(&self) -> RunState {
         match (self.process, self.status) {
             (_, Status { paused: true, .. }) => RunState::Inactive,
-            (Some(_), Status { wanted_up: true, ready: true, .. }) => RunState::Active,
+            (Some(_), Status { wanted_up: true, ready: true, ending: false, .. }) => RunState::Active,
             (None, Status { pid: 0, wanted_up: false, finishing: false, .. }) => RunState::Inactive,
             // On its way up or down; what runs once cannot be told from it.
             _ => RunState::Changing,
@@ -121,6 +125,7 @@ impl Seen {
             (_, Status { paused: true, .. }) => "paused",
             (_, Status { finishing: true, .. }) => "in its finish script",
             (Some(_), Status { ready: false, .. }) => "up, but not ready",
+            (Some(_), Status { ending: true, .. }) => "up, but was sent TERM",
             (Some(_), _) => "up",
             (None, _) => "down",
         };
@@ -305,6 +310,11 @@ impl Restarter for SuperviseRestarter {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// s6 shows nothing of it, nor runit where a `control/t` of the service's own ends it.
+    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Directory::of(target)?.0.stop_timeout + super::SETTLE_MARGIN)
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {

@@ -156,6 +156,28 @@ async fn what_ignores_its_end_is_killed_after_the_stop_timeout() {
 }
 
 #[tokio::test]
+async fn what_was_asked_to_end_and_has_not_yet_is_not_called_untouched() {
+    of_both(async |by| {
+        let service = Service::up(by, IGNORES_TERM, "exit 0").await;
+        let before = service.observe().await;
+        service.tell(Directory(&service.spec()).restart_byte());
+        match by {
+            Supervisor::Runit => {
+                let ending = service.until("runsv to say so", |seen| seen.state == RunState::Changing).await;
+                assert_eq!(ending.incarnation, before.incarnation);
+                assert!(service.refused().await.contains("was sent TERM"));
+            }
+            // s6-supervise does not tell, so the lifetime must last for longer than it may take to end.
+            Supervisor::S6 => {
+                let patience = restarter().settles_within(&service.target()).await.unwrap();
+                assert!(patience > service.spec().stop_timeout);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_a_person_took_down_paused_or_runs_once_is_left_alone() {
     of_both(async |by| {
         let service = Service::up(by, SLEEPS, "exit 0").await;
@@ -272,13 +294,14 @@ fn a_status_is_read_as_each_supervisor_writes_it() {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
         digits.chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
     };
-    let up = Status { pid: 26363, wanted_up: true, finishing: false, paused: false, ready: true };
+    let up = Status { pid: 26363, wanted_up: true, finishing: false, paused: false, ending: false, ready: true };
     let down = Status { pid: 0, wanted_up: false, ..up };
     let runit = "40000000 6b060684 31ed269c";
     let s6 = "40000000 6b06069f 32223cd1 40000000 6b06069f 321c82d0 00000000";
     use Supervisor::{Runit, S6};
     for (by, text, expected) in [
         (Runit, format!("{runit} fb660000 00750001"), Some(up)),
+        (Runit, format!("{runit} fb660000 00750101"), Some(Status { ending: true, ..up })),
         (Runit, format!("{runit} fb660000 00750002"), Some(Status { finishing: true, ..up })),
         (Runit, format!("{runit} fb660000 01640001"), Some(Status { paused: true, wanted_up: false, ..up })),
         (Runit, format!("{runit} 00000000 00640000"), Some(down)),

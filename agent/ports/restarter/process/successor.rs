@@ -21,6 +21,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Pid, Uid};
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 use super::former::Former;
 use crate::command;
@@ -82,7 +83,7 @@ impl Started {
             }
             Self::Unit(unit) => {
                 let seen = systemd(&["systemctl", "is-active", "--quiet", unit]).await;
-                seen.err().map(|_| format!("see `journalctl -u {unit}`"))
+                seen.err().map(|_| format!("see `journalctl -u '{unit}'`"))
             }
         }
     }
@@ -104,8 +105,9 @@ impl Started {
                     for member in &members {
                         let _ = member.signal(libc::SIGTERM);
                     }
+                    let until = Instant::now() + stop_timeout;
                     for member in &members {
-                        let _ = member.end(stop_timeout).await;
+                        let _ = member.end(until.saturating_duration_since(Instant::now())).await;
                     }
                 }
                 let _ = child.kill().await;
@@ -179,6 +181,8 @@ async fn by_systemd(spec: &ProcessRestart, former: &Former, environment: &Enviro
         format!("LimitNOFILE={}:{}", shown(soft), shown(hard))
     }));
     let mut argv = ["systemd-run", "--quiet", "--collect", "--service-type=exec"].map(String::from).to_vec();
+    // It would be the whole argv, with whatever a program is told there, for all who read the journal.
+    argv.push(format!("--description=unwait: {}", spec.pid_file.display()));
     argv.extend([format!("--unit={unit}"), format!("--uid={}", former.uid), format!("--gid={}", former.gid)]);
     argv.extend([format!("--nice={}", former.nice), format!("--working-directory={}", former.directory.display())]);
     argv.extend(properties.iter().map(|property| format!("--property={property}")));
@@ -202,9 +206,19 @@ async fn by_systemd(spec: &ProcessRestart, former: &Former, environment: &Enviro
 /// Until the last process of the unit has ended: since systemd 250, and before it, by never ending by itself.
 const LIFETIMES: [&str; 2] = ["ExitType=cgroup", "RemainAfterExit=yes"];
 
+/// The pid file's path as `systemd-escape --path` writes it (systemd.unit(5)): no two of them are one unit's, and starting
+/// one stops what a former start left in it.
 fn unit(spec: &ProcessRestart) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' };
-    let name: String = spec.pid_file.display().to_string().trim_start_matches('/').chars().map(plain).collect();
+    let path = spec.pid_file.as_os_str().as_bytes();
+    let mut name = String::new();
+    for (at, byte) in path.strip_prefix(b"/").unwrap_or(path).iter().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if at == 0 => name.push_str("\\x2e"),
+            byte if byte.is_ascii_alphanumeric() || b":_.".contains(byte) => name.push(char::from(*byte)),
+            byte => name.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
     format!("unwait-process-{name}.service")
 }
 
@@ -246,4 +260,28 @@ fn as_file(environment: &Environment) -> Vec<u8> {
         text.extend_from_slice(b"\"\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pid_file_has_a_unit_of_its_own() {
+        for (pid_file, expected) in [
+            ("/run/legacy/pid", "run-legacy-pid"),
+            ("/run/a/b.pid", "run-a-b.pid"),
+            ("/run/a-b.pid", "run-a\\x2db.pid"),
+            ("/run/a b/ü", "run-a\\x20b-\\xc3\\xbc"),
+            ("/.a", "\\x2ea"),
+        ] {
+            let spec = ProcessRestart {
+                argv: Vec::new(),
+                pid_file: pid_file.into(),
+                stop_timeout: Duration::ZERO,
+                reload_signal: None,
+            };
+            assert_eq!(unit(&spec), format!("unwait-process-{expected}.service"));
+        }
+    }
 }

@@ -1,0 +1,124 @@
+//! What is believed of a doubtful step: over managers that do not tell what they do, or do not answer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::execute::fakes::{self, Fake, Fault, Scene, Shape};
+use crate::execute::world::Pace;
+use crate::model::plan::Restart;
+use crate::ports::restarter::{Restarted, Restarter};
+
+/// Of a service that is asked to end at `asked`, after the agent died; its manager calls it active until it has ended.
+struct Silent {
+    pace: Fake,
+    /// When the lifetime ends, if it does; from then on runs the next.
+    ends: Option<Duration>,
+    stop_timeout: Duration,
+}
+
+#[async_trait]
+impl Restarter for Silent {
+    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
+        let lifetime = if self.ends.is_some_and(|ends| self.pace.elapsed() >= ends) { 2 } else { 1 };
+        Ok(Liveness {
+            state: RunState::Active,
+            incarnation: Some(Incarnation(format!("lifetime-{lifetime}"))),
+            main_pid: None,
+            up_for: None,
+        })
+    }
+
+    async fn settles_within(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(self.stop_timeout)
+    }
+
+    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
+        panic!("a pivot is begun again");
+    }
+
+    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
+
+    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
+        Ok(Vec::new())
+    }
+}
+
+/// What is said of the first step of the shape that acts, and how much time has gone by.
+fn said(shape: Shape, restarter: impl FnOnce(Fake) -> Arc<dyn Restarter>) -> (Event, Duration) {
+    let scene = Scene::new(Fault::Nothing);
+    let mut saga = Saga::new(fakes::plan(fakes::steps(shape, Fault::Nothing)));
+    let preimage = serde_json::json!({ "incarnation": "lifetime-1" });
+    for event in [
+        Event::Intended { step: 0, preimage: serde_json::Value::Null },
+        Event::Done { step: 0, detail: String::new(), helped: None },
+        Event::Intended { step: 1, preimage },
+    ] {
+        saga.apply(event).unwrap();
+    }
+    let mut world = fakes::world(&scene);
+    world.ports.systemd = restarter(Fake(Arc::clone(&scene)));
+    let detail = "the agent died while it was under way".into();
+    let asked = doubtful_pivot(&saga, 1, Reason::AgentRestarted, detail, &world);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    (runtime.block_on(asked), Fake(scene).elapsed())
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_restart_that_its_manager_does_not_show_is_seen_once_the_service_has_taken_its_time_to_end() {
+    let restart = |ends: Option<u64>, stop_timeout: u64| {
+        let silent = |pace| Silent { pace, ends: ends.map(seconds), stop_timeout: seconds(stop_timeout) };
+        said(Shape::RestartInPlace, |pace| Arc::new(silent(pace)))
+    };
+    let (took_place, _) = restart(Some(10), 15);
+    assert!(matches!(took_place, Event::Done { .. }), "{took_place:?}");
+    let (not_begun, after) = restart(None, 15);
+    assert!(matches!(not_begun, Event::Failed { untouched: true, .. }), "{not_begun:?}");
+    assert!(after >= seconds(15));
+    // One whose manager shows its work is believed at once.
+    let (not_begun, after) = restart(None, 0);
+    assert!(matches!(not_begun, Event::Failed { untouched: true, .. }), "{not_begun:?}");
+    assert_eq!(after, Duration::ZERO);
+    let (unknown, after) = restart(None, 600);
+    assert!(matches!(unknown, Event::Failed { untouched: false, reason: Reason::RestartUnknown, .. }), "{unknown:?}");
+    assert_eq!(after, SETTLE);
+}
+
+/// Answers no question, and takes a minute for each.
+struct Hanging(Fake);
+
+#[async_trait]
+impl Restarter for Hanging {
+    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
+        self.0.wait(seconds(60)).await;
+        Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })
+    }
+
+    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
+        panic!("a pivot is begun again");
+    }
+
+    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
+
+    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn a_restarter_that_hangs_keeps_nobody_waiting_for_a_person_longer_than_it_is_given() {
+    for shape in [Shape::Reload, Shape::RestartInPlace] {
+        let (unknown, after) = said(shape, |pace| Arc::new(Hanging(pace)));
+        assert!(matches!(unknown, Event::Failed { untouched: false, .. }), "{shape:?}: {unknown:?}");
+        assert!(after <= SETTLE + seconds(60 + 2), "{shape:?}: {after:?}");
+    }
+}
