@@ -308,6 +308,11 @@ impl<H: Hooks> Registry for Hooked<H> {
         self.backend.hooks.deadline() * 8 + Duration::from_secs(60)
     }
 
+    /// Three looks, the change, and its own deadline until it is seen, with one look begun at its end.
+    fn drains_within(&self) -> Duration {
+        self.backend.hooks.deadline() * 6
+    }
+
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         let look = self.backend.look_again(id, marker).await?;
         if look != Look::NotOurs {
