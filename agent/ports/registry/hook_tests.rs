@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::conformance::{OURS, Tells, World, conforms, nobody_answers};
+use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::hook::{ExecHooks, Hooked, HttpHooks};
 use super::*;
 use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
+use crate::ports::testing_consul::free_ports;
 use crate::ports::testing_nginx::TestNginx;
 
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
@@ -174,6 +175,35 @@ impl World for Upstreams {
 #[tokio::test]
 async fn the_shipped_hook_for_nginx_conforms() {
     conforms(&Upstreams::new().await).await;
+}
+
+#[tokio::test]
+async fn what_nginx_refused_to_load_is_not_restored_although_the_file_says_so() {
+    let world = Upstreams::new().await;
+    let (ours, us, nothing) = (marker("i"), world.id(OURS), Value::Null);
+    let config = world.nginx.directory().join("nginx.conf");
+    let sound = std::fs::read_to_string(&config).unwrap();
+    world.registry.drain(&us, &ours).await.unwrap();
+    std::fs::write(&config, format!("{sound}\nno_such_directive;\n")).unwrap();
+    // As a restore leaves it that was refused, or killed before the reload.
+    world.isolate(&us, None).await;
+    let refused = world.registry.restore(&us, &ours, &nothing).await.unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("has not loaded"), "{refused}");
+    assert!(!world.finds(&us).await);
+    std::fs::write(&config, sound).unwrap();
+    assert_eq!(world.registry.restore(&us, &ours, &nothing).await.unwrap(), Restored::Done);
+    assert!(world.finds(&us).await);
+}
+
+#[tokio::test]
+async fn a_server_of_nginx_that_takes_no_connection_is_not_counted_as_healthy() {
+    let world = Upstreams::new().await;
+    let (path, line) = world.line(&format!("rpc-order/{}", world.addresses["rpc-order-3"]));
+    let [closed] = free_ports();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replace(&line, &format!("  server 127.0.0.1:{closed};"))).unwrap();
+    let counted = world.registry.others(&world.id(OURS)).await.unwrap();
+    assert_eq!(counted, Others { healthy: 1, registered: 3 });
 }
 
 /// A backend that speaks HTTP: `PUT /SERVICE/INSTANCE/out` and `/in`, `GET /SERVICE/INSTANCE`, `GET /SERVICE`.
