@@ -267,7 +267,8 @@ impl Gate {
                     .map(|(_, entry)| entry)
                     .collect();
                 let up: Vec<u32> = of_it.iter().filter(|e| !e.ill && e.marker.is_none()).map(|e| e.weight).collect();
-                return (200, json!({ "up": up, "total": of_it.len() }));
+                let listed = of_it.iter().filter(|entry| entry.marker.is_none()).count();
+                return (200, json!({ "up": up, "listed": listed, "total": of_it.len() }));
             }
         };
         let Some(entry) = entries.get_mut(&id) else { return (404, Value::Null) };
@@ -408,4 +409,21 @@ async fn hooks_by_http_conform() {
     conforms(&Gated::new().await).await;
     let wrong = HttpHooks::new(Gated::hook("127.0.0.1:1"), Some(&"no header, hush".to_owned().into())).unwrap_err();
     assert!(wrong.contains("headers_file") && !wrong.contains("hush"), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_list_that_leaves_out_what_is_drained_counts_us_while_our_drain_stands() {
+    let world = Gated::new().await;
+    let mut hook = Gated::hook(&world.address);
+    hook.count.as_mut().unwrap().registered = "/listed".into();
+    let hooks = HttpHooks::new(hook, Some(&"Authorization: Bearer hush".to_owned().into())).unwrap();
+    let registry = Hooked::new("gate", hooks, world.state.path().join("drains.json"), NEVER, "bj1-03");
+    let (us, counted) = (world.id(OURS), Others { healthy: 2, registered: 3 });
+    assert_eq!(registry.others(&us).await.unwrap(), counted);
+    registry.drain(&us, &marker("i")).await.unwrap();
+    assert_eq!(registry.others(&us).await.unwrap(), counted);
+    registry.restore(&us, &marker("i"), &Value::Null).await.unwrap();
+    // Another hand's: we are not what is missing in the list.
+    world.isolate(&us, Some("deploy")).await;
+    assert!(matches!(registry.others(&us).await, Err(RegistryError::Refused { .. })));
 }
