@@ -70,7 +70,8 @@ pub struct ComparisonExplained {
 pub struct Planned {
     pub plan: Plan,
     pub blocked_by: Vec<Refusal>,
-    /// What the restart, and the registries that it drains from, cannot promise, each by its name: `redis: …`.
+    /// What the restart, and the registries that it drains from, cannot promise, each by its name: `redis: …`; and
+    /// steps whose deadlines are too short for it: `drain: …`.
     pub cannot_promise: Vec<String>,
 }
 
@@ -217,6 +218,8 @@ impl Asking<'_> {
             let caveats = self.wiring.ports.restarter(restart).caveats(restart).await;
             cannot_promise.extend(caveats.into_iter().map(|caveat| format!("restart: {caveat}")));
         }
+        let steps = plan.steps.iter().map(|planned| &planned.step);
+        cannot_promise.extend(plans::short_deadlines(self.wiring, steps, &plan.target).await);
         Planned { plan, blocked_by, cannot_promise }
     }
 }

@@ -10,9 +10,10 @@ use super::{Wiring, kernel};
 use crate::config::Selected;
 use crate::decide::escalation::{self, MEMORY, Rung};
 use crate::decide::guards::Question;
-use crate::model::plan::Restart;
+use crate::model::plan::{Binding, Restart};
 use crate::model::policy::{GuardSettings, MinHealthy};
-use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, Runbook, ServiceName, Target, Trigger};
+use crate::model::runbook::Step;
+use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, Runbook, ServiceName, Target, Trigger, duration};
 use crate::ports::restarter::{RestartError, Restarter};
 use crate::store::Store;
 
@@ -137,6 +138,39 @@ pub async fn lacks_here(wiring: &Wiring, runbook: &Runbook, target: &Target) -> 
         );
     }
     lacks
+}
+
+/// Deadlines of steps that are below what the service and its registries may take by their own settings.
+pub async fn short_deadlines<'a>(
+    wiring: &Wiring,
+    steps: impl IntoIterator<Item = &'a Step>,
+    target: &Target,
+) -> Vec<String> {
+    let shown = duration::format;
+    let mut short = Vec::new();
+    for step in steps {
+        match (step, &target.restart) {
+            (Step::Drain { deadline, .. }, _) => {
+                for Binding { registry, .. } in &target.bindings {
+                    let takes = wiring.ports.registries.get(registry).map(|port| port.drains_within());
+                    if let Some(takes) = takes.filter(|takes| takes > deadline) {
+                        let (deadline, takes) = (shown(*deadline), shown(takes));
+                        short.push(format!("drain: its deadline of {deadline} is below the {takes} of {registry}"));
+                    }
+                }
+            }
+            (Step::Restart { deadline: Some(deadline) }, Some(restart)) => {
+                // One that does not answer says nothing: a configuration may be checked far from its host.
+                let takes = wiring.ports.restarter(restart).own_deadline(restart).await;
+                if let Some(takes) = takes.ok().filter(|takes| takes > deadline) {
+                    let (deadline, takes) = (shown(*deadline), shown(takes));
+                    short.push(format!("restart: its deadline of {deadline} is below the service's own of {takes}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    short
 }
 
 /// Why a restart would not be of this service alone.

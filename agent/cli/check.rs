@@ -35,6 +35,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
     let config = &wiring.config;
     let unknown = plans::unknown_services(&wiring).await;
     let mut lacking = Vec::new();
+    let mut short = Vec::new();
     for policy in config.policies.iter().filter(|policy| policy.mode != Mode::Observe) {
         for service in config.host.services.keys() {
             if config.selects(policy, service).is_none() {
@@ -43,6 +44,9 @@ pub async fn check(arguments: Arguments) -> Outcome {
             let target = config.target_for(service);
             let mut lacks = config.lacks(policy, &target);
             for runbook in policy.rungs() {
+                for said in plans::short_deadlines(&wiring, &runbook.steps, &target).await {
+                    short.push((runbook.name.clone(), service.clone(), said));
+                }
                 lacks.extend(plans::lacks_here(&wiring, runbook, &target).await);
             }
             if policy.rungs().any(Runbook::changes_anything) {
@@ -53,6 +57,9 @@ pub async fn check(arguments: Arguments) -> Outcome {
             }
         }
     }
+    // Policies may share a runbook.
+    short.sort();
+    short.dedup();
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     let restarts = plans::restart_caveats(&wiring).await;
     let registries = &wiring.ports.registries;
@@ -63,14 +70,21 @@ pub async fn check(arguments: Arguments) -> Outcome {
             .iter()
             .map(|(policy, service, lacks)| json!({ "policy": policy, "service": service, "lacks": lacks }))
             .collect();
+        let short: Vec<_> = short
+            .iter()
+            .map(|(runbook, service, says)| json!({ "runbook": runbook, "service": service, "says": says }))
+            .collect();
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
-            "restart_cannot_promise": restarts,
+            "restart_cannot_promise": restarts, "short_deadlines": short,
             "registries_cannot_promise": cannot,
         }));
     } else {
         say(config, &lacking);
+        for (runbook, service, says) in &short {
+            println!("{runbook} for {service}: {says}");
+        }
         for caveat in caveats {
             println!("fleet: {caveat}");
         }

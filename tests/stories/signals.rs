@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -108,6 +108,73 @@ fn what_a_run_step_started_outlives_the_agent() {
     fs::write(&go_on, "").expect("the lab's directory is writable");
     wait_until("the command to end by itself", SOON, || ended.exists().then_some(()));
     assert_eq!(stage.starts(), 1);
+}
+
+/// A registry of hooks beside Consul, whose `isolate` is slow and does its part at the end.
+fn add_slow_hook(stage: &Quick) -> (PathBuf, PathBuf) {
+    let [script, traffic, begun] = ["hook", "traffic", "begun"].map(|name| stage.lab.dir().join(name));
+    let text = format!(
+        "#!/bin/sh -e\ncase $1 in\nisolate) touch {begun}; sleep 60; echo drained >{traffic} ;;\n\
+         restore) echo passing >{traffic} ;;\nobserve) echo \"{{\\\"traffic\\\": \\\"$(cat {traffic})\\\"}}\" ;;\nesac\n",
+        begun = begun.display(),
+        traffic = traffic.display()
+    );
+    fs::write(&script, text).expect("the lab's directory is writable");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    fs::write(&traffic, "passing").expect("the lab's directory is writable");
+    let verbs: Vec<String> = ["isolate", "restore", "observe"]
+        .iter()
+        .map(|verb| format!("{verb}: [{}, {verb}]", script.display()))
+        .collect();
+    let slow = format!("registries: {{ exec: {{ slow: {{ {}, deadline: 2m }} }}, consul:", verbs.join(", "));
+    stage.edit("agent.yaml", "registries: { consul:", &slow);
+    stage.edit("agent.yaml", "id: rpc-order-1 }", "id: rpc-order-1 }, { registry: slow, id: rpc-order/here }");
+    (traffic, begun)
+}
+
+fn assert_no_hook_runs(stage: &Quick, traffic: &Path) {
+    let units = stage.lab.stdout(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "unwait-*"]);
+    assert_eq!(units, "", "it would take the service out of traffic yet");
+    assert_eq!(fs::read_to_string(traffic).expect("it was written").trim(), "passing");
+    stage.assert_in_service();
+}
+
+#[test]
+fn a_hook_that_its_steps_deadline_cut_off_is_ended_before_the_service_is_put_back() {
+    let lab = Lab::start();
+    let stage = Quick::set(&lab);
+    let (traffic, begun) = add_slow_hook(&stage);
+    stage.edit("runbooks/recover.yaml", "settle: 0s", "settle: 0s, deadline: 2s");
+    stage.edit("runbooks/recover.yaml", "restart: {}", "restart: { deadline: 2s }");
+    let said = String::from_utf8(stage.unwait(&["check"]).stdout).expect("UTF-8");
+    for warns in [
+        "recover for rpc-order.service: drain: its deadline of 2s is below the 12m of slow",
+        "recover for rpc-order.service: restart: its deadline of 2s is below the service's own of ",
+    ] {
+        assert!(said.contains(warns), "{said}");
+    }
+
+    let _agent = stage.run(None);
+
+    stage.wait_until_told_end("unwound", "drain_failed");
+    assert!(begun.exists());
+    assert_no_hook_runs(&stage, &traffic);
+}
+
+#[test]
+fn a_hook_that_a_killed_agent_left_running_is_ended_before_the_service_is_put_back() {
+    let lab = Lab::start();
+    let stage = Quick::set(&lab);
+    let (traffic, begun) = add_slow_hook(&stage);
+    let mut agent = stage.run(None);
+    wait_until("the hook to begin", SOON, || begun.exists().then_some(()));
+    agent.signal(Signal::SIGKILL);
+    agent.wait(ENDS_QUICKLY);
+
+    let _agent = stage.run(None);
+
+    stage.wait_until_told_end("unwound", "agent_restarted");
+    assert_no_hook_runs(&stage, &traffic);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -81,8 +82,20 @@ impl Registry for DryRegistry {
         self.real.names().await
     }
 
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        self.real.instances().await
+    }
+
     fn counts(&self) -> bool {
         self.real.counts()
+    }
+
+    fn ends_within(&self) -> Duration {
+        self.real.ends_within()
+    }
+
+    fn drains_within(&self) -> Duration {
+        self.real.drains_within()
     }
 
     fn caveats(&self) -> &'static [&'static str] {

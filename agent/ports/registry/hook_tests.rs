@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::conformance::{OURS, Tells, World, conforms, nobody_answers};
+use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::hook::{ExecHooks, Hooked, HttpHooks};
 use super::*;
 use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
+use crate::ports::testing_consul::free_ports;
 use crate::ports::testing_nginx::TestNginx;
 
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
@@ -176,6 +177,35 @@ async fn the_shipped_hook_for_nginx_conforms() {
     conforms(&Upstreams::new().await).await;
 }
 
+#[tokio::test]
+async fn what_nginx_refused_to_load_is_not_restored_although_the_file_says_so() {
+    let world = Upstreams::new().await;
+    let (ours, us, nothing) = (marker("i"), world.id(OURS), Value::Null);
+    let config = world.nginx.directory().join("nginx.conf");
+    let sound = std::fs::read_to_string(&config).unwrap();
+    world.registry.drain(&us, &ours).await.unwrap();
+    std::fs::write(&config, format!("{sound}\nno_such_directive;\n")).unwrap();
+    // As a restore leaves it that was refused, or killed before the reload.
+    world.isolate(&us, None).await;
+    let refused = world.registry.restore(&us, &ours, &nothing).await.unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("has not loaded"), "{refused}");
+    assert!(!world.finds(&us).await);
+    std::fs::write(&config, sound).unwrap();
+    assert_eq!(world.registry.restore(&us, &ours, &nothing).await.unwrap(), Restored::Done);
+    assert!(world.finds(&us).await);
+}
+
+#[tokio::test]
+async fn a_server_of_nginx_that_takes_no_connection_is_not_counted_as_healthy() {
+    let world = Upstreams::new().await;
+    let (path, line) = world.line(&format!("rpc-order/{}", world.addresses["rpc-order-3"]));
+    let [closed] = free_ports();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replace(&line, &format!("  server 127.0.0.1:{closed};"))).unwrap();
+    let counted = world.registry.others(&world.id(OURS)).await.unwrap();
+    assert_eq!(counted, Others { healthy: 1, registered: 3 });
+}
+
 /// A backend that speaks HTTP: `PUT /SERVICE/INSTANCE/out` and `/in`, `GET /SERVICE/INSTANCE`, `GET /SERVICE`.
 #[derive(Clone, Default)]
 struct Gate(Arc<Mutex<BTreeMap<String, Entry>>>);
@@ -237,7 +267,8 @@ impl Gate {
                     .map(|(_, entry)| entry)
                     .collect();
                 let up: Vec<u32> = of_it.iter().filter(|e| !e.ill && e.marker.is_none()).map(|e| e.weight).collect();
-                return (200, json!({ "up": up, "total": of_it.len() }));
+                let listed = of_it.iter().filter(|entry| entry.marker.is_none()).count();
+                return (200, json!({ "up": up, "listed": listed, "total": of_it.len() }));
             }
         };
         let Some(entry) = entries.get_mut(&id) else { return (404, Value::Null) };
@@ -378,4 +409,21 @@ async fn hooks_by_http_conform() {
     conforms(&Gated::new().await).await;
     let wrong = HttpHooks::new(Gated::hook("127.0.0.1:1"), Some(&"no header, hush".to_owned().into())).unwrap_err();
     assert!(wrong.contains("headers_file") && !wrong.contains("hush"), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_list_that_leaves_out_what_is_drained_counts_us_while_our_drain_stands() {
+    let world = Gated::new().await;
+    let mut hook = Gated::hook(&world.address);
+    hook.count.as_mut().unwrap().registered = "/listed".into();
+    let hooks = HttpHooks::new(hook, Some(&"Authorization: Bearer hush".to_owned().into())).unwrap();
+    let registry = Hooked::new("gate", hooks, world.state.path().join("drains.json"), NEVER, "bj1-03");
+    let (us, counted) = (world.id(OURS), Others { healthy: 2, registered: 3 });
+    assert_eq!(registry.others(&us).await.unwrap(), counted);
+    registry.drain(&us, &marker("i")).await.unwrap();
+    assert_eq!(registry.others(&us).await.unwrap(), counted);
+    registry.restore(&us, &marker("i"), &Value::Null).await.unwrap();
+    // Another hand's: we are not what is missing in the list.
+    world.isolate(&us, Some("deploy")).await;
+    assert!(matches!(registry.others(&us).await, Err(RegistryError::Refused { .. })));
 }

@@ -181,6 +181,11 @@ pub trait Registry: Send + Sync {
         Duration::from_secs(60)
     }
 
+    /// How long a drain may take by the registry's own settings; of a step whose deadline is below, people are warned.
+    fn drains_within(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
     /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.
     fn caveats(&self) -> &'static [&'static str] {
         &[]

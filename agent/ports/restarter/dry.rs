@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::Value;
 
 use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::model::Incarnation;
@@ -51,6 +52,10 @@ impl Restarter for DryRestarter {
             seen.incarnation = Some(last.pretended.clone());
         }
         Ok(seen)
+    }
+
+    async fn remember(&self, target: &plan::Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
+        self.real.remember(target, incarnation).await
     }
 
     async fn restart(&self, target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
