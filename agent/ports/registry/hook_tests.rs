@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +21,7 @@ use crate::ports::testing_consul::wait_for;
 use crate::ports::testing_nginx::TestNginx;
 
 const NEVER: Duration = Duration::from_secs(3600);
+const OFTEN: Duration = Duration::from_millis(50);
 
 /// No hook tells of addresses.
 const TELLS: Tells = Tells { addresses: false, ..Tells::ALL };
@@ -149,6 +152,13 @@ impl World for Upstreams {
         let (path, line) = self.line(id);
         let text = std::fs::read_to_string(&path).unwrap().replace(&format!("{line}\n"), "");
         std::fs::write(path, text).unwrap();
+    }
+
+    async fn comes_back(&self, id: &str) {
+        self.isolate(id, None).await;
+        let pid = std::fs::read_to_string(self.nginx.directory().join("nginx.pid")).unwrap();
+        kill(Pid::from_raw(pid.trim().parse().unwrap()), Signal::SIGHUP).unwrap();
+        wait_for("nginx to send clients there", async || self.finds(id).await).await;
     }
 
     async fn renew(&self, id: &str) {
@@ -304,14 +314,14 @@ impl Gated {
                 includes_us: IncludesUs::InTraffic,
             }),
             deadline: Duration::from_secs(2),
-            hold_every: NEVER,
+            hold_every: OFTEN,
         }
     }
 
     fn of(address: &str, headers: Option<&str>, state: &tempfile::TempDir) -> Hooked<HttpHooks> {
         let headers = headers.map(|headers| headers.to_owned().into());
         let hooks = HttpHooks::new(Self::hook(address), headers.as_ref()).unwrap();
-        Hooked::new("gate", hooks, state.path().join("drains.json"), NEVER, "bj1-03")
+        Hooked::new("gate", hooks, state.path().join("drains.json"), OFTEN, "bj1-03")
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut Entry)) {
@@ -351,6 +361,10 @@ impl World for Gated {
 
     async fn deregister(&self, id: &str) {
         self.gate.0.lock().unwrap().remove(id);
+    }
+
+    fn looked(&self) -> Duration {
+        10 * OFTEN
     }
 
     async fn renew(&self, id: &str) {
@@ -440,12 +454,32 @@ async fn a_backend_that_keeps_no_marker_is_drained_by_what_the_agent_noted() {
     assert!(registry.hold(US, &marker("i")).await.unwrap());
     assert_eq!(word.read(), "drained");
     // A later agent's adapter looks by itself.
-    let later = word.registry("exit 0", Duration::from_millis(50));
+    let later = word.registry("exit 0", OFTEN);
     later.markers().await.unwrap();
     word.write("passing");
     wait_for("it to be isolated again", async || word.read() == "drained").await;
     assert_eq!(later.restore(US, &marker("i"), &nothing).await.unwrap(), Restored::Done);
     assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_at_the_restore_does_not_take_the_service_out_again() {
+    let word = Word::new();
+    let registry = word.registry("exit 0", OFTEN);
+    registry.drain(US, &marker("i")).await.unwrap();
+    // What the ledger writes beside itself cannot be written.
+    let full = word.state.path().join("drains.tmp");
+    std::fs::create_dir(&full).unwrap();
+    assert_eq!(registry.restore(US, &marker("i"), &Value::Null).await.unwrap(), Restored::Done);
+    assert!(registry.markers().await.unwrap().is_empty());
+    tokio::time::sleep(10 * OFTEN).await;
+    assert_eq!(word.read(), "passing");
+    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    // No drain begins that is not noted.
+    assert!(matches!(registry.drain(US, &marker("j")).await, Err(RegistryError::Refused { .. })));
+    assert_eq!(word.read(), "passing");
+    std::fs::remove_dir(full).unwrap();
+    registry.drain(US, &marker("j")).await.unwrap();
 }
 
 #[tokio::test]
