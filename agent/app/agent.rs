@@ -411,14 +411,14 @@ impl Agent {
             tracing::error!("`state` cannot be changed while the agent runs; the configuration in force stays");
             return false;
         }
-        match Wiring::new(config, self.wiring.host.clone(), Some(self.wiring.sensor.clone())) {
+        match Wiring::new(config, self.wiring.host.clone(), Some(&self.wiring)) {
             Ok(mut wiring) => {
                 wiring.tally = Arc::clone(&self.wiring.tally);
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
                 self.open_board();
-                // The new adapters hold the drains that they find.
+                // New adapters hold the drains that they find.
                 self.sweep_due = Duration::ZERO;
                 self.held.clear();
                 last_good::keep(&self.config_dir, &self.wiring.config.host.state);

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use globset::Glob;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
@@ -114,12 +114,28 @@ pub struct Wiring {
     pub config: Arc<Config>,
     pub host: Host,
     pub ports: Ports,
+    made: BTreeMap<String, Made>,
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
     pub audience: Arc<Audience>,
     pub sensor: SharedSensor,
     pub vault: Arc<Vault>,
     /// What the guards said so far.
     pub tally: Arc<Tally>,
+}
+
+/// A registry's adapter, and what it was made from.
+#[derive(Clone)]
+struct Made {
+    adapter: Arc<dyn Registry>,
+    config: RegistryConfig,
+    secret: Option<SecretString>,
+}
+
+impl Made {
+    fn is_of(&self, config: &RegistryConfig, secret: Option<&SecretString>) -> bool {
+        let text = |secret: &SecretString| secret.expose_secret().to_owned();
+        self.config == *config && self.secret.as_ref().map(text) == secret.map(text)
+    }
 }
 
 impl std::fmt::Debug for Wiring {
@@ -129,11 +145,19 @@ impl std::fmt::Debug for Wiring {
 }
 
 impl Wiring {
-    /// Reads the secrets and makes the adapters. `sensor` is handed over where a running agent loads a new
-    /// configuration: what was measured stays known.
-    pub fn new(config: Config, host: Host, sensor: Option<SharedSensor>) -> Result<Self, WiringError> {
-        let mut registries: BTreeMap<String, Arc<dyn Registry>> = BTreeMap::new();
+    /// Reads the secrets and makes the adapters. `former` is handed over where a running agent loads a new configuration:
+    /// what was measured stays known, and a registry that is what it was keeps its adapter. A saga under way goes on with
+    /// that one: what it puts back must not be held by another at the same time.
+    pub fn new(config: Config, host: Host, former: Option<&Self>) -> Result<Self, WiringError> {
+        let mut made: BTreeMap<String, Made> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
+            // One that cannot be read is told of where the adapter is made.
+            let secret_now = registry.secret_file().and_then(|path| secret(path, "a registry's secret").ok());
+            let before = former.and_then(|former| former.made.get(name));
+            if let Some(before) = before.filter(|made| made.is_of(registry, secret_now.as_ref())) {
+                made.insert(name.clone(), before.clone());
+                continue;
+            }
             let adapter: Arc<dyn Registry> = match registry {
                 RegistryConfig::Consul { url, token_file, scope } => {
                     Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?.draining(*scope))
@@ -180,8 +204,9 @@ impl Wiring {
                     Arc::new(Eureka::new(name, url, user, ledger)?)
                 }
             };
-            registries.insert(name.clone(), adapter);
+            made.insert(name.clone(), Made { adapter, config: registry.clone(), secret: secret_now });
         }
+        let registries = made.iter().map(|(name, made)| (name.clone(), Arc::clone(&made.adapter))).collect();
         let fleet = config.host.fleet.as_ref().map(|config| fleet_of(config, &host)).transpose()?;
         let ports = belted(Ports {
             registries,
@@ -215,10 +240,10 @@ impl Wiring {
 
         let asked = asked(&config);
         let matches = matches(&config);
-        let sensor = match sensor {
-            Some(sensor) => {
-                sensor.lock().reconfigure(matches, asked);
-                sensor
+        let sensor = match former {
+            Some(former) => {
+                former.sensor.lock().reconfigure(matches, asked);
+                former.sensor.clone()
             }
             None => SharedSensor::new(Sensor::new(matches, asked, Arc::clone(&host.clock))?),
         };
@@ -238,6 +263,7 @@ impl Wiring {
             config: Arc::new(config),
             host,
             ports,
+            made,
             notifiers,
             audience: Arc::new(Audience(audience)),
             sensor,

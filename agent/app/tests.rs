@@ -251,3 +251,36 @@ fn a_store_that_does_not_answer_is_tried_again_and_not_at_every_look() {
     }
     assert_eq!(block(others.breaches("rpc-order")).unwrap(), ["bj1-03"]);
 }
+
+#[test]
+fn a_reload_keeps_the_adapters_whose_settings_and_secrets_are_what_they_were() {
+    let set = set();
+    let path = |name: &str| set._dir.path().join(name);
+    let registries = |consul: &str| {
+        let (registry, token) = (path("registry.json"), path("token"));
+        let text = AGENT.replace("URL", &path("url").display().to_string()).replace(
+            "registries: { file: { path: REGISTRY } }",
+            &format!(
+                "registries: {{ file: {{ path: {} }}, consul: {{ url: \"{consul}\", token_file: {} }} }}",
+                registry.display(),
+                token.display()
+            ),
+        );
+        std::fs::write(path("agent.yaml"), format!("{text}fleet: {{ consul: {{}} }}\n")).unwrap();
+        config::load(set._dir.path()).unwrap_or_else(|wrong| panic!("{wrong}"))
+    };
+    std::fs::write(path("token"), "one\n").unwrap();
+    let former = Wiring::new(registries("http://127.0.0.1:1"), set.wiring.host.clone(), Some(&set.wiring)).unwrap();
+    let kept = |later: &Wiring| -> Vec<String> {
+        let same = |(name, made): (&String, &Made)| {
+            Arc::ptr_eq(&made.adapter, &former.made[name].adapter).then(|| name.clone())
+        };
+        later.made.iter().filter_map(same).collect()
+    };
+    assert!(Arc::ptr_eq(&set.wiring.made["file"].adapter, &former.made["file"].adapter));
+    let again = |consul: &str| Wiring::new(registries(consul), set.wiring.host.clone(), Some(&former)).unwrap();
+    assert_eq!(kept(&again("http://127.0.0.1:1")), ["consul", "file"]);
+    assert_eq!(kept(&again("http://127.0.0.1:2")), ["file"]);
+    std::fs::write(path("token"), "two\n").unwrap();
+    assert_eq!(kept(&again("http://127.0.0.1:1")), ["file"]);
+}

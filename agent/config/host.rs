@@ -81,6 +81,19 @@ impl RegistryConfig {
         }
     }
 
+    /// The file that its adapter reads a secret from when it is made.
+    pub fn secret_file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Consul { token_file: file, .. } | Self::Http { headers_file: file, .. } => file.as_ref(),
+            Self::Redis { login, .. }
+            | Self::Etcd { login, .. }
+            | Self::ZooKeeper { login, .. }
+            | Self::Nacos { login, .. }
+            | Self::Eureka { login, .. } => login.as_ref().map(|login| &login.password_file),
+            Self::Exec(_) | Self::File { .. } | Self::HaProxy { .. } | Self::HealthFile { .. } => None,
+        }
+    }
+
     /// What an instance's id looks like there, where not everything will do.
     pub fn id_form(&self) -> Option<&'static str> {
         match self {

@@ -31,13 +31,10 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
             ResolveError::Refused(format!("{detail}; put it right in the registry, then decide with --leave"))
         }
     };
-    let ours = drain::still_ours(plan, world).await.map_err(later)?;
-    if ours.is_empty() {
-        return Ok("nothing of ours stands in a registry; unlatched".into());
-    }
+    drain::still_ours(plan, world).await.map_err(later)?;
     let registrations = preimage
         .and_then(|preimage| serde_json::from_value::<drain::Preimage>(preimage.clone()).ok())
         .map(|preimage| preimage.registrations)
         .unwrap_or_default();
-    drain::put_back(plan, &ours, &registrations, world).await.map_err(later)
+    drain::put_back(plan, &registrations, world).await.map_err(later)
 }

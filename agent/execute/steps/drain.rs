@@ -100,10 +100,22 @@ pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, Registry
 /// Takes a service that became unhealthy after its restore out again.
 pub async fn again(saga: &Saga, world: &World) -> Result<String, RegistryError> {
     let marker = marker(saga.plan(), world);
+    let mut out = Vec::new();
+    let mut outcome = Ok(());
     for binding in &saga.plan().target.bindings {
-        world.registry(binding)?.drain(&binding.id, &marker).await?;
+        let drained = match world.registry(binding) {
+            Ok(registry) => registry.drain(&binding.id, &marker).await,
+            Err(error) => Err(error),
+        };
+        match drained {
+            Ok(()) => out.push(key(binding)),
+            Err(RegistryError::NotRegistered { .. }) => out.push(format!("{} (not registered)", key(binding))),
+            // Of several the one that is tried again: the others have their turn at each try.
+            Err(error) if outcome.is_ok() || error.is_passing() => outcome = Err(error),
+            Err(_) => {}
+        }
     }
-    Ok(format!("taken out of traffic again: {}", bindings(saga.plan())))
+    outcome.map(|()| format!("taken out of traffic again: {}", out.join(", ")))
 }
 
 /// Puts back what was drained before its pivot: the same lifetime must still be there, and no less healthy.
@@ -114,7 +126,7 @@ pub async fn undo(plan: &Plan, preimage: &Value, world: &World) -> Result<String
     })?;
     let ours = still_ours(plan, world).await?;
     if ours.is_empty() {
-        return Ok("nothing of ours stands in a registry".into());
+        return put_back(plan, &preimage.registrations, world).await;
     }
     if let Some(drained) = &preimage.incarnation {
         let now = world.settled_incarnation(plan).await.map_err(UndoError::Later)?;
@@ -127,7 +139,7 @@ pub async fn undo(plan: &Plan, preimage: &Value, world: &World) -> Result<String
     if preimage.healthy {
         no_less_healthy(plan, world).await?;
     }
-    put_back(plan, &ours, &preimage.registrations, world).await
+    put_back(plan, &preimage.registrations, world).await
 }
 
 /// The bindings that our marker stands on now. An isolation by somebody else is left alone, and is a person's.
@@ -159,31 +171,33 @@ pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, Undo
     Ok(ours)
 }
 
-/// Restores each binding by its pre-image.
+/// Restores each binding by its pre-image; also one that is in traffic already, which its adapter may hold a drain of still.
 pub async fn put_back(
     plan: &Plan,
-    ours: &[Binding],
     registrations: &ByBinding<Registration>,
     world: &World,
 ) -> Result<String, UndoError> {
     let marker = marker(plan, world);
-    let mut said = Vec::new();
-    for binding in ours {
+    let (mut back, mut left) = (Vec::new(), Vec::new());
+    for binding in &plan.target.bindings {
         let record = registrations.get(&key(binding)).map_or(&Value::Null, |registration| &registration.record);
         let restored = match world.registry(binding) {
             Ok(registry) => registry.restore(&binding.id, &marker, record).await,
             Err(error) => Err(error),
         };
         match restored {
-            Ok(Restored::Done) => said.push(key(binding)),
-            Ok(Restored::NotOurs(what)) => said.push(format!("{} (left as it is: {what})", key(binding))),
+            Ok(Restored::Done) => back.push(key(binding)),
+            Ok(Restored::NotOurs(what)) => left.push(format!("{} left as it is: {what}", key(binding))),
             Err(error) if error.is_passing() => return Err(UndoError::Later(error.to_string())),
             Err(error) => {
                 return Err(UndoError::Refused { reason: Reason::RecordChanged, detail: error.to_string() });
             }
         }
     }
-    Ok(format!("back in traffic: {}", said.join(", ")))
+    if !back.is_empty() {
+        left.insert(0, format!("back in traffic: {}", back.join(", ")));
+    }
+    Ok(left.join("; "))
 }
 
 /// Probes that must fail in a row before a service counts as less healthy than it was.

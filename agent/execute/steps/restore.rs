@@ -29,8 +29,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
         // on an old answer.
         passes(saga, world).await?;
         let put_back = match drain::still_ours(plan, world).await {
-            Ok(ours) if ours.is_empty() => Ok("it was in traffic already".to_string()),
-            Ok(ours) => drain::put_back(plan, &ours, &preimage.registrations, world).await,
+            Ok(_) => drain::put_back(plan, &preimage.registrations, world).await,
             Err(error) => Err(error),
         };
         match put_back {

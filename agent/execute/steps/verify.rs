@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use super::{Done, Failure, PROBE_DEADLINE, drain, restore};
 use crate::execute::saga::Saga;
-use crate::execute::world::World;
-use crate::model::{Comparison, Reason, Truth, duration};
-use crate::ports::registry::Traffic;
+use crate::execute::world::{World, key};
+use crate::model::plan::Binding;
+use crate::model::{Comparison, Plan, Reason, Truth, duration};
+use crate::ports::registry::{RegistryError, Traffic};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Probes that must fail in a row before the service counts as unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
+/// Looks before one that is not registered counts as out: some register themselves only a while after they answer.
+const LOOKS: u32 = 15;
 /// People are told where it cannot be put back within this.
 const STILL_DRAINED_TOLD_AFTER: Duration = Duration::from_secs(30);
 
@@ -57,31 +60,58 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
     })
 }
 
-/// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy. What still
-/// carries our drain (a registry that gave an old answer when it was put back) is put back now.
+/// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy, and so is one
+/// that is not registered any more. What still carries our drain (a registry that gave an old answer when it was put
+/// back) is put back now.
 async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
     let plan = saga.plan();
     if !plan.drains() {
         return Ok(());
     }
-    let all = match world.registrations(plan).await {
-        Ok(all) => all,
-        // It was read back when it was restored; a registry that is away now says nothing against the service.
-        Err(error) => {
-            tracing::warn!(%error, incident = %plan.incident, "the registry could not be asked at the end");
-            return Ok(());
+    let mut looks = 1;
+    let drained = loop {
+        let unhealthy = |binding: &Binding, how: &str| {
+            Err(Failure::new(Reason::UnhealthyAfterRestore, format!("{} {how}", key(binding))))
+        };
+        let seen = seen(plan, world).await;
+        if let Some((binding, _)) = seen.iter().find(|(_, traffic)| *traffic == Some(Traffic::Failing)) {
+            return unhealthy(binding, "does not pass its registry's checks");
         }
+        match seen.iter().find(|(_, traffic)| traffic.is_none()) {
+            Some((binding, _)) if looks == LOOKS => return unhealthy(binding, "is not registered any more"),
+            Some(_) => world.pace.wait(LOOK_EVERY).await,
+            None => {
+                let ours = Traffic::DrainedBy(drain::marker(plan, world));
+                break seen.iter().any(|(_, traffic)| *traffic == Some(ours.clone()));
+            }
+        }
+        looks += 1;
     };
-    if let Some((binding, _)) = all.iter().find(|(_, registration)| registration.traffic == Traffic::Failing) {
-        let detail = format!("{}/{} does not pass its registry's checks", binding.registry, binding.id);
-        return Err(Failure::new(Reason::UnhealthyAfterRestore, detail));
-    }
-    let ours = Traffic::DrainedBy(drain::marker(plan, world));
-    if all.iter().any(|(_, registration)| registration.traffic == ours) {
+    if drained {
         tracing::warn!(incident = %plan.incident, "it still carries our drain, and is put back now");
         let put_back = restore::apply(saga, STILL_DRAINED_TOLD_AFTER, world).await;
         // So that it is held out, and told to be out: it never was in traffic.
         put_back.map_err(|failure| Failure { reason: Reason::UnhealthyAfterRestore, ..failure })?;
     }
     Ok(())
+}
+
+/// Each binding with what its registry says; `None`: it is not registered. One whose registry is away now is left out: it
+/// was read back when it was restored, and that says nothing against the service.
+async fn seen<'a>(plan: &'a Plan, world: &World) -> Vec<(&'a Binding, Option<Traffic>)> {
+    let mut seen = Vec::new();
+    for binding in &plan.target.bindings {
+        let observed = match world.registry(binding) {
+            Ok(registry) => registry.observe(&binding.id).await,
+            Err(error) => Err(error),
+        };
+        match observed {
+            Ok(registration) => seen.push((binding, Some(registration.traffic))),
+            Err(RegistryError::NotRegistered { .. }) => seen.push((binding, None)),
+            Err(error) => {
+                tracing::warn!(%error, incident = %plan.incident, "the registry could not be asked at the end");
+            }
+        }
+    }
+    seen
 }

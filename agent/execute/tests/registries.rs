@@ -12,11 +12,13 @@ use serde_json::Value;
 use crate::execute::driver::{Driven, drive};
 use crate::execute::fakes::{self, Fake, Fault, HOST, Scene, Shape};
 use crate::execute::journal::Journal;
-use crate::execute::saga::Saga;
+use crate::execute::resolve;
+use crate::execute::saga::{Event, Saga};
+use crate::execute::steps::{self, drain};
 use crate::execute::world::World;
 use crate::model::incident::Ending;
 use crate::model::plan::{self, Binding};
-use crate::model::{Incarnation, Marker, Outcome, Plan, RedisLayout, RedisProfile};
+use crate::model::{Incarnation, Marker, Outcome, Plan, Reason, RedisLayout, RedisProfile, Step};
 use crate::ports::User;
 use crate::ports::registry::consul::Consul;
 use crate::ports::registry::fake::FakeRegistry;
@@ -264,4 +266,140 @@ async fn drained_in_a_real_consul_and_a_real_redis_or_in_neither() {
     assert!(ending.detail.contains("redis"), "{}", ending.detail);
     passing(&run).await;
     assert!(!run.is_latched());
+}
+
+/// A framework ends its registration at the stop, and registers some time after it answers. What is found in traffic then
+/// stays there, whichever way it was put back.
+#[tokio::test]
+async fn a_service_that_registered_itself_anew_before_it_was_put_back_stays_in_traffic() {
+    let consul = TestConsul::start().await;
+    let mut runs = Vec::new();
+    for (id, port) in [("by-restore", 7801), ("by-undo", 7802), ("by-resolve", 7803)] {
+        consul.register(id, id, port).await;
+        let adapter = Arc::new(Consul::new("consul", &consul.url, None, HOST).unwrap());
+        let binding = Binding { registry: "consul".into(), id: id.into() };
+        let run = Run::new(vec![Bound { binding, asked: adapter.clone(), real: adapter.clone() }]);
+        let preimage = drain::preimage(&run.plan, &run.world).await.unwrap();
+        adapter.drain(id, &drain::marker(&run.plan, &run.world)).await.unwrap();
+        // As a rule sooner than the adapter looks.
+        consul.put(&format!("/v1/agent/service/deregister/{id}"), "").await;
+        consul.register(id, id, port).await;
+        match id {
+            "by-restore" => {
+                let mut saga = Saga::new(run.plan.clone());
+                let steps = run.plan.steps.clone();
+                let restore = steps.iter().position(|step| matches!(step.step, Step::Restore { .. })).unwrap();
+                for step in 0..restore {
+                    saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
+                    saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+                }
+                steps::apply(&saga, restore, &run.world).await.unwrap();
+            }
+            "by-undo" => drop(drain::undo(&run.plan, &preimage, &run.world).await.unwrap()),
+            _ => drop(resolve::restore(&run.plan, Some(&preimage), &run.world).await.unwrap()),
+        }
+        runs.push((id, adapter));
+    }
+    // Each adapter has had its looks.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for (id, adapter) in runs {
+        assert_eq!(adapter.observe(id).await.unwrap().traffic, Traffic::Passing, "{id}");
+    }
+}
+
+/// A registry in which something happens once the service was put back: at the n-th question from then on.
+struct Later {
+    real: Arc<FakeRegistry>,
+    asked: AtomicU64,
+    happens: fn(&FakeRegistry, u64),
+}
+
+impl Later {
+    fn ask(&self) {
+        if self.asked.load(Ordering::Relaxed) > 0 {
+            (self.happens)(&self.real, self.asked.fetch_add(1, Ordering::Relaxed));
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Later {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        self.ask();
+        self.real.observe(id).await
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.ask();
+        self.real.drain(id, marker).await
+    }
+
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        let restored = self.real.restore(id, marker, record).await;
+        self.asked.store(1, Ordering::Relaxed);
+        restored
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.real.others(id).await
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        self.real.markers().await
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.real.names().await
+    }
+}
+
+/// How it ends, and what stands in each of the registries then.
+fn ends_where(all: &[fn(&FakeRegistry, u64)]) -> (Ending, Vec<Option<Traffic>>) {
+    let reals: Vec<Arc<FakeRegistry>> =
+        (0..all.len()).map(|at| Arc::new(FakeRegistry::new(&format!("registry-{at}")))).collect();
+    let bound = all.iter().zip(&reals).enumerate().map(|(at, (happens, real))| {
+        real.register(ONE, "rpc-order", "127.0.0.1:7801");
+        real.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
+        let later = Later { real: Arc::clone(real), asked: 0.into(), happens: *happens };
+        let binding = Binding { registry: format!("registry-{at}"), id: ONE.into() };
+        Bound { binding, asked: Arc::new(later), real: real.clone() }
+    });
+    let run = Run::new(bound.collect());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let ending = runtime.block_on(run.rests());
+    assert_eq!(run.is_latched(), ending.outcome == Outcome::Stuck, "{ending:?}");
+    (ending, reals.iter().map(|real| real.traffic(ONE)).collect())
+}
+
+const ONE: &str = "rpc-order-1";
+
+#[test]
+fn a_service_that_is_not_registered_any_more_after_its_restore_is_not_called_healthy() {
+    let goes = |real: &FakeRegistry, n: u64| {
+        if n == 1 {
+            real.deregister(ONE);
+        }
+    };
+    let (ending, traffic) = ends_where(&[goes, |_, _| {}]);
+    assert_eq!((ending.outcome, ending.reason), (Outcome::Stuck, Reason::UnhealthyAfterRestore), "{}", ending.detail);
+    assert!(ending.detail.contains("registry-0/rpc-order-1 is not registered any more"), "{}", ending.detail);
+    // It is taken out of the other one as well.
+    assert!(matches!(&traffic[..], [None, Some(Traffic::DrainedBy(_))]), "{traffic:?}");
+
+    let goes_for_a_while = |real: &FakeRegistry, n: u64| match n {
+        1 => real.deregister(ONE),
+        5 => real.register(ONE, "rpc-order", "127.0.0.1:7801"),
+        _ => {}
+    };
+    let (ending, traffic) = ends_where(&[goes_for_a_while]);
+    assert_eq!(ending.outcome, Outcome::Completed, "{}", ending.detail);
+    assert_eq!(traffic, [Some(Traffic::Passing)]);
+}
+
+#[test]
+fn a_registry_that_is_away_does_not_hide_what_another_says() {
+    let away = |real: &FakeRegistry, n: u64| real.set_unreachable(n == 1);
+    let (ending, traffic) = ends_where(&[away, |real, _| real.set_healthy(ONE, false)]);
+    assert_eq!((ending.outcome, ending.reason), (Outcome::Stuck, Reason::UnhealthyAfterRestore), "{}", ending.detail);
+    assert!(traffic.iter().all(|traffic| matches!(traffic, Some(Traffic::DrainedBy(_)))), "{traffic:?}");
 }

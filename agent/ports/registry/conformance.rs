@@ -42,6 +42,14 @@ pub(super) trait World {
     fn tells(&self) -> Tells {
         Tells::ALL
     }
+    /// Into traffic by others while our drain stands: by a heartbeat, a reload, a service that registers anew.
+    async fn comes_back(&self, id: &str) {
+        self.isolate(id, None).await;
+    }
+    /// In this time an adapter that holds its drains has looked at them some times.
+    fn looked(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What a registry can tell at all; the rest is declared among its caveats.
@@ -222,6 +230,15 @@ async fn tells_the_story(world: &dyn World) {
         assert_eq!(traffic(us).await, Traffic::Passing);
         assert!(registry.markers().await.unwrap().is_empty());
     }
+
+    // What others have put back, and what is found so, no adapter that holds its drains takes out again.
+    registry.drain(us, &ours).await.unwrap();
+    world.comes_back(us).await;
+    registry.restore(us, &ours, &record.record).await.unwrap();
+    assert!(world.finds(us).await);
+    tokio::time::sleep(world.looked()).await;
+    assert!(world.finds(us).await);
+    assert!(registry.markers().await.unwrap().is_empty());
 
     // A record that went while it was drained is not written again.
     if tells.deregistration {

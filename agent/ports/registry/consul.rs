@@ -333,8 +333,16 @@ async fn until<F: Future<Output = Result<bool, RegistryError>>>(
 #[async_trait]
 impl Registry for Local {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        let (name, service) = self.service(id).await?;
+        let registered = self.service(id).await;
         let checks = self.checks().await?;
+        let (name, service) = match (registered, checks.get(NODE_MAINTENANCE).and_then(marker_in)) {
+            // The service has gone; the node is out on its account still, and to be put back.
+            (Err(RegistryError::NotRegistered { .. }), Some(found)) if found.id == id => {
+                let traffic = Traffic::DrainedBy(found.marker);
+                return Ok(Registration { name: id.into(), traffic, record: Value::Null });
+            }
+            (registered, _) => registered?,
+        };
         let own: Vec<&Value> = checks.values().filter(|check| check["ServiceID"] == id).collect();
         let record = json!({ "service": service, "checks": own });
         let told = |traffic| Ok(Registration { name: name.clone(), traffic, record: record.clone() });
@@ -364,12 +372,13 @@ impl Registry for Local {
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let (name, _) = self.service(id).await?;
         let seen = self.observe(id).await?;
         let node = self.node().await?;
         if super::may_drain(&self.name, id, &seen.traffic, marker)? {
             self.set_maintenance(self.scope, id, Some(marker)).await?;
         }
-        until(|| self.is_drained(&node, id, &seen.name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
+        until(|| self.is_drained(&node, id, &name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
             registry: self.name.clone(),
             detail: format!("`{id}` is still found by clients, {SEEN_DEADLINE:?} after maintenance was asked for"),
         })
@@ -377,8 +386,8 @@ impl Registry for Local {
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
         let scope = self.scope_of(id, marker).await?;
-        let seen = match self.observe(id).await {
-            Ok(seen) => seen,
+        let name = match self.service(id).await {
+            Ok((name, _)) => name,
             // The service has gone; what else the node has is out by our doing still.
             Err(RegistryError::NotRegistered { .. }) if scope == Some(ConsulScope::Node) => {
                 self.set_maintenance(ConsulScope::Node, id, None).await?;
@@ -392,10 +401,12 @@ impl Registry for Local {
             }
             Err(error) => return Err(error),
         };
-        let Some(scope) = scope else { return Ok(Restored::NotOurs(super::stands_there(&seen.traffic))) };
+        let Some(scope) = scope else {
+            return Ok(Restored::NotOurs(super::stands_there(&self.observe(id).await?.traffic)));
+        };
         let node = self.node().await?;
         self.set_maintenance(scope, id, None).await?;
-        match until(|| self.is_restored(&node, id, &seen.name, marker)).await? {
+        match until(|| self.is_restored(&node, id, &name, marker)).await? {
             Some(()) => Ok(Restored::Done),
             None => Err(RegistryError::Unreachable {
                 registry: self.name.clone(),

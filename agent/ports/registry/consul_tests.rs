@@ -111,6 +111,15 @@ impl World for ConsulWorld {
         self.consul.get(&format!("/v1/agent/service/{id}")).await["Tags"].to_string()
     }
 
+    async fn comes_back(&self, id: &str) {
+        self.deregister(id).await;
+        self.renew(id).await;
+    }
+
+    fn looked(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
     fn tells(&self) -> Tells {
         match self.scope {
             ConsulScope::Service => Tells::ALL,
@@ -204,9 +213,13 @@ async fn a_drained_node_takes_its_others_along_and_survives_what_its_services_do
 
     // A service that is gone does not keep the others out.
     world.deregister(OURS).await;
+    assert_eq!(world.registry.observe(OURS).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+    let none = world.registry.drain(OURS, &marker("i")).await.unwrap_err();
+    assert!(matches!(none, RegistryError::NotRegistered { .. }), "{none}");
     assert_eq!(world.registry.markers().await.unwrap(), [FoundMarker { id: OURS.into(), marker: marker("i") }]);
     assert_eq!(world.registry.restore(OURS, &marker("i"), &null).await.unwrap(), Restored::Done);
     world.consul.wait_for("the node to be back", async || world.finds(NEIGHBOUR).await).await;
+    assert!(matches!(world.registry.observe(OURS).await, Err(RegistryError::NotRegistered { .. })));
 
     // A drain of before the host's file told another scope is ended in the scope in which it stands.
     let of_service = with_token(&world.consul, None);

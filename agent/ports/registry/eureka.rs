@@ -331,12 +331,9 @@ impl Registry for Eureka {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        let _one = self.apps.changing.lock().await;
-        let restored = self.apps.restore(id, marker, record).await?;
-        if restored == Restored::Done {
-            self.holder.let_go(id);
-        }
-        Ok(restored)
+        let apps = &self.apps;
+        let _one = apps.changing.lock().await;
+        self.holder.put_back(apps, id, marker, apps.restore(id, marker, record)).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {

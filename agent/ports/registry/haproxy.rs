@@ -209,6 +209,21 @@ impl Balancers {
         Ok(changed)
     }
 
+    async fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
+        match self.observe(id).await.map(|seen| seen.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
+            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no balancer has a server `{id}` any more")));
+            }
+            Err(error) => return Err(error),
+        }
+        self.ready_all(id).await?;
+        // Last: until every balancer is ready the drain is ours to take back.
+        self.note(id, None)?;
+        Ok(Restored::Done)
+    }
+
     /// In as many balancers as can be reached; the first failure is told at the end.
     async fn ready_all(&self, id: &str) -> Result<(), RegistryError> {
         let (backend, name) = self.split(id)?;
@@ -316,19 +331,7 @@ impl Registry for HaProxy {
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
         let balancers = &self.balancers;
         let _one = balancers.changing.lock().await;
-        match balancers.observe(id).await.map(|seen| seen.traffic) {
-            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
-            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
-            Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no balancer has a server `{id}` any more")));
-            }
-            Err(error) => return Err(error),
-        }
-        balancers.ready_all(id).await?;
-        // Last: until every balancer is ready the drain is ours to take back.
-        balancers.note(id, None)?;
-        self.holder.let_go(id);
-        Ok(Restored::Done)
+        self.holder.put_back(balancers, id, marker, balancers.restore(id, marker)).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {

@@ -136,6 +136,14 @@ impl World for Balanced {
         self.everywhere(&format!("set server {id} weight 2")).await;
     }
 
+    async fn comes_back(&self, id: &str) {
+        self.everywhere(&format!("set server {id} state ready")).await;
+    }
+
+    fn looked(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+
     async fn record(&self, id: &str) -> String {
         self.balancers[0].ask(&format!("get weight {id}")).await
     }
@@ -147,6 +155,7 @@ async fn haproxy_on_two_balancers() {
     let mut world = Balanced::new("admin").await;
     conforms(&world).await;
     what_others_do_is_theirs(&world).await;
+    a_full_disk_does_not_keep_it_out(&world).await;
     a_reload_is_seen_and_drained_again(&mut world).await;
     one_balancer_that_is_away_keeps_the_others_as_they_are(&mut world).await;
     drop(world);
@@ -168,6 +177,19 @@ async fn what_others_do_is_theirs(world: &Balanced) {
     for wrong in ["rpc-order", "rpc-order/s1; shutdown sessions server rpc-order/s2", "rpc-order/s1\nhelp", "/s1"] {
         assert!(matches!(world.registry.observe(wrong).await, Err(RegistryError::Refused { .. })), "{wrong}");
     }
+}
+
+async fn a_full_disk_does_not_keep_it_out(world: &Balanced) {
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    // What the ledger writes beside itself cannot be written.
+    let full = world.state.path().join("drains.tmp");
+    std::fs::create_dir(&full).unwrap();
+    assert_eq!(world.registry.restore(US, &marker("i"), &NOTHING).await.unwrap(), Restored::Done);
+    assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    assert!(world.registry.markers().await.unwrap().is_empty());
+    tokio::time::sleep(world.looked()).await;
+    assert!(world.reaches(0, US).await && world.reaches(1, US).await);
+    std::fs::remove_dir(full).unwrap();
 }
 
 async fn a_reload_is_seen_and_drained_again(world: &mut Balanced) {

@@ -7,7 +7,8 @@
 //! does not reach it.
 //!
 //! - A service that writes its file again is seen and drained again; what it wrote last is what is kept.
-//! - A restore replaces nothing: a file that stands there is newer and stays, and what was kept is removed.
+//! - A restore replaces nothing: a file that stands there is newer and stays, and what was kept is removed. Where the
+//!   service's directory is gone it is tried again, and what was kept stays.
 //! - No file, and none kept: not registered, whoever took it away.
 
 use std::collections::HashMap;
@@ -163,6 +164,31 @@ impl Files {
         }
     }
 
+    fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
+        let place = self.place(id)?;
+        let kept = match self.kept(&place)? {
+            Some(kept) if kept.marker == *marker => kept,
+            Some(other) => return Ok(Restored::NotOurs(super::stands_there(&Traffic::DrainedBy(other.marker)))),
+            None => return Ok(Restored::NotOurs("nothing of ours is kept of it".into())),
+        };
+        match renameat2(AT_FDCWD, &kept.path, AT_FDCWD, &place.path, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => self.sync(&place).map_err(|error| self.failed(&place.path, error))?,
+            // Newer: it stays.
+            Err(Errno::EEXIST) => fs::remove_file(&kept.path).map_err(|error| self.failed(&kept.path, error))?,
+            // The service has gone, or is not back yet: what was taken is put back once there is a place for it.
+            Err(Errno::ENOENT) => {
+                let directory = place.path.parent().unwrap_or(&self.directory).display();
+                let detail = format!("{directory} is gone; what was taken out is kept as {}", kept.path.display());
+                return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
+            }
+            Err(error) => return Err(self.failed(&place.path, error)),
+        }
+        match self.stands(&place)? {
+            Some(_) => Ok(Restored::Done),
+            None => Err(self.failed(&place.path, "put back, and gone again at once")),
+        }
+    }
+
     fn sync(&self, place: &Place) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()?;
         File::open(place.path.parent().unwrap_or(&self.directory))?.sync_all()
@@ -228,28 +254,7 @@ impl Registry for HealthFile {
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
         let files = &self.files;
         let _one = files.changing.lock().await;
-        let place = files.place(id)?;
-        let kept = match files.kept(&place)? {
-            Some(kept) if kept.marker == *marker => kept,
-            Some(other) => return Ok(Restored::NotOurs(super::stands_there(&Traffic::DrainedBy(other.marker)))),
-            None => return Ok(Restored::NotOurs("nothing of ours is kept of it".into())),
-        };
-        self.holder.let_go(id);
-        match renameat2(AT_FDCWD, &kept.path, AT_FDCWD, &place.path, RenameFlags::RENAME_NOREPLACE) {
-            Ok(()) => files.sync(&place).map_err(|error| files.failed(&place.path, error))?,
-            // Newer, or nowhere to put it: the service has gone, and writes its file when it comes back.
-            Err(why @ (Errno::EEXIST | Errno::ENOENT)) => {
-                fs::remove_file(&kept.path).map_err(|error| files.failed(&kept.path, error))?;
-                if why == Errno::ENOENT {
-                    return Ok(Restored::NotOurs("the service's directory is gone".into()));
-                }
-            }
-            Err(error) => return Err(files.failed(&place.path, error)),
-        }
-        match files.stands(&place)? {
-            Some(_) => Ok(Restored::Done),
-            None => Err(files.failed(&place.path, "put back, and gone again at once")),
-        }
+        self.holder.put_back(files, id, marker, async { files.restore(id, marker) }).await
     }
 
     async fn others(&self, _id: &str) -> Result<Others, RegistryError> {

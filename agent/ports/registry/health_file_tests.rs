@@ -18,6 +18,7 @@ const US: &str = "rpc-order/up";
 const NOTHING: serde_json::Value = serde_json::Value::Null;
 /// So long that a test sees what is so without it.
 const NEVER: Duration = Duration::from_secs(3600);
+const OFTEN: Duration = Duration::from_millis(20);
 
 struct Served {
     nginx: TestNginx,
@@ -83,6 +84,14 @@ impl World for Served {
         fs::write(self.path(id), "UP again\n").unwrap();
     }
 
+    async fn comes_back(&self, id: &str) {
+        self.renew(id).await;
+    }
+
+    fn looked(&self) -> Duration {
+        10 * OFTEN
+    }
+
     async fn record(&self, id: &str) -> String {
         self.nginx.get(&format!("/{id}")).await.1
     }
@@ -104,7 +113,8 @@ impl World for Served {
 
 #[tokio::test]
 async fn the_health_file_conforms() {
-    let world = Served::new().await;
+    let mut world = Served::new().await;
+    world.registry = world.another(OFTEN);
     conforms(&world).await;
     assert!(!world.registry.counts());
 }
@@ -130,7 +140,7 @@ async fn a_file_that_the_service_writes_again_is_taken_out_again_until_it_is_put
     assert!(!world.finds(US).await);
 
     // Nobody asks: a later agent's adapter looks by itself, once it has listed the drains.
-    let later = world.another(Duration::from_millis(20));
+    let later = world.another(OFTEN);
     later.markers().await.unwrap();
     fs::write(world.path(US), "UP, a third time\n").unwrap();
     wait_for("the file to be taken out", async || !world.finds(US).await).await;
@@ -155,7 +165,7 @@ async fn what_is_put_back_is_the_very_file_that_was_taken() {
 }
 
 #[tokio::test]
-async fn a_newer_file_is_not_replaced_and_a_service_that_is_gone_gets_none() {
+async fn a_newer_file_is_not_replaced_and_what_has_no_place_any_more_is_kept() {
     let world = Served::new().await;
     world.registry.drain(US, &marker("i")).await.unwrap();
     fs::write(world.path(US), "newer\n").unwrap();
@@ -165,7 +175,12 @@ async fn a_newer_file_is_not_replaced_and_a_service_that_is_gone_gets_none() {
 
     world.registry.drain(US, &marker("j")).await.unwrap();
     fs::remove_dir(world.path("rpc-order")).unwrap();
-    assert!(matches!(world.registry.restore(US, &marker("j"), &NOTHING).await, Ok(Restored::NotOurs(_))));
+    let nowhere = world.registry.restore(US, &marker("j"), &NOTHING).await.unwrap_err();
+    assert!(nowhere.is_passing() && nowhere.to_string().contains("rpc-order is gone"), "{nowhere}");
+    assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("j")));
+    fs::create_dir(world.path("rpc-order")).unwrap();
+    assert_eq!(world.registry.restore(US, &marker("j"), &NOTHING).await.unwrap(), Restored::Done);
+    assert_eq!(world.record(US).await, "newer\n");
     assert!(world.kept().is_empty());
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::RegistryError;
+use super::{RegistryError, Restored};
 use crate::model::Marker;
 
 /// What one look at a drain found.
@@ -49,7 +49,7 @@ impl Holder {
         Self { every, state: Arc::default() }
     }
 
-    /// From now on this drain is held, until [`Self::let_go`] or until it does not stand any more.
+    /// From now on this drain is held, until [`Self::put_back`] or until it does not stand any more.
     pub fn hold<A: Held>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) {
         let mut state = lock(&self.state);
         state.drains.insert(id.into(), marker.clone());
@@ -59,8 +59,31 @@ impl Holder {
         }
     }
 
-    pub fn let_go(&self, id: &str) {
-        lock(&self.state).drains.remove(id);
+    /// Restores with the drain let go of, whatever is found: what is in traffic already, by whatever hand, is not to be
+    /// taken out again. Where that fails, what was held is held on. The caller keeps looks away meanwhile.
+    pub async fn put_back<A: Held>(
+        &self,
+        adapter: &Arc<A>,
+        id: &str,
+        marker: &Marker,
+        restore: impl Future<Output = Result<Restored, RegistryError>> + Send,
+    ) -> Result<Restored, RegistryError> {
+        let held = self.let_go(id, marker);
+        let restored = restore.await;
+        if held && restored.is_err() {
+            self.hold(adapter, id, marker);
+        }
+        restored
+    }
+
+    /// True where this drain, and not another's, was held.
+    fn let_go(&self, id: &str, marker: &Marker) -> bool {
+        let mut state = lock(&self.state);
+        let held = state.drains.get(id) == Some(marker);
+        if held {
+            state.drains.remove(id);
+        }
+        held
     }
 }
 

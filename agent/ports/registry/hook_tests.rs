@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,10 +16,11 @@ use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::hook::{ExecHooks, Hooked, HttpHooks};
 use super::*;
 use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
-use crate::ports::testing_consul::free_ports;
+use crate::ports::testing_consul::{free_ports, wait_for};
 use crate::ports::testing_nginx::TestNginx;
 
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
+pub(super) const OFTEN: Duration = Duration::from_millis(50);
 
 /// No hook tells of addresses.
 const TELLS: Tells = Tells { addresses: false, ..Tells::ALL };
@@ -148,6 +151,13 @@ impl World for Upstreams {
         let (path, line) = self.line(id);
         let text = std::fs::read_to_string(&path).unwrap().replace(&format!("{line}\n"), "");
         std::fs::write(path, text).unwrap();
+    }
+
+    async fn comes_back(&self, id: &str) {
+        self.isolate(id, None).await;
+        let pid = std::fs::read_to_string(self.nginx.directory().join("nginx.pid")).unwrap();
+        kill(Pid::from_raw(pid.trim().parse().unwrap()), Signal::SIGHUP).unwrap();
+        wait_for("nginx to send clients there", async || self.finds(id).await).await;
     }
 
     async fn renew(&self, id: &str) {
@@ -333,14 +343,14 @@ impl Gated {
                 includes_us: IncludesUs::InTraffic,
             }),
             deadline: Duration::from_secs(2),
-            hold_every: NEVER,
+            hold_every: OFTEN,
         }
     }
 
     fn of(address: &str, headers: Option<&str>, state: &tempfile::TempDir) -> Hooked<HttpHooks> {
         let headers = headers.map(|headers| headers.to_owned().into());
         let hooks = HttpHooks::new(Self::hook(address), headers.as_ref()).unwrap();
-        Hooked::new("gate", hooks, state.path().join("drains.json"), NEVER, "bj1-03")
+        Hooked::new("gate", hooks, state.path().join("drains.json"), OFTEN, "bj1-03")
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut Entry)) {
@@ -380,6 +390,10 @@ impl World for Gated {
 
     async fn deregister(&self, id: &str) {
         self.gate.0.lock().unwrap().remove(id);
+    }
+
+    fn looked(&self) -> Duration {
+        10 * OFTEN
     }
 
     async fn renew(&self, id: &str) {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::conformance::marker;
 use super::hook::{ExecHooks, Hooked};
-use super::hook_tests::{NEVER, exec, words};
+use super::hook_tests::{NEVER, OFTEN, exec, words};
 use super::*;
 use crate::model::ExecHook;
 use crate::ports::testing_consul::wait_for;
@@ -69,12 +69,32 @@ async fn a_backend_that_keeps_no_marker_is_drained_by_what_the_agent_noted() {
     assert!(registry.hold(US, &marker("i")).await.unwrap());
     assert_eq!(word.read(), "drained");
     // A later agent's adapter looks by itself.
-    let later = word.registry("exit 0", Duration::from_millis(50));
+    let later = word.registry("exit 0", OFTEN);
     later.markers().await.unwrap();
     word.write("passing");
     wait_for("it to be isolated again", async || word.read() == "drained").await;
     assert_eq!(later.restore(US, &marker("i"), &nothing).await.unwrap(), Restored::Done);
     assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_at_the_restore_does_not_take_the_service_out_again() {
+    let word = Word::new();
+    let registry = word.registry("exit 0", OFTEN);
+    registry.drain(US, &marker("i")).await.unwrap();
+    // What the ledger writes beside itself cannot be written.
+    let full = word.state.path().join("drains.tmp");
+    std::fs::create_dir(&full).unwrap();
+    assert_eq!(registry.restore(US, &marker("i"), &Value::Null).await.unwrap(), Restored::Done);
+    assert!(registry.markers().await.unwrap().is_empty());
+    tokio::time::sleep(10 * OFTEN).await;
+    assert_eq!(word.read(), "passing");
+    assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    // No drain begins that is not noted.
+    assert!(matches!(registry.drain(US, &marker("j")).await, Err(RegistryError::Refused { .. })));
+    assert_eq!(word.read(), "passing");
+    std::fs::remove_dir(full).unwrap();
+    registry.drain(US, &marker("j")).await.unwrap();
 }
 
 #[tokio::test]

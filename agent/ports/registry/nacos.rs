@@ -257,12 +257,9 @@ impl Registry for Nacos {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        let _one = self.instances.changing.lock().await;
-        let restored = self.instances.restore(id, marker, record).await?;
-        if restored == Restored::Done {
-            self.holder.let_go(id);
-        }
-        Ok(restored)
+        let instances = &self.instances;
+        let _one = instances.changing.lock().await;
+        self.holder.put_back(instances, id, marker, instances.restore(id, marker, record)).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {

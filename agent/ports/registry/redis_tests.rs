@@ -172,6 +172,14 @@ impl World for RedisWorld {
         };
     }
 
+    async fn comes_back(&self, id: &str) {
+        self.heartbeat(id, 0).await;
+    }
+
+    fn looked(&self) -> Duration {
+        10 * OFTEN
+    }
+
     async fn renew(&self, id: &str) {
         let (key, instance) = self.place(id);
         match self.profile {

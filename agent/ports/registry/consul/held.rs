@@ -126,13 +126,11 @@ impl Registry for Consul {
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         // A look that has begun ends first; one that comes too late finds nothing noted, and takes nothing out again.
         let _one = self.local.changing.lock().await;
-        self.holder.let_go(id);
-        self.local.forget_registration(id);
-        let restored = self.local.restore(id, marker, record).await;
-        if restored.is_err() {
-            self.holder.hold(&self.local, id, marker);
-        }
-        restored
+        let restore = async {
+            self.local.forget_registration(id);
+            self.local.restore(id, marker, record).await
+        };
+        self.holder.put_back(&self.local, id, marker, restore).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
@@ -140,6 +138,8 @@ impl Registry for Consul {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        // What is being put back is not held on the word of an older list.
+        let _one = self.local.changing.lock().await;
         let found = self.local.markers().await?;
         for FoundMarker { id, marker } in &found {
             self.hold_on(id, marker).await;

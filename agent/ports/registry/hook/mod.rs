@@ -243,6 +243,23 @@ impl<H: Hooks> Backend<H> {
         Ok(true)
     }
 
+    async fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
+        match self.observe(id).await.map(|(_, traffic)| traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
+            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+            }
+            Err(error) => return Err(error),
+        }
+        let words = self.words(id, Some(marker))?;
+        self.hooks.restore(&words).await.map_err(|failure| self.told(failure))?;
+        self.until(id, "drained still", |seen| seen.traffic != State::Drained).await?;
+        // Last: until it is seen in traffic the drain is ours to take back.
+        self.note(id, None)?;
+        Ok(Restored::Done)
+    }
+
     /// Asks until the backend says so, or until the deadline.
     async fn until(&self, id: &str, still: &str, is_so: impl Fn(&Seen) -> bool) -> Result<(), RegistryError> {
         let deadline = tokio::time::Instant::now() + self.hooks.deadline();
@@ -324,21 +341,7 @@ impl<H: Hooks> Registry for Hooked<H> {
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
         let backend = &self.backend;
         let _one = backend.changing.lock().await;
-        match backend.observe(id).await.map(|(_, traffic)| traffic) {
-            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
-            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
-            Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
-            }
-            Err(error) => return Err(error),
-        }
-        let words = backend.words(id, Some(marker))?;
-        backend.hooks.restore(&words).await.map_err(|failure| backend.told(failure))?;
-        backend.until(id, "drained still", |seen| seen.traffic != State::Drained).await?;
-        // Last: until it is seen in traffic the drain is ours to take back.
-        backend.note(id, None)?;
-        self.holder.let_go(id);
-        Ok(Restored::Done)
+        self.holder.put_back(backend, id, marker, backend.restore(id, marker)).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {

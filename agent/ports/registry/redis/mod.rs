@@ -246,6 +246,28 @@ impl Entries {
         Ok(Registration { name: place.service.into(), traffic, record })
     }
 
+    async fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
+        match self.observe(id).await.map(|seen| seen.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
+            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
+            Err(RegistryError::NotRegistered { .. }) => {
+                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+            }
+            Err(error) => return Err(error),
+        }
+        let answer = self.change("restore", &self.place(id)?, Some(marker)).await?;
+        match answer.word.as_str() {
+            // What a heartbeat wrote a moment before is newer than what we kept, and stays as it is.
+            "put back" | "newer" => match self.observe(id).await?.traffic {
+                Traffic::DrainedBy(found) if found == *marker => {
+                    Err(self.refused(format!("`{id}` was put back, but reads as drained by us still")))
+                }
+                _ => Ok(Restored::Done),
+            },
+            _ => Ok(Restored::NotOurs("another took our drain back a moment before".into())),
+        }
+    }
+
     /// Every instance of every service, by its id.
     async fn read_all(&self, all: &mut Vec<(String, String, SocketAddr)>) -> Result<(), RegistryError> {
         let (before, behind) = self.layout.key.split_once("{service}").unwrap_or((&self.layout.key, ""));
@@ -349,26 +371,7 @@ impl Registry for Redis {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        match self.entries.observe(id).await.map(|seen| seen.traffic) {
-            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
-            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
-            Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
-            }
-            Err(error) => return Err(error),
-        }
-        let answer = self.entries.change("restore", &self.entries.place(id)?, Some(marker)).await?;
-        self.holder.let_go(id);
-        match answer.word.as_str() {
-            // What a heartbeat wrote a moment before is newer than what we kept, and stays as it is.
-            "put back" | "newer" => match self.entries.observe(id).await?.traffic {
-                Traffic::DrainedBy(found) if found == *marker => {
-                    Err(self.entries.refused(format!("`{id}` was put back, but reads as drained by us still")))
-                }
-                _ => Ok(Restored::Done),
-            },
-            _ => Ok(Restored::NotOurs("another took our drain back a moment before".into())),
-        }
+        self.holder.put_back(&self.entries, id, marker, self.entries.restore(id, marker)).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
