@@ -169,7 +169,7 @@ const GENTLE: [Shape; 5] =
     [Shape::Reload, Shape::RecycleWorkers, Shape::CloseSockets, Shape::IsolateAndCall, Shape::IsolateAndRecycle];
 
 /// The gentler runbooks meet what may happen in them, and of the rest what goes other ways for them; the others meet all of
-/// the rest.
+/// the rest, or, where nothing is drained, what may happen without.
 fn meets(shape: Shape, fault: Fault) -> bool {
     use Fault::*;
     let here = match shape {
@@ -180,6 +180,18 @@ fn meets(shape: Shape, fault: Fault) -> bool {
         }
         Shape::CloseSockets => &[CloseRefused, DescriptorsStay, IllOfIt],
         Shape::IsolateAndCall => &[DrainRefused, DrainAnswerLost, NeverEmpty, IsolatedWhileDrained, RefusedAtSecond],
+        Shape::EvidenceOnly => &[],
+        Shape::RestartInPlace => &[
+            RefusedAtSecond,
+            RestartRefused,
+            StartLimit,
+            RestartDies,
+            RestartUnheard,
+            RestartAnswerLost,
+            TwoHalves,
+            UnhealthyAfterRestart,
+            CannotBeMeasuredAtTheEnd,
+        ],
         _ => return !fault.is_of_a_gentle_step(),
     };
     here.contains(&fault) || matches!(fault, Nothing | EvidenceNotKept | RefusedAtFirst | NotHelped)
