@@ -51,7 +51,8 @@ pub async fn apart_as(
         ["systemd-run", "--quiet", "--collect", "--wait", &name, &limit, &stop].map(String::from).into();
     whole.extend(environment.iter().map(|(name, value)| format!("--setenv={name}={value}")));
     whole.push("--".into());
-    whole.extend(argv.iter().cloned());
+    // systemd puts variables into arguments (systemd.service(5), "Command lines"); `$$` is a `$`.
+    whole.extend(argv.iter().map(|argument| argument.replace('$', "$$")));
     let mut ran = capture(&whole, &[], deadline + Duration::from_secs(1), max_bytes).await;
     // systemd-run's own words come first: why it could not start the command at all.
     if !ran.ended.is_success() && ran.output.trim().is_empty() {

@@ -181,13 +181,13 @@ fn a_hook_that_a_killed_agent_left_running_is_ended_before_the_service_is_put_ba
 fn what_a_run_step_that_fails_said_last_is_told() {
     let lab = Lab::start();
     let stage = Quick::set(&lab);
-    let step = "  - run: { argv: [/bin/cat, /nowhere], effect: read_only, deadline: 10s }\n  - restart: {}\n";
+    let step = "  - run: { argv: [/bin/cat, /nowhere/$HOME], effect: read_only, deadline: 10s }\n  - restart: {}\n";
     stage.edit("runbooks/recover.yaml", "  - restart: {}\n", step);
 
     let _agent = stage.run(None);
 
     let told = stage.wait_until_told_end("unwound", "step_failed");
-    let says = "/bin/cat: exit status 1: /bin/cat: /nowhere: No such file or directory";
+    let says = "/bin/cat: exit status 1: /bin/cat: '/nowhere/$HOME': No such file or directory";
     assert!(told["lines"].to_string().contains(says), "{told:#}");
     stage.assert_in_service();
 }
