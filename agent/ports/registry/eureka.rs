@@ -323,11 +323,7 @@ impl Registry for Eureka {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let look = self.apps.look_again(id, marker).await?;
-        if look != Look::NotOurs {
-            self.holder.hold(&self.apps, id, marker);
-        }
-        Ok(look == Look::OutAgain)
+        self.holder.look_now(&self.apps, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

@@ -321,11 +321,7 @@ impl Registry for HaProxy {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let look = self.balancers.look_again(id, marker).await?;
-        if look != Look::NotOurs {
-            self.holder.hold(&self.balancers, id, marker);
-        }
-        Ok(look == Look::OutAgain)
+        self.holder.look_now(&self.balancers, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -59,6 +59,15 @@ impl Holder {
         }
     }
 
+    /// Looks at the drain now, and holds it from then on where it stands. True where it had come back and is out again.
+    pub async fn look_now<A: Held>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let look = adapter.look_again(id, marker).await?;
+        if look != Look::NotOurs {
+            self.hold(adapter, id, marker);
+        }
+        Ok(look == Look::OutAgain)
+    }
+
     /// Restores with the drain let go of, whatever is found: what is in traffic already, by whatever hand, is not to be
     /// taken out again. Where that fails, what was held is held on. The caller keeps looks away meanwhile.
     pub async fn put_back<A: Held>(

@@ -249,11 +249,7 @@ impl Registry for Nacos {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let look = self.instances.look_again(id, marker).await?;
-        if look != Look::NotOurs {
-            self.holder.hold(&self.instances, id, marker);
-        }
-        Ok(look == Look::OutAgain)
+        self.holder.look_now(&self.instances, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

@@ -331,11 +331,7 @@ impl<H: Hooks> Registry for Hooked<H> {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let look = self.backend.look_again(id, marker).await?;
-        if look != Look::NotOurs {
-            self.holder.hold(&self.backend, id, marker);
-        }
-        Ok(look == Look::OutAgain)
+        self.holder.look_now(&self.backend, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
