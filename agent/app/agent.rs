@@ -55,14 +55,6 @@ struct Ended {
     driven: Driven,
 }
 
-fn outbox_of(wiring: &Wiring, store: &Arc<Store>) -> outbox::Outbox {
-    outbox::Outbox {
-        store: Arc::clone(store),
-        notifiers: wiring.notifiers.clone(),
-        clock: Arc::clone(&wiring.host.clock),
-    }
-}
-
 /// The running agent.
 pub struct Agent {
     config_dir: PathBuf,
@@ -105,7 +97,7 @@ impl Agent {
         let attention = Attention::new(&wiring.config);
         let board = Board::new(wiring.host.clock.now());
         // What was found may take a while to be gone on with, and people hear meanwhile.
-        let delivery = outbox::Delivery::start(outbox_of(&wiring, &store));
+        let delivery = outbox::Delivery::start(outbox::of(&wiring, &store));
         let mut agent = Self {
             config_dir: config_dir.into(),
             wiring,
@@ -190,7 +182,7 @@ impl Agent {
     }
 
     fn outbox(&self) -> outbox::Outbox {
-        outbox_of(&self.wiring, &self.store)
+        outbox::of(&self.wiring, &self.store)
     }
 
     /// Collect, attribute, measure, decide; then begin what may begin.

@@ -13,6 +13,7 @@ pub mod hands;
 pub mod held;
 pub mod kernel;
 pub mod last_good;
+mod opening;
 pub mod outbox;
 pub mod pacing;
 pub mod plans;

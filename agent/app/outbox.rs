@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Wiring;
 use crate::clock::Clock;
 use crate::crash;
 use crate::ports::notifier::{DeliveryError, Notifier};
@@ -30,6 +31,15 @@ pub struct Outbox {
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outbox").field("notifiers", &self.notifiers.keys()).finish_non_exhaustive()
+    }
+}
+
+/// What is delivered from this store, by this configuration's destinations.
+pub fn of(wiring: &Wiring, store: &Arc<Store>) -> Outbox {
+    Outbox {
+        store: Arc::clone(store),
+        notifiers: wiring.notifiers.clone(),
+        clock: Arc::clone(&wiring.host.clock),
     }
 }
 

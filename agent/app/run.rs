@@ -1,14 +1,14 @@
 //! What `unwait run` and the demo call: everything is opened, and the agent runs until it is asked to stop.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
 use super::agent::{Agent, Inbox};
-use super::{Host, Wiring, WiringError, control, last_good};
+use super::opening::{self, Opened};
+use super::{Host, Wiring, WiringError, last_good};
 use crate::config::{self, Diagnostics};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +41,14 @@ pub async fn run(
             return Err(RunError::Config(diagnostics));
         }
     };
-    let state = config.host.state.clone();
-    let taken = crate::store::StateDir::take(&state)?;
-    let store = Arc::new(Store::open_or_set_aside(&taken.database(), Arc::clone(&host.clock))?);
     let wiring = Wiring::new(config, host, None)?;
-    last_good::keep(config_dir, &state);
-    let (requests, listener) = control::listen(&state).map_err(RunError::Control)?;
+    // Held until the agent has ended.
+    let Some(Opened { directory: _taken, store, control: (requests, _listener) }) =
+        opening::open(&wiring, stop.clone()).await?
+    else {
+        return Ok(());
+    };
+    last_good::keep(config_dir, &wiring.config.host.state);
     let agent = Agent::start(config_dir, wiring, store, stop.clone()).await?;
     tracing::info!(
         host = %agent.wiring.host.name,
@@ -54,7 +56,5 @@ pub async fn run(
         interval = %crate::model::duration::format(agent.wiring.config.host.interval),
         "watching"
     );
-    let result = agent.run(Inbox { requests, reload, stop }).await;
-    drop(listener);
-    result
+    agent.run(Inbox { requests, reload, stop }).await
 }

@@ -1,4 +1,4 @@
-//! The words of what is told outside an incident: a breach, before there is one; a memory that is lost.
+//! The words of what is told outside an incident: a breach, before there is one; a memory that is lost, or out of reach.
 
 use super::Wiring;
 use crate::model::{EventKind, Message, Mode, Policy, Readings, Reason, ServiceName, Truth};
@@ -42,6 +42,40 @@ pub fn forgot(wiring: &Wiring, pause: &Pause) -> Message {
             &wiring.host.name,
             wiring.host.clock.now(),
             format!("unwait on {}: it has lost its memory, and is paused", wiring.host.name),
+        )
+    }
+}
+
+/// The agent is there, and can neither watch nor go on with what a former one began.
+pub fn no_state(wiring: &Wiring, error: &dyn std::fmt::Display) -> Message {
+    let state = wiring.config.host.state.display();
+    Message {
+        labels: wiring.labels(),
+        reason: Some(Reason::JournalNotWritable),
+        lines: vec![
+            error.to_string(),
+            "Until its state can be opened it watches nothing, and goes on with nothing: what a former agent had drained \
+             may still be out of traffic."
+                .into(),
+            format!("look: findmnt --target {state}; df {state}; make it writable, and the agent goes on by itself"),
+        ],
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: its state cannot be opened", wiring.host.name),
+        )
+    }
+}
+
+pub fn state_again(wiring: &Wiring) -> Message {
+    Message {
+        labels: wiring.labels(),
+        ..Message::new(
+            EventKind::Recovered,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: its state is open, and it goes on", wiring.host.name),
         )
     }
 }

@@ -16,6 +16,7 @@ mod unit;
 pub mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -390,6 +391,10 @@ impl Attributor {
             while let Some(directory) = ahead.pop() {
                 complete &= self.proc.members(&directory, budget, visit);
                 walked += 1;
+                // As in any directory of kernfs, two links and one more for each directory in it.
+                if std::fs::metadata(&directory).is_ok_and(|found| found.nlink() == 2) {
+                    continue;
+                }
                 let below = std::fs::read_dir(&directory).into_iter().flatten().flatten();
                 ahead.extend(below.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
                 if walked + ahead.len() > MOST_SUBCGROUPS {

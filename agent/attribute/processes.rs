@@ -6,7 +6,8 @@
 //! another's. Called by the attributor.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,15 @@ use crate::clock::Clock;
 
 use super::membership::Membership;
 use super::numbers::Numbers;
+
+/// The whole of a file of the kernel's, which says that it has no size: with room from the beginning, one read instead
+/// of one for each doubling.
+fn read_at_once(mut file: File) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(4096); // `limits` has 1.3 KB
+    file.read_to_end(&mut bytes)?;
+    // A process may name itself in any bytes.
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
 
 /// Where processes are found: /proc, or a test's own.
 #[derive(Clone, Debug)]
@@ -121,7 +131,7 @@ impl ProcRoot {
         visit: &mut impl FnMut(&Process, &mut Budget),
     ) -> bool {
         let mut list = || {
-            let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
+            let text = read_at_once(File::open(cgroup.join("cgroup.procs")).ok()?).ok()?;
             Some(text.lines().filter_map(|line| line.parse().ok()).collect())
         };
         self.listed(&mut list, budget, visit)
@@ -202,11 +212,8 @@ pub(super) struct Process {
 impl Process {
     fn read(&self, file: &str) -> Result<String, Unseen> {
         let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut bytes = Vec::new();
-        let read = std::fs::File::from(fd).read_to_end(&mut bytes);
-        read.map_err(|error| Unseen::from(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
-        // A process may name itself in any bytes.
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        read_at_once(fd.into())
+            .map_err(|error| Unseen::from(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
     }
 
     fn directory(&self, name: &str) -> Result<OwnedFd, Unseen> {

@@ -148,7 +148,7 @@ fn climb(place: &Place, walker: &mut Walker, tables: &mut [(Part, Table)]) -> an
             eprintln!("{size}: {}", part.title());
             match part {
                 Part::Walk => parts::walk::measure(&crowd, walker, table)?,
-                Part::Process => parts::process::measure(&crowd, table)?,
+                Part::Process => parts::process::measure(&crowd, walker, table)?,
                 Part::Idle => parts::idle::measure(&crowd, table)?,
                 Part::Processes => parts::processes::measure(&crowd, table)?,
                 Part::Memory => {}

@@ -1,6 +1,6 @@
 //! The raw walk in C (`walk.c`), built by this bench and kept running.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,7 +26,10 @@ pub struct Walked {
 }
 
 #[derive(Debug)]
-pub struct Walker(Child);
+pub struct Walker {
+    program: PathBuf,
+    running: Child,
+}
 
 impl Walker {
     pub fn build() -> anyhow::Result<Self> {
@@ -35,11 +38,17 @@ impl Walker {
         compiler.args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&program).arg(SOURCE);
         let built = compiler.status().context("cc, which builds the walk in C (package gcc)")?;
         ensure!(built.success(), "cc did not build {SOURCE}: {built}");
-        Ok(Self(Child::start("the walk in C", &mut Command::new(program))?))
+        let running = Child::start("the walk in C", &mut Command::new(&program))?;
+        Ok(Self { program, running })
+    }
+
+    /// The program itself, to be run from start to end.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     pub fn walk(&mut self, walk: Walk) -> anyhow::Result<Walked> {
-        let answer = self.0.ask(match walk {
+        let answer = self.running.ask(match walk {
             Walk::One => "one",
             Walk::Two => "two",
         })?;

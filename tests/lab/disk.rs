@@ -1,4 +1,4 @@
-//! A small file system inside the lab that can be filled to the last byte, and emptied again.
+//! A small file system inside the lab that can be filled to the last byte, and emptied again; or made read-only.
 
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,15 @@ impl<'lab> Disk<'lab> {
             .expect("dd starts");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(errors.contains("No space left on device"), "dd ended before the disk was full: {errors}");
+    }
+
+    /// As a file system becomes whose device fails: whatever is there can be read, and nothing written.
+    pub fn refuse_writes(&self) {
+        self.lab.run(&["mount", "-o", "remount,ro", as_str(&self.path)]);
+    }
+
+    pub fn allow_writes(&self) {
+        self.lab.run(&["mount", "-o", "remount,rw", as_str(&self.path)]);
     }
 
     /// Makes room again.

@@ -160,6 +160,38 @@ fn an_agent_killed_on_a_full_disk_and_started_on_it_puts_the_service_back() {
     stage.assert_in_service();
 }
 
+#[test]
+fn an_agent_killed_in_mid_saga_and_started_on_a_read_only_disk_says_so_and_goes_on_once_it_can() {
+    let lab = Lab::start();
+    let (stage, disk) = stage_on_a_disk(&lab);
+    stage.service.wait_for_leak();
+    stage.run_until_killed_at("drain:effected");
+    disk.refuse_writes();
+
+    let mut agent = stage.run(None);
+
+    let told = stage.wait_until_told("that it cannot open its state", SOON, |told| told["event"] == "stuck");
+    let said = told.to_string();
+    for word in ["its state cannot be opened", "Read-only file system", "may still be out of traffic"] {
+        assert!(said.contains(word), "no {word:?} in {told:#}");
+    }
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.wait(SOON).code(), Some(0), "it can be ended meanwhile: {}", agent.output());
+
+    let _agent = stage.run(None);
+    stage.wait_until_told("it again, by the next one", SOON, |again| {
+        again["title"] == told["title"] && again["at"] != told["at"]
+    });
+    disk.allow_writes();
+
+    stage.wait_until_told("that it goes on", SOON, |told| told["event"] == "recovered");
+    stage.wait_until_told_end("unwound", "agent_restarted");
+    stage.assert_in_service();
+    assert_eq!(stage.starts(), 1);
+    let untrue = stage.told().iter().filter(|told| told["event"] == "stuck").count();
+    assert_eq!(untrue, 2, "once by each: not at each try");
+}
+
 /// An agent that has nothing to do but to start, and what it leaves when it ends.
 struct Plain<'lab> {
     lab: &'lab Lab,
