@@ -36,11 +36,7 @@ impl std::fmt::Debug for Outbox {
 
 /// What is delivered from this store, by this configuration's destinations.
 pub fn of(wiring: &Wiring, store: &Arc<Store>) -> Outbox {
-    Outbox {
-        store: Arc::clone(store),
-        notifiers: wiring.notifiers.clone(),
-        clock: Arc::clone(&wiring.host.clock),
-    }
+    Outbox { store: Arc::clone(store), notifiers: wiring.notifiers.clone(), clock: Arc::clone(&wiring.host.clock) }
 }
 
 /// Delivers for as long as it lives.
