@@ -50,9 +50,9 @@ const DISCOVER_EVERY: Duration = Duration::from_secs(60);
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
 /// A saga that came to rest, or was left for the next start.
-struct Ended {
-    plan: Plan,
-    driven: Driven,
+pub(super) struct Ended {
+    pub plan: Plan,
+    pub driven: Driven,
 }
 
 /// The running agent.
@@ -69,8 +69,8 @@ pub struct Agent {
     pub(super) board: Board,
     /// By what the configuration in force names.
     delivery: outbox::Delivery,
-    sagas: JoinSet<Ended>,
-    stop: watch::Receiver<bool>,
+    pub(super) sagas: JoinSet<Ended>,
+    pub(super) stop: watch::Receiver<bool>,
     /// What the fleet was told of this host's breaches.
     published: Published,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
@@ -96,7 +96,6 @@ impl Agent {
         let now = wiring.host.clock.monotonic();
         let attention = Attention::new(&wiring.config);
         let board = Board::new(wiring.host.clock.now());
-        // What was found may take a while to be gone on with, and people hear meanwhile.
         let delivery = outbox::Delivery::start(outbox::of(&wiring, &store));
         let mut agent = Self {
             config_dir: config_dir.into(),
@@ -118,7 +117,7 @@ impl Agent {
             retained: Duration::ZERO,
         };
         remind::of_lost_memory(&agent.wiring, &agent.store);
-        agent.recover().await?;
+        agent.recover()?;
         Ok(agent)
     }
 
@@ -149,7 +148,7 @@ impl Agent {
                         ticks.reset_after(self.attention.period());
                     }
                 }
-                _ = discoveries.tick() => self.wiring.sensor.lock().discover(),
+                _ = discoveries.tick() => self.wiring.sensor.free().await.discover(),
                 Some(ended) = self.sagas.join_next() => {
                     self.ended(ended);
                     self.post();
@@ -193,14 +192,21 @@ impl Agent {
         }
         supervised::tell(&self.wiring).await;
         let quiet = self.detector.is_quiet() && self.sagas.is_empty();
-        match self.attention.look(&self.wiring, quiet) {
+        let looked = {
+            let mut sensor = self.wiring.sensor.free().await;
+            let looked = self.attention.look(&self.wiring, &mut sensor, quiet);
+            if let Ok(look) = &looked {
+                self.board.looked(&self.wiring, look, sensor.meter());
+            }
+            looked
+        };
+        match looked {
             Ok(look) => {
                 self.last_failure = look.measurements.untrusted.clone();
                 if let Some(why) = &look.measurements.untrusted {
                     tracing::warn!(why, "a partial snapshot is not acted on");
                 }
                 attention::record(&self.store, &look);
-                self.board.looked(&self.wiring, &look);
                 self.decide(&look).await;
                 self.last = Some(look);
             }
@@ -342,7 +348,7 @@ impl Agent {
         Ok(incident)
     }
 
-    pub(super) fn spawn(&mut self, saga: Saga, journal: Journal, world: World) {
+    fn spawn(&mut self, saga: Saga, journal: Journal, world: World) {
         let stop = self.stop.clone();
         self.sagas.spawn(async move {
             let plan = saga.plan().clone();
@@ -454,7 +460,7 @@ impl Agent {
         };
         let proposal =
             plans::propose(&self.wiring, &self.store, &policy, &service, Trigger::Person { who }, dry_run).await;
-        let look = self.wiring.look(Effort::Afresh);
+        let look = self.wiring.sensor.free().await.look(Effort::Afresh);
         let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
         match self.begin(proposal, &policy, &readings).await {
             Ok(incident) => Reply::done(format!("incident {incident} has begun; `unwait show {incident}` follows it")),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Wiring;
 use super::pacing::Pacing;
-use super::sensor::{Effort, Look};
+use super::sensor::{Effort, Look, Sensor};
 use crate::collect::CollectError;
 use crate::config::Config;
 use crate::decide::possible::{AtMost, may_hold};
@@ -33,7 +33,7 @@ impl Attention {
 
     /// One look. `quiet`: no policy holds or counts as breached for anybody, and no saga is under way; then only what
     /// may bring a policy to a breach is looked at, and everything once a minute.
-    pub fn look(&mut self, wiring: &Wiring, quiet: bool) -> Result<Look, CollectError> {
+    pub fn look(&mut self, wiring: &Wiring, sensor: &mut Sensor, quiet: bool) -> Result<Look, CollectError> {
         let matters = |service, host| {
             let at_most = AtMost { service, host };
             wiring.config.policies.iter().any(|policy| may_hold(&policy.when, at_most))
@@ -41,7 +41,7 @@ impl Attention {
         // Once in each minute, which is the history's finest step.
         let minute = wiring.host.clock.now().as_second().div_euclid(60);
         let gated = quiet && self.looked_whole == Some(minute);
-        let look = wiring.look(if gated { Effort::Gated(&matters) } else { Effort::Whole })?;
+        let look = sensor.look(if gated { Effort::Gated(&matters) } else { Effort::Whole })?;
         if !gated {
             self.looked_whole = Some(minute);
             self.note_not_seen(&look.blind_spots);

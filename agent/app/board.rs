@@ -16,6 +16,7 @@ use super::{Wiring, explain};
 use crate::decide::inaction::{self, Standing};
 use crate::execute::journal::Journal;
 use crate::execute::saga::{Saga, State};
+use crate::measure::Meter;
 use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
 use crate::model::{Policy, Reading, Readings, Reason, ServiceName, Signal};
@@ -73,7 +74,7 @@ impl Board {
 
     /// A look that gave something. One that passed namespaces over says nothing of what lies in them: what was seen
     /// at the last whole look, a minute ago at the most, stands.
-    pub fn looked(&mut self, wiring: &Wiring, look: &Look) {
+    pub fn looked(&mut self, wiring: &Wiring, look: &Look, meter: &Meter) {
         self.work.looking += look.cost;
         if look.measurements.untrusted.is_some() {
             return self.not_looked();
@@ -81,7 +82,7 @@ impl Board {
         if look.passed_over.namespaces > 0 || wiring.config.host.http.is_none() {
             return;
         }
-        let (services, left_out) = listed(wiring, look);
+        let (services, left_out) = listed(wiring, look, meter);
         self.seen = Some(Seen {
             at: look.measurements.at,
             host_close_wait: look.host_close_wait,
@@ -106,7 +107,7 @@ impl Board {
 
 /// The services that a bulletin speaks of, and how many are left out: the configured ones first, then those with the
 /// most sockets.
-fn listed(wiring: &Wiring, look: &Look) -> (Vec<(ServiceName, Readings)>, usize) {
+fn listed(wiring: &Wiring, look: &Look, meter: &Meter) -> (Vec<(ServiceName, Readings)>, usize) {
     let config = &wiring.config;
     let in_full = config.policies.iter().flat_map(|policy| &policy.services).filter_map(|selector| match selector {
         Selector::Name(name) => ServiceName::parse(name).ok(),
@@ -115,8 +116,7 @@ fn listed(wiring: &Wiring, look: &Look) -> (Vec<(ServiceName, Readings)>, usize)
     let named: BTreeSet<ServiceName> = config.host.services.keys().cloned().chain(in_full).collect();
     let measured = &look.measurements;
     let holding = {
-        let sensor = wiring.sensor.lock();
-        let holds = |(service, _): &(&ServiceName, &Readings)| sensor.meter().has_held(service);
+        let holds = |(service, _): &(&ServiceName, &Readings)| meter.has_held(service);
         let count = |readings: &Readings| match readings.get(Signal::CloseWait) {
             Reading::Known(count) => count as u64,
             Reading::Unknown => 0,

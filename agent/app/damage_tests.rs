@@ -19,6 +19,7 @@ use crate::execute::fakes::{self, Crash, Fake, Fault, ID, Scene, Shape};
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
 use crate::model::{EventKind, Plan};
+use crate::ports::notifier::DeliveryError;
 use crate::ports::registry::{Registry, Traffic};
 use crate::store::AGENT;
 

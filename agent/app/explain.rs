@@ -103,7 +103,7 @@ pub async fn of_agent(agent: &Agent, service: &str) -> Reply {
         Ok(service) => service,
         Err(error) => return Reply::refused(error),
     };
-    let look = match agent.wiring.look(Effort::Afresh) {
+    let look = match agent.wiring.sensor.free().await.look(Effort::Afresh) {
         Ok(look) => look,
         Err(error) => return Reply::refused(error.to_string()),
     };

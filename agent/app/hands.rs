@@ -145,7 +145,8 @@ struct Senses(Wiring);
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
         supervised::tell(&self.0).await;
-        let look = self.0.sensor.lock().look(Effort::Of(&plan.target.service)).map_err(|error| error.to_string())?;
+        let look =
+            self.0.sensor.free().await.look(Effort::Of(&plan.target.service)).map_err(|error| error.to_string())?;
         match look.measurements.untrusted {
             Some(why) => Err(why),
             None => Ok(look.measurements.of(&plan.target.service)),
@@ -153,7 +154,7 @@ impl Measure for Senses {
     }
 
     async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
-        self.0.sensor.lock().inbound(&plan.target.service, quiet)
+        self.0.sensor.free().await.inbound(&plan.target.service, quiet)
     }
 
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
@@ -161,7 +162,7 @@ impl Measure for Senses {
         let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
         let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
         let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
-        let leaked = self.0.sensor.lock().leaked(&plan.target.service, older_than)?;
+        let leaked = self.0.sensor.free().await.leaked(&plan.target.service, older_than)?;
         let look = || {
             let (leaked, clock) = (leaked.clone(), Arc::clone(&self.0.host.clock));
             apart(move || workers(main, &leaked, clock.as_ref(), LOOK_WITHIN))

@@ -1,5 +1,5 @@
 //! The last configuration that could be read, kept beside the state: with it an agent that starts on a broken
-//! configuration still ends what a former one had begun. It begins nothing new.
+//! configuration, or on one whose secrets cannot be read, still ends what a former one had begun. It begins nothing new.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,8 +110,8 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     {
         return Ok(());
     }
-    tracing::warn!("the configuration is broken: ending what is open with the last one that could be read");
-    let wiring = Wiring::new(config, host.clone(), None)?;
+    tracing::warn!("the configuration cannot be used: ending what is open with the last one that could be read");
+    let wiring = Wiring::making_do(config, host.clone())?;
     let agent = Agent::start(&kept, wiring, store, stop).await?;
     agent.finish().await;
     Ok(())

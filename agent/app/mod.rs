@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod adapters;
 pub mod agent;
 pub mod approvals;
 mod attention;
@@ -44,37 +45,25 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
-use crate::config::{Config, FleetConfig, Login, RegistryConfig, ServiceConfig, To};
+use crate::config::{Config, RegistryConfig, ServiceConfig};
 use crate::decide::guards::{Gate, Tally};
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::plan::Restart;
 use crate::model::{Message, Signal};
-use crate::ports::fleet::{self, Fleet, dry::DryFleet};
-use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
+use crate::ports::fleet::{Fleet, dry::DryFleet};
+use crate::ports::notifier::Notifier;
 use crate::ports::probe::{dry::DryProbe, real::Probes};
-use crate::ports::registry::{
-    Registry, RegistryError,
-    consul::Consul,
-    dry::DryRegistry,
-    etcd::Etcd,
-    eureka::Eureka,
-    file::FileRegistry,
-    haproxy::HaProxy,
-    health_file::HealthFile,
-    hook::{ExecHooks, Hooked, HttpHooks},
-    nacos::Nacos,
-    redis::Redis,
-    zookeeper::ZooKeeper,
-};
+use crate::ports::registry::{Registry, dry::DryRegistry};
 use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
-use crate::ports::{Ports, User, belted};
+use crate::ports::{Ports, belted};
 use crate::store::{Audience, StateDir, Store};
 
-use sensor::{Effort, Look, Sensor, SharedSensor};
+use adapters::Missing;
+use sensor::{Sensor, SharedSensor};
 
 /// Sees every message as it is told.
 pub type OnMessage = Arc<dyn Fn(&Message) + Send + Sync>;
@@ -150,65 +139,39 @@ impl Wiring {
     /// what was measured stays known, and a registry that is what it was keeps its adapter. A saga under way goes on with
     /// that one: what it puts back must not be held by another at the same time.
     pub fn new(config: Config, host: Host, former: Option<&Self>) -> Result<Self, WiringError> {
+        Self::wire(config, host, former, Missing::IsAnError)
+    }
+
+    /// The same, for an agent that only ends what was begun: an adapter that cannot be made, mostly for a secret that
+    /// cannot be read, is one that does not answer.
+    pub fn making_do(config: Config, host: Host) -> Result<Self, WiringError> {
+        Self::wire(config, host, None, Missing::DoesNotAnswer)
+    }
+
+    fn wire(config: Config, host: Host, former: Option<&Self>, missing: Missing) -> Result<Self, WiringError> {
         let mut made: BTreeMap<String, Made> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
             // One that cannot be read is told of where the adapter is made.
-            let secret_now = registry.secret_file().and_then(|path| secret(path, "a registry's secret").ok());
+            let secret_now = registry.secret_file().and_then(|path| adapters::secret(path, "a registry's secret").ok());
             let before = former.and_then(|former| former.made.get(name));
             if let Some(before) = before.filter(|made| made.is_of(registry, secret_now.as_ref())) {
                 made.insert(name.clone(), before.clone());
                 continue;
             }
-            let adapter: Arc<dyn Registry> = match registry {
-                RegistryConfig::Consul { url, token_file, scope } => {
-                    Arc::new(Consul::new(name, url, token(token_file.as_ref())?, &host.name)?.draining(*scope))
-                }
-                RegistryConfig::Exec(hook) => {
-                    let ledger = StateDir::drains_by(&config.host.state, name);
-                    Arc::new(Hooked::new(name, ExecHooks(hook.clone()), ledger, hook.hold_every, &host.name))
-                }
-                RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
-                RegistryConfig::HaProxy { sockets } => {
-                    let ledger = StateDir::drains_of(&config.host.state);
-                    Arc::new(HaProxy::new(name, sockets.clone(), ledger))
-                }
-                RegistryConfig::HealthFile { directory, hold_every } => {
-                    Arc::new(HealthFile::new(name, directory, *hold_every, &host.name))
-                }
-                RegistryConfig::Http { hook, headers_file } => {
-                    let headers = headers_file.as_ref().map(|path| secret(path, "the hook's headers")).transpose()?;
-                    let hooks = HttpHooks::new(hook.as_ref().clone(), headers.as_ref())
-                        .map_err(|detail| RegistryError::Refused { registry: name.clone(), detail })?;
-                    let ledger = StateDir::drains_by(&config.host.state, name);
-                    Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, &host.name))
-                }
-                RegistryConfig::Redis { url, login, layout } => {
-                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-                    Arc::new(Redis::new(name, url, user, layout.clone(), &host.name)?)
-                }
-                RegistryConfig::Etcd { url, login, layout } => {
-                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-                    Arc::new(Etcd::new(name, url, user, layout.clone(), &host.name)?)
-                }
-                RegistryConfig::ZooKeeper { servers, root, login } => {
-                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-                    Arc::new(ZooKeeper::new(name, servers.clone(), user, root, &host.name))
-                }
-                RegistryConfig::Nacos { url, login, layout } => {
-                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-                    let ledger = StateDir::drains_by(&config.host.state, name);
-                    Arc::new(Nacos::new(name, url, user, layout.clone(), ledger)?)
-                }
-                RegistryConfig::Eureka { url, login } => {
-                    let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-                    let ledger = StateDir::drains_by(&config.host.state, name);
-                    Arc::new(Eureka::new(name, url, user, ledger)?)
-                }
-            };
+            let adapter =
+                missing.or(name, adapters::registry(name, registry, &config.host.state, &host.name), |none| {
+                    Arc::new(none)
+                })?;
             made.insert(name.clone(), Made { adapter, config: registry.clone(), secret: secret_now });
         }
         let registries = made.iter().map(|(name, made)| (name.clone(), Arc::clone(&made.adapter))).collect();
-        let fleet = config.host.fleet.as_ref().map(|config| fleet_of(config, &host)).transpose()?;
+        let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host)).transpose() {
+            Err(error) if missing == Missing::DoesNotAnswer => {
+                tracing::error!(%error, "the fleet's store is not asked");
+                None
+            }
+            fleet => fleet?,
+        };
         let ports = belted(Ports {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
@@ -223,18 +186,8 @@ impl Wiring {
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();
         let mut audience = Vec::new();
         for destination in &config.host.notify {
-            let adapter: Arc<dyn Notifier> = match &destination.to {
-                To::Slack { url_file } => {
-                    let url = secret(url_file, "the webhook's address")?;
-                    Arc::new(Slack::new(url).map_err(|error| refused(&destination.name, &error))?)
-                }
-                To::Generic { url_file, key_file } => {
-                    let url = secret(url_file, "the webhook's address")?;
-                    let key = secret(key_file, "the webhook's signing key")?;
-                    let generic = Generic::new(url, Some(key), Arc::clone(&host.clock));
-                    Arc::new(generic.map_err(|error| refused(&destination.name, &error))?)
-                }
-            };
+            let adapter =
+                missing.or(&destination.name, adapters::notifier(destination, &host.clock), |none| Arc::new(none))?;
             notifiers.insert(destination.name.clone(), adapter);
             audience.push((destination.name.clone(), destination.events.iter().copied().collect()));
         }
@@ -276,11 +229,6 @@ impl Wiring {
     /// The host's labels, as `key=value`.
     pub fn labels(&self) -> Vec<String> {
         self.config.host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
-    }
-
-    /// One look at the host.
-    pub fn look(&self, effort: Effort) -> Result<Look, crate::collect::CollectError> {
-        self.sensor.lock().look(effort)
     }
 
     /// The guards over these ports.
@@ -333,36 +281,6 @@ impl Wiring {
     }
 }
 
-/// The store that the host's file names, as this host sees it.
-fn fleet_of(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringError> {
-    let clock = Arc::clone(&host.clock);
-    Ok(match config {
-        FleetConfig::Consul { url, token_file } => {
-            fleet::consul::consul(url, token(token_file.as_ref())?, &host.name, clock)?
-        }
-        FleetConfig::Etcd { url, login } => {
-            fleet::etcd::etcd(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
-        }
-        FleetConfig::Redis { url, login } => {
-            fleet::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
-        }
-        FleetConfig::FleetLock { url, group } => {
-            Arc::new(fleet::fleetlock::FleetLock::new(url, group.clone(), &host.name, clock)?)
-        }
-    })
-}
-
-const FLEET_PASSWORD: &str = "the fleet's password";
-const REGISTRY_PASSWORD: &str = "the registry's password";
-
-fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, WiringError> {
-    let of = |login: &Login| {
-        let password = secret(&login.password_file, what)?;
-        Ok(User { name: login.user.clone(), password })
-    };
-    login.map(of).transpose()
-}
-
 /// This host's name, as markers, slots and messages carry it.
 pub fn host_name() -> Result<String, WiringError> {
     let name = nix::unistd::gethostname().map_err(|error| WiringError::HostName(error.to_string()))?;
@@ -399,19 +317,4 @@ pub fn matches(config: &Config) -> Vec<ServiceMatch> {
         says_anything.then_some(ServiceMatch { service, ports, cgroup, process, pid_file, supervised })
     };
     config.host.services.values().filter_map(found).collect()
-}
-
-fn refused(destination: &str, error: &DeliveryError) -> WiringError {
-    WiringError::Notifier { destination: destination.into(), detail: error.to_string() }
-}
-
-fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {
-    file.map(|path| secret(path, "the ACL token")).transpose()
-}
-
-/// A secret stands alone in its file; white space around it does not count.
-fn secret(path: &PathBuf, what: &'static str) -> Result<SecretString, WiringError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| WiringError::Secret { path: path.clone(), what, source })?;
-    Ok(SecretString::from(text.trim().to_owned()))
 }

@@ -83,7 +83,9 @@ async fn people_hear_what_waits_while_a_restarter_hangs_at_the_start() {
     left.wiring.ports.systemd = Arc::new(Hanging);
     let (_keeps, stop) = watch::channel(false);
     let agent = Agent::start(left.dir.path(), left.wiring, left.store, stop).await.unwrap();
-    assert_eq!(left.ears.0.lock().unwrap().len(), 1, "before the start was over");
+    // Long before its restarter has not answered the first question.
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(left.ears.0.lock().unwrap().len(), 1, "what waited");
     agent.finish().await;
     assert_eq!(left.ears.0.lock().unwrap().len(), 2, "and what became of it");
 }

@@ -41,7 +41,13 @@ pub async fn run(
             return Err(RunError::Config(diagnostics));
         }
     };
-    let wiring = Wiring::new(config, host, None)?;
+    let wiring = match Wiring::new(config, host.clone(), None) {
+        Ok(wiring) => wiring,
+        Err(error) => {
+            last_good::finish_open_incidents(config_dir, &host, stop).await;
+            return Err(error.into());
+        }
+    };
     // Held until the agent has ended.
     let Some(Opened { directory: _taken, store, control: (requests, _listener) }) =
         opening::open(&wiring, stop.clone()).await?

@@ -4,7 +4,7 @@ pub mod gentle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -50,6 +50,9 @@ pub enum Effort<'a> {
     Of(&'a ServiceName),
 }
 
+/// How often it is asked whether somebody else still looks.
+const FREE_EVERY: Duration = Duration::from_millis(10);
+
 /// For looking through the descriptors of one service's processes: some 3 µs each.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 
@@ -77,8 +80,8 @@ impl std::fmt::Debug for Effort<'_> {
     }
 }
 
-/// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait: a look takes
-/// milliseconds.
+/// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait. A look takes milliseconds;
+/// a close one for the evidence takes seconds, on a thread of its own ([`apart`]).
 #[derive(Clone, Debug)]
 pub struct SharedSensor(Arc<Mutex<Sensor>>);
 
@@ -87,6 +90,25 @@ impl SharedSensor {
         Self(Arc::new(Mutex::new(sensor)))
     }
 
+    /// Waits until nobody else looks, and keeps no other task of this thread from its turn meanwhile.
+    pub async fn free(&self) -> MutexGuard<'_, Sensor> {
+        loop {
+            if let Some(sensor) = self.try_lock() {
+                return sensor;
+            }
+            tokio::time::sleep(FREE_EVERY).await;
+        }
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Sensor>> {
+        match self.0.try_lock() {
+            Ok(sensor) => Some(sensor),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Keeps the calling thread until nobody else looks: for threads of their own.
     pub fn lock(&self) -> MutexGuard<'_, Sensor> {
         // A look that panicked has fed nothing, or all of its census.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -262,10 +284,27 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn others_go_on_while_something_is_looked_at_closely() {
+    async fn others_go_on_while_somebody_looks_closely_and_another_waits_to_look() {
+        let sensor = Sensor::new(Vec::new(), Vec::new(), Arc::new(crate::clock::SystemClock)).unwrap();
+        let sensor = SharedSensor::new(sensor);
+        let (looks, looking) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
-        let look = apart(move || told.recv_timeout(Duration::from_secs(10)).is_ok());
-        let (seen, _) = tokio::join!(look, async move { tell.send(()) });
+        let closely = sensor.clone();
+        let look = apart(move || {
+            let _held = closely.lock();
+            looks.send(()).unwrap();
+            told.recv_timeout(Duration::from_secs(10)).is_ok()
+        });
+        let waits = async {
+            looking.await.unwrap();
+            drop(sensor.free().await);
+        };
+        let others = async {
+            // Its turn comes only where the one who waits leaves it one.
+            tokio::time::sleep(2 * FREE_EVERY).await;
+            tell.send(())
+        };
+        let (seen, (), _) = tokio::join!(look, waits, others);
         assert!(seen, "nobody else had a turn");
     }
 }

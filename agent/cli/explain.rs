@@ -33,7 +33,12 @@ pub async fn explain(arguments: Arguments) -> Outcome {
             let store = plan::store_or_empty(&state)?;
             let wiring = open::wiring(config)?;
             supervised::tell(&wiring).await;
-            let look = wiring.look(Effort::Afresh).map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let look = wiring
+                .sensor
+                .free()
+                .await
+                .look(Effort::Afresh)
+                .map_err(|error| Failure::Unreachable(error.to_string()))?;
             let readings = look.measurements.of(&service);
             let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
             serde_json::to_value(asking.explain(&service, readings, None).await).unwrap_or_default()

@@ -248,8 +248,9 @@ impl Saga {
 
     fn failed(&self, step: usize, reason: Reason, detail: String, untouched: bool) -> State {
         let why = |outcome| Ending { outcome, reason, detail: detail.clone() };
-        // With or without a pivot: what is put back and unhealthy is taken out again.
-        let put_back = self.restore_step().is_some_and(|restore| restore < step);
+        // With or without a pivot: what is put back and unhealthy is taken out again; of several registries, also where it
+        // was put back in some of them alone.
+        let put_back = self.restore_step().is_some_and(|restore| restore <= step);
         if put_back && reason == Reason::UnhealthyAfterRestore {
             return State::Withdraw { intended: false, why: why(Outcome::Stuck) };
         }

@@ -88,7 +88,11 @@ impl Teller<'_> {
         }
         if ending.outcome == Outcome::Stuck && !self.plan.dry_run {
             let service = &self.plan.target.service;
-            let place = if drained { "It is OUT OF TRAFFIC" } else { "It stands in traffic as it did before" };
+            let place = match (drained, ending.reason) {
+                (true, _) => "It is OUT OF TRAFFIC",
+                (false, Reason::RecordChanged) => "It stands as somebody else has left it",
+                (false, _) => "It stands in traffic as it did before",
+            };
             lines.push(format!("{place} and latched: nothing further is done to it until a person decides."));
             lines.push(format!("look:   unwait show {}", self.plan.incident));
             lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));

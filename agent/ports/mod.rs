@@ -25,6 +25,7 @@ mod testing_nginx;
 pub mod testing_redis;
 #[cfg(test)]
 mod testing_zookeeper;
+pub mod unmade;
 #[cfg(test)]
 mod wire_tests;
 mod zookeeper;

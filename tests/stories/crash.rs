@@ -61,6 +61,28 @@ kills! {
 }
 
 #[test]
+fn an_agent_whose_secrets_are_gone_still_puts_back_what_a_former_one_drained() {
+    let lab = Lab::start();
+    let stage = Quick::set(&lab);
+    stage.service.wait_for_leak();
+    stage.run_until_killed_at("drain:effected");
+    let (secret, aside) = (stage.etc().join("webhook"), stage.etc().join("webhook.aside"));
+    fs::rename(&secret, &aside).expect("the lab's directory is writable");
+
+    let mut agent = stage.run(None);
+
+    stage.wait_for_traffic(ENDS_WITHIN);
+    assert_eq!(agent.wait(ENDS_WITHIN).code(), Some(3), "it begins nothing: {}", agent.output());
+    assert!(agent.output().contains("the webhook's address"), "{}", agent.output());
+    assert_eq!(stage.starts(), 1);
+
+    fs::rename(&aside, &secret).expect("the lab's directory is writable");
+    let _agent = stage.run(None);
+    // What could not be told then is told now.
+    stage.wait_until_told_end("unwound", "agent_restarted");
+}
+
+#[test]
 fn a_service_that_died_drained_while_nobody_watched_stays_drained_until_a_person_decides() {
     let lab = Lab::start();
     let stage = Quick::set(&lab);

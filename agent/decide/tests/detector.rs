@@ -123,6 +123,14 @@ fn policies_and_services_are_watched_apart() {
     assert!(matches!(detector.watch("close-wait-leak", &service()), Watch::Breached { .. }));
     assert_eq!(detector.watch("slow", &service()), Watch::Holding { since: seconds(0), last: seconds(120) });
     assert_eq!(detector.watched().count(), 2);
+    assert!(!detector.is_quiet());
+    assert_eq!(detector.breached("close-wait-leak").collect::<Vec<_>>(), [&service()]);
+    assert_eq!(detector.breached_since("close-wait-leak", &service()), Some(seconds(120)));
+    // What only holds is no breach yet.
+    assert_eq!(detector.breached("slow").count(), 0);
+    assert_eq!(detector.breached_since("slow", &service()), None);
+    detector.rearm(&service());
+    assert!(detector.is_quiet());
 }
 
 #[test]

@@ -171,6 +171,21 @@ pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, Undo
     Ok(ours)
 }
 
+/// Is it seen out of traffic in all of its registries, whoever took it out? One that does not answer tells nothing.
+pub async fn is_out(plan: &Plan, world: &World) -> bool {
+    for binding in &plan.target.bindings {
+        let observed = match world.registry(binding) {
+            Ok(registry) => registry.observe(&binding.id).await,
+            Err(error) => Err(error),
+        };
+        match observed.map(|registration| registration.traffic) {
+            Ok(Traffic::DrainedBy(_) | Traffic::Isolated { .. }) | Err(RegistryError::NotRegistered { .. }) => {}
+            Ok(Traffic::Passing | Traffic::Failing) | Err(_) => return false,
+        }
+    }
+    true
+}
+
 /// Restores each binding by its pre-image; also one that is in traffic already, which its adapter may hold a drain of still.
 pub async fn put_back(
     plan: &Plan,

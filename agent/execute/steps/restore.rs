@@ -65,7 +65,12 @@ async fn passes(saga: &Saga, world: &World) -> Result<(), Failure> {
             Err(failure) => {
                 tries += 1;
                 if tries == TRIES {
-                    return Err(Failure::new(Reason::Unhealthy, format!("just before the restore: {failure}")));
+                    // A former try, of this agent or of one that died, may have put it back where it is registered besides.
+                    let reason = match drain::is_out(saga.plan(), world).await {
+                        true => Reason::Unhealthy,
+                        false => Reason::UnhealthyAfterRestore,
+                    };
+                    return Err(Failure::new(reason, format!("just before the restore: {failure}")));
                 }
             }
         }

@@ -61,7 +61,7 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
 }
 
 /// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy, and so is one
-/// that is not registered any more. What still carries our drain (a registry that gave an old answer when it was put
+/// that is not registered any more. One that somebody else has taken out is a person's. What still carries our drain (a registry that gave an old answer when it was put
 /// back) is put back now.
 async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
     let plan = saga.plan();
@@ -77,13 +77,22 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
         if let Some((binding, _)) = seen.iter().find(|(_, traffic)| *traffic == Some(Traffic::Failing)) {
             return unhealthy(binding, "does not pass its registry's checks");
         }
+        let ours = Traffic::DrainedBy(drain::marker(plan, world));
+        let taken_out = |traffic: &Option<Traffic>| match traffic {
+            Some(Traffic::Isolated { reason }) => Some(reason.clone()),
+            Some(drained @ Traffic::DrainedBy(other)) if *drained != ours => {
+                Some(format!("incident {}", other.incident))
+            }
+            _ => None,
+        };
+        if let Some((binding, by)) = seen.iter().find_map(|(binding, traffic)| Some((binding, taken_out(traffic)?))) {
+            let detail = format!("{} was put back, and taken out by somebody else since: {by}", key(binding));
+            return Err(Failure::new(Reason::RecordChanged, detail));
+        }
         match seen.iter().find(|(_, traffic)| traffic.is_none()) {
             Some((binding, _)) if looks == LOOKS => return unhealthy(binding, "is not registered any more"),
             Some(_) => world.pace.wait(LOOK_EVERY).await,
-            None => {
-                let ours = Traffic::DrainedBy(drain::marker(plan, world));
-                break seen.iter().any(|(_, traffic)| *traffic == Some(ours.clone()));
-            }
+            None => break seen.iter().any(|(_, traffic)| traffic.as_ref() == Some(&ours)),
         }
         looks += 1;
     };

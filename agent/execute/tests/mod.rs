@@ -1,11 +1,14 @@
 //! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
 
 mod disks;
+mod gentle;
 mod parties;
 mod registers;
 mod registries;
+mod resolving;
 pub(crate) mod runbooks;
 mod simulation;
 mod slots;
 mod sweeps;
 mod transitions;
+mod words;

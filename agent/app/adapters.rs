@@ -1,0 +1,168 @@
+//! The adapters that the host's file asks for, made with their secrets.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use super::{Host, WiringError};
+use crate::clock::Clock;
+use crate::config::{Destination, FleetConfig, Login, RegistryConfig, To};
+use crate::ports::User;
+use crate::ports::fleet::{self as stores, Fleet};
+use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
+use crate::ports::registry::{
+    Registry, RegistryError,
+    consul::Consul,
+    etcd::Etcd,
+    eureka::Eureka,
+    file::FileRegistry,
+    haproxy::HaProxy,
+    health_file::HealthFile,
+    hook::{ExecHooks, Hooked, HttpHooks},
+    nacos::Nacos,
+    redis::Redis,
+    zookeeper::ZooKeeper,
+};
+use crate::ports::unmade::Unmade;
+use crate::store::StateDir;
+
+/// What becomes of an adapter that cannot be made, mostly for a secret that cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    IsAnError,
+    /// It is one that does not answer, and says why.
+    DoesNotAnswer,
+}
+
+impl Missing {
+    pub fn or<T: ?Sized>(
+        self,
+        name: &str,
+        made: Result<Arc<T>, WiringError>,
+        unmade: impl FnOnce(Unmade) -> Arc<T>,
+    ) -> Result<Arc<T>, WiringError> {
+        match made {
+            Err(error) if self == Self::DoesNotAnswer => {
+                tracing::error!(%error, adapter = name, "it cannot be asked");
+                Ok(unmade(Unmade { name: name.into(), why: error.to_string() }))
+            }
+            made => made,
+        }
+    }
+}
+
+/// The adapter that the host's file asks for under this name.
+pub fn registry(
+    name: &str,
+    registry: &RegistryConfig,
+    state: &Path,
+    host: &str,
+) -> Result<Arc<dyn Registry>, WiringError> {
+    Ok(match registry {
+        RegistryConfig::Consul { url, token_file, scope } => {
+            Arc::new(Consul::new(name, url, token(token_file.as_ref())?, host)?.draining(*scope))
+        }
+        RegistryConfig::Exec(hook) => {
+            let ledger = StateDir::drains_by(state, name);
+            Arc::new(Hooked::new(name, ExecHooks(hook.clone()), ledger, hook.hold_every, host))
+        }
+        RegistryConfig::File { path } => Arc::new(FileRegistry::new(name, path)),
+        RegistryConfig::HaProxy { sockets } => {
+            let ledger = StateDir::drains_of(state);
+            Arc::new(HaProxy::new(name, sockets.clone(), ledger))
+        }
+        RegistryConfig::HealthFile { directory, hold_every } => {
+            Arc::new(HealthFile::new(name, directory, *hold_every, host))
+        }
+        RegistryConfig::Http { hook, headers_file } => {
+            let headers = headers_file.as_ref().map(|path| secret(path, "the hook's headers")).transpose()?;
+            let hooks = HttpHooks::new(hook.as_ref().clone(), headers.as_ref())
+                .map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
+            let ledger = StateDir::drains_by(state, name);
+            Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, host))
+        }
+        RegistryConfig::Redis { url, login, layout } => {
+            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+            Arc::new(Redis::new(name, url, user, layout.clone(), host)?)
+        }
+        RegistryConfig::Etcd { url, login, layout } => {
+            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+            Arc::new(Etcd::new(name, url, user, layout.clone(), host)?)
+        }
+        RegistryConfig::ZooKeeper { servers, root, login } => {
+            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+            Arc::new(ZooKeeper::new(name, servers.clone(), user, root, host))
+        }
+        RegistryConfig::Nacos { url, login, layout } => {
+            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+            let ledger = StateDir::drains_by(state, name);
+            Arc::new(Nacos::new(name, url, user, layout.clone(), ledger)?)
+        }
+        RegistryConfig::Eureka { url, login } => {
+            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+            let ledger = StateDir::drains_by(state, name);
+            Arc::new(Eureka::new(name, url, user, ledger)?)
+        }
+    })
+}
+
+pub fn notifier(destination: &Destination, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Notifier>, WiringError> {
+    Ok(match &destination.to {
+        To::Slack { url_file } => {
+            let url = secret(url_file, "the webhook's address")?;
+            Arc::new(Slack::new(url).map_err(|error| refused(&destination.name, &error))?)
+        }
+        To::Generic { url_file, key_file } => {
+            let url = secret(url_file, "the webhook's address")?;
+            let key = secret(key_file, "the webhook's signing key")?;
+            let generic = Generic::new(url, Some(key), Arc::clone(clock));
+            Arc::new(generic.map_err(|error| refused(&destination.name, &error))?)
+        }
+    })
+}
+
+/// The store that the host's file names, as this host sees it.
+pub fn fleet(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringError> {
+    let clock = Arc::clone(&host.clock);
+    Ok(match config {
+        FleetConfig::Consul { url, token_file } => {
+            stores::consul::consul(url, token(token_file.as_ref())?, &host.name, clock)?
+        }
+        FleetConfig::Etcd { url, login } => {
+            stores::etcd::etcd(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+        }
+        FleetConfig::Redis { url, login } => {
+            stores::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+        }
+        FleetConfig::FleetLock { url, group } => {
+            Arc::new(stores::fleetlock::FleetLock::new(url, group.clone(), &host.name, clock)?)
+        }
+    })
+}
+
+const FLEET_PASSWORD: &str = "the fleet's password";
+const REGISTRY_PASSWORD: &str = "the registry's password";
+
+fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, WiringError> {
+    let of = |login: &Login| {
+        let password = secret(&login.password_file, what)?;
+        Ok(User { name: login.user.clone(), password })
+    };
+    login.map(of).transpose()
+}
+
+fn refused(destination: &str, error: &DeliveryError) -> WiringError {
+    WiringError::Notifier { destination: destination.into(), detail: error.to_string() }
+}
+
+fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {
+    file.map(|path| secret(path, "the ACL token")).transpose()
+}
+
+/// A secret stands alone in its file; white space around it does not count.
+pub fn secret(path: &PathBuf, what: &'static str) -> Result<SecretString, WiringError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| WiringError::Secret { path: path.clone(), what, source })?;
+    Ok(SecretString::from(text.trim().to_owned()))
+}

@@ -1,0 +1,40 @@
+//! What people are told where nothing was done, and where a service stands.
+
+use crate::execute::fakes::{self, Fault, HOST, Shape};
+use crate::execute::tell::Teller;
+use crate::model::incident::Ending;
+use crate::model::{EventKind, Outcome, Plan, Reason};
+
+fn plan() -> Plan {
+    fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing))
+}
+
+fn teller(plan: &Plan) -> Teller<'_> {
+    Teller { plan, host: HOST, labels: &[], at: jiff::Timestamp::UNIX_EPOCH }
+}
+
+#[test]
+fn what_is_held_belongs_to_no_incident_and_calls_a_person_where_no_rung_is_left() {
+    for (reason, event) in [(Reason::Cooldown, EventKind::Held), (Reason::RungsSpent, EventKind::Stuck)] {
+        let plan = plan();
+        let told = teller(&plan).held(&"the refusal's own words", reason);
+        assert_eq!((told.event, told.reason, told.incident), (event, Some(reason), None));
+        assert_eq!(told.title, format!("rpc-order.service on {HOST}: held: {reason}"));
+        assert_eq!(told.lines, ["the refusal's own words"]);
+    }
+}
+
+#[test]
+fn a_service_is_never_said_to_stand_where_it_does_not() {
+    let plan = plan();
+    for (drained, reason, place) in [
+        (true, Reason::UnhealthyAfterRestore, "It is OUT OF TRAFFIC"),
+        (true, Reason::RecordChanged, "It is OUT OF TRAFFIC"),
+        (false, Reason::RecordChanged, "It stands as somebody else has left it"),
+        (false, Reason::RestartFailed, "It stands in traffic as it did before"),
+    ] {
+        let ending = Ending { outcome: Outcome::Stuck, reason, detail: "why".into() };
+        let told = teller(&plan).end(EventKind::Stuck, &ending, drained);
+        assert!(told.lines.iter().any(|line| line.starts_with(place)), "{reason}, drained {drained}: {told}");
+    }
+}

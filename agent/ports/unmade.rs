@@ -1,0 +1,59 @@
+//! Stands in for an adapter that cannot be made: whatever it is asked, it does not answer, and says why.
+//!
+//! For an agent that only ends what a former one began: what it could not put back, or tell, is tried again later.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::notifier::{DeliveryError, Notifier};
+use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
+use crate::model::{Marker, Message};
+
+#[derive(Debug)]
+pub struct Unmade {
+    pub name: String,
+    pub why: String,
+}
+
+impl Unmade {
+    fn silent<T>(&self) -> Result<T, RegistryError> {
+        Err(RegistryError::Unreachable { registry: self.name.clone(), detail: self.why.clone() })
+    }
+}
+
+#[async_trait]
+impl Registry for Unmade {
+    async fn observe(&self, _id: &str) -> Result<Registration, RegistryError> {
+        self.silent()
+    }
+
+    async fn drain(&self, _id: &str, _marker: &Marker) -> Result<(), RegistryError> {
+        self.silent()
+    }
+
+    async fn restore(&self, _id: &str, _marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
+        self.silent()
+    }
+
+    async fn others(&self, _id: &str) -> Result<Others, RegistryError> {
+        self.silent()
+    }
+
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        self.silent()
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.silent()
+    }
+}
+
+#[async_trait]
+impl Notifier for Unmade {
+    async fn deliver(&self, _id: &str, _message: &Message) -> Result<(), DeliveryError> {
+        Err(DeliveryError::Later { after: None, detail: self.why.clone() })
+    }
+}
