@@ -320,6 +320,16 @@ mod tests {
     }
 
     #[test]
+    fn a_comparison_is_said_as_it_is_written() {
+        let said = |signal, operator, threshold| Comparison { signal, operator, threshold }.to_string();
+        let aged = Signal::CloseWaitAged(Duration::from_secs(300));
+        assert_eq!(said(aged, Operator::Above, 200.0), "close_wait.aged(5m) > 200");
+        assert_eq!(said(Signal::FdRatio, Operator::AtLeast, 0.85), "fd.ratio >= 0.85");
+        assert_eq!(said(Signal::FdExhaustedIn, Operator::Below, 1_800.0), "fd.exhausted_in < 30m");
+        assert_eq!(said(Signal::CloseWait, Operator::AtMost, 20.0), "close_wait <= 20");
+    }
+
+    #[test]
     fn thresholds_are_exact_at_the_boundary() {
         let mut readings = Readings::default();
         readings.set(Signal::CloseWait, 200.0);
