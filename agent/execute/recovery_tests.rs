@@ -122,3 +122,21 @@ fn a_restarter_that_hangs_keeps_nobody_waiting_for_a_person_longer_than_it_is_gi
         assert!(after <= SETTLE + seconds(60 + 2), "{shape:?}: {after:?}");
     }
 }
+
+#[test]
+fn a_call_that_nobody_saw_made_is_made_all_the_same() {
+    let plan = fakes::plan(fakes::steps(Shape::IsolateAndCall, Fault::Nothing));
+    let call = plan.steps.len() - 1;
+    let mut saga = Saga::new(plan);
+    for step in 0..=call {
+        saga.apply(Event::Intended { step, preimage: serde_json::Value::Null }).unwrap();
+        if step < call {
+            saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+        }
+    }
+    let world = fakes::world(&Scene::new(Fault::Nothing));
+    let asked = doubtful_pivot(&saga, call, Reason::AgentRestarted, "the agent died".into(), &world);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let made = runtime.block_on(asked);
+    assert!(matches!(made, Event::Failed { reason: Reason::NeedsPerson, untouched: false, .. }), "{made:?}");
+}

@@ -320,6 +320,13 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_acts_by_itself_or_on_a_persons_word_or_never() {
+        let modes = [Mode::Observe, Mode::DryRun, Mode::Approve, Mode::Auto];
+        assert_eq!(modes.map(Mode::acts), [false, false, true, true]);
+        assert!(!Mode::default().acts());
+    }
+
+    #[test]
     fn a_comparison_is_said_as_it_is_written() {
         let said = |signal, operator, threshold| Comparison { signal, operator, threshold }.to_string();
         let aged = Signal::CloseWaitAged(Duration::from_secs(300));
