@@ -320,6 +320,32 @@ mod tests {
     }
 
     #[test]
+    fn what_its_conditions_and_each_of_its_rungs_expect_is_measured_for_a_policy() {
+        let comparison = |signal| Comparison { signal, operator: Operator::Below, threshold: 20.0 };
+        let verify = |signal| super::super::runbook::Step::Verify {
+            soak: Duration::from_secs(60),
+            expect: vec![comparison(signal)],
+        };
+        let runbook = |signal| Runbook { name: String::new(), description: String::new(), steps: vec![verify(signal)] };
+        let policy = Policy {
+            name: String::new(),
+            description: String::new(),
+            services: Vec::new(),
+            when: Condition::All(vec![compare(200.0), Condition::Compare(comparison(Signal::FdRatio))]),
+            hold: Duration::ZERO,
+            clear: Some(Condition::Compare(comparison(Signal::CloseWaitOldest))),
+            mode: Mode::Auto,
+            runbook: runbook(Signal::CloseWait),
+            further: vec![runbook(Signal::Established)],
+            limits: Limits::default(),
+            guards: GuardSettings::default(),
+        };
+        let mut expected = [Signal::CloseWait, Signal::FdRatio, Signal::CloseWaitOldest, Signal::Established].to_vec();
+        expected.sort_unstable();
+        assert_eq!(policy.signals(), expected);
+    }
+
+    #[test]
     fn a_mode_acts_by_itself_or_on_a_persons_word_or_never() {
         let modes = [Mode::Observe, Mode::DryRun, Mode::Approve, Mode::Auto];
         assert_eq!(modes.map(Mode::acts), [false, false, true, true]);
