@@ -165,6 +165,7 @@ impl Scenery {
     pub fn refuses(&self, guard: Guard, reason: Reason) -> Refusal {
         let refusal = self.ask().unwrap_err();
         assert_eq!((refusal.guard, refusal.reason), (guard, reason), "{refusal}");
+        assert_eq!(refusal.to_string(), format!("{reason}: {}", refusal.detail), "what people read of it");
         let all = self.all();
         assert_eq!(all.iter().map(|refusal| refusal.guard).collect::<Vec<_>>(), [guard], "{all:?}");
         refusal
