@@ -1,10 +1,10 @@
 //! The outbox: a message is committed with the event that it tells, and delivered afterwards.
 //!
 //! Where the disk refuses even that, the message waits in memory and is delivered from there: nobody goes
-//! untold because a disk is full. And where it refuses to note a delivery, that is remembered until it does: nobody is
+//! untold because a disk is full. It waits there until it is delivered, whoever delivers it. And where it refuses to note a delivery, that is remembered until it does: nobody is
 //! told the same every second because a disk is full.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -41,13 +41,32 @@ pub struct Outgoing {
 /// What the disk would not take.
 #[derive(Debug, Default)]
 pub(super) struct Spill {
-    waiting: Mutex<Vec<Outgoing>>,
+    waiting: Mutex<Vec<Waiting>>,
     /// Delivered, and still in the table.
     delivered: Mutex<BTreeSet<String>>,
     counter: AtomicU64,
 }
 
+/// A message that waits in memory, and from when on it is due, by the store's line.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub outgoing: Outgoing,
+    due: i64,
+}
+
 impl Spill {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Lets a message go that waits in memory; false where it is none of those.
+    fn let_go(&self, id: &str) -> bool {
+        let mut waiting = self.waiting();
+        let before = waiting.len();
+        waiting.retain(|one| one.outgoing.id != id);
+        waiting.len() < before
+    }
+
     fn delivered(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.delivered.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -86,43 +105,46 @@ impl Store {
     }
 
     pub(super) fn spill(&self, outgoing: Vec<Outgoing>) {
-        self.outbox.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(outgoing);
+        let due = |one: &Outgoing| self.line.at(one.message.at);
+        self.outbox.waiting().extend(outgoing.into_iter().map(|outgoing| Waiting { due: due(&outgoing), outgoing }));
     }
 
-    /// Takes what waits in memory; whoever takes it delivers it or spills it again.
-    pub fn take_spilled(&self) -> Vec<Outgoing> {
-        std::mem::take(&mut *self.outbox.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
-    }
-
-    /// Puts back what could not be delivered from memory.
-    pub fn put_back_spilled(&self, outgoing: Outgoing) {
-        self.spill(vec![outgoing]);
-    }
-
-    /// What is due at `now`, oldest first.
+    /// What is due at `now`, on the disk and in memory, oldest first, and of each destination `at_most` so many: what
+    /// one of them does not take must not keep the others' from being seen. All of it stays until it is said what became
+    /// of it: [`Store::delivered`], [`Store::try_later`], [`Store::refused`].
     pub fn due(&self, now: Timestamp, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
-        let which = "WHERE refused = 0 AND due <= ?1 ORDER BY created, id LIMIT ?2";
-        let mut due = self.outgoing(which, self.line.at(now), at_most)?;
-        let delivered = self.outbox.delivered();
+        let now = self.line.at(now);
+        let delivered = self.outbox.delivered().clone();
+        let oldest = "(SELECT *, row_number() OVER (PARTITION BY destination ORDER BY created, rowid) AS place
+                       FROM outbox WHERE refused = 0 AND due <= ?1) WHERE place <= ?2 ORDER BY created, place";
+        let mut due = self.outgoing(oldest, now, at_most + delivered.len())?;
         due.retain(|outgoing| !delivered.contains(&outgoing.id));
+        due.extend(self.outbox.waiting().iter().filter(|one| one.due <= now).map(|one| one.outgoing.clone()));
+        due.sort_by_key(|outgoing| outgoing.message.at);
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        due.retain(|outgoing| {
+            let place = places.entry(outgoing.destination.clone()).or_default();
+            *place += 1;
+            *place <= at_most
+        });
         Ok(due)
     }
 
     /// What is not delivered yet, refused ones included; for `status`.
     pub fn undelivered(&self, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
-        self.outgoing("WHERE created <= ?1 ORDER BY created, id LIMIT ?2", i64::MAX, at_most)
+        self.outgoing("outbox WHERE created <= ?1 ORDER BY created, rowid LIMIT ?2", i64::MAX, at_most)
     }
 
     /// Destination and time of what waits in memory.
     pub(super) fn waiting(&self) -> Vec<(String, Timestamp)> {
-        let waiting = self.outbox.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        waiting.iter().map(|outgoing| (outgoing.destination.clone(), outgoing.message.at)).collect()
+        let of = |one: &Waiting| (one.outgoing.destination.clone(), one.outgoing.message.at);
+        self.outbox.waiting().iter().map(of).collect()
     }
 
     fn outgoing(&self, which: &str, bound: i64, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
         let rows: Vec<(String, String, String, u32, Option<String>)> = self.read(|connection| {
             connection
-                .prepare_cached(&format!("SELECT id, destination, message, attempts, error FROM outbox {which}"))?
+                .prepare_cached(&format!("SELECT id, destination, message, attempts, error FROM {which}"))?
                 .query_map(params![bound, at_most as i64], |row| {
                     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
                 })?
@@ -135,7 +157,9 @@ impl Store {
                 // One that cannot be read must not keep the others from being delivered.
                 Err(unreadable) => {
                     tracing::error!(id, %unreadable, "a message of the outbox cannot be read and is put aside");
-                    self.refused(&id, "it cannot be read back")?;
+                    if let Err(error) = self.refused(&id, "it cannot be read back") {
+                        tracing::debug!(id, %error, "it could not be put aside yet");
+                    }
                 }
             }
         }
@@ -145,6 +169,9 @@ impl Store {
     /// Notes that a message has arrived, with those of which that could not be noted before. It is not due again even
     /// where the disk refuses.
     pub fn delivered(&self, id: &str) -> Result<(), StoreError> {
+        if self.outbox.let_go(id) {
+            return Ok(());
+        }
         self.outbox.delivered().insert(id.into());
         self.note_delivered()
     }
@@ -164,6 +191,12 @@ impl Store {
 
     pub fn try_later(&self, id: &str, now: Timestamp, after: Duration, error: &str) -> Result<(), StoreError> {
         let due = self.line.at(now).saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
+        if let Some(one) = self.outbox.waiting().iter_mut().find(|one| one.outgoing.id == id) {
+            one.due = due;
+            one.outgoing.attempts += 1;
+            one.outgoing.error = Some(error.into());
+            return Ok(());
+        }
         self.write(|transaction| {
             transaction
                 .execute(
@@ -174,8 +207,12 @@ impl Store {
         })
     }
 
-    /// The destination will never take it: kept, so that `status` shows it, and not tried again.
+    /// The destination will never take it: kept, so that `status` shows it, and not tried again. What waits in memory
+    /// is let go: the log has it.
     pub fn refused(&self, id: &str, error: &str) -> Result<(), StoreError> {
+        if self.outbox.let_go(id) {
+            return Ok(());
+        }
         self.write(|transaction| {
             transaction.execute("UPDATE outbox SET refused = 1, error = ?2 WHERE id = ?1", params![id, error]).map(drop)
         })

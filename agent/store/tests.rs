@@ -17,6 +17,16 @@ impl Store {
     pub fn refuse_writes(&self, refuse: bool) {
         self.lock().pragma_update(None, "query_only", refuse).expect("a pragma of the connection's own");
     }
+
+    /// What waits in memory.
+    pub fn spilled(&self) -> Vec<Outgoing> {
+        self.outbox.waiting().iter().map(|one| one.outgoing.clone()).collect()
+    }
+
+    /// As a process that dies.
+    pub fn forget_spilled(&self) {
+        self.outbox.waiting().clear();
+    }
 }
 
 fn now() -> Timestamp {
@@ -205,16 +215,52 @@ fn what_the_disk_refuses_waits_in_memory_and_the_health_follows_the_last_write()
     append(&store, "i-1", &[row(0)], None).unwrap_err();
     store.test_write(now()).unwrap_err();
 
-    let spilled = store.take_spilled();
-    assert_eq!(spilled.len(), 2, "for chat and for the pager");
-    assert!(store.take_spilled().is_empty(), "whoever takes it has it");
-    store.put_back_spilled(spilled[0].clone());
-    assert_eq!(store.take_spilled(), spilled[..1]);
+    assert_eq!(store.spilled().len(), 2, "for chat and for the pager");
 
     store.refuse_writes(false);
     assert_eq!(store.health(), Health::Failing, "until a write has succeeded");
     store.test_write(now()).unwrap();
     assert_eq!(store.health(), Health::Sound);
+}
+
+#[test]
+fn a_message_that_waits_in_memory_is_due_tried_later_delivered_and_refused_there() {
+    let store = memory();
+    store.refuse_writes(true);
+    store.tell(&everybody(), &[message(EventKind::Stuck)]);
+    let [chat, pager] = store.due(now(), 10).unwrap().try_into().unwrap();
+    assert_eq!((chat.destination.as_str(), pager.destination.as_str()), ("chat", "pager"));
+    store.try_later(&chat.id, now(), Duration::from_secs(30), "429").unwrap();
+    assert_eq!(store.due(now(), 10).unwrap(), std::slice::from_ref(&pager));
+    let again = Outgoing { attempts: 1, error: Some("429".into()), ..chat };
+    assert_eq!(store.due(now() + Duration::from_secs(30), 10).unwrap(), [again.clone(), pager.clone()]);
+    store.delivered(&pager.id).unwrap();
+    assert_eq!(store.spilled(), std::slice::from_ref(&again));
+    store.refused(&again.id, "404").unwrap();
+    assert_eq!(store.spilled(), []);
+}
+
+#[test]
+fn of_each_destination_so_many_are_due_and_the_oldest_first() {
+    let store = memory();
+    let at = |second| Message { at: now() + Duration::from_secs(second), ..message(EventKind::Stuck) };
+    for second in [3, 1, 2] {
+        store.tell(&everybody(), &[at(second)]);
+    }
+    store.refuse_writes(true);
+    store.tell(&everybody(), &[at(0)]);
+    let due = || -> Vec<(String, Timestamp)> {
+        let due = store.due(now() + Duration::from_secs(9), 2).unwrap();
+        due.into_iter().map(|one| (one.destination, one.message.at)).collect()
+    };
+    let [chat, pager] = ["chat", "pager"].map(|to| [0, 1].map(|second| (to.to_string(), at(second).at)));
+    assert_eq!(due(), [chat[0].clone(), pager[0].clone(), chat[1].clone(), pager[1].clone()]);
+    // What was delivered, and cannot be noted, takes no place.
+    for one in store.due(now() + Duration::from_secs(9), 2).unwrap() {
+        let noted = store.delivered(&one.id);
+        assert_eq!(noted.is_ok(), one.message.at == now(), "what waits in memory is not on the disk");
+    }
+    assert_eq!(due().iter().map(|(_, at)| *at).collect::<Vec<_>>(), [2, 2, 3, 3].map(|second| at(second).at));
 }
 
 #[test]
@@ -260,7 +306,7 @@ fn slots_are_given_back_once_their_incident_has_ended_and_is_not_latched() {
     begin(&store, "stuck");
     begin(&store, "ended");
     for incident in ["runs", "stuck", "ended", "never-began"] {
-        store.note_slot(&IncidentId(incident.into()), "rpc-order").unwrap();
+        store.note_slot(&IncidentId(incident.into()), &format!("of-{incident}")).unwrap();
     }
     append(&store, "stuck", &[row(0)], Some(&ending(Outcome::Stuck, Reason::Unhealthy))).unwrap();
     append(&store, "ended", &[row(0)], Some(&ending(Outcome::Completed, Reason::Recovered))).unwrap();
@@ -272,6 +318,27 @@ fn slots_are_given_back_once_their_incident_has_ended_and_is_not_latched() {
         store.forget_slot(&IncidentId(incident.into())).unwrap();
     }
     assert!(released().is_empty());
+}
+
+/// A counting lock knows the host, and not for which incident: what one gives back the other would lose.
+#[test]
+fn a_slot_that_an_incident_still_needs_is_not_given_back_for_another_of_its_name() {
+    let store = memory();
+    let id = |incident: &str| IncidentId(incident.into());
+    let needs = |incident: &str| store.slot_needed_by_another(&id(incident), "rpc-order").unwrap();
+    begin(&store, "first");
+    for incident in ["first", "second"] {
+        store.note_slot(&id(incident), "rpc-order").unwrap();
+    }
+    assert_eq!((needs("second"), needs("first")), (Some(id("first")), None));
+    assert_eq!(store.slots_to_release().unwrap(), [], "the first runs");
+    assert_eq!(store.slot_needed_by_another(&id("second"), "rpc-user").unwrap(), None, "another name");
+    append(&store, "first", &[row(0)], Some(&ending(Outcome::Stuck, Reason::Unhealthy))).unwrap();
+    assert_eq!(needs("second"), Some(id("first")));
+    assert_eq!(store.slots_to_release().unwrap(), [], "the first rests stuck");
+    assert!(store.unlatch(&service(), &id("first")).unwrap());
+    assert_eq!(needs("second"), None);
+    assert_eq!(store.slots_to_release().unwrap().len(), 2);
 }
 
 #[test]

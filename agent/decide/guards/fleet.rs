@@ -127,6 +127,11 @@ impl Gate {
         let Some(fleet) = &self.ports.fleet else {
             return Ok(deny(Reason::SlotTaken, "the host's file names no fleet"));
         };
+        // A store that counts hosts alone gives this one the same slot twice, and takes it back once.
+        if let Some(other) = self.store.slot_needed_by_another(&plan.incident, scope).map_err(text)? {
+            let detail = format!("this host holds it for incident {other}, which is not over: see `unwait status`");
+            return Ok(deny(Reason::SlotTaken, detail));
+        }
         if !question.take_slot {
             let held = fleet.blocked_by(scope, &plan.incident.0, slots).await.map_err(text)?;
             return Ok(if held.is_empty() { Verdict::Allow } else { taken(&held) });

@@ -51,6 +51,7 @@ fn of_two_that_leave_each_other_no_place_the_first_goes_on() {
     for (incident, service, allowed) in [("i-first", "d.service", true), ("i-second", "e.service", false)] {
         scenery.plan.incident = IncidentId(incident.into());
         scenery.plan.target.service = ServiceName::parse(service).unwrap();
+        scenery.plan.fleet_scope = Some(service.into());
         match allowed {
             true => scenery.allows(),
             false => drop(scenery.refuses(Guard::Budgets, Reason::HostBudget)),
@@ -107,6 +108,7 @@ fn changes_of_three(seed: u64, moves: u32) -> u64 {
         let Some((plan, stage)) = running.get(at).cloned() else {
             scenery.plan.incident = IncidentId(format!("i-{count:02}"));
             scenery.plan.target.service = ServiceName::parse(&format!("s{count}.service")).unwrap();
+            scenery.plan.fleet_scope = Some(format!("s{count}"));
             scenery.own_saga = false;
             if scenery.ask().is_ok() {
                 scenery.store.begin_incident(&scenery.plan, scenery.now(), &Audience::default(), &[]).unwrap();

@@ -369,6 +369,29 @@ fn the_slot_is_taken_last_noted_first_and_forgotten_when_others_hold_it() {
 }
 
 #[test]
+fn a_slot_that_this_host_holds_for_an_incident_that_runs_or_is_stuck_is_not_taken_for_another() {
+    for ends in [None, Some(Outcome::Stuck), Some(Outcome::Completed)] {
+        let mut scenery = scenery();
+        scenery.gate.max_parallel = 9;
+        scenery.incident("i0", "rpc-order@2.service", false, false, ends);
+        scenery.store.note_slot(&IncidentId("i0".into()), "rpc-order").unwrap();
+        if ends == Some(Outcome::Completed) {
+            scenery.allows();
+            continue;
+        }
+        for take_slot in [true, false] {
+            scenery.take_slot = take_slot;
+            let refusal = scenery.refuses(Guard::FleetSlot, Reason::SlotTaken);
+            assert!(refusal.detail.contains("incident i0"), "{refusal}");
+        }
+        assert_eq!(*scenery.fleet.asked.lock().unwrap(), 0, "the fleet is not asked");
+        assert_eq!(scenery.store.slots_to_release().unwrap(), [], "there is nothing to give back");
+        scenery.plan.fleet_scope = Some("rpc-user".into());
+        scenery.allows();
+    }
+}
+
+#[test]
 fn looking_at_slots_asks_who_is_in_the_way() {
     let mut scenery = scenery();
     scenery.take_slot = false;

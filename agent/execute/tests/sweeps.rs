@@ -113,10 +113,7 @@ impl Run {
     /// What waits to be told, on the disk and in memory.
     fn outbox(&self) -> Vec<Outgoing> {
         let mut all = self.world.store.undelivered(1_000).unwrap();
-        for spilled in self.world.store.take_spilled() {
-            self.world.store.put_back_spilled(spilled.clone());
-            all.push(spilled);
-        }
+        all.extend(self.world.store.spilled());
         all
     }
 
@@ -126,7 +123,7 @@ impl Run {
 
     /// A process that dies takes with it what waits in its memory.
     pub fn forget_memory(&self) {
-        self.world.store.take_spilled();
+        self.world.store.forget_spilled();
     }
 
     /// The promise, once nothing is under way any more.

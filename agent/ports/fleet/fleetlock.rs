@@ -3,10 +3,10 @@
 //!
 //! It is a counting lock and no more: see [`FleetLock::caveats`]. The group is the service's name, or the one that the
 //! host's file gives; the id is `HOST/SERVICE`, so that one host's services do not share a lock by chance, and another
-//! hand can give it back for a host that is gone.
+//! hand can give it back for a host that is gone. It does not name the incident: that hand could not know it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Acquired, CALL_DEADLINE, Fleet, FleetError, LEASE, Slot};
+use super::{Acquired, CALL_DEADLINE, Fleet, FleetError, LEASE, Phase, Slot};
 use crate::clock::Clock;
 use crate::ports::http;
 
@@ -24,9 +24,10 @@ pub struct FleetLock {
     group: Option<String>,
     host: String,
     clock: Arc<dyn Clock>,
-    /// The incident that holds each service's lock, which the server does not know: what an earlier one gives back
-    /// late must not be taken from it.
-    held_for: Mutex<BTreeMap<String, String>>,
+    /// What this process has taken of each service, and for which incident: the server knows the host alone, and says
+    /// yes to its next incident as well. What was held at an earlier start the store's notes keep apart
+    /// (`Store::slot_needed_by_another`).
+    held: Mutex<BTreeMap<String, Slot>>,
 }
 
 impl std::fmt::Debug for FleetLock {
@@ -47,7 +48,7 @@ impl FleetLock {
     pub fn new(url: &str, group: Option<String>, host: &str, clock: Arc<dyn Clock>) -> Result<Self, FleetError> {
         let base = http::address(url).map_err(FleetError::Refused)?;
         let client = http::client(&base, CALL_DEADLINE).map_err(FleetError::Refused)?;
-        Ok(Self { base, client, group, host: host.into(), clock, held_for: Mutex::default() })
+        Ok(Self { base, client, group, host: host.into(), clock, held: Mutex::default() })
     }
 
     /// A group is made of letters, digits, dots and dashes; anything else of a service's name becomes a dash. Two
@@ -94,6 +95,30 @@ impl FleetLock {
     fn until(&self) -> Duration {
         self.clock.monotonic() + LEASE
     }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this host holds for another incident than this one.
+    fn held_for_another(&self, service: &str, incident: &str) -> Option<Slot> {
+        self.held().get(service).filter(|slot| slot.incident != incident).cloned()
+    }
+
+    /// Waiting, then changing, and never back.
+    fn hold(&self, service: &str, incident: &str, phase: Phase) {
+        let mut held = self.held();
+        let before = held.get(service).filter(|slot| slot.incident == incident);
+        if before.is_none_or(|slot| phase.is_begun() && !slot.phase.is_begun()) {
+            let since = self.clock.now();
+            let slot = Slot { holder: self.host.clone(), incident: incident.into(), since, phase };
+            held.insert(service.into(), slot);
+        }
+    }
+
+    fn hold_no_more(&self, service: &str) {
+        self.held().remove(service);
+    }
 }
 
 /// `{"kind": …, "value": …}`, or the text as it is; what we sent holds no secret that it could repeat.
@@ -112,33 +137,48 @@ fn says(body: &[u8]) -> String {
 
 #[async_trait]
 impl Fleet for FleetLock {
+    /// What this host waited for in an earlier incident gives way; what it was changing does not.
     async fn acquire(&self, service: &str, incident: &str, _slots: u32) -> Result<Acquired, FleetError> {
         let until = self.until();
+        if let Some(begun) = self.held_for_another(service, incident).filter(|slot| slot.phase.is_begun()) {
+            return Ok(Acquired::No { held: vec![begun] });
+        }
         match self.ask("pre-reboot", service, &self.host).await? {
             Answer::Done => {
-                let mut held_for = self.held_for.lock().unwrap_or_else(PoisonError::into_inner);
-                held_for.insert(service.into(), incident.into());
+                self.hold(service, incident, Phase::Waiting { until: self.clock.now() + LEASE });
                 Ok(Acquired::Yes { until })
             }
-            Answer::Full => Ok(Acquired::No { held: Vec::new() }),
+            Answer::Full => {
+                self.hold_no_more(service);
+                Ok(Acquired::No { held: Vec::new() })
+            }
         }
     }
 
-    async fn begin(&self, service: &str, _incident: &str) -> Result<Duration, FleetError> {
+    async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
         let until = self.until();
+        let lost = |why: String| FleetError::Lost(format!("the slot for {service} is lost: {why}"));
+        if let Some(other) = self.held_for_another(service, incident) {
+            return Err(lost(format!("this host holds it for incident {}", other.incident)));
+        }
         match self.ask("pre-reboot", service, &self.host).await? {
-            Answer::Done => Ok(until),
-            Answer::Full => Err(FleetError::Lost(format!("the slot for {service} is lost: others hold them all"))),
+            Answer::Done => {
+                self.hold(service, incident, Phase::Changing);
+                Ok(until)
+            }
+            Answer::Full => {
+                self.hold_no_more(service);
+                Err(lost("others hold them all".into()))
+            }
         }
     }
 
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError> {
-        let holder = self.held_for.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
-        if holder.is_some_and(|holder| holder != incident) {
+        if self.held_for_another(service, incident).is_some() {
             return Ok(());
         }
         self.ask("steady-state", service, &self.host).await?;
-        self.held_for.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+        self.hold_no_more(service);
         Ok(())
     }
 

@@ -106,7 +106,8 @@ impl FleetError {
 /// within [`DEADLINE`]; a write whose answer did not come is read again before anything is said about it.
 #[async_trait]
 pub trait Fleet: Send + Sync {
-    /// Takes, or renews, this host's slot for `service` where at most `slots` hosts may hold one.
+    /// Takes, or renews, this host's slot for `service` where at most `slots` hosts may hold one. None where this host
+    /// has begun to change something in another incident and holds it for that.
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError>;
 
     /// From waiting to changing; asked just before each change. Says until when (`Clock::monotonic`) the change may

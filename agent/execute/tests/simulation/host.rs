@@ -356,7 +356,7 @@ impl Host {
             self.shared.observer().counts.ends += 1;
             self.at_work.store(false, Ordering::Relaxed);
             // What waited in its memory is lost with it.
-            self.store().take_spilled();
+            self.store().forget_spilled();
             if self.shared.broken == Broken::Journal {
                 *self.store.lock().unwrap() = empty();
             }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::cable::Cable;
-use super::{clock, is_yes};
+use super::{a_slot_is_kept_from_the_hosts_next_incident, clock, is_yes};
 use crate::clock::{Clock, ManualClock};
 use crate::ports::fleet::dry::DryFleet;
 use crate::ports::fleet::fleetlock::FleetLock;
@@ -126,6 +126,24 @@ async fn a_fleetlock_server_gives_slots_and_takes_them_back() {
     assert!(!is_yes(&a.acquire("rpc-user", "ia", 1).await.unwrap()));
     a.release("rpc-order", "ia").await.unwrap();
     assert_eq!(server.holders("workers"), ["a/rpc-cart"]);
+}
+
+#[tokio::test]
+async fn a_fleetlock_slot_is_kept_from_the_hosts_next_incident() {
+    let server = LockServer::start(&[("next-incident", 1)]).await;
+    let clock = clock();
+    let (a, b) = (host(server.address, None, "a", &clock), host(server.address, None, "b", &clock));
+    a_slot_is_kept_from_the_hosts_next_incident(&*a, &*b).await;
+    // i3 goes on after a restart, and changes something: it is known again whose it is.
+    let a = host(server.address, None, "a", &clock);
+    a.begin("next-incident", "i3").await.unwrap();
+    assert!(!is_yes(&a.acquire("next-incident", "i4", 1).await.unwrap()));
+    // Given away by a person and lost to another host, it is in nobody's way.
+    a.release_host("next-incident", "a").await.unwrap();
+    assert!(is_yes(&b.acquire("next-incident", "ib", 1).await.unwrap()));
+    assert!(!is_yes(&a.acquire("next-incident", "i3", 1).await.unwrap()));
+    b.release("next-incident", "ib").await.unwrap();
+    assert!(is_yes(&a.acquire("next-incident", "i4", 1).await.unwrap()));
 }
 
 #[tokio::test]

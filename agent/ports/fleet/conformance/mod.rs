@@ -40,6 +40,8 @@ fn is_yes(acquired: &Acquired) -> bool {
 async fn conforms(world: &dyn World) {
     a_slot_is_taken_renewed_lost_kept_and_given_back(world).await;
     a_slot_is_given_back_by_another_hand(world).await;
+    let clock = clock();
+    a_slot_is_kept_from_the_hosts_next_incident(&*world.host("a", &clock), &*world.host("b", &clock)).await;
     clocks_that_differ_never_let_two_hosts_change(world).await;
     two_hosts_race_for_one_slot_and_never_both_win(world).await;
     fifty_hosts_get_as_many_slots_as_there_are(world).await;
@@ -119,6 +121,32 @@ async fn a_slot_is_given_back_by_another_hand(world: &dyn World) {
     assert_eq!(b.release_host(SERVICE, "a").await.unwrap(), []);
     assert!(is_yes(&b.acquire(SERVICE, "ic", 1).await.unwrap()));
     assert!(matches!(a.begin(SERVICE, "ia").await.unwrap_err(), FleetError::Lost(_)));
+}
+
+/// What a host has begun to change it holds its one slot for, and the next incident under the same name has none to give
+/// back. What it only waited for gives way.
+async fn a_slot_is_kept_from_the_hosts_next_incident(a: &dyn Fleet, b: &dyn Fleet) {
+    const SERVICE: &str = "next-incident";
+    assert!(is_yes(&a.acquire(SERVICE, "i0", 1).await.unwrap()));
+    assert!(is_yes(&a.acquire(SERVICE, "i1", 1).await.unwrap()));
+    a.release(SERVICE, "i0").await.unwrap();
+    assert!(!is_yes(&b.acquire(SERVICE, "ib", 1).await.unwrap()), "i1 has it now");
+    assert!(matches!(a.begin(SERVICE, "i0").await.unwrap_err(), FleetError::Lost(_)));
+    for _ in 0..2 {
+        a.begin(SERVICE, "i1").await.unwrap();
+        assert!(is_yes(&a.acquire(SERVICE, "i1", 1).await.unwrap()));
+        let Acquired::No { held } = a.acquire(SERVICE, "i2", 2).await.unwrap() else { panic!("given to both") };
+        assert_eq!((held[0].holder.as_str(), held[0].incident.as_str()), ("a", "i1"));
+        assert!(matches!(a.begin(SERVICE, "i2").await.unwrap_err(), FleetError::Lost(_)));
+        a.release(SERVICE, "i2").await.unwrap();
+        assert!(!is_yes(&b.acquire(SERVICE, "ib", 1).await.unwrap()), "i1 has it still");
+    }
+    a.release(SERVICE, "i1").await.unwrap();
+    assert!(is_yes(&b.acquire(SERVICE, "ib", 1).await.unwrap()));
+    // Lost to another, it is not in the way of the next.
+    assert!(!is_yes(&a.acquire(SERVICE, "i2", 1).await.unwrap()));
+    b.release(SERVICE, "ib").await.unwrap();
+    assert!(is_yes(&a.acquire(SERVICE, "i3", 1).await.unwrap()));
 }
 
 async fn clocks_that_differ_never_let_two_hosts_change(world: &dyn World) {
