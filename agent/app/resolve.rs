@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::control::Reply;
+use super::sweep;
 use crate::execute::journal::Journal;
 use crate::execute::resolve as put_back;
 use crate::execute::saga::Saga;
-use crate::execute::steps::{UndoError, drain};
+use crate::execute::steps::drain;
 use crate::execute::world::World;
-use crate::model::{IncidentId, Marker, ServiceName};
+use crate::model::{IncidentId, Plan, ServiceName};
 use crate::store::{Latch, Store};
 
 /// What a person decided.
@@ -17,7 +18,7 @@ use crate::store::{Latch, Store};
 pub enum How {
     /// Health check, put back, unlatch.
     Restore,
-    /// Unlatch, and leave traffic as it is.
+    /// Let go of the drain, unlatch, and leave traffic as it is.
     Leave,
     /// Only where nothing is drained.
     Unsaid,
@@ -39,10 +40,14 @@ async fn decide(store: &Store, world: &World, service: &ServiceName, how: How) -
     let Some(latch) = latch else { return Err(format!("{service} is not latched; nothing is to be decided")) };
     let incident = IncidentId(latch.incident.clone());
     let said = match how {
-        How::Leave => "left as it is; unlatched".to_string(),
+        How::Leave => {
+            let_go(store, world, &incident, &latch).await?;
+            "left as it is; unlatched".to_string()
+        }
         How::Restore => restore(store, world, service, &incident).await?,
         How::Unsaid => {
             refuse_if_drained(store, world, service, &incident, &latch).await?;
+            let_go(store, world, &incident, &latch).await?;
             "unlatched".to_string()
         }
     };
@@ -53,14 +58,20 @@ async fn decide(store: &Store, world: &World, service: &ServiceName, how: How) -
 async fn restore(store: &Store, world: &World, service: &ServiceName, incident: &IncidentId) -> Result<String, String> {
     let Some(plan) = store.plan(incident).map_err(|error| error.to_string())? else {
         return Err(format!(
-            "{service}: no plan of incident {incident} is kept, so what it drained is not known; put it back in the \
-             registry, then decide with --leave"
+            "{service}: no plan of incident {incident} is kept, so what it drained is not known; decide with \
+             --leave, then put it back in the registry"
         ));
     };
-    let rows = store.journal(incident).map_err(|error| error.to_string())?;
+    let saga = replayed(store, &plan)?;
+    put_back::restore(&plan, saga.drain_preimage(), world).await.map_err(|error| error.to_string())
+}
+
+/// The saga of an incident, as its journal tells it.
+fn replayed(store: &Store, plan: &Plan) -> Result<Saga, String> {
+    let rows = store.journal(&plan.incident).map_err(|error| error.to_string())?;
     let mut saga = Saga::new(plan.clone());
     Journal::replay(&rows, &mut saga).map_err(|error| error.to_string())?;
-    put_back::restore(&plan, saga.drain_preimage(), world).await.map_err(|error| error.to_string())
+    Ok(saga)
 }
 
 /// Without a word on what becomes of it, a service that is out of traffic stays latched.
@@ -72,16 +83,32 @@ async fn refuse_if_drained(
     latch: &Latch,
 ) -> Result<(), String> {
     let drained = match store.plan(incident).map_err(|error| error.to_string())? {
-        Some(plan) => match drain::still_ours(&plan, world).await {
-            Ok(ours) => !ours.is_empty(),
-            Err(UndoError::Later(error)) => return Err(format!("{error}; say --restore or --leave")),
-            Err(UndoError::Refused { .. } | UndoError::Unregistered(_)) => false,
-        },
+        Some(plan) => {
+            // Of a journal that cannot be read the worse is taken for true.
+            let rests = replayed(store, &plan).map_or(plan.drains(), |saga| saga.holds_drain_at_rest());
+            let keeps_out = drain::keeps_out(&plan, rests, world).await;
+            keeps_out.map_err(|error| format!("{error}; say --restore or --leave"))?
+        }
         // An orphaned marker: there is a drain, and nobody knows of it.
-        None => Marker::parse(latch.detail.split_once("carries: ").map_or("", |(_, marker)| marker)).is_some(),
+        None => sweep::orphaned(&latch.detail).is_some(),
     };
     match drained {
         true => Err(format!("{service} is out of traffic: say --restore to put it back, or --leave to keep it out")),
         false => Ok(()),
     }
 }
+
+/// What a person has decided on, no adapter takes out of traffic again.
+async fn let_go(store: &Store, world: &World, incident: &IncidentId, latch: &Latch) -> Result<(), String> {
+    let plan = store.plan(incident).map_err(|error| error.to_string())?;
+    let forgotten = match (plan, sweep::orphaned(&latch.detail)) {
+        (Some(plan), _) => drain::forget(&plan.target.bindings, &drain::marker(&plan, world), world).await,
+        (None, Some((binding, marker))) => drain::forget(&[binding], &marker, world).await,
+        (None, None) => Ok(()),
+    };
+    forgotten.map_err(|error| format!("its drain is held still, and it stays latched: {error}; try again"))
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::Wiring;
 use crate::crash;
 use crate::model::incident::Ending;
-use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
+use crate::model::plan::Binding;
+use crate::model::{EventKind, IncidentId, Marker, Message, Outcome, Reason, ServiceName};
 use crate::ports::Ports;
 use crate::ports::registry::FoundMarker;
 use crate::store::Store;
@@ -33,9 +34,14 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
         };
         for found in found {
             let incident = &found.marker.incident;
-            if found.marker.host == wiring.host.name && !known.contains(incident) && !left_by_a_person(store, incident)
-            {
+            if found.marker.host != wiring.host.name || known.contains(incident) {
+                continue;
+            }
+            if !left_by_a_person(store, incident) {
                 orphan(wiring, store, name, &found);
+            } else if let Err(error) = registry.forget(&found.id, &found.marker).await {
+                tracing::warn!(registry = %name, id = %found.id, %error, "a drain that a person has decided on is held still");
+                all_answered = false;
             }
         }
     }
@@ -48,19 +54,28 @@ fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError
     Ok(open.chain(latched).collect())
 }
 
-/// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands.
-/// Where it cannot be read, the marker is told of rather than forgotten.
+/// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands, and its
+/// drain is held no more. Where it cannot be read, the marker is told of rather than forgotten.
 fn left_by_a_person(store: &Store, incident: &IncidentId) -> bool {
     let stuck: &str = Outcome::Stuck.into();
     store.incident(incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.as_deref() == Some(stuck)))
 }
+
+/// Where the drain stands that the latch of an orphan is for, by the latch's own words.
+pub fn orphaned(detail: &str) -> Option<(Binding, Marker)> {
+    let (place, marker) = detail.split_once(CARRIES)?;
+    let (registry, id) = place.split_once('/')?;
+    Some((Binding { registry: registry.into(), id: id.into() }, Marker::parse(marker)?))
+}
+
+const CARRIES: &str = " carries: ";
 
 fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
     let service = wiring.config.service_bound_to(registry, &found.id);
     let ending = Ending {
         outcome: Outcome::Stuck,
         reason: Reason::OrphanedMarker,
-        detail: format!("{registry}/{} carries: {}", found.id, found.marker),
+        detail: format!("{registry}/{}{CARRIES}{}", found.id, found.marker),
     };
     let message = orphan_message(wiring, service.as_ref(), &found.marker.incident, &ending);
     tracing::error!(registry, id = %found.id, marker = %found.marker, "a drain of ours that no incident knows of");
@@ -84,7 +99,8 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
     if let Some(service) = service {
         // Without the incident's plan it is not known what stood there before.
         lines.push(format!(
-            "look at it, put it back in the registry or leave it out, then say so: unwait resolve {service} --leave"
+            "look at it, and let go of it: unwait resolve {service} --leave; then put it back in the registry: while our \
+             marker stands there, this is told again"
         ));
     }
     Message {

@@ -20,7 +20,7 @@ pub struct Arguments {
     /// Check its health, put it back into traffic, and unlatch it.
     #[arg(long, conflicts_with = "leave")]
     restore: bool,
-    /// Leave traffic as it is, and unlatch it.
+    /// Leave traffic as it is, hold its drain no more, and unlatch it.
     #[arg(long)]
     leave: bool,
     #[command(flatten)]

@@ -28,7 +28,7 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
     let later = |error: UndoError| match error {
         UndoError::Later(error) => ResolveError::Later(error),
         UndoError::Refused { detail, .. } | UndoError::Unregistered(detail) => {
-            ResolveError::Refused(format!("{detail}; put it right in the registry, then decide with --leave"))
+            ResolveError::Refused(format!("{detail}; decide with --leave, then put it right in the registry"))
         }
     };
     drain::still_ours(plan, world).await.map_err(later)?;

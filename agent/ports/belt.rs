@@ -89,6 +89,10 @@ impl Registry for Belted<dyn Registry> {
         self.by(self.inner.restore(id, marker, record)).await
     }
 
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.by(self.inner.forget(id, marker)).await
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         self.by(self.inner.others(id)).await
     }

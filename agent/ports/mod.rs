@@ -18,7 +18,7 @@ pub mod testing_consul;
 #[cfg(test)]
 mod testing_etcd;
 #[cfg(test)]
-mod testing_haproxy;
+pub mod testing_haproxy;
 #[cfg(test)]
 mod testing_nginx;
 #[cfg(test)]

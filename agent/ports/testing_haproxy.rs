@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 
 use super::testing_consul::{free_ports, wait_for};
 
+#[derive(Debug)]
 pub struct TestHaProxy {
     child: Child,
     directory: tempfile::TempDir,

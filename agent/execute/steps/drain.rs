@@ -186,6 +186,37 @@ pub async fn is_out(plan: &Plan, world: &World) -> bool {
     true
 }
 
+/// Is any of the bindings out of traffic by our drain? An instance that is not there is where the incident rests drained: its
+/// drain is held, and takes it out when it registers.
+pub async fn keeps_out(plan: &Plan, rests_drained: bool, world: &World) -> Result<bool, RegistryError> {
+    let marker = marker(plan, world);
+    let mut unknown = Ok(false);
+    for binding in &plan.target.bindings {
+        let observed = match world.registry(binding) {
+            Ok(registry) => registry.observe(&binding.id).await,
+            Err(error) => Err(error),
+        };
+        match observed.map(|registration| registration.traffic) {
+            Ok(Traffic::DrainedBy(found)) if found == marker => return Ok(true),
+            Err(RegistryError::NotRegistered { .. }) if rests_drained => return Ok(true),
+            Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}
+            Err(error) => unknown = Err(error),
+        }
+    }
+    unknown
+}
+
+/// Lets go of the drain under this marker at each of these bindings; traffic stays as it is. A registry that the host's file
+/// does not name any more has nothing to let go of.
+pub async fn forget(bindings: &[Binding], marker: &Marker, world: &World) -> Result<(), RegistryError> {
+    for binding in bindings {
+        if let Ok(registry) = world.registry(binding) {
+            registry.forget(&binding.id, marker).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Restores each binding by its pre-image; also one that is in traffic already, which its adapter may hold a drain of still.
 pub async fn put_back(
     plan: &Plan,

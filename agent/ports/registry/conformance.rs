@@ -46,6 +46,10 @@ pub(super) trait World {
     async fn comes_back(&self, id: &str) {
         self.isolate(id, None).await;
     }
+    /// Into traffic by a person's hand, where it may have to be more than that.
+    async fn by_hand(&self, id: &str) {
+        self.comes_back(id).await;
+    }
     /// In this time an adapter that holds its drains has looked at them some times.
     fn looked(&self) -> Duration {
         Duration::ZERO
@@ -238,6 +242,22 @@ async fn tells_the_story(world: &dyn World) {
     assert!(world.finds(us).await);
     tokio::time::sleep(world.looked()).await;
     assert!(world.finds(us).await);
+    assert!(registry.markers().await.unwrap().is_empty());
+
+    // What a person has decided on is let go of: traffic stays as it is until they put it back, and from then on too.
+    let later = world.later();
+    later.drain(us, &ours).await.unwrap();
+    for _ in 0..2 {
+        later.forget(us, &ours).await.unwrap();
+        assert!(!world.finds(us).await);
+    }
+    world.by_hand(us).await;
+    assert!(world.finds(us).await);
+    tokio::time::sleep(world.looked()).await;
+    assert!(world.finds(us).await);
+    // Where our marker stands in the registry itself, it is there still.
+    later.restore(us, &ours, &record.record).await.unwrap();
+    assert_eq!(traffic(us).await, Traffic::Passing);
     assert!(registry.markers().await.unwrap().is_empty());
 
     // A record that went while it was drained is not written again.

@@ -116,6 +116,14 @@ impl World for ConsulWorld {
         self.renew(id).await;
     }
 
+    async fn by_hand(&self, id: &str) {
+        if self.scope == ConsulScope::Node {
+            self.consul.put("/v1/agent/maintenance?enable=false", "").await;
+        }
+        self.comes_back(id).await;
+        self.consul.wait_for("it to be in the catalog", async || self.finds(id).await).await;
+    }
+
     fn looked(&self) -> Duration {
         Duration::from_secs(5)
     }

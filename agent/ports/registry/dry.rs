@@ -70,6 +70,14 @@ impl Registry for DryRegistry {
         }
     }
 
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let mut drained = self.drained();
+        if drained.get(id) == Some(marker) {
+            drained.remove(id);
+        }
+        Ok(())
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         self.real.others(id).await
     }
@@ -131,6 +139,10 @@ mod tests {
         real.isolate("a-1", None);
 
         assert_eq!(dry.restore("a-1", &marker, &null).await.unwrap(), Restored::Done);
+        assert_eq!(dry.observe("a-1").await.unwrap(), before);
+
+        dry.drain("a-1", &marker).await.unwrap();
+        dry.forget("a-1", &marker).await.unwrap();
         assert_eq!(dry.observe("a-1").await.unwrap(), before);
     }
 

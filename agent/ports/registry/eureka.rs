@@ -13,10 +13,9 @@
 //!   are counted by what each one's own record says.
 //! - A 404 tells nothing by itself: it counts where the same server shows that it is Eureka's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,8 +24,8 @@ use reqwest::{Client, Method, StatusCode, Url};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::holder::{Held, Holder, Look};
 use super::ledger::Ledger;
+use super::noted::{Backend, Noted, until_seen};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 use crate::ports::{User, http};
@@ -42,8 +41,7 @@ const NONE: &str = "UNKNOWN";
 
 #[derive(Debug)]
 pub struct Eureka {
-    apps: Arc<Apps>,
-    holder: Holder,
+    apps: Noted<Apps>,
 }
 
 #[derive(Debug)]
@@ -53,8 +51,6 @@ struct Apps {
     client: Client,
     user: Option<User>,
     ledger: Ledger,
-    /// One change at a time: nothing is held while it is being put back.
-    changing: tokio::sync::Mutex<()>,
 }
 
 /// An instance as its own record has it.
@@ -83,25 +79,12 @@ impl Eureka {
         let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
         let base = http::address(url).map_err(refused)?;
         let client = http::client(&base, deadline).map_err(refused)?;
-        let (ledger, changing) = (Ledger::new(ledger), tokio::sync::Mutex::default());
-        let apps = Apps { registry: name.into(), base, client, user, ledger, changing };
-        Ok(Self { apps: Arc::new(apps), holder: Holder::new(hold_every) })
+        let apps = Apps { registry: name.into(), base, client, user, ledger: Ledger::new(ledger) };
+        Ok(Self { apps: Noted::new(apps, hold_every) })
     }
 }
 
 impl Apps {
-    fn refused(&self, detail: String) -> RegistryError {
-        RegistryError::Refused { registry: self.registry.clone(), detail }
-    }
-
-    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
-        self.ledger.drains().map_err(|detail| self.refused(detail))
-    }
-
-    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
-        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
-    }
-
     /// The body; `None` for a 404.
     async fn call(&self, method: Method, path: &[&str], value: Option<&str>) -> Result<Option<Vec<u8>>, RegistryError> {
         let asked = format!("{method} apps/{}", path.join("/"));
@@ -173,28 +156,6 @@ impl Apps {
         Ok(all)
     }
 
-    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
-        let (app, instance) = super::service_and_instance(&self.registry, id)?;
-        let Some(record) = self.record(app, instance).await? else {
-            self.apps().await?;
-            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
-        };
-        let status = record["status"].as_str().unwrap_or(NONE).to_owned();
-        let overridden = overridden(&record).to_owned();
-        let traffic = match (overridden.as_str(), self.drains()?.remove(id)) {
-            // Ours, or lost since by a deregistration.
-            (OUT | NONE | "UP", Some(noted)) => Traffic::DrainedBy(noted),
-            (NONE | "UP", None) => match status.as_str() {
-                "UP" => Traffic::Passing,
-                OUT => Traffic::Isolated { reason: "the application itself says OUT_OF_SERVICE".into() },
-                _ => Traffic::Failing,
-            },
-            (other, _) => Traffic::Isolated { reason: format!("its status is overridden as {other}") },
-        };
-        let record = json!({ "status": status, "overridden": overridden });
-        Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
-    }
-
     /// Overrides the status with `value`, or takes the override back and suggests it.
     async fn set(&self, id: &str, method: Method, value: &str) -> Result<(), RegistryError> {
         let (app, instance) = super::service_and_instance(&self.registry, id)?;
@@ -202,55 +163,6 @@ impl Apps {
             Some(_) => Ok(()),
             None => Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() }),
         }
-    }
-
-    /// Takes it out where it is in traffic. True where it was.
-    async fn take_out(&self, id: &str) -> Result<bool, RegistryError> {
-        let before = self.look(id).await?;
-        if !matches!(before.overridden.as_str(), NONE | "UP") {
-            return Ok(false);
-        }
-        self.set(id, Method::PUT, OUT).await?;
-        let now = self.look(id).await?.overridden;
-        if now != OUT {
-            return Err(self.refused(format!("`{id}` was overridden as {OUT}, and reads back as {now}")));
-        }
-        Ok(true)
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        let gone = || Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
-        let seen = match self.look(id).await {
-            Ok(seen) => seen,
-            Err(RegistryError::NotRegistered { .. }) => return gone(),
-            Err(error) => return Err(error),
-        };
-        match &seen.registration.traffic {
-            Traffic::DrainedBy(found) if found == marker => {}
-            other => return Ok(Restored::NotOurs(super::stands_there(other))),
-        }
-        if seen.overridden == OUT {
-            let status = match (seen.status.as_str(), record["status"].as_str()) {
-                // What the application itself has said since stands over an override, and is newer than what we kept.
-                (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,
-                _ => "UP",
-            };
-            let put_back = match record["overridden"].as_str() {
-                Some("UP") => self.set(id, Method::PUT, "UP").await,
-                _ => self.set(id, Method::DELETE, status).await,
-            };
-            match put_back {
-                Err(RegistryError::NotRegistered { .. }) => return gone(),
-                put_back => put_back?,
-            }
-            let now = self.look(id).await?.overridden;
-            if now == OUT {
-                return Err(self.refused(format!("`{id}` was put back, and reads back as {now}")));
-            }
-        }
-        // Last: until it is in traffic the drain is ours to take back.
-        self.note(id, None)?;
-        Ok(Restored::Done)
     }
 }
 
@@ -285,62 +197,107 @@ fn is_up(record: &Value) -> bool {
 }
 
 #[async_trait]
-impl Held for Apps {
-    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
-        let _one = self.changing.lock().await;
-        if self.drains()?.get(id) != Some(marker) {
-            return Ok(Look::NotOurs);
+impl Backend for Apps {
+    type Seen = Seen;
+
+    fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
+        let (app, instance) = super::service_and_instance(&self.registry, id)?;
+        let Some(record) = self.record(app, instance).await? else {
+            self.apps().await?;
+            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
+        };
+        let status = record["status"].as_str().unwrap_or(NONE).to_owned();
+        let overridden = overridden(&record).to_owned();
+        let traffic = match (overridden.as_str(), self.drains()?.remove(id)) {
+            // Ours, or lost since by a deregistration.
+            (OUT | NONE | "UP", Some(noted)) => Traffic::DrainedBy(noted),
+            (NONE | "UP", None) => match status.as_str() {
+                "UP" => Traffic::Passing,
+                OUT => Traffic::Isolated { reason: "the application itself says OUT_OF_SERVICE".into() },
+                _ => Traffic::Failing,
+            },
+            (other, _) => Traffic::Isolated { reason: format!("its status is overridden as {other}") },
+        };
+        let record = json!({ "status": status, "overridden": overridden });
+        Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
+    }
+
+    fn traffic(seen: &Seen) -> &Traffic {
+        &seen.registration.traffic
+    }
+
+    async fn take_out(&self, id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        if !matches!(self.look(id).await?.overridden.as_str(), NONE | "UP") {
+            return Ok(false);
         }
-        match self.take_out(id).await {
-            Ok(true) => Ok(Look::OutAgain),
-            // Gone while it restarts: what registers again is seen next time.
-            Ok(false) | Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
-            Err(error) => Err(error),
+        self.set(id, Method::PUT, OUT).await?;
+        until_seen(&self.registry, id, || async {
+            let now = self.look(id).await?.overridden;
+            Ok((now != OUT).then(|| format!("its status is overridden as {now}")))
+        })
+        .await?;
+        Ok(true)
+    }
+
+    /// Where no override stands, taking one back changes nothing.
+    async fn put_back(&self, id: &str, _marker: &Marker, seen: Seen, record: &Value) -> Result<(), RegistryError> {
+        let status = match (seen.status.as_str(), record["status"].as_str()) {
+            // What the application itself has said since stands over an override, and is newer than what we kept.
+            (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,
+            _ => "UP",
+        };
+        match record["overridden"].as_str() {
+            Some("UP") => self.set(id, Method::PUT, "UP").await?,
+            _ => self.set(id, Method::DELETE, status).await?,
         }
+        until_seen(&self.registry, id, || async {
+            let now = self.look(id).await?.overridden;
+            Ok((now == OUT).then(|| format!("its status is overridden as {now}")))
+        })
+        .await
     }
 }
 
 #[async_trait]
 impl Registry for Eureka {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        Ok(self.apps.look(id).await?.registration)
+        Ok(self.apps.backend().look(id).await?.registration)
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let apps = &self.apps;
-        let _one = apps.changing.lock().await;
-        let anew = super::may_drain(&apps.registry, id, &apps.look(id).await?.registration.traffic, marker)?;
-        apps.note(id, Some(marker))?;
-        if let Err(error) = apps.take_out(id).await {
-            // Refused, so not done. Where that is not known, the note stays for the saga's undo.
-            if anew && !error.is_passing() {
-                apps.note(id, None)?;
-            }
-            return Err(error);
-        }
-        self.holder.hold(apps, id, marker);
-        Ok(())
+        self.apps.drain(id, marker).await
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.holder.look_now(&self.apps, id, marker).await
+        self.apps.hold(id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        let apps = &self.apps;
-        let _one = apps.changing.lock().await;
-        self.holder.put_back(apps, id, marker, apps.restore(id, marker, record)).await
+        self.apps.restore(id, marker, record).await
+    }
+
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.apps.forget(id, marker).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let (app, own) = super::service_and_instance(&self.apps.registry, id)?;
-        self.apps.look(id).await?;
-        let list = self.apps.get(&[app], "application").await?.unwrap_or_default();
+        let apps = self.apps.backend();
+        let (app, own) = super::service_and_instance(&apps.registry, id)?;
+        apps.look(id).await?;
+        let list = apps.get(&[app], "application").await?.unwrap_or_default();
         let mut others = Others { healthy: 0, registered: 1 };
         for other in listed(&list["instance"]).iter().filter(|other| instance_id(other) != Some(own)) {
             others.registered += 1;
             if let Some(instance) = instance_id(other).filter(|_| is_up(other))
-                && self.apps.record(app, instance).await?.is_some_and(|record| is_up(&record))
+                && apps.record(app, instance).await?.is_some_and(|record| is_up(&record))
             {
                 others.healthy += 1;
             }
@@ -349,26 +306,15 @@ impl Registry for Eureka {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let mut found = Vec::new();
-        for (id, marker) in self.apps.drains()? {
-            match self.apps.look(&id).await.map(|seen| seen.registration.traffic) {
-                Ok(Traffic::DrainedBy(stands)) if stands == marker => {
-                    self.holder.hold(&self.apps, &id, &marker);
-                    found.push(FoundMarker { id, marker });
-                }
-                Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
+        self.apps.markers()
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        Ok(self.apps.all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
+        Ok(self.apps.backend().all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
     }
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        let all = self.apps.all().await?.into_iter();
+        let all = self.apps.backend().all().await?.into_iter();
         Ok(all.filter_map(|listed| Some((listed.id?, listed.address))).collect())
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::eureka::Eureka;
-use super::stub::{Request, refusing, serve};
+use super::stub::{Peers, Request, refusing, serve};
 use super::*;
 use crate::ports::User;
 use crate::ports::testing_consul::wait_for;
@@ -48,10 +48,14 @@ struct Server {
     apps: BTreeMap<String, BTreeMap<String, Instance>>,
     /// What lists are answered from, where it is older.
     cache: Option<BTreeMap<String, BTreeMap<String, Instance>>>,
+    /// So many reads of an instance still show it as it is there.
+    stale: Option<(u32, Instance)>,
     /// `NAME:PASSWORD` that is asked for.
     login: Option<String>,
     /// Questions that the user may not ask.
     forbidden: Option<&'static str>,
+    /// From the next change on, the user may read no more.
+    blind_after_a_change: bool,
 }
 
 impl Server {
@@ -83,6 +87,11 @@ impl Server {
                 Some(found) => (200, json!({ "application": found }).to_string()),
                 None => (404, String::new()),
             },
+            ("GET", [_, id]) if self.stale.as_ref().is_some_and(|(reads, _)| *reads > 0) => {
+                let (reads, before) = self.stale.as_mut().unwrap();
+                *reads -= 1;
+                (200, json!({ "instance": before.json(id) }).to_string())
+            }
             ("GET", [app, id]) => match self.instance(app, id) {
                 Some(found) => (200, json!({ "instance": found.json(id) }).to_string()),
                 None => (404, String::new()),
@@ -94,12 +103,18 @@ impl Server {
                 if found.status != value {
                     (found.status, found.overridden) = (value.clone(), value);
                 }
+                if self.blind_after_a_change {
+                    self.forbidden = Some("GET");
+                }
                 (200, String::new())
             }
             ("DELETE", [app, id, "status"]) => {
                 let value = request.query.get("value").map_or("UNKNOWN", String::as_str).to_owned();
                 let Some(found) = self.instance(app, id) else { return (404, String::new()) };
-                (found.status, found.overridden) = (value, "UNKNOWN".into());
+                // What is not overridden stays as it is.
+                if found.overridden != "UNKNOWN" {
+                    (found.status, found.overridden) = (value, "UNKNOWN".into());
+                }
                 (200, String::new())
             }
             _ => (405, String::new()),
@@ -121,6 +136,16 @@ impl Server {
     }
 }
 
+/// Ourselves, two others under our name, and a service of its own.
+fn server() -> Server {
+    let mut server = Server::default();
+    server.register(US, "127.0.0.1", 7801);
+    server.register("rpc-order/bj1-04:rpc-order:7801", "10.0.0.2", 7801);
+    server.register("rpc-order/bj1-05:rpc-order:7801", "10.0.0.3", 7801);
+    server.register("rpc-cart/bj1-03:rpc-cart:7901", "127.0.0.1", 7901);
+    server
+}
+
 struct EurekaWorld {
     server: Arc<Mutex<Server>>,
     url: String,
@@ -130,12 +155,7 @@ struct EurekaWorld {
 
 impl EurekaWorld {
     async fn new(hold_every: Duration) -> Self {
-        let mut server = Server::default();
-        server.register(US, "127.0.0.1", 7801);
-        server.register("rpc-order/bj1-04:rpc-order:7801", "10.0.0.2", 7801);
-        server.register("rpc-order/bj1-05:rpc-order:7801", "10.0.0.3", 7801);
-        server.register("rpc-cart/bj1-03:rpc-cart:7901", "127.0.0.1", 7901);
-        let server = Arc::new(Mutex::new(server));
+        let server = Arc::new(Mutex::new(server()));
         let asked = Arc::clone(&server);
         let url = format!("http://{}/eureka", serve(move |request| asked.lock().unwrap().answer(request)).await);
         let state = tempfile::tempdir().unwrap();
@@ -212,6 +232,15 @@ impl World for EurekaWorld {
 
     async fn isolate(&self, _id: &str, _reason: Option<&str>) {}
 
+    /// We are the only one that is.
+    async fn comes_back(&self, _id: &str) {
+        self.restarts_in_good_order();
+    }
+
+    fn looked(&self) -> Duration {
+        10 * OFTEN
+    }
+
     async fn deregister(&self, id: &str) {
         let (app, id) = id.split_once('/').unwrap();
         self.server.lock().unwrap().apps.get_mut(&app.to_uppercase()).unwrap().remove(id);
@@ -251,10 +280,12 @@ async fn an_override_that_a_deregistration_took_along_is_set_again_until_it_is_t
     assert!(!world.finds(US).await);
     assert!(!world.registry.hold(US, &marker("another")).await.unwrap());
 
-    // An agent that starts later knows the drain by its ledger, and looks by itself.
+    // An agent that starts later, while the service is away, knows the drain by its ledger, and looks by itself.
     let later = world.another(OFTEN, None);
-    world.restarts_in_good_order();
+    world.deregister(US).await;
     assert_eq!(later.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+    world.restarts_in_good_order();
+    assert!(world.finds(US).await);
     wait_for("the override to be set again", async || !world.finds(US).await).await;
     assert_eq!(later.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
     assert!(world.finds(US).await && later.markers().await.unwrap().is_empty());
@@ -323,6 +354,49 @@ async fn others_are_healthy_by_their_own_records_and_not_by_an_old_list() {
     assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 1, registered: 3 });
     world.deregister("rpc-order/bj1-05:rpc-order:7801").await;
     assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 0, registered: 3 });
+}
+
+#[tokio::test]
+async fn a_drain_and_its_undo_at_once_leave_nothing_out_that_is_not_noted_where_peers_lag() {
+    let (peers, address) = Peers::serve([server(), server()], Server::answer).await;
+    let state = tempfile::tempdir().unwrap();
+    let registry = EurekaWorld::of(&format!("http://{address}/eureka"), &state, NEVER, None);
+    let record = registry.observe(US).await.unwrap().record;
+    let _ = registry.drain(US, &marker("i")).await;
+    let _ = registry.restore(US, &marker("i"), &record).await;
+    wait_for("the peers to have told each other", async || peers.agree()).await;
+    let noted = !registry.markers().await.unwrap().is_empty();
+    let (app, id) = US.split_once('/').unwrap();
+    for server in &peers.servers {
+        let status = server.lock().unwrap().instance(app, id).unwrap().status.clone();
+        assert!(status == "UP" || noted, "{status}, and nobody knows of it");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_that_was_answered_and_cannot_be_read_back_stays_noted_until_it_is_undone() {
+    let world = EurekaWorld::new(NEVER).await;
+    world.server.lock().unwrap().blind_after_a_change = true;
+    let error = world.registry.drain(US, &marker("i")).await.unwrap_err();
+    assert!(error.is_passing(), "{error}");
+    assert_eq!(world.registry.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+    {
+        let mut server = world.server.lock().unwrap();
+        (server.blind_after_a_change, server.forbidden) = (false, None);
+    }
+    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert!(world.finds(US).await && world.registry.markers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn one_read_that_says_in_traffic_does_not_end_a_drain_that_stands() {
+    let world = EurekaWorld::new(NEVER).await;
+    let (app, id) = US.split_once('/').unwrap();
+    let before = world.server.lock().unwrap().instance(app, id).unwrap().clone();
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    world.server.lock().unwrap().stale = Some((1, before));
+    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert!(world.finds(US).await && world.registry.markers().await.unwrap().is_empty());
 }
 
 fn user(password: &str) -> Option<User> {

@@ -11,10 +11,9 @@
 //!
 //! All balancers or none: where one cannot be drained, those that were are made ready again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +21,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::holder::{Held, Holder, Look};
 use super::ledger::Ledger;
+use super::noted::{Backend, Noted};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 
@@ -41,8 +40,7 @@ const FORCED_DRAIN: u32 = 0x08;
 
 #[derive(Debug)]
 pub struct HaProxy {
-    balancers: Arc<Balancers>,
-    holder: Holder,
+    balancers: Noted<Balancers>,
 }
 
 #[derive(Debug)]
@@ -51,8 +49,6 @@ struct Balancers {
     /// A path, or `HOST:PORT`.
     sockets: Vec<String>,
     ledger: Ledger,
-    /// One change at a time: nothing is held while it is being put back.
-    changing: tokio::sync::Mutex<()>,
 }
 
 /// One line of `show servers state`.
@@ -89,25 +85,12 @@ impl Server {
 impl HaProxy {
     /// `name` is the registry's in the host's file; `ledger` a file that this agent alone writes.
     pub fn new(name: &str, sockets: Vec<String>, ledger: PathBuf) -> Self {
-        let ledger = Ledger::new(ledger);
-        let balancers = Balancers { registry: name.into(), sockets, ledger, changing: tokio::sync::Mutex::default() };
-        Self { balancers: Arc::new(balancers), holder: Holder::new(HOLD_EVERY) }
+        let balancers = Balancers { registry: name.into(), sockets, ledger: Ledger::new(ledger) };
+        Self { balancers: Noted::new(balancers, HOLD_EVERY) }
     }
 }
 
 impl Balancers {
-    fn refused(&self, detail: String) -> RegistryError {
-        RegistryError::Refused { registry: self.registry.clone(), detail }
-    }
-
-    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
-        self.ledger.drains().map_err(|detail| self.refused(detail))
-    }
-
-    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
-        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
-    }
-
     async fn ask(&self, socket: &str, command: &str) -> Result<String, RegistryError> {
         let asked = async {
             if socket.starts_with('/') {
@@ -163,24 +146,6 @@ impl Balancers {
             .ok_or_else(|| self.refused(format!("`{id}` names no server: expected BACKEND/SERVER, as in rpc-order/s1")))
     }
 
-    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        let servers = self.everywhere(id).await?;
-        let marker = self.drains()?.remove(id);
-        let isolated = servers.iter().find_map(|(socket, server)| Some((socket, server.isolated()?)));
-        let drained = servers.iter().find(|(_, server)| server.admin == FORCED_DRAIN);
-        let traffic = match (isolated, marker, drained) {
-            (Some((socket, why)), ..) => Traffic::Isolated { reason: format!("{socket}: {why}") },
-            (None, Some(marker), _) => Traffic::DrainedBy(marker),
-            (None, None, Some((socket, _))) => Traffic::Isolated { reason: format!("{socket}: it is drained") },
-            (None, None, None) if servers.iter().all(|(_, server)| server.passes()) => Traffic::Passing,
-            (None, None, None) => Traffic::Failing,
-        };
-        let record = |(socket, server): &(&str, Server)| json!({ "socket": socket, "admin_state": server.admin, "weight": server.weight });
-        let record = json!(servers.iter().map(record).collect::<Vec<_>>());
-        let (backend, _) = self.split(id)?;
-        Ok(Registration { name: backend.into(), traffic, record })
-    }
-
     /// Sets one balancer's server to `drain` or `ready`, and reads it back. False where it was so already.
     async fn set(&self, socket: &str, server: &Server, drain: bool) -> Result<bool, RegistryError> {
         let wanted = if drain { FORCED_DRAIN } else { 0 };
@@ -207,21 +172,6 @@ impl Balancers {
             changed |= self.set(socket, &server, true).await?;
         }
         Ok(changed)
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
-        match self.observe(id).await.map(|seen| seen.traffic) {
-            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
-            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
-            Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no balancer has a server `{id}` any more")));
-            }
-            Err(error) => return Err(error),
-        }
-        self.ready_all(id).await?;
-        // Last: until every balancer is ready the drain is ours to take back.
-        self.note(id, None)?;
-        Ok(Restored::Done)
     }
 
     /// In as many balancers as can be reached; the first failure is told at the end.
@@ -284,59 +234,93 @@ fn parsed(answer: &str) -> Result<Vec<Server>, String> {
 }
 
 #[async_trait]
-impl Held for Balancers {
-    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
-        let _one = self.changing.lock().await;
-        if self.drains()?.get(id) != Some(marker) {
-            return Ok(Look::NotOurs);
-        }
-        match self.observe(id).await?.traffic {
+impl Backend for Balancers {
+    type Seen = Registration;
+
+    fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    async fn look(&self, id: &str) -> Result<Registration, RegistryError> {
+        let servers = self.everywhere(id).await?;
+        let marker = self.drains()?.remove(id);
+        let isolated = servers.iter().find_map(|(socket, server)| Some((socket, server.isolated()?)));
+        let drained = servers.iter().find(|(_, server)| server.admin == FORCED_DRAIN);
+        let traffic = match (isolated, marker, drained) {
+            (Some((socket, why)), ..) => Traffic::Isolated { reason: format!("{socket}: {why}") },
+            (None, Some(marker), _) => Traffic::DrainedBy(marker),
+            (None, None, Some((socket, _))) => Traffic::Isolated { reason: format!("{socket}: it is drained") },
+            (None, None, None) if servers.iter().all(|(_, server)| server.passes()) => Traffic::Passing,
+            (None, None, None) => Traffic::Failing,
+        };
+        let record = |(socket, server): &(&str, Server)| json!({ "socket": socket, "admin_state": server.admin, "weight": server.weight });
+        let record = json!(servers.iter().map(record).collect::<Vec<_>>());
+        let (backend, _) = self.split(id)?;
+        Ok(Registration { name: backend.into(), traffic, record })
+    }
+
+    fn traffic(seen: &Registration) -> &Traffic {
+        &seen.traffic
+    }
+
+    async fn take_out(&self, id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        match self.look(id).await?.traffic {
             // What a person has done to it meanwhile is left alone.
-            Traffic::DrainedBy(_) if self.drain_all(id).await? => Ok(Look::OutAgain),
-            _ => Ok(Look::Out),
+            Traffic::Isolated { .. } => Ok(false),
+            _ => self.drain_all(id).await,
         }
+    }
+
+    async fn put_back(
+        &self,
+        id: &str,
+        _marker: &Marker,
+        _seen: Registration,
+        _record: &Value,
+    ) -> Result<(), RegistryError> {
+        self.ready_all(id).await
+    }
+
+    /// All balancers or none: those that were drained are made ready again.
+    async fn is_undone(&self, id: &str, _error: &RegistryError) -> bool {
+        self.ready_all(id).await.is_ok()
     }
 }
 
 #[async_trait]
 impl Registry for HaProxy {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        self.balancers.observe(id).await
+        self.balancers.backend().look(id).await
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let balancers = &self.balancers;
-        let _one = balancers.changing.lock().await;
-        let anew = super::may_drain(&balancers.registry, id, &balancers.observe(id).await?.traffic, marker)?;
-        balancers.note(id, Some(marker))?;
-        if let Err(error) = balancers.drain_all(id).await {
-            // All balancers or none. Where one cannot be made ready either, the note stays for the saga's undo.
-            if anew && balancers.ready_all(id).await.is_ok() {
-                balancers.note(id, None)?;
-            }
-            return Err(error);
-        }
-        self.holder.hold(balancers, id, marker);
-        Ok(())
+        self.balancers.drain(id, marker).await
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.holder.look_now(&self.balancers, id, marker).await
+        self.balancers.hold(id, marker).await
     }
 
-    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        let balancers = &self.balancers;
-        let _one = balancers.changing.lock().await;
-        self.holder.put_back(balancers, id, marker, balancers.restore(id, marker)).await
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        self.balancers.restore(id, marker, record).await
+    }
+
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.balancers.forget(id, marker).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let (backend, name) = self.balancers.split(id)?;
-        self.balancers.everywhere(id).await?;
+        let balancers = self.balancers.backend();
+        let (backend, name) = balancers.split(id)?;
+        balancers.everywhere(id).await?;
         let mut others = Others { healthy: u32::MAX, registered: 0 };
         // By the balancer that sees the fewest of them.
-        for socket in &self.balancers.sockets {
-            let servers = self.balancers.servers(socket, backend).await?;
+        for socket in &balancers.sockets {
+            let servers = balancers.servers(socket, backend).await?;
             let healthy = servers.iter().filter(|server| server.name != name && server.passes()).count();
             others.healthy = others.healthy.min(healthy as u32);
             others.registered = others.registered.max(servers.len() as u32);
@@ -345,26 +329,24 @@ impl Registry for HaProxy {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let drains = self.balancers.drains()?;
-        for (id, marker) in &drains {
-            self.holder.hold(&self.balancers, id, marker);
-        }
-        Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+        self.balancers.markers()
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        let balancers = self.balancers.backend();
         let mut names = HashMap::new();
-        for socket in &self.balancers.sockets {
+        for socket in &balancers.sockets {
             let named = |server: Server| Some((server.socket()?, server.backend));
-            names.extend(self.balancers.servers(socket, "").await?.into_iter().filter_map(named));
+            names.extend(balancers.servers(socket, "").await?.into_iter().filter_map(named));
         }
         Ok(names)
     }
 
     /// By the first balancer: what they do not all have is refused when it is bound.
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        let Some(socket) = self.balancers.sockets.first() else { return Ok(vec![]) };
-        let servers = self.balancers.servers(socket, "").await?;
+        let balancers = self.balancers.backend();
+        let Some(socket) = balancers.sockets.first() else { return Ok(vec![]) };
+        let servers = balancers.servers(socket, "").await?;
         let named = |server: &Server| Some((format!("{}/{}", server.backend, server.name), server.socket()?));
         Ok(servers.iter().filter_map(named).collect())
     }

@@ -257,6 +257,12 @@ impl Registry for HealthFile {
         self.holder.put_back(files, id, marker, async { files.restore(id, marker) }).await
     }
 
+    /// The file that was taken out stays kept.
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.holder.forget(id, marker).await;
+        Ok(())
+    }
+
     async fn others(&self, _id: &str) -> Result<Others, RegistryError> {
         Err(self.files.refused("a file tells nothing of other hosts".into()))
     }

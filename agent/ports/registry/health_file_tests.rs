@@ -59,7 +59,7 @@ impl World for Served {
     }
 
     fn later(&self) -> Arc<dyn Registry> {
-        Arc::new(self.another(NEVER))
+        Arc::new(self.another(OFTEN))
     }
 
     fn silent(&self) -> Option<Arc<dyn Registry>> {

@@ -35,6 +35,8 @@ pub(super) trait Held: Send + Sync + 'static {
 pub(super) struct Holder {
     every: Duration,
     state: Arc<Mutex<State>>,
+    /// Held from before a drain is found to be held still until its look has ended.
+    looking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,16 +48,17 @@ struct State {
 
 impl Holder {
     pub fn new(every: Duration) -> Self {
-        Self { every, state: Arc::default() }
+        Self { every, state: Arc::default(), looking: Arc::default() }
     }
 
-    /// From now on this drain is held, until [`Self::put_back`] or until it does not stand any more.
+    /// From now on this drain is held, until [`Self::put_back`] or [`Self::forget`], or until it does not stand any more.
     pub fn hold<A: Held>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) {
         let mut state = lock(&self.state);
         state.drains.insert(id.into(), marker.clone());
         if !state.runs {
             state.runs = true;
-            tokio::spawn(look_after(Arc::downgrade(adapter), Arc::clone(&self.state), self.every));
+            let (state, looking) = (Arc::clone(&self.state), Arc::clone(&self.looking));
+            tokio::spawn(look_after(Arc::downgrade(adapter), state, looking, self.every));
         }
     }
 
@@ -85,6 +88,12 @@ impl Holder {
         restored
     }
 
+    /// From now on this drain is held no more; a look that has begun has ended. True where this one was held.
+    pub async fn forget(&self, id: &str, marker: &Marker) -> bool {
+        let _none = self.looking.lock().await;
+        self.let_go(id, marker)
+    }
+
     /// True where this drain, and not another's, was held.
     fn let_go(&self, id: &str, marker: &Marker) -> bool {
         let mut state = lock(&self.state);
@@ -100,7 +109,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("nothing panics while it holds the drains")
 }
 
-async fn look_after<A: Held>(adapter: Weak<A>, state: Arc<Mutex<State>>, every: Duration) {
+async fn look_after<A: Held>(
+    adapter: Weak<A>,
+    state: Arc<Mutex<State>>,
+    looking: Arc<tokio::sync::Mutex<()>>,
+    every: Duration,
+) {
     let mut failed = false;
     loop {
         tokio::time::sleep(every).await;
@@ -114,6 +128,10 @@ async fn look_after<A: Held>(adapter: Weak<A>, state: Arc<Mutex<State>>, every: 
             state.drains.clone()
         };
         for (id, marker) in drains {
+            let _looking = looking.lock().await;
+            if lock(&state).drains.get(&id) != Some(&marker) {
+                continue;
+            }
             let look = adapter.look_again(&id, &marker).await;
             match &look {
                 Ok(Look::Out) => {}

@@ -1,6 +1,6 @@
 //! Hooks: the suite over the shipped ones before a real nginx, and over HTTP before a small server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -158,6 +158,18 @@ impl World for Upstreams {
         let pid = std::fs::read_to_string(self.nginx.directory().join("nginx.pid")).unwrap();
         kill(Pid::from_raw(pid.trim().parse().unwrap()), Signal::SIGHUP).unwrap();
         wait_for("nginx to send clients there", async || self.finds(id).await).await;
+    }
+
+    /// The former workers may take a client yet.
+    async fn by_hand(&self, id: &str) {
+        let pid = std::fs::read_to_string(self.nginx.directory().join("nginx.pid")).unwrap();
+        let workers = || {
+            let pids = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", pid.trim())).unwrap();
+            pids.split_whitespace().map(str::to_owned).collect::<BTreeSet<String>>()
+        };
+        let former = workers();
+        self.comes_back(id).await;
+        wait_for("the former workers to end", async || workers().is_disjoint(&former)).await;
     }
 
     async fn renew(&self, id: &str) {

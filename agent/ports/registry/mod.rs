@@ -28,6 +28,7 @@ pub mod hook;
 mod instances;
 mod ledger;
 pub mod nacos;
+mod noted;
 pub mod redis;
 pub mod zookeeper;
 
@@ -153,6 +154,13 @@ pub trait Registry: Send + Sync {
     /// `observe` gave before the drain. Repeating it is harmless.
     async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError>;
 
+    /// Lets go of the drain that carries this marker: a person has decided what becomes of it. What the adapter itself keeps of
+    /// it goes (it is held no more, its note is taken back); what stands in the registry, and traffic, stay as they are.
+    /// Repeating it is harmless. Where an adapter keeps nothing, there is nothing to do.
+    async fn forget(&self, _id: &str, _marker: &Marker) -> Result<(), RegistryError> {
+        Ok(())
+    }
+
     /// Counts the instances of the same name. Fails where it cannot see ourselves: then the count proves nothing.
     async fn others(&self, id: &str) -> Result<Others, RegistryError>;
 
@@ -163,7 +171,8 @@ pub trait Registry: Send + Sync {
     }
 
     /// This host's drains of ours that stand now, whoever made them. The running agent asks at its start, after a
-    /// reload and every hour; an adapter whose drains others undo holds what it found from then on.
+    /// reload and every hour; an adapter whose drains others undo holds what it found from then on, until it is restored or
+    /// forgotten.
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError>;
 
     /// Addresses that the registry knows, with the names registered there; for naming peers in the evidence.

@@ -15,17 +15,16 @@
 
 mod api;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
-use super::holder::{Held, Holder, Look};
 use super::ledger::Ledger;
+use super::noted::{Backend, Noted, until_seen};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{Marker, NacosLayout};
 use crate::ports::User;
@@ -34,9 +33,6 @@ use api::{Api, Place};
 
 /// For one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// From a write until a read shows it: Nacos 2 tells its own cache by an event.
-const SEEN_DEADLINE: Duration = Duration::from_secs(10);
-const SEEN_POLL: Duration = Duration::from_millis(50);
 /// A registration that undoes a drain is in force for so long at most.
 const HOLD_EVERY: Duration = Duration::from_secs(1);
 /// For naming peers: bounds on what one look may cost.
@@ -47,8 +43,7 @@ const MARKER: &str = "unwait";
 
 #[derive(Debug)]
 pub struct Nacos {
-    instances: Arc<Instances>,
-    holder: Holder,
+    instances: Noted<Instances>,
 }
 
 #[derive(Debug)]
@@ -56,8 +51,6 @@ struct Instances {
     registry: String,
     api: Api,
     ledger: Ledger,
-    /// One change at a time: nothing is held while it is being put back.
-    changing: tokio::sync::Mutex<()>,
 }
 
 /// An instance as its record and the list have it.
@@ -94,23 +87,54 @@ impl Nacos {
         ledger: PathBuf,
     ) -> Result<Self, RegistryError> {
         let api = Api::new(name, url, user, layout, deadline)?;
-        let changing = tokio::sync::Mutex::default();
-        let instances = Instances { registry: name.into(), api, ledger: Ledger::new(ledger), changing };
-        Ok(Self { instances: Arc::new(instances), holder: Holder::new(hold_every) })
+        let instances = Instances { registry: name.into(), api, ledger: Ledger::new(ledger) };
+        Ok(Self { instances: Noted::new(instances, hold_every) })
     }
 }
 
 impl Instances {
-    fn refused(&self, detail: String) -> RegistryError {
-        RegistryError::Refused { registry: self.registry.clone(), detail }
+    /// Sets `enabled`, and what else stands there as it was read; returns once it reads back.
+    async fn put(&self, place: &Place<'_>, seen: &Seen, drained_by: Option<&Marker>) -> Result<(), RegistryError> {
+        let mut metadata = seen.metadata.clone();
+        if let Some(marker) = drained_by {
+            metadata.insert(MARKER.into(), marker.to_string().into());
+        }
+        let enabled = drained_by.is_none();
+        self.api.update(place, enabled, &seen.weight, &metadata, seen.ephemeral.unwrap_or(true)).await?;
+        until_seen(&self.registry, place.id, || async {
+            let now = self.look(place.id).await?;
+            let drained = |traffic: &Traffic| matches!(traffic, Traffic::DrainedBy(found) if Some(found) == drained_by);
+            let is_so = now.enabled == enabled && (enabled || drained(&now.registration.traffic));
+            Ok((!is_so).then(|| super::stands_there(&now.registration.traffic)))
+        })
+        .await
     }
 
-    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
-        self.ledger.drains().map_err(|detail| self.refused(detail))
+    /// Every instance that is enabled: its service, its id where it is in our cluster, and its address.
+    async fn read_all(&self, all: &mut Vec<(String, Option<String>, SocketAddr)>) -> Result<(), RegistryError> {
+        for service in self.api.services(NAMES_SERVICES).await? {
+            let named = |listed: &Value| {
+                let (ip, port) = (listed["ip"].as_str()?, u16::try_from(listed["port"].as_u64()?).ok()?);
+                let id = format!("{service}/{ip}:{port}");
+                let ours = self.api.place(&id).is_ok_and(|place| place.is(listed));
+                Some((service.clone(), ours.then_some(id), SocketAddr::new(ip.parse().ok()?, port)))
+            };
+            all.extend(self.api.listed(&service).await?.iter().filter_map(named));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Backend for Instances {
+    type Seen = Seen;
+
+    fn registry(&self) -> &str {
+        &self.registry
     }
 
-    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
-        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
@@ -138,32 +162,10 @@ impl Instances {
         Ok(Seen { registration, enabled, metadata, weight, ephemeral })
     }
 
-    /// Sets `enabled`, and what else stands there as it was read; returns once it reads back.
-    async fn put(&self, place: &Place<'_>, seen: &Seen, drained_by: Option<&Marker>) -> Result<(), RegistryError> {
-        let mut metadata = seen.metadata.clone();
-        if let Some(marker) = drained_by {
-            metadata.insert(MARKER.into(), marker.to_string().into());
-        }
-        let enabled = drained_by.is_none();
-        self.api.update(place, enabled, &seen.weight, &metadata, seen.ephemeral.unwrap_or(true)).await?;
-        let until = tokio::time::Instant::now() + SEEN_DEADLINE;
-        loop {
-            let now = self.look(place.id).await?;
-            let drained = |traffic: &Traffic| matches!(traffic, Traffic::DrainedBy(found) if Some(found) == drained_by);
-            if now.enabled == enabled && (enabled || drained(&now.registration.traffic)) {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() >= until {
-                let traffic = super::stands_there(&now.registration.traffic);
-                return Err(
-                    self.refused(format!("`{}` was set to enabled={enabled}, and reads back as {traffic}", place.id))
-                );
-            }
-            tokio::time::sleep(SEEN_POLL).await;
-        }
+    fn traffic(seen: &Seen) -> &Traffic {
+        &seen.registration.traffic
     }
 
-    /// Takes it out where it is in traffic. True where it was.
     async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         let seen = self.look(id).await?;
         if !seen.enabled {
@@ -173,100 +175,44 @@ impl Instances {
         Ok(true)
     }
 
-    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        let mut seen = match self.look(id).await {
-            Ok(seen) => seen,
-            Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
-            }
-            Err(error) => return Err(error),
-        };
-        match &seen.registration.traffic {
-            Traffic::DrainedBy(found) if found == marker => {}
-            other => return Ok(Restored::NotOurs(super::stands_there(other))),
-        }
-        if !seen.enabled {
-            seen.ephemeral = record["ephemeral"].as_bool();
-            self.put(&self.api.place(id)?, &seen, None).await?;
-        }
-        // Last: until it is in traffic the drain is ours to take back.
-        self.note(id, None)?;
-        Ok(Restored::Done)
-    }
-
-    /// Every instance that is enabled: its service, its id where it is in our cluster, and its address.
-    async fn read_all(&self, all: &mut Vec<(String, Option<String>, SocketAddr)>) -> Result<(), RegistryError> {
-        for service in self.api.services(NAMES_SERVICES).await? {
-            let named = |listed: &Value| {
-                let (ip, port) = (listed["ip"].as_str()?, u16::try_from(listed["port"].as_u64()?).ok()?);
-                let id = format!("{service}/{ip}:{port}");
-                let ours = self.api.place(&id).is_ok_and(|place| place.is(listed));
-                Some((service.clone(), ours.then_some(id), SocketAddr::new(ip.parse().ok()?, port)))
-            };
-            all.extend(self.api.listed(&service).await?.iter().filter_map(named));
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Held for Instances {
-    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
-        let _one = self.changing.lock().await;
-        if self.drains()?.get(id) != Some(marker) {
-            return Ok(Look::NotOurs);
-        }
-        match self.take_out(id, marker).await {
-            Ok(true) => Ok(Look::OutAgain),
-            // Gone while it restarts: what registers again is seen next time.
-            Ok(false) | Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
-            Err(error) => Err(error),
-        }
+    async fn put_back(&self, id: &str, _marker: &Marker, mut seen: Seen, record: &Value) -> Result<(), RegistryError> {
+        seen.ephemeral = seen.ephemeral.or(record["ephemeral"].as_bool());
+        self.put(&self.api.place(id)?, &seen, None).await
     }
 }
 
 #[async_trait]
 impl Registry for Nacos {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        Ok(self.instances.look(id).await?.registration)
+        Ok(self.instances.backend().look(id).await?.registration)
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let instances = &self.instances;
-        let _one = instances.changing.lock().await;
-        let traffic = instances.look(id).await?.registration.traffic;
-        let anew = super::may_drain(&instances.registry, id, &traffic, marker)?;
-        instances.note(id, Some(marker))?;
-        if let Err(error) = instances.take_out(id, marker).await {
-            // Refused, so not done. Where that is not known, the note stays for the saga's undo.
-            if anew && !error.is_passing() {
-                instances.note(id, None)?;
-            }
-            return Err(error);
-        }
-        self.holder.hold(instances, id, marker);
-        Ok(())
+        self.instances.drain(id, marker).await
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.holder.look_now(&self.instances, id, marker).await
+        self.instances.hold(id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        let instances = &self.instances;
-        let _one = instances.changing.lock().await;
-        self.holder.put_back(instances, id, marker, instances.restore(id, marker, record)).await
+        self.instances.restore(id, marker, record).await
+    }
+
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.instances.forget(id, marker).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let place = self.instances.api.place(id)?;
+        let instances = self.instances.backend();
+        let place = instances.api.place(id)?;
         // Proves that this user sees the service's instances, ourselves among them.
-        self.instances.look(id).await?;
-        let listed = self.instances.api.listed(place.service).await?;
+        instances.look(id).await?;
+        let listed = instances.api.listed(place.service).await?;
         let mut others = Others { healthy: 0, registered: 1 };
         for other in listed.iter().filter(|listed| !place.is(listed)) {
             others.registered += 1;
-            if self.instances.api.is_healthy(place.service, other).await? {
+            if instances.api.is_healthy(place.service, other).await? {
                 others.healthy += 1;
             }
         }
@@ -274,23 +220,12 @@ impl Registry for Nacos {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let mut found = Vec::new();
-        for (id, marker) in self.instances.drains()? {
-            match self.instances.look(&id).await.map(|seen| seen.registration.traffic) {
-                Ok(Traffic::DrainedBy(stands)) if stands == marker => {
-                    self.holder.hold(&self.instances, &id, &marker);
-                    found.push(FoundMarker { id, marker });
-                }
-                Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
+        self.instances.markers()
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut all = Vec::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.instances.read_all(&mut all)).await {
+        match tokio::time::timeout(NAMES_DEADLINE, self.instances.backend().read_all(&mut all)).await {
             Ok(Err(error)) => Err(error),
             // What was read until then is true; peers without a name are shown by their address.
             Ok(Ok(())) | Err(_) => Ok(all.into_iter().map(|(service, _, address)| (address, service)).collect()),
@@ -299,10 +234,10 @@ impl Registry for Nacos {
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         let mut all = Vec::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.instances.read_all(&mut all)).await {
+        match tokio::time::timeout(NAMES_DEADLINE, self.instances.backend().read_all(&mut all)).await {
             Ok(read) => read.map(|()| all.into_iter().filter_map(|(_, id, address)| Some((id?, address))).collect()),
             Err(_) => Err(RegistryError::Unreachable {
-                registry: self.instances.registry.clone(),
+                registry: self.instances.backend().registry.clone(),
                 detail: "its instances could not be read within the deadline".into(),
             }),
         }

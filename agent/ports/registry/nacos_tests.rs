@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::nacos::Nacos;
-use super::stub::{Request, refusing, serve};
+use super::stub::{Peers, Request, refusing, serve};
 use super::*;
 use crate::model::NacosLayout;
 use crate::ports::User;
@@ -58,6 +58,9 @@ struct Server {
     /// Reads that still show what was before the last change: Nacos 2 tells its own cache by an event.
     lag: u32,
     stale: Option<BTreeMap<String, Instance>>,
+    /// After the next change, so many reads know nothing of any instance.
+    lost_after_a_change: u32,
+    lost: u32,
     /// Questions that the user may not ask.
     forbidden: Option<&'static str>,
     /// All healthy, whatever they are: as the list says it below `protectThreshold`.
@@ -132,6 +135,10 @@ impl Server {
     }
 
     fn seen(&mut self) -> BTreeMap<String, Instance> {
+        if self.lost > 0 {
+            self.lost -= 1;
+            return BTreeMap::new();
+        }
         match &self.stale {
             Some(stale) if self.lag > 0 => {
                 self.lag -= 1;
@@ -145,6 +152,7 @@ impl Server {
         if self.second {
             (self.lag, self.stale) = (3, Some(self.instances.clone()));
         }
+        self.lost = std::mem::take(&mut self.lost_after_a_change);
         let instance = self.instances.get_mut(id).unwrap();
         assert_eq!(request.parameter("ephemeral"), instance.published["ephemeral"].to_string());
         let put = json!({
@@ -184,13 +192,18 @@ fn user(password: &str) -> Option<User> {
     Some(User { name: "unwait".into(), password: password.to_owned().into() })
 }
 
+/// Ourselves, two others under our name, and a service of its own.
+fn server(second: bool) -> Server {
+    let mut server = Server { second, ..Server::default() };
+    for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
+        server.register(id, true);
+    }
+    server
+}
+
 impl NacosWorld {
     async fn new(second: bool, hold_every: Duration) -> Self {
-        let mut server = Server { second, ..Server::default() };
-        for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
-            server.register(id, true);
-        }
-        let server = Arc::new(Mutex::new(server));
+        let server = Arc::new(Mutex::new(server(second)));
         let asked = Arc::clone(&server);
         let url = format!("http://{}/nacos", serve(move |request| asked.lock().unwrap().answer(request)).await);
         let state = tempfile::tempdir().unwrap();
@@ -273,6 +286,18 @@ impl World for NacosWorld {
 
     async fn isolate(&self, _id: &str, _reason: Option<&str>) {}
 
+    async fn comes_back(&self, id: &str) {
+        let second = self.server.lock().unwrap().second;
+        match second {
+            true => self.person_enables(id, true),
+            false => self.change(|server| server.register(id, true)),
+        }
+    }
+
+    fn looked(&self) -> Duration {
+        10 * OFTEN
+    }
+
     async fn deregister(&self, id: &str) {
         self.change(|server| server.instances.get_mut(id).unwrap().registered = false);
     }
@@ -327,10 +352,12 @@ async fn an_instance_that_the_first_nacos_brings_back_is_taken_out_again_until_i
     assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
     assert!(!world.registry.hold(US, &marker("another")).await.unwrap());
 
-    // An agent that starts later knows the drain by its ledger, and looks by itself.
+    // An agent that starts later, while the service is away, knows the drain by its ledger, and looks by itself.
     let later = world.another(OFTEN, None);
-    world.change(|server| server.register(US, true));
+    world.deregister(US).await;
     assert_eq!(later.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+    world.change(|server| server.register(US, true));
+    assert!(world.finds(US).await);
     wait_for("the registration to be undone", async || !world.finds(US).await).await;
     assert_eq!(later.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
     assert!(world.finds(US).await && later.markers().await.unwrap().is_empty());
@@ -363,9 +390,53 @@ async fn what_a_person_disabled_is_theirs_also_where_a_drain_of_ours_was() {
         assert!(matches!(world.registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
         assert!(matches!(world.registry.restore(US, &marker("i"), &NULL).await, Ok(Restored::NotOurs(_))));
         assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
-        assert!(!world.finds(US).await && world.registry.markers().await.unwrap().is_empty());
+        assert!(!world.finds(US).await);
+        // Our drain stands under theirs, and is told until a person decides.
+        assert_eq!(world.registry.markers().await.unwrap().is_empty(), !drained);
         world.person_enables(US, true);
     }
+}
+
+#[tokio::test]
+async fn a_drain_and_its_undo_at_once_leave_nothing_out_that_is_not_noted_where_peers_lag() {
+    for second in [false, true] {
+        let (peers, address) = Peers::serve([server(second), server(second)], Server::answer).await;
+        let state = tempfile::tempdir().unwrap();
+        let registry = NacosWorld::of(&format!("http://{address}/nacos"), &state, second, NEVER, None);
+        let record = registry.observe(US).await.unwrap().record;
+        let _ = registry.drain(US, &marker("i")).await;
+        let _ = registry.restore(US, &marker("i"), &record).await;
+        wait_for("the peers to have told each other", async || peers.agree()).await;
+        let noted = !registry.markers().await.unwrap().is_empty();
+        for server in &peers.servers {
+            let enabled = server.lock().unwrap().instances[US].is("enabled");
+            assert!(enabled == true || noted, "second: {second}: it is disabled, and nobody knows of it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_not_there_just_after_its_drain_is_not_forgotten() {
+    for second in [false, true] {
+        let world = NacosWorld::new(second, NEVER).await;
+        world.change(|server| server.lost_after_a_change = 1);
+        let _ = world.registry.drain(US, &marker("i")).await;
+        assert!(!world.finds(US).await);
+        assert_eq!(world.registry.markers().await.unwrap(), [FoundMarker { id: US.into(), marker: marker("i") }]);
+        assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+        assert!(world.finds(US).await && world.registry.markers().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn one_read_that_says_in_traffic_does_not_end_a_drain_that_stands() {
+    let world = NacosWorld::new(false, NEVER).await;
+    let before = world.server.lock().unwrap().instances.clone();
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    // One look is two reads.
+    world.change(|server| (server.lag, server.stale) = (2, Some(before)));
+    assert_eq!(world.registry.restore(US, &marker("i"), &NULL).await.unwrap(), Restored::Done);
+    assert!(world.finds(US).await && world.registry.markers().await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -176,6 +176,14 @@ impl World for RedisWorld {
         self.heartbeat(id, 0).await;
     }
 
+    async fn by_hand(&self, id: &str) {
+        let overrides = self.place(id).0.replace("providers", "configurators");
+        match self.profile {
+            RedisProfile::Dubbo => drop(self.redis.ask(&["DEL", &overrides]).await),
+            _ => self.heartbeat(id, 0).await,
+        }
+    }
+
     fn looked(&self) -> Duration {
         10 * OFTEN
     }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+#[derive(Clone)]
 pub(super) struct Request {
     pub method: String,
     /// As it was asked, without what follows the `?`.
@@ -46,6 +49,45 @@ pub(super) async fn serve(answer: impl Fn(&Request) -> (u16, String) + Send + Sy
         }
     });
     address
+}
+
+/// How long a change takes from one peer to the other.
+const REPLICATED: Duration = Duration::from_millis(500);
+
+/// Two peers behind one address, asked in turn; what the one is told, the other hears of a while later.
+pub(super) struct Peers<S> {
+    pub servers: [Mutex<S>; 2],
+    turn: AtomicUsize,
+    /// Changes on their way.
+    under_way: AtomicUsize,
+}
+
+impl<S: Send + 'static> Peers<S> {
+    pub async fn serve(servers: [S; 2], answer: fn(&mut S, &Request) -> (u16, String)) -> (Arc<Self>, SocketAddr) {
+        let servers = servers.map(Mutex::new);
+        let peers = Arc::new(Self { servers, turn: AtomicUsize::new(0), under_way: AtomicUsize::new(0) });
+        let asked = Arc::clone(&peers);
+        let address = serve(move |request| {
+            let at = asked.turn.fetch_add(1, Ordering::Relaxed) % 2;
+            let answered = answer(&mut asked.servers[at].lock().unwrap(), request);
+            if request.method != "GET" {
+                asked.under_way.fetch_add(1, Ordering::Relaxed);
+                let (peers, request) = (Arc::clone(&asked), request.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(REPLICATED).await;
+                    answer(&mut peers.servers[1 - at].lock().unwrap(), &request);
+                    peers.under_way.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            answered
+        })
+        .await;
+        (peers, address)
+    }
+
+    pub fn agree(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// Two before the same answers: one refuses everything, the other all but reading.

@@ -159,6 +159,10 @@ impl World for DubboWorld {
         }
     }
 
+    async fn by_hand(&self, _id: &str) {
+        self.remove(&format!("{FOLDER}/{}", encoded(OVERRIDE))).await;
+    }
+
     /// As Dubbo does it, which tells when.
     async fn renew(&self, id: &str) {
         self.deregister(id).await;

@@ -8,14 +8,21 @@ use super::doors::Door;
 use super::host::{Host, NAME, Shared};
 use super::scenario::{CHAOS_ENDS, Release};
 use crate::clock::Clock;
+use crate::model::policy::MinHealthy;
 use crate::model::{EventKind, IncidentId, Marker};
 use crate::ports::fleet::Slot;
 use crate::ports::registry::Traffic;
 
 /// From the end of all trouble until everything rests: a saga of thirty seconds, its turn at the next look, its retries
-/// after a cooldown, for as many in a row as a slot has to carry.
+/// after a cooldown, for as many in a row as the slots and `min_healthy` leave no room for beside each other.
 pub fn bound(shared: &Shared) -> Duration {
-    let in_a_row = (shared.scenario.fates.len() as u32).div_ceil(shared.scenario.slots) + 1;
+    let hosts = shared.scenario.fates.len() as u32;
+    let may_be_out = match shared.scenario.min_healthy {
+        MinHealthy::AllOthers => 1,
+        MinHealthy::Count(healthy) => hosts.saturating_sub(healthy),
+        MinHealthy::Share(healthy) => ((1.0 - healthy) * f64::from(hosts)) as u32,
+    };
+    let in_a_row = hosts.div_ceil(shared.scenario.slots.min(may_be_out).max(1)) + 1;
     // For so long a host that ended stuck may still count twice in min_healthy.
     let counted_twice = if shared.scenario.slots > 1 { 15 * 60 } else { 0 };
     CHAOS_ENDS + Duration::from_secs(300 + counted_twice) + Duration::from_secs(180) * in_a_row

@@ -133,6 +133,14 @@ impl Registry for Consul {
         self.holder.put_back(&self.local, id, marker, restore).await
     }
 
+    /// What registers anew from now on is another's.
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        if self.holder.forget(id, marker).await {
+            self.local.forget_registration(id);
+        }
+        Ok(())
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         self.local.others(id).await
     }

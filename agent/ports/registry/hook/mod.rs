@@ -11,10 +11,9 @@
 mod exec;
 mod http;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +21,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::holder::{Held, Holder, Look};
 use super::ledger::Ledger;
+use super::noted::{Backend, Noted};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 
@@ -125,58 +124,38 @@ pub struct Counted {
 }
 
 pub struct Hooked<H> {
-    backend: Arc<Backend<H>>,
-    holder: Holder,
+    hooked: Noted<Hookable<H>>,
 }
 
-impl<H> std::fmt::Debug for Hooked<H> {
+impl<H: Hooks> std::fmt::Debug for Hooked<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hooked").field("registry", &self.backend.registry).finish_non_exhaustive()
+        f.debug_struct("Hooked").field("registry", &self.hooked.backend().registry).finish_non_exhaustive()
     }
 }
 
-struct Backend<H> {
+struct Hookable<H> {
     registry: String,
     host: String,
     hooks: H,
     ledger: Ledger,
-    /// One change at a time: nothing is held while it is being put back.
-    changing: tokio::sync::Mutex<()>,
 }
 
 impl<H: Hooks> Hooked<H> {
     /// `name` is the registry's in the host's file; `ledger` a file that this agent alone writes, for this registry alone.
     pub fn new(name: &str, hooks: H, ledger: PathBuf, hold_every: Duration, host: &str) -> Self {
-        let backend = Backend {
-            registry: name.into(),
-            host: host.into(),
-            hooks,
-            ledger: Ledger::new(ledger),
-            changing: tokio::sync::Mutex::default(),
-        };
-        Self { backend: Arc::new(backend), holder: Holder::new(hold_every) }
+        let ledger = Ledger::new(ledger);
+        let backend = Hookable { registry: name.into(), host: host.into(), hooks, ledger };
+        Self { hooked: Noted::new(backend, hold_every) }
     }
 }
 
-impl<H: Hooks> Backend<H> {
-    fn refused(&self, detail: String) -> RegistryError {
-        RegistryError::Refused { registry: self.registry.clone(), detail }
-    }
-
+impl<H: Hooks> Hookable<H> {
     fn told(&self, failure: Failure) -> RegistryError {
         let registry = self.registry.clone();
         match failure {
             Failure::Passing(detail) => RegistryError::Unreachable { registry, detail },
             Failure::Refused(detail) => RegistryError::Refused { registry, detail },
         }
-    }
-
-    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
-        self.ledger.drains().map_err(|detail| self.refused(detail))
-    }
-
-    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
-        self.ledger.set(id, marker).map_err(|detail| self.refused(detail))
     }
 
     fn split<'a>(&self, id: &'a str) -> Result<(&'a str, &'a str), RegistryError> {
@@ -212,54 +191,6 @@ impl<H: Hooks> Backend<H> {
         seen.ok_or_else(|| RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() })
     }
 
-    /// What the backend says, and whose it is.
-    async fn observe(&self, id: &str) -> Result<(Seen, Traffic), RegistryError> {
-        let seen = self.seen(id).await?;
-        let noted = self.drains()?.remove(id);
-        let traffic = match (seen.traffic, &seen.marker, noted) {
-            (State::Isolated, marker, _) => {
-                Traffic::Isolated { reason: marker.clone().unwrap_or("the hook does not say why".into()) }
-            }
-            (State::Drained, Some(line), _) => match Marker::parse(line) {
-                Some(marker) => Traffic::DrainedBy(marker),
-                None => Traffic::Isolated { reason: line.clone() },
-            },
-            (State::Drained | State::Passing | State::Failing, _, Some(noted)) => Traffic::DrainedBy(noted),
-            (State::Drained, None, None) => Traffic::Isolated { reason: "it is drained".into() },
-            (State::Passing, _, None) => Traffic::Passing,
-            (State::Failing, _, None) => Traffic::Failing,
-        };
-        Ok((seen, traffic))
-    }
-
-    /// Isolates it where it is in traffic, and waits until that is seen. True where it was in traffic.
-    async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        if matches!(self.seen(id).await?.traffic, State::Drained | State::Isolated) {
-            return Ok(false);
-        }
-        let words = self.words(id, Some(marker))?;
-        self.hooks.isolate(&words).await.map_err(|failure| self.told(failure))?;
-        self.until(id, "in traffic still", |seen| matches!(seen.traffic, State::Drained | State::Isolated)).await?;
-        Ok(true)
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
-        match self.observe(id).await.map(|(_, traffic)| traffic) {
-            Ok(Traffic::DrainedBy(found)) if found == *marker => {}
-            Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
-            Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
-            }
-            Err(error) => return Err(error),
-        }
-        let words = self.words(id, Some(marker))?;
-        self.hooks.restore(&words).await.map_err(|failure| self.told(failure))?;
-        self.until(id, "drained still", |seen| seen.traffic != State::Drained).await?;
-        // Last: until it is seen in traffic the drain is ours to take back.
-        self.note(id, None)?;
-        Ok(Restored::Done)
-    }
-
     /// Asks until the backend says so, or until the deadline.
     async fn until(&self, id: &str, still: &str, is_so: impl Fn(&Seen) -> bool) -> Result<(), RegistryError> {
         let deadline = tokio::time::Instant::now() + self.hooks.deadline();
@@ -280,68 +211,107 @@ impl<H: Hooks> Backend<H> {
 }
 
 #[async_trait]
-impl<H: Hooks> Held for Backend<H> {
-    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
-        let _one = self.changing.lock().await;
-        if self.drains()?.get(id) != Some(marker) {
-            return Ok(Look::NotOurs);
+impl<H: Hooks> Backend for Hookable<H> {
+    type Seen = (Seen, Traffic);
+
+    fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What the backend says, and whose it is.
+    async fn look(&self, id: &str) -> Result<(Seen, Traffic), RegistryError> {
+        let seen = self.seen(id).await?;
+        let noted = self.drains()?.remove(id);
+        let traffic = match (seen.traffic, &seen.marker, noted) {
+            (State::Isolated, marker, _) => {
+                Traffic::Isolated { reason: marker.clone().unwrap_or("the hook does not say why".into()) }
+            }
+            (State::Drained, Some(line), _) => match Marker::parse(line) {
+                Some(marker) => Traffic::DrainedBy(marker),
+                None => Traffic::Isolated { reason: line.clone() },
+            },
+            (State::Drained | State::Passing | State::Failing, _, Some(noted)) => Traffic::DrainedBy(noted),
+            (State::Drained, None, None) => Traffic::Isolated { reason: "it is drained".into() },
+            (State::Passing, _, None) => Traffic::Passing,
+            (State::Failing, _, None) => Traffic::Failing,
+        };
+        Ok((seen, traffic))
+    }
+
+    fn traffic((_, traffic): &(Seen, Traffic)) -> &Traffic {
+        traffic
+    }
+
+    /// Isolates it where it is in traffic, and waits until that is seen. True where it was in traffic.
+    async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        if matches!(self.seen(id).await?.traffic, State::Drained | State::Isolated) {
+            return Ok(false);
         }
-        match self.take_out(id, marker).await {
-            Ok(true) => Ok(Look::OutAgain),
-            // Gone while it restarts: what registers again is seen next time.
-            Ok(false) | Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
-            Err(error) => Err(error),
-        }
+        let words = self.words(id, Some(marker))?;
+        self.hooks.isolate(&words).await.map_err(|failure| self.told(failure))?;
+        self.until(id, "in traffic still", |seen| matches!(seen.traffic, State::Drained | State::Isolated)).await?;
+        Ok(true)
+    }
+
+    async fn put_back(
+        &self,
+        id: &str,
+        marker: &Marker,
+        _seen: (Seen, Traffic),
+        _record: &Value,
+    ) -> Result<(), RegistryError> {
+        let words = self.words(id, Some(marker))?;
+        self.hooks.restore(&words).await.map_err(|failure| self.told(failure))?;
+        self.until(id, "drained still", |seen| seen.traffic != State::Drained).await
+    }
+
+    /// A hook that fails may have done half of it.
+    async fn is_undone(&self, _id: &str, _error: &RegistryError) -> bool {
+        false
     }
 }
 
 #[async_trait]
 impl<H: Hooks> Registry for Hooked<H> {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        let (seen, traffic) = self.backend.observe(id).await?;
-        let (service, _) = self.backend.split(id)?;
+        let (seen, traffic) = self.hooked.backend().look(id).await?;
+        let (service, _) = self.hooked.backend().split(id)?;
         let record = json!({ "id": id, "name": seen.name });
         Ok(Registration { name: seen.name.unwrap_or(service.into()), traffic, record })
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let backend = &self.backend;
-        let _one = backend.changing.lock().await;
-        super::may_drain(&backend.registry, id, &backend.observe(id).await?.1, marker)?;
-        // Before the hook: one that fails half-way is undone by what stands here.
-        backend.note(id, Some(marker))?;
-        backend.take_out(id, marker).await?;
-        match backend.observe(id).await?.1 {
-            Traffic::DrainedBy(found) if found == *marker => {
-                self.holder.hold(backend, id, marker);
-                Ok(())
-            }
-            other => Err(backend.refused(format!("`{id}` was to be drained, and is {}", super::stands_there(&other)))),
-        }
+        self.hooked.drain(id, marker).await
     }
 
     /// A drain is some eight of the backend's calls, one after the other.
     fn ends_within(&self) -> Duration {
-        self.backend.hooks.deadline() * 8 + Duration::from_secs(60)
+        self.hooked.backend().hooks.deadline() * 8 + Duration::from_secs(60)
     }
 
     /// Three looks, the change, and its own deadline until it is seen, with one look begun at its end.
     fn drains_within(&self) -> Duration {
-        self.backend.hooks.deadline() * 6
+        self.hooked.backend().hooks.deadline() * 6
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.holder.look_now(&self.backend, id, marker).await
+        self.hooked.hold(id, marker).await
     }
 
-    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        let backend = &self.backend;
-        let _one = backend.changing.lock().await;
-        self.holder.put_back(backend, id, marker, backend.restore(id, marker)).await
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        self.hooked.restore(id, marker, record).await
+    }
+
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.hooked.forget(id, marker).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let backend = &self.backend;
+        let backend = self.hooked.backend();
         if !backend.hooks.counts() {
             return Err(backend.refused("no hook is given that counts the others (`count`)".into()));
         }
@@ -363,15 +333,11 @@ impl<H: Hooks> Registry for Hooked<H> {
     }
 
     fn counts(&self) -> bool {
-        self.backend.hooks.counts()
+        self.hooked.backend().hooks.counts()
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let drains = self.backend.drains()?;
-        for (id, marker) in &drains {
-            self.holder.hold(&self.backend, id, marker);
-        }
-        Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+        self.hooked.markers()
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
@@ -379,7 +345,7 @@ impl<H: Hooks> Registry for Hooked<H> {
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        match (self.backend.hooks.may_arrive_late(), self.backend.hooks.counts()) {
+        match (self.hooked.backend().hooks.may_arrive_late(), self.hooked.backend().hooks.counts()) {
             (false, true) => &[UNKNOWN, HELD],
             (false, false) => &[UNKNOWN, HELD, NO_COUNT],
             (true, true) => &[UNKNOWN, HELD, LATE],

@@ -374,6 +374,12 @@ impl Registry for Redis {
         self.holder.put_back(&self.entries, id, marker, self.entries.restore(id, marker)).await
     }
 
+    /// The entry that was removed stays kept under our marker.
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.holder.forget(id, marker).await;
+        Ok(())
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         let place = self.entries.place(id)?;
         // Proves that this user sees the service's instances, ourselves among them or drained by us.

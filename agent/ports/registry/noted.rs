@@ -1,0 +1,201 @@
+//! Drains in registries that keep no word on whose a drain is: noted in a [`Ledger`] of this host, and held. The rules are
+//! written here once; what is done to an instance is the adapter's, as a [`Backend`].
+//!
+//! A drain is noted before it begins, and its note goes only where the change itself was refused: one that was answered
+//! stands, or will, whatever is read right afterwards. A restore changes for as long as the note stands, also where one read
+//! says that it is in traffic already, and the note goes last.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::holder::{Held, Holder, Look};
+use super::ledger::Ledger;
+use super::{FoundMarker, RegistryError, Restored, Traffic};
+use crate::model::Marker;
+
+/// From a change until reads show it: peers tell each other of it, or a cache hears of it by an event.
+const SEEN_DEADLINE: Duration = Duration::from_secs(10);
+const SEEN_POLL: Duration = Duration::from_millis(50);
+/// Of several peers behind one address one may be behind: so many reads in a row must show a change.
+const AGREED: u32 = 3;
+
+/// What an adapter reads of one instance, and does to it.
+#[async_trait]
+pub(super) trait Backend: Send + Sync + 'static {
+    /// One read of an instance.
+    type Seen: Send + Sync;
+
+    fn registry(&self) -> &str;
+    fn ledger(&self) -> &Ledger;
+
+    async fn look(&self, id: &str) -> Result<Self::Seen, RegistryError>;
+    /// By what was read, and what is noted.
+    fn traffic(seen: &Self::Seen) -> &Traffic;
+
+    /// Takes the instance out where it is in traffic, and returns once that is seen. True where it was in traffic.
+    async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError>;
+
+    /// Puts the instance into traffic, whatever was read, and returns once that is seen.
+    async fn put_back(&self, id: &str, marker: &Marker, seen: Self::Seen, record: &Value) -> Result<(), RegistryError>;
+
+    /// After a drain that failed so: does nothing of it stand, nor will? As a rule an error that does not pass is one of the
+    /// change itself.
+    async fn is_undone(&self, _id: &str, error: &RegistryError) -> bool {
+        !error.is_passing()
+    }
+
+    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
+        self.ledger().drains().map_err(|detail| self.refused(detail))
+    }
+
+    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
+        self.ledger().set(id, marker).map_err(|detail| self.refused(detail))
+    }
+
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.registry().into(), detail }
+    }
+}
+
+/// A backend, with its drains noted and held.
+#[derive(Debug)]
+pub(super) struct Noted<B> {
+    kept: Arc<Kept<B>>,
+    holder: Holder,
+}
+
+#[derive(Debug)]
+struct Kept<B> {
+    backend: B,
+    /// One change at a time: nothing is held while it is being put back.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl<B: Backend> Noted<B> {
+    pub fn new(backend: B, hold_every: Duration) -> Self {
+        let kept = Kept { backend, changing: tokio::sync::Mutex::default() };
+        Self { kept: Arc::new(kept), holder: Holder::new(hold_every) }
+    }
+
+    pub fn backend(&self) -> &B {
+        &self.kept.backend
+    }
+
+    pub async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let backend = self.backend();
+        let _one = self.kept.changing.lock().await;
+        let anew = super::may_drain(backend.registry(), id, B::traffic(&backend.look(id).await?), marker)?;
+        backend.note(id, Some(marker))?;
+        if let Err(error) = backend.take_out(id, marker).await {
+            // Where it is not known what was done, the note stays for the saga's undo.
+            if anew && backend.is_undone(id, &error).await {
+                backend.note(id, None)?;
+            }
+            return Err(error);
+        }
+        self.holder.hold(&self.kept, id, marker);
+        // Where somebody was quicker, it is out by their doing.
+        match B::traffic(&backend.look(id).await?) {
+            Traffic::DrainedBy(found) if found == marker => Ok(()),
+            other => Err(backend.refused(format!("`{id}` was to be drained, and is {}", super::stands_there(other)))),
+        }
+    }
+
+    pub async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        self.holder.look_now(&self.kept, id, marker).await
+    }
+
+    pub async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        let _one = self.kept.changing.lock().await;
+        self.holder.put_back(&self.kept, id, marker, self.kept.restore(id, marker, record)).await
+    }
+
+    pub async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        self.holder.forget(id, marker).await;
+        let _one = self.kept.changing.lock().await;
+        match self.backend().drains()?.get(id) == Some(marker) {
+            true => self.backend().note(id, None),
+            false => Ok(()),
+        }
+    }
+
+    /// All that is noted, held from now on: also what is not there now, and comes into traffic when it registers.
+    pub fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+        let drains = self.backend().drains()?;
+        for (id, marker) in &drains {
+            self.holder.hold(&self.kept, id, marker);
+        }
+        Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+    }
+}
+
+impl<B: Backend> Kept<B> {
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+        let backend = &self.backend;
+        let put_back = async {
+            let seen = backend.look(id).await?;
+            match B::traffic(&seen) {
+                Traffic::DrainedBy(found) if found == marker => {}
+                other => return Ok(Restored::NotOurs(super::stands_there(other))),
+            }
+            backend.put_back(id, marker, seen, record).await?;
+            // Last: until it is in traffic the drain is ours to take back.
+            backend.note(id, None)?;
+            Ok(Restored::Done)
+        };
+        match put_back.await {
+            Err(RegistryError::NotRegistered { .. }) => {
+                Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")))
+            }
+            restored => restored,
+        }
+    }
+}
+
+#[async_trait]
+impl<B: Backend> Held for Kept<B> {
+    async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let _one = self.changing.lock().await;
+        if self.backend.drains()?.get(id) != Some(marker) {
+            return Ok(Look::NotOurs);
+        }
+        match self.backend.take_out(id, marker).await {
+            Ok(true) => Ok(Look::OutAgain),
+            // Gone while it restarts: what registers again is seen next time.
+            Ok(false) | Err(RegistryError::NotRegistered { .. }) => Ok(Look::Out),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Asks until a change is seen; the answer is what is read instead, where it is not. No answer makes a change undone that
+/// was taken: all that fails here is worth trying again.
+pub(super) async fn until_seen<F>(registry: &str, id: &str, ask: impl Fn() -> F) -> Result<(), RegistryError>
+where
+    F: Future<Output = Result<Option<String>, RegistryError>> + Send,
+{
+    let until = tokio::time::Instant::now() + SEEN_DEADLINE;
+    let mut agreed = 0;
+    loop {
+        let asked = ask().await;
+        agreed = if matches!(asked, Ok(None)) { agreed + 1 } else { 0 };
+        if agreed == AGREED {
+            return Ok(());
+        }
+        // A peer that has not heard of the instance may yet.
+        let hopeless = matches!(asked, Err(RegistryError::Refused { .. }));
+        if hopeless || tokio::time::Instant::now() >= until {
+            let reads = match asked {
+                Ok(read) => read.unwrap_or("it is seen by and by".into()),
+                Err(error) => error.to_string(),
+            };
+            let detail = format!("`{id}` was changed, and does not read back so: {reads}");
+            return Err(RegistryError::Unreachable { registry: registry.into(), detail });
+        }
+        tokio::time::sleep(SEEN_POLL).await;
+    }
+}
