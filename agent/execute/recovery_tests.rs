@@ -116,10 +116,50 @@ impl Restarter for Hanging {
 
 #[test]
 fn a_restarter_that_hangs_keeps_nobody_waiting_for_a_person_longer_than_it_is_given() {
-    for shape in [Shape::Reload, Shape::RestartInPlace] {
+    for (shape, why) in [(Shape::Reload, Reason::NotAsBefore), (Shape::RestartInPlace, Reason::RestartUnknown)] {
         let (unknown, after) = said(shape, |pace| Arc::new(Hanging(pace)));
-        assert!(matches!(unknown, Event::Failed { untouched: false, .. }), "{shape:?}: {unknown:?}");
+        let Event::Failed { reason, untouched: false, .. } = unknown else { panic!("{shape:?}: {unknown:?}") };
+        assert_eq!(reason, why, "{shape:?}");
         assert!(after <= SETTLE + seconds(60 + 2), "{shape:?}: {after:?}");
+    }
+}
+
+/// Tells this of the service, and nothing else.
+struct Tells(RunState, Option<Incarnation>);
+
+#[async_trait]
+impl Restarter for Tells {
+    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
+        Ok(Liveness { state: self.0, incarnation: self.1.clone(), main_pid: None, up_for: None })
+    }
+
+    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
+        panic!("a pivot is begun again");
+    }
+
+    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
+
+    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn only_an_active_service_with_another_lifetime_has_been_restarted() {
+    let another = || Some(Incarnation("lifetime-2".into()));
+    let restart = |state, incarnation| said(Shape::RestartInPlace, |_| Arc::new(Tells(state, incarnation))).0;
+    assert!(matches!(restart(RunState::Active, another()), Event::Done { .. }));
+    for (state, incarnation) in [
+        (RunState::Active, None),
+        (RunState::Failed, another()),
+        (RunState::Inactive, another()),
+        (RunState::Changing, another()),
+    ] {
+        let said = restart(state, incarnation);
+        let unknown = matches!(said, Event::Failed { reason: Reason::RestartUnknown, untouched: false, .. });
+        assert!(unknown, "{state}: {said:?}");
     }
 }
 
