@@ -128,9 +128,12 @@ async fn of_both(story: impl AsyncFn(Supervisor)) {
 async fn a_restart_is_another_process_after_the_finish_script() {
     of_both(async |by| {
         let service = Service::up(by, SLEEPS, "sleep 0.3; echo >> finished").await;
-        let before = service.observe().await;
-        let main = before.main_pid.unwrap();
-        assert!(std::fs::read_to_string(format!("/proc/{main}/cmdline")).unwrap().contains("sleep"));
+        // Between its fork and its exec it still is the supervisor by its command line.
+        let sleeps = |seen: &Liveness| {
+            let main = seen.main_pid.expect("it is up");
+            std::fs::read_to_string(format!("/proc/{main}/cmdline")).is_ok_and(|line| line.contains("sleep"))
+        };
+        let before = service.until("the service's own process", sleeps).await;
         assert!(before.up_for.unwrap() < LONG, "{before:?}");
         let new = restarter().restart(&service.target(), LONG).await.unwrap().anew();
         let after = service.observe().await;
