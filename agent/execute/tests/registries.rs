@@ -471,6 +471,12 @@ fn a_service_that_falls_ill_when_some_of_its_registries_have_it_back_is_taken_ou
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let ending = runtime.block_on(run.rests());
     assert_eq!((ending.outcome, ending.reason), (Outcome::Stuck, Reason::UnhealthyAfterRestore), "{}", ending.detail);
+    // Both why, and what was done about it.
+    for word in
+        ["just before the restore", "taken out of traffic again: registry-0/rpc-order-1, registry-1/rpc-order-1"]
+    {
+        assert!(ending.detail.contains(word), "no {word:?} in {}", ending.detail);
+    }
     for real in &reals {
         assert!(matches!(real.traffic(ONE), Some(Traffic::DrainedBy(_))), "{:?}: {}", real.traffic(ONE), ending.detail);
     }
