@@ -164,6 +164,18 @@ fn only_an_active_service_with_another_lifetime_has_been_restarted() {
 }
 
 #[test]
+fn a_gentler_step_over_the_same_healthy_lifetime_left_the_service_as_it_was() {
+    let reload = |lifetime: &str| {
+        let incarnation = Some(Incarnation(lifetime.into()));
+        said(Shape::Reload, |_| Arc::new(Tells(RunState::Active, incarnation))).0
+    };
+    let as_it_was = reload("lifetime-1");
+    assert!(matches!(as_it_was, Event::Failed { untouched: true, .. }), "{as_it_was:?}");
+    let another = reload("lifetime-2");
+    assert!(matches!(another, Event::Failed { untouched: false, reason: Reason::NotAsBefore, .. }), "{another:?}");
+}
+
+#[test]
 fn a_call_that_nobody_saw_made_is_made_all_the_same() {
     let plan = fakes::plan(fakes::steps(Shape::IsolateAndCall, Fault::Nothing));
     let call = plan.steps.len() - 1;
