@@ -22,6 +22,8 @@ pub struct Outside {
     /// Since when it is unhealthy.
     pub ill: Option<Duration>,
     ill_when_drained: bool,
+    /// Of the illness that lasts now.
+    fell_ill_in_traffic: bool,
 }
 
 /// How much was seen, over all runs.
@@ -113,8 +115,12 @@ impl Observer {
             self.hosts[host].ill_when_drained = !healthy;
         }
         if before.is_none() && healthy {
-            let counts = |other: &Outside| {
-                other.drained.is_none() && other.ill.is_none_or(|since| at.saturating_sub(since) < NOBODY_KNEW)
+            // One that falls ill in traffic is lost by its illness, also where it is taken out of traffic again for that.
+            let counts = |other: &Outside| match other.ill {
+                Some(since) => {
+                    at.saturating_sub(since) < NOBODY_KNEW && (other.drained.is_none() || other.fell_ill_in_traffic)
+                }
+                None => other.drained.is_none(),
             };
             let others = self.hosts.iter().enumerate().filter(|(index, other)| *index != host && counts(other)).count();
             let (rule, registered) = (self.scenario.min_healthy, self.hosts.len());
@@ -165,6 +171,9 @@ impl Observer {
 
     pub fn health(&mut self, at: Duration, host: usize, healthy: bool) {
         let outside = &mut self.hosts[host];
+        if !healthy && outside.ill.is_none() {
+            outside.fell_ill_in_traffic = outside.drained.is_none();
+        }
         outside.ill = if healthy { None } else { outside.ill.or(Some(at)) };
     }
 }
