@@ -169,11 +169,16 @@ async fn ask_agent(request: Request, sender: mpsc::Sender<(Request, oneshot::Sen
 
 /// The client's side: `None` where no agent listens on this state directory.
 pub async fn call(state: &Path, request: &Request) -> std::io::Result<Option<Reply>> {
-    let stream = match UnixStream::connect(StateDir::socket_of(state)).await {
+    let socket = StateDir::socket_of(state);
+    let stream = match UnixStream::connect(&socket).await {
         Ok(stream) => stream,
         Err(error) => {
             use std::io::ErrorKind::{ConnectionRefused, NotFound};
-            return if matches!(error.kind(), NotFound | ConnectionRefused) { Ok(None) } else { Err(error) };
+            if matches!(error.kind(), NotFound | ConnectionRefused) {
+                return Ok(None);
+            }
+            let said = format!("{}: {error}; run as the agent's user, mostly root", socket.display());
+            return Err(std::io::Error::new(error.kind(), said));
         }
     };
     let (reader, mut writer) = stream.into_split();

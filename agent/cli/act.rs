@@ -33,7 +33,7 @@ pub async fn act(arguments: Arguments) -> Outcome {
 /// Asks the running agent, and says what it answered.
 pub async fn ask(state: &std::path::Path, request: &Request, json: bool) -> Outcome {
     let reply = control::call(state, request).await;
-    let reply = reply.map_err(|error| Failure::Unreachable(format!("{}: {error}", state.display())))?;
+    let reply = reply.map_err(|error| Failure::Unreachable(error.to_string()))?;
     let Some(reply) = reply else {
         return Err(Failure::Unreachable(format!("no agent runs on {}; start it with `unwait run`", state.display())));
     };

@@ -36,9 +36,9 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
                 "the service is put back before it is taken out: move `restore` behind `drain`",
             );
         }
-        (Some(drain), Some(restore)) => {
-            let between = drain..restore;
-            let pivot = between.clone().rev().find(|at| steps[*at].1.effect() == Effect::Pivot);
+        (Some(_), Some(restore)) => {
+            // Also one in front of the drain: what it left is not known to be well either.
+            let pivot = (0..restore).rev().find(|at| steps[*at].1.effect() == Effect::Pivot);
             if let Some(pivot) = pivot
                 && !(pivot..restore).any(|at| steps[at].1.name() == "health_check")
             {

@@ -16,6 +16,12 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
             vec!["2:9 nobody sees whether the service is well without them: add a `health_check` behind it"],
         ),
         (
+            "[restart, drain, restore]",
+            vec![
+                "2:25 an unhealthy service could be put into traffic: between `restart` and `restore`, add a `health_check`",
+            ],
+        ),
+        (
             "[drain, reload, restore]",
             vec![
                 "2:24 an unhealthy service could be put into traffic: between `reload` and `restore`, add a `health_check`",
@@ -56,7 +62,7 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
             ],
         ),
         (
-            "[{close_sockets: {at_most: 0}}, {drain: {}}, {wait_drained: {idle_for: 0s}}, restore]",
+            "[{close_sockets: {at_most: 0}}, {drain: {}}, {wait_drained: {idle_for: 0s}}, health_check, restore]",
             vec!["2:35 `at_most` goes from 1 to 1000000, found 0", "2:79 `idle_for` goes from 1s to 1h, found 0s"],
         ),
     ] {
