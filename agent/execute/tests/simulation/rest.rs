@@ -22,7 +22,9 @@ pub fn bound(shared: &Shared) -> Duration {
         MinHealthy::Count(healthy) => hosts.saturating_sub(healthy),
         MinHealthy::Share(healthy) => ((1.0 - healthy) * f64::from(hosts)) as u32,
     };
-    let in_a_row = hosts.div_ceil(shared.scenario.slots.min(may_be_out).max(1)) + 1;
+    // Each slot may be kept by a host that ended stuck, which is out for good.
+    let (slots, may_be_out) = (shared.scenario.slots, may_be_out.saturating_sub(shared.scenario.slots));
+    let in_a_row = hosts.div_ceil(slots.min(may_be_out).max(1)) + 1;
     // For so long a host that ended stuck may still count twice in min_healthy.
     let counted_twice = if shared.scenario.slots > 1 { 15 * 60 } else { 0 };
     CHAOS_ENDS + Duration::from_secs(300 + counted_twice) + Duration::from_secs(180) * in_a_row
