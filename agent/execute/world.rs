@@ -139,11 +139,16 @@ impl World {
         })
     }
 
+    /// What its registry says of one binding.
+    pub async fn observe(&self, binding: &Binding) -> Result<registry::Registration, RegistryError> {
+        self.registry(binding)?.observe(&binding.id).await
+    }
+
     /// What every registry says of the service, in the order of its bindings.
     pub async fn registrations(&self, plan: &Plan) -> Result<Vec<(Binding, registry::Registration)>, RegistryError> {
         let mut all = Vec::new();
         for binding in &plan.target.bindings {
-            all.push((binding.clone(), self.registry(binding)?.observe(&binding.id).await?));
+            all.push((binding.clone(), self.observe(binding).await?));
         }
         Ok(all)
     }

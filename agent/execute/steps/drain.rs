@@ -147,11 +147,7 @@ pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, Undo
     let marker = marker(plan, world);
     let mut ours = Vec::new();
     for binding in &plan.target.bindings {
-        let observed = match world.registry(binding) {
-            Ok(registry) => registry.observe(&binding.id).await,
-            Err(error) => Err(error),
-        };
-        match observed.map(|registration| registration.traffic) {
+        match world.observe(binding).await.map(|registration| registration.traffic) {
             Ok(Traffic::DrainedBy(found)) if found == marker => ours.push(binding.clone()),
             Ok(Traffic::Passing | Traffic::Failing) => {}
             Ok(Traffic::DrainedBy(found)) => {
@@ -174,11 +170,7 @@ pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, Undo
 /// Is it seen out of traffic in all of its registries, whoever took it out? One that does not answer tells nothing.
 pub async fn is_out(plan: &Plan, world: &World) -> bool {
     for binding in &plan.target.bindings {
-        let observed = match world.registry(binding) {
-            Ok(registry) => registry.observe(&binding.id).await,
-            Err(error) => Err(error),
-        };
-        match observed.map(|registration| registration.traffic) {
+        match world.observe(binding).await.map(|registration| registration.traffic) {
             Ok(Traffic::DrainedBy(_) | Traffic::Isolated { .. }) | Err(RegistryError::NotRegistered { .. }) => {}
             Ok(Traffic::Passing | Traffic::Failing) | Err(_) => return false,
         }
@@ -192,11 +184,7 @@ pub async fn keeps_out(plan: &Plan, rests_drained: bool, world: &World) -> Resul
     let marker = marker(plan, world);
     let mut unknown = Ok(false);
     for binding in &plan.target.bindings {
-        let observed = match world.registry(binding) {
-            Ok(registry) => registry.observe(&binding.id).await,
-            Err(error) => Err(error),
-        };
-        match observed.map(|registration| registration.traffic) {
+        match world.observe(binding).await.map(|registration| registration.traffic) {
             Ok(Traffic::DrainedBy(found)) if found == marker => return Ok(true),
             Err(RegistryError::NotRegistered { .. }) if rests_drained => return Ok(true),
             Ok(_) | Err(RegistryError::NotRegistered { .. }) => {}

@@ -110,11 +110,7 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
 async fn seen<'a>(plan: &'a Plan, world: &World) -> Vec<(&'a Binding, Option<Traffic>)> {
     let mut seen = Vec::new();
     for binding in &plan.target.bindings {
-        let observed = match world.registry(binding) {
-            Ok(registry) => registry.observe(&binding.id).await,
-            Err(error) => Err(error),
-        };
-        match observed {
+        match world.observe(binding).await {
             Ok(registration) => seen.push((binding, Some(registration.traffic))),
             Err(RegistryError::NotRegistered { .. }) => seen.push((binding, None)),
             Err(error) => {
