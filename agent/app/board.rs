@@ -14,8 +14,7 @@ use super::agent::Agent;
 use super::sensor::Look;
 use super::{Wiring, explain};
 use crate::decide::inaction::{self, Standing};
-use crate::execute::journal::Journal;
-use crate::execute::saga::{Saga, State};
+use crate::execute::tell;
 use crate::measure::Meter;
 use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
@@ -257,19 +256,11 @@ fn incidents(store: &Store) -> Result<Vec<Incidents>, StoreError> {
 
 fn under_way(open: &OpenIncident) -> UnderWay {
     let plan = &open.plan;
-    let mut saga = Saga::new(plan.clone());
-    let step = match Journal::replay(&open.journal, &mut saga).map(|_| saga.state()) {
-        Ok(State::Ready { step } | State::Acting { step }) => plan.steps[*step].step.name(),
-        Ok(State::Unwinding { .. }) => "unwinding",
-        Ok(State::Withdraw { .. }) => "withdrawing",
-        // Its end is being written, or its journal cannot be read: recovery tells of that.
-        Ok(State::Rests(_)) | Err(_) => "ending",
-    };
     UnderWay {
         service: plan.target.service.clone(),
         policy: plan.policy.clone(),
         runbook: plan.runbook.clone(),
-        step,
+        step: tell::under_way(plan, &open.journal),
         dry_run: plan.dry_run,
     }
 }

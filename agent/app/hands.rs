@@ -64,10 +64,11 @@ struct RealPace {
 impl RealPace {
     fn new(clock: &Arc<dyn Clock>) -> Self {
         #[cfg(feature = "crash-points")]
-        let faster = std::env::var("UNWAIT_FASTER").ok().and_then(|times| times.parse().ok());
+        let faster =
+            std::env::var("UNWAIT_FASTER").ok().and_then(|times| times.parse().ok()).map_or(1, |n: u32| n.max(1));
         #[cfg(not(feature = "crash-points"))]
-        let faster = None;
-        Self { clock: Arc::clone(clock), faster: faster.unwrap_or(1).max(1) }
+        let faster = 1;
+        Self { clock: Arc::clone(clock), faster }
     }
 }
 

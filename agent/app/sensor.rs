@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::supervised::Told;
-use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
+use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch, Stray};
 use crate::clock::{Clock, thread_cpu_time};
 use crate::collect::{Ask, CollectError, Collector};
 use crate::execute::world::Inbound;
@@ -27,6 +27,8 @@ pub struct Look {
     pub host_close_wait: u64,
     /// Those without an owner, by the reason.
     pub unattributed: BTreeMap<NoOwner, u64>,
+    /// Those of them that were made in a cgroup which is no service, by the cgroup's id.
+    pub of_no_service: BTreeMap<u64, u64>,
     /// What was not walked, because it could not matter.
     pub passed_over: PassedOver,
     pub blind_spots: Vec<BlindSpot>,
@@ -191,11 +193,17 @@ impl Sensor {
             measurements,
             host_close_wait: census.host_close_wait(),
             unattributed: census.unattributed,
+            of_no_service: census.of_no_service,
             passed_over: census.passed_over,
             blind_spots,
             source,
             cost: thread_cpu_time().saturating_sub(begun),
         })
+    }
+
+    /// Where the sockets are that were no service's at that last look.
+    pub fn strays(&mut self, look: &Look) -> Vec<Stray> {
+        self.attributor.strays(&look.of_no_service)
     }
 
     pub fn meter(&self) -> &Meter {

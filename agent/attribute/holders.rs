@@ -203,6 +203,19 @@ impl Holders {
         holding.filter_map(|known| known.cgroup.place(place).ok())
     }
 
+    /// The processes that hold sockets which are no service's, and how many of them each; only of those that `counts`.
+    pub fn of_no_service(
+        &self,
+        place: &impl Fn(&str) -> Result<Place, NoOwner>,
+        counts: impl Fn(u64) -> bool,
+    ) -> Vec<(Seen, u64)> {
+        let owners = self.owners(place);
+        let stray = |inode: &u64| counts(*inode) && owners.get(inode) == Some(&Whose::Nobody(NoOwner::NotAService));
+        let held =
+            |known: &Known| known.holds.values().filter(|inode| stray(inode)).collect::<BTreeSet<_>>().len() as u64;
+        self.processes.values().map(|known| (known.seen, held(known))).filter(|(_, held)| *held > 0).collect()
+    }
+
     fn why_nobody(&self, socket: &Wanted) -> NoOwner {
         match self.pass.last {
             Some((_, hidden)) if self.pass.covers(socket) => {

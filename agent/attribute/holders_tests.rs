@@ -243,6 +243,36 @@ fn a_socket_of_two_services_is_shared_and_many_holders_of_one_service_are_normal
 }
 
 #[test]
+fn where_the_sockets_of_no_service_are_is_told_by_their_cgroup_or_by_who_holds_them() {
+    use crate::attribute::{Attributor, DescriptorAsk, Stray, StrayAt};
+    let path = format!("/unwait-test-session-{}.scope", std::process::id());
+    let Some(session) = Cgroup::make(&path) else { return };
+    let actor = Actor::start(&session);
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    actor.told(peer.local_addr().unwrap().port().to_string().as_bytes(), None);
+    drop(peer.accept().unwrap());
+    let mut attributor = Attributor::new(vec![]);
+    let snapshot = Collector::new().unwrap().snapshot(&SystemClock, Default::default()).unwrap();
+    let census = attributor.attribute(snapshot, DescriptorAsk::Skip, &SystemClock);
+    let strays = attributor.strays(&census.of_no_service);
+    let here = Stray { sockets: 1, at: StrayAt::Cgroup { cgroup: path.clone() } };
+    assert!(strays.contains(&here), "{strays:?}");
+    assert_eq!(here.to_string(), format!("1 in the cgroup {path}"));
+
+    // As where no cgroup is told.
+    let (socket, inode) = leaked();
+    actor.told(b"keep", Some(&socket));
+    drop(socket);
+    let mut holders = holders();
+    holders.find(&HashSet::from([inode]), &standing(), LONG);
+    let nowhere = |_: &str| Err(NoOwner::NotAService);
+    let found: Vec<_> = holders.of_no_service(&nowhere, |_| true).iter().map(|(s, n)| (s.pid, *n)).collect();
+    assert_eq!(found, [(actor.child.id(), 1)]);
+    assert_eq!(holders.of_no_service(&nowhere, |of| of != inode), [], "a listener does not count");
+    assert_eq!(holders.of_no_service(&place, |_| true).len(), 1);
+}
+
+#[test]
 fn a_descriptor_under_way_is_held_by_none_until_it_arrives() {
     let Some((cgroup, taker)) = Cgroup::unit("late") else { return };
     let (socket, inode) = leaked();

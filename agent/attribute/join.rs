@@ -44,7 +44,7 @@ pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
             Owner::Nobody(_) => unowned_listeners += 1,
         }
     }
-    let mut unattributed = BTreeMap::new();
+    let (mut unattributed, mut of_no_service) = (BTreeMap::new(), BTreeMap::new());
     // Cgroups of which a configured service has taken a part: their counts are no longer one service's.
     let mut shared = BTreeSet::new();
     for mut group in groups {
@@ -53,7 +53,11 @@ pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
             let name = match owner {
                 Owner::Service(name) => name,
                 Owner::Nobody(why) => {
-                    *unattributed.entry(why).or_default() += sockets.len() as u64;
+                    let count = sockets.len() as u64;
+                    *unattributed.entry(why).or_default() += count;
+                    if let (NoOwner::NotAService, Some(cgroup)) = (why, group.cgroup_id) {
+                        *of_no_service.entry(cgroup).or_default() += count;
+                    }
                     continue;
                 }
             };
@@ -79,7 +83,7 @@ pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
         }
     }
     let Snapshot { at, monotonic, passed_over, quality, .. } = snapshot;
-    Census { at, monotonic, services, unattributed, unowned_listeners, passed_over, quality }
+    Census { at, monotonic, services, unattributed, of_no_service, unowned_listeners, passed_over, quality }
 }
 
 /// Answers whose a socket of the snapshot is.

@@ -107,6 +107,8 @@ fn each_socket_goes_to_its_most_specific_owner_with_its_direction() {
     ] {
         let census = join(snapshot(&[socket], listeners.clone()), &known);
         assert_eq!(verdicts(&census), [(verdict.to_owned(), 1)], "{what}");
+        let of_no_service = if verdict == "not_a_service" { BTreeMap::from([(SESSION, 1)]) } else { BTreeMap::new() };
+        assert_eq!(census.of_no_service, of_no_service, "{what}");
     }
 }
 

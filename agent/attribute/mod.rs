@@ -15,12 +15,14 @@ mod tests;
 mod unit;
 pub mod workers;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use globset::GlobMatcher;
+use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::model::census::{Descriptors, NoOwner, Owned};
@@ -65,6 +67,32 @@ pub enum DescriptorAsk {
     Count,
 }
 
+/// Sockets that are no service's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stray {
+    pub sockets: u64,
+    #[serde(flatten)]
+    pub at: StrayAt,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum StrayAt {
+    /// Made in it: `/user.slice/user-1000.slice/session-3.scope`.
+    Cgroup { cgroup: String },
+    /// Held by it; `comm` is what the kernel calls it.
+    Process { pid: u32, comm: String },
+}
+
+impl std::fmt::Display for Stray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.at {
+            StrayAt::Cgroup { cgroup } => write!(f, "{} in the cgroup {cgroup}", self.sockets),
+            StrayAt::Process { pid, comm } => write!(f, "{} held by process {pid} ({comm})", self.sockets),
+        }
+    }
+}
+
 /// Finds owners.
 #[derive(Debug)]
 pub struct Attributor {
@@ -78,6 +106,8 @@ pub struct Attributor {
     /// Containers by the names that the config calls them by, with what their cgroups call them.
     containers: BTreeMap<ServiceName, ServiceName>,
     searched: Holders,
+    /// The listeners among the sockets that were searched for: whose they are tells whose others are.
+    searched_listeners: HashSet<u64>,
     /// Where the processes of the services lie that were found by a holder.
     searched_roots: BTreeMap<ServiceName, BTreeSet<String>>,
     /// Inodes of sockets that the processes of their cgroup turned out not to hold.
@@ -100,6 +130,7 @@ impl Attributor {
             processes: BTreeMap::new(),
             mains: BTreeMap::new(),
             containers: BTreeMap::new(),
+            searched_listeners: HashSet::new(),
             searched_roots: BTreeMap::new(),
             doubted: HashSet::new(),
             search_within: SEARCH_WITHIN,
@@ -210,13 +241,13 @@ impl Attributor {
     /// Searches for the holders of the sockets whose cgroup does not tell whose they are.
     fn search(&mut self, snapshot: &Snapshot, paths: &HashMap<u64, String>, clock: &dyn Clock) -> HashMap<u64, Owner> {
         let path_of = |group: &Group| group.cgroup_id.and_then(|id| paths.get(&id)).map(String::as_str);
-        let mut wanted = HashSet::new();
+        let (mut wanted, mut listeners) = (HashSet::new(), HashSet::new());
         for group in &snapshot.groups {
             let told = path_of(group).is_some_and(unit::tells);
             // Where no cgroup is told, who holds the listener tells the direction, and whose is what still waits in
             // its accept queue.
             let via = group.via.filter(|_| group.cgroup_id.is_none()).map(|index| snapshot.listeners[index].inode);
-            wanted.extend(via);
+            listeners.extend(via);
             for socket in &group.sockets {
                 let inode = u64::from(socket.inode);
                 if inode != 0 && (!told || self.doubted.contains(&inode)) {
@@ -225,15 +256,13 @@ impl Attributor {
             }
             // Whether they came in is told by whose the listener is.
             let listener = group.via.and_then(|via| snapshot.listeners.get(via));
-            wanted.extend(listener.map(|listener| listener.inode).filter(|_| !told));
+            listeners.extend(listener.map(|listener| listener.inode).filter(|_| !told));
         }
+        wanted.extend(&listeners);
+        self.searched_listeners = listeners;
         self.doubted.retain(|inode| wanted.contains(inode));
         self.searched.find(&wanted, clock, self.search_within);
-        let place = |path: &str| match self.owner(path) {
-            (Owner::Service(service), Some(root)) => Ok(unit::Place { service, root }),
-            (Owner::Nobody(why), _) => Err(why),
-            (Owner::Service(_), None) => Err(NoOwner::NotAService),
-        };
+        let place = |path: &str| self.place(path);
         let found = self.searched.owners(&place).into_iter().map(|(inode, whose)| (inode, Owner::from(whose)));
         let found: HashMap<u64, Owner> = found.collect();
         let mut roots: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
@@ -242,6 +271,33 @@ impl Attributor {
         }
         self.searched_roots = roots;
         found
+    }
+
+    fn place(&self, path: &str) -> Result<unit::Place, NoOwner> {
+        match self.owner(path) {
+            (Owner::Service(service), Some(root)) => Ok(unit::Place { service, root }),
+            (Owner::Nobody(why), _) => Err(why),
+            (Owner::Service(_), None) => Err(NoOwner::NotAService),
+        }
+    }
+
+    /// Where the last look found the sockets that are no service's, most first; `by_cgroup` as its census has them.
+    pub fn strays(&mut self, by_cgroup: &BTreeMap<u64, u64>) -> Vec<Stray> {
+        let counts = |inode: u64| !self.searched_listeners.contains(&inode);
+        let searched = self.searched.of_no_service(&|path| self.place(path), counts);
+        let named = |(seen, sockets): (Seen, u64)| {
+            let comm = self.proc.reopen(seen).and_then(|process| process.comm()).ok()?;
+            Some(Stray { sockets, at: StrayAt::Process { pid: seen.pid, comm } })
+        };
+        let mut strays: Vec<Stray> = searched.into_iter().filter_map(named).collect();
+        for (id, sockets) in by_cgroup {
+            // Where the cgroup tells nothing, the search has found the processes.
+            if let Some(cgroup) = self.cgroups.path(*id).filter(|path| unit::tells(path)) {
+                strays.push(Stray { sockets: *sockets, at: StrayAt::Cgroup { cgroup: cgroup.into() } });
+            }
+        }
+        strays.sort_by_key(|stray| Reverse(stray.sockets));
+        strays
     }
 
     /// Which of the service's processes hold how many of the given sockets; those that hold none are left out.

@@ -258,6 +258,11 @@ impl Process {
         Ok(Membership::parse(&self.read("cgroup")?))
     }
 
+    /// What the kernel calls it, which is at most 15 bytes of it.
+    pub fn comm(&self) -> Result<String, Unseen> {
+        Ok(self.read("comm")?.trim_end_matches('\n').to_owned())
+    }
+
     pub fn seen(&self) -> Result<Seen, Unseen> {
         Ok(Seen { pid: self.pid, started: self.started()? })
     }
@@ -265,7 +270,7 @@ impl Process {
     /// Is this what it is called: its `comm`, or the last component of its executable's path? The executable of
     /// another user's process is not readable; then its first argument stands for it.
     pub fn is_called(&self, name: &str) -> Result<bool, Unseen> {
-        if self.read("comm")?.trim_end_matches('\n') == name {
+        if self.comm()? == name {
             return Ok(true);
         }
         let last = |path: &Path| match name.contains('/') {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Failure, Outcome, Place, open, plan, render};
+use super::{Failure, Outcome, Place, open, render};
 use crate::app::control::{self, Request};
 use crate::app::explain::Asking;
 use crate::app::sensor::Effort;
@@ -30,7 +30,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
         Some(reply) if reply.ok => reply.detail,
         Some(reply) => return Err(Failure::Wrong(reply.text)),
         None => {
-            let store = plan::store_or_empty(&state)?;
+            let store = open::store_or_empty(&state)?;
             let wiring = open::wiring(config)?;
             supervised::tell(&wiring).await;
             let look = wiring

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render, signals};
+use crate::execute::tell;
 use crate::model::ServiceName;
 
 #[derive(Debug, Args)]
@@ -40,23 +41,16 @@ pub fn history(arguments: Arguments) -> Outcome {
     let rows: Vec<Vec<String>> = rows
         .into_iter()
         .map(|row| {
-            let mode = if row.dry_run { "dry-run" } else { "auto" };
-            let outcome = row.outcome.unwrap_or_else(|| "under way".into());
-            vec![
-                render::time(row.began),
-                row.service,
-                row.policy,
-                mode.into(),
-                outcome,
-                row.reason.unwrap_or_default(),
-                row.incident,
-            ]
+            let (outcome, reason) = tell::outcome_of(&row);
+            let mode = if row.dry_run { "dry-run" } else { "real" };
+            let by = row.by_hand.map_or_else(|| "policy".into(), |who| format!("by hand, {who}"));
+            vec![render::time(row.began), row.service, row.policy, by, mode.into(), outcome, reason, row.incident]
         })
         .collect();
     if rows.is_empty() {
         println!("No incident yet.");
     } else {
-        render::table(&["BEGAN", "SERVICE", "POLICY", "MODE", "OUTCOME", "REASON", "INCIDENT"], &rows);
+        render::table(&["BEGAN", "SERVICE", "POLICY", "BY", "MODE", "OUTCOME", "REASON", "INCIDENT"], &rows);
     }
     Ok(())
 }

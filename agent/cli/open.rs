@@ -45,17 +45,30 @@ pub fn store_to_read(state: &Path) -> Result<Store, Failure> {
         .map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
+/// The same; where no agent has run yet, nothing is latched, paused or spent.
+pub fn store_or_empty(state: &Path) -> Result<Arc<Store>, Failure> {
+    if has_run(state)? {
+        return store(state);
+    }
+    Store::open_with(Path::new(":memory:"), Arc::new(SystemClock))
+        .map(Arc::new)
+        .map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
 fn database(state: &Path) -> Result<PathBuf, Failure> {
     let path = StateDir::database_of(state);
-    match path.try_exists() {
-        Ok(true) => Ok(path),
-        Ok(false) => {
-            Err(Failure::Unreachable(format!("{}: no agent has run here yet (see `unwait run`)", path.display())))
-        }
-        Err(error) => {
-            Err(Failure::Unreachable(format!("{}: {error}; run as the agent's user, mostly root", path.display())))
-        }
+    match has_run(state)? {
+        true => Ok(path),
+        false => Err(Failure::Unreachable(format!("{}: no agent has run here yet (see `unwait run`)", path.display()))),
     }
+}
+
+/// Whether an agent has left its state here. Who may not look is told so, not that there is none.
+pub fn has_run(state: &Path) -> Result<bool, Failure> {
+    let path = StateDir::database_of(state);
+    path.try_exists().map_err(|error| {
+        Failure::Unreachable(format!("{}: {error}; run as the agent's user, mostly root", path.display()))
+    })
 }
 
 /// The configuration with its adapters, for one look.

@@ -57,15 +57,13 @@ pub fn resume(arguments: ResumeArguments) -> Outcome {
 
 /// A host can be paused before the agent has run there for the first time.
 pub(super) fn opened(place: &Place) -> Result<Store, Failure> {
+    let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
     let state = open::state(place)?;
-    let path = StateDir::database_of(&state);
-    if !state.is_dir() {
-        return Err(Failure::Unreachable(format!(
-            "{}: no such directory; has the agent ever run here?",
-            state.display()
-        )));
+    if !open::has_run(&state)? {
+        StateDir::accept(&state).map_err(|error| unreachable(&error))?;
     }
-    Store::open_with(&path, std::sync::Arc::new(SystemClock)).map_err(|error| Failure::Unreachable(error.to_string()))
+    let path = StateDir::database_of(&state);
+    Store::open_with(&path, std::sync::Arc::new(SystemClock)).map_err(|error| unreachable(&error))
 }
 
 /// The person behind sudo, where there is one.

@@ -1,15 +1,12 @@
 //! `unwait plan SERVICE`: what would be done now, filled in, and what blocks it. Touches nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::explain::{Asking, Planned, choose};
-use crate::clock::SystemClock;
 use crate::model::{Step, Trigger, duration};
-use crate::store::{StateDir, Store};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -25,7 +22,7 @@ pub struct Arguments {
 pub async fn plan(arguments: Arguments) -> Outcome {
     let config = open::config(&arguments.place)?;
     let (service, policy) = choose(&config, &arguments.service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
-    let store = store_or_empty(&config.host.state)?;
+    let store = open::store_or_empty(&config.host.state)?;
     let wiring = open::wiring(config)?;
     let trigger = Trigger::Person { who: "plan".into() };
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
@@ -36,16 +33,6 @@ pub async fn plan(arguments: Arguments) -> Outcome {
         say(&planned)
     }
     if planned.blocked_by.is_empty() { Ok(()) } else { Err(Failure::Wrong(String::new())) }
-}
-
-/// Where no agent has run yet, nothing is latched, paused or spent.
-pub fn store_or_empty(state: &std::path::Path) -> Result<Arc<Store>, Failure> {
-    if StateDir::database_of(state).exists() {
-        return open::store(state);
-    }
-    Store::open_with(std::path::Path::new(":memory:"), Arc::new(SystemClock))
-        .map(Arc::new)
-        .map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 fn say(planned: &Planned) {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Failure, Outcome, Place, render};
 use crate::app;
 use crate::app::sensor::{Effort, Look, Sensor};
+use crate::attribute::Stray;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::{Reading, Readings, ServiceName, Signal, duration};
@@ -23,6 +24,9 @@ const GROWTH: Signal = Signal::CloseWaitGrowth(Duration::from_secs(60));
 
 /// For the search for holders that no cgroup tells, in a single look.
 const SEARCH_WITHIN: Duration = Duration::from_secs(2);
+
+/// Places of sockets of no service that the table shows.
+const MOST_STRAYS: usize = 10;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -80,13 +84,16 @@ pub async fn scan(arguments: Arguments) -> Outcome {
                 continue;
             }
         };
+        let strays = sensor.strays(&look);
         let text = match (arguments.place.json, every) {
-            (true, None) => pretty(&value(&look)?),
-            (true, Some(_)) => format!("{}\n", value(&look)?),
-            (false, None) => table(&look, &asked),
+            (true, None) => format!("{:#}\n", value(&look, &strays)?),
+            (true, Some(_)) => format!("{}\n", value(&look, &strays)?),
+            (false, None) => table(&look, &strays, &asked),
             // Home, and clear what is below: no flicker, and the shell's scrollback stays.
-            (false, Some(_)) if std::io::stdout().is_terminal() => format!("\x1b[H\x1b[J{}", table(&look, &asked)),
-            (false, Some(_)) => format!("{}\n", table(&look, &asked)),
+            (false, Some(_)) if std::io::stdout().is_terminal() => {
+                format!("\x1b[H\x1b[J{}", table(&look, &strays, &asked))
+            }
+            (false, Some(_)) => format!("{}\n", table(&look, &strays, &asked)),
         };
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())
@@ -127,7 +134,7 @@ fn ranked(look: &Look) -> Vec<(&ServiceName, &Readings)> {
     services
 }
 
-fn value(look: &Look) -> Result<Value, Failure> {
+fn value(look: &Look, strays: &[Stray]) -> Result<Value, Failure> {
     let host = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let services: Vec<Value> = ranked(look)
         .into_iter()
@@ -147,14 +154,11 @@ fn value(look: &Look) -> Result<Value, Failure> {
         "services": services,
         "unattributed": look.unattributed.values().sum::<u64>(),
         "unattributed_reasons": reasons(look),
-        "not_seen": look.blind_spots.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "of_no_service": strays,
+        "not_seen": not_seen(look),
         "source": look.source,
         "complete": look.measurements.untrusted.is_none(),
     }))
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
 }
 
 /// Why sockets have no owner, counted.
@@ -162,7 +166,20 @@ fn reasons(look: &Look) -> std::collections::BTreeMap<&'static str, u64> {
     look.unattributed.iter().map(|(why, count)| (why.into(), *count)).collect()
 }
 
-fn table(look: &Look, asked: &[Signal]) -> String {
+/// What could not be seen, and which capability would show it.
+fn not_seen(look: &Look) -> Vec<String> {
+    let mut spots: Vec<String> = look.blind_spots.iter().map(ToString::to_string).collect();
+    if !nix::unistd::geteuid().is_root() {
+        spots.push(
+            "descriptors of other users' processes, since this is not root: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
+             show them"
+                .into(),
+        );
+    }
+    spots
+}
+
+fn table(look: &Look, strays: &[Stray], asked: &[Signal]) -> String {
     let columns = [
         (">CLOSE_WAIT", Signal::CloseWait),
         (">OVER 5m", AGED),
@@ -210,17 +227,18 @@ fn table(look: &Look, asked: &[Signal]) -> String {
             reasons.join(", ")
         );
     }
-    if !look.blind_spots.is_empty() {
+    for stray in strays.iter().take(MOST_STRAYS) {
+        let _ = writeln!(text, "  {stray}");
+    }
+    if strays.len() > MOST_STRAYS {
+        let _ = writeln!(text, "  and {} more; see --json", strays.len() - MOST_STRAYS);
+    }
+    let not_seen = not_seen(look);
+    if !not_seen.is_empty() {
         text.push_str("\nNot seen:\n");
-        for spot in &look.blind_spots {
+        for spot in &not_seen {
             let _ = writeln!(text, "  {spot}");
         }
-    }
-    if !nix::unistd::geteuid().is_root() {
-        text.push_str(
-            "\nNot root: descriptors of other users' processes are not seen (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
-             show them).\n",
-        );
     }
     text
 }

@@ -44,12 +44,22 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
     println!("  service   {}", row.service);
     println!("  policy    {}, runbook {}", row.policy, plan.runbook);
     println!("  began     {}", render::time(row.began));
-    match (&row.ended, &row.outcome, &row.reason) {
-        (Some(ended), Some(outcome), Some(reason)) => {
-            println!("  ended     {}: {outcome}, {reason}", render::time(*ended));
-            println!("            {}", row.detail.as_deref().unwrap_or_default());
+    if let Some(who) = &row.by_hand {
+        println!("  by hand   {who}");
+    }
+    match row.ended {
+        Some(ended) => {
+            let (outcome, reason) = tell::outcome_of(row);
+            println!(
+                "  ended     {}: {outcome}{}{reason}",
+                render::time(ended),
+                if reason.is_empty() { "" } else { ", " }
+            );
+            if !reason.is_empty() {
+                println!("            {}", row.detail.as_deref().unwrap_or_default());
+            }
         }
-        _ => println!("  under way"),
+        None => println!("  under way {}", tell::under_way(plan, journal)),
     }
     if let Some(evidence) = &row.evidence {
         println!("  evidence  {}", evidence.display());
@@ -60,7 +70,8 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
         .filter_map(|row| {
             let event: Event = serde_json::from_str(&row.event).ok()?;
             let (step, outcome, detail) = tell::step_of(plan, &event)?;
-            Some(vec![render::time(row.at), step.into(), outcome.into(), detail.into()])
+            let outcome = if plan.dry_run { format!("would be {outcome}") } else { outcome.into() };
+            Some(vec![render::time(row.at), step.into(), outcome, detail.into()])
         })
         .collect();
     render::table(&["AT", "STEP", "OUTCOME", "DETAIL"], &rows);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::control::{self, Request};
 use crate::clock::{Clock, SystemClock};
+use crate::execute::tell;
 use crate::store::{Approval, ApprovalState};
 
 #[derive(Debug, Args)]
@@ -40,6 +41,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
             "latches": latches,
             "open": open.iter().map(|open| json!({
                 "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
+                "step": tell::under_way(&open.plan, &open.journal),
             })).collect::<Vec<_>>(),
             "undelivered": undelivered.iter().map(|one| json!({
                 "destination": one.destination, "title": one.message.title, "attempts": one.attempts, "error": one.error,
@@ -84,7 +86,8 @@ pub async fn status(arguments: Arguments) -> Outcome {
             println!("        unwait show {}; unwait resolve {} --restore | --leave", latch.incident, latch.service);
         }
         for open in &open {
-            println!("UNDER WAY {}: {} ({})", open.plan.target.service, open.plan.runbook, open.plan.incident);
+            let (plan, step) = (&open.plan, tell::under_way(&open.plan, &open.journal));
+            println!("UNDER WAY {}: {}, {step} ({})", plan.target.service, plan.runbook, plan.incident);
         }
         for one in &undelivered {
             let error = one.error.as_deref().unwrap_or("not tried yet");

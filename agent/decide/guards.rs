@@ -72,7 +72,7 @@ pub enum Guard {
     Stable,
     /// Nobody else has taken it out of traffic.
     OutOfTraffic,
-    /// No earlier incident changed something a short while ago; counted from its end.
+    /// No earlier incident ended a short while ago; the real ones and those in dry-run each have their own account.
     Cooldown,
     /// The budgets of the service and of the host.
     Budgets,

@@ -27,6 +27,7 @@ fn census(tick: u32, services: Vec<(&str, Vec<Brief>)>) -> Census {
         monotonic: MINUTE + STEP * tick,
         services: services.into_iter().map(|(service, sockets)| (name(service), held(sockets))).collect(),
         unattributed: BTreeMap::new(),
+        of_no_service: BTreeMap::new(),
         unowned_listeners: 0,
         passed_over: PassedOver::default(),
         quality: Quality::Complete,

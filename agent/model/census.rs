@@ -91,6 +91,8 @@ pub struct Census {
     pub services: BTreeMap<ServiceName, ServiceCensus>,
     /// Sockets without an owner, by the reason.
     pub unattributed: BTreeMap<NoOwner, u64>,
+    /// Those of them that were made in a cgroup which is no service, by the cgroup's id.
+    pub of_no_service: BTreeMap<u64, u64>,
     /// Listening sockets of which it is not known whose they are.
     pub unowned_listeners: usize,
     pub passed_over: PassedOver,

@@ -142,7 +142,7 @@ impl Reason {
             Self::Unstable => "the service is starting, stopping, or has a job under way",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
             Self::OutOfTraffic => "somebody else has taken the service out of traffic; it is theirs",
-            Self::Cooldown => "an earlier incident changed something a short while ago",
+            Self::Cooldown => "an earlier incident ended a short while ago",
             Self::ServiceBudget => "the service's budget of incidents is spent",
             Self::HostBudget => "this host's budget of incidents is spent",
             Self::SagaRunning => "an incident is under way",

@@ -42,6 +42,8 @@ pub struct IncidentRow {
     pub service: String,
     pub policy: String,
     pub dry_run: bool,
+    /// Who asked for it by `unwait act`; nobody where a policy did.
+    pub by_hand: Option<String>,
     pub began: Timestamp,
     pub ended: Option<Timestamp>,
     /// Something on the host or in a registry was changed, or may have been.
@@ -52,7 +54,8 @@ pub struct IncidentRow {
     pub evidence: Option<PathBuf>,
 }
 
-const COLUMNS: &str = "id, service, policy, dry_run, began, ended, changed, outcome, reason, detail, evidence";
+const COLUMNS: &str = "id, service, policy, dry_run, began, ended, changed, outcome, reason, detail, evidence, \
+                       json_extract(plan, '$.trigger.person.who')";
 
 impl Store {
     /// Commits a new incident with its plan and the messages that tell of it; an approval of the plan is used up.
@@ -334,5 +337,6 @@ fn incident_row(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
         reason: row.get(8)?,
         detail: row.get(9)?,
         evidence: row.get::<_, Option<String>>(10)?.map(PathBuf::from),
+        by_hand: row.get(11)?,
     })
 }

@@ -41,7 +41,7 @@ pub use state_dir::{StateDir, StateDirError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{path}: {source}; the state directory must be writable and have free space")]
+    #[error("{path}: {source}{}", remedy(source))]
     Sqlite { path: PathBuf, source: rusqlite::Error },
     #[error("{path}: written by a newer unwait (version {found}, this one knows {known}); install that version again")]
     Newer { path: PathBuf, found: i64, known: i64 },
@@ -51,6 +51,18 @@ pub enum StoreError {
     Corrupt { path: PathBuf, what: String, detail: String },
     #[error("{path} is damaged and could not be set aside: {source}; move it away, or free space beside it")]
     SetAside { path: PathBuf, source: std::io::Error },
+}
+
+/// What a person can do about it.
+fn remedy(error: &rusqlite::Error) -> &'static str {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
+    match error.sqlite_error_code() {
+        Some(CannotOpen | PermissionDenied | ReadOnly) => {
+            "; the agent's user, mostly root, must be able to write its directory"
+        }
+        Some(DiskFull) => "; free space on its file system",
+        _ => "",
+    }
 }
 
 /// Can the store be relied on now?

@@ -58,6 +58,11 @@ impl StateDir {
         }
     }
 
+    /// A directory that an agent of this user would take: checked where something is made in it before one has run there.
+    pub fn accept(path: &Path) -> Result<(), StateDirError> {
+        refuse_if_shared(path)
+    }
+
     pub fn database(&self) -> PathBuf {
         Self::database_of(&self.path)
     }

@@ -180,7 +180,7 @@ fn without_root_it_says_what_it_cannot_have() {
     assert!(!lab.inside(agent::STATE).exists());
     let scan = unwait_as_nobody(&lab, &["scan"]);
     assert_eq!(scan.code, 0, "a look needs no root: {scan:?}");
-    assert!(scan.out.contains("Not root"), "{scan:?}");
+    assert!(scan.out.contains("this is not root"), "{scan:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Processes held by pidfd (pidfd_open(2), Linux 5.3): a signal reaches the process that was meant, or none.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -134,8 +135,22 @@ pub(super) fn session_of(leader: i32) -> Vec<Held> {
     all(|stat| stat.session == leader)
 }
 
+/// The members of each session in which a process carries this variable (`NAME=value`), each held: not all need to carry
+/// it, since a worker's environment may be another.
+pub(super) fn sessions_with(variable: &[u8]) -> Vec<Held> {
+    let carries = |stat: &Stat| {
+        let environment = std::fs::read(format!("/proc/{}/environ", stat.pid)).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|carried| carried == variable)
+    };
+    let sessions: BTreeSet<i32> = stats().filter(carries).map(|stat| stat.session).collect();
+    all(|stat| sessions.contains(&stat.session))
+}
+
 /// Processes of this kind; what ends meanwhile is left out.
 fn all(is_meant: impl Fn(&Stat) -> bool) -> Vec<Held> {
-    let stats = procfs::process::all_processes().into_iter().flatten().filter_map(|process| process.ok()?.stat().ok());
-    stats.filter(is_meant).filter_map(|stat| Held::hold(stat.pid, stat.starttime).ok().flatten()).collect()
+    stats().filter(is_meant).filter_map(|stat| Held::hold(stat.pid, stat.starttime).ok().flatten()).collect()
+}
+
+fn stats() -> impl Iterator<Item = Stat> {
+    procfs::process::all_processes().into_iter().flatten().filter_map(|process| process.ok()?.stat().ok())
 }

@@ -15,8 +15,8 @@
 //!
 //! The new process has the old one's user, groups, directory, umask, niceness, OOM score and limit of descriptors
 //! ([`former`]), which are journaled, and its environment, which is not: after a crash between the halves it gets a small
-//! one (`PATH`, `LANG`, `LC_ALL`, `TZ`). It gets nothing else of ours: no descriptors, no credentials, no sandbox
-//! ([`successor`]).
+//! one (`PATH`, `LANG`, `LC_ALL`, `TZ`). It gets nothing else of ours: no descriptors, no credentials, no sandbox, and one
+//! variable at most, by which a next agent knows it ([`successor`]).
 
 mod former;
 mod successor;
@@ -296,7 +296,7 @@ impl Restarter for ProcessRestarter {
             Found::NoFile | Found::Dead => {
                 let environment = environment.unwrap_or_else(successor::clean);
                 crash::point("restart", "ended");
-                let started = successor::start(spec, &former, &environment).await;
+                let started = successor::start(spec, &former, &before.incarnation, &environment).await;
                 crash::point("restart", "started");
                 Some(started.map_err(|why| failed(format!("`{}` could not be started: {why}", spec.argv[0])))?)
             }

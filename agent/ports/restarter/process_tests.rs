@@ -287,6 +287,41 @@ async fn the_next_process_is_what_the_former_one_was() {
 }
 
 #[tokio::test]
+async fn what_an_agent_that_was_killed_had_started_does_not_run_beside_the_next() {
+    // The second start names itself nowhere, and has a worker with an environment of its own.
+    const SLOW: &str = "#!/bin/sh
+trap 'exit 0' TERM
+echo $$ >> %DIR%/starts
+if [ $(wc -l < %DIR%/starts) = 2 ]; then env -i sleep 600 & echo $! > %DIR%/worker; wait; fi
+echo $$ > %DIR%/pid
+while :; do sleep 0.1; done
+";
+    let service = Service::new("");
+    let directory = service.directory.path().to_str().unwrap().to_owned();
+    std::fs::write(service.path("service"), SLOW.replace("%DIR%", &directory)).unwrap();
+    let service = service.running().await;
+    let numbers = |name: &str| -> Vec<i32> {
+        let text = std::fs::read_to_string(service.path(name)).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    };
+
+    let (killed, target) = (restarter(), service.target());
+    let kept = before(&killed, &target).await;
+    killed.restart(&target, LONG).await.unwrap();
+    tokio::select! {
+        started = killed.start(&target, &kept, LONG) => panic!("it named itself: {started:?}"),
+        () = until(|| !numbers("worker").is_empty()) => {}
+    }
+    restarter().start(&target, &kept, LONG).await.unwrap();
+
+    let starts = numbers("starts");
+    assert_eq!((starts.len(), service.pid()), (3, starts.last().copied()));
+    for left in [starts[1], numbers("worker")[0]] {
+        assert_eq!(start_time(left).unwrap(), None, "it runs beside the next");
+    }
+}
+
+#[tokio::test]
 async fn what_names_itself_nowhere_in_time_is_ended_again_with_its_workers() {
     // Ended, it leaves a script behind that writes no pid file.
     let service =

@@ -25,12 +25,16 @@ use tokio::time::Instant;
 
 use super::former::Former;
 use crate::command;
+use crate::model::Incarnation;
 use crate::model::plan::ProcessRestart;
-use crate::ports::restarter::pidfd;
+use crate::ports::restarter::pidfd::{self, Held};
 
 /// For one command to systemd; stopping a unit is waited for up to its own TimeoutStopSec besides.
 const SYSTEMD_WITHIN: Duration = Duration::from_secs(20);
 const OUTPUT_BYTES: usize = 4 * 1024;
+
+/// Tells in the environment of what is started in a session for which restart it was: the pid file and who was ended.
+const MARK: &str = "UNWAIT_STARTED_FOR";
 
 pub(super) type Environment = Vec<(OsString, OsString)>;
 
@@ -47,16 +51,23 @@ pub(super) fn clean() -> Environment {
     own.filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect()
 }
 
+/// Starts what follows `before`. What a former agent started in its place, and did not live to see in the pid file, is
+/// ended first: nothing else knows of it, and there would be two.
 pub(super) async fn start(
     spec: &ProcessRestart,
     former: &Former,
+    before: &Incarnation,
     environment: &Environment,
 ) -> Result<Started, String> {
     if Uid::effective().is_root() && we_are_a_unit() {
-        by_systemd(spec, former, environment).await
-    } else {
-        in_a_session(spec, former, environment).map(Started::Child).map_err(|error| error.to_string())
+        return by_systemd(spec, former, environment).await;
     }
+    let mark = format!("{} {before}", spec.pid_file.display());
+    let left = pidfd::sessions_with(format!("{MARK}={mark}").as_bytes());
+    if !end_all(&left, spec.stop_timeout).await {
+        return Err("what a former start left behind cannot be ended".into());
+    }
+    in_a_session(spec, former, &mark, environment).map(Started::Child).map_err(|error| error.to_string())
 }
 
 /// Where systemd runs the agent, what it starts itself would live in its sandbox. An agent that a person started by hand
@@ -101,14 +112,7 @@ impl Started {
         match self {
             Self::Child(mut child) => {
                 if let Some(session) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                    let members = pidfd::session_of(session);
-                    for member in &members {
-                        let _ = member.signal(libc::SIGTERM);
-                    }
-                    let until = Instant::now() + stop_timeout;
-                    for member in &members {
-                        let _ = member.end(until.saturating_duration_since(Instant::now())).await;
-                    }
+                    end_all(&pidfd::session_of(session), stop_timeout).await;
                 }
                 let _ = child.kill().await;
             }
@@ -121,10 +125,23 @@ impl Started {
     }
 }
 
-fn in_a_session(spec: &ProcessRestart, former: &Former, environment: &Environment) -> io::Result<Child> {
+/// All are asked at once, and have `stop_timeout` together. True once all have ended.
+async fn end_all(members: &[Held], stop_timeout: Duration) -> bool {
+    for member in members {
+        let _ = member.signal(libc::SIGTERM);
+    }
+    let until = Instant::now() + stop_timeout;
+    let mut ended = true;
+    for member in members {
+        ended &= member.end(until.saturating_duration_since(Instant::now())).await.unwrap_or(false);
+    }
+    ended
+}
+
+fn in_a_session(spec: &ProcessRestart, former: &Former, mark: &str, environment: &Environment) -> io::Result<Child> {
     let mut command = Command::new(&spec.argv[0]);
     command.args(&spec.argv[1..]).current_dir(&former.directory).env_clear();
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command.envs(environment.iter().map(|(name, value)| (name, value))).env(MARK, mark);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(false);
     let as_root = Uid::effective().is_root();
     let (uid, gid) = (Uid::from_raw(former.uid), Gid::from_raw(former.gid));
