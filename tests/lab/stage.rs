@@ -48,7 +48,7 @@ impl<'lab> Stage<'lab> {
         let webhook = Webhook::start(lab);
         agent::write_webhook(lab, &webhook);
         let stage = Self { lab, consul, redis, service, webhook };
-        stage.wait_for_passing(&ALL, Duration::from_secs(10));
+        stage.wait_for_passing(&ALL, Duration::from_secs(30));
         stage
     }
 

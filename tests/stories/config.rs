@@ -10,7 +10,7 @@ use crate::lab::Lab;
 use crate::lab::agent::{self, Etc, HOST, POLICY, RUNBOOK, Said, unwait, unwait_as_nobody};
 use crate::lab::deadline::wait_until_seen;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// `run` must end by itself, with this code, and `check` must say the same.
 fn refuses(lab: &Lab, code: i32, words: &[&str]) -> Said {

@@ -16,7 +16,7 @@ use crate::lab::spawned::ended_by;
 use crate::lab::webhook::Reply;
 use crate::lab::{Behaviour, Consul, Disk, Lab, Redis, RpcOrder, Webhook, service};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const REDIS_PORT: u16 = 6390;
 const REDIS_TIMEOUT_SECONDS: u32 = 2;
 

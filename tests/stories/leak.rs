@@ -15,7 +15,7 @@ use crate::lab::http::Request;
 use crate::lab::stage::{ALL, NAME, OTHERS, OWN, REDIS_NAME, REDIS_PORT};
 use crate::lab::{Behaviour, Lab, Stage, service};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 /// From the start of the agent to the end of the incident: some four seconds until the breach, and the saga.
 const WHOLE: Duration = Duration::from_secs(50);
 
