@@ -57,6 +57,10 @@ pub async fn check(arguments: Arguments) -> Outcome {
             }
         }
     }
+    let mut of_none = Vec::new();
+    for policy in &config.policies {
+        of_none.extend(config.labels_of_none(policy).into_iter().map(|label| (policy.name.clone(), label)));
+    }
     // Policies may share a runbook.
     short.sort();
     short.dedup();
@@ -74,14 +78,20 @@ pub async fn check(arguments: Arguments) -> Outcome {
             .iter()
             .map(|(runbook, service, says)| json!({ "runbook": runbook, "service": service, "says": says }))
             .collect();
+        let of_none: Vec<_> =
+            of_none.iter().map(|(policy, label)| json!({ "policy": policy, "label": label })).collect();
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
             "restart_cannot_promise": restarts, "short_deadlines": short,
+            "labels_of_no_service": of_none,
             "registries_cannot_promise": cannot,
         }));
     } else {
         say(config, &lacking);
+        for (policy, label) in &of_none {
+            println!("{policy}: no service of this host carries the label `{label}`");
+        }
         for (runbook, service, says) in &short {
             println!("{runbook} for {service}: {says}");
         }

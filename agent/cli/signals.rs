@@ -29,7 +29,8 @@ pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &Plac
     if !known.iter().any(|name| name == service.as_str()) {
         let those = if known.is_empty() { "none yet".into() } else { known.join(", ") };
         return Err(Failure::Wrong(format!(
-            "{service} has held no socket in CLOSE_WAIT within the history; those that have: {those}"
+            "{service} has held no socket in CLOSE_WAIT within the history; those that have: {those}. What the agent \
+             measures is written every five minutes"
         )));
     }
     let mut samples = store.samples(service, from, until).map_err(unreachable)?;

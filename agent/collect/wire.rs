@@ -309,12 +309,13 @@ pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(Entr
             _ if message.kind == expect.walk.message_type() => visit(message.entry(expect.walk)?),
             libc::NLMSG_NOOP => {}
             // The dump's errors arrive in here: one that is overlooked reads as an empty table.
-            libc::NLMSG_DONE => match message.error_number()? {
-                0 => {
+            // The kernel writes `-errno`; some kernels put a positive count here, which is no error.
+            libc::NLMSG_DONE => match message.number()? {
+                0.. => {
                     progress.done = true;
                     break;
                 }
-                error => return Err(ParseError::Kernel(error)),
+                error => return Err(ParseError::Kernel(error.saturating_neg())),
             },
             _ => return Err(message.unwanted()?),
         }
@@ -396,16 +397,16 @@ impl<'a> Message<'a> {
         Ok(match i32::from(self.kind) {
             libc::NLMSG_OVERRUN => ParseError::Overrun,
             // An "error" of zero is an acknowledgement, which is asked for only where a socket is destroyed.
-            libc::NLMSG_ERROR => ParseError::Kernel(self.error_number()?),
+            // The kernel writes `-errno`; whatever else is there is no acknowledgement.
+            libc::NLMSG_ERROR => ParseError::Kernel(self.number()?.saturating_abs()),
             _ => ParseError::MessageType { found: self.kind },
         })
     }
 
-    /// The kernel writes `-errno`; a positive count, which some kernels put into `NLMSG_DONE`, is no error.
-    fn error_number(self) -> Result<i32, ParseError> {
+    /// The first word behind the header: of an end and of an error, how it went.
+    fn number(self) -> Result<i32, ParseError> {
         let cut = ParseError::Truncated { at: self.at, length: self.datagram };
-        let bytes = self.payload.first_chunk().ok_or(cut)?;
-        Ok(i32::from_ne_bytes(*bytes).min(0).saturating_neg())
+        self.payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(cut)
     }
 
     /// Reads a `struct inet_diag_msg` and the attributes behind it.

@@ -179,6 +179,18 @@ impl Config {
         self.host.services.values().find(bound).map(|service| service.service.clone())
     }
 
+    /// Labels by which a policy selects, and which no service of this host carries: a slip, or meant for other hosts.
+    pub fn labels_of_none(&self, policy: &Policy) -> Vec<String> {
+        let carried = |key: &str, value: &str| {
+            self.host.services.values().any(|service| service.labels.get(key).is_some_and(|carried| carried == value))
+        };
+        let of_none = |selector: &Selector| match selector {
+            Selector::Label { key, value } if !carried(key, value) => Some(format!("{key}: {value}")),
+            _ => None,
+        };
+        policy.services.iter().filter_map(of_none).collect()
+    }
+
     /// Does the policy speak of the service, and how? A label is looked for among the service's own, not the host's.
     pub fn selects(&self, policy: &Policy, service: &ServiceName) -> Option<Selected> {
         let labels = self.service_config(service).map(|service| &service.labels);

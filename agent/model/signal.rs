@@ -131,6 +131,15 @@ impl Signal {
         }
     }
 
+    /// How long a service must have been watched since it began before it is known at all.
+    pub fn watched_for(self) -> Option<Duration> {
+        match self {
+            Self::CloseWaitGrowth(window) => Some(window),
+            Self::FdExhaustedIn => Some(Duration::from_secs(600)),
+            _ => None,
+        }
+    }
+
     /// Speaks of the whole host, not of one service.
     pub fn is_of_the_host(self) -> bool {
         self == Self::HostCloseWait

@@ -204,6 +204,8 @@ fn only_an_error_of_zero_says_that_a_socket_was_destroyed() {
         ("gone", error(-libc::ENOENT), Ok(false)),
         ("another one's addresses", error(-libc::ESTALE), Ok(false)),
         ("not allowed", error(-libc::EPERM), Err(ParseError::Kernel(libc::EPERM))),
+        ("a number that is no errno", error(0x7134_3397), Err(ParseError::Kernel(0x7134_3397))),
+        ("the least of them", error(i32::MIN), Err(ParseError::Kernel(i32::MAX))),
         ("a socket", ours(20, &socket(libc::AF_INET)), Err(ParseError::MessageType { found: 20 })),
         ("another's", message(2, 0, 6, 4242, &[0; 4]), Err(ParseError::Foreign { seq: 6, port: 4242 })),
         ("without its number", ours(libc::NLMSG_ERROR, &[]), Err(ParseError::Truncated { at: 0, length: 16 })),

@@ -5,6 +5,7 @@ use super::{Compiling, hours, items, minutes, secs};
 use crate::config::place::Place;
 use crate::config::spec::runbook::{RecycleWorkersSpec, RunSpec, RunbookSpec, StepSpec};
 use crate::config::spec::scalar::{Declared, Typed};
+use crate::model::duration;
 use crate::model::runbook::{Floor, OnTimeout, Recycle, RunEffect, Runbook, Step, StopSignal};
 
 /// Compiles one runbook; `None` where it has no name. Whether it was sound is seen by what was said.
@@ -86,11 +87,24 @@ fn compile_step(spec: StepSpec, place: &Place, to: &mut Compiling) -> Option<Ste
             Step::Restore { deadline: to.duration(&at, spec.deadline, secs(30), secs(1)..=minutes(10)) }
         }
         StepSpec::Verify(spec) => {
-            let at = place.key("verify").key("soak");
-            Step::Verify {
-                soak: to.duration(&at, spec.soak, minutes(2), secs(0)..=hours(24)),
-                expect: spec.expect.into_iter().flatten().map(|Typed(comparison)| comparison).collect(),
+            let at = |key: &str| place.key("verify").key(key);
+            let soak = to.duration(&at("soak"), spec.soak, minutes(2), secs(0)..=hours(24));
+            let mut expect = Vec::new();
+            for (place, Typed(comparison)) in items(&at("expect"), spec.expect) {
+                if let Some(long) = comparison.signal.watched_for().filter(|long| *long > soak) {
+                    let what = format!(
+                        "{} is known once the service has been watched for {} since it began, and a soak of {} is over \
+                         before: `soak: {}`, or expect another signal",
+                        comparison.signal,
+                        duration::format(long),
+                        duration::format(soak),
+                        duration::format(long),
+                    );
+                    to.wrong(&place, what);
+                }
+                expect.push(comparison);
             }
+            Step::Verify { soak, expect }
         }
         StepSpec::Run(spec) => compile_run(spec, &place.key("run"), to)?,
         StepSpec::Notify(spec) => {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::plan::{Binding, ProcessRestart, Restart, SuperviseRestart, Supervisor};
+use crate::model::policy::Selector;
 use crate::model::{RedisLayout, RedisProfile};
 
 const AGENT: &str = r#"
@@ -101,6 +102,10 @@ fn a_policy_selects_in_full_by_glob_and_by_label() {
     ] {
         assert_eq!(config.selects(&config.policies[0], &name(service)), selected, "{service}");
     }
+    let mut of_others = config.policies[0].clone();
+    assert_eq!(config.labels_of_none(&of_others), [""; 0]);
+    of_others.services.push(Selector::Label { key: "team".into(), value: "traed".into() });
+    assert_eq!(config.labels_of_none(&of_others), ["team: traed"]);
 }
 
 #[test]
