@@ -10,12 +10,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::supervised::Told;
-use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch, Stray};
+use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
 use crate::clock::{Clock, thread_cpu_time};
 use crate::collect::{Ask, CollectError, Collector};
 use crate::execute::world::Inbound;
 use crate::measure::{Measurements, Meter};
-use crate::model::census::{NoOwner, Owned};
+use crate::model::census::{NoOwner, Owned, Stray};
 use crate::model::socket::{BlindSpot, PassedOver, Quality, accepts};
 use crate::model::{Census, Connection, NetNs, ServiceCensus, ServiceName, Signal, TableRow};
 

@@ -244,7 +244,8 @@ fn a_socket_of_two_services_is_shared_and_many_holders_of_one_service_are_normal
 
 #[test]
 fn where_the_sockets_of_no_service_are_is_told_by_their_cgroup_or_by_who_holds_them() {
-    use crate::attribute::{Attributor, DescriptorAsk, Stray, StrayAt};
+    use crate::attribute::{Attributor, DescriptorAsk};
+    use crate::model::census::{Stray, StrayAt};
     let path = format!("/unwait-test-session-{}.scope", std::process::id());
     let Some(session) = Cgroup::make(&path) else { return };
     let actor = Actor::start(&session);

@@ -22,10 +22,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use globset::GlobMatcher;
-use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::model::census::{Descriptors, NoOwner, Owned};
+use crate::model::census::{Descriptors, NoOwner, Owned, Stray, StrayAt};
 use crate::model::socket::Quality;
 use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Snapshot};
 
@@ -65,32 +64,6 @@ pub struct ServiceMatch {
 pub enum DescriptorAsk {
     Skip,
     Count,
-}
-
-/// Sockets that are no service's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Stray {
-    pub sockets: u64,
-    #[serde(flatten)]
-    pub at: StrayAt,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum StrayAt {
-    /// Made in it: `/user.slice/user-1000.slice/session-3.scope`.
-    Cgroup { cgroup: String },
-    /// Held by it; `comm` is what the kernel calls it.
-    Process { pid: u32, comm: String },
-}
-
-impl std::fmt::Display for Stray {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.at {
-            StrayAt::Cgroup { cgroup } => write!(f, "{} in the cgroup {cgroup}", self.sockets),
-            StrayAt::Process { pid, comm } => write!(f, "{} held by process {pid} ({comm})", self.sockets),
-        }
-    }
 }
 
 /// Finds owners.

@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 use super::{Failure, Outcome, Place, render};
 use crate::app;
 use crate::app::sensor::{Effort, Look, Sensor};
-use crate::attribute::Stray;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
+use crate::model::census::Stray;
 use crate::model::{Reading, Readings, ServiceName, Signal, duration};
 
 /// Long enough to be a leak, and no connection that is just being closed.

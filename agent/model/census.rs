@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::service::ServiceName;
 use super::socket::{Brief, Direction, NetNs, PassedOver, Quality, Socket};
@@ -105,5 +106,31 @@ impl Census {
     pub fn host_close_wait(&self) -> u64 {
         let owned: usize = self.services.values().map(ServiceCensus::close_wait).sum();
         owned as u64 + self.unattributed.values().sum::<u64>()
+    }
+}
+
+/// Sockets that are no service's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stray {
+    pub sockets: u64,
+    #[serde(flatten)]
+    pub at: StrayAt,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum StrayAt {
+    /// Made in it: `/user.slice/user-1000.slice/session-3.scope`.
+    Cgroup { cgroup: String },
+    /// Held by it; `comm` is what the kernel calls it.
+    Process { pid: u32, comm: String },
+}
+
+impl std::fmt::Display for Stray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.at {
+            StrayAt::Cgroup { cgroup } => write!(f, "{} in the cgroup {cgroup}", self.sockets),
+            StrayAt::Process { pid, comm } => write!(f, "{} held by process {pid} ({comm})", self.sockets),
+        }
     }
 }

@@ -359,12 +359,6 @@ fn a_wrong_runbook_says_all_of_it() {
             ],
         ),
         (
-            "[{verify: {soak: 5m, expect: [close_wait < 9, close_wait.growth(10m) < 1, close_wait.growth(5m) < 1]}}]",
-            vec![
-                "2:54 close_wait.growth(10m) is known once the service has been watched for 10m since it began, and a soak of 5m is over before: `soak: 10m`, or expect another signal",
-            ],
-        ),
-        (
             "[{drian: {}}, {verify: {expect: [close_wait < few]}}]",
             vec![
                 "2:10 unknown key `drian`: did you mean `drain`?",

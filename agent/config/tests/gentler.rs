@@ -45,6 +45,12 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
                 "2:65 nobody is asked again behind a `run` with `effect: pivot` (which is what it is without an `effect`), which cannot be taken back, so `close_sockets` may not follow it: write a runbook for each, and a policy that names both in `escalate`",
             ],
         ),
+        (
+            "[{verify: {soak: 5m, expect: [close_wait < 9, close_wait.growth(10m) < 1, close_wait.growth(5m) < 1]}}]",
+            vec![
+                "2:54 close_wait.growth(10m) is known once the service has been watched for 10m since it began, and a soak of 5m is over before: `soak: 10m`, or expect another signal",
+            ],
+        ),
         ("[drain, call, verify]", vec!["2:22 nothing is done once a person is called: `call` comes last"]),
         (
             "[drain, restore, call]",
