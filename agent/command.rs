@@ -23,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
 
-pub use apart::{apart, apart_as, end};
+pub use apart::{apart, apart_as, carries_variable, end};
 
 /// Where commands are looked for; the agent's own PATH is not handed on.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

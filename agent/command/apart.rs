@@ -102,11 +102,16 @@ fn running(name: &str) -> Vec<(i32, File)> {
     let carries = |pid: i32| {
         // Opened before it is looked at: a number that is given away meanwhile is nobody's death.
         let held = File::open(format!("/proc/{pid}")).ok()?;
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-        environment.split(|byte| *byte == 0).any(|variable| variable == named.as_bytes()).then_some((pid, held))
+        carries_variable(pid, &named).then_some((pid, held))
     };
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(carries).collect()
+}
+
+/// Whether a process was started with this variable (`NAME=value`); what may not be read carries nothing.
+pub fn carries_variable(pid: i32, variable: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|carried| carried == variable.as_bytes())
 }
 
 fn kill(held: &File) {

@@ -29,7 +29,7 @@ impl StateDir {
     pub fn take(path: &Path) -> Result<Self, StateDirError> {
         let io = |source| StateDirError::Io { path: path.into(), source };
         DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(io)?;
-        refuse_if_shared(path)?;
+        Self::accept(path)?;
         let lock_path = path.join("agent.lock");
         let file = OpenOptions::new()
             .read(true)
@@ -60,7 +60,18 @@ impl StateDir {
 
     /// A directory that an agent of this user would take: checked where something is made in it before one has run there.
     pub fn accept(path: &Path) -> Result<(), StateDirError> {
-        refuse_if_shared(path)
+        let refuse = |why: &str| Err(StateDirError::NotPrivate { path: path.into(), why: why.into() });
+        let metadata = path.symlink_metadata().map_err(|source| StateDirError::Io { path: path.into(), source })?;
+        if !metadata.is_dir() {
+            return refuse("it is no directory (a symbolic link is not followed)");
+        }
+        if metadata.uid() != nix::unistd::geteuid().as_raw() {
+            return refuse("it belongs to another user");
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return refuse("others can read or write it");
+        }
+        Ok(())
     }
 
     pub fn database(&self) -> PathBuf {
@@ -88,19 +99,4 @@ impl StateDir {
     pub fn socket_of(state: &Path) -> PathBuf {
         state.join("control.sock")
     }
-}
-
-fn refuse_if_shared(path: &Path) -> Result<(), StateDirError> {
-    let refuse = |why: &str| Err(StateDirError::NotPrivate { path: path.into(), why: why.into() });
-    let metadata = path.symlink_metadata().map_err(|source| StateDirError::Io { path: path.into(), source })?;
-    if !metadata.is_dir() {
-        return refuse("it is no directory (a symbolic link is not followed)");
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return refuse("it belongs to another user");
-    }
-    if metadata.mode() & 0o077 != 0 {
-        return refuse("others can read or write it");
-    }
-    Ok(())
 }

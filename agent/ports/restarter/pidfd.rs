@@ -10,6 +10,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::clock::Clock;
+use crate::command::carries_variable;
 use crate::model::runbook::StopSignal;
 
 /// From SIGKILL to the end: the kernel's own work, unless the process hangs in it.
@@ -137,11 +138,8 @@ pub(super) fn session_of(leader: i32) -> Vec<Held> {
 
 /// The members of each session in which a process carries this variable (`NAME=value`), each held: not all need to carry
 /// it, since a worker's environment may be another.
-pub(super) fn sessions_with(variable: &[u8]) -> Vec<Held> {
-    let carries = |stat: &Stat| {
-        let environment = std::fs::read(format!("/proc/{}/environ", stat.pid)).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|carried| carried == variable)
-    };
+pub(super) fn sessions_with(variable: &str) -> Vec<Held> {
+    let carries = |stat: &Stat| carries_variable(stat.pid, variable);
     let sessions: BTreeSet<i32> = stats().filter(carries).map(|stat| stat.session).collect();
     all(|stat| sessions.contains(&stat.session))
 }

@@ -63,7 +63,7 @@ pub(super) async fn start(
         return by_systemd(spec, former, environment).await;
     }
     let mark = format!("{} {before}", spec.pid_file.display());
-    let left = pidfd::sessions_with(format!("{MARK}={mark}").as_bytes());
+    let left = pidfd::sessions_with(&format!("{MARK}={mark}"));
     if !end_all(&left, spec.stop_timeout).await {
         return Err("what a former start left behind cannot be ended".into());
     }
