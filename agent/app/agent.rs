@@ -160,7 +160,7 @@ impl Agent {
                 }
                 Some(()) = inbox.reload.recv() => {
                     if self.reload() {
-                        self.delivery = outbox::Delivery::start(self.outbox());
+                        self.delivery = outbox::Delivery::start(outbox::of(&self.wiring, &self.store));
                         if self.wiring.config.host.interval != ticks.period() {
                             ticks = every(self.wiring.config.host.interval);
                         }
@@ -169,19 +169,14 @@ impl Agent {
                 _ = inbox.stop.wait_for(|stop| *stop) => break,
             }
         }
-        self.delivery.stop();
         tracing::info!("asked to stop");
         while let Some(ended) = self.sagas.join_next().await {
             self.ended(ended);
         }
         self.store.write_samples();
         self.release_slots().await;
-        outbox::deliver_last(&self.outbox()).await;
+        self.delivery.end().await;
         Ok(())
-    }
-
-    fn outbox(&self) -> outbox::Outbox {
-        outbox::of(&self.wiring, &self.store)
     }
 
     /// Collect, attribute, measure, decide; then begin what may begin.
@@ -391,9 +386,8 @@ impl Agent {
         }
         // As after each saga of a tick; and a registry may have come back meanwhile.
         sweep::orphans(&self.wiring, &self.store).await;
-        self.delivery.stop();
         self.release_slots().await;
-        outbox::deliver_last(&self.outbox()).await;
+        self.delivery.end().await;
     }
 
     /// Loads the configuration anew, whole or not at all. True where the new one is in force.

@@ -79,26 +79,25 @@ fn open_now(wiring: &Wiring) -> Result<Opened, RunError> {
 /// An outbox in memory: there is no other.
 struct Waiting<'a> {
     wiring: &'a Wiring,
-    outbox: outbox::Outbox,
+    store: Arc<Store>,
     delivery: outbox::Delivery,
 }
 
 impl<'a> Waiting<'a> {
     fn of(wiring: &'a Wiring) -> Result<Self, StoreError> {
         let store = Arc::new(Store::open_with(Path::new(":memory:"), Arc::clone(&wiring.host.clock))?);
-        let outbox = outbox::of(wiring, &store);
-        Ok(Self { wiring, delivery: outbox::Delivery::start(outbox.clone()), outbox })
+        let delivery = outbox::Delivery::start(outbox::of(wiring, &store));
+        Ok(Self { wiring, store, delivery })
     }
 
     fn tell(&self, message: Message) {
-        self.outbox.store.tell(&self.wiring.audience, std::slice::from_ref(&message));
+        self.store.tell(&self.wiring.audience, std::slice::from_ref(&message));
         (self.wiring.host.on_message)(&message);
     }
 
     /// What is not delivered by then is in the log alone.
     async fn end(self) {
-        self.delivery.stop();
-        outbox::deliver_last(&self.outbox).await;
+        self.delivery.end().await;
     }
 }
 

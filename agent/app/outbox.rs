@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::Wiring;
 use crate::clock::Clock;
@@ -43,49 +44,78 @@ pub fn of(wiring: &Wiring, store: &Arc<Store>) -> Outbox {
 
 /// Delivers for as long as it lives.
 #[derive(Debug)]
-pub struct Delivery(tokio::task::JoinHandle<()>);
+pub struct Delivery {
+    ends: watch::Sender<bool>,
+    task: Task,
+}
 
 impl Delivery {
     pub fn start(outbox: Outbox) -> Self {
-        Self(tokio::spawn(deliver_for_ever(outbox)))
+        let (ends, ending) = watch::channel(false);
+        Self { ends, task: Task::spawn(deliver_until(outbox, ending)) }
     }
 
-    /// From here on only [`deliver_last`] delivers.
-    pub fn stop(&self) {
+    /// Before the agent ends: what can still be delivered in a few seconds is; the rest stays for the next start, and a
+    /// destination that hangs keeps neither the agent from ending nor the others from being told.
+    pub async fn end(self) {
+        self.ends.send_replace(true);
+        if tokio::time::timeout(LAST, self.task.ended()).await.is_err() {
+            tracing::warn!("a destination does not answer; what is not delivered stays for the next start");
+        }
+    }
+}
+
+/// Ends with who holds it.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Task {
+    fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+
+    async fn ended(mut self) {
+        if let Err(error) = (&mut self.0).await
+            && let Ok(defect) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(defect);
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
 /// Delivers what is due, again and again. Each destination is at work in a task of its own: one that hangs costs the
-/// others nothing.
-pub async fn deliver_for_ever(outbox: Outbox) {
-    let mut at_work: BTreeMap<String, Delivery> = BTreeMap::new();
+/// others nothing. At the end each ends what it is about, which may have been taken already, and tells what is due then.
+async fn deliver_until(outbox: Outbox, mut ending: watch::Receiver<bool>) {
+    let mut at_work: BTreeMap<String, Task> = BTreeMap::new();
     loop {
-        at_work.retain(|_, delivery| !delivery.0.is_finished());
+        at_work.retain(|_, task| !task.0.is_finished());
         for (destination, due) in due(&outbox) {
-            let start = || Delivery(tokio::spawn(deliver_in_turn(outbox.clone(), due)));
+            let start = || Task::spawn(deliver_in_turn(outbox.clone(), due));
             at_work.entry(destination).or_insert_with(start);
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = ending.wait_for(|ends| *ends) => break,
+        }
     }
-}
-
-/// Before the agent ends: what can still be delivered in a few seconds is; the rest stays for the next start, and a
-/// destination that hangs keeps neither the agent from ending nor the others from being told.
-pub async fn deliver_last(outbox: &Outbox) {
-    let mut all = JoinSet::new();
-    for due in due(outbox).into_values() {
-        all.spawn(deliver_in_turn(outbox.clone(), due));
-    }
-    if tokio::time::timeout(LAST, all.join_all()).await.is_err() {
-        tracing::warn!("a destination does not answer; what is not delivered stays for the next start");
-    }
+    let last = outbox.notifiers.keys().map(|destination| {
+        let (outbox, under_way) = (outbox.clone(), at_work.remove(destination));
+        let destination = destination.clone();
+        async move {
+            if let Some(task) = under_way {
+                task.ended().await;
+            }
+            let due = due(&outbox).remove(&destination).unwrap_or_default();
+            deliver_in_turn(outbox, due).await;
+        }
+    });
+    last.collect::<JoinSet<()>>().join_all().await;
 }
 
 /// What is due for each destination, in its order.
@@ -238,8 +268,34 @@ mod tests {
     async fn a_destination_that_hangs_as_the_agent_ends_keeps_no_message_from_another() {
         let ears = Arc::new(Ears::default());
         let outbox = a_backlog_before_one(&ears);
-        deliver_last(&outbox).await;
+        Delivery::start(outbox).end().await;
         assert_eq!(ears.titles(), ["OUT OF TRAFFIC"]);
+    }
+
+    /// Takes a message at once, and takes its time to say so.
+    #[derive(Default)]
+    struct Dawdles(Ears);
+
+    #[async_trait]
+    impl Notifier for Dawdles {
+        async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError> {
+            self.0.deliver(id, message).await?;
+            tokio::time::sleep(LAST / 4).await;
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_on_its_way_as_the_agent_ends_is_told_once_and_what_is_said_last_after_it() {
+        let dawdles = Arc::new(Dawdles::default());
+        let outbox = outbox(&[("pager", dawdles.clone())]);
+        tell(&outbox, "pager", "OUT OF TRAFFIC");
+        let delivery = Delivery::start(outbox.clone());
+        dawdles.0.has_heard(1).await;
+        tell(&outbox, "pager", "the agent stops");
+        delivery.end().await;
+        assert_eq!(dawdles.0.titles(), ["OUT OF TRAFFIC", "the agent stops"]);
+        assert!(outbox.store.undelivered(10).unwrap().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,13 +332,10 @@ mod tests {
             let ears = Arc::new(Ears::default());
             let notifiers = [("pager".to_string(), ears.clone() as Arc<dyn Notifier>)].into();
             let after = Outbox { notifiers, ..before };
-            let _delivery = match ends {
-                true => {
-                    deliver_last(&after).await;
-                    None
-                }
-                false => Some(Delivery::start(after)),
-            };
+            let mut delivery = Some(Delivery::start(after));
+            if ends {
+                delivery.take().expect("it has just been started").end().await;
+            }
             let heard = tokio::time::timeout(Duration::from_secs(60), ears.has_heard(2)).await;
             heard.unwrap_or_else(|_| panic!("lost; the agent ends: {ends}; heard: {:?}", ears.titles()));
             assert_eq!(ears.titles(), ["OUT OF TRAFFIC", "the agent stops"], "the agent ends: {ends}");

@@ -418,7 +418,7 @@ impl Case {
         let (world, plan, what) = (&self.world, &self.plan, &self.what);
         let start = world.teller(plan).start(Vec::new());
         world.store.begin_incident(plan, world.clock.now(), &world.audience, &[start]).unwrap();
-        let delivery = tokio::spawn(outbox::deliver_for_ever(self.outbox.clone()));
+        let delivery = outbox::Delivery::start(self.outbox.clone());
         let stop = self.scene.trip.stop.subscribe();
         let driven = drive(Saga::new(plan.clone()), Journal::new(), world, stop);
         let watched = async {
@@ -462,10 +462,7 @@ impl Case {
         assert!(stuck || (service.healthy && service.state == RunState::Active), "{what}");
         let held = self.fleet.get("rpc-order").is_some_and(|text| text.contains(&plan.incident.0));
         assert!(!held || stuck, "a slot is left: {what}");
-        delivery.abort();
-        if let Err(defect) = delivery.await {
-            assert!(defect.is_cancelled(), "the delivery ended by itself: {what}");
-        }
+        delivery.end().await;
         let waits = world.store.undelivered(1_000).unwrap();
         assert!(waits.is_empty(), "not delivered, although everybody is well: {what}: {waits:?}");
     }
