@@ -332,10 +332,14 @@ mod tests {
             let ears = Arc::new(Ears::default());
             let notifiers = [("pager".to_string(), ears.clone() as Arc<dyn Notifier>)].into();
             let after = Outbox { notifiers, ..before };
-            let mut delivery = Some(Delivery::start(after));
-            if ends {
-                delivery.take().expect("it has just been started").end().await;
-            }
+            let delivery = Delivery::start(after);
+            let _delivery = match ends {
+                true => {
+                    delivery.end().await;
+                    None
+                }
+                false => Some(delivery),
+            };
             let heard = tokio::time::timeout(Duration::from_secs(60), ears.has_heard(2)).await;
             heard.unwrap_or_else(|_| panic!("lost; the agent ends: {ends}; heard: {:?}", ears.titles()));
             assert_eq!(ears.titles(), ["OUT OF TRAFFIC", "the agent stops"], "the agent ends: {ends}");

@@ -462,9 +462,10 @@ impl Case {
         assert!(stuck || (service.healthy && service.state == RunState::Active), "{what}");
         let held = self.fleet.get("rpc-order").is_some_and(|text| text.contains(&plan.incident.0));
         assert!(!held || stuck, "a slot is left: {what}");
-        delivery.end().await;
+        // Before the end, which tells a last time what is due.
         let waits = world.store.undelivered(1_000).unwrap();
         assert!(waits.is_empty(), "not delivered, although everybody is well: {what}: {waits:?}");
+        delivery.end().await;
     }
 }
 
