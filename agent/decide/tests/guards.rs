@@ -204,6 +204,12 @@ fn a_registry_that_cannot_be_asked_refuses() {
     assert_eq!((refusal.guard, refusal.reason), (Guard::OutOfTraffic, Reason::GuardFailed));
     let guards: Vec<Guard> = scenery.all().iter().map(|refusal| refusal.guard).collect();
     assert_eq!(guards, [Guard::OutOfTraffic, Guard::MinHealthy]);
+    for refusal in scenery.all() {
+        assert!(
+            refusal.detail.contains("could not be asked") && refusal.detail.contains("nobody answers"),
+            "{refusal}"
+        );
+    }
     scenery.scene.registry.set_unreachable(false);
     scenery.scene.registry.deregister(ID);
     assert_eq!(scenery.ask().unwrap_err().reason, Reason::GuardFailed, "not registered is no answer either");

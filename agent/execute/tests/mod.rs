@@ -1,6 +1,7 @@
 //! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
 
 mod disks;
+mod failures;
 mod gentle;
 mod parties;
 mod registers;

@@ -225,6 +225,7 @@ fn each_fault_ends_as_it_should() {
         let run = Run::new(Shape::IsolateRestartRecover, fault);
         let Life::Rested(ending) = run.first_life() else { panic!("{} did not rest", run.what) };
         assert_eq!((ending.outcome, ending.reason), expected(fault), "{}: {}", run.what, ending.detail);
+        assert_eq!(run.is_told(EventKind::Stuck), ending.outcome == Stuck, "a person is called: {}", run.what);
         run.keeps_the_promise();
     }
     // What no registry knows is neither drained nor taken out.

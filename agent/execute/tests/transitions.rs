@@ -74,7 +74,7 @@ fn after(mut saga: Saga, events: &[Event]) -> Saga {
 fn every_event(length: usize) -> Vec<Event> {
     let mut all = vec![interrupted(), withdrawing(), withdrawn(true), withdrawn(false)];
     for step in 0..=length {
-        all.extend([intended(step), done(step), undone(step), refused(step)]);
+        all.extend([intended(step), done(step), undone(step), refused(step), Event::Stopped { step }]);
         all.push(Event::Done { step, detail: String::new(), helped: Some(false) });
         for untouched in [false, true] {
             all.extend([failed(step, Reason::StepFailed, untouched)]);
@@ -95,6 +95,7 @@ fn may_follow(state: &State, event: &Event) -> bool {
         State::Acting { step: at } => match event {
             Event::Done { step, .. } | Event::Failed { step, .. } => step == at,
             Event::Interrupted { .. } => *at < RESTART,
+            Event::Stopped { step } => (*step, *at) == (RESTART, RESTART),
             _ => false,
         },
         State::Unwinding { left, .. } => match event {
@@ -141,6 +142,13 @@ fn every_event_in_every_state_is_legal_or_a_typed_refusal_that_changes_nothing()
         }
     }
     println!("{} states, {} legal and {} refused events", sagas.len(), counts.0, counts.1);
+}
+
+#[test]
+fn a_service_is_stopped_once() {
+    let mut saga = after(up_to(RESTART, true), &[Event::Stopped { step: RESTART }]);
+    assert!(saga.apply(Event::Stopped { step: RESTART }).is_err());
+    assert!(after(saga, &[done(RESTART)]).past_pivot());
 }
 
 /// Withdrawing twice is as once: after a crash it is journaled again.

@@ -1,0 +1,128 @@
+//! What one failure means, step by step: what is given up, what is tried again, and what people hear of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::sweeps::{Life, Run};
+use crate::execute::driver::drive;
+use crate::execute::fakes::{self, Fault, ID, Scene, Shape};
+use crate::execute::journal::Journal;
+use crate::execute::saga::Saga;
+use crate::execute::steps::{self, drain};
+use crate::model::incident::Ending;
+use crate::model::plan::{Binding, Health};
+use crate::model::{EventKind, Outcome, Reason, Step};
+use crate::ports::probe::{Probe, ProbeFailure};
+use crate::ports::registry::Traffic;
+use crate::ports::registry::fake::FakeRegistry;
+use crate::ports::restarter::RunState;
+
+fn rests(run: &Run) -> Ending {
+    let life = run.first_life();
+    run.keeps_the_promise();
+    let Life::Rested(ending) = life else { panic!("{}: {life:?}", run.what) };
+    ending
+}
+
+/// Fails so often, and passes from then on.
+struct FailsAtFirst(AtomicU32);
+
+#[async_trait]
+impl Probe for FailsAtFirst {
+    async fn ask(&self, _health: &Health, _deadline: Duration) -> Result<(), ProbeFailure> {
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
+            Ok(_) => Err(ProbeFailure { asked: "PING".into(), answer: "no answer in time".into() }),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn three_probes_that_fail_in_a_row_are_ill_and_two_are_not() {
+    for (failing, ill) in [(1, false), (2, false), (3, true)] {
+        let mut world = fakes::world(&Scene::new(Fault::Nothing));
+        world.ports.probe = Arc::new(FailsAtFirst(failing.into()));
+        let saga = Saga::new(fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing)));
+        let last = saga.plan().steps.len() - 1;
+        let verified = steps::apply(&saga, last, &world).await.err().map(|failure| failure.reason);
+        assert_eq!(verified, ill.then_some(Reason::UnhealthyAfterRestore), "{failing} in a row");
+    }
+}
+
+#[test]
+fn evidence_that_is_not_required_holds_nothing_up() {
+    let mut steps = fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing);
+    let Some(Step::Snapshot { required, .. }) = steps.first_mut() else { panic!("the evidence comes first") };
+    *required = false;
+    let run = Run::of("evidence that is not required".into(), steps, Fault::EvidenceNotKept);
+    assert_eq!(rests(&run).reason, Reason::Recovered);
+}
+
+#[test]
+fn a_service_that_does_not_run_is_not_reloaded() {
+    let run = Run::of("stopped".into(), fakes::steps(Shape::Reload, Fault::Nothing), Fault::Nothing);
+    run.scene.service().state = RunState::Inactive;
+    let life = run.first_life();
+    assert!(matches!(&life, Life::Rested(ending) if ending.reason == Reason::NotActive), "{life:?}");
+    assert_eq!(run.scene.service().reloads, 0);
+}
+
+#[test]
+fn a_command_is_taken_back_by_its_undo() {
+    let steps = fakes::steps(Shape::WithCommands, Fault::RestartRefused);
+    let run = Run::of("a command with an undo".into(), steps, Fault::RestartRefused);
+    assert_eq!(rests(&run).outcome, Outcome::Unwound);
+    assert_eq!(run.scene.service().commands, ["/bin/quiet", "/bin/unquiet"]);
+}
+
+#[test]
+fn ill_just_before_it_is_put_back_it_is_left_out_and_not_taken_out_again() {
+    let mut steps = fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing);
+    steps.retain(|step| !matches!(step, Step::HealthCheck { .. }));
+    let run = Run::of("no health check".into(), steps, Fault::UnhealthyAfterRestart);
+    let ending = rests(&run);
+    assert_eq!((ending.outcome, ending.reason), (Outcome::Stuck, Reason::Unhealthy), "{}", ending.detail);
+    assert!(matches!(run.traffic(), Some(Traffic::DrainedBy(_))), "{:?}", run.traffic());
+}
+
+#[test]
+fn ill_in_traffic_it_is_taken_out_once_the_registry_answers_again() {
+    let steps = fakes::steps(Shape::IsolateRestartRecover, Fault::IllInTraffic);
+    let run = Run::of("ill, and the registry away".into(), steps, Fault::IllInTraffic);
+    let stop = run.scene.trip.stop.subscribe();
+    let life = run.live(async || {
+        let driven = drive(Saga::new(run.plan.clone()), Journal::new(), &run.world, stop);
+        let away = async {
+            while run.scene.service().healthy {
+                tokio::task::yield_now().await;
+            }
+            run.scene.registry.set_unreachable(true);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert!(run.is_told(EventKind::Stuck), "a minute, and nobody was told");
+            run.scene.registry.set_unreachable(false);
+        };
+        tokio::join!(driven, away).0
+    });
+    run.keeps_the_promise();
+    assert!(matches!(&life, Life::Rested(ending) if ending.reason == Reason::UnhealthyAfterRestore), "{life:?}");
+    assert!(matches!(run.traffic(), Some(Traffic::DrainedBy(_))), "{:?}", run.traffic());
+}
+
+#[tokio::test]
+async fn of_two_registries_the_one_that_may_answer_later_decides_that_it_is_tried_again() {
+    let scene = Scene::new(Fault::DrainRefused);
+    let mut world = fakes::world(&scene);
+    let away = Arc::new(FakeRegistry::new("away"));
+    away.set_unreachable(true);
+    world.ports.registries.insert("away".into(), away);
+    let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
+    plan.target.bindings.insert(0, Binding { registry: "away".into(), id: ID.into() });
+    for _ in 0..2 {
+        let error = drain::again(&Saga::new(plan.clone()), &world).await.unwrap_err();
+        assert!(error.is_passing(), "{error}");
+        plan.target.bindings.reverse();
+    }
+}
