@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use unwait::clock::{Clock, SystemClock};
 
 const MOST_FOR_ENDING: Duration = Duration::from_secs(20); // a holder has thousands of sockets to close
@@ -39,6 +40,10 @@ impl Child {
     pub fn of_this_program(what: &'static str, arguments: &[impl AsRef<OsStr>]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding the bench's own program")?;
         Self::start(what, Command::new(program).args(arguments))
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id() as i32)
     }
 
     pub fn tell(&mut self, line: &str) -> anyhow::Result<()> {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, bail, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
 
 use super::crowd::{HOLDERS, Size};
 use super::holder::IPV6_IN;
@@ -36,6 +38,36 @@ pub fn bring_up_the_loopback() -> anyhow::Result<()> {
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip (package iproute2)")?;
     ensure!(up.success(), "ip link set lo up: {up}");
     Ok(())
+}
+
+/// Holds processes to one CPU, the last that they may run on, until it is dropped: what takes turns must take them on the
+/// same one, since the CPUs of a machine do not all run at one speed.
+#[derive(Debug)]
+pub struct OnOneCpu {
+    held: Vec<(Pid, CpuSet)>,
+}
+
+impl OnOneCpu {
+    pub fn hold(processes: &[Pid]) -> anyhow::Result<Self> {
+        let mut own = Self { held: Vec::new() };
+        for &process in processes {
+            let before = sched_getaffinity(process).context("sched_getaffinity")?;
+            let last = (0..CpuSet::count()).rev().find(|cpu| before.is_set(*cpu) == Ok(true));
+            let mut one = CpuSet::new();
+            one.set(last.context("there is no CPU to run on")?).context("a CPU beyond what its set holds")?;
+            sched_setaffinity(process, &one).context("sched_setaffinity")?;
+            own.held.push((process, before));
+        }
+        Ok(own)
+    }
+}
+
+impl Drop for OnOneCpu {
+    fn drop(&mut self) {
+        for (process, before) in &self.held {
+            let _ = sched_setaffinity(*process, before);
+        }
+    }
 }
 
 pub fn has_ipv6() -> bool {

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use nix::unistd::Pid;
 
 use super::child::Child;
 
@@ -45,6 +46,10 @@ impl Walker {
     /// The program itself, to be run from start to end.
     pub fn program(&self) -> &Path {
         &self.program
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.running.pid()
     }
 
     pub fn walk(&mut self, walk: Walk) -> anyhow::Result<Walked> {

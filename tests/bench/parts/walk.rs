@@ -2,11 +2,13 @@
 
 use anyhow::{Context, bail};
 use nix::time::ClockId;
+use nix::unistd::Pid;
 use std::time::Duration;
 
 use crate::crowd::Crowd;
 use crate::figures::{ROUNDS, Table, Took};
 use crate::look::Eyes;
+use crate::machine::OnOneCpu;
 use crate::walker::{Walk, Walker};
 
 pub const TITLE: &str =
@@ -16,6 +18,7 @@ const TO_TWO_WALKS_AT_MOST: f64 = 0.6;
 pub fn measure(crowd: &Crowd, walker: &mut Walker, table: &mut Table) -> anyhow::Result<()> {
     let mut eyes = Eyes::open()?;
     settle(&mut eyes)?;
+    let _on_one_cpu = OnOneCpu::hold(&[Pid::this(), walker.pid()])?;
     let (mut look, mut one, mut two) = (Took::default(), Took::default(), Took::default());
     for round in 0..=ROUNDS {
         let took = cpu_of(|| eyes.look())?;
