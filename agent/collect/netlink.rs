@@ -97,7 +97,7 @@ impl Diag {
 
     /// Runs one dump to its end. Returns whether the kernel said that the table changed under it.
     /// After an error, what was visited is not the table and must be thrown away.
-    pub fn dump(&mut self, request: Request, mut visit: impl FnMut(Entry)) -> Result<bool, DumpError> {
+    pub fn dump(&mut self, request: Request, mut visit: impl FnMut(&Entry)) -> Result<bool, DumpError> {
         let (socket, port) = self.take()?;
         self.seq = self.seq.wrapping_add(1);
         let expect = Expect { walk: request.walk, seq: self.seq, port };
@@ -210,7 +210,7 @@ pub(super) mod tests {
 
     fn dump(diag: &mut Diag, walk: Walk, states: u32) -> Vec<Entry> {
         let mut entries = Vec::new();
-        diag.dump(Request { walk, states, info: false }, |entry| entries.push(entry)).unwrap();
+        diag.dump(Request { walk, states, info: false }, |entry| entries.push(*entry)).unwrap();
         entries
     }
 

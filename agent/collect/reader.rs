@@ -175,7 +175,7 @@ impl Reader {
         let Wanted { states, info } = wanted;
         let mut interrupted = false;
         for &walk in walks {
-            interrupted |= self.diag.dump(Request { walk, states, info }, |entry| into.take(&entry))?;
+            interrupted |= self.diag.dump(Request { walk, states, info }, |entry| into.take(entry))?;
         }
         Ok(interrupted)
     }

@@ -295,7 +295,7 @@ pub(super) enum ParseError {
 /// Reads one datagram of a dump, and hands each socket in it to `visit`.
 ///
 /// Sockets that were visited before an error must be thrown away with it: a dump is whole or it is none.
-pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(Entry)) -> Result<Progress, ParseError> {
+pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(&Entry)) -> Result<Progress, ParseError> {
     let mut progress = Progress { done: false, interrupted: false };
     let mut at = 0;
     // At least one message must be there, and each turn goes on by at least a header.
@@ -306,7 +306,7 @@ pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(Entr
         }
         progress.interrupted |= i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0;
         match i32::from(message.kind) {
-            _ if message.kind == expect.walk.message_type() => visit(message.entry(expect.walk)?),
+            _ if message.kind == expect.walk.message_type() => visit(&message.entry(expect.walk)?),
             libc::NLMSG_NOOP => {}
             // The dump's errors arrive in here: one that is overlooked reads as an empty table.
             // The kernel writes `-errno`; some kernels put a positive count here, which is no error.
@@ -409,8 +409,9 @@ impl<'a> Message<'a> {
         self.payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(cut)
     }
 
-    /// Reads a `struct inet_diag_msg` and the attributes behind it.
-    #[inline]
+    /// Reads a `struct inet_diag_msg` and the attributes behind it. Once a socket: where it is a call, what it returns is
+    /// copied, and the copy waits for what was just written: a third of the time that a socket takes here.
+    #[inline(always)]
     fn entry(self, walk: Walk) -> Result<Entry, ParseError> {
         let cut = ParseError::Truncated { at: self.at, length: self.payload.len() };
         let (fixed, mut attributes) = self.payload.split_first_chunk::<REPLY>().ok_or(cut)?;

@@ -50,7 +50,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 
 fn read(datagram: &[u8]) -> (Vec<Entry>, Result<Progress, ParseError>) {
     let mut entries = Vec::new();
-    let progress = parse(datagram, &EXPECT, |entry| entries.push(entry));
+    let progress = parse(datagram, &EXPECT, |entry| entries.push(*entry));
     (entries, progress)
 }
 
