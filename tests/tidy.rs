@@ -59,14 +59,6 @@ const DOORS: [&str; 5] = ["fleet", "notifier", "probe", "registry", "restarter"]
 const STARTS_PROCESSES: [&str; 4] =
     ["agent/command.rs", "agent/ports/restarter/process/successor.rs", "agent/ports/probe/real.rs", "agent/cli/demo"];
 
-/// Files of more lines than a file should have, and why they stay whole.
-const LONG: [(&str, &str); 2] = [
-    ("agent/execute/fakes.rs", "one world in memory: each fake is the same scene seen through one door"),
-    (
-        "agent/execute/tests/sweeps.rs",
-        "every sweep goes over the same moments of the same sagas, by one way of playing them",
-    ),
-];
 const MOST_LINES: usize = 500;
 
 struct Source {
@@ -436,10 +428,8 @@ fn no_file_holds_too_much() {
     for file in files {
         let path = file.strip_prefix(root()).expect("it was found below").to_string_lossy().into_owned();
         let lines = std::fs::read_to_string(&file).expect("a source is text").lines().count();
-        match LONG.iter().any(|(long, _)| *long == path) {
-            false if lines > MOST_LINES => broken.push(format!("{path}: {lines} lines of at most {MOST_LINES}")),
-            true if lines <= MOST_LINES => broken.push(format!("{path}: {lines} lines: take it off the list")),
-            _ => {}
+        if lines > MOST_LINES {
+            broken.push(format!("{path}: {lines} lines of at most {MOST_LINES}"));
         }
     }
     for source in sources().iter().filter(|source| source.lines > 0 && source.code.trim().is_empty()) {

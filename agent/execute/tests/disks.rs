@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sweeps::{Life, Run};
+use super::run::{Life, Run};
 use crate::execute::driver::drive;
 use crate::execute::fakes::{self, Fault, Shape};
 use crate::execute::journal::Journal;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::sweeps::{Life, Run};
+use super::run::{Life, Run};
 use crate::execute::driver::drive;
 use crate::execute::fakes::{self, Fault, ID, Scene, Shape};
 use crate::execute::journal::Journal;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::sweeps::{Life, Run};
+use super::run::{Life, Run};
 use crate::execute::driver::{BACKOFF, drive};
 use crate::execute::fakes::{self, Fault, ID, Shape};
 use crate::execute::journal::Journal;

@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::sweeps::{Life, Run};
+use super::run::{Life, Run};
 use crate::config;
 use crate::execute::driver::drive;
 use crate::execute::fakes::{self, Fault, Shape};
