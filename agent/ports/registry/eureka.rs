@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted, until_seen};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::Marker;
 use crate::ports::{User, http};
 
@@ -39,13 +39,10 @@ const OUT: &str = "OUT_OF_SERVICE";
 /// No override.
 const NONE: &str = "UNKNOWN";
 
-#[derive(Debug)]
-pub struct Eureka {
-    apps: Noted<Apps>,
-}
+pub type Eureka = Noted<Apps>;
 
 #[derive(Debug)]
-struct Apps {
+pub struct Apps {
     registry: String,
     base: Url,
     client: Client,
@@ -54,7 +51,8 @@ struct Apps {
 }
 
 /// An instance as its own record has it.
-struct Seen {
+#[derive(Debug)]
+pub struct Seen {
     registration: Registration,
     status: String,
     overridden: String,
@@ -80,7 +78,7 @@ impl Eureka {
         let base = http::address(url).map_err(refused)?;
         let client = http::client(&base, deadline).map_err(refused)?;
         let apps = Apps { registry: name.into(), base, client, user, ledger: Ledger::new(ledger) };
-        Ok(Self { apps: Noted::new(apps, hold_every) })
+        Ok(Self::over(apps, hold_every))
     }
 }
 
@@ -230,8 +228,8 @@ impl Backend for Apps {
         Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
     }
 
-    fn traffic(seen: &Seen) -> &Traffic {
-        &seen.registration.traffic
+    fn registration(seen: &Seen) -> &Registration {
+        &seen.registration
     }
 
     async fn take_out(&self, id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
@@ -264,40 +262,16 @@ impl Backend for Apps {
         })
         .await
     }
-}
-
-#[async_trait]
-impl Registry for Eureka {
-    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        Ok(self.apps.backend().look(id).await?.registration)
-    }
-
-    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.apps.drain(id, marker).await
-    }
-
-    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.apps.hold(id, marker).await
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        self.apps.restore(id, marker, record).await
-    }
-
-    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.apps.forget(id, marker).await
-    }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let apps = self.apps.backend();
-        let (app, own) = super::service_and_instance(&apps.registry, id)?;
-        apps.look(id).await?;
-        let list = apps.get(&[app], "application").await?.unwrap_or_default();
+        let (app, own) = super::service_and_instance(&self.registry, id)?;
+        self.look(id).await?;
+        let list = self.get(&[app], "application").await?.unwrap_or_default();
         let mut others = Others { healthy: 0, registered: 1 };
         for other in listed(&list["instance"]).iter().filter(|other| instance_id(other) != Some(own)) {
             others.registered += 1;
             if let Some(instance) = instance_id(other).filter(|_| is_up(other))
-                && apps.record(app, instance).await?.is_some_and(|record| is_up(&record))
+                && self.record(app, instance).await?.is_some_and(|record| is_up(&record))
             {
                 others.healthy += 1;
             }
@@ -305,16 +279,12 @@ impl Registry for Eureka {
         Ok(others)
     }
 
-    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        self.apps.markers()
-    }
-
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        Ok(self.apps.backend().all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
+        Ok(self.all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
     }
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        let all = self.apps.backend().all().await?.into_iter();
+        let all = self.all().await?.into_iter();
         Ok(all.filter_map(|listed| Some((listed.id?, listed.address))).collect())
     }
 

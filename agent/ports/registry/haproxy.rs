@@ -23,7 +23,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::Marker;
 
 /// For one command to one balancer.
@@ -38,13 +38,10 @@ const RUNNING: u32 = 2;
 /// `srv_admin_state`, a bit each: drained by a command; everything else was set by others.
 const FORCED_DRAIN: u32 = 0x08;
 
-#[derive(Debug)]
-pub struct HaProxy {
-    balancers: Noted<Balancers>,
-}
+pub type HaProxy = Noted<Balancers>;
 
 #[derive(Debug)]
-struct Balancers {
+pub struct Balancers {
     registry: String,
     /// A path, or `HOST:PORT`.
     sockets: Vec<String>,
@@ -86,7 +83,7 @@ impl HaProxy {
     /// `name` is the registry's in the host's file; `ledger` a file that this agent alone writes.
     pub fn new(name: &str, sockets: Vec<String>, ledger: PathBuf) -> Self {
         let balancers = Balancers { registry: name.into(), sockets, ledger: Ledger::new(ledger) };
-        Self { balancers: Noted::new(balancers, HOLD_EVERY) }
+        Self::over(balancers, HOLD_EVERY)
     }
 }
 
@@ -263,8 +260,8 @@ impl Backend for Balancers {
         Ok(Registration { name: backend.into(), traffic, record })
     }
 
-    fn traffic(seen: &Registration) -> &Traffic {
-        &seen.traffic
+    fn registration(seen: &Registration) -> &Registration {
+        seen
     }
 
     async fn take_out(&self, id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
@@ -289,38 +286,14 @@ impl Backend for Balancers {
     async fn is_undone(&self, id: &str, _error: &RegistryError) -> bool {
         self.ready_all(id).await.is_ok()
     }
-}
-
-#[async_trait]
-impl Registry for HaProxy {
-    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        self.balancers.backend().look(id).await
-    }
-
-    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.balancers.drain(id, marker).await
-    }
-
-    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.balancers.hold(id, marker).await
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        self.balancers.restore(id, marker, record).await
-    }
-
-    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.balancers.forget(id, marker).await
-    }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let balancers = self.balancers.backend();
-        let (backend, name) = balancers.split(id)?;
-        balancers.everywhere(id).await?;
+        let (backend, name) = self.split(id)?;
+        self.everywhere(id).await?;
         let mut others = Others { healthy: u32::MAX, registered: 0 };
         // By the balancer that sees the fewest of them.
-        for socket in &balancers.sockets {
-            let servers = balancers.servers(socket, backend).await?;
+        for socket in &self.sockets {
+            let servers = self.servers(socket, backend).await?;
             let healthy = servers.iter().filter(|server| server.name != name && server.passes()).count();
             others.healthy = others.healthy.min(healthy as u32);
             others.registered = others.registered.max(servers.len() as u32);
@@ -328,25 +301,19 @@ impl Registry for HaProxy {
         Ok(others)
     }
 
-    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        self.balancers.markers()
-    }
-
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        let balancers = self.balancers.backend();
         let mut names = HashMap::new();
-        for socket in &balancers.sockets {
+        for socket in &self.sockets {
             let named = |server: Server| Some((server.socket()?, server.backend));
-            names.extend(balancers.servers(socket, "").await?.into_iter().filter_map(named));
+            names.extend(self.servers(socket, "").await?.into_iter().filter_map(named));
         }
         Ok(names)
     }
 
     /// By the first balancer: what they do not all have is refused when it is bound.
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        let balancers = self.balancers.backend();
-        let Some(socket) = balancers.sockets.first() else { return Ok(vec![]) };
-        let servers = balancers.servers(socket, "").await?;
+        let Some(socket) = self.sockets.first() else { return Ok(vec![]) };
+        let servers = self.servers(socket, "").await?;
         let named = |server: &Server| Some((format!("{}/{}", server.backend, server.name), server.socket()?));
         Ok(servers.iter().filter_map(named).collect())
     }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::model::Marker;
 
 #[derive(Debug)]
-pub(super) struct Ledger(PathBuf);
+pub struct Ledger(PathBuf);
 
 type Ended = BTreeMap<PathBuf, BTreeSet<String>>;
 

@@ -126,6 +126,10 @@ pub struct FoundMarker {
     pub marker: Marker,
 }
 
+/// A drain is several questions of 5 s, and 10 s until it is seen.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+
 /// A place where clients find instances. `id` is the instance's id in this registry.
 #[async_trait]
 pub trait Registry: Send + Sync {
@@ -184,15 +188,14 @@ pub trait Registry: Send + Sync {
         Ok(vec![])
     }
 
-    /// By when any of these calls has ended, one way or the other. A drain is several questions of 5 s, and 10 s until
-    /// it is seen.
+    /// By when any of these calls has ended, one way or the other.
     fn ends_within(&self) -> Duration {
-        Duration::from_secs(60)
+        ENDS_WITHIN
     }
 
     /// How long a drain may take by the registry's own settings; of a step whose deadline is below, people are warned.
     fn drains_within(&self) -> Duration {
-        Duration::from_secs(30)
+        DRAINS_WITHIN
     }
 
     /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.

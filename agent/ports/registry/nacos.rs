@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted, until_seen};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::{Marker, NacosLayout};
 use crate::ports::User;
 
@@ -41,20 +41,18 @@ const NAMES_SERVICES: usize = 500;
 /// The key of our marker among the metadata.
 const MARKER: &str = "unwait";
 
-#[derive(Debug)]
-pub struct Nacos {
-    instances: Noted<Instances>,
-}
+pub type Nacos = Noted<Instances>;
 
 #[derive(Debug)]
-struct Instances {
+pub struct Instances {
     registry: String,
     api: Api,
     ledger: Ledger,
 }
 
 /// An instance as its record and the list have it.
-struct Seen {
+#[derive(Debug)]
+pub struct Seen {
     registration: Registration,
     enabled: bool,
     metadata: Map<String, Value>,
@@ -88,7 +86,7 @@ impl Nacos {
     ) -> Result<Self, RegistryError> {
         let api = Api::new(name, url, user, layout, deadline)?;
         let instances = Instances { registry: name.into(), api, ledger: Ledger::new(ledger) };
-        Ok(Self { instances: Noted::new(instances, hold_every) })
+        Ok(Self::over(instances, hold_every))
     }
 }
 
@@ -162,8 +160,8 @@ impl Backend for Instances {
         Ok(Seen { registration, enabled, metadata, weight, ephemeral })
     }
 
-    fn traffic(seen: &Seen) -> &Traffic {
-        &seen.registration.traffic
+    fn registration(seen: &Seen) -> &Registration {
+        &seen.registration
     }
 
     async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
@@ -179,53 +177,25 @@ impl Backend for Instances {
         seen.ephemeral = seen.ephemeral.or(record["ephemeral"].as_bool());
         self.put(&self.api.place(id)?, &seen, None).await
     }
-}
-
-#[async_trait]
-impl Registry for Nacos {
-    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        Ok(self.instances.backend().look(id).await?.registration)
-    }
-
-    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.instances.drain(id, marker).await
-    }
-
-    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.instances.hold(id, marker).await
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        self.instances.restore(id, marker, record).await
-    }
-
-    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.instances.forget(id, marker).await
-    }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let instances = self.instances.backend();
-        let place = instances.api.place(id)?;
+        let place = self.api.place(id)?;
         // Proves that this user sees the service's instances, ourselves among them.
-        instances.look(id).await?;
-        let listed = instances.api.listed(place.service).await?;
+        self.look(id).await?;
+        let listed = self.api.listed(place.service).await?;
         let mut others = Others { healthy: 0, registered: 1 };
         for other in listed.iter().filter(|listed| !place.is(listed)) {
             others.registered += 1;
-            if instances.api.is_healthy(place.service, other).await? {
+            if self.api.is_healthy(place.service, other).await? {
                 others.healthy += 1;
             }
         }
         Ok(others)
     }
 
-    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        self.instances.markers()
-    }
-
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut all = Vec::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.instances.backend().read_all(&mut all)).await {
+        match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {
             Ok(Err(error)) => Err(error),
             // What was read until then is true; peers without a name are shown by their address.
             Ok(Ok(())) | Err(_) => Ok(all.into_iter().map(|(service, _, address)| (address, service)).collect()),
@@ -234,10 +204,10 @@ impl Registry for Nacos {
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         let mut all = Vec::new();
-        match tokio::time::timeout(NAMES_DEADLINE, self.instances.backend().read_all(&mut all)).await {
+        match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {
             Ok(read) => read.map(|()| all.into_iter().filter_map(|(_, id, address)| Some((id?, address))).collect()),
             Err(_) => Err(RegistryError::Unreachable {
-                registry: self.instances.backend().registry.clone(),
+                registry: self.registry.clone(),
                 detail: "its instances could not be read within the deadline".into(),
             }),
         }

@@ -5,7 +5,8 @@
 //! stands, or will, whatever is read right afterwards. A restore changes for as long as the note stands, also where one read
 //! says that it is in traffic already, and the note goes last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::holder::{Held, Holder, Look};
 use super::ledger::Ledger;
-use super::{FoundMarker, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 
 /// From a change until reads show it: peers tell each other of it, or a cache hears of it by an event.
@@ -23,9 +24,9 @@ const SEEN_POLL: Duration = Duration::from_millis(50);
 /// Of several peers behind one address one may be behind: so many reads in a row must show a change.
 const AGREED: u32 = 3;
 
-/// What an adapter reads of one instance, and does to it.
+/// What an adapter reads of one instance, and does to it; and what it tells of all, which is as in [`Registry`].
 #[async_trait]
-pub(super) trait Backend: Send + Sync + 'static {
+pub trait Backend: Send + Sync + 'static {
     /// One read of an instance.
     type Seen: Send + Sync;
 
@@ -34,7 +35,7 @@ pub(super) trait Backend: Send + Sync + 'static {
 
     async fn look(&self, id: &str) -> Result<Self::Seen, RegistryError>;
     /// By what was read, and what is noted.
-    fn traffic(seen: &Self::Seen) -> &Traffic;
+    fn registration(seen: &Self::Seen) -> &Registration;
 
     /// Takes the instance out where it is in traffic, and returns once that is seen. True where it was in traffic.
     async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError>;
@@ -47,6 +48,20 @@ pub(super) trait Backend: Send + Sync + 'static {
     async fn is_undone(&self, _id: &str, error: &RegistryError) -> bool {
         !error.is_passing()
     }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError>;
+    fn counts(&self) -> bool {
+        true
+    }
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError>;
+    fn ends_within(&self) -> Duration {
+        super::ENDS_WITHIN
+    }
+    fn drains_within(&self) -> Duration {
+        super::DRAINS_WITHIN
+    }
+    fn caveats(&self) -> &'static [&'static str];
 
     fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
         self.ledger().drains().map_err(|detail| self.refused(detail))
@@ -63,7 +78,7 @@ pub(super) trait Backend: Send + Sync + 'static {
 
 /// A backend, with its drains noted and held.
 #[derive(Debug)]
-pub(super) struct Noted<B> {
+pub struct Noted<B> {
     kept: Arc<Kept<B>>,
     holder: Holder,
 }
@@ -76,19 +91,28 @@ struct Kept<B> {
 }
 
 impl<B: Backend> Noted<B> {
-    pub fn new(backend: B, hold_every: Duration) -> Self {
+    pub(super) fn over(backend: B, hold_every: Duration) -> Self {
         let kept = Kept { backend, changing: tokio::sync::Mutex::default() };
         Self { kept: Arc::new(kept), holder: Holder::new(hold_every) }
     }
 
-    pub fn backend(&self) -> &B {
+    fn backend(&self) -> &B {
         &self.kept.backend
     }
+}
 
-    pub async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+#[async_trait]
+impl<B: Backend> Registry for Noted<B> {
+    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
+        let seen = self.backend().look(id).await?;
+        Ok(B::registration(&seen).clone())
+    }
+
+    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         let backend = self.backend();
         let _one = self.kept.changing.lock().await;
-        let anew = super::may_drain(backend.registry(), id, B::traffic(&backend.look(id).await?), marker)?;
+        let anew =
+            super::may_drain(backend.registry(), id, &B::registration(&backend.look(id).await?).traffic, marker)?;
         backend.note(id, Some(marker))?;
         if let Err(error) = backend.take_out(id, marker).await {
             // Where it is not known what was done, the note stays for the saga's undo.
@@ -99,22 +123,22 @@ impl<B: Backend> Noted<B> {
         }
         self.holder.hold(&self.kept, id, marker);
         // Where somebody was quicker, it is out by their doing.
-        match B::traffic(&backend.look(id).await?) {
+        match &B::registration(&backend.look(id).await?).traffic {
             Traffic::DrainedBy(found) if found == marker => Ok(()),
             other => Err(backend.refused(format!("`{id}` was to be drained, and is {}", super::stands_there(other)))),
         }
     }
 
-    pub async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         self.holder.look_now(&self.kept, id, marker).await
     }
 
-    pub async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         let _one = self.kept.changing.lock().await;
         self.holder.put_back(&self.kept, id, marker, self.kept.restore(id, marker, record)).await
     }
 
-    pub async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         self.holder.forget(id, marker).await;
         let _one = self.kept.changing.lock().await;
         match self.backend().drains()?.get(id) == Some(marker) {
@@ -124,12 +148,40 @@ impl<B: Backend> Noted<B> {
     }
 
     /// All that is noted, held from now on: also what is not there now, and comes into traffic when it registers.
-    pub fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
+    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
         let drains = self.backend().drains()?;
         for (id, marker) in &drains {
             self.holder.hold(&self.kept, id, marker);
         }
         Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+    }
+
+    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
+        self.backend().others(id).await
+    }
+
+    fn counts(&self) -> bool {
+        self.backend().counts()
+    }
+
+    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
+        self.backend().names().await
+    }
+
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        self.backend().instances().await
+    }
+
+    fn ends_within(&self) -> Duration {
+        self.backend().ends_within()
+    }
+
+    fn drains_within(&self) -> Duration {
+        self.backend().drains_within()
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        self.backend().caveats()
     }
 }
 
@@ -138,7 +190,7 @@ impl<B: Backend> Kept<B> {
         let backend = &self.backend;
         let put_back = async {
             let seen = backend.look(id).await?;
-            match B::traffic(&seen) {
+            match &B::registration(&seen).traffic {
                 Traffic::DrainedBy(found) if found == marker => {}
                 other => return Ok(Restored::NotOurs(super::stands_there(other))),
             }

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::Marker;
 
 pub use exec::ExecHooks;
@@ -123,21 +123,20 @@ pub struct Counted {
     pub registered: u32,
 }
 
-pub struct Hooked<H> {
-    hooked: Noted<Hookable<H>>,
-}
+/// A registry by its hooks.
+pub type Hooked<H> = Noted<Hookable<H>>;
 
-impl<H: Hooks> std::fmt::Debug for Hooked<H> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hooked").field("registry", &self.hooked.backend().registry).finish_non_exhaustive()
-    }
-}
-
-struct Hookable<H> {
+pub struct Hookable<H> {
     registry: String,
     host: String,
     hooks: H,
     ledger: Ledger,
+}
+
+impl<H> std::fmt::Debug for Hookable<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hookable").field("registry", &self.registry).finish_non_exhaustive()
+    }
 }
 
 impl<H: Hooks> Hooked<H> {
@@ -145,7 +144,7 @@ impl<H: Hooks> Hooked<H> {
     pub fn new(name: &str, hooks: H, ledger: PathBuf, hold_every: Duration, host: &str) -> Self {
         let ledger = Ledger::new(ledger);
         let backend = Hookable { registry: name.into(), host: host.into(), hooks, ledger };
-        Self { hooked: Noted::new(backend, hold_every) }
+        Self::over(backend, hold_every)
     }
 }
 
@@ -212,7 +211,7 @@ impl<H: Hooks> Hookable<H> {
 
 #[async_trait]
 impl<H: Hooks> Backend for Hookable<H> {
-    type Seen = (Seen, Traffic);
+    type Seen = Registration;
 
     fn registry(&self) -> &str {
         &self.registry
@@ -223,7 +222,8 @@ impl<H: Hooks> Backend for Hookable<H> {
     }
 
     /// What the backend says, and whose it is.
-    async fn look(&self, id: &str) -> Result<(Seen, Traffic), RegistryError> {
+    async fn look(&self, id: &str) -> Result<Registration, RegistryError> {
+        let (service, _) = self.split(id)?;
         let seen = self.seen(id).await?;
         let noted = self.drains()?.remove(id);
         let traffic = match (seen.traffic, &seen.marker, noted) {
@@ -239,11 +239,12 @@ impl<H: Hooks> Backend for Hookable<H> {
             (State::Passing, _, None) => Traffic::Passing,
             (State::Failing, _, None) => Traffic::Failing,
         };
-        Ok((seen, traffic))
+        let record = json!({ "id": id, "name": seen.name });
+        Ok(Registration { name: seen.name.unwrap_or(service.into()), traffic, record })
     }
 
-    fn traffic((_, traffic): &(Seen, Traffic)) -> &Traffic {
-        traffic
+    fn registration(seen: &Registration) -> &Registration {
+        seen
     }
 
     /// Isolates it where it is in traffic, and waits until that is seen. True where it was in traffic.
@@ -261,7 +262,7 @@ impl<H: Hooks> Backend for Hookable<H> {
         &self,
         id: &str,
         marker: &Marker,
-        _seen: (Seen, Traffic),
+        _seen: Registration,
         _record: &Value,
     ) -> Result<(), RegistryError> {
         let words = self.words(id, Some(marker))?;
@@ -273,58 +274,30 @@ impl<H: Hooks> Backend for Hookable<H> {
     async fn is_undone(&self, _id: &str, _error: &RegistryError) -> bool {
         false
     }
-}
-
-#[async_trait]
-impl<H: Hooks> Registry for Hooked<H> {
-    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        let (seen, traffic) = self.hooked.backend().look(id).await?;
-        let (service, _) = self.hooked.backend().split(id)?;
-        let record = json!({ "id": id, "name": seen.name });
-        Ok(Registration { name: seen.name.unwrap_or(service.into()), traffic, record })
-    }
-
-    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.hooked.drain(id, marker).await
-    }
 
     /// A drain is some eight of the backend's calls, one after the other.
     fn ends_within(&self) -> Duration {
-        self.hooked.backend().hooks.deadline() * 8 + Duration::from_secs(60)
+        self.hooks.deadline() * 8 + Duration::from_secs(60)
     }
 
     /// Three looks, the change, and its own deadline until it is seen, with one look begun at its end.
     fn drains_within(&self) -> Duration {
-        self.hooked.backend().hooks.deadline() * 6
-    }
-
-    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.hooked.hold(id, marker).await
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        self.hooked.restore(id, marker, record).await
-    }
-
-    async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.hooked.forget(id, marker).await
+        self.hooks.deadline() * 6
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let backend = self.hooked.backend();
-        if !backend.hooks.counts() {
-            return Err(backend.refused("no hook is given that counts the others (`count`)".into()));
+        if !self.hooks.counts() {
+            return Err(self.refused("no hook is given that counts the others (`count`)".into()));
         }
         // Proves that the hooks see ourselves.
-        backend.seen(id).await?;
-        let mut counted =
-            backend.hooks.count(&backend.words(id, None)?).await.map_err(|failure| backend.told(failure))?;
+        self.seen(id).await?;
+        let mut counted = self.hooks.count(&self.words(id, None)?).await.map_err(|failure| self.told(failure))?;
         // A backend's list may leave out what is drained, and there we are not among those that it counts.
-        if backend.drains()?.contains_key(id) {
+        if self.drains()?.contains_key(id) {
             counted.registered = counted.registered.max(counted.healthy.saturating_add(1));
         }
         if counted.healthy >= counted.registered {
-            return Err(backend.refused(format!(
+            return Err(self.refused(format!(
                 "`count` says that {} others are healthy of {} registered, ourselves among these",
                 counted.healthy, counted.registered
             )));
@@ -333,19 +306,20 @@ impl<H: Hooks> Registry for Hooked<H> {
     }
 
     fn counts(&self) -> bool {
-        self.hooked.backend().hooks.counts()
+        self.hooks.counts()
     }
 
-    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        self.hooked.markers()
-    }
-
+    /// Hooks tell no addresses.
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         Ok(HashMap::new())
     }
 
+    async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
+        Ok(vec![])
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
-        match (self.hooked.backend().hooks.may_arrive_late(), self.hooked.backend().hooks.counts()) {
+        match (self.hooks.may_arrive_late(), self.hooks.counts()) {
             (false, true) => &[UNKNOWN, HELD],
             (false, false) => &[UNKNOWN, HELD, NO_COUNT],
             (true, true) => &[UNKNOWN, HELD, LATE],
