@@ -75,3 +75,10 @@ async fn no_worker_is_ended_where_all_of_them_must_live() {
     assert_eq!(done.helped, Some(false));
     assert!(done.detail.contains("must live (`floor: 100%`): 0 were ended"), "{}", done.detail);
 }
+
+#[tokio::test]
+async fn sockets_are_closed_also_where_nothing_can_tell_one_lifetime_from_another() {
+    let closed = Closes(Closed { found: 9, closed: 9, leaked: Some(0) });
+    let done = second_step(Shape::CloseSockets, Some(closed), |plan| plan.target.restart = None).await;
+    assert!(done.detail.contains("9 sockets were closed"), "{}", done.detail);
+}

@@ -114,6 +114,12 @@ impl Run {
         self.outbox().iter().any(|outgoing| outgoing.message.event == event)
     }
 
+    /// How the incident ended.
+    pub fn outcome(&self) -> String {
+        let row = self.world.store.incident(&self.plan.incident).unwrap().unwrap();
+        row.outcome.expect("it has ended")
+    }
+
     /// A process that dies takes with it what waits in its memory.
     pub fn forget_memory(&self) {
         self.world.store.forget_spilled();

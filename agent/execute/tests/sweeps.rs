@@ -182,6 +182,14 @@ fn kill(shapes: &[Shape]) {
             }
             run.recover();
             run.keeps_the_promise();
+            // Nobody saw how a command ended that must not be run twice; a call is for a person.
+            let is_for_a_person = matches!(shape, Shape::WithPivots | Shape::IsolateAndCall);
+            if fault == Fault::Nothing && !is_for_a_person {
+                let outcome = run.outcome();
+                let expected: &[&str] =
+                    if run.scene.service().restarts > 0 { &["completed"] } else { &["completed", "unwound"] };
+                assert!(expected.contains(&outcome.as_str()), "{}: nothing but the agent died: {outcome}", run.what);
+            }
             count += 1;
         }
     }
