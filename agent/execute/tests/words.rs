@@ -38,3 +38,16 @@ fn a_service_is_never_said_to_stand_where_it_does_not() {
         assert!(told.lines.iter().any(|line| line.starts_with(place)), "{reason}, drained {drained}: {told}");
     }
 }
+
+#[test]
+fn a_message_says_of_which_service_policy_and_incident_and_under_which_labels() {
+    for dry_run in [false, true] {
+        let plan = Plan { dry_run, ..plan() };
+        let told = Teller { labels: &["region=bj".into()], ..teller(&plan) }.step("drain", "done", "the detail");
+        assert_eq!(told.labels, ["region=bj"]);
+        assert_eq!(told.service.as_ref(), Some(&plan.target.service));
+        assert_eq!(told.policy.as_ref(), Some(&plan.policy));
+        assert_eq!(told.incident.as_ref(), Some(&plan.incident));
+        assert_eq!((told.dry_run, told.lines), (dry_run, vec!["the detail".to_string()]));
+    }
+}
