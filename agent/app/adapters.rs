@@ -111,13 +111,13 @@ pub fn notifier(destination: &Destination, clock: &Arc<dyn Clock>) -> Result<Arc
     Ok(match &destination.to {
         To::Slack { url_file } => {
             let url = secret(url_file, "the webhook's address")?;
-            Arc::new(Slack::new(url).map_err(|error| refused(&destination.name, &error))?)
+            Arc::new(Slack::new(url).map_err(|error| refused(&destination.name, &error, &[url_file]))?)
         }
         To::Generic { url_file, key_file } => {
             let url = secret(url_file, "the webhook's address")?;
             let key = secret(key_file, "the webhook's signing key")?;
             let generic = Generic::new(url, Some(key), Arc::clone(clock));
-            Arc::new(generic.map_err(|error| refused(&destination.name, &error))?)
+            Arc::new(generic.map_err(|error| refused(&destination.name, &error, &[url_file, key_file]))?)
         }
     })
 }
@@ -152,8 +152,11 @@ fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, Wirin
     login.map(of).transpose()
 }
 
-fn refused(destination: &str, error: &DeliveryError) -> WiringError {
-    WiringError::Notifier { destination: destination.into(), detail: error.to_string() }
+/// Says where what it was made from stands.
+fn refused(destination: &str, error: &DeliveryError, files: &[&PathBuf]) -> WiringError {
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let detail = format!("{error}; it is read from {}", files.join(" and "));
+    WiringError::Notifier { destination: destination.into(), detail }
 }
 
 fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {

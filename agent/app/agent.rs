@@ -117,6 +117,7 @@ impl Agent {
             retained: Duration::ZERO,
         };
         remind::of_lost_memory(&agent.wiring, &agent.store);
+        approvals::withdraw(&agent.wiring, &agent.store);
         agent.recover()?;
         Ok(agent)
     }
@@ -410,6 +411,7 @@ impl Agent {
                 self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
                 self.open_board();
+                approvals::withdraw(&self.wiring, &self.store);
                 // New adapters hold the drains that they find.
                 self.sweep_due = Duration::ZERO;
                 self.held.clear();

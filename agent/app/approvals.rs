@@ -1,8 +1,8 @@
 //! `mode: approve`: people are asked about a plan, and say their word over the control socket.
 
-use super::Wiring;
 use super::control::Reply;
-use crate::model::{EventKind, Message, Plan, Policy, Reason, duration};
+use super::{Wiring, explain};
+use crate::model::{EventKind, Message, Mode, Plan, Policy, Reason, ServiceName, duration};
 use crate::store::{Approval, ApprovalState, Decided, Store, Word};
 
 /// Asks people about a plan that nothing but their word is missing to. Where that cannot be written, the next look tries
@@ -65,6 +65,26 @@ fn message(wiring: &Wiring, plan: &Plan, approval: &Approval, policy: &Policy, w
     }
 }
 
+/// What no policy asks for any more, once the configuration is another one, is not to be decided either.
+pub fn withdraw(wiring: &Wiring, store: &Store) {
+    let withdrawn = store.open_approvals(wiring.host.clock.now()).and_then(|open| {
+        let stale = open.iter().filter(|approval| !is_asked_for(wiring, approval));
+        stale.map(|approval| &approval.id).try_for_each(|id| {
+            tracing::info!(id, "no policy asks for this approval any more");
+            store.withdraw_approval(id)
+        })
+    });
+    if let Err(error) = withdrawn {
+        tracing::error!(%error, "approvals that no policy asks for any more are still shown");
+    }
+}
+
+fn is_asked_for(wiring: &Wiring, approval: &Approval) -> bool {
+    let Ok(service) = ServiceName::parse(&approval.service) else { return false };
+    let mut policies = explain::selecting(&wiring.config, &service).into_iter();
+    policies.any(|policy| policy.name == approval.policy && policy.mode == Mode::Approve)
+}
+
 /// A person's word. What was approved begins at the next look, if the plan is the same then and no guard is against it.
 pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, who: &str, why: Option<&str>) -> Reply {
     let now = wiring.host.clock.now();
@@ -78,6 +98,11 @@ pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, who: &st
         }
         Ok(Decided::TooLate(approval)) => Reply::refused(match approval.state {
             ApprovalState::Pending => format!("{id} expired at {}", approval.expires),
+            ApprovalState::Approved if now >= approval.expires => {
+                let who = approval.who.unwrap_or_default();
+                format!("{id} was approved by {who}, could not begin, and expired at {}", approval.expires)
+            }
+            ApprovalState::Replaced => format!("{id} is not asked for any more; `unwait status` shows what is"),
             state => format!("{id} is {state} already; `unwait status` shows what is to be decided"),
         }),
         Ok(Decided::Unknown) => Reply::refused(format!("no approval `{id}`; `unwait status` shows them")),

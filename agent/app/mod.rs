@@ -98,6 +98,13 @@ pub enum WiringError {
     HostName(String),
 }
 
+impl WiringError {
+    /// A file that the configuration names, or a word in it, is what is wrong; not the host.
+    pub fn is_of_the_configuration(&self) -> bool {
+        !matches!(self, Self::Sensor(_) | Self::HostName(_))
+    }
+}
+
 /// A configuration with the adapters that it asks for.
 #[derive(Clone)]
 pub struct Wiring {

@@ -274,6 +274,37 @@ fn where_the_sockets_of_no_service_are_is_told_by_their_cgroup_or_by_who_holds_t
 }
 
 #[test]
+fn what_the_configuration_says_to_be_a_services_is_no_stray() {
+    use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
+    use crate::model::census::StrayAt;
+    let Some(session) = Cgroup::make(&format!("/unwait-test-claimed-{}.scope", std::process::id())) else { return };
+    let actors = [Actor::start(&session), Actor::start(&session)];
+    actors.iter().for_each(|actor| _ = actor.told(b"keep", Some(&leaked().0)));
+    let [claimed, other] = actors.each_ref().map(|actor| actor.child.id());
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("gate.pid");
+    std::fs::write(&pid_file, claimed.to_string()).unwrap();
+    let service = ServiceName::parse("process:gate").unwrap();
+    let gate = ServiceMatch {
+        service,
+        ports: vec![],
+        cgroup: None,
+        process: None,
+        pid_file: Some(pid_file),
+        supervised: false,
+    };
+    let mut attributor = Attributor::new(vec![gate.clone()]);
+    attributor.search_within(LONG);
+    let mut snapshot = Collector::new().unwrap().snapshot(&SystemClock, Default::default()).unwrap();
+    snapshot.groups.iter_mut().for_each(|group| group.cgroup_id = None);
+    let census = attributor.attribute(snapshot, DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(census.services[&gate.service].close_wait(), 1);
+    let strays = attributor.strays(&census.of_no_service);
+    let is_at = |of: u32| strays.iter().any(|stray| matches!(stray.at, StrayAt::Process { pid, .. } if pid == of));
+    assert!(is_at(other) && !is_at(claimed), "{claimed} is the service's, {other} is nobody's: {strays:?}");
+}
+
+#[test]
 fn a_descriptor_under_way_is_held_by_none_until_it_arrives() {
     let Some((cgroup, taker)) = Cgroup::unit("late") else { return };
     let (socket, inode) = leaked();

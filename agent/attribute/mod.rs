@@ -197,7 +197,7 @@ impl Attributor {
         let Claims { held, unseen, unseen_where_untold, processes } =
             claims(&self.matches, &self.mains, snapshot, &paths, &self.cgroups, &self.proc);
         self.processes = processes;
-        let searched = self.search(snapshot, &paths, clock);
+        let searched = self.search(snapshot, &paths, &held, clock);
         let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);
         let ports = self.matches.iter().flat_map(|m| m.ports.iter().map(|port| (*port, m.service.clone())));
         Owners {
@@ -211,8 +211,15 @@ impl Attributor {
         }
     }
 
-    /// Searches for the holders of the sockets whose cgroup does not tell whose they are.
-    fn search(&mut self, snapshot: &Snapshot, paths: &HashMap<u64, String>, clock: &dyn Clock) -> HashMap<u64, Owner> {
+    /// Searches for the holders of the sockets whose cgroup does not tell whose they are, nor the configuration.
+    fn search(
+        &mut self,
+        snapshot: &Snapshot,
+        paths: &HashMap<u64, String>,
+        held: &HashMap<u64, ServiceName>,
+        clock: &dyn Clock,
+    ) -> HashMap<u64, Owner> {
+        let configured = |port: &u16| self.matches.iter().any(|m| m.ports.contains(port));
         let path_of = |group: &Group| group.cgroup_id.and_then(|id| paths.get(&id)).map(String::as_str);
         let (mut wanted, mut listeners) = (HashSet::new(), HashSet::new());
         for group in &snapshot.groups {
@@ -221,9 +228,10 @@ impl Attributor {
             // its accept queue.
             let via = group.via.filter(|_| group.cgroup_id.is_none()).map(|index| snapshot.listeners[index].inode);
             listeners.extend(via);
-            for socket in &group.sockets {
+            let told_by_port = group.port.as_ref().is_some_and(configured);
+            for socket in group.sockets.iter().filter(|_| !told_by_port) {
                 let inode = u64::from(socket.inode);
-                if inode != 0 && (!told || self.doubted.contains(&inode)) {
+                if inode != 0 && !held.contains_key(&inode) && (!told || self.doubted.contains(&inode)) {
                     wanted.insert(inode);
                 }
             }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::control::{self, Request};
+use crate::model::ServiceName;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -20,6 +21,7 @@ pub struct Arguments {
 }
 
 pub async fn act(arguments: Arguments) -> Outcome {
+    ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let state = open::state(&arguments.place)?;
     let request = Request::Act {
         service: arguments.service,

@@ -11,8 +11,8 @@ pub struct Arguments {
     /// Only this service.
     service: Option<String>,
     /// How many at the most.
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     /// What was measured of the service, instead of its incidents. With --json a line for each step.
     #[arg(long, requires = "service")]
     signals: bool,
@@ -32,8 +32,9 @@ pub fn history(arguments: Arguments) -> Outcome {
         return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place);
     }
     let store = open::store(&open::state(&arguments.place)?)?;
-    let rows =
-        store.history(service.as_ref(), arguments.limit).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let rows = store
+        .history(service.as_ref(), arguments.limit as usize)
+        .map_err(|error| Failure::Unreachable(error.to_string()))?;
     if arguments.place.json {
         render::json(&rows);
         return Ok(());

@@ -97,12 +97,14 @@ enum Verb {
 #[derive(Debug, Clone, Args)]
 struct Place {
     /// The directory that holds agent.yaml, policies/ and runbooks/.
-    #[arg(long, value_name = "DIR", default_value = "/etc/unwait")]
+    #[arg(long, value_name = "DIR", default_value = CONFIG_DIR)]
     config: PathBuf,
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
+
+const CONFIG_DIR: &str = "/etc/unwait";
 
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
@@ -158,7 +160,7 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             let (Failure::Wrong(text) | Failure::Usage(text) | Failure::Unreachable(text)) = &failure;
             if !text.is_empty() {
-                eprintln!("{text}");
+                eprintln!("{}", out::harmless(text));
             }
             ExitCode::from(failure.code())
         }

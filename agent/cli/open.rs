@@ -75,5 +75,8 @@ pub fn has_run(state: &Path) -> Result<bool, Failure> {
 pub fn wiring(config: Config) -> Result<Wiring, Failure> {
     let name = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(|_| {}) };
-    Wiring::new(config, host, None).map_err(|error| Failure::Unreachable(error.to_string()))
+    Wiring::new(config, host, None).map_err(|error| match error.is_of_the_configuration() {
+        true => Failure::Usage(error.to_string()),
+        false => Failure::Unreachable(error.to_string()),
+    })
 }

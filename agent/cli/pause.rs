@@ -6,16 +6,17 @@ use serde_json::json;
 
 use super::{Failure, Outcome, Place, open, render};
 use crate::clock::{Clock, SystemClock};
+use crate::execute::tell;
 use crate::model::duration;
-use crate::store::{Pause, StateDir, Store};
+use crate::store::{OpenIncident, Pause, StateDir, Store};
 
 #[derive(Debug, Args)]
 pub struct PauseArguments {
     /// Why, for whoever finds it later.
-    #[arg(long)]
+    #[arg(long, value_parser = reason)]
     why: String,
-    /// For how long, such as 2h. Default: until `unwait resume`.
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration::parse)]
+    /// For how long, such as 2h. Default: until `unwait resume`. A pause that lasts longer already is not shortened.
+    #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true)]
     lasting: Option<std::time::Duration>,
     #[command(flatten)]
     place: Place,
@@ -27,6 +28,22 @@ pub struct ResumeArguments {
     place: Place,
 }
 
+fn lasting(text: &str) -> Result<std::time::Duration, String> {
+    match duration::parse(text)? {
+        std::time::Duration::ZERO => Err("a pause lasts for some time; `unwait resume` ends one".into()),
+        lasting => Ok(lasting),
+    }
+}
+
+/// One line: it is shown among others' words.
+pub(super) fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("whoever finds it later wants to know why".into()),
+        text if text.contains(char::is_control) => Err("a reason is one line, without control characters".into()),
+        text => Ok(text.into()),
+    }
+}
+
 pub fn pause(arguments: PauseArguments) -> Outcome {
     let now = SystemClock.now();
     let until = match arguments.lasting {
@@ -35,13 +52,38 @@ pub fn pause(arguments: PauseArguments) -> Outcome {
     };
     let pause = Pause { who: who(), why: arguments.why, since: now, until };
     let store = opened(&arguments.place)?;
-    store.pause(&pause).map_err(|error| Failure::Unreachable(error.to_string()))?;
-    match (arguments.place.json, until) {
-        (true, _) => render::json(&pause),
-        (_, Some(until)) => println!("Paused until {}.", render::time(until)),
-        (_, None) => println!("Paused until `unwait resume`."),
+    let stands = store.pause(&pause).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    match (arguments.place.json, stands) {
+        (true, stands) => render::json(&stands.unwrap_or(pause)),
+        (_, Some(stands)) => println!(
+            "Paused already until {}, by {}: {}. That is no sooner, and stands.",
+            ends(stands.until),
+            stands.who,
+            stands.why
+        ),
+        (_, None) => println!("Paused until {}.", ends(until)),
+    }
+    if !arguments.place.json {
+        say_under_way(&store)?;
     }
     Ok(())
+}
+
+/// What a pause does to an incident that has begun, which is not to stop in the middle.
+fn say_under_way(store: &Store) -> Outcome {
+    for OpenIncident { plan, journal, .. } in store.open_incidents().map_err(|e| Failure::Unreachable(e.to_string()))? {
+        let step = tell::under_way(&plan, &journal);
+        println!(
+            "Under way: {}: {}, {step} ({}). Its next change will be refused, once that step has ended: what it did \
+             before is taken back then; behind a restart it goes on, to put the service back.",
+            plan.target.service, plan.runbook, plan.incident
+        );
+    }
+    Ok(())
+}
+
+fn ends(until: Option<jiff::Timestamp>) -> String {
+    until.map_or("`unwait resume`".into(), render::time)
 }
 
 pub fn resume(arguments: ResumeArguments) -> Outcome {
@@ -60,7 +102,7 @@ pub(super) fn opened(place: &Place) -> Result<Store, Failure> {
     let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
     let state = open::state(place)?;
     if !open::has_run(&state)? {
-        StateDir::accept(&state).map_err(|error| unreachable(&error))?;
+        StateDir::make(&state).map_err(|error| unreachable(&error))?;
     }
     let path = StateDir::database_of(&state);
     Store::open_with(&path, std::sync::Arc::new(SystemClock)).map_err(|error| unreachable(&error))

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
+use crate::app::control::{self, Request};
 use crate::app::explain::{Asking, Planned, choose};
-use crate::model::{Step, Trigger, duration};
+use crate::model::{ServiceName, Step, Trigger, duration};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -20,9 +21,15 @@ pub struct Arguments {
 }
 
 pub async fn plan(arguments: Arguments) -> Outcome {
+    ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let config = open::config(&arguments.place)?;
     let (service, policy) = choose(&config, &arguments.service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
     let store = open::store_or_empty(&config.host.state)?;
+    // What the running agent has found of its disk is against it here too.
+    let agent = control::call(&config.host.state, &Request::Status).await.ok().flatten();
+    if agent.is_some_and(|agent| agent.detail["observe_only"] == true) {
+        store.distrust();
+    }
     let wiring = open::wiring(config)?;
     let trigger = Trigger::Person { who: "plan".into() };
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
@@ -101,9 +108,10 @@ fn settings(step: &Step) -> String {
     };
     let shown = settings.iter().filter(|(_, value)| !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty()));
     shown
-        .map(|(key, value)| match value.as_str() {
-            Some(text) => format!("{key}: {text}"),
-            None => format!("{key}: {value}"),
+        .map(|(key, value)| match (value.as_str(), serde_json::from_value::<Duration>(value.clone())) {
+            (Some(text), _) => format!("{key}: {text}"),
+            (None, Ok(duration)) => format!("{key}: {}", duration::format(duration)),
+            (None, Err(_)) => format!("{key}: {value}"),
         })
         .collect::<Vec<_>>()
         .join(", ")

@@ -32,6 +32,9 @@ pub fn rearm(arguments: Arguments) -> Outcome {
     match rearmed.is_empty() {
         false => Ok(()),
         true if arguments.place.json => Err(Failure::Wrong(String::new())),
-        true => Err(Failure::Wrong(format!("no breaker of {} is open; `unwait status` shows them", arguments.policy))),
+        true => {
+            let of = service.map(|service| format!(" for {service}")).unwrap_or_default();
+            Err(Failure::Wrong(format!("no breaker of {}{of} is open; `unwait status` shows them", arguments.policy)))
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::app::control::{self, Request};
 use crate::app::resolve::{How, resolve as decide};
 use crate::app::sweep;
 use crate::clock::SystemClock;
+use crate::model::ServiceName;
 use crate::store::{StateDir, Store};
 
 #[derive(Debug, Args)]
@@ -28,6 +29,7 @@ pub struct Arguments {
 }
 
 pub async fn resolve(arguments: Arguments) -> Outcome {
+    ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let how = match (arguments.restore, arguments.leave) {
         (true, _) => How::Restore,
         (_, true) => How::Leave,

@@ -18,7 +18,7 @@ use crate::model::{EventKind, Message};
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The directory that holds agent.yaml, policies/ and runbooks/.
-    #[arg(long, value_name = "DIR", default_value = "/etc/unwait")]
+    #[arg(long, value_name = "DIR", default_value = super::CONFIG_DIR)]
     config: PathBuf,
     /// How the log is written. Default: pretty on a terminal, journald under systemd, JSON elsewhere.
     #[arg(long, value_enum)]
@@ -54,8 +54,9 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(log) };
     let result = run::run(&arguments.config, host, reloading, stopping).await;
     signals.abort();
-    result.map_err(|error| match error {
+    result.map_err(|error| match &error {
         RunError::Config(_) => Failure::Usage(error.to_string()),
+        RunError::Wiring(wrong) if wrong.is_of_the_configuration() => Failure::Usage(format!("unwait: {wrong}")),
         _ => Failure::Unreachable(format!("unwait: {error}")),
     })
 }

@@ -2,14 +2,15 @@
 //! says what it could not see.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Outcome, Place, render};
+use super::{CONFIG_DIR, Failure, Outcome, Place, out, render};
 use crate::app;
 use crate::app::sensor::{Effort, Look, Sensor};
 use crate::clock::{Clock, SystemClock};
@@ -53,8 +54,11 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     let config = match config::load(&arguments.place.config) {
         Ok(config) => Some(config),
         Err(diagnostics) => {
-            if arguments.place.config.join("agent.yaml").exists() {
-                eprintln!("{}", left_aside(&arguments.place.config, &diagnostics));
+            // Without one where it would be by default there is nothing to say.
+            let config = &arguments.place.config;
+            let is_absent = config.join("agent.yaml").try_exists().is_ok_and(|there| !there);
+            if !is_absent || config != Path::new(CONFIG_DIR) {
+                eprintln!("{}", left_aside(config, &diagnostics));
             }
             None
         }
@@ -89,17 +93,14 @@ pub async fn scan(arguments: Arguments) -> Outcome {
             (true, None) => format!("{:#}\n", value(&look, &strays)?),
             (true, Some(_)) => format!("{}\n", value(&look, &strays)?),
             (false, None) => table(&look, &strays, &asked),
-            // Home, and clear what is below: no flicker, and the shell's scrollback stays.
             (false, Some(_)) if std::io::stdout().is_terminal() => {
-                format!("\x1b[H\x1b[J{}", table(&look, &strays, &asked))
+                out::clear_screen();
+                table(&look, &strays, &asked)
             }
             (false, Some(_)) => format!("{}\n", table(&look, &strays, &asked)),
         };
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(|error| Failure::Unreachable(format!("standard output: {error}")))?;
-        drop(out);
+        print!("{text}");
+        out::finish()?;
         match (every, &look.measurements.untrusted) {
             (Some(every), _) => tokio::time::sleep(every).await,
             (None, None) => return Ok(()),
@@ -110,10 +111,10 @@ pub async fn scan(arguments: Arguments) -> Outcome {
 }
 
 /// A broken configuration keeps nobody from looking; `check` shows all that is wrong with it.
-fn left_aside(config: &std::path::Path, wrong: &config::Diagnostics) -> String {
+fn left_aside(config: &Path, wrong: &config::Diagnostics) -> String {
     let first = wrong.iter().next().map(|first| first.to_string()).unwrap_or_default();
     let first = first.lines().next().unwrap_or_default();
-    format!("the configuration in {} is left aside, since it is broken: {first}; see `unwait check`", config.display())
+    format!("the configuration in {} is left aside: {first}; see `unwait check`", config.display())
 }
 
 fn number(readings: &Readings, signal: Signal) -> f64 {

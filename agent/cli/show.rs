@@ -59,7 +59,12 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
                 println!("            {}", row.detail.as_deref().unwrap_or_default());
             }
         }
-        None => println!("  under way {}", tell::under_way(plan, journal)),
+        None => {
+            println!("  under way {}", tell::under_way(plan, journal));
+            if let Some(in_the_way) = &row.detail {
+                println!("            {in_the_way}");
+            }
+        }
     }
     if let Some(evidence) = &row.evidence {
         println!("  evidence  {}", evidence.display());

@@ -19,11 +19,11 @@ pub struct Arguments {
     /// Every service of this host.
     #[arg(long)]
     host: bool,
-    /// For how long, such as 2h; at most 30d.
-    #[arg(long = "for", value_name = "DURATION", value_parser = lasting, required_unless_present = "end")]
+    /// For how long, such as 2h; at most 30d. A silence that lasts longer already is not shortened.
+    #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true, required_unless_present = "end")]
     lasting: Option<Duration>,
     /// Why, for whoever finds it later.
-    #[arg(long, required_unless_present = "end")]
+    #[arg(long, value_parser = pause::reason, required_unless_present = "end")]
     why: Option<String>,
     /// End the silence now.
     #[arg(long, conflicts_with_all = ["lasting", "why"])]
@@ -44,7 +44,7 @@ fn lasting(text: &str) -> Result<Duration, String> {
 
 pub fn silence(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
-    let what = service.as_ref().map_or("the host", ServiceName::as_str);
+    let what = service.as_ref().map_or("this host", ServiceName::as_str);
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let store = pause::opened(&arguments.place)?;
     let now = SystemClock.now();
@@ -60,11 +60,13 @@ pub fn silence(arguments: Arguments) -> Outcome {
     let until = now.checked_add(lasting).map_err(|error| Failure::Usage(error.to_string()))?;
     let service = service.as_ref().map(ToString::to_string);
     let silence = Silence { service, who: pause::who(), why, since: now, until };
-    store.silence(&silence).map_err(unreachable)?;
-    if arguments.place.json {
-        render::json(&silence);
-    } else {
-        println!("No action on {} until {}.", silence.service.as_deref().unwrap_or("this host"), render::time(until));
+    match (arguments.place.json, store.silence(&silence).map_err(unreachable)?) {
+        (true, stands) => render::json(&stands.unwrap_or(silence)),
+        (_, Some(Silence { who, why, until, .. })) => {
+            let until = render::time(until);
+            println!("No action on {what} until {until} already, by {who}: {why}. That is no sooner, and stands.");
+        }
+        (_, None) => println!("No action on {what} until {}.", render::time(until)),
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
             "latches": latches,
             "open": open.iter().map(|open| json!({
                 "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
-                "step": tell::under_way(&open.plan, &open.journal),
+                "step": tell::under_way(&open.plan, &open.journal), "in_the_way": open.in_the_way,
             })).collect::<Vec<_>>(),
             "undelivered": undelivered.iter().map(|one| json!({
                 "destination": one.destination, "title": one.message.title, "attempts": one.attempts, "error": one.error,
@@ -88,16 +88,22 @@ pub async fn status(arguments: Arguments) -> Outcome {
         for open in &open {
             let (plan, step) = (&open.plan, tell::under_way(&open.plan, &open.journal));
             println!("UNDER WAY {}: {}, {step} ({})", plan.target.service, plan.runbook, plan.incident);
+            if let Some(what) = &open.in_the_way {
+                println!("        {what}");
+            }
         }
         for one in &undelivered {
             let error = one.error.as_deref().unwrap_or("not tried yet");
             println!("UNDELIVERED to {}: {} ({error})", one.destination, one.message.title);
         }
     }
-    match (agent, latches.is_empty()) {
-        (None, _) => Err(Failure::Unreachable(String::new())),
-        (Some(_), false) => Err(Failure::Wrong(String::new())),
-        (Some(_), true) => Ok(()),
+    let Some(agent) = agent else { return Err(Failure::Unreachable(String::new())) };
+    let not_delivered = undelivered.iter().any(|one| one.error.is_some());
+    let in_the_way = open.iter().any(|open| open.in_the_way.is_some());
+    let stands = !latches.is_empty() || !breakers.is_empty() || in_the_way || not_delivered;
+    match stands || agent["observe_only"] == true || agent["last_failure"].is_string() {
+        true => Err(Failure::Wrong(String::new())),
+        false => Ok(()),
     }
 }
 

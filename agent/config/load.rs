@@ -85,7 +85,8 @@ struct Host {
 
 fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Host {
     let path = dir.join("agent.yaml");
-    if !path.exists() {
+    // One that may not be looked at is told by the attempt to read it.
+    if path.try_exists().is_ok_and(|there| !there) {
         let what = "there is no such file: create it; a first one may be as short as `interval: 15s`";
         out.push(Diagnostic::of_file(&path, what));
         return Host::default();

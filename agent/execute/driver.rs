@@ -301,9 +301,7 @@ async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
         tries += 1;
         let (what, place) = back.words(saga);
         if tries == TOLD_AFTER {
-            let message = world.teller(saga.plan()).still_trying(&what, &error, place);
-            (world.on_message)(&message);
-            world.store.tell(&world.audience, &[message]);
+            world.tell_still_trying(saga.plan(), &what, &error, place);
         }
         tracing::warn!(incident = %saga.plan().incident, what, error, "it will be tried again");
         tokio::time::sleep(pause).await;

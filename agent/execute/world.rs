@@ -17,7 +17,7 @@ use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
 use crate::store::{Audience, Store};
 
-use super::tell::Teller;
+use super::tell::{Place, Teller};
 
 /// Waiting, and how much of it has gone by. In dry-run the time passes at once.
 #[async_trait]
@@ -130,6 +130,17 @@ impl std::fmt::Debug for World {
 impl World {
     pub fn teller<'a>(&'a self, plan: &'a Plan) -> Teller<'a> {
         Teller { plan, host: &self.host, labels: &self.labels, at: self.clock.now() }
+    }
+
+    /// Something is tried longer than it should take: people are told, and it is shown beside the incident until that goes on.
+    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: Place) {
+        let message = self.teller(plan).still_trying(what, error, place);
+        (self.on_message)(&message);
+        let in_the_way = format!("{what} is still being tried: {}", message.lines.join("; "));
+        self.store.tell(&self.audience, &[message]);
+        if let Err(error) = self.store.set_in_the_way(&plan.incident, &in_the_way) {
+            tracing::warn!(%error, incident = %plan.incident, "`status` will not show what is in its way");
+        }
     }
 
     pub fn registry(&self, binding: &Binding) -> Result<&dyn Registry, RegistryError> {

@@ -130,7 +130,10 @@ impl std::fmt::Display for Stray {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.at {
             StrayAt::Cgroup { cgroup } => write!(f, "{} in the cgroup {cgroup}", self.sockets),
-            StrayAt::Process { pid, comm } => write!(f, "{} held by process {pid} ({comm})", self.sockets),
+            // A process may call itself anything, over several lines too.
+            StrayAt::Process { pid, comm } => {
+                write!(f, "{} held by process {pid} ({})", self.sockets, comm.escape_debug())
+            }
         }
     }
 }

@@ -52,6 +52,9 @@ pub enum Unit {
     PerMinute,
 }
 
+/// Of an age or a window: no agent is asked to watch for longer before it acts.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
 impl Signal {
     /// Every signal's spelling, for messages and near misses.
     pub const SPELLINGS: [&'static str; 15] = [
@@ -88,6 +91,9 @@ impl Signal {
         let windowed = |make: fn(Duration) -> Signal, example: &str| match argument {
             Some(argument) => match duration::parse(argument)? {
                 Duration::ZERO => Err(format!("`{text}`: the duration must be above zero")),
+                window if window > LONGEST => {
+                    Err(format!("`{text}`: the duration is {} at most", duration::format(LONGEST)))
+                }
                 window => Ok(make(window)),
             },
             None => Err(format!("`{name}` needs a duration, such as {example}")),
@@ -285,6 +291,7 @@ mod tests {
             ("close_wait.aged", "needs a duration"),
             ("close_wait.aged(5m", "closing parenthesis"),
             ("close_wait.aged(0s)", "above zero"),
+            ("close_wait.growth(31d)", "is 30d at most"),
             ("close_wait(5m)", "takes no argument"),
             ("fd.exhausted_in(5m)", "takes no argument"),
         ] {

@@ -35,7 +35,7 @@ pub enum ApprovalState {
     Denied,
     /// An incident has begun on it.
     Used,
-    /// The plan was not the same any more, and another approval was asked for.
+    /// The plan was not the same any more, and another approval was asked for; or no policy asks any more.
     Replaced,
 }
 
@@ -141,6 +141,14 @@ impl Store {
                 ],
             )?;
             outbox::insert(transaction, &outgoing, &self.line)
+        })
+    }
+
+    /// Ends one that is open, and that nobody asks for any more.
+    pub fn withdraw_approval(&self, id: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let sql = "UPDATE approval SET state = 'replaced' WHERE id = ?1 AND state IN ('pending', 'approved')";
+            transaction.execute(sql, [id]).map(drop)
         })
     }
 

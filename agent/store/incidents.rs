@@ -16,6 +16,8 @@ use crate::model::{IncidentId, Message, Plan, ServiceName};
 pub struct OpenIncident {
     pub plan: Plan,
     pub journal: Vec<JournalRow>,
+    /// What it has been waiting for since its last event, where people were told of that.
+    pub in_the_way: Option<String>,
 }
 
 /// When the newest incidents of a service ended.
@@ -50,6 +52,7 @@ pub struct IncidentRow {
     pub changed: bool,
     pub outcome: Option<String>,
     pub reason: Option<String>,
+    /// Of one that has not ended: what is in its way, where people were told of that.
     pub detail: Option<String>,
     pub evidence: Option<PathBuf>,
 }
@@ -99,6 +102,10 @@ impl Store {
                     params![incident.0, row.seq, row.at.as_millisecond(), row.event],
                 )?;
             }
+            transaction.execute(
+                "UPDATE incident SET detail = NULL WHERE id = ?1 AND ended IS NULL AND detail IS NOT NULL",
+                [&incident.0],
+            )?;
             if implied.changed {
                 transaction.execute("UPDATE incident SET changed = 1 WHERE id = ?1", [&incident.0])?;
             }
@@ -148,20 +155,29 @@ impl Store {
         })
     }
 
+    /// Notes what keeps an incident from going on; its next event takes that back.
+    pub fn set_in_the_way(&self, incident: &IncidentId, what: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction
+                .execute("UPDATE incident SET detail = ?2 WHERE id = ?1 AND ended IS NULL", params![incident.0, what])
+                .map(drop)
+        })
+    }
+
     /// Incidents that have not ended, oldest first: what recovery begins with.
     pub fn open_incidents(&self) -> Result<Vec<OpenIncident>, StoreError> {
-        let plans: Vec<(String, String)> = self.read(|connection| {
+        let plans: Vec<(String, String, Option<String>)> = self.read(|connection| {
             connection
-                .prepare_cached("SELECT id, plan FROM incident WHERE ended IS NULL ORDER BY began, id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached("SELECT id, plan, detail FROM incident WHERE ended IS NULL ORDER BY began, id")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                 .collect()
         })?;
         plans
             .into_iter()
-            .map(|(id, plan)| {
+            .map(|(id, plan, in_the_way)| {
                 let plan =
                     serde_json::from_str(&plan).map_err(|e| self.corrupt(format!("the plan of incident {id}"), e))?;
-                Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))? })
+                Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))?, in_the_way })
             })
             .collect()
     }

@@ -61,12 +61,16 @@ impl Store {
         })
     }
 
-    /// Begins a pause at `pause.since`, which is now.
-    pub fn pause(&self, pause: &Pause) -> Result<(), StoreError> {
+    /// Begins a pause at `pause.since`, which is now. One in force that lasts as long or longer is not shortened by it: it
+    /// stands, and is given back.
+    pub fn pause(&self, pause: &Pause) -> Result<Option<Pause>, StoreError> {
         let (since, until) = (pause.since.as_millisecond(), pause.until.map(|until| until.as_millisecond()));
-        self.write(|transaction| {
-            transaction.execute(
-                "INSERT OR REPLACE INTO pause(id, who, why, since, until, until_line) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+        let taken = self.write(|transaction| {
+            let rows = transaction.execute(
+                "INSERT INTO pause(id, who, why, since, until, until_line) VALUES (1, ?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT(id) DO UPDATE SET who = excluded.who, why = excluded.why, since = excluded.since,
+                     until = excluded.until, until_line = excluded.until_line
+                 WHERE until_line < coalesce(excluded.until_line, until_line + 1)",
                 params![
                     pause.who,
                     pause.why,
@@ -75,8 +79,9 @@ impl Store {
                     until.map(|until| self.line.at(pause.since).saturating_add(until - since))
                 ],
             )?;
-            Ok(())
-        })
+            Ok(rows > 0)
+        })?;
+        if taken { Ok(None) } else { self.paused(pause.since) }
     }
 
     /// Ends the pause; says whether there was one.

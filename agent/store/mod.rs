@@ -127,6 +127,11 @@ impl Store {
         if self.failing.load(Ordering::Relaxed) { Health::Failing } else { Health::Sound }
     }
 
+    /// Writes fail, as somebody else has found who has this file open too.
+    pub fn distrust(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
     /// One synced write that changes nothing: finds out whether a failing disk has recovered.
     pub fn test_write(&self, now: Timestamp) -> Result<(), StoreError> {
         self.write(|transaction| {

@@ -40,26 +40,29 @@ fn key(service: Option<&ServiceName>) -> &str {
 }
 
 impl Store {
-    /// Begins a silence at `silence.since`, which is now, in place of the one that there was of the same service or of the
-    /// host.
-    pub fn silence(&self, silence: &Silence) -> Result<(), StoreError> {
+    /// Begins a silence at `silence.since`, which is now. One of the same service, or of the host, that lasts as long or
+    /// longer is not shortened by it: it stands, and is given back.
+    pub fn silence(&self, silence: &Silence) -> Result<Option<Silence>, StoreError> {
         let (since, until) = (silence.since.as_millisecond(), silence.until.as_millisecond());
-        self.write(|transaction| {
-            transaction
-                .execute(
-                    "INSERT OR REPLACE INTO silence(service, who, why, since, until, until_line)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    params![
-                        silence.service.as_deref().unwrap_or_default(),
-                        silence.who,
-                        silence.why,
-                        since,
-                        until,
-                        self.line.at(silence.since).saturating_add(until - since)
-                    ],
-                )
-                .map(drop)
-        })
+        let taken = self.write(|transaction| {
+            let rows = transaction.execute(
+                "INSERT INTO silence(service, who, why, since, until, until_line) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT(service) DO UPDATE SET who = excluded.who, why = excluded.why, since = excluded.since,
+                     until = excluded.until, until_line = excluded.until_line
+                 WHERE until_line < excluded.until_line",
+                params![
+                    silence.service.as_deref().unwrap_or_default(),
+                    silence.who,
+                    silence.why,
+                    since,
+                    until,
+                    self.line.at(silence.since).saturating_add(until - since)
+                ],
+            )?;
+            Ok(rows > 0)
+        })?;
+        let in_force = if taken { Vec::new() } else { self.silences(silence.since)? };
+        Ok(in_force.into_iter().find(|other| other.service == silence.service))
     }
 
     /// Ends the silence of a service, or of the host; says whether one was in force at `now`.

@@ -27,9 +27,7 @@ pub struct StateDir {
 impl StateDir {
     /// Makes the directory where it is missing, and takes its lock.
     pub fn take(path: &Path) -> Result<Self, StateDirError> {
-        let io = |source| StateDirError::Io { path: path.into(), source };
-        DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(io)?;
-        Self::accept(path)?;
+        Self::make(path)?;
         let lock_path = path.join("agent.lock");
         let file = OpenOptions::new()
             .read(true)
@@ -58,10 +56,12 @@ impl StateDir {
         }
     }
 
-    /// A directory that an agent of this user would take: checked where something is made in it before one has run there.
-    pub fn accept(path: &Path) -> Result<(), StateDirError> {
+    /// Makes the directory where it is missing. One that an agent of this user would not take is refused.
+    pub fn make(path: &Path) -> Result<(), StateDirError> {
+        let io = |source| StateDirError::Io { path: path.into(), source };
+        DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(io)?;
         let refuse = |why: &str| Err(StateDirError::NotPrivate { path: path.into(), why: why.into() });
-        let metadata = path.symlink_metadata().map_err(|source| StateDirError::Io { path: path.into(), source })?;
+        let metadata = path.symlink_metadata().map_err(io)?;
         if !metadata.is_dir() {
             return refuse("it is no directory (a symbolic link is not followed)");
         }

@@ -342,6 +342,25 @@ fn a_slot_that_an_incident_still_needs_is_not_given_back_for_another_of_its_name
 }
 
 #[test]
+fn what_is_in_an_incidents_way_stands_until_its_next_event() {
+    let store = memory();
+    let id = IncidentId("i-1".into());
+    begin(&store, "i-1");
+    let in_the_way = || store.open_incidents().unwrap().pop().and_then(|open| open.in_the_way);
+    for seq in [0, 1] {
+        store.set_in_the_way(&id, "consul: nobody answers").unwrap();
+        assert_eq!(in_the_way().as_deref(), Some("consul: nobody answers"));
+        append(&store, "i-1", &[row(seq)], None).unwrap();
+        assert_eq!(in_the_way(), None);
+    }
+    store.set_in_the_way(&id, "consul: nobody answers").unwrap();
+    let ended = ending(Outcome::Stuck, Reason::Unhealthy);
+    append(&store, "i-1", &[row(2)], Some(&ended)).unwrap();
+    store.set_in_the_way(&id, "too late").unwrap();
+    assert_eq!(store.incident(&id).unwrap().unwrap().detail, Some(ended.detail));
+}
+
+#[test]
 fn a_pause_holds_until_its_time_and_is_ended_by_hand() {
     let store = memory();
     let pause = |until| Pause { who: "ann".into(), why: "deploy".into(), since: now(), until };
@@ -354,6 +373,38 @@ fn a_pause_holds_until_its_time_and_is_ended_by_hand() {
     assert!(store.resume().unwrap());
     assert!(!store.resume().unwrap());
     assert_eq!(store.paused(now()).unwrap(), None);
+}
+
+#[test]
+fn neither_a_pause_nor_a_silence_is_shortened_by_a_shorter_one() {
+    let store = memory();
+    let after = |seconds| now() + Duration::from_secs(seconds);
+    let pause = |who: &str, until| Pause { who: who.into(), why: "deploy".into(), since: now(), until };
+    let in_force = || store.paused(now()).unwrap().unwrap();
+    assert_eq!(store.pause(&pause("ann", Some(after(60)))).unwrap(), None);
+    assert_eq!(store.pause(&pause("script", Some(after(60)))).unwrap(), Some(pause("ann", Some(after(60)))));
+    assert_eq!(store.pause(&pause("bob", Some(after(61)))).unwrap(), None);
+    assert_eq!(in_force(), pause("bob", Some(after(61))));
+    assert_eq!(store.pause(&pause("unwait", None)).unwrap(), None);
+    for shorter in [Some(after(1 << 30)), None] {
+        assert_eq!(store.pause(&pause("script", shorter)).unwrap(), Some(pause("unwait", None)));
+    }
+    assert_eq!(in_force(), pause("unwait", None));
+
+    let silence = |service: Option<&str>, who: &str, until| {
+        let service = service.map(Into::into);
+        Silence { service, who: who.into(), why: "migration".into(), since: now(), until }
+    };
+    for service in [None, Some("rpc-order.service")] {
+        assert_eq!(store.silence(&silence(service, "ann", after(60))).unwrap(), None);
+        let stands = store.silence(&silence(service, "script", after(1))).unwrap();
+        assert_eq!(stands, Some(silence(service, "ann", after(60))));
+        assert_eq!(store.silence(&silence(service, "bob", after(90))).unwrap(), None);
+    }
+    assert!(store.silences(now()).unwrap().iter().all(|silence| silence.who == "bob"));
+    // What is over stands in nobody's way.
+    let later = Silence { since: after(90), until: after(91), ..silence(None, "cid", now()) };
+    assert_eq!(store.silence(&later).unwrap(), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::lab::agent::{self, Etc, HOST, POLICY, unwait, unwait_as_nobody, wait_for_held};
@@ -90,19 +91,44 @@ fn a_denied_plan_is_held_and_nobody_is_asked_again() {
 }
 
 #[test]
+fn what_no_policy_asks_for_any_more_is_not_to_be_approved() {
+    let lab = Lab::start();
+    let stage = Stage::set(&lab, Behaviour::LeakUntilRestarted);
+    stage.service.wait_for_leak();
+    let asks = || Etc::of_the_story().edit(HOST, "[breach, held,", "[breach, held, approval,");
+    asks().edit(POLICY, "mode: auto", "mode: approve").write(&lab);
+    let before = stage.picture();
+    let agent = agent::run(&lab);
+    wait_for_held(&lab, "awaiting_approval");
+    let id = approvals(&lab)[0]["id"].as_str().expect("an id").to_owned();
+
+    asks().edit(POLICY, "mode: auto", "mode: observe").write(&lab);
+    agent.signal(Signal::SIGHUP);
+    wait_until_seen("the approval is withdrawn", SOON, || match approvals(&lab) {
+        open if open.is_empty() => Ok(()),
+        open => Err(format!("{open:#?}")),
+    });
+
+    let late = unwait(&lab, &["approve", &id]);
+    assert!(late.code == 1 && late.all().contains("is not asked for any more"), "{late:?}");
+    nothing_begins(&lab);
+    stage.picture().assert_as(&before);
+}
+
+#[test]
 fn a_silenced_service_is_left_alone_until_the_silence_is_ended() {
     let lab = Lab::start();
     let stage = Stage::set(&lab, Behaviour::LeakUntilRestarted);
     stage.service.wait_for_leak();
     Etc::of_the_story().write(&lab);
+    // The agent has not run here yet: a person may speak first.
     let silenced = unwait(&lab, &["silence", service::UNIT, "--for", "2h", "--why", "a migration"]);
-    // The agent has not run here yet, and its state directory is made by it.
-    assert_eq!(silenced.code, 3, "{silenced:?}");
+    assert_eq!(silenced.code, 0, "{silenced:?}");
+    let shorter = unwait(&lab, &["silence", service::UNIT, "--for", "1s", "--why", "a script"]);
+    assert!(shorter.code == 0 && shorter.out.contains("by root: a migration"), "{shorter:?}");
     let host = unwait(&lab, &["silence", "--host"]);
     assert_eq!(host.code, 2, "for how long, and why: {host:?}");
     let agent = agent::run(&lab);
-    let silenced = unwait(&lab, &["silence", service::UNIT, "--for", "2h", "--why", "a migration"]);
-    assert_eq!(silenced.code, 0, "{silenced:?}");
 
     let held = wait_for_held(&lab, "silenced");
 

@@ -33,7 +33,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
     let services = services(spec.services, &at("services"), to, &registries);
     let fleet = spec.fleet.and_then(|fleet| fleet::compile(fleet, &at("fleet"), to, environment, &registries));
     let state = match spec.state {
-        Some(Typed(state)) => expanded(&at("state"), state, to, environment),
+        Some(Typed(state)) => state_directory(&at("state"), state, to, environment),
         None => PathBuf::from(crate::config::DEFAULT_STATE),
     };
     HostConfig {
@@ -85,6 +85,19 @@ fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Enviro
             PathBuf::new()
         }
     }
+}
+
+/// The agent's control socket lies in it, and a socket's path is short.
+fn state_directory(place: &Place, text: String, to: &mut Compiling, environment: Environment) -> PathBuf {
+    const LONGEST: usize = 107 - "/control.sock".len(); // bytes, of sun_path
+    let state = expanded(place, text, to, environment);
+    let length = state.as_os_str().len();
+    if length > LONGEST {
+        let why =
+            format!("its path has {length} bytes of at most {LONGEST}: a socket lies in it, whose path is limited");
+        to.wrong(place, why);
+    }
+    state
 }
 
 /// The path of a file that holds a secret.

@@ -4,7 +4,8 @@ mod design;
 mod diagnostics;
 mod gentler;
 mod hooks;
-mod interval;
+mod limits;
+
 mod queries;
 mod registries;
 mod shipped;

@@ -35,7 +35,12 @@ impl Gate {
                 // Asked at once, people would be asked all night long.
                 let until = last.expires + cooldown;
                 if now < until {
-                    let detail = format!("nobody decided on {} until {}", last.id, last.expires);
+                    let detail = match last.who {
+                        Some(who) => {
+                            format!("{who} approved {}, and it could not begin until {}", last.id, last.expires)
+                        }
+                        None => format!("nobody decided on {} until {}", last.id, last.expires),
+                    };
                     return Ok(Verdict::Defer { until, reason: Reason::ApprovalExpired, detail });
                 }
                 needs(format!("{} expired at {}", last.id, last.expires))

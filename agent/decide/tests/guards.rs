@@ -99,6 +99,7 @@ fn a_pause_defers_to_its_end_or_denies() {
     let refusal = scenery.refuses(Guard::Paused, Reason::Paused);
     assert!(refusal.until.is_none() && refusal.detail.contains("ann") && refusal.detail.contains("deploy"));
     let until = scenery.now() + seconds(60);
+    scenery.store.resume().unwrap();
     scenery.store.pause(&pause(Some(until))).unwrap();
     assert_eq!(scenery.refuses(Guard::Paused, Reason::Paused).until, Some(until));
     scenery.clock.advance(seconds(60));

@@ -51,7 +51,8 @@ pub struct Service {
     /// Workers that were ended, and times that sockets were closed.
     pub ended: u32,
     pub closed: u32,
-    away: u32,
+    /// So many calls more are not answered, where the fault says so.
+    pub away: u32,
     rechecks: u32,
     /// From when on it is registered again, and as what.
     registers: Option<(Duration, Option<Traffic>)>,

@@ -46,9 +46,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
                 if !told && world.pace.elapsed() >= told_at {
                     told = true;
-                    let message = world.teller(plan).still_trying("putting it back", &error, Place::OutOfTraffic);
-                    (world.on_message)(&message);
-                    world.store.tell(&world.audience, &[message]);
+                    world.tell_still_trying(plan, "putting it back", &error, Place::OutOfTraffic);
                 }
             }
         }

@@ -126,3 +126,24 @@ async fn of_two_registries_the_one_that_may_answer_later_decides_that_it_is_trie
         plan.target.bindings.reverse();
     }
 }
+
+#[test]
+fn while_it_is_tried_to_put_it_back_what_is_in_the_way_stands_beside_the_incident() {
+    for (fault, what) in [
+        (Fault::RegistryAwayAtRestore, "putting it back is still being tried: "),
+        (Fault::RegistryAwayAtUndo, "taking drain back is still being tried: "),
+    ] {
+        // As whoever looks while it goes on.
+        let shown = (0..).find_map(|at| {
+            let run = Run::new(Shape::IsolateRestartRecover, fault);
+            run.scene.service().away = 20;
+            run.scene.trip.crash_at(at);
+            match run.first_life() {
+                Life::Crashed => run.world.store.open_incidents().unwrap().pop().and_then(|open| open.in_the_way),
+                other => Some(format!("it was never shown: {other:?}")),
+            }
+        });
+        let shown = shown.unwrap();
+        assert!(shown.starts_with(what) && shown.contains("OUT OF TRAFFIC until this succeeds"), "{fault:?}: {shown}");
+    }
+}

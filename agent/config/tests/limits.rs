@@ -1,4 +1,4 @@
-//! What the interval of the host's file leaves no policy to ask for.
+//! What the interval of the host's file leaves no policy to ask for, and what a socket's path leaves of the state directory's.
 
 use super::*;
 
@@ -28,4 +28,14 @@ fn a_window_that_the_interval_leaves_unknown_for_ever_is_refused() {
             false => assert_eq!(tree.wrong(), wrong, "{when}"),
         }
     }
+}
+
+#[test]
+fn a_state_directory_has_room_for_a_sockets_path() {
+    let host = |length: usize| format!("state: /{}\n", "s".repeat(length - 1));
+    Tree::with(&[("agent.yaml", &host(94))]).config();
+    assert_eq!(
+        Tree::with(&[("agent.yaml", &host(95))]).wrong(),
+        ["agent.yaml:1:8 its path has 95 bytes of at most 94: a socket lies in it, whose path is limited"]
+    );
 }
