@@ -40,10 +40,14 @@ async fn decide(store: &Store, world: &World, service: &ServiceName, how: How) -
     let Some(latch) = latch else { return Err(format!("{service} is not latched; nothing is to be decided")) };
     let incident = IncidentId(latch.incident.clone());
     let said = match how {
-        How::Leave => {
-            let_go(store, world, &incident, &latch).await?;
-            "left as it is; unlatched".to_string()
-        }
+        How::Leave => match let_go(store, world, &incident, &latch).await?.as_slice() {
+            [] => "left as it is; unlatched".to_string(),
+            places => format!(
+                "left as it is; unlatched. Where it is out of traffic ({}) it stays so: to put it back is a person's now, in \
+                     the registry itself",
+                places.join(", ")
+            ),
+        },
         How::Restore => restore(store, world, service, &incident).await?,
         How::Unsaid => {
             refuse_if_drained(store, world, service, &incident, &latch).await?;
@@ -98,15 +102,20 @@ async fn refuse_if_drained(
     }
 }
 
-/// What a person has decided on, no adapter takes out of traffic again.
-async fn let_go(store: &Store, world: &World, incident: &IncidentId, latch: &Latch) -> Result<(), String> {
+/// What a person has decided on, no adapter takes out of traffic again. Returns where it may be out of traffic.
+async fn let_go(store: &Store, world: &World, incident: &IncidentId, latch: &Latch) -> Result<Vec<String>, String> {
     let plan = store.plan(incident).map_err(|error| error.to_string())?;
-    let forgotten = match (plan, sweep::orphaned(&latch.detail)) {
-        (Some(plan), _) => drain::forget(&plan.target.bindings, &drain::marker(&plan, world), world).await,
-        (None, Some((binding, marker))) => drain::forget(&[binding], &marker, world).await,
-        (None, None) => Ok(()),
+    let (bindings, marker) = match (plan, sweep::orphaned(&latch.detail)) {
+        (Some(plan), _) => {
+            let marker = drain::marker(&plan, world);
+            (plan.target.bindings, marker)
+        }
+        (None, Some((binding, marker))) => (vec![binding], marker),
+        (None, None) => return Ok(Vec::new()),
     };
-    forgotten.map_err(|error| format!("its drain is held still, and it stays latched: {error}; try again"))
+    let forgotten = drain::forget(&bindings, &marker, world).await;
+    forgotten.map_err(|error| format!("its drain is held still, and it stays latched: {error}; try again"))?;
+    Ok(bindings.iter().map(|binding| format!("{}/{}", binding.registry, binding.id)).collect())
 }
 
 #[cfg(test)]

@@ -74,8 +74,8 @@ fn say_under_way(store: &Store) -> Outcome {
     for OpenIncident { plan, journal, .. } in store.open_incidents().map_err(|e| Failure::Unreachable(e.to_string()))? {
         let step = tell::under_way(&plan, &journal);
         println!(
-            "Under way: {}: {}, {step} ({}). Its next change will be refused, once that step has ended: what it did \
-             before is taken back then; behind a restart it goes on, to put the service back.",
+            "Under way: {}: {}, {step} ({}). Before its restart it is taken back, within seconds; behind it it goes on, to \
+             put the service back.",
             plan.target.service, plan.runbook, plan.incident
         );
     }

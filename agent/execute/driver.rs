@@ -9,6 +9,7 @@ use crate::crash;
 use crate::model::incident::Ending;
 use crate::model::{Effect, Reason};
 use crate::ports::fleet::FleetError;
+use crate::store::Pause;
 
 use super::journal::Journal;
 use super::recovery;
@@ -77,7 +78,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             Task::Act(step) => {
                 // A pivot is seen to its end; anything else may be dropped half-way: undo asks the world what is
                 // so, not the journal, and what comes after the pivot is gone on with at the next start. What is done at
-                // that very moment is recorded.
+                // that very moment is recorded. A pause reaches a long wait as well; behind the pivot it is better to go on.
                 let interruptible = saga.plan().steps[step].effect != Effect::Pivot;
                 tokio::select! {
                     biased;
@@ -91,6 +92,10 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         }
                     }
                     () = asked_to_stop(&mut stop), if interruptible => {}
+                    pause = paused(world), if interruptible && !saga.past_pivot() => {
+                        let detail = format!("paused by {}: {}", pause.who, pause.why);
+                        journal.record(&mut saga, Event::Interrupted { reason: Reason::Paused, detail }, world);
+                    }
                 }
             }
             Task::Undo { step, preimage } => {
@@ -138,6 +143,19 @@ const FLUSH_EVERY: Duration = Duration::from_secs(5);
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// How often a step that takes its time looks whether a person has paused the agent.
+const PAUSE_LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
+
+/// Ends when the agent is paused. A store that cannot be read says nothing; the next change asks all the guards.
+async fn paused(world: &World) -> Pause {
+    loop {
+        tokio::time::sleep(PAUSE_LOOKED_AT_EVERY).await;
+        if let Ok(Some(pause)) = world.store.paused(world.clock.now()) {
+            return pause;
+        }
     }
 }
 

@@ -141,7 +141,9 @@ impl Reason {
             Self::NotActive => "the service is not running",
             Self::Unstable => "the service is starting, stopping, or has a job under way",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
-            Self::OutOfTraffic => "somebody else has taken the service out of traffic; it is theirs",
+            Self::OutOfTraffic => {
+                "somebody else has taken the service out of traffic, or decided that it stays out; it is theirs"
+            }
             Self::Cooldown => "an earlier incident ended a short while ago",
             Self::ServiceBudget => "the service's budget of incidents is spent",
             Self::HostBudget => "this host's budget of incidents is spent",

@@ -12,6 +12,7 @@ use crate::execute::fakes::{self, Fault, ID, Scene, Shape};
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
 use crate::execute::steps::{self, drain};
+use crate::execute::world::Commands;
 use crate::model::incident::Ending;
 use crate::model::plan::{Binding, Health};
 use crate::model::{EventKind, Outcome, Reason, Step};
@@ -19,6 +20,7 @@ use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::Traffic;
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::restarter::RunState;
+use crate::store::{Pause, Store};
 
 fn rests(run: &Run) -> Ending {
     let life = run.first_life();
@@ -145,5 +147,34 @@ fn while_it_is_tried_to_put_it_back_what_is_in_the_way_stands_beside_the_inciden
         });
         let shown = shown.unwrap();
         assert!(shown.starts_with(what) && shown.contains("OUT OF TRAFFIC until this succeeds"), "{fault:?}: {shown}");
+    }
+}
+
+/// A person pauses the agent while this program runs, which takes ten minutes then.
+struct PausedDuring(&'static str, Arc<Store>);
+
+#[async_trait]
+impl Commands for PausedDuring {
+    async fn run(&self, argv: &[String], _deadline: Duration) -> Result<String, String> {
+        if argv[0] == self.0 {
+            let since = "2026-11-22T18:43:29Z".parse().unwrap();
+            self.1.pause(&Pause { who: "ann".into(), why: "stop it".into(), since, until: None }).unwrap();
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+        Ok(format!("{}: ended with 0", argv[0]))
+    }
+}
+
+#[test]
+fn a_pause_reaches_a_long_step_before_the_pivot_and_none_behind_it() {
+    for (during, outcome, reason) in
+        [("/bin/quiet", Outcome::Unwound, Reason::Paused), ("/bin/warm", Outcome::Completed, Reason::Recovered)]
+    {
+        let mut run = Run::new(Shape::WithCommands, Fault::Nothing);
+        run.world.commands = Arc::new(PausedDuring(during, Arc::clone(&run.world.store)));
+        let ending = rests(&run);
+        assert_eq!((ending.outcome, ending.reason), (outcome, reason), "{during}: {}", ending.detail);
+        assert!(reason != Reason::Paused || ending.detail.contains("paused by ann: stop it"), "{}", ending.detail);
+        run.keeps_the_promise();
     }
 }
