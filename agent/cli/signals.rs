@@ -44,13 +44,19 @@ pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &Plac
         return Ok(());
     }
     let Some(first) = samples.first() else {
-        println!("The agent has not looked at {service} in the last {}.", duration::format(since));
+        let since = duration::format(since);
+        println!(
+            "Nothing of {service} is written of the last {since}; what the agent measures is written every five minutes."
+        );
         return Ok(());
     };
     let from = from.max(first.at);
     println!("{service}, {} to {}", render::time(from), render::time(until));
     println!("The peak of each moment; a blank: the agent did not look; ?: it could not measure.\n");
     render::table(&["SIGNAL", "", ">LEAST", ">MOST", ">LAST"], &rows(&samples, from, until));
+    for signal in only.difference(&measured(&samples)) {
+        println!("{signal}: not measured then; it is where a policy asks for it.");
+    }
     Ok(())
 }
 
@@ -69,8 +75,6 @@ fn keep_only(sample: &mut Sample, only: &BTreeSet<Signal>) {
 
 /// A row for each signal that was known at least once.
 fn rows(samples: &[Sample], from: Timestamp, until: Timestamp) -> Vec<Vec<String>> {
-    let signals: BTreeSet<Signal> =
-        samples.iter().flat_map(|sample| sample.readings.iter().map(|(signal, _)| signal)).collect();
     let row = |signal: Signal| {
         let known = |of: fn(&Sample) -> &Readings| samples.iter().filter_map(move |sample| value(of(sample), signal));
         let least = known(least).reduce(f64::min);
@@ -79,7 +83,11 @@ fn rows(samples: &[Sample], from: Timestamp, until: Timestamp) -> Vec<Vec<String
         let show = |value: Option<f64>| value.map_or(Reading::Unknown, Reading::Known).show(signal);
         vec![signal.to_string(), bars(samples, signal, from, until), show(least), show(most), show(last)]
     };
-    signals.into_iter().map(row).collect()
+    measured(samples).into_iter().map(row).collect()
+}
+
+fn measured(samples: &[Sample]) -> BTreeSet<Signal> {
+    samples.iter().flat_map(|sample| sample.readings.iter().map(|(signal, _)| signal)).collect()
 }
 
 fn least(sample: &Sample) -> &Readings {
