@@ -253,7 +253,7 @@ fn explain(error: &str, place: &Place, value: &Value, marks: &Marks) -> (Positio
     let expected = rest.rsplit_once(", expected ").map_or("something else", |(_, expected)| expected);
     // An enum's variant is on the path also where it stands as mere text, without settings.
     let at = std::iter::successors(Some(place.clone()), Place::parent).find_map(|place| find(value, &place));
-    let found = at.map_or("nothing", found);
+    let found = at.map_or("nothing".into(), found);
     let position = marks.value(place);
     if expected.contains("map with a single key") || expected.contains("newtype variant") {
         let keys: Vec<String> = match at {
@@ -275,12 +275,14 @@ fn explain(error: &str, place: &Place, value: &Value, marks: &Marks) -> (Positio
         "a sequence" => "a list",
         "a map" => "a mapping",
         "a boolean" => "true or false",
-        "u8" | "u16" | "u32" | "u64" => "a whole number",
+        "u16" if !is_type => "a whole number from 0 to 65535",
+        "u32" if !is_type => "a whole number from 0 to 4294967295",
+        "u64" if !is_type => "a whole number of 0 or more",
+        "u16" | "u32" | "u64" => "a whole number",
         text if text.starts_with("enum ") || text.contains(" or map") => "a mapping",
         text => text,
     };
-    let out_of_range = if is_type { "" } else { " that fits" };
-    (position, format!("expected {expected}{out_of_range}, found {found}"))
+    (position, format!("expected {expected}, found {found}"))
 }
 
 fn unknown(parent: &Place, wrong: &str, expected: &[&str]) -> String {
@@ -298,16 +300,17 @@ fn quoted(text: &str) -> (&str, Vec<&str>) {
     (wrong.trim_start_matches('`'), expected.split('`').skip(1).step_by(2).collect())
 }
 
-fn found(value: &Value) -> &'static str {
-    match value {
+fn found(value: &Value) -> String {
+    let what = match value {
         Value::Null => "nothing",
         Value::Bool(true) => "true",
         Value::Bool(false) => "false",
-        Value::Number(_) => "a number",
+        Value::Number(number) => return number.to_string(),
         Value::String(_) => "text",
         Value::Array(_) => "a list",
         Value::Object(_) => "a mapping",
-    }
+    };
+    what.into()
 }
 
 #[cfg(test)]

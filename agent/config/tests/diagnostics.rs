@@ -162,7 +162,7 @@ fn a_wrong_host_file_says_all_of_it() {
         ),
         (
             "services: [{ service: \"process:x\", match: { ports: [70000] } }]",
-            vec!["1:53 expected a whole number that fits, found a number"],
+            vec!["1:53 expected a whole number from 0 to 65535, found 70000"],
         ),
         (
             "notify: [{ to: { slak: {} } }, { to: { slack: {} }, events: [stuk] }]",
