@@ -450,7 +450,11 @@ impl Agent {
     }
 
     async fn act(&mut self, service: &str, policy: Option<&str>, dry_run: bool, who: String) -> Reply {
-        let (service, policy) = match explain::choose(&self.wiring.config, service, policy) {
+        let chosen = ServiceName::parse(service).and_then(|service| {
+            let policy = explain::choose(&self.wiring.config, &service, policy)?;
+            Ok((service, policy))
+        });
+        let (service, policy) = match chosen {
             Ok(chosen) => chosen,
             Err(error) => return Reply::refused(error),
         };

@@ -75,17 +75,16 @@ pub struct Planned {
     pub cannot_promise: Vec<String>,
 }
 
-/// The service and the policy that a person means. Without a policy's name: the first that selects the service.
-pub fn choose(config: &Config, service: &str, policy: Option<&str>) -> Result<(ServiceName, Policy), String> {
-    let service = ServiceName::parse(service)?;
-    let selecting = selecting(config, &service);
+/// The policy that a person means. Without its name: the first that selects the service.
+pub fn choose(config: &Config, service: &ServiceName, policy: Option<&str>) -> Result<Policy, String> {
+    let selecting = selecting(config, service);
     let names = || selecting.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = match policy {
         None => selecting.first().copied(),
         Some(name) => selecting.iter().find(|policy| policy.name == name).copied(),
     };
     match (found, policy) {
-        (Some(found), _) => Ok((service, found.clone())),
+        (Some(found), _) => Ok(found.clone()),
         (None, Some(name)) if !selecting.is_empty() => {
             Err(format!("no policy `{name}` selects {service}; these do: {}", names()))
         }

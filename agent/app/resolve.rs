@@ -8,7 +8,7 @@ use crate::execute::journal::Journal;
 use crate::execute::resolve as put_back;
 use crate::execute::saga::Saga;
 use crate::execute::steps::drain;
-use crate::execute::world::World;
+use crate::execute::world::{World, key};
 use crate::model::{IncidentId, Plan, ServiceName};
 use crate::store::{Latch, Store};
 
@@ -115,7 +115,7 @@ async fn let_go(store: &Store, world: &World, incident: &IncidentId, latch: &Lat
     };
     let forgotten = drain::forget(&bindings, &marker, world).await;
     forgotten.map_err(|error| format!("its drain is held still, and it stays latched: {error}; try again"))?;
-    Ok(bindings.iter().map(|binding| format!("{}/{}", binding.registry, binding.id)).collect())
+    Ok(bindings.iter().map(key).collect())
 }
 
 #[cfg(test)]

@@ -29,6 +29,14 @@ pub(super) struct Owners {
     pub cgroups: HashMap<u64, Owner>,
 }
 
+impl Owners {
+    /// The most specific word: what a configured service's process was seen to hold, and then its port.
+    pub fn by_configuration(&self, inode: u64, local_port: Option<u16>) -> Option<&ServiceName> {
+        let held = (inode != 0).then(|| self.held.get(&inode)).flatten();
+        held.or_else(|| local_port.and_then(|port| self.ports.get(&port)))
+    }
+}
+
 pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
     let groups = std::mem::take(&mut snapshot.groups);
     let whose = Whose::new(&snapshot, owners);
@@ -158,8 +166,7 @@ impl<'a> Whose<'a> {
 
 /// The owner by the precedence of the words that are known.
 fn known(inode: u64, local_port: Option<u16>, cgroup_id: Option<u64>, owners: &Owners) -> Owner {
-    let held = (inode != 0).then(|| owners.held.get(&inode)).flatten();
-    if let Some(name) = held.or_else(|| local_port.and_then(|port| owners.ports.get(&port))) {
+    if let Some(name) = owners.by_configuration(inode, local_port) {
         return Owner::Service(name.clone());
     }
     if cgroup_id.is_none() && owners.unseen_where_untold {

@@ -197,18 +197,19 @@ impl Attributor {
         let Claims { held, unseen, unseen_where_untold, processes } =
             claims(&self.matches, &self.mains, snapshot, &paths, &self.cgroups, &self.proc);
         self.processes = processes;
-        let searched = self.search(snapshot, &paths, &held, clock);
         let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);
         let ports = self.matches.iter().flat_map(|m| m.ports.iter().map(|port| (*port, m.service.clone())));
-        Owners {
+        let mut owners = Owners {
             configured: self.matches.iter().map(|m| m.service.clone()).collect(),
             ports: ports.collect(),
             held,
             unseen,
             unseen_where_untold,
-            searched,
+            searched: HashMap::new(),
             cgroups: ids.iter().map(|id| (*id, owner(id))).collect(),
-        }
+        };
+        owners.searched = self.search(snapshot, &paths, &owners, clock);
+        owners
     }
 
     /// Searches for the holders of the sockets whose cgroup does not tell whose they are, nor the configuration.
@@ -216,10 +217,9 @@ impl Attributor {
         &mut self,
         snapshot: &Snapshot,
         paths: &HashMap<u64, String>,
-        held: &HashMap<u64, ServiceName>,
+        owners: &Owners,
         clock: &dyn Clock,
     ) -> HashMap<u64, Owner> {
-        let configured = |port: &u16| self.matches.iter().any(|m| m.ports.contains(port));
         let path_of = |group: &Group| group.cgroup_id.and_then(|id| paths.get(&id)).map(String::as_str);
         let (mut wanted, mut listeners) = (HashSet::new(), HashSet::new());
         for group in &snapshot.groups {
@@ -228,10 +228,10 @@ impl Attributor {
             // its accept queue.
             let via = group.via.filter(|_| group.cgroup_id.is_none()).map(|index| snapshot.listeners[index].inode);
             listeners.extend(via);
-            let told_by_port = group.port.as_ref().is_some_and(configured);
-            for socket in group.sockets.iter().filter(|_| !told_by_port) {
+            for socket in &group.sockets {
                 let inode = u64::from(socket.inode);
-                if inode != 0 && !held.contains_key(&inode) && (!told || self.doubted.contains(&inode)) {
+                let untold = inode != 0 && (!told || self.doubted.contains(&inode));
+                if untold && owners.by_configuration(inode, group.port).is_none() {
                     wanted.insert(inode);
                 }
             }

@@ -21,9 +21,9 @@ pub struct Arguments {
 }
 
 pub async fn plan(arguments: Arguments) -> Outcome {
-    ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
+    let service = ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let config = open::config(&arguments.place)?;
-    let (service, policy) = choose(&config, &arguments.service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
+    let policy = choose(&config, &service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
     let store = open::store_or_empty(&config.host.state)?;
     // What the running agent has found of its disk is against it here too.
     let agent = control::call(&config.host.state, &Request::Status).await.ok().flatten();
