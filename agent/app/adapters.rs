@@ -86,23 +86,23 @@ pub fn registry(
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             Arc::new(Redis::new(name, url, user, layout.clone(), host)?)
         }
-        RegistryConfig::Etcd { url, login, layout } => {
+        RegistryConfig::Etcd { urls, login, layout } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-            Arc::new(Etcd::new(name, url, user, layout.clone(), host)?)
+            Arc::new(Etcd::new(name, &urls[0], user, layout.clone(), host)?)
         }
         RegistryConfig::ZooKeeper { servers, root, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             Arc::new(ZooKeeper::new(name, servers.clone(), user, root, host))
         }
-        RegistryConfig::Nacos { url, login, layout } => {
+        RegistryConfig::Nacos { urls, login, layout } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             let ledger = StateDir::drains_by(state, name);
-            Arc::new(Nacos::new(name, url, user, layout.clone(), ledger)?)
+            Arc::new(Nacos::new(name, &urls[0], user, layout.clone(), ledger)?)
         }
-        RegistryConfig::Eureka { url, login } => {
+        RegistryConfig::Eureka { urls, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             let ledger = StateDir::drains_by(state, name);
-            Arc::new(Eureka::new(name, url, user, ledger)?)
+            Arc::new(Eureka::new(name, &urls[0], user, ledger)?)
         }
     })
 }
@@ -126,11 +126,11 @@ pub fn notifier(destination: &Destination, clock: &Arc<dyn Clock>) -> Result<Arc
 pub fn fleet(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringError> {
     let clock = Arc::clone(&host.clock);
     Ok(match config {
-        FleetConfig::Consul { url, token_file } => {
-            stores::consul::consul(url, token(token_file.as_ref())?, &host.name, clock)?
+        FleetConfig::Consul { urls, token_file } => {
+            stores::consul::consul(&urls[0], token(token_file.as_ref())?, &host.name, clock)?
         }
-        FleetConfig::Etcd { url, login } => {
-            stores::etcd::etcd(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+        FleetConfig::Etcd { urls, login } => {
+            stores::etcd::etcd(&urls[0], user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
         }
         FleetConfig::Redis { url, login } => {
             stores::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?

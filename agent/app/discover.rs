@@ -107,7 +107,7 @@ fn matched(
             match here.as_slice() {
                 [] => {}
                 [(id, instance)] if claimed_by(*instance) == 1 => {
-                    register.push(Binding { registry: registry.clone(), id: id.clone() });
+                    register.push(Binding::new(registry, id));
                 }
                 several => {
                     ambiguous.insert(registry.clone(), several.iter().map(|(id, _)| id.clone()).collect());

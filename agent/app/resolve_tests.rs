@@ -32,8 +32,7 @@ async fn stuck(registries: Vec<(&str, &str, Arc<dyn Registry>)>) -> World {
     let scene = Scene::new(Fault::RestartDies);
     let mut world = fakes::world(&scene);
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::RestartDies));
-    plan.target.bindings =
-        registries.iter().map(|(name, id, _)| Binding { registry: (*name).into(), id: (*id).into() }).collect();
+    plan.target.bindings = registries.iter().map(|(name, id, _)| Binding::new(*name, *id)).collect();
     world.ports.registries = registries.into_iter().map(|(name, _, registry)| (name.to_owned(), registry)).collect();
     world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[]).unwrap();
     match drive(Saga::new(plan), Journal::new(), &world, scene.trip.stop.subscribe()).await {

@@ -65,7 +65,7 @@ fn left_by_a_person(store: &Store, incident: &IncidentId) -> bool {
 pub fn orphaned(detail: &str) -> Option<(Binding, Marker)> {
     let (place, marker) = detail.split_once(CARRIES)?;
     let (registry, id) = place.split_once('/')?;
-    Some((Binding { registry: registry.into(), id: id.into() }, Marker::parse(marker)?))
+    Some((Binding::new(registry, id), Marker::parse(marker)?))
 }
 
 const CARRIES: &str = " carries: ";

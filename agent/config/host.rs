@@ -61,13 +61,13 @@ pub enum RegistryConfig {
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
     /// Instances are `SERVICE/INSTANCE`.
-    Etcd { url: String, login: Option<Login>, layout: EtcdLayout },
+    Etcd { urls: Vec<String>, login: Option<Login>, layout: EtcdLayout },
     /// `HOST:PORT`, at least one, and Dubbo's root node. Instances are `SERVICE/IP:PORT`.
     ZooKeeper { servers: Vec<String>, root: String, login: Option<Login> },
-    /// The URL ends where `/v1` begins. Instances are `SERVICE/IP:PORT`.
-    Nacos { url: String, login: Option<Login>, layout: NacosLayout },
-    /// The URL ends where `/apps` begins. Instances are `APP/INSTANCE-ID`.
-    Eureka { url: String, login: Option<Login> },
+    /// Each URL ends where `/v1` begins. Instances are `SERVICE/IP:PORT`.
+    Nacos { urls: Vec<String>, login: Option<Login>, layout: NacosLayout },
+    /// Each URL ends where `/apps` begins. Instances are `APP/INSTANCE-ID`.
+    Eureka { urls: Vec<String>, login: Option<Login> },
 }
 
 impl RegistryConfig {
@@ -113,11 +113,11 @@ impl RegistryConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FleetConfig {
     Consul {
-        url: String,
+        urls: Vec<String>,
         token_file: Option<PathBuf>,
     },
     Etcd {
-        url: String,
+        urls: Vec<String>,
         login: Option<Login>,
     },
     /// `redis://HOST:PORT`, or with `/DB`.

@@ -20,6 +20,19 @@ pub struct Binding {
     pub registry: String,
     /// The instance's id in that registry.
     pub id: String,
+    /// From a change until this service's slowest client follows it, where that is longer than the registry's own figure.
+    #[serde(default, with = "super::duration::as_optional_text", skip_serializing_if = "Option::is_none")]
+    pub clients_follow: Option<Duration>,
+    /// Its clients close their connections once they do not find it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clients_leave: bool,
+}
+
+impl Binding {
+    /// Where nothing is said of its clients.
+    pub fn new(registry: impl Into<String>, id: impl Into<String>) -> Self {
+        Self { registry: registry.into(), id: id.into(), clients_follow: None, clients_leave: false }
+    }
 }
 
 /// How a service's health is asked. Every probe has a deadline of its own.

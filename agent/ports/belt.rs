@@ -121,6 +121,22 @@ impl Registry for Belted<dyn Registry> {
         self.inner.drains_within()
     }
 
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        self.by(self.inner.clients_find(id)).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        self.inner.clients_follow()
+    }
+
+    fn clients_leave(&self) -> bool {
+        self.inner.clients_leave()
+    }
+
+    fn gone_after(&self) -> Duration {
+        self.inner.gone_after()
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.inner.caveats()
     }

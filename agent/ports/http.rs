@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
@@ -30,6 +31,56 @@ pub(super) fn client(url: &Url, deadline: Duration) -> Result<Client, String> {
     let builder = plain(deadline);
     let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
     built(builder)
+}
+
+/// The servers of one cluster, each of which answers for all of them. The one that answered last is asked first.
+#[derive(Debug)]
+pub(super) struct Members {
+    members: Vec<(Client, Url)>,
+    last: AtomicUsize,
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the adapters take it up one by one; the first deletes this line"))]
+impl Members {
+    /// `urls` has at least one address; each call ends by `deadline`.
+    pub fn new(urls: &[String], deadline: Duration) -> Result<Self, String> {
+        let member = |url: &String| {
+            let base = address(url)?;
+            Ok((client(&base, deadline)?, base))
+        };
+        let members = urls.iter().map(member).collect::<Result<Vec<_>, String>>()?;
+        if members.is_empty() {
+            return Err("no address is given; expected http://HOST:PORT".into());
+        }
+        Ok(Self { members, last: AtomicUsize::new(0) })
+    }
+
+    /// Asks one member; where its error may pass (it does not answer, or fails), the next one, until each had its turn. The
+    /// error is that of the last. So what is asked may be done twice, and must be harmless then.
+    pub async fn ask<T, E, F>(
+        &self,
+        call: impl Fn(Client, Url) -> F + Send + Sync,
+        may_pass: impl Fn(&E) -> bool + Send + Sync,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>> + Send,
+    {
+        let first = self.last.load(Ordering::Relaxed);
+        let mut turn = 0;
+        loop {
+            let at = (first + turn) % self.members.len();
+            let (client, base) = self.members[at].clone();
+            match call(client, base).await {
+                Err(error) if may_pass(&error) && turn + 1 < self.members.len() => turn += 1,
+                answer => {
+                    if answer.is_ok() {
+                        self.last.store(at, Ordering::Relaxed);
+                    }
+                    return answer;
+                }
+            }
+        }
+    }
 }
 
 /// A client whose every request goes to a server of this host by its unix socket, whatever host its URL names.
@@ -87,6 +138,30 @@ mod tests {
             assert!(!error.contains("secret"), "{wrong}: {error}");
         }
         assert!(address("https://hooks.test/T0/B0/x\n").is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_next_member_answers_for_one_that_fails_and_is_asked_first_from_then_on() {
+        let urls = ["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"].map(String::from);
+        let members = Members::new(&urls, Duration::from_secs(1)).unwrap();
+        let asked = std::sync::Mutex::new(Vec::new());
+        let ask = |answering: Option<u16>, may_pass: bool| {
+            let asked = &asked;
+            members.ask(
+                move |_, base| {
+                    let port = base.port().unwrap();
+                    asked.lock().unwrap().push(port);
+                    async move { if Some(port) == answering { Ok(port) } else { Err(port) } }
+                },
+                move |_: &u16| may_pass,
+            )
+        };
+        assert_eq!(ask(Some(2), true).await, Ok(2));
+        assert_eq!(ask(Some(2), true).await, Ok(2));
+        assert_eq!(ask(None, true).await, Err(1), "each has had its turn");
+        assert_eq!(ask(None, false).await, Err(2), "no other member would say otherwise");
+        assert_eq!(*asked.lock().unwrap(), [1, 2, 2, 2, 3, 1, 2]);
+        assert!(Members::new(&[], Duration::from_secs(1)).is_err());
     }
 
     #[tokio::test]

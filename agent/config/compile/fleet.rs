@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Compiling;
-use super::host::{address, file, url};
+use super::host::{address, file, url, urls};
 use crate::config::expand::Environment;
 use crate::config::host::{FleetConfig, Login, RegistryConfig};
 use crate::config::place::Place;
@@ -21,13 +21,12 @@ pub fn compile(
         FleetSpec::Consul(spec) => consul(spec, &place.key("consul"), to, environment, registries),
         FleetSpec::Etcd(spec) => {
             let place = place.key("etcd");
-            let address = to.required(&place, "url", spec.url.clone(), "\"http://127.0.0.1:2379\"");
+            let urls = urls(spec.url, "http://127.0.0.1:2379", &place, to);
             let login = login(spec.user, spec.password_file, &place, to, environment);
             if login.as_ref().is_some_and(|login| login.user.is_empty()) {
                 to.wrong_key(&place.key("password_file"), "whose password? add `user`");
             }
-            let Typed(text) = address?;
-            Some(FleetConfig::Etcd { url: url(&place.key("url"), text, to), login })
+            Some(FleetConfig::Etcd { urls, login })
         }
         FleetSpec::Redis(spec) => {
             let place = place.key("redis");
@@ -58,15 +57,16 @@ fn consul(
     environment: Environment,
     registries: &BTreeMap<String, RegistryConfig>,
 ) -> Option<FleetConfig> {
-    let ConsulSpec { url: own_url, token_file } = spec;
+    let ConsulSpec { url: own, token_file } = spec;
     let own_token = file(place, "token_file", token_file, to, environment);
-    match (own_url, registries.get("consul")) {
+    match (own, registries.get("consul")) {
         // An own URL is another Consul: the registry's token is not sent there.
-        (Some(Typed(text)), _) => {
-            Some(FleetConfig::Consul { url: url(&place.key("url"), text, to), token_file: own_token })
+        (own @ Some(_), _) => {
+            let urls = urls(own, "http://127.0.0.1:8500", place, to);
+            Some(FleetConfig::Consul { urls, token_file: own_token })
         }
         (None, Some(RegistryConfig::Consul { url, token_file, .. })) => {
-            Some(FleetConfig::Consul { url: url.clone(), token_file: own_token.or_else(|| token_file.clone()) })
+            Some(FleetConfig::Consul { urls: vec![url.clone()], token_file: own_token.or_else(|| token_file.clone()) })
         }
         (None, _) => {
             if !to.said(&Place::root().key("registries")) && !to.said(&place.key("url")) {

@@ -14,7 +14,7 @@ use crate::config::spec::host::{
     DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, HttpSpec, MatchSpec, ProcessSpec, RestartSpec,
     ServiceSpec, SocketSpec, ToSpec,
 };
-use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
+use crate::config::spec::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
 use crate::config::words;
 use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
@@ -119,6 +119,22 @@ pub(super) fn url(place: &Place, text: String, to: &mut Compiling) -> String {
     address(place, text, &["http", "https"], "http://127.0.0.1:8500", to)
 }
 
+/// The addresses of one cluster's servers, of which there is at least one: a URL, or a list of them.
+pub(super) fn urls(spec: Option<OneOrMany<String>>, example: &str, within: &Place, to: &mut Compiling) -> Vec<String> {
+    let place = within.key("url");
+    let schemes = ["http", "https"];
+    match to.required(within, "url", spec, &format!("\"{example}\"")) {
+        None => Vec::new(),
+        Some(OneOrMany::One(text)) => vec![address(&place, text, &schemes, example, to)],
+        Some(OneOrMany::Many(list)) => {
+            if list.is_empty() {
+                to.wrong(&place, format!("the list is empty: add \"{example}\""));
+            }
+            items(&place, list).map(|(place, Typed(text))| address(&place, text, &schemes, example, to)).collect()
+        }
+    }
+}
+
 /// A URL of one of these schemes.
 pub(super) fn address(place: &Place, text: String, schemes: &[&str], example: &str, to: &mut Compiling) -> String {
     match reqwest::Url::parse(&text) {
@@ -179,7 +195,10 @@ fn compile_service(
             {
                 to.wrong(&place.key("id"), format!("an instance's id there is {form}"));
             }
-            Some(Binding { registry, id })
+            let clients_follow = register
+                .clients_follow
+                .map(|follow| to.duration(&place.key("clients_follow"), Some(follow), secs(0), secs(0)..=hours(1)));
+            Some(Binding { clients_follow, clients_leave: register.clients_leave, ..Binding::new(registry, id) })
         })
         .collect();
     let found_by = spec.found_by.map(|spec| compile_match(spec, &place.key("match"), to));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Items;
-use super::scalar::{Bytes, Free, Percentage, Typed};
+use super::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
 use crate::model::ServiceName;
 use crate::model::message::EventKind;
 use crate::model::runbook::StopSignal;
@@ -45,13 +45,13 @@ pub struct RegistriesSpec {
     pub etcd: Option<EtcdRegistrySpec>,
     pub zookeeper: Option<ZooKeeperSpec>,
     pub nacos: Option<NacosSpec>,
-    pub eureka: Option<UserSpec>,
+    pub eureka: Option<ClusterSpec>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct EtcdRegistrySpec {
-    pub url: Option<Typed<String>>,
+    pub url: Option<OneOrMany<String>>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
     pub key: Option<Typed<String>>,
@@ -72,7 +72,7 @@ pub struct ZooKeeperSpec {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct NacosSpec {
-    pub url: Option<Typed<String>>,
+    pub url: Option<OneOrMany<String>>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
     pub api: Option<NacosApiSpec>,
@@ -91,7 +91,7 @@ pub enum NacosApiSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct ConsulSpec {
-    pub url: Option<Typed<String>>,
+    pub url: Option<OneOrMany<String>>,
     pub token_file: Option<Typed<String>>,
 }
 
@@ -235,6 +235,8 @@ pub struct ServiceSpec {
 pub struct RegisterSpec {
     pub registry: Option<Typed<String>>,
     pub id: Option<Typed<String>>,
+    pub clients_follow: Option<Typed<Duration>>,
+    pub clients_leave: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,9 +296,18 @@ pub struct ProcessSpec {
 #[serde(rename_all = "snake_case")]
 pub enum FleetSpec {
     Consul(ConsulSpec),
-    Etcd(UserSpec),
+    Etcd(ClusterSpec),
     Redis(UserSpec),
     Fleetlock(FleetLockSpec),
+}
+
+/// Servers that each answer for all, and know their clients by name and password.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct ClusterSpec {
+    pub url: Option<OneOrMany<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
 }
 
 /// A store that knows its clients by name and password.
@@ -376,6 +387,7 @@ as_mapping!(
     NacosSpec,
     ServiceSpec,
     RegisterSpec,
+    ClusterSpec,
     MatchSpec,
     ProcessSpec,
     SocketSpec,

@@ -15,6 +15,7 @@ use crate::model::window::{Days, Hours, WindowAction};
 use crate::model::{ServiceName, Signal, duration};
 
 use super::super::{comparison, words};
+use super::Items;
 
 /// What can be read from the text of one scalar.
 pub trait FromText: Sized {
@@ -65,6 +66,37 @@ impl<T: FromText> Visitor<'_> for Scalar<T> {
 
     fn visit_bool<E: de::Error>(self, truth: bool) -> Result<T, E> {
         self.visit_str(if truth { "true" } else { "false" })
+    }
+}
+
+/// One scalar, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OneOrMany<T> {
+    One(T),
+    Many(Items<Typed<T>>),
+}
+
+impl<'de, T: FromText> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ScalarOrList(PhantomData))
+    }
+}
+
+struct ScalarOrList<T>(PhantomData<T>);
+
+impl<'de, T: FromText> Visitor<'de> for ScalarOrList<T> {
+    type Value = OneOrMany<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, or a list of such", T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        T::from_text(text).map(OneOrMany::One).map_err(E::custom)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        Deserialize::deserialize(de::value::SeqAccessDeserializer::new(list)).map(OneOrMany::Many)
     }
 }
 

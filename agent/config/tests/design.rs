@@ -85,7 +85,7 @@ fn the_files_of_the_design_compile() {
         host.registries["consul"],
         RegistryConfig::Consul { url: url.clone(), token_file: token.clone(), scope: ConsulScope::Service }
     );
-    assert_eq!(host.fleet, Some(FleetConfig::Consul { url, token_file: token }));
+    assert_eq!(host.fleet, Some(FleetConfig::Consul { urls: vec![url], token_file: token }));
     assert_eq!(host.notify[0].to, To::Slack { url_file: "/run/credentials/unwait/slack".into() });
     assert!(host.notify[0].events.contains(&EventKind::Stuck) && !host.notify[0].events.contains(&EventKind::Step));
     assert_eq!(host.evidence.min_free, MinFree::Share(0.05));

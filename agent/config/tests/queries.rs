@@ -49,7 +49,7 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
     for (fleet, compiled, shares) in [
         (
             "etcd: { url: \"http://h:2379/\", user: u, password_file: \"${CREDENTIALS_DIRECTORY}/p\" }",
-            FleetConfig::Etcd { url: "http://h:2379".into(), login: login("u") },
+            FleetConfig::Etcd { urls: vec!["http://h:2379".into()], login: login("u") },
             true,
         ),
         (
@@ -140,7 +140,7 @@ fn a_target_is_bound_from_the_hosts_file_and_what_it_lacks_is_said() {
         found.iter().map(|text| text.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let whole = config.target_for(&name("a.service"));
-    assert_eq!(whole.bindings, [Binding { registry: "file".into(), id: "a-1".into() }]);
+    assert_eq!(whole.bindings, [Binding::new("file", "a-1")]);
     assert_eq!(whole.restart, Some(Restart::Systemd { unit: "a.service".into(), with_dependents: true }));
     assert_eq!(
         config.target_for(&name("process:gate")).restart,

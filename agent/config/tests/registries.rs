@@ -18,19 +18,20 @@ fn what_is_left_out_has_its_default() {
     };
     let nacos = NacosLayout { v2: false, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
     let own = NacosLayout { v2: true, namespace: Some("prod".into()), group: "SHOP".into(), cluster: "BJ".into() };
-    let servers = |servers: &[&str]| servers.iter().map(ToString::to_string).collect();
+    let servers = |servers: &[&str]| servers.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let urls = |url: &str| servers(&[url]);
     for (text, compiled) in [
         (
             format!("etcd: {{ url: \"http://h:2379/\", {user}, {templates} }}"),
             RegistryConfig::Etcd {
-                url: "http://h:2379".into(),
+                urls: urls("http://h:2379"),
                 login: login(),
                 layout: etcd(r#"{"disabled":true,"by":"{marker}"}"#),
             },
         ),
         (
             format!("etcd: {{ url: \"http://h:2379\", {templates}, value: \"off {{marker}}\" }}"),
-            RegistryConfig::Etcd { url: "http://h:2379".into(), login: None, layout: etcd("off {marker}") },
+            RegistryConfig::Etcd { urls: urls("http://h:2379"), login: None, layout: etcd("off {marker}") },
         ),
         (
             "zookeeper: { servers: [\"10.0.0.1:2181\"] }".into(),
@@ -46,15 +47,19 @@ fn what_is_left_out_has_its_default() {
         ),
         (
             "nacos: { url: \"http://h:8848/nacos\" }".into(),
-            RegistryConfig::Nacos { url: "http://h:8848/nacos".into(), login: None, layout: nacos },
+            RegistryConfig::Nacos { urls: urls("http://h:8848/nacos"), login: None, layout: nacos },
         ),
         (
             format!("nacos: {{ url: \"http://h/nacos\", api: v2, namespace: prod, group: SHOP, cluster: BJ, {user} }}"),
-            RegistryConfig::Nacos { url: "http://h/nacos".into(), login: login(), layout: own },
+            RegistryConfig::Nacos { urls: urls("http://h/nacos"), login: login(), layout: own },
         ),
         (
             format!("eureka: {{ url: \"http://h:8761/eureka\", {user} }}"),
-            RegistryConfig::Eureka { url: "http://h:8761/eureka".into(), login: login() },
+            RegistryConfig::Eureka { urls: urls("http://h:8761/eureka"), login: login() },
+        ),
+        (
+            "eureka: { url: [\"http://a:8761/eureka\", \"http://b:8761/eureka/\"] }".into(),
+            RegistryConfig::Eureka { urls: servers(&["http://a:8761/eureka", "http://b:8761/eureka"]), login: None },
         ),
     ] {
         let tree = Tree::with(&[("agent.yaml", &format!("registries: {{ {text} }}\n"))]);

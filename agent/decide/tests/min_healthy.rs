@@ -57,7 +57,7 @@ fn a_registry_that_counts_nobody_is_passed_over_where_another_counts_and_refused
     counting.register(ID, "rpc-order", "127.0.0.1:7801");
     counting.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
     scenery.gate.ports.registries.insert("counting".into(), counting.clone());
-    scenery.plan.target.bindings.push(Binding { registry: "counting".into(), id: ID.into() });
+    scenery.plan.target.bindings.push(Binding::new("counting", ID));
     scenery.allows();
     counting.set_healthy("rpc-order-2", false);
     scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);

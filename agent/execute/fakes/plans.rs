@@ -94,7 +94,7 @@ pub fn steps(shape: Shape, fault: Fault) -> Vec<Step> {
 
 pub fn plan(steps: Vec<Step>) -> Plan {
     let drains = steps.iter().any(|step| matches!(step, Step::Drain { .. }));
-    let binding = Binding { registry: REGISTRY.into(), id: ID.into() };
+    let binding = Binding::new(REGISTRY, ID);
     Plan {
         incident: IncidentId("20261122T184329Z-rpc-order-1f3a".into()),
         trigger: Trigger::Breach,

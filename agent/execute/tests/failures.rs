@@ -121,7 +121,7 @@ async fn of_two_registries_the_one_that_may_answer_later_decides_that_it_is_trie
     away.set_unreachable(true);
     world.ports.registries.insert("away".into(), away);
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
-    plan.target.bindings.insert(0, Binding { registry: "away".into(), id: ID.into() });
+    plan.target.bindings.insert(0, Binding::new("away", ID));
     for _ in 0..2 {
         let error = drain::again(&Saga::new(plan.clone()), &world).await.unwrap_err();
         assert!(error.is_passing(), "{error}");

@@ -192,7 +192,7 @@ fn sweep(registries: usize, fails: Fails, times: u64) -> u64 {
             real.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
             let (real, calls) = (Arc::clone(real), Arc::clone(&calls));
             let faulty = Faulty { name: name.clone(), real: Arc::clone(&real), calls, broken: 0.into() };
-            Bound { binding: Binding { registry: name.clone(), id }, asked: Arc::new(faulty), real }
+            Bound { binding: Binding::new(name.clone(), id), asked: Arc::new(faulty), real }
         });
         let run = Run::new(all.collect());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -233,7 +233,7 @@ async fn in_both(consul: &TestConsul, redis: &TestRedis, user: Option<User>) -> 
         RedisLayout { profile: RedisProfile::Hash, key: "rpc:{service}".into(), hold_every: Duration::from_secs(60) };
     let of_redis = |user| Arc::new(Redis::new("redis", &redis.url, user, layout.clone(), HOST).unwrap());
     let of_consul = Arc::new(Consul::new("consul", &consul.url, None, HOST).unwrap());
-    let binding = |registry: &str, id: &str| Binding { registry: registry.into(), id: id.into() };
+    let binding = |registry: &str, id: &str| Binding::new(registry, id);
     Run::new(vec![
         Bound { binding: binding("consul", "rpc-order-1"), asked: of_consul.clone(), real: of_consul },
         Bound { binding: binding("redis", IN_REDIS), asked: of_redis(user), real: of_redis(None) },
@@ -277,7 +277,7 @@ async fn a_service_that_registered_itself_anew_before_it_was_put_back_stays_in_t
     for (id, port) in [("by-restore", 7801), ("by-undo", 7802), ("by-resolve", 7803)] {
         consul.register(id, id, port).await;
         let adapter = Arc::new(Consul::new("consul", &consul.url, None, HOST).unwrap());
-        let binding = Binding { registry: "consul".into(), id: id.into() };
+        let binding = Binding::new("consul", id);
         let run = Run::new(vec![Bound { binding, asked: adapter.clone(), real: adapter.clone() }]);
         let preimage = drain::preimage(&run.plan, &run.world).await.unwrap();
         adapter.drain(id, &drain::marker(&run.plan, &run.world)).await.unwrap();
@@ -361,7 +361,7 @@ fn ends_where(all: &[fn(&FakeRegistry, u64)]) -> (Ending, Vec<Option<Traffic>>) 
         real.register(ONE, "rpc-order", "127.0.0.1:7801");
         real.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
         let later = Later { real: Arc::clone(real), asked: 0.into(), happens: *happens };
-        let binding = Binding { registry: format!("registry-{at}"), id: ONE.into() };
+        let binding = Binding::new(format!("registry-{at}"), ONE);
         Bound { binding, asked: Arc::new(later), real: real.clone() }
     });
     let run = Run::new(bound.collect());
@@ -463,7 +463,7 @@ fn a_service_that_falls_ill_when_some_of_its_registries_have_it_back_is_taken_ou
     let breaks = Arc::new(Breaks { real: Arc::clone(&reals[1]), scene: OnceLock::new() });
     let asked: [Arc<dyn Registry>; 2] = [reals[0].clone(), breaks.clone()];
     let bound = asked.into_iter().zip(&reals).enumerate().map(|(at, (asked, real))| {
-        let binding = Binding { registry: format!("registry-{at}"), id: ONE.into() };
+        let binding = Binding::new(format!("registry-{at}"), ONE);
         Bound { binding, asked, real: real.clone() }
     });
     let run = Run::new(bound.collect());

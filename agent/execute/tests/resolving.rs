@@ -67,7 +67,7 @@ async fn a_registry_that_does_not_answer_is_asked_again_by_the_person() {
     assert!(error.to_string().ends_with("; try again"), "{error}");
 
     // It may be named again, too.
-    stuck.plan.target.bindings = vec![Binding { registry: "renamed".into(), id: ID.into() }];
+    stuck.plan.target.bindings = vec![Binding::new("renamed", ID)];
     let error = restore(&stuck.plan, None, &stuck.world).await.unwrap_err();
     assert!(matches!(&error, ResolveError::Later(_)), "{error:?}");
     assert!(error.to_string().contains("name it again"), "{error}");

@@ -106,6 +106,22 @@ impl Registry for DryRegistry {
         self.real.drains_within()
     }
 
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        Ok(self.real.clients_find(id).await? && !self.drained().contains_key(id))
+    }
+
+    fn clients_follow(&self) -> Duration {
+        self.real.clients_follow()
+    }
+
+    fn clients_leave(&self) -> bool {
+        self.real.clients_leave()
+    }
+
+    fn gone_after(&self) -> Duration {
+        self.real.gone_after()
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.real.caveats()
     }

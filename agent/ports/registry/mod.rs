@@ -129,6 +129,7 @@ pub struct FoundMarker {
 /// A drain is several questions of 5 s, and 10 s until it is seen.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// A place where clients find instances. `id` is the instance's id in this registry.
 #[async_trait]
@@ -136,8 +137,9 @@ pub trait Registry: Send + Sync {
     /// What the registry says of the instance. An answer that permissions have cut is an error, never absence.
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError>;
 
-    /// Takes the instance out of traffic under our marker, and returns once a client would no longer find it.
-    /// Repeating it is harmless; an isolation by somebody else is refused.
+    /// Takes the instance out of traffic under our marker, and returns once the registry's own record shows it; what
+    /// clients find is asked apart ([`Self::clients_find`]). Repeating it is harmless; an isolation by somebody else is
+    /// refused.
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError>;
 
     /// Drained is a state to hold: takes the instance out again where it came back into traffic although nobody took
@@ -196,6 +198,32 @@ pub trait Registry: Send + Sync {
     /// How long a drain may take by the registry's own settings; of a step whose deadline is below, people are warned.
     fn drains_within(&self) -> Duration {
         DRAINS_WITHIN
+    }
+
+    /// Do clients find the instance now, by the view that clients read? For most registries that is what `observe` reads.
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        match self.observe(id).await {
+            Ok(registration) => Ok(registration.traffic == Traffic::Passing),
+            Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// From a change that was taken until the last client has followed it, by caches of the server's and of the clients'
+    /// own. A binding may say that its clients are slower.
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Do clients close their connections to an instance that they do not find any more?
+    fn clients_leave(&self) -> bool {
+        false
+    }
+
+    /// For how long the registry must answer without an instance before that counts as gone: a restart of the server's, or
+    /// an outage, is over for the last client by then.
+    fn gone_after(&self) -> Duration {
+        GONE_AFTER
     }
 
     /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.

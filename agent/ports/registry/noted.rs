@@ -61,6 +61,23 @@ pub trait Backend: Send + Sync + 'static {
     fn drains_within(&self) -> Duration {
         super::DRAINS_WITHIN
     }
+    /// The four of [`Registry`] by the same names.
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        match self.look(id).await {
+            Ok(seen) => Ok(Self::registration(&seen).traffic == Traffic::Passing),
+            Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn clients_leave(&self) -> bool {
+        false
+    }
+    fn gone_after(&self) -> Duration {
+        super::GONE_AFTER
+    }
     fn caveats(&self) -> &'static [&'static str];
 
     fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
@@ -178,6 +195,22 @@ impl<B: Backend> Registry for Noted<B> {
 
     fn drains_within(&self) -> Duration {
         self.backend().drains_within()
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        self.backend().clients_find(id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        self.backend().clients_follow()
+    }
+
+    fn clients_leave(&self) -> bool {
+        self.backend().clients_leave()
+    }
+
+    fn gone_after(&self) -> Duration {
+        self.backend().gone_after()
     }
 
     fn caveats(&self) -> &'static [&'static str] {

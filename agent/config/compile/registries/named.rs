@@ -2,19 +2,19 @@
 
 use super::super::Compiling;
 use super::super::fleet::login;
-use super::super::host::address;
+use super::super::host::urls;
 use super::super::items;
 use crate::config::expand::Environment;
 use crate::config::host::{Login, RegistryConfig};
 use crate::config::place::Place;
-use crate::config::spec::host::{EtcdRegistrySpec, NacosApiSpec, NacosSpec, UserSpec, ZooKeeperSpec};
+use crate::config::spec::host::{ClusterSpec, EtcdRegistrySpec, NacosApiSpec, NacosSpec, ZooKeeperSpec};
 use crate::config::spec::scalar::Typed;
 use crate::model::{EtcdLayout, NacosLayout};
 
 const OVERRIDE: &str = r#"{"disabled":true,"by":"{marker}"}"#;
 
 pub fn etcd(spec: EtcdRegistrySpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
-    let url = url(spec.url, "http://127.0.0.1:2379", place, to);
+    let urls = urls(spec.url, "http://127.0.0.1:2379", place, to);
     let login = named_login(spec.user, spec.password_file, place, to, environment);
     let key = template("key", spec.key, "/services/{service}/{instance}", place, to);
     let override_key = template("override", spec.override_key, "/overrides/{service}/{instance}", place, to);
@@ -28,7 +28,7 @@ pub fn etcd(spec: EtcdRegistrySpec, place: &Place, to: &mut Compiling, environme
             format!("expected `{{marker}}` once, which says whose drain it is, as in '{OVERRIDE}'"),
         );
     }
-    RegistryConfig::Etcd { url, login, layout: EtcdLayout { key, override_key, value } }
+    RegistryConfig::Etcd { urls, login, layout: EtcdLayout { key, override_key, value } }
 }
 
 fn template(name: &str, text: Option<Typed<String>>, example: &str, place: &Place, to: &mut Compiling) -> String {
@@ -65,7 +65,7 @@ pub fn zookeeper(spec: ZooKeeperSpec, place: &Place, to: &mut Compiling, environ
 }
 
 pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
-    let url = url(spec.url, "http://127.0.0.1:8848/nacos", place, to);
+    let urls = urls(spec.url, "http://127.0.0.1:8848/nacos", place, to);
     let login = named_login(spec.user, spec.password_file, place, to, environment);
     let mut name = |key: &str, text: Option<Typed<String>>| {
         let text = text.map(|Typed(text)| text);
@@ -80,17 +80,12 @@ pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: En
         cluster: name("cluster", spec.cluster).unwrap_or_else(|| "DEFAULT".into()),
         v2: spec.api == Some(NacosApiSpec::V2),
     };
-    RegistryConfig::Nacos { url, login, layout }
+    RegistryConfig::Nacos { urls, login, layout }
 }
 
-pub fn eureka(spec: UserSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
-    let url = url(spec.url, "http://127.0.0.1:8761/eureka", place, to);
-    RegistryConfig::Eureka { url, login: named_login(spec.user, spec.password_file, place, to, environment) }
-}
-
-fn url(text: Option<Typed<String>>, example: &str, place: &Place, to: &mut Compiling) -> String {
-    let text = to.required(place, "url", text, &format!("\"{example}\""));
-    text.map(|Typed(text)| address(&place.key("url"), text, &["http", "https"], example, to)).unwrap_or_default()
+pub fn eureka(spec: ClusterSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
+    let urls = urls(spec.url, "http://127.0.0.1:8761/eureka", place, to);
+    RegistryConfig::Eureka { urls, login: named_login(spec.user, spec.password_file, place, to, environment) }
 }
 
 /// Both or neither.

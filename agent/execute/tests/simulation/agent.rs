@@ -228,7 +228,7 @@ impl Agent {
         let liveness = Restarter::observe(&self.door, &restart).await.unwrap();
         let number = self.host.incidents.fetch_add(1, Ordering::Relaxed);
         plan.incident = IncidentId(format!("{}-{number}", self.host.name));
-        plan.target.bindings = vec![Binding { registry: "fake".into(), id: self.host.id.clone() }];
+        plan.target.bindings = vec![Binding::new("fake", &self.host.id)];
         plan.incarnation = liveness.incarnation;
         plan.when = self.policy.when.clone();
         plan.limits = self.policy.limits;
