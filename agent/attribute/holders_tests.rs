@@ -92,9 +92,16 @@ impl Actor {
     /// Tells it something, and waits until it is done; what it gives back.
     fn told(&self, what: &[u8], given: Option<&OwnedFd>) -> Option<OwnedFd> {
         send(&self.channel, what, given.map(AsRawFd::as_raw_fd));
-        let (answer, back) = receive(&self.channel).unwrap();
-        assert_eq!(answer, b"done");
-        back
+        let mut back = None;
+        loop {
+            match receive(&self.channel).unwrap() {
+                (answer, given) if answer == b"back" => back = given,
+                (answer, _) => {
+                    assert_eq!(answer, b"done");
+                    return back;
+                }
+            }
+        }
     }
 
     fn end(mut self) {
@@ -121,17 +128,20 @@ fn actor() {
     let mut kept = Vec::new();
     send(&channel, b"here", None);
     while let Some((order, given)) = receive(&channel).filter(|(order, _)| !order.is_empty()) {
-        let mut back = None;
         match order.as_slice() {
             b"keep" => kept.extend(given),
-            b"give back" => back = kept.pop(),
+            b"give back" => {
+                let back = kept.pop().unwrap();
+                send(&channel, b"back", Some(back.as_raw_fd()));
+                drop(back); // before it says that it is done: it holds it no more
+            }
             b"copy" => kept.extend((0..700).map(|_| kept[0].try_clone().unwrap()).collect::<Vec<_>>()),
             port => {
                 let port = std::str::from_utf8(port).unwrap().parse().unwrap();
                 kept.push(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap().into());
             }
         }
-        send(&channel, b"done", back.as_ref().map(AsRawFd::as_raw_fd));
+        send(&channel, b"done", None);
     }
 }
 

@@ -8,6 +8,9 @@ mod consul;
 mod etcd;
 pub mod fleet;
 mod http;
+#[cfg(test)]
+#[path = "../../tests/lab/installed.rs"]
+mod installed;
 pub mod notifier;
 pub mod probe;
 mod redis;

@@ -1,11 +1,12 @@
 //! A real Consul for the tests beside the adapters: own ports, own data directory, ended by its pid.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use super::installed::installed;
 
 /// All permissions, where access control is on.
 pub const MASTER: &str = "5d3c2f1a-0000-4000-8000-00000000aaaa";
@@ -18,20 +19,6 @@ pub struct TestConsul {
     client: reqwest::Client,
     /// Where access control is on.
     pub token: Option<String>,
-}
-
-fn binary() -> PathBuf {
-    let path = match std::env::var_os("UNWAIT_TEST_CONSUL") {
-        Some(path) => path.into(),
-        None => PathBuf::from(std::env::var_os("HOME").expect("HOME is set"))
-            .join(".cache/unwait-tests/consul-1.8.7/usr/bin/consul"),
-    };
-    assert!(
-        path.is_file(),
-        "no Consul at {}: `tests/run` installs it; or name one in UNWAIT_TEST_CONSUL",
-        path.display()
-    );
-    path
 }
 
 /// Free now; held together so that the kernel gives distinct ones.
@@ -68,7 +55,7 @@ impl TestConsul {
         let [http, server, serf] = free_ports();
         let file = data.path().join("test.hcl");
         std::fs::write(&file, format!("{config}\nperformance {{ raft_multiplier = 1 }}\n")).unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(installed("consul-1.8.7").join("usr/bin/consul"))
             .args(["agent", "-server", "-bootstrap-expect=1", "-bind=127.0.0.1", "-node=n1", "-log-level=err"])
             .args(["-dns-port=-1", "-grpc-port=-1", "-serf-wan-port=-1"])
             .arg(format!("-http-port={http}"))

@@ -1,6 +1,5 @@
 //! A real etcd for the tests beside the adapters: own ports, own data directory, ended by its pid.
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -8,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::installed::installed;
 use super::testing_consul::{free_ports, wait_for};
 
 pub struct TestEtcd {
@@ -19,21 +19,11 @@ pub struct TestEtcd {
     token: OnceLock<String>,
 }
 
-fn binary() -> PathBuf {
-    let cached = || {
-        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-        home.join(".cache/unwait-tests/etcd-3.4/usr/bin/etcd")
-    };
-    let path = std::env::var_os("UNWAIT_TEST_ETCD").map_or_else(cached, PathBuf::from);
-    assert!(path.is_file(), "no etcd at {}: `tests/run` installs it; or name one in UNWAIT_TEST_ETCD", path.display());
-    path
-}
-
 impl TestEtcd {
     pub async fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let [client, peer] = free_ports().map(|port| format!("http://127.0.0.1:{port}"));
-        let child = Command::new(binary())
+        let child = Command::new(installed("etcd").join("usr/bin/etcd"))
             .arg(format!("--data-dir={}", data.path().join("data").display()))
             .args(["--name=n1", &format!("--initial-cluster=n1={peer}")])
             .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])

@@ -1,11 +1,11 @@
 //! A real HAProxy for the tests beside the adapters: own sockets and ports, ended by its pid.
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::installed::installed;
 use super::testing_consul::{free_ports, wait_for};
 
 #[derive(Debug)]
@@ -13,20 +13,6 @@ pub struct TestHaProxy {
     child: Child,
     directory: tempfile::TempDir,
     port: u16,
-}
-
-fn binary() -> PathBuf {
-    let cached = || {
-        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-        home.join(".cache/unwait-tests/haproxy-2.6/usr/sbin/haproxy")
-    };
-    let path = std::env::var_os("UNWAIT_TEST_HAPROXY").map_or_else(cached, PathBuf::from);
-    assert!(
-        path.is_file(),
-        "no HAProxy at {}: `tests/run` installs it; or name one in UNWAIT_TEST_HAPROXY",
-        path.display()
-    );
-    path
 }
 
 impl TestHaProxy {
@@ -51,7 +37,7 @@ impl TestHaProxy {
 
     /// `former` is told to finish, as a reload does it.
     fn spawn(directory: &tempfile::TempDir, former: Option<u32>) -> Child {
-        Command::new(binary())
+        Command::new(installed("haproxy").join("usr/sbin/haproxy"))
             .args(["-db", "-f"])
             .arg(directory.path().join("haproxy.cfg"))
             .args(former.iter().flat_map(|pid| ["-sf".to_owned(), pid.to_string()]))

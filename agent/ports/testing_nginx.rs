@@ -1,32 +1,19 @@
 //! A real nginx for the tests beside the adapters: own port and files, ended by its pid.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
 
+use super::installed::installed;
 use super::testing_consul::{free_ports, wait_for};
 
 pub struct TestNginx {
     child: Child,
     directory: tempfile::TempDir,
     pub port: u16,
-}
-
-fn binary() -> PathBuf {
-    let cached = || {
-        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-        home.join(".cache/unwait-tests/nginx-1.22/usr/sbin/nginx")
-    };
-    let path = std::env::var_os("UNWAIT_TEST_NGINX").map_or_else(cached, PathBuf::from);
-    assert!(
-        path.is_file(),
-        "no nginx at {}: `tests/run` installs it; or name one in UNWAIT_TEST_NGINX",
-        path.display()
-    );
-    path
 }
 
 impl TestNginx {
@@ -43,7 +30,7 @@ impl TestNginx {
              include {here}/upstreams.conf;\n  server {{\n    listen 127.0.0.1:{port};\n    {block}\n  }}\n}}\n"
         );
         std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(installed("nginx").join("usr/sbin/nginx"))
             .args(["-p", &here.to_string(), "-e", &format!("{here}/error.log"), "-c"])
             .arg(directory.path().join("nginx.conf"))
             .stdin(Stdio::null())

@@ -1,13 +1,10 @@
 //! A real redis-server for the tests beside the adapters: own port, keeps nothing, ended by its pid.
-//!
-//! Debian ships the program in `redis-tools` under another name; it becomes a server by the name that it is called by.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use super::installed::redis_server;
 use super::testing_consul::{free_ports, wait_for};
-
-const PROGRAM: &str = "/usr/bin/redis-check-rdb";
 
 #[derive(Debug)]
 pub struct TestRedis {
@@ -19,7 +16,8 @@ pub struct TestRedis {
 impl TestRedis {
     pub async fn start() -> Self {
         let [port] = free_ports();
-        let child = Command::new(PROGRAM)
+        let program = redis_server();
+        let child = Command::new(&program)
             .arg0("redis-server")
             .args(["--port", &port.to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/"])
@@ -27,7 +25,7 @@ impl TestRedis {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{PROGRAM}: {error}: `tests/run` installs redis-tools"));
+            .unwrap_or_else(|error| panic!("{program:?}: {error}: `tests/run` installs redis-tools"));
         let url = format!("redis://127.0.0.1:{port}");
         let client = redis::Client::open(url.as_str()).unwrap();
         let redis = Self { child, url, client };

@@ -1,10 +1,10 @@
 //! A real ZooKeeper for the tests beside the adapters: own port, own data directory, ended by its pid.
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::User;
+use super::installed::installed;
 use super::testing_consul::{free_ports, wait_for};
 use super::zookeeper::{Api, Session};
 
@@ -15,21 +15,9 @@ pub struct TestZooKeeper {
 }
 
 fn jars() -> String {
-    let cached = || {
-        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-        home.join(".cache/unwait-tests/zookeeper-3.8/usr/share/java")
-    };
-    let folder = std::env::var_os("UNWAIT_TEST_ZOOKEEPER").map_or_else(cached, PathBuf::from);
+    let folder = installed("zookeeper").join("usr/share/java");
     let jars = ["zookeeper", "zookeeper-jute", "slf4j-api", "metrics-core", "snappy-java", "commons-cli"];
-    let jars = jars.map(|jar| folder.join(format!("{jar}.jar")));
-    for jar in &jars {
-        assert!(
-            jar.is_file(),
-            "no {}: `tests/run` installs it; or UNWAIT_TEST_ZOOKEEPER names its folder",
-            jar.display()
-        );
-    }
-    jars.map(|jar| jar.display().to_string()).join(":")
+    jars.map(|jar| folder.join(format!("{jar}.jar")).display().to_string()).join(":")
 }
 
 fn java(main: &str) -> Command {

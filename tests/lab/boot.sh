@@ -36,7 +36,8 @@ mount -o remount,bind,ro /proc/sys
 ip link set lo up
 
 cp -a /etc/. "$stage"/etc/
-rm -rf "$stage"/etc/systemd/system
+# The machine may have an unwait of its own.
+rm -rf "$stage"/etc/unwait "$stage"/etc/systemd/system
 mkdir -p "$stage"/etc/systemd/system
 rm -f "$stage"/etc/machine-id
 tr -d - </proc/sys/kernel/random/uuid >"$stage"/etc/machine-id

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,9 +9,11 @@ use serde_json::{Value, json};
 use super::Lab;
 use super::deadline::wait_until_seen;
 use super::http::{self, Answer};
+use super::installed::installed;
 use super::net::loopback;
 
 pub const UNIT: &str = "consul.service";
+pub const RELEASE: &str = "consul-1.8.7";
 const PORT: u16 = 8500;
 const LEADS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -72,8 +73,7 @@ impl<'lab> Consul<'lab> {
         let config_file = lab.dir().join("consul.json");
         std::fs::write(&config_file, config.to_string()).expect("the lab's directory is writable");
 
-        let program = installation().join("usr/bin/consul");
-        assert!(program.exists(), "{program:?} is missing; tests/run installs it");
+        let program = installed(RELEASE).join("usr/bin/consul");
         let command = format!("{} agent -config-file={}", program.display(), config_file.display());
         lab.add_unit(UNIT, &format!("[Service]\nExecStart={command}\n"));
         let consul = Self { lab, management };
@@ -211,12 +211,4 @@ impl<'lab> Consul<'lab> {
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
         answer.body
     }
-}
-
-/// The directory that `tests/run` unpacked Consul into.
-pub fn installation() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
-    cache.join("unwait-tests/consul-1.8.7")
 }

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::deadline::wait_until_seen;
+use super::installed::installed;
 use super::keeper::{cgroup_mounts, cgroup2_mount};
 use super::net::{Network, loopback};
 
@@ -40,16 +41,10 @@ pub struct Container {
     pub network: Network,
 }
 
-/// The directory that `tests/run` unpacked Docker into.
-fn installation() -> PathBuf {
-    super::consul::installation().with_file_name("docker-20.10")
-}
-
 impl Docker {
     /// Returns when it answers, with an image of busybox.
     pub fn start() -> Self {
-        let installed = installation();
-        assert!(installed.join("usr/sbin/dockerd").is_file(), "no Docker in {installed:?}: `tests/run` installs it");
+        let own = installed("docker");
         let scratch = tempfile::Builder::new().prefix("unwait-docker-").tempdir().expect("a scratch directory");
         let at = scratch.path().display();
         // Its own /run, so that nothing of it is met under the machine's names.
@@ -63,7 +58,7 @@ impl Docker {
         command
             .args(["--kill-child=KILL", "--fork", "--pid", "--mount-proc", "--net", "--propagation", "private"])
             .args(["sh", "-c", &script])
-            .env("PATH", path(&installed))
+            .env("PATH", path(&own))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second descriptor"))
             .stderr(log);
@@ -135,7 +130,7 @@ impl Docker {
     }
 
     fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(installation().join("usr/bin/docker"));
+        let mut command = Command::new(installed("docker").join("usr/bin/docker"));
         let host = format!("unix://{}", self.socket().display());
         command.args(["--config", self.scratch.path().to_str().expect("UTF-8"), "--host", &host]).args(arguments);
         command

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::consul;
+use super::installed::installed;
+
 pub(super) const BOOT_WITHIN: Duration = Duration::from_secs(20);
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -61,7 +64,7 @@ pub(super) fn wait_for_ready(booted: &UnixDatagram) -> Result<(), String> {
 fn visible_directories() -> Vec<PathBuf> {
     let test = std::env::current_exe().expect("the test knows its own path");
     let built = test.ancestors().nth(2).expect("a test lies in TARGET/PROFILE/deps").to_owned();
-    vec![PathBuf::from(SOURCE), built, super::consul::installation()]
+    vec![PathBuf::from(SOURCE), built, installed(consul::RELEASE)]
 }
 
 /// Where the cgroup v2 tree is mounted: /sys/fs/cgroup, or below it where v1 is used as well.

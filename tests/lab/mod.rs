@@ -13,6 +13,7 @@ pub mod deadline;
 pub mod disk;
 pub mod docker;
 pub mod http;
+pub mod installed;
 mod keeper;
 pub mod namespace;
 pub mod net;

@@ -1,13 +1,14 @@
 //! Prometheus' own check of a metrics text, as `tests/run` unpacked it.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use super::installed::installed;
 
 /// # Panics
 /// When promtool finds anything at all against the text.
 pub fn check(metrics: &str) {
-    let mut promtool = Command::new(program())
+    let mut promtool = Command::new(installed("prometheus").join("usr/bin/promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -19,11 +20,4 @@ pub fn check(metrics: &str) {
     let says = [output.stdout, output.stderr].concat();
     let says = String::from_utf8_lossy(&says);
     assert!(output.status.success() && says.is_empty(), "{}: {says}\n{metrics}", output.status);
-}
-
-fn program() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
-    cache.join("unwait-tests/prometheus-2.42/usr/bin/promtool")
 }

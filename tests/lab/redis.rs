@@ -1,7 +1,4 @@
 //! A real redis-server that closes idle connections: the peer that the leaking service does not hear.
-//!
-//! Debian ships the program in `redis-tools` under another name; it becomes a server by the name that it is
-//! called by. So the package that would set up a server for the whole machine is not needed.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -9,6 +6,7 @@ use std::time::Duration;
 
 use super::Lab;
 use super::deadline::wait_until_seen;
+use super::installed::redis_server;
 use super::net::loopback;
 
 pub const UNIT: &str = "redis.service";
@@ -24,7 +22,7 @@ impl<'lab> Redis<'lab> {
     /// it answers. It keeps nothing.
     pub fn start(lab: &'lab Lab, port: u16, timeout_seconds: u32) -> Self {
         let program = lab.dir().join("redis-server");
-        symlink("/usr/bin/redis-check-rdb", &program).expect("the lab's directory is writable");
+        symlink(redis_server(), &program).expect("the lab's directory is writable");
         let program = program.display();
         let options = "--bind 127.0.0.1 --save '' --appendonly no";
         lab.add_unit(

@@ -43,6 +43,8 @@ fn an_absent_configuration_is_said_with_what_to_do() {
     let lab = Lab::start();
     refuses(&lab, 2, &["/etc/unwait", "agent.yaml"]);
     assert!(!lab.inside(agent::STATE).exists(), "nothing was begun");
+    let scan = unwait(&lab, &["scan"]);
+    assert_eq!((scan.code, scan.err.as_str()), (0, ""), "a look needs none");
 
     fs::create_dir(lab.inside("/etc/unwait")).expect("the lab's /etc is writable");
     refuses(&lab, 2, &["/etc/unwait/agent.yaml", "interval: 15s"]);

@@ -26,18 +26,18 @@ fn a_container_that_leaks_is_seen_by_its_id() {
     container.leak(LEAKED);
 
     let seen = wait_until_seen("all of them to be accepted", SOON, || {
-        let seen = of(&container, &scan(&[], &[]).json())?;
+        let seen = of(&container, &scan(&[], None).json())?;
         if seen["close_wait.unaccepted"] == 0 { Ok(seen) } else { Err(format!("{seen:#}")) }
     });
     is_exact(&seen);
     assert!(seen["fd.used"].as_u64() >= Some(LEAKED as u64), "of its processes: {seen:#}");
 
     // The machine's processes, tables and descriptors tell it as well.
-    let without = scan(&["setpriv", "--bounding-set", "-sys_admin", "--"], &[]).json();
+    let without = scan(&["setpriv", "--bounding-set", "-sys_admin", "--"], None).json();
     is_exact(&of(&container, &without).unwrap_or_else(|seen| panic!("{seen}")));
     assert!(without["not_seen"].to_string().contains("CAP_SYS_ADMIN shows both"), "{without:#}");
 
-    let nobody = scan(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"], &[]).json();
+    let nobody = scan(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"], None).json();
     assert!(of(&container, &nobody).is_err(), "{nobody:#}");
     assert!(nobody["not_seen"].to_string().contains("CAP_SYS_PTRACE with CAP_SYS_ADMIN"), "{nobody:#}");
 
@@ -50,7 +50,7 @@ fn a_container_that_leaks_is_seen_by_its_id() {
     assert_eq!(rows.filter(|row| row.contains(&format!(":{PORT} "))).count(), LEAKED, "{table}");
 
     docker.remove(&container);
-    wait_until_seen("the container to be gone", SOON, || match of(&container, &scan(&[], &[]).json()) {
+    wait_until_seen("the container to be gone", SOON, || match of(&container, &scan(&[], None).json()) {
         Ok(seen) => Err(format!("{seen:#}")),
         Err(_) => Ok(()),
     });
@@ -78,7 +78,7 @@ fn a_container_that_is_called_by_its_name_is_seen_and_restarted_by_it_whatever_i
     let anew = docker.run_leaky("web");
     assert_ne!(anew.id, container.id);
     anew.leak(LEAKED);
-    let look = || scan(&[], &["--config", agent.dir.path().to_str().expect("UTF-8")]).json();
+    let look = || scan(&[], Some(agent.dir.path())).json();
     let seen = wait_until_seen("the new one under its name", SOON, || {
         let seen = look();
         called("container:web", &seen).map(|web| (web, seen))
@@ -103,13 +103,15 @@ fn called(name: &str, scan: &Value) -> Result<Value, String> {
     services.iter().find(|one| one["service"] == name).cloned().ok_or_else(|| format!("{scan:#}"))
 }
 
-/// `unwait scan --json` of the machine, started by these words, with these behind it.
-fn scan(by: &[&str], with: &[&str]) -> Said {
+/// `unwait scan --json` of the machine, started by these words, with this configuration or none: the machine's own is
+/// nothing that a test may depend on.
+fn scan(by: &[&str], config: Option<&Path>) -> Said {
     // Where the build lies, nobody else may be allowed to look.
     let copy = tempfile::Builder::new().permissions(readable()).tempdir().expect("a scratch directory");
     let program = copy.path().join("unwait");
     fs::copy(PROGRAM, &program).expect("a copy of the program");
-    let argv = [by, &[program.to_str().expect("UTF-8"), "scan", "--json"], with].concat();
+    let [program, config] = [&program, config.unwrap_or(copy.path())].map(|path| path.to_str().expect("UTF-8"));
+    let argv = [by, &[program, "scan", "--json", "--config", config]].concat();
     let said = Command::new(argv[0]).args(&argv[1..]).current_dir("/").output().expect("it starts");
     let said = Said::of(&said);
     assert_eq!(said.code, 0, "{said:?}");

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -64,6 +66,27 @@ fn a_lab_cannot_write_to_the_machine() {
     let own = lab.dir().join("of-the-lab");
     lab.run(&["touch", own.to_str().expect("UTF-8")]);
     assert!(own.exists());
+}
+
+#[test]
+fn a_lab_has_nothing_of_an_unwait_that_the_machine_has() {
+    // This thread, and what it starts, sees a machine that has one.
+    let machine = tempfile::tempdir().expect("a scratch directory");
+    unshare(CloneFlags::CLONE_NEWNS).expect("root");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("root");
+    let copied = Command::new("cp").arg("--archive").arg("/etc/.").arg(machine.path()).status();
+    assert!(copied.expect("cp starts").success());
+    mount(Some(machine.path()), "/etc", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("root");
+    for file in ["/etc/unwait/agent.yaml", "/etc/systemd/system/unwait.service.d/of-the-machine.conf"] {
+        let file = Path::new(file);
+        std::fs::create_dir_all(file.parent().expect("below /etc")).expect("the scratch directory is writable");
+        std::fs::write(file, "of the machine").expect("the scratch directory is writable");
+    }
+
+    let lab = Lab::start();
+    for absent in ["/etc/unwait", "/etc/systemd/system/unwait.service.d", "/var/lib/unwait"] {
+        assert!(!lab.inside(absent).exists(), "{absent}");
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::lab::agent::{self, Etc, HOST, POLICY, unwait};
 use crate::lab::deadline::wait_until_seen;
-use crate::lab::{Lab, Webhook, consul};
+use crate::lab::installed::installed;
+use crate::lab::{Lab, Webhook};
 
 const SOON: Duration = Duration::from_secs(30);
 const LEAKY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/leaky.php");
@@ -201,8 +202,7 @@ fn executable(path: &Path, text: &str) {
 
 /// The supervisors, as `tests/run` unpacked them, with what they are linked with, where the lab sees them.
 fn copied(lab: &Lab) -> String {
-    let installed = consul::installation().with_file_name("supervise-2").join("usr");
-    assert!(installed.is_dir(), "no runit and s6 in {}: `tests/run` installs them", installed.display());
+    let installed = installed("supervise").join("usr");
     let target = lab.dir().join("programs");
     fs::create_dir(&target).expect("the lab's directory is writable");
     for directory in ["bin", "lib/x86_64-linux-gnu"] {

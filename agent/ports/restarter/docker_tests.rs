@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::ports::installed::installed;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -17,15 +18,6 @@ struct Docker {
     outer: Child,
     directory: tempfile::TempDir,
     containers: Vec<String>,
-}
-
-/// The packages, as `tests/run` unpacked them.
-fn installation() -> PathBuf {
-    let cached =
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/unwait-tests/docker-20.10");
-    let path = std::env::var_os("UNWAIT_TEST_DOCKER").map_or_else(cached, PathBuf::from);
-    assert!(path.is_dir(), "no Docker in {}: `tests/run` installs it", path.display());
-    path
 }
 
 impl Docker {
@@ -39,7 +31,7 @@ impl Docker {
              --host unix://{at}/sock --pidfile {at}/pid --storage-driver vfs --bridge none --iptables=false \
              --ip-forward=false --ip-masq=false --exec-opt native.cgroupdriver=cgroupfs"
         );
-        let own = installation();
+        let own = installed("docker");
         let path = format!("{0}/usr/sbin:{0}/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin", own.display());
         let mut command = Command::new("unshare");
         command
@@ -72,7 +64,7 @@ impl Docker {
     }
 
     fn client(&self, arguments: &[&str]) -> Output {
-        Command::new(installation().join("usr/bin/docker"))
+        Command::new(installed("docker").join("usr/bin/docker"))
             .args(["--config", self.directory.path().to_str().unwrap()])
             .args(["--host", &format!("unix://{}", self.socket().display())])
             .args(arguments)

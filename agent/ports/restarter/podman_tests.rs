@@ -1,6 +1,6 @@
 //! The docker restarter on a real podman's compatible API, in pid, mount and network namespaces of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::ports::installed::installed;
 
 const LONG: Duration = Duration::from_secs(60);
 const IMAGE: &str = "localhost/busybox";
@@ -18,13 +19,6 @@ struct Podman {
     /// `unshare`, whose only child is podman.
     outer: Child,
     directory: tempfile::TempDir,
-}
-
-/// The packages, as `tests/run` unpacked them.
-fn installation(name: &str) -> PathBuf {
-    let path = PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/unwait-tests").join(name);
-    assert!(path.is_dir(), "no podman in {}: `tests/run` installs it", path.display());
-    path
 }
 
 impl Podman {
@@ -38,7 +32,7 @@ impl Podman {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        let (own, dir) = (installation("podman-4.3"), at.display());
+        let (own, dir) = (installed("podman"), at.display());
         // runc of Docker's packages: crun 1.8 does not run where cgroups are hybrid.
         write(
             "containers.conf",
@@ -47,7 +41,7 @@ impl Podman {
                  conmon_path = [\"{own}/usr/bin/conmon\"]\n[engine.runtimes]\nrunc = [\"{runc}/usr/sbin/runc\"]\n\
                  [network]\nnetwork_backend = \"cni\"\n",
                 own = own.display(),
-                runc = installation("docker-20.10").display()
+                runc = installed("docker").display()
             ),
         );
         write(
@@ -91,7 +85,7 @@ impl Podman {
 
     /// The service itself does what is asked: the client only talks to it.
     fn client(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(installation("podman-4.3").join("usr/bin/podman"));
+        let mut command = Command::new(installed("podman").join("usr/bin/podman"));
         environment(&mut command, self.directory.path());
         let socket = format!("unix://{}", self.directory.path().join("sock").display());
         command.args(["--remote", "--url", &socket]).args(arguments).output().unwrap()
@@ -113,7 +107,7 @@ fn environment(command: &mut Command, at: &Path) {
         .env("HOME", at)
         .env("CONTAINERS_CONF", at.join("containers.conf"))
         .env("CONTAINERS_STORAGE_CONF", at.join("storage.conf"))
-        .env("LD_LIBRARY_PATH", installation("podman-4.3").join("usr/lib/x86_64-linux-gnu"));
+        .env("LD_LIBRARY_PATH", installed("podman").join("usr/lib/x86_64-linux-gnu"));
 }
 
 impl Drop for Podman {

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::ports::installed::installed;
 
 const LONG: Duration = Duration::from_secs(30);
 const BOTH: [Supervisor; 2] = [Supervisor::Runit, Supervisor::S6];
@@ -23,15 +24,6 @@ struct Service {
     directory: tempfile::TempDir,
 }
 
-/// The packages, as `tests/run` unpacked them.
-fn installation() -> PathBuf {
-    let cached =
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/unwait-tests/supervise-2");
-    let path = std::env::var_os("UNWAIT_TEST_SUPERVISE").map_or_else(cached, PathBuf::from);
-    assert!(path.is_dir(), "no runit and s6 in {}: `tests/run` installs them", path.display());
-    path
-}
-
 impl Service {
     /// Supervised, and up. `finish` is its finish script.
     async fn up(by: Supervisor, run: &str, finish: &str) -> Self {
@@ -41,7 +33,7 @@ impl Service {
             std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let programs = installation().join("usr");
+        let programs = installed("supervise").join("usr");
         let mut supervisor = Command::new(programs.join("bin").join(match by {
             Supervisor::Runit => "runsv",
             Supervisor::S6 => "s6-supervise",

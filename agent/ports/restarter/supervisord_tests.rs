@@ -8,21 +8,13 @@ use nix::unistd::Pid;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::ports::installed::installed;
 
 const LONG: Duration = Duration::from_secs(30);
 
 struct Supervisord {
     child: Child,
     directory: tempfile::TempDir,
-}
-
-/// The package, as `tests/run` unpacked it.
-fn installation() -> PathBuf {
-    let cached =
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/unwait-tests/supervisor-4.2");
-    let path = std::env::var_os("UNWAIT_TEST_SUPERVISOR").map_or_else(cached, PathBuf::from);
-    assert!(path.is_dir(), "no supervisor in {}: `tests/run` installs it", path.display());
-    path
 }
 
 impl Supervisord {
@@ -38,10 +30,10 @@ impl Supervisord {
             programs.replace("%DIR%", dir)
         );
         std::fs::write(directory.path().join("conf"), config).unwrap();
-        let installed = installation();
+        let own = installed("supervisor");
         let child = Command::new("/usr/bin/python3")
-            .env("PYTHONPATH", installed.join("usr/lib/python3/dist-packages"))
-            .arg(installed.join("usr/bin/supervisord"))
+            .env("PYTHONPATH", own.join("usr/lib/python3/dist-packages"))
+            .arg(own.join("usr/bin/supervisord"))
             .arg("-c")
             .arg(directory.path().join("conf"))
             .stdin(Stdio::null())

