@@ -90,9 +90,9 @@ pub fn registry(
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             Arc::new(Etcd::new(name, &urls[0], user, layout.clone(), host)?)
         }
-        RegistryConfig::ZooKeeper { servers, root, login } => {
+        RegistryConfig::ZooKeeper { servers, root, merge, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-            Arc::new(ZooKeeper::new(name, servers.clone(), user, root, host))
+            Arc::new(ZooKeeper::new(name, servers.clone(), user, root, *merge, host))
         }
         RegistryConfig::Nacos { urls, login, layout } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;

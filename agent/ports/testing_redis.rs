@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use super::installed::redis_server;
+use super::installed::{installed, redis_server};
 use super::testing_consul::{free_ports, wait_for};
 
 #[derive(Debug)]
@@ -15,17 +15,26 @@ pub struct TestRedis {
 
 impl TestRedis {
     pub async fn start() -> Self {
+        let mut server = Command::new(redis_server());
+        server.arg0("redis-server");
+        Self::of(server).await
+    }
+
+    /// Of those that know what came after Redis 7.2.
+    pub async fn start_valkey() -> Self {
+        Self::of(Command::new(installed("valkey-9.1.2").join("bin/valkey-server"))).await
+    }
+
+    async fn of(mut server: Command) -> Self {
         let [port] = free_ports();
-        let program = redis_server();
-        let child = Command::new(&program)
-            .arg0("redis-server")
+        let child = server
             .args(["--port", &port.to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{program:?}: {error}: `tests/run` installs redis-tools"));
+            .unwrap_or_else(|error| panic!("{server:?}: {error}: `tests/run` installs redis-tools"));
         let url = format!("redis://127.0.0.1:{port}");
         let client = redis::Client::open(url.as_str()).unwrap();
         let redis = Self { child, url, client };

@@ -14,22 +14,32 @@ pub struct TestZooKeeper {
     pub server: String,
 }
 
-fn jars() -> String {
+/// Debian's, with the client that a person has.
+fn debian() -> String {
     let folder = installed("zookeeper").join("usr/share/java");
     let jars = ["zookeeper", "zookeeper-jute", "slf4j-api", "metrics-core", "snappy-java", "commons-cli"];
     jars.map(|jar| folder.join(format!("{jar}.jar")).display().to_string()).join(":")
 }
 
-fn java(main: &str) -> Command {
+fn java(jars: &str, main: &str) -> Command {
     let mut command = Command::new("java");
     // Small and quick to start, on a machine of two cores that runs other tests.
-    command.args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &jars(), main]);
+    command.args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", jars, main]);
     command.stdin(Stdio::null()).stderr(Stdio::null());
     command
 }
 
 impl TestZooKeeper {
     pub async fn start() -> Self {
+        Self::of(&debian()).await
+    }
+
+    /// A newer release than Debian's.
+    pub async fn start_newest() -> Self {
+        Self::of(&installed("zookeeper_newest-3.9.5").join("*").display().to_string()).await
+    }
+
+    async fn of(jars: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
         let [port] = free_ports();
         let config = data.path().join("zoo.cfg");
@@ -42,7 +52,7 @@ impl TestZooKeeper {
             ),
         )
         .unwrap();
-        let child = java("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+        let child = java(jars, "org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(&config)
             .stdout(Stdio::null())
             .spawn()
@@ -64,7 +74,7 @@ impl TestZooKeeper {
 
     /// What ZooKeeper's own client says.
     pub async fn command(&self, words: &[&str]) -> String {
-        let mut client = java("org.apache.zookeeper.ZooKeeperMain");
+        let mut client = java(&debian(), "org.apache.zookeeper.ZooKeeperMain");
         client.args(["-server", &self.server]).args(words);
         let said = tokio::task::spawn_blocking(move || client.output().unwrap()).await.unwrap();
         String::from_utf8_lossy(&said.stdout).into_owned()

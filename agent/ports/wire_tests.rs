@@ -130,7 +130,7 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         ("registry/redis", Arc::new(Redis::new("redis", &redis_url, None, layout, "bj1-03").unwrap())),
         ("registry/haproxy", Arc::new(HaProxy::new("haproxy", vec![haproxy.to_string()], ledger("haproxy")))),
         ("registry/etcd", Arc::new(Etcd::new("etcd", &http_url, None, keys, "bj1-03").unwrap())),
-        ("registry/zookeeper", Arc::new(ZooKeeper::new("zookeeper", servers, None, "/dubbo", "bj1-03"))),
+        ("registry/zookeeper", Arc::new(ZooKeeper::new("zookeeper", servers, None, "/dubbo", false, "bj1-03"))),
         ("registry/nacos", Arc::new(Nacos::new("nacos", &http_url, None, naming, ledger("nacos")).unwrap())),
         ("registry/eureka", Arc::new(Eureka::new("eureka", &http_url, None, ledger("eureka")).unwrap())),
     ];

@@ -3,7 +3,7 @@
 //!
 //! A request is a length, a number of our own, a kind and its fields; an answer a length, that number, a zxid, an error
 //! and its fields; everything big-endian, texts with their length before them (`src/zookeeper.jute`, `ZooDefs.OpCode`
-//! and `KeeperException.Code` of ZooKeeper's sources). Tried with ZooKeeper 3.8. TLS and SASL are not spoken.
+//! and `KeeperException.Code` of ZooKeeper's sources). Tried with ZooKeeper 3.8.0 and 3.9.5. TLS and SASL are not spoken.
 //!
 //! Each call ends by a deadline; no error shows a password.
 
@@ -24,6 +24,7 @@ mod kind {
     pub const CREATE: i32 = 1;
     pub const DELETE: i32 = 2;
     pub const GET_DATA: i32 = 4;
+    pub const SET_DATA: i32 = 5;
     pub const GET_CHILDREN: i32 = 8;
     pub const SYNC: i32 = 9;
     pub const AUTH: i32 = 100;
@@ -202,13 +203,6 @@ impl Session {
         assert!(matches!(self.call(kind::CREATE, fields).await.unwrap(), Outcome::Done(_)), "{path}");
     }
 
-    #[cfg(test)]
-    pub async fn write(&mut self, path: &str, data: &str) {
-        let mut fields = Fields::default();
-        fields.text(path).text(data).int(-1);
-        assert!(matches!(self.call(5, fields).await.unwrap(), Outcome::Done(_)), "{path}");
-    }
-
     /// From now on the node is only for who names itself by this `name:base64(sha1(name:password))`.
     #[cfg(test)]
     pub async fn keep_for(&mut self, path: &str, digest: &str) {
@@ -217,7 +211,18 @@ impl Session {
         assert!(matches!(self.call(7, fields).await.unwrap(), Outcome::Done(_)), "{path}");
     }
 
-    /// False where the node is gone, or was written since it had this version.
+    /// False where the node is gone, or was written since it had this version; -1 is any.
+    pub async fn write(&mut self, path: &str, data: &[u8], version: i32) -> Result<bool, ApiError> {
+        let mut fields = Fields::default();
+        fields.text(path).bytes(data).int(version);
+        match self.call(kind::SET_DATA, fields).await? {
+            Outcome::Done(_) => Ok(true),
+            Outcome::Not(code::NO_NODE | code::BAD_VERSION) => Ok(false),
+            Outcome::Not(code) => Err(told(code, path)),
+        }
+    }
+
+    /// False where the node is gone, or was written since it had this version; -1 is any.
     pub async fn delete(&mut self, path: &str, version: i32) -> Result<bool, ApiError> {
         let mut fields = Fields::default();
         fields.text(path).int(version);

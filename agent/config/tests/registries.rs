@@ -35,13 +35,19 @@ fn what_is_left_out_has_its_default() {
         ),
         (
             "zookeeper: { servers: [\"10.0.0.1:2181\"] }".into(),
-            RegistryConfig::ZooKeeper { servers: servers(&["10.0.0.1:2181"]), root: "/dubbo".into(), login: None },
+            RegistryConfig::ZooKeeper {
+                servers: servers(&["10.0.0.1:2181"]),
+                root: "/dubbo".into(),
+                merge: false,
+                login: None,
+            },
         ),
         (
-            format!("zookeeper: {{ servers: [\"a:2181\", \"b:2181\"], root: /shop/dubbo, {user} }}"),
+            format!("zookeeper: {{ servers: [\"a:2181\", \"b:2181\"], root: /shop/dubbo, merge: true, {user} }}"),
             RegistryConfig::ZooKeeper {
                 servers: servers(&["a:2181", "b:2181"]),
                 root: "/shop/dubbo".into(),
+                merge: true,
                 login: login(),
             },
         ),

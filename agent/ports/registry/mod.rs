@@ -37,6 +37,8 @@ mod conformance;
 #[cfg(test)]
 mod consul_tests;
 #[cfg(test)]
+mod dubbo_tests;
+#[cfg(test)]
 mod etcd_tests;
 #[cfg(test)]
 mod eureka_tests;
@@ -51,9 +53,13 @@ mod hook_word_tests;
 #[cfg(test)]
 mod nacos_tests;
 #[cfg(test)]
+mod redis_dubbo_tests;
+#[cfg(test)]
 mod redis_tests;
 #[cfg(test)]
 mod stub;
+#[cfg(test)]
+mod zookeeper_rule_tests;
 #[cfg(test)]
 mod zookeeper_tests;
 

@@ -24,17 +24,17 @@ const PROFILES: [RedisProfile; 5] = [
 ];
 const SORTED_SET: RedisProfile = PROFILES[1];
 
-const US: &str = "rpc-order/127.0.0.1:7801";
-const DRAINS: &str = "unwait:drained";
+pub(super) const US: &str = "rpc-order/127.0.0.1:7801";
+pub(super) const DRAINS: &str = "unwait:drained";
 
 /// So long that a test sees what is so without it.
-const NEVER: Duration = Duration::from_secs(3600);
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
 const OFTEN: Duration = Duration::from_millis(20);
 
-struct RedisWorld {
-    redis: TestRedis,
+pub(super) struct RedisWorld {
+    pub redis: TestRedis,
     profile: RedisProfile,
-    registry: Redis,
+    pub registry: Redis,
 }
 
 fn layout(profile: RedisProfile, hold_every: Duration) -> RedisLayout {
@@ -47,8 +47,11 @@ fn layout(profile: RedisProfile, hold_every: Duration) -> RedisLayout {
 }
 
 impl RedisWorld {
-    async fn new(profile: RedisProfile, hold_every: Duration) -> Self {
-        let redis = TestRedis::start().await;
+    pub async fn new(profile: RedisProfile, hold_every: Duration) -> Self {
+        Self::on(TestRedis::start().await, profile, hold_every).await
+    }
+
+    async fn on(redis: TestRedis, profile: RedisProfile, hold_every: Duration) -> Self {
         let registry = Redis::new("redis", &redis.url, None, layout(profile, hold_every), "bj1-03").unwrap();
         let world = Self { redis, profile, registry };
         for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
@@ -61,7 +64,7 @@ impl RedisWorld {
         Redis::new("redis", &self.redis.url, user, layout(self.profile, hold_every), host).unwrap()
     }
 
-    async fn get<T: FromRedisValue>(&self, words: &[&str]) -> T {
+    pub async fn get<T: FromRedisValue>(&self, words: &[&str]) -> T {
         ::redis::from_redis_value(self.redis.ask(words).await).unwrap()
     }
 
@@ -72,7 +75,7 @@ impl RedisWorld {
     }
 
     /// As the service writes its entry, so many seconds ago.
-    async fn heartbeat(&self, id: &str, ago: u64) {
+    pub async fn heartbeat(&self, id: &str, ago: u64) {
         let (key, instance) = self.place(id);
         let now: (u64, u64) = self.get(&["TIME"]).await;
         let at = now.0 - ago;
@@ -89,9 +92,9 @@ impl RedisWorld {
     }
 }
 
-fn provider(id: &str) -> String {
+pub(super) fn provider(id: &str) -> String {
     let (service, instance) = id.split_once('/').unwrap();
-    format!("dubbo://{instance}/{service}?application=shop&dubbo=2.0.2")
+    format!("dubbo://{instance}/{service}?application=shop&dubbo=2.0.2&group=blue&version=1.0")
 }
 
 #[async_trait(?Send)]
@@ -149,7 +152,8 @@ impl World for RedisWorld {
                 let ends: Option<u64> = self.get(&["HGET", &key, &provider(id)]).await;
                 let overrides: Vec<String> = self.get(&["HKEYS", &key.replace("providers", "configurators")]).await;
                 let prefix = format!("override://{instance}/");
-                let disabled = |url: &String| url.starts_with(&prefix) && url.contains("disabled=true");
+                let ours = |url: &String| url.contains("&group=blue") && url.contains("&version=1.0");
+                let disabled = |url: &String| url.starts_with(&prefix) && url.contains("disabled=true") && ours(url);
                 ends.is_some_and(|ends| ends >= now.0 * 1000) && !overrides.iter().any(disabled)
             }
         }
@@ -289,6 +293,31 @@ async fn what_is_put_back_is_exactly_what_was_taken() {
     }
 }
 
+/// Redis 7.4 and Valkey 9 know fields with a time to live of their own; servers before them are asked in vain.
+#[tokio::test]
+async fn a_field_keeps_the_time_that_it_had_left() {
+    let world = RedisWorld::on(TestRedis::start_valkey().await, RedisProfile::Hash, OFTEN).await;
+    let (key, field, null) = ("rpc:[v1]:rpc-order", "127.0.0.1:7801", serde_json::Value::Null);
+    for (left, expected) in [(Some("40000"), 30_000..=40_000), (None, -1..=-1)] {
+        world.heartbeat(US, 0).await;
+        if let Some(left) = left {
+            world.redis.ask(&["HPEXPIRE", key, left, "FIELDS", "1", field]).await;
+        }
+        world.registry.drain(US, &marker("i")).await.unwrap();
+        assert!(!world.finds(US).await);
+        assert_eq!(world.registry.restore(US, &marker("i"), &null).await.unwrap(), Restored::Done);
+        assert_eq!(world.get::<String>(&["HGET", key, field]).await, "{\"weight\":3}");
+        let [of_it] = world.get::<[i64; 1]>(&["HPTTL", key, "FIELDS", "1", field]).await;
+        assert!(expected.contains(&of_it), "{of_it}");
+    }
+    conforms(&world).await;
+    // A user that may not ask how long a field has left is told so, and the field stays.
+    world.redis.ask(&["ACL", "SETUSER", "short", "on", ">hush", "~*", "+@all", "-hpttl"]).await;
+    let refused = world.another(NEVER, "bj1-03", user("short")).drain(US, &marker("i")).await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Refused { .. }) && refused.to_string().contains("'hpttl'"), "{refused}");
+    assert!(world.finds(US).await);
+}
+
 #[tokio::test]
 async fn what_is_newer_stays_and_what_was_kept_is_forgotten() {
     let world = RedisWorld::new(RedisProfile::Hash, NEVER).await;
@@ -318,30 +347,6 @@ async fn an_instance_without_a_fresh_heartbeat_is_not_counted_as_healthy() {
         world.another(NEVER, "bj1-05", None).drain("rpc-order/10.0.0.3:7801", &other).await.unwrap();
         assert_eq!(world.registry.others(US).await.unwrap(), Others { healthy: 0, registered: 3 }, "{profile:?}");
     }
-}
-
-#[tokio::test]
-async fn dubbos_own_overrides_are_a_persons_and_ours_are_announced() {
-    let world = RedisWorld::new(RedisProfile::Dubbo, NEVER).await;
-    let configurators = "/dubbo/rpc-order/configurators";
-    for address in ["127.0.0.1:7801", "0.0.0.0"] {
-        let theirs = format!("override://{address}/rpc-order?category=configurators&enabled=true&disabled=true");
-        world.redis.ask(&["HSET", configurators, &theirs, "0"]).await;
-        let seen = world.registry.observe(US).await.unwrap().traffic;
-        assert_eq!(seen, Traffic::Isolated { reason: theirs.clone() });
-        assert!(matches!(world.registry.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
-        world.redis.ask(&["HDEL", configurators, &theirs]).await;
-    }
-    world.registry.drain(US, &marker("i")).await.unwrap();
-    let ours = "override://127.0.0.1:7801/rpc-order?category=configurators&dynamic=false&enabled=true&disabled=true";
-    assert_eq!(world.get::<Vec<String>>(&["HKEYS", configurators]).await, [ours]);
-    // An override that somebody takes away is put there again while our drain stands.
-    world.redis.ask(&["HDEL", configurators, ours]).await;
-    assert!(world.registry.hold(US, &marker("i")).await.unwrap());
-    assert!(!world.finds(US).await);
-    world.registry.restore(US, &marker("i"), &serde_json::Value::Null).await.unwrap();
-    let statistics: String = world.get(&["INFO", "commandstats"]).await;
-    assert!(statistics.contains("cmdstat_publish:calls=3"), "{statistics}");
 }
 
 fn user(name: &str) -> Option<User> {

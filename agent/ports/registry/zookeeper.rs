@@ -1,17 +1,25 @@
-//! ZooKeeper as Dubbo uses it: an override in `/dubbo/SERVICE/configurators`, which Dubbo's consumers follow. An
-//! instance's id is `SERVICE/IP:PORT`.
+//! ZooKeeper as Dubbo uses it: a tag in the tag rule of the provider's application (`ROOT/config/dubbo/APP.tag-router`,
+//! [`rule`](super::dubbo::rule)), which Dubbo's consumers follow. An instance's id is `SERVICE/IP:PORT`, or
+//! `APPLICATION/IP:PORT`.
 //!
-//! Providers (`/dubbo/SERVICE/providers`) are ephemeral nodes of the application's own session: they are looked at and
-//! never touched. One that we created would belong to our session, keep the application from registering (NodeExists), and
-//! vanish with this agent.
+//! Providers are ephemeral nodes of the application's own session (`ROOT/SERVICE/providers`, and by application
+//! `/services/APPLICATION/IP:PORT`): they are looked at and never touched. One that we created would belong to our session,
+//! keep the application from registering (NodeExists), and vanish with this agent.
 //!
-//! What disables a provider is a node that stays, named by the override's URL, with our [`Marker`] as its data. Dubbo
-//! reads names and not data. Its URL carries `unwait=true`, so that a person who disables the same provider writes a node
-//! of their own; where it has the provider's `group` and `version`, as consumers look for their own alone. It is created
-//! only where no such node is, and deleted only by the version that was read.
+//! The rule stands by itself: seen with consumers of Dubbo 2.7.23 and 3.3.6, which find providers by interface or by
+//! application, it is followed within 0.2 s both ways, and an override beside it makes that 5 to 10 s. A consumer follows
+//! the rule of one application, that of the first provider it sees (`TagStateRouter.notify`); so where several provide a
+//! service, our tag stands in the rule of each. A rule is changed by the version that was read, since several hosts change
+//! it at once. Where it is a person's, only `merge: true` puts our tag into it.
+//!
+//! Former versions of this agent drained by an override in `ROOT/SERVICE/configurators`, with the [`Marker`] as the node's
+//! data: such a drain is found, and taken back, and none is made.
 //!
 //! ZooKeeper never cuts an answer by permissions: what may not be read is an error (NoAuth). Each look begins with a
 //! `sync`, so that a server that lags behind does not answer from memory.
+
+mod rules;
+mod service;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -20,19 +28,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::dubbo::{address, decoded, disables, encoded, override_url, parameter};
+use super::dubbo::rule::{Rule, Tag};
+use super::dubbo::{Patience, address, application, decoded, disables, encoded, is_off, is_ours, parameter, stand_ins};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 use crate::ports::User;
 use crate::ports::zookeeper::{Api, ApiError, Session};
+
+use rules::RULE;
 
 /// For one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// For naming peers: bounds on what one look may cost.
 const NAMES_DEADLINE: Duration = Duration::from_secs(5);
 const NAMES_SERVICES: usize = 500;
-/// Tells a node of ours from one that a person made.
-const OURS: &str = "unwait";
+/// From a change of a tag rule until the last consumer follows it: 0.2 s were seen.
+const RULE_FOLLOWED: Duration = Duration::from_secs(1);
+/// Where Dubbo 3 registers applications, whatever the root is (`ZookeeperServiceDiscovery`).
+const BY_APPLICATION: &str = "/services";
 
 #[derive(Debug)]
 pub struct ZooKeeper {
@@ -40,11 +53,14 @@ pub struct ZooKeeper {
     host: String,
     api: Api,
     root: String,
+    /// Put our tag into a person's rule.
+    merge: bool,
 }
 
-/// A node of ours that disables an instance.
+/// An override that a former version of ours left.
 struct Override {
     path: String,
+    url: String,
     marker: Marker,
     version: i32,
 }
@@ -52,30 +68,26 @@ struct Override {
 /// An instance, and what stands over it.
 struct Seen {
     registration: Registration,
-    ours: Vec<Override>,
-    /// The nodes that disable all that the instance provides, and are not there.
-    missing: Vec<String>,
-    /// Whether the folder for them is there.
-    has_folder: bool,
+    /// Those whose tag rules the instance's consumers follow.
+    applications: BTreeSet<String>,
+    /// Whose drains of this instance stand there.
+    markers: Vec<Marker>,
+    left_over: Vec<Override>,
 }
 
 impl ZooKeeper {
     /// `name` is the registry's in the host's file, `root` Dubbo's there (`/dubbo`), `host` the one that our markers carry.
-    pub fn new(name: &str, servers: Vec<String>, user: Option<User>, root: &str, host: &str) -> Self {
-        Self::within(CALL_DEADLINE, name, servers, user, root, host)
+    /// With `merge` our tag is put into a person's rule as well.
+    pub fn new(name: &str, servers: Vec<String>, user: Option<User>, root: &str, merge: bool, host: &str) -> Self {
+        let api = Api::new(servers, user, CALL_DEADLINE);
+        Self { registry: name.into(), host: host.into(), api, root: root.into(), merge }
     }
 
     /// With another deadline for each call.
-    pub(super) fn within(
-        deadline: Duration,
-        name: &str,
-        servers: Vec<String>,
-        user: Option<User>,
-        root: &str,
-        host: &str,
-    ) -> Self {
-        let api = Api::new(servers, user, deadline);
-        Self { registry: name.into(), host: host.into(), api, root: root.into() }
+    #[cfg(test)]
+    pub(super) fn within(mut self, servers: Vec<String>, user: Option<User>, deadline: Duration) -> Self {
+        self.api = Api::new(servers, user, deadline);
+        self
     }
 
     fn told(&self, error: ApiError) -> RegistryError {
@@ -86,6 +98,10 @@ impl ZooKeeper {
         }
     }
 
+    fn refused(&self, detail: String) -> RegistryError {
+        RegistryError::Refused { registry: self.registry.clone(), detail }
+    }
+
     /// Sees everything that was written until now.
     async fn session(&self) -> Result<Session, RegistryError> {
         let mut session = self.api.session().await.map_err(|error| self.told(error))?;
@@ -93,208 +109,230 @@ impl ZooKeeper {
         Ok(session)
     }
 
+    async fn children(&self, session: &mut Session, path: &str) -> Result<Option<Vec<String>>, RegistryError> {
+        session.children(path).await.map_err(|error| self.told(error))
+    }
+
     fn folder(&self, service: &str, what: &str) -> String {
         format!("{}/{}/{what}", self.root, encoded(service))
     }
 
-    /// The URLs that name the nodes of a folder; `None` where it is not there.
-    async fn urls(
-        &self,
-        session: &mut Session,
-        service: &str,
-        what: &str,
-    ) -> Result<Option<Vec<String>>, RegistryError> {
-        let names = session.children(&self.folder(service, what)).await.map_err(|error| self.told(error))?;
-        Ok(names.map(|names| names.iter().filter_map(|name| decoded(name)).collect()))
+    /// The URLs that name the nodes of a folder.
+    async fn urls(&self, session: &mut Session, service: &str, what: &str) -> Result<Vec<String>, RegistryError> {
+        let names = self.children(session, &self.folder(service, what)).await?.unwrap_or_default();
+        Ok(names.iter().filter_map(|name| decoded(name)).collect())
     }
 
-    /// The nodes of ours in a service's folder, by the URL that each is named by.
-    async fn our_override(
+    /// An override that a former version of ours left, where this URL names one.
+    async fn left_over(
         &self,
         session: &mut Session,
         service: &str,
         url: &str,
     ) -> Result<Option<Override>, RegistryError> {
-        if parameter(url, OURS).is_none() {
+        if !is_ours(url) {
             return Ok(None);
         }
         let path = format!("{}/{}", self.folder(service, "configurators"), encoded(url));
         let node = session.read(&path).await.map_err(|error| self.told(error))?;
         let marked = node.and_then(|node| Some((Marker::parse(std::str::from_utf8(&node.data).ok()?)?, node.version)));
-        Ok(marked.map(|(marker, version)| Override { path, marker, version }))
+        Ok(marked.map(|(marker, version)| Override { path, url: url.into(), marker, version }))
     }
 
     async fn look(&self, session: &mut Session, id: &str) -> Result<Seen, RegistryError> {
-        let (service, instance) = super::service_and_instance(&self.registry, id)?;
-        let mut provided = self.urls(session, service, "providers").await?.unwrap_or_default();
-        provided.retain(|url| address(url) == Some(instance));
-        provided.sort_unstable();
-        if provided.is_empty() {
-            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
-        }
-        let overrides = self.urls(session, service, "configurators").await?;
-        let has_folder = overrides.is_some();
-        let overrides = overrides.unwrap_or_default();
-        let mut ours = Vec::new();
-        let mut theirs = None;
-        for url in overrides.iter().filter(|url| disables(url) && concerns(url, instance)) {
-            match self.our_override(session, service, url).await? {
-                Some(found) => ours.push(found),
-                None => theirs = Some(url.clone()),
+        let (name, instance) = super::service_and_instance(&self.registry, id)?;
+        let service = self.service(session, name, instance).await?;
+        let provided = &service.providers[instance];
+        let (mut left_over, mut theirs) = (Vec::new(), None);
+        for url in &service.overrides {
+            match self.left_over(session, name, url).await? {
+                Some(ours) if address(url) == Some(instance) => left_over.push(ours),
+                None if provided.iter().any(|provider| disables(url, provider)) => theirs = Some(url.clone()),
+                _ => {}
             }
         }
-        let wanted: BTreeSet<String> = provided.iter().map(|url| own_url(url, instance, service)).collect();
-        let missing = wanted.into_iter().filter(|url| !overrides.contains(url)).collect();
-        let traffic = match (ours.first(), theirs) {
-            (Some(found), _) => Traffic::DrainedBy(found.marker.clone()),
-            (None, Some(reason)) => Traffic::Isolated { reason },
-            (None, None) => Traffic::Passing,
-        };
-        let registration = Registration { name: service.into(), traffic, record: json!({ "providers": provided }) };
-        Ok(Seen { registration, ours, missing, has_folder })
+        let (by_rule, by_override) = (service.by_rule(instance), service.by_override(instance, &left_over));
+        let isolated = |reason: String| Traffic::Isolated { reason };
+        let traffic = by_rule
+            .or(by_override.map(Traffic::DrainedBy))
+            .or(theirs.map(isolated))
+            .or(provided.iter().find(|url| is_off(url)).cloned().map(isolated))
+            .unwrap_or(Traffic::Passing);
+        let ours = service.tags(instance).filter_map(Tag::ours).filter(|(_, of)| *of == id).map(|(marker, _)| marker);
+        let markers = ours.chain(left_over.iter().map(|found| found.marker.clone())).collect();
+        let applications: BTreeSet<String> = service.rules.keys().cloned().collect();
+        let record = json!({ "providers": provided, "applications": applications });
+        let registration = Registration { name: name.into(), traffic, record };
+        Ok(Seen { registration, applications, markers, left_over })
+    }
+
+    /// After a change of ours, or of a former version: a provider may be away for a moment just then.
+    async fn look_settled(&self, session: &mut Session, id: &str) -> Result<Seen, RegistryError> {
+        let mut patience = Patience::new();
+        loop {
+            let seen = self.look(session, id).await;
+            if !patience.asks_again(&seen).await {
+                return seen;
+            }
+        }
     }
 
     async fn drain_by(&self, session: &mut Session, id: &str, marker: &Marker) -> Result<(), RegistryError> {
+        let (_, instance) = super::service_and_instance(&self.registry, id)?;
         let seen = self.look(session, id).await?;
-        super::may_drain(&self.registry, id, &seen.registration.traffic, marker)?;
-        self.put(session, id, &seen, marker).await?;
-        let seen = self.look(session, id).await?;
+        let anew = super::may_drain(&self.registry, id, &seen.registration.traffic, marker)?;
+        if !anew && !seen.left_over.is_empty() {
+            return Ok(());
+        }
+        if seen.applications.is_empty() {
+            return Err(self.refused(format!("`{id}` names no `application`, whose tag rule could take it out")));
+        }
+        let tagged = seen.registration.record["providers"].as_array().into_iter().flatten();
+        if let Some(tag) = tagged.filter_map(Value::as_str).find_map(|url| parameter(url, "dubbo.tag")) {
+            let detail =
+                format!("`{id}` is left alone: it carries the tag `{tag}`, and who asks for that follows no rule");
+            return Err(self.refused(detail));
+        }
+        // All of them are asked before the first is changed.
+        for application in &seen.applications {
+            let rule = self.rule(session, application).await?;
+            self.tagged(application, rule.as_ref().map(|(rule, _)| rule), id, instance, marker)?;
+        }
+        for application in &seen.applications {
+            self.change(session, application, |rule| self.tagged(application, rule, id, instance, marker)).await?;
+        }
+        let seen = self.look_settled(session, id).await?;
         match &seen.registration.traffic {
-            Traffic::DrainedBy(found) if found == marker && seen.missing.is_empty() => Ok(()),
+            Traffic::DrainedBy(found) if found == marker => Ok(()),
             other => {
                 // What another put there a moment before is refused by its own words.
                 super::may_drain(&self.registry, id, other, marker)?;
-                let detail = format!("`{id}` was to be drained, but reads back as {}", super::stands_there(other));
-                Err(RegistryError::Refused { registry: self.registry.clone(), detail })
+                let stands = super::stands_there(other);
+                Err(self.refused(format!("`{id}` was to be drained, but reads back as {stands}")))
             }
         }
     }
 
-    /// Disables what is not disabled by us yet.
-    async fn put(&self, session: &mut Session, id: &str, seen: &Seen, marker: &Marker) -> Result<(), RegistryError> {
-        let (service, _) = super::service_and_instance(&self.registry, id)?;
-        let folder = self.folder(service, "configurators");
-        let told = |error| self.told(error);
-        if !seen.has_folder && !seen.missing.is_empty() {
-            session.create(&folder, &[]).await.map_err(told)?;
-        }
-        for url in &seen.missing {
-            let path = format!("{folder}/{}", encoded(url));
-            session.create(&path, marker.to_string().as_bytes()).await.map_err(told)?;
-        }
-        Ok(())
-    }
-
-    async fn hold_by(&self, session: &mut Session, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let seen = match self.look(session, id).await {
-            Ok(seen) => seen,
-            // Gone while it restarts: what registers again is seen next time.
-            Err(RegistryError::NotRegistered { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        match &seen.registration.traffic {
-            Traffic::Passing | Traffic::Failing => {
-                self.drain_by(session, id, marker).await?;
-                Ok(true)
-            }
-            // It came back with another group or version.
-            Traffic::DrainedBy(found) if found == marker && !seen.missing.is_empty() => {
-                self.put(session, id, &seen, marker).await?;
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-
-    async fn restore_by(&self, session: &mut Session, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
-        let seen = match self.look(session, id).await {
+    async fn restore_by(
+        &self,
+        session: &mut Session,
+        id: &str,
+        marker: &Marker,
+        record: &Value,
+    ) -> Result<Restored, RegistryError> {
+        let seen = match self.look_settled(session, id).await {
             Ok(seen) => seen,
             Err(RegistryError::NotRegistered { .. }) => {
                 return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
             }
             Err(error) => return Err(error),
         };
-        let ours: Vec<&Override> = seen.ours.iter().filter(|found| found.marker == *marker).collect();
-        if ours.is_empty() {
+        let mut found = false;
+        // Of the applications that it is of now, and of those that it was of when it was drained.
+        let before = record["applications"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let before: BTreeSet<String> = before.map(Into::into).collect();
+        for application in seen.applications.union(&before) {
+            let untagged = |rule: Option<&Rule>| match rule {
+                Some(rule) => rule.without(marker, id).map_err(|why| {
+                    self.refused(format!(
+                        "the tag rule of application `{application}` carries our drain of `{id}`: {why}"
+                    ))
+                }),
+                None => Ok(None),
+            };
+            found |= self.change(session, application, untagged).await?;
+        }
+        for ours in seen.left_over.iter().filter(|ours| ours.marker == *marker) {
+            found |= session.delete(&ours.path, ours.version).await.map_err(|error| self.told(error))?;
+        }
+        if !found {
             return Ok(Restored::NotOurs(super::stands_there(&seen.registration.traffic)));
         }
-        for found in ours {
-            session.delete(&found.path, found.version).await.map_err(|error| self.told(error))?;
-        }
-        let now = self.look(session, id).await?;
-        if now.ours.iter().any(|found| found.marker == *marker) {
-            let detail = format!("`{id}` was put back, but an override of ours was written again just then");
+        let now = self.look_settled(session, id).await;
+        if now.is_ok_and(|now| now.markers.contains(marker)) {
+            let detail = format!("`{id}` was put back, but our drain was written again just then");
             return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
         }
         Ok(Restored::Done)
     }
 
     async fn count(&self, session: &mut Session, id: &str) -> Result<Others, RegistryError> {
-        let (service, own) = super::service_and_instance(&self.registry, id)?;
+        let (name, own) = super::service_and_instance(&self.registry, id)?;
         // Proves that this user sees the service's instances, ourselves among them.
-        self.look(session, id).await?;
-        // In this order: an instance that is drained meanwhile is not counted as healthy.
-        let providers = self.urls(session, service, "providers").await?.unwrap_or_default();
-        let mut overrides = self.urls(session, service, "configurators").await?.unwrap_or_default();
-        overrides.retain(|url| disables(url));
-        let mut standing: BTreeMap<&str, bool> = BTreeMap::new();
-        for instance in providers.iter().filter_map(|url| address(url)) {
-            let disabled = overrides.iter().any(|url| concerns(url, instance));
-            standing.insert(instance, instance != own && !disabled);
+        let service = self.service(session, name, own).await?;
+        if let Some((application, _)) = service.rules.iter().find(|(_, rule)| rule.as_ref().is_some_and(Rule::matches))
+        {
+            let path = self.rule_path(application);
+            return Err(
+                self.refused(format!("whom the tag rule `{path}` takes out is not known here: it has a `match`"))
+            );
         }
-        let healthy = standing.values().filter(|healthy| **healthy).count();
-        Ok(Others { healthy: healthy as u32, registered: standing.len() as u32 })
+        let mut others = Others { healthy: 0, registered: 0 };
+        for (instance, whole) in stand_ins(&service.providers, &service.overrides, own) {
+            let in_traffic = instance != own && whole && service.tags(instance).next().is_none();
+            others.registered += 1;
+            others.healthy += u32::from(in_traffic);
+        }
+        Ok(others)
     }
 
     async fn services(&self, session: &mut Session) -> Result<Vec<String>, RegistryError> {
-        let names = session.children(&self.root).await.map_err(|error| self.told(error))?.unwrap_or_default();
+        let names = self.children(session, &self.root).await?.unwrap_or_default();
         Ok(names.iter().filter_map(|name| decoded(name)).collect())
     }
 
     async fn find_markers(&self, session: &mut Session) -> Result<Vec<FoundMarker>, RegistryError> {
         let mut found: BTreeMap<String, Marker> = BTreeMap::new();
+        let rules = self.children(session, &format!("{}/config/dubbo", self.root)).await?.unwrap_or_default();
+        for application in rules.iter().filter_map(|name| name.strip_suffix(RULE)) {
+            let rule = match self.rule(session, application).await {
+                Ok(rule) => rule,
+                // Nothing that we wrote: it was read before it was written.
+                Err(error @ RegistryError::Refused { .. }) => {
+                    tracing::debug!(%error, "a tag rule is passed over in the search for drains of ours");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let tags = rule.iter().flat_map(|(rule, _)| &rule.tags).filter_map(Tag::ours);
+            found.extend(tags.map(|(marker, id)| (id.to_owned(), marker)));
+        }
         for service in self.services(session).await? {
-            for url in self.urls(session, &service, "configurators").await?.unwrap_or_default() {
-                if let Some(ours) = self.our_override(session, &service, &url).await?
-                    && ours.marker.host == self.host
-                    && let Some(instance) = address(&url)
+            for url in self.urls(session, &service, "configurators").await? {
+                if let Some(ours) = self.left_over(session, &service, &url).await?
+                    && let Some(instance) = address(&ours.url)
                 {
                     found.insert(format!("{service}/{instance}"), ours.marker);
                 }
             }
         }
+        found.retain(|_, marker| marker.host == self.host);
         Ok(found.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
     }
 
-    /// Every instance: its service, its id and its address. One that provides several versions is there once.
+    /// Every instance: its service, its id and its address; by its application where it is known by that, or else by each
+    /// interface. One that provides several versions is there once.
     async fn read_all(&self, all: &mut BTreeSet<(String, String, SocketAddr)>) -> Result<(), RegistryError> {
         let mut session = self.session().await?;
+        let named = |name: &str, instance: &str| {
+            Some((name.to_owned(), format!("{name}/{instance}"), instance.parse::<SocketAddr>().ok()?))
+        };
+        let applications = self.children(&mut session, BY_APPLICATION).await?.unwrap_or_default();
+        for name in applications.iter().take(NAMES_SERVICES) {
+            let known = self.children(&mut session, &format!("{BY_APPLICATION}/{name}")).await?.unwrap_or_default();
+            all.extend(known.iter().filter_map(|instance| named(name, instance)));
+        }
         for service in self.services(&mut session).await?.into_iter().take(NAMES_SERVICES) {
-            let providers = self.urls(&mut session, &service, "providers").await?.unwrap_or_default();
-            let named = |instance: &str| {
-                Some((service.clone(), format!("{service}/{instance}"), instance.parse::<SocketAddr>().ok()?))
-            };
-            all.extend(providers.iter().filter_map(|url| named(address(url)?)));
+            for url in self.urls(&mut session, &service, "providers").await? {
+                let known = application(&url).zip(address(&url)).and_then(|(name, instance)| named(name, instance));
+                if known.is_none_or(|known| !all.contains(&known)) {
+                    all.extend(address(&url).and_then(|instance| named(&service, instance)));
+                }
+            }
         }
         session.close().await;
         Ok(())
     }
-}
-
-/// An override of `0.0.0.0` is one of every provider.
-fn concerns(url: &str, instance: &str) -> bool {
-    address(url).is_some_and(|whom| whom == instance || whom.split(':').next() == Some("0.0.0.0"))
-}
-
-/// The override that disables what is provided under this URL.
-fn own_url(provider: &str, instance: &str, service: &str) -> String {
-    let mut url = override_url(instance, service);
-    for key in ["group", "version"] {
-        if let Some(value) = parameter(provider, key).filter(|value| !value.is_empty()) {
-            url.push_str(&format!("&{key}={value}"));
-        }
-    }
-    url + "&" + OURS + "=true"
 }
 
 #[async_trait]
@@ -313,16 +351,9 @@ impl Registry for ZooKeeper {
         drained
     }
 
-    async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+    async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         let mut session = self.session().await?;
-        let held = self.hold_by(&mut session, id, marker).await;
-        session.close().await;
-        held
-    }
-
-    async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        let mut session = self.session().await?;
-        let restored = self.restore_by(&mut session, id, marker).await;
+        let restored = self.restore_by(&mut session, id, marker, record).await;
         session.close().await;
         restored
     }
@@ -361,11 +392,21 @@ impl Registry for ZooKeeper {
         }
     }
 
+    fn clients_follow(&self) -> Duration {
+        RULE_FOLLOWED
+    }
+
+    /// They keep their connections, and send nothing on them but a heartbeat a minute.
+    fn clients_leave(&self) -> bool {
+        true
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "consumers that follow no overrides of Dubbo's (configurators) still call a drained provider",
+            "consumers of Dubbo before 2.7 follow no tag rule, and still call a drained provider",
+            "the tag rule takes IP:PORT out of everything that its application provides there, not of one interface alone",
             "the registry tells no health: min_healthy counts every other provider whose session lives and that is not \
-             disabled",
+             taken out",
         ]
     }
 }

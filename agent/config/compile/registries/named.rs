@@ -61,7 +61,7 @@ pub fn zookeeper(spec: ZooKeeperSpec, place: &Place, to: &mut Compiling, environ
         to.wrong(&place.key("root"), "expected the path of Dubbo's root node, such as /dubbo");
     }
     let login = named_login(spec.user, spec.password_file, place, to, environment);
-    RegistryConfig::ZooKeeper { servers, root, login }
+    RegistryConfig::ZooKeeper { servers, root, merge: spec.merge, login }
 }
 
 pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {

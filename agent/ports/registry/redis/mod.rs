@@ -9,13 +9,15 @@
 //! ends the drain.
 //!
 //! Dubbo's consumers follow overrides: `override://IP:PORT/SERVICE?…&disabled=true` in `/dubbo/SERVICE/configurators`
-//! disables a provider that stays registered, so nothing is removed and nothing needs to be put back.
+//! disables a provider that stays registered, so nothing is removed and nothing needs to be put back. One for each group and
+//! version that it offers ([`dubbo`](super::dubbo)).
 //!
 //! A user of Redis' that may not read a key is told so (`NOPERM`), and never answered as if it were empty.
 
 mod shape;
+mod standing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::dubbo::{address, disables, override_url};
+use super::dubbo;
 use super::holder::{Held, Holder, Look};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{Marker, RedisLayout, RedisProfile};
@@ -33,13 +35,10 @@ use crate::ports::User;
 use crate::ports::redis::{Api, ApiError};
 
 use shape::DRAINS;
+use standing::is_fresh;
 
-/// For naming peers: keys that one look reads.
-const NAMES_KEYS: usize = 500;
+/// For naming peers.
 const NAMES_DEADLINE: Duration = Duration::from_secs(5);
-/// Scores above are milliseconds: as seconds it is the year 5138, as milliseconds 1973.
-const SCORE_IN_MS: f64 = 1e11;
-
 #[derive(Debug)]
 pub struct Redis {
     entries: Arc<Entries>,
@@ -73,7 +72,8 @@ struct Answer {
     score: String,
     value: Vec<u8>,
     now: Duration,
-    overridden: String,
+    /// Dubbo's, of this service; whoever made them.
+    overrides: Vec<String>,
 }
 
 impl Redis {
@@ -132,12 +132,16 @@ impl Entries {
         let mut arguments = vec![doing.to_owned(), place.id.into(), place.instance.into(), marker];
         if dubbo {
             keys.push(configurators(&place.key));
-            arguments.push(override_url(place.instance, place.service));
+            let key = place.key.as_bytes();
+            let mut offered: Vec<String> = self.ask(&[b"HKEYS", key]).await?;
+            offered.retain(|url| dubbo::address(url) == Some(place.instance));
+            arguments.push(dubbo::bare_override(place.instance, place.service));
+            arguments.extend(dubbo::overrides(&offered, place.instance, place.service));
         }
         let count = keys.len().to_string();
         let mut words: Vec<&[u8]> = vec![b"EVAL", self.script.as_bytes(), count.as_bytes()];
         words.extend(keys.iter().chain(&arguments).map(String::as_bytes));
-        let (word, drain, score, value, now, overridden): (String, Vec<u8>, String, Vec<u8>, u64, String) =
+        let (word, drain, score, value, now, overrides): (String, Vec<u8>, String, Vec<u8>, u64, String) =
             self.ask(&words).await?;
         let marker = marker_of(&drain);
         Ok(Answer {
@@ -147,59 +151,8 @@ impl Entries {
             score,
             value,
             now: Duration::from_millis(now),
-            overridden,
+            overrides: overrides.lines().map(Into::into).collect(),
         })
-    }
-
-    /// The instances that stand under the service's name now, and whether each is healthy.
-    async fn standing(&self, service: &str) -> Result<BTreeMap<String, bool>, RegistryError> {
-        let key = self.key(service, "{instance}");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        match self.layout.profile {
-            RedisProfile::Set => {
-                let members: Vec<Vec<u8>> = self.ask(&[b"SMEMBERS", key.as_bytes()]).await?;
-                Ok(members.iter().map(|member| (text(member), true)).collect())
-            }
-            RedisProfile::Hash => {
-                let fields: Vec<Vec<u8>> = self.ask(&[b"HKEYS", key.as_bytes()]).await?;
-                Ok(fields.iter().map(|field| (text(field), true)).collect())
-            }
-            RedisProfile::SortedSet { stale_after } => {
-                let now = self.server_time().await?;
-                let scored: Vec<(Vec<u8>, f64)> =
-                    self.ask(&[b"ZRANGE", key.as_bytes(), b"0", b"-1", b"WITHSCORES"]).await?;
-                Ok(scored.iter().map(|(member, score)| (text(member), is_fresh(*score, now, stale_after))).collect())
-            }
-            RedisProfile::TtlKey => {
-                let (before, behind) = key.split_once("{instance}").unwrap_or((&key, ""));
-                let pattern = format!("{}*{}", glob_escaped(before), glob_escaped(behind));
-                let keys = self.api.scan(pattern.as_bytes()).await.map_err(|error| self.told(error))?;
-                let instance = |key: &Vec<u8>| {
-                    let key = String::from_utf8_lossy(key);
-                    Some(key.strip_prefix(before)?.strip_suffix(behind)?.to_owned())
-                };
-                Ok(keys.iter().filter_map(instance).map(|instance| (instance, true)).collect())
-            }
-            RedisProfile::Dubbo => {
-                let now = self.server_time().await?;
-                let providers: Vec<(String, String)> = self.ask(&[b"HGETALL", key.as_bytes()]).await?;
-                let overrides: Vec<String> = self.ask(&[b"HKEYS", configurators(&key).as_bytes()]).await?;
-                let disabled: BTreeSet<&str> =
-                    overrides.iter().filter(|url| disables(url)).filter_map(|url| address(url)).collect();
-                let all = disabled.iter().any(|address| address.starts_with("0.0.0.0"));
-                let standing = providers.iter().filter_map(|(url, ends)| {
-                    let address = address(url)?;
-                    let lives = ends.parse::<u64>().is_ok_and(|ends| Duration::from_millis(ends) >= now);
-                    Some((address.to_owned(), lives && !all && !disabled.contains(address)))
-                });
-                Ok(standing.collect())
-            }
-        }
-    }
-
-    async fn server_time(&self) -> Result<Duration, RegistryError> {
-        let (seconds, micros): (u64, u64) = self.ask(&[b"TIME"]).await?;
-        Ok(Duration::from_secs(seconds) + Duration::from_micros(micros))
     }
 
     async fn drains(&self) -> Result<Vec<(String, Marker)>, RegistryError> {
@@ -218,6 +171,27 @@ impl Entries {
         }
     }
 
+    /// What takes a provider of Dubbo's out: an override, or its own URL.
+    fn overridden(&self, seen: &Answer) -> Option<String> {
+        let offered: Vec<&str> = match self.layout.profile {
+            RedisProfile::Dubbo => std::str::from_utf8(&seen.value).unwrap_or_default().lines().collect(),
+            _ => vec![],
+        };
+        let by = seen.overrides.iter().find(|by| offered.iter().any(|url| dubbo::disables(by, url)));
+        by.cloned().or_else(|| offered.into_iter().find(|url| dubbo::is_off(url)).map(Into::into))
+    }
+
+    /// After a change of ours: a provider of Dubbo's may be away for a moment just then.
+    async fn observe_settled(&self, id: &str) -> Result<Registration, RegistryError> {
+        let mut patience = dubbo::Patience::new();
+        loop {
+            let seen = self.observe(id).await;
+            if self.layout.profile != RedisProfile::Dubbo || !patience.asks_again(&seen).await {
+                return seen;
+            }
+        }
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         let place = self.place(id)?;
         let seen = self.change("look", &place, None).await?;
@@ -232,11 +206,12 @@ impl Entries {
             return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
         }
         let lives = self.lives(&seen);
-        let traffic = match seen.drain {
-            Some(marker) => Traffic::DrainedBy(marker),
-            None if !seen.overridden.is_empty() => Traffic::Isolated { reason: seen.overridden },
-            None if lives => Traffic::Passing,
-            None => Traffic::Failing,
+        let overridden = self.overridden(&seen);
+        let traffic = match (seen.drain, overridden) {
+            (Some(marker), _) => Traffic::DrainedBy(marker),
+            (None, Some(reason)) => Traffic::Isolated { reason },
+            (None, None) if lives => Traffic::Passing,
+            (None, None) => Traffic::Failing,
         };
         let value = match String::from_utf8(seen.value) {
             Ok(text) => json!(text),
@@ -247,7 +222,7 @@ impl Entries {
     }
 
     async fn restore(&self, id: &str, marker: &Marker) -> Result<Restored, RegistryError> {
-        match self.observe(id).await.map(|seen| seen.traffic) {
+        match self.observe_settled(id).await.map(|seen| seen.traffic) {
             Ok(Traffic::DrainedBy(found)) if found == *marker => {}
             Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
             Err(RegistryError::NotRegistered { .. }) => {
@@ -258,7 +233,7 @@ impl Entries {
         let answer = self.change("restore", &self.place(id)?, Some(marker)).await?;
         match answer.word.as_str() {
             // What a heartbeat wrote a moment before is newer than what we kept, and stays as it is.
-            "put back" | "newer" => match self.observe(id).await?.traffic {
+            "put back" | "newer" => match self.observe_settled(id).await?.traffic {
                 Traffic::DrainedBy(found) if found == *marker => {
                     Err(self.refused(format!("`{id}` was put back, but reads as drained by us still")))
                 }
@@ -267,36 +242,6 @@ impl Entries {
             _ => Ok(Restored::NotOurs("another took our drain back a moment before".into())),
         }
     }
-
-    /// Every instance of every service, by its id.
-    async fn read_all(&self, all: &mut Vec<(String, String, SocketAddr)>) -> Result<(), RegistryError> {
-        let (before, behind) = self.layout.key.split_once("{service}").unwrap_or((&self.layout.key, ""));
-        // Of a key an instance, the instance follows the service behind one separator.
-        let (behind, instance) = match behind.split_once("{instance}") {
-            Some((between, _)) => (between, true),
-            None => (behind, false),
-        };
-        let pattern = format!("{}*{}{}", glob_escaped(before), glob_escaped(behind), if instance { "*" } else { "" });
-        let keys = self.api.scan(pattern.as_bytes()).await.map_err(|error| self.told(error))?;
-        let service = |key: &Vec<u8>| {
-            let key = String::from_utf8_lossy(key).into_owned();
-            let rest = key.strip_prefix(before)?;
-            let service = match instance {
-                true => rest.split_once(behind)?.0,
-                false => rest.strip_suffix(behind)?,
-            };
-            Some(service.to_owned())
-        };
-        let services: BTreeSet<String> = keys.iter().filter_map(service).collect();
-        for service in services.into_iter().take(NAMES_KEYS) {
-            let standing = self.standing(&service).await?;
-            let named = |instance: &String| {
-                Some((service.clone(), format!("{service}/{instance}"), instance.parse::<SocketAddr>().ok()?))
-            };
-            all.extend(standing.keys().filter_map(named));
-        }
-        Ok(())
-    }
 }
 
 /// `/dubbo/SERVICE/providers` to `/dubbo/SERVICE/configurators`
@@ -304,19 +249,9 @@ fn configurators(key: &str) -> String {
     format!("{}/configurators", key.strip_suffix("/providers").unwrap_or(key))
 }
 
-fn is_fresh(score: f64, now: Duration, stale_after: Duration) -> bool {
-    let seconds = if score > SCORE_IN_MS { score / 1000.0 } else { score };
-    now.as_secs_f64() - seconds <= stale_after.as_secs_f64()
-}
-
 fn marker_of(drain: &[u8]) -> Option<Marker> {
     let line = drain.split(|byte| *byte == b'\n').next()?;
     Marker::parse(std::str::from_utf8(line).ok()?)
-}
-
-/// As Redis' patterns want it: `\` before what means something there.
-fn glob_escaped(text: &str) -> String {
-    text.chars().flat_map(|c| r"*?[]^-\".contains(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 #[async_trait]
@@ -338,17 +273,26 @@ impl Registry for Redis {
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let registry = &self.entries.registry;
-        super::may_drain(registry, id, &self.entries.observe(id).await?.traffic, marker)?;
-        self.entries.change("drain", &self.entries.place(id)?, Some(marker)).await?;
-        match self.entries.observe(id).await?.traffic {
+        let entries = &self.entries;
+        let seen = entries.observe_settled(id).await?;
+        super::may_drain(&entries.registry, id, &seen.traffic, marker)?;
+        let offered = seen.record["value"].as_str().unwrap_or_default();
+        if entries.layout.profile == RedisProfile::Dubbo && offered.lines().any(dubbo::is_registered_by_application) {
+            let detail = format!(
+                "`{id}` is left alone: it is registered by its application as well (service-name-mapping=true), and who \
+                 finds it so follows no override"
+            );
+            return Err(entries.refused(detail));
+        }
+        entries.change("drain", &entries.place(id)?, Some(marker)).await?;
+        match entries.observe_settled(id).await?.traffic {
             Traffic::DrainedBy(found) if found == *marker => {
-                self.holder.hold(&self.entries, id, marker);
+                self.holder.hold(entries, id, marker);
                 Ok(())
             }
             other => {
                 let detail = format!("`{id}` was to be drained, but read back as {}", super::stands_there(&other));
-                Err(self.entries.refused(detail))
+                Err(entries.refused(detail))
             }
         }
     }
@@ -385,7 +329,7 @@ impl Registry for Redis {
         // Proves that this user sees the service's instances, ourselves among them or drained by us.
         self.entries.observe(id).await?;
         // In this order: an instance that is drained meanwhile is not counted as healthy.
-        let mut standing = self.entries.standing(place.service).await?;
+        let mut standing = self.entries.standing(place.service, place.instance).await?;
         for (drained, _) in self.entries.drains().await? {
             if let Some((service, instance)) = drained.split_once('/')
                 && service == place.service
@@ -426,6 +370,17 @@ impl Registry for Redis {
                 detail: "its instances could not be read within the deadline".into(),
             }),
         }
+    }
+
+    fn clients_follow(&self) -> Duration {
+        match self.entries.layout.profile {
+            RedisProfile::Dubbo => dubbo::OVERRIDE_FOLLOWED,
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn clients_leave(&self) -> bool {
+        self.entries.layout.profile == RedisProfile::Dubbo
     }
 
     fn caveats(&self) -> &'static [&'static str] {

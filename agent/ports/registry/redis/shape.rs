@@ -18,7 +18,8 @@ local function put_into(write)
     end
 end
 local function in_traffic(score) return score end
-local function overridden() return '' end
+local function keep(value) return value end
+local function overrides() return '' end
 ";
 
 const SET: &str = "
@@ -36,19 +37,29 @@ local function take() redis.call('ZREM', KEYS[1], ARGV[3]) end
 local put = put_into(function(score) return redis.call('ZADD', KEYS[1], 'NX', score, ARGV[3]) end)
 ";
 
+/// The milliseconds that a field of its own time to live has left (Redis 7.4, Valkey 9) stand in the score's place.
 const HASH: &str = "
 local function look()
     local value = redis.call('HGET', KEYS[1], ARGV[3])
-    if value then return '', value end
+    if not value then return end
+    local left = redis.pcall('HPTTL', KEYS[1], 'FIELDS', 1, ARGV[3])
+    if left.err and string.find(left.err, 'Unknown', 1, true) then return '', value end
+    left = left.err and redis.call('HPTTL', KEYS[1], 'FIELDS', 1, ARGV[3]) or left
+    return left[1] > 0 and string.format('%d', left[1]) or '', value
 end
 local function take() redis.call('HDEL', KEYS[1], ARGV[3]) end
-local put = put_into(function(_, value) return redis.call('HSETNX', KEYS[1], ARGV[3], value) end)
+local put = put_into(function(left, value)
+    if redis.call('HSETNX', KEYS[1], ARGV[3], value) == 0 then return 0 end
+    if left ~= '' then redis.call('HPEXPIRE', KEYS[1], left, 'FIELDS', 1, ARGV[3]) end
+    return 1
+end)
 ";
 
 /// By DUMP and RESTORE: whatever type the value has.
 const TTL_KEY: &str = "
 local function in_traffic(score) return score end
-local function overridden() return '' end
+local function keep(value) return value end
+local function overrides() return '' end
 local function look()
     local value = redis.call('DUMP', KEYS[1])
     if value then return '', value end
@@ -61,36 +72,57 @@ local function put(_, left, value)
 end
 ";
 
-/// The provider stays registered; an override that Dubbo's consumers follow disables it.
+/// The provider stays registered; overrides that Dubbo's consumers follow disable all that it offers. `ARGV` has the one
+/// that former versions wrote, without group and version, and from the sixth on those that are wanted now. Kept are those
+/// that were put there; a drain of a former version kept the provider's URL.
 const DUBBO: &str = "
 local function address(url)
     return (string.gsub(string.match(url, '^%a[%w+.-]*://([^/?]*)') or '', '^.*@', ''))
 end
 local function look()
+    local ends, urls = nil, {}
     for _, url in ipairs(redis.call('HKEYS', KEYS[1])) do
-        if address(url) == ARGV[3] then return redis.call('HGET', KEYS[1], url), url end
+        if address(url) == ARGV[3] then
+            local its = redis.call('HGET', KEYS[1], url)
+            if not ends or (tonumber(its) or 0) > (tonumber(ends) or 0) then ends = its end
+            table.insert(urls, url)
+        end
     end
+    table.sort(urls)
+    return ends, table.concat(urls, '\\n')
 end
-local function stands() return redis.call('HEXISTS', KEYS[3], ARGV[5]) == 1 end
-local function in_traffic(score) return score and not stands() end
+local function stand()
+    for i = 6, #ARGV do
+        if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then return false end
+    end
+    return true
+end
+local function in_traffic(ends) return ends and not stand() end
+local function put_there(was)
+    if not string.find(was, 'override://', 1, true) then return { ARGV[5] } end
+    local urls = {}
+    for url in string.gmatch(was, '[^\\n]+') do table.insert(urls, url) end
+    return urls
+end
+local function keep(_, was)
+    local urls = was and put_there(was) or {}
+    local known = {}
+    for _, url in ipairs(urls) do known[url] = true end
+    for i = 6, #ARGV do
+        if not known[ARGV[i]] then table.insert(urls, ARGV[i]) end
+    end
+    return table.concat(urls, '\\n')
+end
 local function take()
-    redis.call('HSET', KEYS[3], ARGV[5], '0')
+    for i = 6, #ARGV do redis.call('HSET', KEYS[3], ARGV[i], '0') end
     redis.call('PUBLISH', KEYS[3], 'register')
 end
-local function put()
-    redis.call('HDEL', KEYS[3], ARGV[5])
+local function put(_, _, was)
+    for _, url in ipairs(put_there(was)) do redis.call('HDEL', KEYS[3], url) end
     redis.call('PUBLISH', KEYS[3], 'unregister')
     return true
 end
-local function overridden()
-    for _, url in ipairs(redis.call('HKEYS', KEYS[3])) do
-        local whom = address(url)
-        local whose = whom == ARGV[3] or string.match(whom, '^0%.0%.0%.0')
-        local off = string.find(url, 'disabled=true', 1, true) and not string.find(url, 'enabled=false', 1, true)
-        if whose and off then return url end
-    end
-    return ''
-end
+local function overrides() return table.concat(redis.call('HKEYS', KEYS[3]), '\\n') end
 ";
 
 /// `change.lua` with the shape's own functions before it.
@@ -111,12 +143,13 @@ const NO_HEALTH: &str = "the registry tells no health: min_healthy counts every 
 const FAILOVER: &str = "a failover to a replica may lose the last writes: a drain, or our note of what to put back; \
                         Redis Cluster is not spoken to";
 
+const NO_APPLICATION: &str = "consumers that find a provider by its application follow no override: one whose URL says \
+                              service-name-mapping=true, as Dubbo 3 writes it, is not drained";
+
 pub(super) fn caveats(profile: RedisProfile) -> &'static [&'static str] {
     match profile {
         RedisProfile::Set | RedisProfile::Hash => &[HEARTBEAT, NO_WAY_TO_TELL, NO_HEALTH, FAILOVER],
         RedisProfile::SortedSet { .. } | RedisProfile::TtlKey => &[HEARTBEAT, NO_WAY_TO_TELL, FAILOVER],
-        RedisProfile::Dubbo => {
-            &["consumers that follow no overrides of Dubbo's (configurators) still call a drained provider", FAILOVER]
-        }
+        RedisProfile::Dubbo => &[NO_APPLICATION, FAILOVER],
     }
 }

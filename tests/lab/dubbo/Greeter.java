@@ -1,0 +1,4 @@
+/** Tells who answers. */
+public interface Greeter {
+    String who();
+}
