@@ -35,8 +35,6 @@ use crate::model::Marker;
 use crate::ports::User;
 use crate::ports::zookeeper::{Api, ApiError, Session};
 
-use rules::RULE;
-
 /// For one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// For naming peers: bounds on what one look may cost.
@@ -151,7 +149,7 @@ impl ZooKeeper {
                 _ => {}
             }
         }
-        let (by_rule, by_override) = (service.by_rule(instance), service.by_override(instance, &left_over));
+        let (by_rule, by_override) = (service.by_rule(id, instance), service.by_override(instance, &left_over));
         let isolated = |reason: String| Traffic::Isolated { reason };
         let traffic = by_rule
             .or(by_override.map(Traffic::DrainedBy))
@@ -282,21 +280,7 @@ impl ZooKeeper {
     }
 
     async fn find_markers(&self, session: &mut Session) -> Result<Vec<FoundMarker>, RegistryError> {
-        let mut found: BTreeMap<String, Marker> = BTreeMap::new();
-        let rules = self.children(session, &format!("{}/config/dubbo", self.root)).await?.unwrap_or_default();
-        for application in rules.iter().filter_map(|name| name.strip_suffix(RULE)) {
-            let rule = match self.rule(session, application).await {
-                Ok(rule) => rule,
-                // Nothing that we wrote: it was read before it was written.
-                Err(error @ RegistryError::Refused { .. }) => {
-                    tracing::debug!(%error, "a tag rule is passed over in the search for drains of ours");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let tags = rule.iter().flat_map(|(rule, _)| &rule.tags).filter_map(Tag::ours);
-            found.extend(tags.map(|(marker, id)| (id.to_owned(), marker)));
-        }
+        let mut found: BTreeMap<String, Marker> = self.drains(session).await?.into_iter().collect();
         for service in self.services(session).await? {
             for url in self.urls(session, &service, "configurators").await? {
                 if let Some(ours) = self.left_over(session, &service, &url).await?

@@ -91,6 +91,9 @@ async fn a_persons_rule_is_left_alone_or_merged_into(world: &DubboWorld) {
     let refused = world.registry.observe(US).await.unwrap_err();
     assert!(matches!(&refused, RegistryError::Refused { .. }) && refused.to_string().contains(RULE), "{refused}");
     assert!(world.registry.markers().await.unwrap().is_empty());
+    // One that carried our drain before somebody broke it is not passed over.
+    world.person_writes_rule("tags: [ unwait: drained").await;
+    assert!(matches!(world.registry.markers().await, Err(RegistryError::Refused { .. })));
     world.remove(RULE).await;
 }
 

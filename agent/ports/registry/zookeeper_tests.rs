@@ -338,6 +338,12 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_
             for path in ["/dubbo/rpc-order/providers", "/dubbo/rpc-order"] {
                 session.keep_for(path, SHOP).await;
             }
+            // A rule that may not be read may carry a drain of ours.
+            let hidden = "/dubbo/config/dubbo/hidden.tag-router";
+            for path in ["/dubbo/config", "/dubbo/config/dubbo", hidden] {
+                session.create(path, &[]).await.unwrap();
+            }
+            session.keep_for(hidden, SHOP).await;
         })
         .await;
     for user in [None, user("wrong-word")] {
@@ -349,6 +355,7 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_
             registry.drain(US, &marker("i")).await.unwrap_err(),
             registry.restore(US, &marker("i"), &NULL).await.unwrap_err(),
             registry.hold(US, &marker("i")).await.unwrap_err(),
+            registry.markers().await.unwrap_err(),
         ] {
             assert!(matches!(error, RegistryError::Refused { .. }) && error.to_string().contains("NoAuth"), "{error}");
             assert!(!format!("{error:?} {registry:?}").contains("wrong-word"), "{error}");

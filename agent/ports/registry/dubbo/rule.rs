@@ -130,6 +130,11 @@ impl Rule {
         self.enabled && self.tags.iter().any(|tag| tag.matches)
     }
 
+    /// Can this text, which is no rule, carry a drain of ours? Somebody has changed it since, and it is a person's to look at.
+    pub fn may_carry_ours(text: &str) -> bool {
+        text.contains("unwait: drained")
+    }
+
     /// The tags that take this address out now.
     pub fn over<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Tag> {
         self.tags.iter().filter(move |tag| self.enabled && tag.names(address))
@@ -147,7 +152,7 @@ impl Rule {
         let text = format!("{}{}{}", &self.text[..at], item(&name(marker, id), address, indent), &self.text[at..]);
         let ours = Tag { name: name(marker, id), addresses: vec![address.into()], matches: false, lines: None };
         let wanted = [std::slice::from_ref(&ours), &self.tags].concat();
-        believed(text, &wanted).map_err(|_| list.into()).map(Change::Write)
+        believed(text, self.enabled, &wanted).map_err(|_| list.into()).map(Change::Write)
     }
 
     /// Without our tag of this instance; `None` where it has none. Errors where the text cannot be parted from it.
@@ -162,7 +167,7 @@ impl Rule {
         let (start, end) = (self.at_line(lines.start), self.at_line(lines.end));
         let text = format!("{}{}", &self.text[..start], &self.text[end..]);
         let wanted: Vec<Tag> = self.tags.iter().filter(|tag| tag.name != name).cloned().collect();
-        believed(text, &wanted).map_err(|_| by_hand()).map(|text| Some(Change::Write(text)))
+        believed(text, self.enabled, &wanted).map_err(|_| by_hand()).map(|text| Some(Change::Write(text)))
     }
 
     /// Where a line begins, counted from 0; the text's end where it has none such.
@@ -172,12 +177,12 @@ impl Rule {
 }
 
 /// The text, where it reads as wanted.
-fn believed(text: String, wanted: &[Tag]) -> Result<String, String> {
+fn believed(text: String, enabled: bool, wanted: &[Tag]) -> Result<String, String> {
     let read = Rule::read(&text)?;
     let same = |(read, wanted): (&Tag, &Tag)| {
         (&read.name, &read.addresses, read.matches) == (&wanted.name, &wanted.addresses, wanted.matches)
     };
-    let same = read.enabled && read.tags.len() == wanted.len() && read.tags.iter().zip(wanted).all(same);
+    let same = read.enabled == enabled && read.tags.len() == wanted.len() && read.tags.iter().zip(wanted).all(same);
     same.then_some(text).ok_or_else(|| "it would read otherwise".into())
 }
 
@@ -358,6 +363,10 @@ priority: 1
         }
         let off = Rule::read(&format!("enabled: false\ntags:\n- name: gray\n  addresses: ['{ADDRESS}']\n")).unwrap();
         assert_eq!(off.over(ADDRESS).count(), 0);
+        // Switched off while our tag is in it, it gives that back as well.
+        let ours = format!("enabled: false\ntags:\n{}", item(&name(&marker("i"), ID), ADDRESS, 0));
+        let left = Rule::read(&ours).unwrap().without(&marker("i"), ID).unwrap();
+        assert_eq!(left, Some(Change::Write("enabled: false\ntags:\n".into())));
         let matching = Rule::read("tags:\n- name: gray\n  match: [{key: env, value: {exact: gray}}]\n").unwrap();
         assert!(matching.tags[0].matches && matching.over(ADDRESS).count() == 0);
     }

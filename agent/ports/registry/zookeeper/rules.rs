@@ -1,7 +1,7 @@
 //! The tag rules of applications in ZooKeeper: read, and changed by the version that was read.
 
 use super::super::RegistryError;
-use super::super::dubbo::rule::{self, Change, Rule};
+use super::super::dubbo::rule::{self, Change, Rule, Tag};
 use super::ZooKeeper;
 use crate::model::Marker;
 use crate::ports::zookeeper::Session;
@@ -10,11 +10,22 @@ use crate::ports::zookeeper::Session;
 const TRIES: u32 = 50;
 
 /// Behind an application's name.
-pub(super) const RULE: &str = ".tag-router";
+const RULE: &str = ".tag-router";
 
 impl ZooKeeper {
     pub(super) fn rule_path(&self, application: &str) -> String {
         format!("{}/config/dubbo/{application}{RULE}", self.root)
+    }
+
+    /// The text of an application's rule, with its node's version.
+    async fn text(&self, session: &mut Session, application: &str) -> Result<Option<(String, i32)>, RegistryError> {
+        let node = session.read(&self.rule_path(application)).await.map_err(|error| self.told(error))?;
+        Ok(node.map(|node| (String::from_utf8_lossy(&node.data).into_owned(), node.version)))
+    }
+
+    fn read(&self, application: &str, text: &str) -> Result<Rule, RegistryError> {
+        let path = self.rule_path(application);
+        Rule::read(text).map_err(|error| self.refused(format!("the tag rule `{path}` cannot be read: {error}")))
     }
 
     /// The rule of an application, with its node's version.
@@ -23,11 +34,27 @@ impl ZooKeeper {
         session: &mut Session,
         application: &str,
     ) -> Result<Option<(Rule, i32)>, RegistryError> {
-        let path = self.rule_path(application);
-        let Some(node) = session.read(&path).await.map_err(|error| self.told(error))? else { return Ok(None) };
-        let text = String::from_utf8_lossy(&node.data);
-        let unread = |error| self.refused(format!("the tag rule `{path}` cannot be read: {error}"));
-        Ok(Some((Rule::read(&text).map_err(unread)?, node.version)))
+        let Some((text, version)) = self.text(session, application).await? else { return Ok(None) };
+        Ok(Some((self.read(application, &text)?, version)))
+    }
+
+    /// All drains of ours that stand in rules, by the ids of their instances.
+    pub(super) async fn drains(&self, session: &mut Session) -> Result<Vec<(String, Marker)>, RegistryError> {
+        let mut drains = Vec::new();
+        let names = self.children(session, &format!("{}/config/dubbo", self.root)).await?.unwrap_or_default();
+        for application in names.iter().filter_map(|name| name.strip_suffix(RULE)) {
+            let Some((text, _)) = self.text(session, application).await? else { continue };
+            match self.read(application, &text) {
+                Ok(rule) => {
+                    let ours = rule.tags.iter().filter_map(Tag::ours);
+                    drains.extend(ours.map(|(marker, id)| (id.to_owned(), marker)));
+                }
+                Err(error) if Rule::may_carry_ours(&text) => return Err(error),
+                // Dubbo heeds it no more than we can read it.
+                Err(_) => {}
+            }
+        }
+        Ok(drains)
     }
 
     /// What an application's rule becomes with our tag; `None` where it has it.

@@ -59,8 +59,15 @@ impl Service {
     }
 
     /// As the rules have it; `None` where one of them leaves the address alone.
-    pub(super) fn by_rule(&self, instance: &str) -> Option<Traffic> {
-        let ours = |rule: &Option<Rule>| rule.as_ref()?.over(instance).find_map(Tag::ours).map(|(marker, _)| marker);
+    pub(super) fn by_rule(&self, id: &str, instance: &str) -> Option<Traffic> {
+        // Of several names of one address its own first.
+        let ours = |rule: &Option<Rule>| {
+            rule.as_ref()?
+                .over(instance)
+                .filter_map(Tag::ours)
+                .min_by_key(|(_, of)| *of != id)
+                .map(|(marker, _)| marker)
+        };
         let drained = self.rules.values().map(ours).collect::<Option<Vec<Marker>>>();
         if let Some(marker) = drained.into_iter().flatten().next() {
             return Some(Traffic::DrainedBy(marker));
