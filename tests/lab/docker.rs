@@ -180,7 +180,10 @@ impl Container {
     /// So many clients connect and go away.
     pub fn leak(&self, sockets: usize) {
         for _ in 0..sockets {
-            self.network.connect(loopback(PORT)).expect("the container listens");
+            // Its program may have been started a moment ago; what is refused leaves nothing behind.
+            wait_until_seen("the container to listen", ANSWERS_WITHIN, || {
+                self.network.connect(loopback(PORT)).map(drop).map_err(|error| error.to_string())
+            });
         }
     }
 }

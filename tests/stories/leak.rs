@@ -38,10 +38,8 @@ fn a_leaking_service_is_drained_restarted_and_restored() {
     let host = lab.stdout(&["hostname"]);
     assert_eq!(stage.consul.maintenance(OWN), Some(format!("unwait: drained incident={id} host={host}")));
     let slot = stage.slots().remove(0);
-    assert_eq!(
-        (&slot["holder"], &slot["incident"], &slot["phase"]),
-        (&host.into(), &id.as_str().into(), &"changing".into())
-    );
+    assert_eq!((&slot["holder"], &slot["incident"]), (&host.into(), &id.as_str().into()));
+    assert!(["changing", "drained"].contains(&slot["phase"].as_str().expect("a word")), "{slot:#}");
     assert_eq!(unwait(&lab, &["status", "--json"]).json()["open"][0]["service"], service::UNIT);
 
     wait_until("a new lifetime", Duration::from_secs(20), || (stage.service.invocation_id() != before).then_some(()));

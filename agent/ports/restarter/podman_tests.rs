@@ -33,13 +33,15 @@ impl Podman {
             std::fs::write(path, text).unwrap();
         };
         let (own, dir) = (installed("podman"), at.display());
+        // podman 5 knows netavark alone; Debian's 4.3 is played with what it has without further packages.
+        let network = if own.join("usr/lib/podman/netavark").exists() { "netavark" } else { "cni" };
         // runc of Docker's packages: crun 1.8 does not run where cgroups are hybrid.
         write(
             "containers.conf",
             format!(
                 "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n\
                  conmon_path = [\"{own}/usr/bin/conmon\"]\n[engine.runtimes]\nrunc = [\"{runc}/usr/sbin/runc\"]\n\
-                 [network]\nnetwork_backend = \"cni\"\n",
+                 [network]\nnetwork_backend = \"{network}\"\n",
                 own = own.display(),
                 runc = installed("docker").display()
             ),

@@ -52,6 +52,20 @@ impl Service {
         service
     }
 
+    /// Up, and its shell has come as far as to ignore SIGTERM.
+    async fn ignoring_sigterm(by: Supervisor) -> Self {
+        let service = Self::up(by, IGNORES_TERM, "exit 0").await;
+        let ignores = |seen: &Liveness| {
+            let main = seen.main_pid.expect("it is up");
+            let status = std::fs::read_to_string(format!("/proc/{main}/status")).unwrap_or_default();
+            let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
+            let ignored = ignored.and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or_default();
+            ignored >> (libc::SIGTERM - 1) & 1 == 1
+        };
+        service.until("its shell to ignore SIGTERM", ignores).await;
+        service
+    }
+
     fn spec(&self) -> SuperviseRestart {
         SuperviseRestart { by: self.by, dir: self.directory.path().into(), stop_timeout: Duration::from_secs(1) }
     }
@@ -140,7 +154,7 @@ async fn a_restart_is_another_process_after_the_finish_script() {
 #[tokio::test]
 async fn what_ignores_its_end_is_killed_after_the_stop_timeout() {
     of_both(async |by| {
-        let service = Service::up(by, IGNORES_TERM, "exit 0").await;
+        let service = Service::ignoring_sigterm(by).await;
         let before = service.observe().await.incarnation;
         let asked = Instant::now();
         let new = restarter().restart(&service.target(), LONG).await.unwrap().anew();
@@ -153,7 +167,7 @@ async fn what_ignores_its_end_is_killed_after_the_stop_timeout() {
 #[tokio::test]
 async fn what_was_asked_to_end_and_has_not_yet_is_not_called_untouched() {
     of_both(async |by| {
-        let service = Service::up(by, IGNORES_TERM, "exit 0").await;
+        let service = Service::ignoring_sigterm(by).await;
         let before = service.observe().await;
         service.tell(Directory(&service.spec()).restart_byte());
         match by {
