@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::conformance::{World, marker};
 use super::dubbo::encoded;
 use super::zookeeper::ZooKeeper;
-use super::zookeeper_tests::{DubboWorld, NULL, RULE, US, node};
+use super::zookeeper_tests::{DubboWorld, NULL, RULE, US, node, provider};
 use super::*;
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn a_tag_rule_is_shared_and_a_persons_is_theirs() {
     let world = DubboWorld::new(None).await;
     hosts_and_ids_share_one_rule(&world).await;
     a_persons_rule_is_left_alone_or_merged_into(&world).await;
-    each_application_of_a_service_has_our_tag(&world).await;
+    who_shares_a_service_with_another_application_is_left_alone(&world).await;
     who_is_known_by_application_alone_is_drained_by_that(&world).await;
     what_cannot_be_drained_says_why(&world).await;
 }
@@ -97,17 +97,30 @@ async fn a_persons_rule_is_left_alone_or_merged_into(world: &DubboWorld) {
     world.remove(RULE).await;
 }
 
-async fn each_application_of_a_service_has_our_tag(world: &DubboWorld) {
+async fn who_shares_a_service_with_another_application_is_left_alone(world: &DubboWorld) {
+    let before = world.registry.observe(US).await.unwrap();
     let other = "dubbo://10.0.0.4:7801/rpc-order?application=shop2&version=1.0";
     let path = format!("/dubbo/rpc-order/providers/{}", encoded(other));
     world.shop(async |session| session.create_ephemeral(&path).await).await;
-    let before = world.registry.observe(US).await.unwrap();
-    world.registry.drain(US, &marker("i")).await.unwrap();
-    assert_eq!((world.rule().await.is_some(), world.rule_of("shop2").await.is_some()), (true, true));
-    // One that is gone by then is taken back too.
-    world.remove(&path).await;
-    assert_eq!(world.registry.restore(US, &marker("i"), &before.record).await.unwrap(), Restored::Done);
+    let refused = world.registry.drain(US, &marker("i")).await.unwrap_err();
+    assert!(
+        matches!(&refused, RegistryError::Refused { .. }) && refused.to_string().contains("shop, shop2"),
+        "{refused}"
+    );
     assert_eq!((world.rule().await, world.rule_of("shop2").await), (None, None));
+    world.remove(&path).await;
+
+    // Drained, and released under another application's name: it is taken back where it was drained.
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    world.deregister(US).await;
+    let released = provider(US).replace("shop", "shop3");
+    let path = format!("/dubbo/rpc-order/providers/{}", encoded(&released));
+    world.shop(async |session| session.create_ephemeral(&path).await).await;
+    assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    assert_eq!(world.registry.restore(US, &marker("i"), &before.record).await.unwrap(), Restored::Done);
+    assert!(world.rule().await.is_none());
+    world.remove(&path).await;
+    world.shop(async |session| session.create_ephemeral(&node(US)).await).await;
 }
 
 async fn who_is_known_by_application_alone_is_drained_by_that(world: &DubboWorld) {

@@ -33,7 +33,7 @@ pub(super) struct DubboWorld {
     pub registry: ZooKeeper,
 }
 
-fn provider(id: &str) -> String {
+pub(super) fn provider(id: &str) -> String {
     let (service, instance) = id.split_once('/').unwrap();
     format!("dubbo://{instance}/{service}?application=shop&dubbo=2.0.2&version=1.0")
 }

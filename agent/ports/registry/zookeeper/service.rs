@@ -13,6 +13,9 @@ use crate::ports::zookeeper::Session;
 pub(super) struct Service {
     /// By their addresses. A provider that is found by its application alone has no URL.
     pub providers: BTreeMap<String, Vec<String>>,
+    /// Of the instance that is looked at.
+    pub application: Option<String>,
+    /// Of all applications that provide it.
     pub rules: BTreeMap<String, Option<Rule>>,
     pub overrides: Vec<String>,
 }
@@ -27,18 +30,17 @@ impl ZooKeeper {
         instance: &str,
     ) -> Result<Service, RegistryError> {
         let mut providers = by_address(self.urls(session, name, "providers").await?);
-        let mut applications: BTreeSet<String> =
-            providers.values().flatten().filter_map(|url| application(url)).map(Into::into).collect();
+        let of = |url: &String| application(url).map(String::from);
+        let mut applications: BTreeSet<String> = providers.values().flatten().filter_map(of).collect();
+        let mut own = providers.get(instance).into_iter().flatten().find_map(of);
         if !providers.contains_key(instance) {
             let known = self.children(session, &format!("{BY_APPLICATION}/{name}")).await?.unwrap_or_default();
-            if known.iter().any(|known| known == instance) {
-                providers = known.into_iter().map(|known| (known, vec![])).collect();
-                applications = BTreeSet::from([name.to_owned()]);
+            if !known.iter().any(|known| known == instance) {
+                let id = format!("{name}/{instance}");
+                return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id });
             }
-        }
-        if !providers.contains_key(instance) {
-            let id = format!("{name}/{instance}");
-            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id });
+            (applications, own) = (BTreeSet::from([name.to_owned()]), Some(name.to_owned()));
+            providers = known.into_iter().map(|known| (known, vec![])).collect();
         }
         // In this order: an instance that is drained meanwhile is not counted as healthy.
         let mut rules = BTreeMap::new();
@@ -48,7 +50,7 @@ impl ZooKeeper {
         }
         let mut overrides = self.urls(session, name, "configurators").await?;
         overrides.retain(|url| is_off(url));
-        Ok(Service { providers, rules, overrides })
+        Ok(Service { providers, application: own, rules, overrides })
     }
 }
 
@@ -58,24 +60,16 @@ impl Service {
         self.rules.values().flatten().flat_map(move |rule| rule.over(instance))
     }
 
-    /// As the rules have it; `None` where one of them leaves the address alone.
+    /// As the rule of the instance's own application has it; `None` where that leaves the address alone.
     pub(super) fn by_rule(&self, id: &str, instance: &str) -> Option<Traffic> {
+        let application = self.application.as_ref()?;
+        let over: Vec<&Tag> = self.rules[application].iter().flat_map(|rule| rule.over(instance)).collect();
         // Of several names of one address its own first.
-        let ours = |rule: &Option<Rule>| {
-            rule.as_ref()?
-                .over(instance)
-                .filter_map(Tag::ours)
-                .min_by_key(|(_, of)| *of != id)
-                .map(|(marker, _)| marker)
+        let ours = over.iter().filter_map(|tag| tag.ours()).min_by_key(|(_, of)| *of != id);
+        let theirs = |tag: &&Tag| Traffic::Isolated {
+            reason: format!("tag `{}` of the tag rule of application {application}", tag.name),
         };
-        let drained = self.rules.values().map(ours).collect::<Option<Vec<Marker>>>();
-        if let Some(marker) = drained.into_iter().flatten().next() {
-            return Some(Traffic::DrainedBy(marker));
-        }
-        let theirs = self.tags(instance).find(|tag| tag.ours().is_none())?;
-        let applications: Vec<&str> = self.rules.keys().map(String::as_str).collect();
-        let (name, applications) = (&theirs.name, applications.join(", "));
-        Some(Traffic::Isolated { reason: format!("tag `{name}` of the tag rule of application {applications}") })
+        ours.map(|(marker, _)| Traffic::DrainedBy(marker)).or_else(|| over.first().map(theirs))
     }
 
     /// Whose overrides disable all that the instance offers.
