@@ -213,6 +213,7 @@ impl Agent {
             }
         }
         remind::of_latches(&self.wiring, &self.store);
+        remind::of_slots(&self.wiring, &self.store);
         remind::of_lost_memory(&self.wiring, &self.store);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due {
@@ -230,7 +231,7 @@ impl Agent {
     }
 
     async fn release_slots(&self) {
-        sweep::release_slots(&self.wiring.ports, &self.store).await;
+        sweep::release_slots(&self.wiring.ports, &self.store, self.wiring.host.clock.now()).await;
     }
 
     async fn decide(&mut self, look: &Look) {

@@ -1,5 +1,5 @@
 //! A reminder of what stays latched: a service that nobody decides on is not forgotten with the message that told of it.
-//! And of a memory that is lost: the agent is paused until somebody has looked.
+//! Of a fleet slot that is not taken back. And of a memory that is lost: the agent is paused until somebody has looked.
 
 use super::{Wiring, words};
 use crate::model::{EventKind, IncidentId, Message, ServiceName, duration};
@@ -18,6 +18,25 @@ pub fn of_latches(wiring: &Wiring, store: &Store) {
             Ok(true) => (wiring.host.on_message)(&message),
             Ok(false) => {}
             Err(error) => tracing::error!(%error, service = latch.service, "a reminder could not be written"),
+        }
+    }
+}
+
+/// Tells of each slot that the fleet's store has not taken back for a while, and again each period until it does.
+pub fn of_slots(wiring: &Wiring, store: &Store) {
+    let (now, every) = (wiring.host.clock.now(), wiring.config.host.remind);
+    let due = match store.due_slots(now) {
+        Ok(due) => due,
+        Err(error) => return tracing::error!(%error, "fleet slots that are not given back cannot be read"),
+    };
+    for slot in due {
+        let message = words::unreturned(wiring, &slot);
+        match store.tell_of_slot(&slot, now, every, &wiring.audience, &message) {
+            Ok(true) => (wiring.host.on_message)(&message),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, service = slot.service, "that a slot is not given back could not be told")
+            }
         }
     }
 }

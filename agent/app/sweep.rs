@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::Wiring;
 use crate::crash;
@@ -119,8 +122,11 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
     }
 }
 
+/// For so long a slot is tried to be given back before people are told ([`super::remind::of_slots`]).
+const TELL_AFTER: Duration = Duration::from_secs(120);
+
 /// Gives back the slots of incidents that completed or unwound. What cannot be given back now is tried again.
-pub async fn release_slots(ports: &Ports, store: &Store) {
+pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
     let slots = match store.slots_to_release() {
         Ok(slots) => slots,
         Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
@@ -130,13 +136,16 @@ pub async fn release_slots(ports: &Ports, store: &Store) {
         crash::point("slot", "releasing");
         let released = fleet.release(&scope, &incident.0).await;
         crash::point("slot", "released");
-        match released {
-            Ok(()) => {
-                if let Err(error) = store.forget_slot(&incident) {
-                    tracing::warn!(%error, %incident, "a slot that is given back will be given back again");
+        let noted = match released {
+            Ok(()) => store.forget_slot(&incident),
+            Err(error) => store.slot_not_taken_back(&incident, &error.to_string(), now, TELL_AFTER).map(|first| {
+                if first {
+                    tracing::warn!(service = scope, %incident, %error, "cannot give back the fleet slot of {scope}, trying again: {error}");
                 }
-            }
-            Err(error) => tracing::warn!(%error, %incident, "a slot could not be given back yet"),
+            }),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%error, %incident, "whether the fleet slot of {scope} is given back could not be noted");
         }
     }
 }
@@ -152,7 +161,7 @@ pub fn retain_evidence(wiring: &Wiring, store: &Store) {
         Ok(removed) => tracing::info!(bundles = removed.len(), "old evidence was let go"),
         Err(error) => tracing::warn!(%error, "old evidence could not be let go"),
     }
-    let month = std::time::Duration::from_secs(30 * 86_400);
+    let month = Duration::from_secs(30 * 86_400);
     if let Err(error) = store.forget_refused(wiring.host.clock.now() - month) {
         tracing::warn!(%error, "refused messages could not be dropped");
     }

@@ -204,6 +204,31 @@ fn a_latch_is_told_again_each_period() {
 }
 
 #[test]
+fn a_slot_that_the_fleets_store_does_not_take_back_is_told_within_minutes_and_again_each_period() {
+    let set = set();
+    let incident = IncidentId("i-1".into());
+    set.store.note_slot(&incident, "rpc-order").unwrap();
+    set.fleet.set_unreachable(true);
+    let mut told = Vec::new();
+    let mut before = 0;
+    for minute in [0, 1, 2, 3, 30, 61, 62, 63] {
+        set.clock.advance(Duration::from_secs(60 * (minute - before)));
+        before = minute;
+        block(sweep::release_slots(&set.wiring.ports, &set.store, set.clock.now()));
+        remind::of_slots(&set.wiring, &set.store);
+        told.extend(set.told().into_iter().map(|(event, title)| (minute, event, title)));
+    }
+    let title = |lasts| format!("rpc-order on bj1-03: the fleet's store has not taken its slot back, for {lasts} now");
+    assert_eq!(told, [(2, EventKind::Stuck, title("2m")), (62, EventKind::Stuck, title("1h2m"))]);
+    let [slot] = set.store.unreturned_slots().unwrap().try_into().unwrap();
+    assert_eq!((slot.service.as_str(), slot.error.as_str()), ("rpc-order", "fleet: nobody answers"));
+
+    set.fleet.set_unreachable(false);
+    block(sweep::release_slots(&set.wiring.ports, &set.store, set.clock.now()));
+    assert_eq!(set.store.unreturned_slots().unwrap(), []);
+}
+
+#[test]
 fn a_breach_stands_in_the_fleet_while_it_lasts_and_no_longer() {
     let set = set();
     let others = set.fleet.host("bj1-04", set.clock.clone());

@@ -1,8 +1,8 @@
 //! The words of what is told outside an incident: a breach, before there is one; a memory that is lost, or out of reach.
 
 use super::Wiring;
-use crate::model::{EventKind, Message, Mode, Policy, Readings, Reason, ServiceName, Truth};
-use crate::store::Pause;
+use crate::model::{EventKind, IncidentId, Message, Mode, Policy, Readings, Reason, ServiceName, Truth, duration};
+use crate::store::{Pause, UnreturnedSlot};
 
 /// Each comparison of the condition with the value beside it.
 pub fn why(policy: &Policy, readings: &Readings) -> Vec<String> {
@@ -42,6 +42,32 @@ pub fn forgot(wiring: &Wiring, pause: &Pause) -> Message {
             &wiring.host.name,
             wiring.host.clock.now(),
             format!("unwait on {}: it has lost its memory, and is paused", wiring.host.name),
+        )
+    }
+}
+
+/// The other hosts wait for a slot that this one needs no more.
+pub fn unreturned(wiring: &Wiring, slot: &UnreturnedSlot) -> Message {
+    let (host, now) = (&wiring.host.name, wiring.host.clock.now());
+    let UnreturnedSlot { incident, service, error, since } = slot;
+    let lasts = now.duration_since(*since).unsigned_abs().as_secs() / 60 * 60;
+    let lasts = duration::format(std::time::Duration::from_secs(lasts));
+    Message {
+        labels: wiring.labels(),
+        incident: Some(IncidentId(incident.clone())),
+        lines: vec![
+            error.clone(),
+            format!(
+                "Until it is given back, the other hosts may not work on {service}. This host tries again every 30s."
+            ),
+            format!("look: unwait slot --service {service}"),
+            format!("by another hand: unwait slot release {host} --service {service}, or in the fleet's store itself"),
+        ],
+        ..Message::new(
+            EventKind::Stuck,
+            host,
+            now,
+            format!("{service} on {host}: the fleet's store has not taken its slot back, for {lasts} now"),
         )
     }
 }

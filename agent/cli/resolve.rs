@@ -10,7 +10,7 @@ use super::{Failure, Outcome, Place, act, open, render};
 use crate::app::control::{self, Request};
 use crate::app::resolve::{How, resolve as decide};
 use crate::app::sweep;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::model::ServiceName;
 use crate::store::{StateDir, Store};
 
@@ -48,7 +48,7 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
     let wiring = open::wiring(config)?;
     let world = wiring.world(&store, Duration::ZERO);
     let reply = decide(&store, &world, &arguments.service, how).await;
-    sweep::release_slots(&wiring.ports, &store).await;
+    sweep::release_slots(&wiring.ports, &store, SystemClock.now()).await;
     if arguments.place.json {
         render::json(&reply);
     } else if reply.ok {

@@ -30,6 +30,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let breakers = store.breakers().map_err(|error| unreachable(&error))?;
     let latches = store.latches().map_err(|error| unreachable(&error))?;
     let open = store.open_incidents().map_err(|error| unreachable(&error))?;
+    let unreturned = store.unreturned_slots().map_err(|error| unreachable(&error))?;
     let undelivered = store.undelivered(MESSAGES).map_err(|error| unreachable(&error))?;
     if arguments.place.json {
         render::json(&json!({
@@ -43,6 +44,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
                 "incident": open.plan.incident, "service": open.plan.target.service, "runbook": open.plan.runbook,
                 "step": tell::under_way(&open.plan, &open.journal), "in_the_way": open.in_the_way,
             })).collect::<Vec<_>>(),
+            "unreturned_slots": unreturned,
             "undelivered": undelivered.iter().map(|one| json!({
                 "destination": one.destination, "title": one.message.title, "attempts": one.attempts, "error": one.error,
             })).collect::<Vec<_>>(),
@@ -92,6 +94,11 @@ pub async fn status(arguments: Arguments) -> Outcome {
                 println!("        {what}");
             }
         }
+        for slot in &unreturned {
+            let (service, since) = (&slot.service, render::time(slot.since));
+            println!("SLOT NOT GIVEN BACK {service}, tried since {since}: {}", slot.error);
+            println!("        the other hosts wait for it: unwait slot --service {service}");
+        }
         for one in &undelivered {
             let error = one.error.as_deref().unwrap_or("not tried yet");
             println!("UNDELIVERED to {}: {} ({error})", one.destination, one.message.title);
@@ -100,7 +107,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let Some(agent) = agent else { return Err(Failure::Unreachable(String::new())) };
     let not_delivered = undelivered.iter().any(|one| one.error.is_some());
     let in_the_way = open.iter().any(|open| open.in_the_way.is_some());
-    let stands = !latches.is_empty() || !breakers.is_empty() || in_the_way || not_delivered;
+    let stands = !latches.is_empty() || !unreturned.is_empty() || !breakers.is_empty() || in_the_way || not_delivered;
     match stands || agent["observe_only"] == true || agent["last_failure"].is_string() {
         true => Err(Failure::Wrong(String::new())),
         false => Ok(()),

@@ -264,51 +264,7 @@ impl Store {
                 .collect()
         })
     }
-
-    /// Notes that a fleet slot may be ours, before it is asked for.
-    pub fn note_slot(&self, incident: &IncidentId, scope: &str) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            transaction
-                .execute("INSERT OR REPLACE INTO slot(incident, scope) VALUES (?1, ?2)", params![incident.0, scope])
-                .map(drop)
-        })
-    }
-
-    pub fn forget_slot(&self, incident: &IncidentId) -> Result<(), StoreError> {
-        self.write(|transaction| transaction.execute("DELETE FROM slot WHERE incident = ?1", [&incident.0]).map(drop))
-    }
-
-    /// Another incident of this host that has noted a slot of this name and still needs it.
-    pub fn slot_needed_by_another(&self, incident: &IncidentId, scope: &str) -> Result<Option<IncidentId>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!(
-                    "{NEEDED} SELECT incident FROM needed WHERE incident <> ?1 AND scope = ?2 LIMIT 1"
-                ))?
-                .query_row(params![incident.0, scope], |row| row.get(0).map(IncidentId))
-                .optional()
-        })
-    }
-
-    /// Slots to give back: noted, and needed neither by their incident nor by another one under the same name, which
-    /// may hold the very same slot. (incident, scope)
-    pub fn slots_to_release(&self) -> Result<Vec<(IncidentId, String)>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!(
-                    "{NEEDED} SELECT incident, scope FROM slot WHERE scope NOT IN (SELECT scope FROM needed)"
-                ))?
-                .query_map([], |row| Ok((IncidentId(row.get(0)?), row.get(1)?)))?
-                .collect()
-        })
-    }
 }
-
-/// The slots whose incident runs, or rests stuck.
-const NEEDED: &str = "WITH needed AS (
-    SELECT incident, scope FROM slot
-    WHERE EXISTS (SELECT 1 FROM incident WHERE incident.id = slot.incident AND incident.ended IS NULL)
-       OR EXISTS (SELECT 1 FROM latch WHERE latch.incident = slot.incident))";
 
 /// What a saga's events mean for the rest of the store; written in their transaction.
 #[derive(Debug)]

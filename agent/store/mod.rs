@@ -14,6 +14,7 @@ mod reminders;
 mod samples;
 mod schema;
 mod silences;
+mod slots;
 mod state_dir;
 
 use std::panic::Location;
@@ -37,6 +38,7 @@ pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};
 pub use outbox::{Audience, Outgoing};
 pub use silences::Silence;
+pub use slots::UnreturnedSlot;
 pub use state_dir::{StateDir, StateDirError};
 
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -18,6 +18,7 @@ const MIGRATIONS: [&str; 7] = [
     super::approvals::MIGRATION,
     super::reminders::MIGRATION,
     super::line::MIGRATION,
+    super::slots::MIGRATION,
 ];
 
 const FIRST: &str = "

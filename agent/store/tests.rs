@@ -320,6 +320,39 @@ fn slots_are_given_back_once_their_incident_has_ended_and_is_not_latched() {
     assert!(released().is_empty());
 }
 
+#[test]
+fn a_slot_that_is_not_taken_back_is_told_of_after_a_while_again_each_period_and_no_more_once_it_is() {
+    let store = memory();
+    let audience = Audience(vec![("chat".into(), vec![EventKind::Stuck])]);
+    let id = IncidentId("ended".into());
+    let (patience, every) = (Duration::from_secs(120), Duration::from_secs(3_600));
+    let at = |second: u64| now() + Duration::from_secs(second);
+    begin(&store, "ended");
+    store.note_slot(&id, "rpc-order").unwrap();
+    append(&store, "ended", &[row(0)], Some(&ending(Outcome::Completed, Reason::Recovered))).unwrap();
+    assert_eq!(store.unreturned_slots().unwrap(), [], "it was not tried yet");
+    let before = store.undelivered(99).unwrap().len();
+    let mut told = Vec::new();
+    for minute in 0..=130 {
+        let now = at(minute * 60);
+        let first = store.slot_not_taken_back(&id, &format!("500 at {minute}"), now, patience).unwrap();
+        assert_eq!(first, minute == 0);
+        for slot in store.due_slots(now).unwrap() {
+            let message = Message::new(EventKind::Stuck, "bj1-03", now, "");
+            assert!(store.tell_of_slot(&slot, now, every, &audience, &message).unwrap());
+            assert!(!store.tell_of_slot(&slot, now, every, &audience, &message).unwrap(), "told already");
+            told.push(minute);
+        }
+    }
+    assert_eq!(told, [2, 62, 122]);
+    assert_eq!(store.undelivered(99).unwrap().len(), before + 3);
+    let error = "500 at 130".into();
+    let stands = UnreturnedSlot { incident: "ended".into(), service: "rpc-order".into(), error, since: at(0) };
+    assert_eq!(store.unreturned_slots().unwrap(), [stands]);
+    store.forget_slot(&id).unwrap();
+    assert_eq!(store.unreturned_slots().unwrap(), []);
+}
+
 /// A counting lock knows the host, and not for which incident: what one gives back the other would lose.
 #[test]
 fn a_slot_that_an_incident_still_needs_is_not_given_back_for_another_of_its_name() {

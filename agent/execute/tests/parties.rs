@@ -442,7 +442,7 @@ impl Case {
         let _ = self.sick.over.set(());
         // More than the longest pause between two deliveries.
         sleep(Duration::from_secs(600)).await;
-        sweep::release_slots(&world.ports, &world.store).await;
+        sweep::release_slots(&world.ports, &world.store, world.clock.now()).await;
         let stuck = ending.outcome == Outcome::Stuck;
         let service = self.scene.service().clone();
         let latched = world.store.latch(&plan.target.service).unwrap().is_some();

@@ -167,7 +167,7 @@ impl Agent {
         {
             let _ = fleet.release(NAME, &latch.incident).await;
         }
-        sweep::release_slots(&self.ports(), &store).await;
+        sweep::release_slots(&self.ports(), &store, self.door.now()).await;
     }
 
     fn ports(&self) -> Ports {
