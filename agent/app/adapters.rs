@@ -1,14 +1,14 @@
 //! The adapters that the host's file asks for, made with their secrets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
 
 use super::{Host, WiringError};
 use crate::clock::Clock;
 use crate::config::{Destination, FleetConfig, Login, RegistryConfig, To};
-use crate::ports::User;
 use crate::ports::fleet::{self as stores, Fleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::registry::{
@@ -25,6 +25,7 @@ use crate::ports::registry::{
     zookeeper::ZooKeeper,
 };
 use crate::ports::unmade::Unmade;
+use crate::ports::{Secret, User, login};
 use crate::store::StateDir;
 
 /// What becomes of an adapter that cannot be made, mostly for a secret that cannot be read.
@@ -52,12 +53,42 @@ impl Missing {
     }
 }
 
+/// The logins of this host to servers that give tokens: one for all adapters that ask the same server as the same user,
+/// also of a configuration that follows.
+#[derive(Clone, Debug, Default)]
+pub struct Logins(Arc<Mutex<BTreeMap<Whom, Weak<login::Login>>>>);
+
+/// The servers' addresses, the user's name, and the file of the password.
+type Whom = (Vec<String>, String, PathBuf);
+
+impl Logins {
+    fn of(
+        &self,
+        urls: &[String],
+        login: Option<&Login>,
+        what: &'static str,
+    ) -> Result<Option<Arc<login::Login>>, WiringError> {
+        let Some(named) = login else { return Ok(None) };
+        let key = (urls.to_vec(), named.user.clone(), named.password_file.clone());
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(login) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(login));
+        }
+        let made = user(login, what)?.map(login::Login::new);
+        if let Some(login) = &made {
+            known.insert(key, Arc::downgrade(login));
+        }
+        Ok(made)
+    }
+}
+
 /// The adapter that the host's file asks for under this name.
 pub fn registry(
     name: &str,
     registry: &RegistryConfig,
     state: &Path,
     host: &str,
+    logins: &Logins,
 ) -> Result<Arc<dyn Registry>, WiringError> {
     Ok(match registry {
         RegistryConfig::Consul { url, token_file, scope } => {
@@ -87,8 +118,8 @@ pub fn registry(
             Arc::new(Redis::new(name, url, user, layout.clone(), host)?)
         }
         RegistryConfig::Etcd { urls, login, layout } => {
-            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-            Arc::new(Etcd::new(name, &urls[0], user, layout.clone(), host)?)
+            let login = logins.of(urls, login.as_ref(), REGISTRY_PASSWORD)?;
+            Arc::new(Etcd::new(name, urls, login, layout.clone(), host)?)
         }
         RegistryConfig::ZooKeeper { servers, root, merge, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
@@ -123,20 +154,22 @@ pub fn notifier(destination: &Destination, clock: &Arc<dyn Clock>) -> Result<Arc
 }
 
 /// The store that the host's file names, as this host sees it.
-pub fn fleet(config: &FleetConfig, host: &Host) -> Result<Arc<dyn Fleet>, WiringError> {
+pub fn fleet(config: &FleetConfig, host: &Host, logins: &Logins) -> Result<Arc<dyn Fleet>, WiringError> {
     let clock = Arc::clone(&host.clock);
     Ok(match config {
         FleetConfig::Consul { urls, token_file } => {
-            stores::consul::consul(&urls[0], token(token_file.as_ref())?, &host.name, clock)?
+            stores::consul::consul(urls, token(token_file.as_ref())?, &host.name, clock)?
         }
         FleetConfig::Etcd { urls, login } => {
-            stores::etcd::etcd(&urls[0], user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+            let login = logins.of(urls, login.as_ref(), FLEET_PASSWORD)?;
+            stores::etcd::etcd(urls, login, &host.name, clock)?
         }
         FleetConfig::Redis { url, login } => {
             stores::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
         }
-        FleetConfig::FleetLock { url, group } => {
-            Arc::new(stores::fleetlock::FleetLock::new(url, group.clone(), &host.name, clock)?)
+        FleetConfig::FleetLock { url, group, id } => {
+            let lock = stores::fleetlock::Lock { group: group.clone(), id: id.clone() };
+            Arc::new(stores::fleetlock::FleetLock::new(url, lock, &host.name, clock)?)
         }
     })
 }
@@ -146,7 +179,7 @@ const REGISTRY_PASSWORD: &str = "the registry's password";
 
 fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, WiringError> {
     let of = |login: &Login| {
-        let password = secret(&login.password_file, what)?;
+        let password = renewable(&login.password_file, what)?;
         Ok(User { name: login.user.clone(), password })
     };
     login.map(of).transpose()
@@ -159,8 +192,13 @@ fn refused(destination: &str, error: &DeliveryError, files: &[&PathBuf]) -> Wiri
     WiringError::Notifier { destination: destination.into(), detail }
 }
 
-fn token(file: Option<&PathBuf>) -> Result<Option<SecretString>, WiringError> {
-    file.map(|path| secret(path, "the ACL token")).transpose()
+fn token(file: Option<&PathBuf>) -> Result<Option<Secret>, WiringError> {
+    file.map(|path| renewable(path, "the ACL token")).transpose()
+}
+
+/// One that is read again where the server refuses it.
+fn renewable(path: &Path, what: &'static str) -> Result<Secret, WiringError> {
+    Secret::in_file(path.into()).map_err(|source| WiringError::Secret { path: path.into(), what, source })
 }
 
 /// A secret stands alone in its file; white space around it does not count.

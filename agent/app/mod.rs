@@ -62,7 +62,7 @@ use crate::ports::restarter::{
 use crate::ports::{Ports, belted};
 use crate::store::{Audience, StateDir, Store};
 
-use adapters::Missing;
+use adapters::{Logins, Missing};
 use sensor::{Sensor, SharedSensor};
 
 /// Sees every message as it is told.
@@ -112,6 +112,7 @@ pub struct Wiring {
     pub host: Host,
     pub ports: Ports,
     made: BTreeMap<String, Made>,
+    logins: Logins,
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
     pub audience: Arc<Audience>,
     pub sensor: SharedSensor,
@@ -156,6 +157,7 @@ impl Wiring {
     }
 
     fn wire(config: Config, host: Host, former: Option<&Self>, missing: Missing) -> Result<Self, WiringError> {
+        let logins = former.map(|former| former.logins.clone()).unwrap_or_default();
         let mut made: BTreeMap<String, Made> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
             // One that cannot be read is told of where the adapter is made.
@@ -165,14 +167,15 @@ impl Wiring {
                 made.insert(name.clone(), before.clone());
                 continue;
             }
-            let adapter =
-                missing.or(name, adapters::registry(name, registry, &config.host.state, &host.name), |none| {
-                    Arc::new(none)
-                })?;
+            let adapter = missing.or(
+                name,
+                adapters::registry(name, registry, &config.host.state, &host.name, &logins),
+                |none| Arc::new(none),
+            )?;
             made.insert(name.clone(), Made { adapter, config: registry.clone(), secret: secret_now });
         }
         let registries = made.iter().map(|(name, made)| (name.clone(), Arc::clone(&made.adapter))).collect();
-        let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host)).transpose() {
+        let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host, &logins)).transpose() {
             Err(error) if missing == Missing::DoesNotAnswer => {
                 tracing::error!(%error, "the fleet's store is not asked");
                 None
@@ -225,6 +228,7 @@ impl Wiring {
             host,
             ports,
             made,
+            logins,
             notifiers,
             audience: Arc::new(Audience(audience)),
             sensor,

@@ -91,7 +91,10 @@ pub async fn propose(
     }
 
     let fleet_scope = match policy.guards.fleet_slots {
-        Some(_) if changes => Some(scope(wiring, &target.bindings).await.unwrap_or_else(|| service.to_string())),
+        Some(_) if changes => {
+            let name = scope(wiring, &target.bindings).await.unwrap_or_else(|| service.to_string());
+            Some(config.host.fleet.as_ref().map_or(name.clone(), |fleet| fleet.scope(name)))
+        }
         _ => None,
     };
     let min_healthy = policy.guards.min_healthy.or(runbook.drains().then_some(MinHealthy::Count(1)));

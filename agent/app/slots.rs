@@ -61,7 +61,7 @@ fn fleet_of(wiring: &Wiring) -> Result<&dyn Fleet, SlotsError> {
     wiring.ports.fleet.as_deref().ok_or(SlotsError::NoFleet)
 }
 
-/// The slots of one service, or of all that there ever were some for.
+/// The slots of one service, or of all that somebody holds or has waited for some of.
 pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<(Vec<Held>, Vec<Unreadable>), SlotsError> {
     let fleet = fleet_of(wiring)?;
     let services = match service {
@@ -117,9 +117,16 @@ pub async fn give_back(
             error => error.into(),
         })?,
     };
+    let scopes: Vec<String> = services
+        .iter()
+        .map(|service| match &wiring.config.host.fleet {
+            Some(fleet) => fleet.scope(service.clone()),
+            None => service.clone(),
+        })
+        .collect();
     if host == wiring.host.name
         && let Some(store) = store
-        && let Some((service, incident)) = at_work(store, &services)?
+        && let Some((service, incident)) = at_work(store, &scopes)?
     {
         return Err(SlotsError::AtWork { service, incident });
     }
@@ -142,14 +149,14 @@ pub async fn give_back(
     }
 }
 
-/// An incident of this host that is open or latched, and contends for one of these services.
-fn at_work(store: &Store, services: &[String]) -> Result<Option<(String, IncidentId)>, StoreError> {
+/// An incident of this host that is open or latched, and contends under one of these names.
+fn at_work(store: &Store, scopes: &[String]) -> Result<Option<(String, IncidentId)>, StoreError> {
     let mut plans: Vec<_> = store.open_incidents()?.into_iter().map(|open| open.plan).collect();
     for latch in store.latches()? {
         plans.extend(store.plan(&IncidentId(latch.incident))?);
     }
     Ok(plans.into_iter().filter(|plan| !plan.dry_run).find_map(|plan| {
-        let scope = plan.fleet_scope.filter(|scope| services.contains(scope))?;
+        let scope = plan.fleet_scope.filter(|scope| scopes.contains(scope))?;
         Some((scope, plan.incident))
     }))
 }

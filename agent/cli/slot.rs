@@ -102,7 +102,7 @@ fn say(host: &str, given_back: &GivenBack) {
         println!("given back: {service}, held by {host} since {since} ({phase}, incident {incident})");
     }
     if given_back.slots.is_empty() {
-        println!("the server took back what {host} held, if it held it");
+        println!("the server confirms that {host} does not hold it any more");
     }
     println!(
         "Another host may work on it now. Where {host} is not gone, it stops before its next change, but what it has \

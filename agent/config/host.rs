@@ -125,14 +125,27 @@ pub enum FleetConfig {
         url: String,
         login: Option<Login>,
     },
-    /// Any server of the FleetLock protocol. Without a group, each service is one.
+    /// Any server of the FleetLock protocol. Without a group, each service is one. `id` has `{host}`, mostly `{service}`.
     FleetLock {
         url: String,
         group: Option<String>,
+        id: String,
     },
 }
 
 impl FleetConfig {
+    /// The name that hosts contend under for a service that is registered as `name`. Services that a host would hold under
+    /// the same lock contend under the same name: the lock is one, and is given back once.
+    pub fn scope(&self, name: String) -> String {
+        match self {
+            Self::FleetLock { group, id, .. } if !id.contains("{service}") => {
+                let other = |c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-');
+                group.clone().unwrap_or_else(|| name.replace(other, "-"))
+            }
+            _ => name,
+        }
+    }
+
     /// Can hosts tell each other through it that they are in breach? What `common_cause` needs.
     pub fn shares_breaches(&self) -> bool {
         match self {

@@ -2,7 +2,10 @@
 //!
 //! Consul 1.8.7 answers 403 with text where a token may not ask, 500 where a server behind the agent refused or no
 //! leader is known, and 404 for what is not there. The token travels in `X-Consul-Token` alone and is taken out of
-//! any text that comes back.
+//! any text that comes back. One that is refused is read again from its file ([`Secret`]).
+//!
+//! The KV store takes a list of agents or servers of one datacenter: a read goes to whichever can answer it, a write to
+//! the first that can be reached. Maintenance is the local agent's alone.
 
 use std::time::Duration;
 
@@ -11,7 +14,8 @@ use reqwest::{Client, Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
-use super::http;
+use super::Secret;
+use super::http::{self, Members};
 
 /// For one call. The local agent answers within milliseconds; `consistent` reads wait for the leader, which may be
 /// elected anew meanwhile (some seconds).
@@ -19,9 +23,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Api {
-    base: Url,
-    token: Option<SecretString>,
-    client: Client,
+    members: Members,
+    token: Option<Secret>,
 }
 
 /// Why Consul gave no answer that counts.
@@ -31,6 +34,36 @@ pub(super) enum ApiError {
     Unreachable(String),
     /// A person must look: the token, the url, a shape that is not Consul's.
     Refused(String),
+}
+
+/// Why a question to one member has no answer.
+#[derive(Debug)]
+enum Failed {
+    /// Nothing arrived there.
+    NotReached(String),
+    /// May pass; a write may have been done.
+    Passing(String),
+    /// The token may not, or is none.
+    Denied(String),
+    Refused(String),
+}
+
+impl From<Failed> for ApiError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::NotReached(detail) | Failed::Passing(detail) => Self::Unreachable(detail),
+            Failed::Denied(detail) | Failed::Refused(detail) => Self::Refused(detail),
+        }
+    }
+}
+
+/// What is asked of any member.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    method: &'a Method,
+    path: &'a [&'a str],
+    query: &'a [(&'a str, &'a str)],
+    body: &'a [u8],
 }
 
 /// A 2xx or a 404.
@@ -61,12 +94,11 @@ impl Answer {
 }
 
 impl Api {
-    pub fn new(url: &str, token: Option<SecretString>) -> Result<Self, String> {
-        let base = http::address(url)?;
-        if token.as_ref().is_some_and(|token| HeaderValue::from_str(token.expose_secret().trim()).is_err()) {
-            return Err("the token holds characters that no header may".into());
+    pub fn new(urls: &[String], token: Option<Secret>) -> Result<Self, String> {
+        if token.as_ref().is_some_and(|token| header(&token.now()).is_err()) {
+            return Err(UNUSABLE.into());
         }
-        Ok(Self { client: http::client(&base, CALL_DEADLINE)?, base, token })
+        Ok(Self { members: Members::new(urls, CALL_DEADLINE)?, token })
     }
 
     /// `path` is given by its segments, each of which is escaped.
@@ -89,50 +121,87 @@ impl Api {
         query: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<Answer, ApiError> {
-        let asked = format!("{method} /v1/{}", path.join("/"));
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v1").extend(path);
-        for (key, value) in query {
-            url.query_pairs_mut().append_pair(key, value);
-        }
-        let mut request = self.client.request(method, url).body(body);
-        if let Some(token) = &self.token {
-            let mut value = HeaderValue::from_str(token.expose_secret().trim()).expect("checked when it was taken in");
-            value.set_sensitive(true);
-            request = request.header("X-Consul-Token", value);
-        }
-        let unreachable = |why: String| ApiError::Unreachable(format!("{asked}: {why}"));
-        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
-        let status = response.status();
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let cut = header("X-Consul-Results-Filtered-By-ACLs") == Some("true");
-        let indexed = header("X-Consul-Index").is_some();
-        let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?;
-        if status.is_success() || status == StatusCode::NOT_FOUND {
-            return Ok(Answer { found: status.is_success(), cut, indexed, body, asked });
-        }
-        let says = self.excerpt(&body);
-        // A server behind the agent passes its refusal on as a 500.
-        let denied = status == StatusCode::FORBIDDEN
-            || status == StatusCode::UNAUTHORIZED
-            || says.contains("Permission denied")
-            || says.contains("ACL not found");
-        if denied {
-            Err(ApiError::Refused(format!("{asked}: {status}: {says}; the token lacks a permission for that")))
-        } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            Err(ApiError::Unreachable(format!("{asked}: {status}: {says}")))
-        } else {
-            Err(ApiError::Refused(format!("{asked}: {status}: {says}; is the url Consul's?")))
-        }
+        let question = Question { method: &method, path, query, body: &body };
+        Ok(match &self.token {
+            None => self.ask(question, None).await?,
+            Some(token) => {
+                let ask = |token| async move { self.ask(question, Some(&token)).await };
+                token.with(ask, |error| matches!(error, Failed::Denied(_))).await?
+            }
+        })
     }
 
-    /// The first line of an error, short, and without the token, should something have echoed it.
-    fn excerpt(&self, body: &[u8]) -> String {
-        let text = String::from_utf8_lossy(body);
-        let line: String = text.lines().next().unwrap_or_default().chars().take(160).collect();
-        match &self.token {
-            Some(token) if text.contains(token.expose_secret().trim()) => "(not shown: it repeats the token)".into(),
-            _ => line,
-        }
+    async fn ask(&self, question: Question<'_>, token: Option<&SecretString>) -> Result<Answer, Failed> {
+        let is_read = *question.method == Method::GET;
+        let next = |failed: &Failed| match failed {
+            Failed::NotReached(_) => true,
+            Failed::Passing(_) => is_read,
+            Failed::Denied(_) | Failed::Refused(_) => false,
+        };
+        self.members.ask(|client, base| ask_one(client, base, question, token), next).await
+    }
+}
+
+async fn ask_one(
+    client: Client,
+    base: Url,
+    question: Question<'_>,
+    token: Option<&SecretString>,
+) -> Result<Answer, Failed> {
+    let Question { method, path, query, body } = question;
+    let asked = format!("{method} /v1/{}", path.join("/"));
+    let mut url = base;
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v1").extend(path);
+    for (key, value) in query {
+        url.query_pairs_mut().append_pair(key, value);
+    }
+    let mut request = client.request(method.clone(), url).body(body.to_vec());
+    if let Some(token) = token {
+        let value = header(token).map_err(|why| Failed::Refused(format!("{asked}: {why}")))?;
+        request = request.header("X-Consul-Token", value);
+    }
+    let response = request.send().await.map_err(|error| {
+        let (is_apart, why) = (error.is_connect(), format!("{asked}: {}", http::failure(error)));
+        if is_apart { Failed::NotReached(why) } else { Failed::Passing(why) }
+    })?;
+    let status = response.status();
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let cut = header("X-Consul-Results-Filtered-By-ACLs") == Some("true");
+    let indexed = header("X-Consul-Index").is_some();
+    let body = http::body(response, http::MAX_ANSWER_BYTES).await;
+    let body = body.map_err(|why| Failed::Passing(format!("{asked}: {why}")))?;
+    if status.is_success() || status == StatusCode::NOT_FOUND {
+        return Ok(Answer { found: status.is_success(), cut, indexed, body, asked });
+    }
+    let says = excerpt(&body, token);
+    // A server behind the agent passes its refusal on as a 500.
+    let denied = status == StatusCode::FORBIDDEN
+        || status == StatusCode::UNAUTHORIZED
+        || says.contains("Permission denied")
+        || says.contains("ACL not found");
+    Err(if denied {
+        Failed::Denied(format!("{asked}: {status}: {says}; the token lacks a permission for that"))
+    } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        Failed::Passing(format!("{asked}: {status}: {says}"))
+    } else {
+        Failed::Refused(format!("{asked}: {status}: {says}; is the url Consul's?"))
+    })
+}
+
+const UNUSABLE: &str = "the token holds characters that no header may";
+
+fn header(token: &SecretString) -> Result<HeaderValue, &'static str> {
+    let mut value = HeaderValue::from_str(token.expose_secret().trim()).map_err(|_| UNUSABLE)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The first line of an error, short, and without the token, should something have echoed it.
+fn excerpt(body: &[u8], token: Option<&SecretString>) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line: String = text.lines().next().unwrap_or_default().chars().take(160).collect();
+    match token {
+        Some(token) if text.contains(token.expose_secret().trim()) => "(not shown: it repeats the token)".into(),
+        _ => line,
     }
 }

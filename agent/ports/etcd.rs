@@ -1,10 +1,16 @@
-//! etcd's JSON gateway (`/v3/…`, etcd 3.4 and later), as the registry and the fleet's slots use it: one call, one
-//! deadline, one honest answer. Keys and values travel in base64, int64 as strings, and what is zero or false is left
+//! etcd's JSON gateway (`/v3/…`, etcd 3.4 and later), as the registry and the fleet's slots use it: one honest answer, of
+//! whichever member can give it. Keys and values travel in base64, int64 as strings, and what is zero or false is left
 //! out.
 //!
-//! With access control a token is asked for by name and password, and kept until etcd does not take it any more. etcd
-//! never cuts an answer by permissions: whoever may not read the whole range is refused.
+//! A read that an election or a broken connection ended is asked again (503 "leader changed", seen on 3.6.16 and 3.7.3). A
+//! write that may have arrived never is: it compares the revision that was read, so whoever asked reads again what
+//! stands.
+//!
+//! With access control a token is asked for by name and password ([`Login`]), and a new one as soon as etcd does not take
+//! it any more: after the server's restart (401), after any change of users or roles (400 "revision of auth store is
+//! old", JWT). etcd never cuts an answer by permissions: whoever may not read the whole range is refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,9 +20,9 @@ use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 
-use super::{User, http};
+use super::http::{self, Members};
+use super::login::{LOGIN_DEADLINE, Login, LoginError};
 
 /// What etcd says of itself may pass; what it says of us needs a person.
 #[derive(Debug)]
@@ -27,12 +33,17 @@ pub(super) enum ApiError {
 
 #[derive(Debug)]
 pub(super) struct Api {
-    base: Url,
-    client: Client,
-    user: Option<User>,
-    /// The last that was given; held while a new one is asked for.
-    token: Mutex<Option<SecretString>>,
+    members: Arc<Members>,
+    login: Option<Arc<Login>>,
+    /// For each question to one member, and for waiting for a login.
+    deadline: Duration,
 }
+
+/// Pauses before a read is asked again: a follower that lost its leader answers as soon as there is a new one.
+const READ_AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500)];
+
+/// Of etcd's own words.
+const SHOWN_CHARS: usize = 160;
 
 /// One key as it stood at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +61,24 @@ struct Answer {
     #[serde(default)]
     kvs: Vec<RawPair>,
     #[serde(default)]
+    responses: Vec<Part>,
+    #[serde(default)]
     succeeded: bool,
     #[serde(default)]
     token: Option<String>,
+}
+
+/// Of a transaction: what one of its questions came to.
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    response_range: Range,
+}
+
+#[derive(Default, Deserialize)]
+struct Range {
+    #[serde(default)]
+    kvs: Vec<RawPair>,
 }
 
 #[derive(Deserialize)]
@@ -73,52 +99,98 @@ impl RawPair {
     }
 }
 
-/// Why a call has no answer.
+/// Which keys.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Keys<'a> {
+    One(&'a str),
+    /// Those that begin with it, and go on.
+    Below(&'a str),
+}
+
+impl Keys<'_> {
+    fn range(self) -> Value {
+        match self {
+            Self::One(key) => json!({ "key": STANDARD.encode(key) }),
+            Self::Below(prefix) => {
+                // The first key that does not begin with that.
+                let mut end = prefix.as_bytes().to_vec();
+                while end.last() == Some(&u8::MAX) {
+                    end.pop();
+                }
+                if let Some(last) = end.last_mut() {
+                    *last += 1;
+                }
+                json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) })
+            }
+        }
+    }
+}
+
+/// Why a question to one member has no answer.
+#[derive(Debug)]
 enum Failed {
-    /// The token is not, or no longer, taken.
-    Unauthenticated(String),
-    Otherwise(ApiError),
+    /// Nothing arrived there.
+    NotReached(String),
+    /// It ended before its deadline, and may be asked again at once; a write may have been done.
+    Broken(String),
+    /// No answer by the deadline; a write may have been done.
+    Silent(String),
+    /// The token is not, or no longer, taken; nothing was done.
+    LoggedOut(String),
+    Refused(String),
 }
 
 impl From<Failed> for ApiError {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Unauthenticated(detail) => Self::Refused(detail),
-            Failed::Otherwise(error) => error,
+            Failed::NotReached(detail) | Failed::Broken(detail) | Failed::Silent(detail) => Self::Unreachable(detail),
+            Failed::LoggedOut(detail) | Failed::Refused(detail) => Self::Refused(detail),
         }
     }
 }
 
+impl Failed {
+    /// Another member may do better, where asking twice does no harm.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::NotReached(_) | Self::Broken(_) | Self::Silent(_))
+    }
+
+    fn is_not_reached(&self) -> bool {
+        matches!(self, Self::NotReached(_))
+    }
+}
+
 impl Api {
-    /// `deadline` is for each call.
-    pub fn new(url: &str, user: Option<User>, deadline: Duration) -> Result<Self, String> {
-        let base = http::address(url)?;
-        let client = http::client(&base, deadline)?;
-        Ok(Self { base, client, user, token: Mutex::new(None) })
+    /// `urls` are members of one cluster; `deadline` is for each question to one of them.
+    pub fn new(urls: &[String], login: Option<Arc<Login>>, deadline: Duration) -> Result<Self, String> {
+        Ok(Self { members: Arc::new(Members::new(urls, deadline)?), login, deadline })
     }
 
     /// As it stands now, and not as some follower remembers it.
     pub async fn get(&self, key: &str) -> Result<Option<Pair>, ApiError> {
-        let answer = self.call("kv/range", &json!({ "key": STANDARD.encode(key) })).await?;
+        let answer = self.read("kv/range", &Keys::One(key).range()).await?;
         answer.kvs.first().map(RawPair::read).transpose()
     }
 
     /// Every key that begins with `prefix`, and goes on.
     pub async fn below(&self, prefix: &str) -> Result<Vec<Pair>, ApiError> {
-        // The first key that does not begin with that.
-        let mut end = prefix.as_bytes().to_vec();
-        while end.last() == Some(&u8::MAX) {
-            end.pop();
-        }
-        if let Some(last) = end.last_mut() {
-            *last += 1;
-        }
-        let body = json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) });
-        self.call("kv/range", &body).await?.kvs.iter().map(RawPair::read).collect()
+        self.read("kv/range", &Keys::Below(prefix).range()).await?.kvs.iter().map(RawPair::read).collect()
+    }
+
+    /// All of these as they stand at one moment, by one question.
+    pub async fn get_all<const N: usize>(&self, keys: [Keys<'_>; N]) -> Result<[Vec<Pair>; N], ApiError> {
+        let asked: Vec<Value> = keys.iter().map(|keys| json!({ "request_range": keys.range() })).collect();
+        let answer = self.read("kv/txn", &json!({ "success": asked })).await?;
+        let parts: Vec<Vec<Pair>> = answer
+            .responses
+            .iter()
+            .map(|part| part.response_range.kvs.iter().map(RawPair::read).collect())
+            .collect::<Result<_, ApiError>>()?;
+        parts.try_into().map_err(|_| ApiError::Refused("etcd: POST /v3/kv/txn: another number of answers".into()))
     }
 
     /// Puts `value` there, or removes what is there, where it still stands at `mod_revision` (0 where nothing is to be
-    /// there). False where it does not.
+    /// there). False where it does not. [`ApiError::Unreachable`] where it is not known what came of it.
     pub async fn swap(&self, key: &str, mod_revision: u64, value: Option<&[u8]>) -> Result<bool, ApiError> {
         let key = STANDARD.encode(key);
         let done = match value {
@@ -127,75 +199,145 @@ impl Api {
         };
         let revision = mod_revision.to_string();
         let stands = json!({ "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision });
-        Ok(self.call("kv/txn", &json!({ "compare": [stands], "success": [done] })).await?.succeeded)
+        let body = json!({ "compare": [stands], "success": [done] });
+        Ok(self.ask("kv/txn", &body, Failed::is_not_reached).await?.succeeded)
     }
 
-    async fn call(&self, method: &str, body: &Value) -> Result<Answer, ApiError> {
-        let token = self.token(None).await?;
-        match self.post(method, body, token.as_ref()).await {
-            // Refused, so not done: asking again with a new token does nothing twice.
-            Err(Failed::Unauthenticated(_)) if token.is_some() => {
-                let token = self.token(token.as_ref()).await?;
-                Ok(self.post(method, body, token.as_ref()).await?)
+    async fn read(&self, method: &'static str, body: &Value) -> Result<Answer, ApiError> {
+        for pause in READ_AGAIN {
+            match self.ask(method, body, Failed::may_pass).await {
+                Err(Failed::Broken(_)) => tokio::time::sleep(pause).await,
+                answer => return Ok(answer?),
             }
-            answer => Ok(answer?),
         }
+        Ok(self.ask(method, body, Failed::may_pass).await?)
     }
 
-    /// A token, where there is a user; another one than `spent`.
-    async fn token(&self, spent: Option<&SecretString>) -> Result<Option<SecretString>, ApiError> {
-        let Some(user) = &self.user else { return Ok(None) };
-        let mut kept = self.token.lock().await;
-        let is_spent = |token: &SecretString| spent.is_some_and(|it| it.expose_secret() == token.expose_secret());
-        if kept.as_ref().is_none_or(is_spent) {
-            let body = json!({ "name": user.name, "password": user.password.expose_secret() });
-            let answer = self.post("auth/authenticate", &body, None).await?;
-            let none = || ApiError::Refused("etcd gave no token; is its access control on?".into());
-            *kept = Some(answer.token.ok_or_else(none)?.into());
-        }
-        Ok(kept.clone())
-    }
-
-    async fn post(&self, method: &str, body: &Value, token: Option<&SecretString>) -> Result<Answer, Failed> {
-        let asked = format!("POST /v3/{method}");
-        let otherwise = |detail: String| Failed::Otherwise(ApiError::Refused(format!("etcd: {asked}: {detail}")));
-        let unreachable = |detail: String| Failed::Otherwise(ApiError::Unreachable(format!("etcd: {asked}: {detail}")));
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v3").extend(method.split('/'));
-        let mut request = self.client.post(url).json(body);
-        if let Some(token) = token {
-            let mut value = HeaderValue::from_str(token.expose_secret())
-                .map_err(|_| otherwise("its token holds characters that no header may".into()))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
-        let status = response.status();
-        let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?;
-        if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|error| otherwise(format!("the answer is not etcd's: {error}")));
-        }
-        let says = says(&body);
-        match status {
-            StatusCode::UNAUTHORIZED => Err(Failed::Unauthenticated(format!("etcd: {asked}: {says}"))),
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(unreachable(format!("{status}: {says}")))
+    /// Of each member in turn for as long as `next` says so; with a new token where the one that was kept has ended.
+    async fn ask(&self, method: &'static str, body: &Value, next: fn(&Failed) -> bool) -> Result<Answer, Failed> {
+        let Some(login) = &self.login else { return self.send(method, body, None, next).await };
+        let token = self.token(login, None).await?;
+        match self.send(method, body, Some(&token), next).await {
+            // Refused, so not done: asking again does nothing twice.
+            Err(Failed::LoggedOut(_)) => {
+                let token = self.token(login, Some(&token)).await?;
+                self.send(method, body, Some(&token), next).await
             }
-            StatusCode::NOT_FOUND => Err(otherwise(format!("{status}; is the url that of an etcd of 3.4 or later?"))),
-            status => Err(otherwise(format!("{status}: {says}"))),
+            answer => answer,
         }
+    }
+
+    async fn token(&self, login: &Login, spent: Option<&SecretString>) -> Result<SecretString, Failed> {
+        let (members, name) = (Arc::clone(&self.members), login.name().to_owned());
+        let ask = move |password: SecretString| {
+            let (members, name) = (Arc::clone(&members), name.clone());
+            async move { log_in(&members, &name, &password).await }
+        };
+        login.token(spent, self.deadline, ask).await.map_err(|error| match error {
+            LoginError::NotReached(detail) => Failed::NotReached(detail),
+            LoginError::Unanswered(detail) => Failed::Silent(detail),
+            LoginError::Refused(detail) => Failed::Refused(detail),
+        })
+    }
+
+    async fn send(
+        &self,
+        method: &'static str,
+        body: &Value,
+        token: Option<&SecretString>,
+        next: fn(&Failed) -> bool,
+    ) -> Result<Answer, Failed> {
+        let post = |client, base| post(client, base, method, body, token, self.deadline);
+        self.members.ask(post, next).await
     }
 }
 
-/// etcd's own words of what is wrong: `{"error": "etcdserver: permission denied", …}`. They repeat nothing of ours.
+/// One login. It may take long, so it is asked of a member that answers a light question; and it is heavy, so no other is
+/// asked for what one may still work on.
+async fn log_in(members: &Members, name: &str, password: &SecretString) -> Result<SecretString, LoginError> {
+    if let Err(failed) = members.ask(is_there, Failed::may_pass).await {
+        let (ApiError::Unreachable(detail) | ApiError::Refused(detail)) = failed.into();
+        return Err(LoginError::NotReached(detail));
+    }
+    let body = &json!({ "name": name, "password": password.expose_secret() });
+    let post = |client, base| post(client, base, "auth/authenticate", body, None, LOGIN_DEADLINE);
+    match members.ask(post, |failed| matches!(failed, Failed::NotReached(_) | Failed::Broken(_))).await {
+        Ok(Answer { token: Some(token), .. }) => Ok(token.into()),
+        Ok(_) => Err(LoginError::Refused("etcd gave no token; is its access control on?".into())),
+        Err(Failed::NotReached(detail)) => Err(LoginError::NotReached(detail)),
+        Err(Failed::Broken(detail) | Failed::Silent(detail)) => Err(LoginError::Unanswered(detail)),
+        Err(Failed::LoggedOut(detail) | Failed::Refused(detail)) => Err(LoginError::Refused(detail)),
+    }
+}
+
+/// `GET /version` is answered to everybody, whatever the state of the cluster.
+async fn is_there(client: Client, base: Url) -> Result<(), Failed> {
+    let mut url = base;
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("version");
+    let answer = client.get(url).send().await;
+    answer.map(drop).map_err(|error| lost(error, |detail| format!("etcd: GET /version: {detail}")))
+}
+
+/// How a question ended that has no answer.
+fn lost(error: reqwest::Error, told: impl Fn(String) -> String) -> Failed {
+    let (is_apart, is_late) = (error.is_connect(), error.is_timeout());
+    let detail = told(http::failure(error));
+    match (is_apart, is_late) {
+        (true, _) => Failed::NotReached(detail),
+        (_, true) => Failed::Silent(detail),
+        _ => Failed::Broken(detail),
+    }
+}
+
+async fn post(
+    client: Client,
+    base: Url,
+    method: &'static str,
+    body: &Value,
+    token: Option<&SecretString>,
+    deadline: Duration,
+) -> Result<Answer, Failed> {
+    let told = |detail: String| format!("etcd: POST /v3/{method}: {detail}");
+    let mut url = base;
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v3").extend(method.split('/'));
+    let mut request = client.post(url).json(body).timeout(deadline);
+    if let Some(token) = token {
+        let mut value = HeaderValue::from_str(token.expose_secret())
+            .map_err(|_| Failed::Refused(told("its token holds characters that no header may".into())))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    let response = request.send().await.map_err(|error| lost(error, told))?;
+    let status = response.status();
+    let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(|error| Failed::Broken(told(error)))?;
+    if status.is_success() {
+        return serde_json::from_slice(&body)
+            .map_err(|error| Failed::Refused(told(format!("the answer is not etcd's: {error}"))));
+    }
+    let says = says(&body);
+    let detail = told(format!("{status}: {says}"));
+    Err(match status {
+        _ if status == StatusCode::UNAUTHORIZED || says.contains(OLD_TOKEN) => Failed::LoggedOut(detail),
+        _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Failed::Broken(detail),
+        StatusCode::NOT_FOUND => {
+            Failed::Refused(told(format!("{status}; is the url that of an etcd of 3.4 or later?")))
+        }
+        _ => Failed::Refused(detail),
+    })
+}
+
+/// A JWT holds the revision of the users that it was made for, and ends with any change of these: 400, code 3.
+const OLD_TOKEN: &str = "revision of auth store is old";
+
+/// etcd's own words of what is wrong: `{"code": 14, "message": "etcdserver: leader changed"}`; 3.4 has them in `error` as
+/// well. They repeat nothing of ours.
 fn says(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Says {
-        error: String,
+        message: Option<String>,
+        error: Option<String>,
     }
-    match serde_json::from_slice(body) {
-        Ok(Says { error }) => error.chars().take(160).collect(),
-        Err(_) => "no words of etcd's".into(),
-    }
+    let says: Option<Says> = serde_json::from_slice(body).ok();
+    let words = says.and_then(|says| says.message.or(says.error)).unwrap_or_else(|| "no words of etcd's".into());
+    words.lines().next().unwrap_or_default().chars().take(SHOWN_CHARS).collect()
 }

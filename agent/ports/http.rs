@@ -12,6 +12,10 @@ use reqwest::{Client, ClientBuilder, Response, Url};
 /// An answer longer than this is refused: a catalog of some 10,000 instances, at 800 B each, still fits.
 pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
 
+/// For a connection: a round trip, and time for its packet to be sent once more after a second. Where nobody is, nothing was
+/// done, and another member may be asked.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Reads an address without ever repeating it in the error.
 pub(super) fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text.trim())
@@ -40,7 +44,6 @@ pub(super) struct Members {
     last: AtomicUsize,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the adapters take it up one by one; the first deletes this line"))]
 impl Members {
     /// `urls` has at least one address; each call ends by `deadline`.
     pub fn new(urls: &[String], deadline: Duration) -> Result<Self, String> {
@@ -95,6 +98,7 @@ fn plain(deadline: Duration) -> ClientBuilder {
         .referer(false)
         .pool_max_idle_per_host(0)
         .timeout(deadline)
+        .connect_timeout(deadline.min(CONNECT_DEADLINE))
         .user_agent(concat!("unwait/", env!("CARGO_PKG_VERSION")))
 }
 

@@ -11,6 +11,7 @@ mod http;
 #[cfg(test)]
 #[path = "../../tests/lab/installed.rs"]
 mod installed;
+pub mod login;
 pub mod notifier;
 pub mod probe;
 mod redis;
@@ -36,9 +37,8 @@ mod zookeeper;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use secrecy::SecretString;
-
 pub use belt::belted;
+pub use login::{Login, Secret};
 
 use crate::model::plan::Restart;
 
@@ -46,7 +46,7 @@ use crate::model::plan::Restart;
 #[derive(Debug)]
 pub struct User {
     pub name: String,
-    pub password: SecretString,
+    pub password: Secret,
 }
 
 /// One adapter for each door, as the wiring has chosen them.

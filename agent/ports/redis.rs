@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ServerErrorKind,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError,
+    ServerErrorKind,
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::User;
 
@@ -23,10 +25,13 @@ pub(super) enum ApiError {
     Refused(String),
 }
 
-pub(super) struct Api(Client);
+pub(super) struct Api {
+    server: ConnectionInfo,
+    user: Option<User>,
+}
 
 impl std::fmt::Debug for Api {
-    /// The client holds the password.
+    /// The user holds the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Redis").finish_non_exhaustive()
     }
@@ -36,24 +41,33 @@ impl Api {
     /// `url` is `redis://HOST:PORT` or `redis://HOST:PORT/DB`; a user without a name is Redis' `default`.
     pub fn new(url: &str, user: Option<User>) -> Result<Self, String> {
         let unusable = |_| "the url cannot be used; expected redis://HOST:PORT or with /DB".to_owned();
-        let mut connection = url.into_connection_info().map_err(unusable)?;
-        let mut settings = connection.redis_settings().clone();
-        if let Some(user) = user {
-            settings = settings.set_password(user.password.expose_secret());
-            if !user.name.is_empty() {
-                settings = settings.set_username(user.name);
-            }
-        }
+        let server = url.into_connection_info().map_err(unusable)?;
         // A call is a few small packets; none of them waits for another.
-        connection = connection.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        Ok(Self(Client::open(connection).map_err(unusable)?))
+        let server = server.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        Client::open(server.clone()).map_err(unusable)?;
+        Ok(Self { server, user })
     }
 
-    async fn connect(&self) -> Result<redis::aio::MultiplexedConnection, RedisError> {
+    /// A password that Redis refuses is read again from its file ([`super::Secret`]).
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let Some(user) = &self.user else { return self.connect_as(None).await };
+        let connect = |password: SecretString| async move { self.connect_as(Some((&user.name, &password))).await };
+        user.password.with(connect, is_refused).await
+    }
+
+    async fn connect_as(&self, user: Option<(&str, &SecretString)>) -> Result<MultiplexedConnection, RedisError> {
+        let mut server = self.server.clone();
+        if let Some((name, password)) = user {
+            let mut settings = server.redis_settings().clone().set_password(password.expose_secret());
+            if !name.is_empty() {
+                settings = settings.set_username(name);
+            }
+            server = server.set_redis_settings(settings);
+        }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CALL_DEADLINE))
             .set_response_timeout(Some(CALL_DEADLINE));
-        self.0.get_multiplexed_async_connection_with_config(&config).await
+        Client::open(server)?.get_multiplexed_async_connection_with_config(&config).await
     }
 
     pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, ApiError> {
@@ -89,6 +103,11 @@ async fn by_the_deadline<T>(asked: impl Future<Output = Result<T, RedisError>>) 
         Ok(answer) => answer.map_err(told),
         Err(_) => Err(ApiError::Unreachable("Redis: no answer within the deadline".into())),
     }
+}
+
+/// Name or password are not taken.
+fn is_refused(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
 }
 
 fn told(error: RedisError) -> ApiError {

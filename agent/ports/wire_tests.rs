@@ -129,7 +129,7 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         ("registry/consul", Arc::new(Consul::new("consul", &http_url, None, "bj1-03").unwrap())),
         ("registry/redis", Arc::new(Redis::new("redis", &redis_url, None, layout, "bj1-03").unwrap())),
         ("registry/haproxy", Arc::new(HaProxy::new("haproxy", vec![haproxy.to_string()], ledger("haproxy")))),
-        ("registry/etcd", Arc::new(Etcd::new("etcd", &http_url, None, keys, "bj1-03").unwrap())),
+        ("registry/etcd", Arc::new(Etcd::new("etcd", std::slice::from_ref(&http_url), None, keys, "bj1-03").unwrap())),
         ("registry/zookeeper", Arc::new(ZooKeeper::new("zookeeper", servers, None, "/dubbo", false, "bj1-03"))),
         ("registry/nacos", Arc::new(Nacos::new("nacos", &http_url, None, naming, ledger("nacos")).unwrap())),
         ("registry/eureka", Arc::new(Eureka::new("eureka", &http_url, None, ledger("eureka")).unwrap())),
@@ -155,11 +155,12 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
     }
 
     let clock = || Arc::new(SystemClock);
+    let lock = fleet::fleetlock::Lock { group: None, id: "{host}/{service}".into() };
     let fleets: [(&str, Arc<dyn Fleet>); 4] = [
-        ("fleet/consul", fleet::consul::consul(&http_url, None, "bj1-03", clock()).unwrap()),
-        ("fleet/etcd", fleet::etcd::etcd(&http_url, None, "bj1-03", clock()).unwrap()),
+        ("fleet/consul", fleet::consul::consul(std::slice::from_ref(&http_url), None, "bj1-03", clock()).unwrap()),
+        ("fleet/etcd", fleet::etcd::etcd(std::slice::from_ref(&http_url), None, "bj1-03", clock()).unwrap()),
         ("fleet/redis", fleet::redis::redis(&redis_url, None, "bj1-03", clock()).unwrap()),
-        ("fleet/fleetlock", Arc::new(fleet::fleetlock::FleetLock::new(&http_url, None, "bj1-03", clock()).unwrap())),
+        ("fleet/fleetlock", Arc::new(fleet::fleetlock::FleetLock::new(&http_url, lock, "bj1-03", clock()).unwrap())),
     ];
     for (name, fleet) in fleets {
         let mut add = |what: &str, call: Call| calls.push((format!("{name} {what}"), call));

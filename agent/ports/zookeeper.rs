@@ -125,7 +125,7 @@ impl Api {
         let mut session = Session { stream, xid: 0, deadline: self.deadline, authenticated };
         if let Some(user) = &self.user {
             let mut fields = Fields::default();
-            let digest = format!("{}:{}", user.name, user.password.expose_secret());
+            let digest = format!("{}:{}", user.name, user.password.now().expose_secret());
             fields.int(AUTH_XID).int(kind::AUTH).int(0).text("digest").bytes(digest.as_bytes());
             match session.exchange(AUTH_XID, fields).await? {
                 Outcome::Done(_) => {}

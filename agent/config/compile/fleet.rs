@@ -36,7 +36,7 @@ pub fn compile(
             let Typed(text) = text?;
             Some(FleetConfig::Redis { url: redis_url(&place.key("url"), text, example, to), login })
         }
-        FleetSpec::Fleetlock(FleetLockSpec { url: text, group }) => {
+        FleetSpec::Fleetlock(FleetLockSpec { url: text, group, id }) => {
             let place = place.key("fleetlock");
             let text = to.required(&place, "url", text, "\"http://airlock.internal:3333\"");
             let group = group.map(|Typed(group)| group);
@@ -44,8 +44,18 @@ pub fn compile(
             if group.as_ref().is_some_and(|group| group.is_empty() || !group.chars().all(word)) {
                 to.wrong(&place.key("group"), "a FleetLock group is made of letters, digits, dots and dashes");
             }
+            let id = id.map_or_else(|| "{host}/{service}".into(), |Typed(id)| id);
+            if !id.contains("{host}") {
+                let says = "every host would hold the lock under this one id, and the server give it to all of them at once: \
+                            expected {host} in it, as in \"{host}/{service}\" or \"{host}\"";
+                to.wrong(&place.key("id"), says);
+            }
+            let rest = id.replace("{host}", "").replace("{service}", "");
+            if rest.contains(['{', '}']) || !rest.chars().all(|c| c.is_ascii_graphic()) {
+                to.wrong(&place.key("id"), "expected {host} and {service}, and visible ASCII characters beside them");
+            }
             let Typed(text) = text?;
-            Some(FleetConfig::FleetLock { url: url(&place.key("url"), text, to), group })
+            Some(FleetConfig::FleetLock { url: url(&place.key("url"), text, to), group, id })
         }
     }
 }

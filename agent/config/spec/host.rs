@@ -325,6 +325,7 @@ pub struct UserSpec {
 pub struct FleetLockSpec {
     pub url: Option<Typed<String>>,
     pub group: Option<Typed<String>>,
+    pub id: Option<Typed<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -60,14 +60,52 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
         ("redis: { url: \"redis://h\" }", FleetConfig::Redis { url: "redis://h".into(), login: None }, true),
         (
             "fleetlock: { url: \"http://h/base/\", group: workers }",
-            FleetConfig::FleetLock { url: "http://h/base".into(), group: Some("workers".into()) },
+            fleet_lock(Some("workers"), "{host}/{service}"),
             false,
         ),
+        ("fleetlock: { url: \"http://h/base/\", id: \"{host}\" }", fleet_lock(None, "{host}"), false),
     ] {
         let tree = Tree::with(&[("agent.yaml", &format!("fleet: {{ {fleet} }}\n"))]);
         let found = tree.config().host.fleet.unwrap();
         assert_eq!(found, compiled);
         assert_eq!(found.shares_breaches(), shares, "{fleet}");
+    }
+}
+
+fn fleet_lock(group: Option<&str>, id: &str) -> FleetConfig {
+    FleetConfig::FleetLock { url: "http://h/base".into(), group: group.map(str::to_owned), id: id.into() }
+}
+
+#[test]
+fn one_id_for_all_hosts_would_be_a_lock_for_none() {
+    for (id, wrong) in [
+        (
+            "unwait",
+            "agent.yaml:1:46 every host would hold the lock under this one id, and the server give it to all of them at \
+             once: expected {host} in it, as in \"{host}/{service}\" or \"{host}\"",
+        ),
+        (
+            "\"{host}/{unit}\"",
+            "agent.yaml:1:46 expected {host} and {service}, and visible ASCII characters beside them",
+        ),
+    ] {
+        let file = format!("fleet: {{ fleetlock: {{ url: \"http://h:1\", id: {id} }} }}\n");
+        assert_eq!(Tree::with(&[("agent.yaml", &file)]).wrong(), [wrong], "{id}");
+    }
+}
+
+#[test]
+fn services_of_a_host_that_would_share_a_lock_contend_under_one_name() {
+    let consul = FleetConfig::Redis { url: "redis://h".into(), login: None };
+    for (fleet, order, cart) in [
+        (consul, "rpc-order@1", "rpc-cart"),
+        (fleet_lock(None, "{host}/{service}"), "rpc-order@1", "rpc-cart"),
+        (fleet_lock(Some("workers"), "{host}/{service}"), "rpc-order@1", "rpc-cart"),
+        (fleet_lock(None, "{host}"), "rpc-order-1", "rpc-cart"),
+        (fleet_lock(Some("workers"), "{host}"), "workers", "workers"),
+    ] {
+        assert_eq!(fleet.scope("rpc-order@1".into()), order, "{fleet:?}");
+        assert_eq!(fleet.scope("rpc-cart".into()), cart, "{fleet:?}");
     }
 }
 

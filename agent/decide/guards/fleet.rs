@@ -134,7 +134,7 @@ impl Gate {
         }
         if !question.take_slot {
             let held = fleet.blocked_by(scope, &plan.incident.0, slots).await.map_err(text)?;
-            return Ok(if held.is_empty() { Verdict::Allow } else { taken(&held) });
+            return Ok(if held.is_empty() { Verdict::Allow } else { taken(&held, None) });
         }
         if !plan.dry_run {
             self.store.note_slot(&plan.incident, scope).map_err(text)?;
@@ -144,17 +144,19 @@ impl Gate {
         crash::point("slot", "acquired");
         match acquired.map_err(text)? {
             Acquired::Yes { .. } => Ok(Verdict::Allow),
-            Acquired::No { held } => {
+            Acquired::No { held, says } => {
                 self.store.forget_slot(&plan.incident).map_err(text)?;
-                Ok(taken(&held))
+                Ok(taken(&held, says.as_deref()))
             }
         }
     }
 }
 
-fn taken(held: &[Slot]) -> Verdict {
+/// `says`: the store's own words, where it does not tell who.
+fn taken(held: &[Slot], says: Option<&str>) -> Verdict {
     let holders: Vec<String> =
         held.iter().map(|slot| format!("{} since {} ({})", slot.holder, slot.since, slot.incident)).collect();
     let by = if holders.is_empty() { "others".into() } else { holders.join(", ") };
-    deny(Reason::SlotTaken, format!("held by {by}"))
+    let says = says.map(|says| format!("; the server says: {says}")).unwrap_or_default();
+    deny(Reason::SlotTaken, format!("held by {by}{says}"))
 }

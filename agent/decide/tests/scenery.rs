@@ -39,7 +39,11 @@ impl Fleet for FakeFleet {
     async fn acquire(&self, _service: &str, _incident: &str, slots: u32) -> Result<Acquired, FleetError> {
         *self.asked.lock().unwrap() += 1;
         let held = self.answer()?;
-        Ok(if held.len() < slots as usize { Acquired::Yes { until: Duration::MAX } } else { Acquired::No { held } })
+        Ok(if held.len() < slots as usize {
+            Acquired::Yes { until: Duration::MAX }
+        } else {
+            Acquired::No { held, says: None }
+        })
     }
 
     async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {

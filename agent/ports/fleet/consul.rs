@@ -6,23 +6,24 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::documents::{Documents, Key, Text, folder_path};
 use super::shared::SharedFleet;
 use super::{Fleet, FleetError};
 use crate::clock::Clock;
+use crate::ports::Secret;
 use crate::ports::consul::{Answer, Api, ApiError};
 
-/// `url` is the local agent's; `host` is the name that this host holds slots under.
+/// `urls` are agents or servers of one datacenter, the local agent's first; `host` is the name that this host holds
+/// slots under.
 pub fn consul(
-    url: &str,
-    token: Option<SecretString>,
+    urls: &[String],
+    token: Option<Secret>,
     host: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Fleet>, FleetError> {
-    let api = Api::new(url, token).map_err(FleetError::Refused)?;
+    let api = Api::new(urls, token).map_err(FleetError::Refused)?;
     Ok(Arc::new(SharedFleet::new(Consul(api), host, clock)))
 }
 

@@ -1,6 +1,6 @@
 //! The slots' document and every change to it; no I/O, so that every store keeps the same rules.
 //!
-//! `{"version": 1, "slots": [...]}`, a [`Slot`] each, one document a service. A host holds one slot at most. A waiting
+//! `{"version": 1, "slots": [...]}`, a [`Slot`] each, one document a service; none where nobody holds a slot. A host holds one slot at most. A waiting
 //! entry counts until its `until`; a changing or drained one counts until it is released, however long that takes. A
 //! document that cannot be read whole, or that a newer unwait has written, is refused and never written over: it may hold
 //! a slot.
@@ -152,10 +152,13 @@ pub(super) fn drained(document: &[Slot], asker: Asker<'_>) -> Option<Vec<Slot>> 
     Some(after)
 }
 
-/// What stays and what is given back: a host's slot for one incident, or for any.
-pub(super) fn release(document: &[Slot], host: &str, incident: Option<&str>) -> (Vec<Slot>, Vec<Slot>) {
+/// What stays and what is given back: a host's slot for one incident, or for any. What others waited for and lost stays
+/// no longer: a document that holds nothing can be deleted, which a store that is full takes as well.
+pub(super) fn release(document: &[Slot], host: &str, incident: Option<&str>, now: Timestamp) -> (Vec<Slot>, Vec<Slot>) {
     let goes = |slot: &Slot| slot.holder == host && incident.is_none_or(|incident| slot.incident == incident);
-    document.iter().cloned().partition(|slot| !goes(slot))
+    let (goes, mut stays): (Vec<Slot>, Vec<Slot>) = document.iter().cloned().partition(goes);
+    stays.retain(|slot| slot.counts(now));
+    (stays, goes)
 }
 
 #[cfg(test)]
@@ -253,11 +256,13 @@ mod tests {
 
     #[test]
     fn release_takes_our_own_entry_and_no_other() {
+        let lost = [waiting("c", "i1", NOW - 10), changing("a", "i1")];
+        assert_eq!(release(&lost, "a", Some("i1"), at(NOW)), (vec![], vec![changing("a", "i1")]));
         let document = [changing("b", "i1"), changing("a", "i0"), changing("a", "i1")];
         let (b, a0, a1) = (changing("b", "i1"), changing("a", "i0"), changing("a", "i1"));
-        assert_eq!(release(&document, "a", Some("i1")), (vec![b.clone(), a0.clone()], vec![a1.clone()]));
-        assert_eq!(release(&document, "a", None), (vec![b], vec![a0, a1]));
-        assert_eq!(release(&document, "c", None), (document.to_vec(), vec![]));
+        assert_eq!(release(&document, "a", Some("i1"), at(NOW)), (vec![b.clone(), a0.clone()], vec![a1.clone()]));
+        assert_eq!(release(&document, "a", None, at(NOW)), (vec![b], vec![a0, a1]));
+        assert_eq!(release(&document, "c", None, at(NOW)), (document.to_vec(), vec![]));
     }
 
     #[test]

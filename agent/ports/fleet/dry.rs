@@ -32,7 +32,7 @@ impl Fleet for DryFleet {
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
         let until = self.clock.monotonic() + LEASE;
         let held = self.real.blocked_by(service, incident, slots).await?;
-        Ok(if held.is_empty() { Acquired::Yes { until } } else { Acquired::No { held } })
+        Ok(if held.is_empty() { Acquired::Yes { until } } else { Acquired::No { held, says: None } })
     }
 
     /// There is nothing to lose: none was taken.

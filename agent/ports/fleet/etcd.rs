@@ -8,13 +8,19 @@ use async_trait::async_trait;
 
 use super::documents::{Documents, Key, Text, folder_path};
 use super::shared::SharedFleet;
-use super::{CALL_DEADLINE, Fleet, FleetError, User};
+use super::{CALL_DEADLINE, Fleet, FleetError};
 use crate::clock::Clock;
+use crate::ports::Login;
 use crate::ports::etcd::{Api, ApiError, Pair};
 
-/// `host` is the name that this host holds slots under.
-pub fn etcd(url: &str, user: Option<User>, host: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Fleet>, FleetError> {
-    let api = Api::new(url, user, CALL_DEADLINE).map_err(FleetError::Refused)?;
+/// `urls` are members of one cluster; `host` is the name that this host holds slots under.
+pub fn etcd(
+    urls: &[String],
+    login: Option<Arc<Login>>,
+    host: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Fleet>, FleetError> {
+    let api = Api::new(urls, login, CALL_DEADLINE).map_err(FleetError::Refused)?;
     Ok(Arc::new(SharedFleet::new(Etcd(api), host, clock)))
 }
 
@@ -48,5 +54,11 @@ impl Documents for Etcd {
         let prefix = format!("{}/", folder_path(folder));
         let named = |pair: Pair| (pair.key.strip_prefix(&prefix).unwrap_or(&pair.key).to_owned(), pair.into());
         Ok(self.0.below(&prefix).await.map_err(told)?.into_iter().map(named).collect())
+    }
+
+    fn caveats(&self) -> &'static [&'static str] {
+        &[
+            "an etcd that is full (NOSPACE) gives no slots, and takes one back only where no other host holds one of that service",
+        ]
     }
 }

@@ -34,6 +34,8 @@ struct State {
     texts: BTreeMap<(String, String), Text>,
     revision: u64,
     unreachable: bool,
+    /// So many questions are answered, and the next one is so.
+    fails: Option<(u32, FleetError)>,
     lost_answers: u32,
     lost_requests: u32,
     /// Of any kind; [`FakeStore::travel`] goes by it.
@@ -74,6 +76,16 @@ impl FakeStore {
         self.state().unreachable = unreachable;
     }
 
+    /// The `nth` question from now, counted from 0, of any kind, is not answered but so.
+    pub fn fail_nth(&self, nth: u32, error: FleetError) {
+        self.state().fails = Some((nth, error));
+    }
+
+    /// Was that question asked meanwhile? It is not waited for any more.
+    pub fn has_failed(&self) -> bool {
+        self.state().fails.take().is_none()
+    }
+
     /// The next writes are done, and their answers do not arrive.
     pub fn lose_answers(&self, writes: u32) {
         self.state().lost_answers = writes;
@@ -107,10 +119,17 @@ impl FakeStore {
 }
 
 impl State {
-    fn reachable(&self) -> Result<(), FleetError> {
-        match self.unreachable {
-            true => Err(FleetError::Unreachable("nobody answers".into())),
-            false => Ok(()),
+    fn reachable(&mut self) -> Result<(), FleetError> {
+        if self.unreachable {
+            return Err(FleetError::Unreachable("nobody answers".into()));
+        }
+        match self.fails.take() {
+            Some((0, error)) => Err(error),
+            Some((nth, error)) => {
+                self.fails = Some((nth - 1, error));
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 

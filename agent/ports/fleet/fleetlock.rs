@@ -2,10 +2,15 @@
 //! airlock, and others): `POST v1/pre-reboot` takes one, `v1/steady-state` gives it back, both as often as one likes.
 //!
 //! It is a counting lock and no more: see [`FleetLock::caveats`]. The group is the service's name, or the one that the
-//! host's file gives; the id is `HOST/SERVICE`, so that one host's services do not share a lock by chance, and another
-//! hand can give it back for a host that is gone. It does not name the incident: that hand could not know it.
+//! host's file gives; the id is made of `HOST/SERVICE`, or as the host's file says, so that another hand can give it back
+//! for a host that is gone. It does not name the incident: that hand could not know it. Services that share group and id
+//! on a host contend under one name (`FleetConfig::scope`), so that one never gives back the other's lock.
+//!
+//! How the servers answer (airlock a3585ed, poseidon c42d494): full is 500 with words, 423 with the holder's name, or 409; a
+//! race that was lost is a 500 of airlock's, and is asked again.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +26,7 @@ use crate::ports::http;
 pub struct FleetLock {
     base: Url,
     client: Client,
-    group: Option<String>,
+    lock: Lock,
     host: String,
     clock: Arc<dyn Clock>,
     /// What this process has taken of each service, and for which incident: the server knows the host alone, and says
@@ -30,62 +35,96 @@ pub struct FleetLock {
     held: Mutex<BTreeMap<String, Slot>>,
 }
 
+/// What a server knows a host's lock by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// One for all services; else each service has its own.
+    pub group: Option<String>,
+    /// With `{host}`, and mostly `{service}`.
+    pub id: String,
+}
+
 impl std::fmt::Debug for FleetLock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FleetLock").field("group", &self.group).field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("FleetLock").field("lock", &self.lock).field("host", &self.host).finish_non_exhaustive()
     }
 }
 
 /// What the server makes of a question.
 enum Answer {
     Done,
-    /// All slots of the group are held.
-    Full,
+    /// All slots of the group are held; the server's own words.
+    Full(String),
 }
+
+enum Failed {
+    /// An answer that may be another the next time.
+    Broken(String),
+    /// None came.
+    Unanswered(String),
+    Refused(String),
+}
+
+/// How often a question is asked again that a server gave up on: of 30 hosts at once, airlock gives up on most.
+const AGAIN: u32 = 5;
+/// Before the first of these; another share of it on each host, and more each time.
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl FleetLock {
     /// `url` is the server's base; `host` is the name that this host holds slots under.
-    pub fn new(url: &str, group: Option<String>, host: &str, clock: Arc<dyn Clock>) -> Result<Self, FleetError> {
+    pub fn new(url: &str, lock: Lock, host: &str, clock: Arc<dyn Clock>) -> Result<Self, FleetError> {
         let base = http::address(url).map_err(FleetError::Refused)?;
         let client = http::client(&base, CALL_DEADLINE).map_err(FleetError::Refused)?;
-        Ok(Self { base, client, group, host: host.into(), clock, held: Mutex::default() })
+        Ok(Self { base, client, lock, host: host.into(), clock, held: Mutex::default() })
     }
 
     /// A group is made of letters, digits, dots and dashes; anything else of a service's name becomes a dash. Two
     /// services whose names then agree share their slots, which is fewer and never more.
     fn group(&self, service: &str) -> String {
         let word = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '-' };
-        self.group.clone().unwrap_or_else(|| service.chars().map(word).collect())
+        self.lock.group.clone().unwrap_or_else(|| service.chars().map(word).collect())
     }
 
-    /// Both questions may be asked again, so one without an answer is.
+    fn id(&self, service: &str, host: &str) -> String {
+        self.lock.id.replace("{service}", service).replace("{host}", host)
+    }
+
+    /// Both questions may be asked again.
     async fn ask(&self, endpoint: &str, service: &str, host: &str) -> Result<Answer, FleetError> {
-        match self.ask_once(endpoint, service, host).await {
-            Err(FleetError::Unreachable(_)) => self.ask_once(endpoint, service, host).await,
-            answer => answer,
+        let (mut broken, mut unanswered) = (0, 0);
+        loop {
+            match self.ask_once(endpoint, service, host).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Broken(_)) if broken < AGAIN => broken += 1,
+                Err(Failed::Unanswered(_)) if unanswered == 0 => unanswered += 1,
+                Err(Failed::Broken(why) | Failed::Unanswered(why)) => return Err(FleetError::Unreachable(why)),
+                Err(Failed::Refused(why)) => return Err(FleetError::Refused(why)),
+            }
+            let share = (RandomState::new().hash_one(()) % 1_000) as f64 / 1_000.0;
+            tokio::time::sleep(PAUSE.mul_f64(share * f64::from(broken))).await;
         }
     }
 
-    async fn ask_once(&self, endpoint: &str, service: &str, host: &str) -> Result<Answer, FleetError> {
+    async fn ask_once(&self, endpoint: &str, service: &str, host: &str) -> Result<Answer, Failed> {
         let asked = format!("FleetLock: POST /v1/{endpoint}");
-        let unreachable = |why: String| FleetError::Unreachable(format!("{asked}: {why}"));
+        let unanswered = |why: String| Failed::Unanswered(format!("{asked}: {why}"));
         let mut url = self.base.clone();
         url.path_segments_mut().expect("an http url has a path").pop_if_empty().extend(["v1", endpoint]);
-        let body = json!({ "client_params": { "id": format!("{host}/{service}"), "group": self.group(service) } });
+        let body = json!({ "client_params": { "id": self.id(service, host), "group": self.group(service) } });
         let request = self.client.post(url).header("fleet-lock-protocol", "true").json(&body);
-        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
+        let response = request.send().await.map_err(|error| unanswered(http::failure(error)))?;
         let status = response.status();
-        let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?;
+        let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unanswered)?;
         let says = says(&body);
         match status {
             StatusCode::OK => Ok(Answer::Done),
             // The protocol names no status for it, and airlock answers 500 with words.
-            StatusCode::CONFLICT | StatusCode::LOCKED => Ok(Answer::Full),
-            _ if says.contains("currently locked") || says.contains("all_slots_full") => Ok(Answer::Full),
+            StatusCode::CONFLICT | StatusCode::LOCKED => Ok(Answer::Full(says)),
+            _ if says.contains("currently locked") || says.contains("all_slots_full") => Ok(Answer::Full(says)),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(unreachable(format!("{status}: {says}")))
+                Err(Failed::Broken(format!("{asked}: {status}: {says}")))
             }
-            status => Err(FleetError::Refused(format!(
+            status => Err(Failed::Refused(format!(
                 "{asked}: {status}: {says}; does the server know the group `{}`?",
                 self.group(service)
             ))),
@@ -141,16 +180,16 @@ impl Fleet for FleetLock {
     async fn acquire(&self, service: &str, incident: &str, _slots: u32) -> Result<Acquired, FleetError> {
         let until = self.until();
         if let Some(begun) = self.held_for_another(service, incident).filter(|slot| slot.phase.is_begun()) {
-            return Ok(Acquired::No { held: vec![begun] });
+            return Ok(Acquired::No { held: vec![begun], says: None });
         }
         match self.ask("pre-reboot", service, &self.host).await? {
             Answer::Done => {
                 self.hold(service, incident, Phase::Waiting { until: self.clock.now() + LEASE });
                 Ok(Acquired::Yes { until })
             }
-            Answer::Full => {
+            Answer::Full(says) => {
                 self.hold_no_more(service);
-                Ok(Acquired::No { held: Vec::new() })
+                Ok(Acquired::No { held: Vec::new(), says: Some(says) })
             }
         }
     }
@@ -166,9 +205,9 @@ impl Fleet for FleetLock {
                 self.hold(service, incident, Phase::Changing);
                 Ok(until)
             }
-            Answer::Full => {
+            Answer::Full(says) => {
                 self.hold_no_more(service);
-                Err(lost("others hold them all".into()))
+                Err(lost(format!("others hold them all; the server says: {says}")))
             }
         }
     }
@@ -177,7 +216,9 @@ impl Fleet for FleetLock {
         if self.held_for_another(service, incident).is_some() {
             return Ok(());
         }
-        self.ask("steady-state", service, &self.host).await?;
+        if let Answer::Full(says) = self.ask("steady-state", service, &self.host).await? {
+            tracing::warn!(service, "the slot for {service} was not this host's any more; the server says: {says}");
+        }
         self.hold_no_more(service);
         Ok(())
     }
@@ -189,16 +230,32 @@ impl Fleet for FleetLock {
 
     /// Whether it held one is not said.
     async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
-        self.ask("steady-state", service, host).await.map(|_| Vec::new())
+        match self.ask("steady-state", service, host).await? {
+            Answer::Done => Ok(Vec::new()),
+            Answer::Full(says) => {
+                let id = self.id(service, host);
+                Err(FleetError::Refused(format!(
+                    "nothing was given back: `{id}` does not hold it; the server says: {says}"
+                )))
+            }
+        }
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        &[
-            "how many hosts may work at once is set on the server, for each group; `fleet_slots` of a policy is not sent",
-            "who holds a slot, since when and in which phase is not shown; `plan` and dry-run cannot tell whether one is free",
-            "hosts that begin at the same moment do not count each other in `min_healthy`: only a group of one slot is safe",
-            "a host that vanishes while it waits keeps its slot until `unwait slot release HOST --service SERVICE`",
-            "no breaches are shared: `common_cause` cannot be asked",
-        ]
+        match self.lock.id.contains("{service}") {
+            true => &CAVEATS[1..],
+            false => &CAVEATS,
+        }
     }
 }
+
+static CAVEATS: [&str; 7] = [
+    "`id` has no {service}: services of a host that share a group share its lock, and only one of them is worked on at a time",
+    "how many hosts may work at once is set on the server, for each group; `fleet_slots` of a policy is not sent",
+    "who holds a slot, since when and in which phase is not shown; `plan` and dry-run cannot tell whether one is free",
+    "hosts that begin at the same moment do not count each other in `min_healthy`: only a group of one slot is safe",
+    "a host that vanishes while it waits keeps its slot until `unwait slot release HOST --service SERVICE`",
+    "no breaches are shared: `common_cause` cannot be asked",
+    "poseidon's server cordons and drains the Kubernetes node that the id names when it gives the lock, and takes no lock \
+     back from an id that is no node",
+];

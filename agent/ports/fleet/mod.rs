@@ -75,8 +75,8 @@ impl Phase {
 pub enum Acquired {
     /// It is this host's. `until` is a time of its `Clock::monotonic`: begin no change then or later.
     Yes { until: Duration },
-    /// Others hold them all, since when. Empty where the store does not tell who.
-    No { held: Vec<Slot> },
+    /// Others hold them all, since when. Empty where the store does not tell who; what it says instead, in its own words.
+    No { held: Vec<Slot>, says: Option<String> },
 }
 
 /// Why there is no answer; all of them are a deny.
@@ -129,7 +129,7 @@ pub trait Fleet: Send + Sync {
     /// Gives back, for another host that is gone, what it holds of `service`. Says what that was.
     async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError>;
 
-    /// The services for which there were ever slots.
+    /// The services of which somebody holds, or has waited for, a slot.
     async fn services(&self) -> Result<Vec<String>, FleetError> {
         Err(FleetError::Cannot("this store does not list slots"))
     }

@@ -4,6 +4,7 @@
 //!
 //! A connection is made for each call and closed after it: this agent least of all should hold idle ones.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::documents::{ABSENT, Documents, Key, Text, folder_path};
@@ -23,14 +24,17 @@ pub fn redis(url: &str, user: Option<User>, host: &str, clock: Arc<dyn Clock>) -
 #[derive(Debug)]
 struct Redis(Api);
 
-/// KEYS: the hash. ARGV: the field, the revision that it must stand at, the new text, or none to remove the field.
+/// KEYS: the hash. ARGV: the field, the revision that it must stand at, the revision of one that is new, the new text, or
+/// none to remove the field.
 const SWAP: &str = "
 local now = redis.call('HGET', KEYS[1], ARGV[1])
 local revision = '0'
 if now then revision = string.match(now, '^(%d+) ') end
 if revision ~= ARGV[2] then return 0 end
-if ARGV[3] then
-    redis.call('HSET', KEYS[1], ARGV[1], string.format('%d %s', revision + 1, ARGV[3]))
+if ARGV[4] then
+    local next = ARGV[3]
+    if now then next = string.format('%d', revision + 1) end
+    redis.call('HSET', KEYS[1], ARGV[1], next .. ' ' .. ARGV[4])
 else
     redis.call('HDEL', KEYS[1], ARGV[1])
 end
@@ -48,6 +52,12 @@ impl Redis {
 
 fn hash(folder: &[&str]) -> String {
     folder_path(folder).replace('/', ":")
+}
+
+/// Of a field that is new: no revision comes twice, also where a field was removed meanwhile. Below 2^48, so that Lua's
+/// numbers hold it, and what is added to it, exactly.
+fn first_revision() -> u64 {
+    1 + (RandomState::new().hash_one(()) >> 16)
 }
 
 /// `<revision> <text>`
@@ -73,7 +83,7 @@ impl Documents for Redis {
 
     async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError> {
         let mut script = redis::cmd("EVAL");
-        script.arg(SWAP).arg(1).arg(hash(key.folder)).arg(key.name).arg(revision.to_string());
+        script.arg(SWAP).arg(1).arg(hash(key.folder)).arg(key.name).arg(revision.to_string()).arg(first_revision());
         if let Some(text) = text {
             script.arg(text);
         }

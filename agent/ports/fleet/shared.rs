@@ -22,7 +22,8 @@ const BREACHES: &str = "breaches";
 /// A lost race is run again after at most this, times the races lost so far.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Writes without an answer before giving up: each may have cost a whole deadline.
+/// Questions without an answer before giving up: each may have cost a whole deadline. A read that failed is asked again,
+/// as is what came of a write.
 const UNSURE: u32 = 2;
 
 /// A breach that ended this long ago is no more than litter, also for a host whose clock is an hour off.
@@ -69,7 +70,14 @@ impl<D: Documents> SharedFleet<D> {
             let mut lost = 0u32;
             let mut unsure = 0u32;
             loop {
-                let read = self.documents.read(key).await?;
+                let read = match self.documents.read(key).await {
+                    Err(FleetError::Unreachable(_)) if unsure < UNSURE => {
+                        unsure += 1;
+                        tokio::time::sleep(pause(&self.host, unsure)).await;
+                        continue;
+                    }
+                    read => read?,
+                };
                 let text = match round(read.as_ref().map(|read| read.text.as_slice()))? {
                     Round::Answer(answer) => return Ok(answer),
                     Round::Swap(text) => text,
@@ -106,6 +114,8 @@ impl<D: Documents> SharedFleet<D> {
             let slots = slots_in(key, text)?;
             Ok(match round(&slots)? {
                 Decided::Answer(answer) => Round::Answer(answer),
+                // A store that is full takes no write, and does take this.
+                Decided::Write(slots) if slots.is_empty() => Round::Swap(None),
                 Decided::Write(slots) => Round::Swap(Some(document::write(&slots))),
             })
         })
@@ -167,7 +177,7 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         self.change_slots(service, |document| {
             Ok(match document::take(document, asker, slots) {
                 Take::Held => Decided::Answer(Acquired::Yes { until }),
-                Take::No(held) => Decided::Answer(Acquired::No { held }),
+                Take::No(held) => Decided::Answer(Acquired::No { held, says: None }),
                 Take::Write(after) => Decided::Write(after),
             })
         })
@@ -194,17 +204,18 @@ impl<D: Documents> Fleet for SharedFleet<D> {
     }
 
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError> {
+        let now = self.clock.now();
         self.change_slots(service, |document| {
-            let (stays, goes) = document::release(document, &self.host, Some(incident));
+            let (stays, goes) = document::release(document, &self.host, Some(incident), now);
             Ok(if goes.is_empty() { Decided::Answer(()) } else { Decided::Write(stays) })
         })
         .await
     }
 
     async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
-        let mut given_back = Vec::new();
+        let (mut given_back, now) = (Vec::new(), self.clock.now());
         self.change_slots(service, |document| {
-            let (stays, goes) = document::release(document, host, None);
+            let (stays, goes) = document::release(document, host, None, now);
             if goes.is_empty() {
                 return Ok(Decided::Answer(std::mem::take(&mut given_back)));
             }
@@ -223,13 +234,13 @@ impl<D: Documents> Fleet for SharedFleet<D> {
     }
 
     async fn services(&self) -> Result<Vec<String>, FleetError> {
-        let listed = in_time("unwait/slots", self.documents.list(SLOTS)).await?;
+        let listed = in_time("unwait/slots", asked_again(|| self.documents.list(SLOTS))).await?;
         Ok(listed.into_iter().map(|(service, _)| service).collect())
     }
 
     async fn holders(&self, service: &str) -> Result<Vec<Slot>, FleetError> {
         let key = slots_of(service)?;
-        let read = in_time(&key.path(), self.documents.read(key)).await?;
+        let read = in_time(&key.path(), asked_again(|| self.documents.read(key))).await?;
         slots_in(key, read.as_ref().map(|read| read.text.as_slice()))
     }
 
@@ -256,7 +267,7 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         in_time(&path, async {
             let mut hosts = Vec::new();
             let mut litter = None;
-            for (name, read) in self.documents.list(&folder).await? {
+            for (name, read) in asked_again(|| self.documents.list(&folder)).await? {
                 let key = Key { folder: &folder, name: &name };
                 let told = breach::parse(&read.text).map_err(|why| not_ours(key, &why, "it is no breach"))?;
                 if told.service != service {
@@ -281,6 +292,16 @@ impl<D: Documents> Fleet for SharedFleet<D> {
 
     fn caveats(&self) -> &'static [&'static str] {
         self.documents.caveats()
+    }
+}
+
+/// A read that fails may be asked again, once.
+async fn asked_again<T, F: Future<Output = Result<T, FleetError>> + Send>(
+    read: impl Fn() -> F + Send,
+) -> Result<T, FleetError> {
+    match read().await {
+        Err(FleetError::Unreachable(_)) => read().await,
+        answer => answer,
     }
 }
 

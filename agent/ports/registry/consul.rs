@@ -26,12 +26,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{ConsulScope, Marker};
+use crate::ports::Secret;
 use crate::ports::consul::{Api, ApiError};
 
 mod held;
@@ -141,8 +141,9 @@ fn maintenance_check(scope: ConsulScope, id: &str) -> String {
 
 impl Local {
     /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
-    fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
-        let api = Api::new(url, token).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
+    fn new(name: &str, url: &str, token: Option<Secret>, host: &str) -> Result<Self, RegistryError> {
+        let api = Api::new(&[url.to_owned()], token)
+            .map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
         Ok(Self {
             name: name.into(),
             host: host.into(),

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,8 +18,8 @@ use serde_json::{Value, json};
 
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{EtcdLayout, Marker};
-use crate::ports::User;
-use crate::ports::etcd::{Api, ApiError, Pair};
+use crate::ports::Login;
+use crate::ports::etcd::{Api, ApiError, Keys, Pair};
 
 /// For one call. A read waits for the leader, which may be elected anew meanwhile (some seconds).
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -41,28 +42,28 @@ struct Seen {
 }
 
 impl Etcd {
-    /// `name` is the registry's in the host's file, `host` the one that our markers carry.
+    /// `name` is the registry's in the host's file, `urls` are members of one cluster, `host` the one that our markers carry.
     pub fn new(
         name: &str,
-        url: &str,
-        user: Option<User>,
+        urls: &[String],
+        login: Option<Arc<Login>>,
         layout: EtcdLayout,
         host: &str,
     ) -> Result<Self, RegistryError> {
-        Self::within(CALL_DEADLINE, name, url, user, layout, host)
+        Self::within(CALL_DEADLINE, name, urls, login, layout, host)
     }
 
     /// With another deadline for each call.
     pub(super) fn within(
         deadline: Duration,
         name: &str,
-        url: &str,
-        user: Option<User>,
+        urls: &[String],
+        login: Option<Arc<Login>>,
         layout: EtcdLayout,
         host: &str,
     ) -> Result<Self, RegistryError> {
         let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
-        let api = Api::new(url, user, deadline).map_err(refused)?;
+        let api = Api::new(urls, login, deadline).map_err(refused)?;
         Ok(Self { registry: name.into(), host: host.into(), api, layout })
     }
 
@@ -82,10 +83,16 @@ impl Etcd {
         let (service, instance) = self.split(id)?;
         let own = filled(&self.layout.key, service, instance);
         let over = filled(&self.layout.override_key, service, instance);
-        let Some(own) = self.api.get(&own).await.map_err(|error| self.told(error))? else {
+        let both = self.api.get_all([Keys::One(&own), Keys::One(&over)]).await.map_err(|error| self.told(error))?;
+        self.seen(id, service, both)
+    }
+
+    /// What an instance's two keys come to.
+    fn seen(&self, id: &str, service: &str, [own, over]: [Vec<Pair>; 2]) -> Result<Seen, RegistryError> {
+        let Some(own) = own.into_iter().next() else {
             return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
         };
-        let over = self.api.get(&over).await.map_err(|error| self.told(error))?;
+        let over = over.into_iter().next();
         let revision = over.as_ref().map_or(0, |pair| pair.mod_revision);
         let traffic = over.map_or(Traffic::Passing, |pair| self.traffic(&pair));
         let record = json!({ "key": own.key, "value": String::from_utf8_lossy(&own.value) });
@@ -103,22 +110,50 @@ impl Etcd {
         }
     }
 
-    /// Every key of one template, or of one service under it, as `(service, instance, pair)`.
-    async fn all(&self, template: &str, service: Option<&str>) -> Result<Vec<(String, String, Pair)>, RegistryError> {
-        let (before, rest) = template.split_once("{service}").unwrap_or((template, ""));
-        let (between, behind) = rest.split_once("{instance}").unwrap_or((rest, ""));
-        let prefix = service.map_or_else(|| before.to_owned(), |service| format!("{before}{service}{between}"));
-        let pairs = self.api.below(&prefix).await.map_err(|error| self.told(error))?;
+    /// Every key of one template, as `(service, instance, pair)`.
+    async fn all(&self, template: &str) -> Result<Vec<(String, String, Pair)>, RegistryError> {
+        let template = Template::of(template);
+        let pairs = self.api.below(template.before).await.map_err(|error| self.told(error))?;
         let named = |pair: Pair| {
-            let rest = pair.key.strip_prefix(before)?;
-            let (found, instance) = match service {
-                Some(service) => (service, rest.strip_prefix(service)?.strip_prefix(between)?),
-                None => rest.split_once(between)?,
-            };
-            let instance = instance.strip_suffix(behind).filter(|instance| !instance.is_empty())?;
-            Some((found.to_owned(), instance.to_owned(), pair))
+            let (service, instance) = template.parts(&pair.key)?;
+            Some((service.to_owned(), instance.to_owned(), pair))
         };
         Ok(pairs.into_iter().filter_map(named).collect())
+    }
+}
+
+/// What stands around the service and the instance in a key.
+#[derive(Clone, Copy)]
+struct Template<'a> {
+    before: &'a str,
+    between: &'a str,
+    behind: &'a str,
+}
+
+impl<'a> Template<'a> {
+    fn of(text: &'a str) -> Self {
+        let (before, rest) = text.split_once("{service}").unwrap_or((text, ""));
+        let (between, behind) = rest.split_once("{instance}").unwrap_or((rest, ""));
+        Self { before, between, behind }
+    }
+
+    /// What every key of this service begins with.
+    fn prefix(self, service: &str) -> String {
+        format!("{}{service}{}", self.before, self.between)
+    }
+
+    fn parts(self, key: &str) -> Option<(&str, &str)> {
+        let (service, instance) = key.strip_prefix(self.before)?.split_once(self.between)?;
+        Some((service, self.ended(instance)?))
+    }
+
+    fn instance_of<'k>(self, service: &str, key: &'k str) -> Option<&'k str> {
+        let rest = key.strip_prefix(self.before)?.strip_prefix(service)?;
+        self.ended(rest.strip_prefix(self.between)?)
+    }
+
+    fn ended(self, instance: &str) -> Option<&str> {
+        instance.strip_suffix(self.behind).filter(|instance| !instance.is_empty())
     }
 }
 
@@ -141,11 +176,13 @@ impl Registry for Etcd {
         let (service, instance) = self.split(id)?;
         let over = filled(&self.layout.override_key, service, instance);
         let value = self.layout.value.replace("{marker}", &marker.to_string());
-        self.api.swap(&over, 0, Some(value.as_bytes())).await.map_err(|error| self.told(error))?;
-        // Where somebody was quicker, what they put stands there now, and it is refused by its own words.
-        match self.look(id).await?.registration.traffic {
-            Traffic::DrainedBy(found) if found == *marker => Ok(()),
-            other => {
+        let put = self.api.swap(&over, 0, Some(value.as_bytes())).await;
+        // Where somebody was quicker, what they put stands there now, and it is refused by its own words. A write without
+        // an answer may have been done.
+        match (self.look(id).await?.registration.traffic, put) {
+            (Traffic::DrainedBy(found), _) if found == *marker => Ok(()),
+            (_, Err(error)) => Err(self.told(error)),
+            (other, Ok(_)) => {
                 super::may_drain(&self.registry, id, &other, marker)?;
                 let detail = format!("`{id}` was to be drained, but reads back as {}", super::stands_there(&other));
                 Err(RegistryError::Refused { registry: self.registry.clone(), detail })
@@ -167,33 +204,43 @@ impl Registry for Etcd {
         }
         let (service, instance) = self.split(id)?;
         let over = filled(&self.layout.override_key, service, instance);
-        let gone = self.api.swap(&over, seen.revision, None).await.map_err(|error| self.told(error))?;
-        match self.api.get(&over).await.map_err(|error| self.told(error))?.map(|pair| self.traffic(&pair)) {
-            Some(Traffic::DrainedBy(found)) if found == *marker => {
-                let detail = format!("`{over}` was changed by another just when it was to be deleted");
-                Err(RegistryError::Unreachable { registry: self.registry.clone(), detail })
-            }
-            _ if gone => Ok(Restored::Done),
-            Some(other) => Ok(Restored::NotOurs(super::stands_there(&other))),
-            None => Ok(Restored::NotOurs("another took our override back a moment before".into())),
+        let deleted = self.api.swap(&over, seen.revision, None).await;
+        let left = self.api.get(&over).await.map_err(|error| self.told(error))?.map(|pair| self.traffic(&pair));
+        match (left, deleted) {
+            (Some(Traffic::DrainedBy(found)), deleted) if found == *marker => Err(match deleted {
+                Err(error) => self.told(error),
+                Ok(_) => RegistryError::Unreachable {
+                    registry: self.registry.clone(),
+                    detail: format!("`{over}` was changed by another just when it was to be deleted"),
+                },
+            }),
+            // Without an answer it may have been done, and it is gone.
+            (None, Ok(true) | Err(_)) | (Some(_), Ok(true)) => Ok(Restored::Done),
+            (Some(other), _) => Ok(Restored::NotOurs(super::stands_there(&other))),
+            (None, Ok(false)) => Ok(Restored::NotOurs("another took our override back a moment before".into())),
         }
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         let (service, own) = self.split(id)?;
-        // Proves that this user sees the service's instances, ourselves among them.
-        self.look(id).await?;
-        // In this order: an instance that is drained meanwhile is not counted as healthy.
-        let instances = self.all(&self.layout.key, Some(service)).await?;
-        let overridden = self.all(&self.layout.override_key, Some(service)).await?;
+        let (keys, overrides) = (Template::of(&self.layout.key), Template::of(&self.layout.override_key));
+        let our_key = filled(&self.layout.key, service, own);
+        // As it all stands at one moment; our own key among them proves that this user sees the service's instances.
+        let asked = [Keys::One(&our_key), Keys::Below(&keys.prefix(service)), Keys::Below(&overrides.prefix(service))];
+        let [ours, instances, overridden] = self.api.get_all(asked).await.map_err(|error| self.told(error))?;
+        if ours.is_empty() {
+            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
+        }
         // What an instance keeps below its own key is no instance.
         let depth = own.matches('/').count();
         let mut standing: BTreeMap<&str, bool> = instances
             .iter()
-            .filter(|(_, instance, _)| instance.matches('/').count() == depth)
-            .map(|(_, instance, _)| (instance.as_str(), true))
+            .filter_map(|pair| keys.instance_of(service, &pair.key))
+            .filter(|instance| instance.matches('/').count() == depth)
+            .map(|instance| (instance, true))
             .collect();
-        for instance in overridden.iter().map(|(_, instance, _)| instance.as_str()).chain([own]) {
+        let out = overridden.iter().filter_map(|pair| overrides.instance_of(service, &pair.key));
+        for instance in out.chain([own]) {
             if let Some(healthy) = standing.get_mut(instance) {
                 *healthy = false;
             }
@@ -203,7 +250,7 @@ impl Registry for Etcd {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let overrides = self.all(&self.layout.override_key, None).await?;
+        let overrides = self.all(&self.layout.override_key).await?;
         let own = overrides.into_iter().filter_map(|(service, instance, pair)| match self.traffic(&pair) {
             Traffic::DrainedBy(marker) if marker.host == self.host => {
                 Some(FoundMarker { id: format!("{service}/{instance}"), marker })
@@ -214,12 +261,12 @@ impl Registry for Etcd {
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        let all = self.all(&self.layout.key, None).await?;
+        let all = self.all(&self.layout.key).await?;
         Ok(all.into_iter().filter_map(|(service, instance, _)| Some((instance.parse().ok()?, service))).collect())
     }
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        let all = self.all(&self.layout.key, None).await?;
+        let all = self.all(&self.layout.key).await?;
         let named = |(service, instance, _): (String, String, Pair)| {
             Some((format!("{service}/{instance}"), instance.parse().ok()?))
         };

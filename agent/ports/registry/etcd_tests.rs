@@ -14,8 +14,8 @@ use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::etcd::Etcd;
 use super::*;
 use crate::model::EtcdLayout;
-use crate::ports::User;
-use crate::ports::testing_etcd::TestEtcd;
+use crate::ports::testing_etcd::{Release, TestEtcd};
+use crate::ports::{Login, User};
 
 const US: &str = "rpc-order/127.0.0.1:7801";
 const OVERRIDE: &str = "/overrides/rpc-order/127.0.0.1:7801";
@@ -41,8 +41,8 @@ fn key(id: &str) -> String {
 }
 
 impl EtcdWorld {
-    async fn new() -> Self {
-        let etcd = TestEtcd::start().await;
+    async fn new(release: Release) -> Self {
+        let etcd = TestEtcd::start(release).await;
         for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
             etcd.put(&key(id), r#"{"weight":3}"#).await;
         }
@@ -54,7 +54,7 @@ impl EtcdWorld {
     }
 
     fn of(etcd: &TestEtcd, user: Option<User>, host: &str) -> Etcd {
-        Etcd::new("etcd", &etcd.url, user, layout(), host).unwrap()
+        Etcd::new("etcd", std::slice::from_ref(&etcd.url), user.map(Login::new), layout(), host).unwrap()
     }
 }
 
@@ -74,8 +74,8 @@ impl World for EtcdWorld {
 
     fn silent(&self) -> Option<Arc<dyn Registry>> {
         let url = format!("http://{}", nobody_answers());
-        let deadline = Duration::from_millis(200);
-        Some(Arc::new(Etcd::within(deadline, "etcd", &url, known("shop"), layout(), "bj1-03").unwrap()))
+        let (deadline, login) = (Duration::from_millis(200), known("shop").map(Login::new));
+        Some(Arc::new(Etcd::within(deadline, "etcd", &[url], login, layout(), "bj1-03").unwrap()))
     }
 
     async fn cut(&self) -> Vec<Arc<dyn Registry>> {
@@ -129,8 +129,17 @@ impl World for EtcdWorld {
 }
 
 #[tokio::test]
-async fn etcd_conforms() {
-    let world = EtcdWorld::new().await;
+async fn etcd_3_4_conforms() {
+    etcd_conforms(Release::V3_4).await;
+}
+
+#[tokio::test]
+async fn etcd_3_7_conforms() {
+    etcd_conforms(Release::V3_7).await;
+}
+
+async fn etcd_conforms(release: Release) {
+    let world = EtcdWorld::new(release).await;
     conforms(&world).await;
     // Its key went while it was drained. It comes back drained, and a later agent knows the drain and takes it back.
     world.etcd.put(&key(US), "{}").await;
@@ -183,7 +192,7 @@ async fn a_person_is_quicker(etcd: &TestEtcd) -> String {
             while !request.ends_with(b"}") {
                 assert!(client.read_buf(&mut request).await.unwrap() > 0);
             }
-            if String::from_utf8_lossy(&request).contains("/v3/kv/txn") {
+            if String::from_utf8_lossy(&request).contains("\"compare\"") {
                 let theirs = json!({ "key": STANDARD.encode(OVERRIDE), "value": STANDARD.encode("release 43") });
                 reqwest::Client::new().post(format!("{real}/v3/kv/put")).json(&theirs).send().await.unwrap();
             }
@@ -197,7 +206,7 @@ async fn a_person_is_quicker(etcd: &TestEtcd) -> String {
 
 async fn a_person_who_was_quicker_is_not_overwritten(world: &EtcdWorld) {
     let url = a_person_is_quicker(&world.etcd).await;
-    let late = Etcd::new("etcd", &url, None, layout(), "bj1-03").unwrap();
+    let late = Etcd::new("etcd", &[url], None, layout(), "bj1-03").unwrap();
     let refused = late.drain(US, &marker("i")).await.unwrap_err();
     assert!(matches!(&refused, RegistryError::Refused { detail, .. } if detail.contains("release 43")), "{refused}");
     assert_eq!(world.etcd.get(OVERRIDE).await.unwrap(), "release 43");
@@ -228,7 +237,13 @@ fn known(name: &str) -> Option<User> {
 
 #[tokio::test]
 async fn an_answer_that_permissions_cut_is_never_absence_and_the_documented_ones_suffice() {
-    let mut world = EtcdWorld::new().await;
+    for release in [Release::V3_4, Release::V3_7] {
+        the_documented_permissions_suffice_and_less_is_refused(release).await;
+    }
+}
+
+async fn the_documented_permissions_suffice_and_less_is_refused(release: Release) {
+    let mut world = EtcdWorld::new(release).await;
     world.etcd.lock_down("blind", "hush-hush", "/overrides/").await;
     let blind = EtcdWorld::of(&world.etcd, known("blind"), "bj1-03");
     let wrong = EtcdWorld::of(&world.etcd, user("blind", "wrong-word"), "bj1-03");
@@ -253,7 +268,8 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_documented_ones
 
 #[tokio::test]
 async fn an_etcd_that_is_away_is_worth_trying_again_and_something_else_is_not() {
-    let away = Etcd::new("etcd", "http://127.0.0.1:1", user("u", "hush"), layout(), "h").unwrap();
+    let login = user("u", "hush").map(Login::new);
+    let away = Etcd::new("etcd", &["http://127.0.0.1:1".into()], login, layout(), "h").unwrap();
     let error = away.observe(US).await.unwrap_err();
     assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
     for wrong in ["rpc-order", "/x", "rpc-order/"] {

@@ -93,7 +93,7 @@ impl Apps {
         }
         let mut request = self.client.request(method, url).header(ACCEPT, "application/json");
         if let Some(user) = &self.user {
-            request = request.basic_auth(&user.name, Some(user.password.expose_secret()));
+            request = request.basic_auth(&user.name, Some(user.password.now().expose_secret()));
         }
         let unreachable = |why: String| RegistryError::Unreachable {
             registry: self.registry.clone(),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ::redis::FromRedisValue;
 use async_trait::async_trait;
-use secrecy::SecretString;
 
 use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::redis::Redis;
@@ -350,7 +349,7 @@ async fn an_instance_without_a_fresh_heartbeat_is_not_counted_as_healthy() {
 }
 
 fn user(name: &str) -> Option<User> {
-    Some(User { name: name.into(), password: SecretString::from("hush".to_owned()) })
+    Some(User { name: name.into(), password: "hush".to_owned().into() })
 }
 
 #[tokio::test]

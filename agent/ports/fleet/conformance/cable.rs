@@ -18,6 +18,22 @@ struct Faults {
     lost_answers: u32,
     lost_requests: u32,
     silent: bool,
+    /// So many questions are passed on, and the next is answered by the cable.
+    passing: u32,
+    /// That answer; an empty one breaks the connection.
+    answers: Option<&'static str>,
+}
+
+impl Faults {
+    fn answers_this(&mut self) -> Option<&'static str> {
+        match self.passing {
+            0 => self.answers.take(),
+            _ => {
+                self.passing -= 1;
+                None
+            }
+        }
+    }
 }
 
 impl Cable {
@@ -42,6 +58,17 @@ impl Cable {
         self.faults.lock().unwrap().lost_requests = writes;
     }
 
+    /// The `nth` question from now, counted from 0, is answered so in the store's place.
+    pub fn answer_nth(&self, nth: u32, answer: &'static str) {
+        let mut faults = self.faults.lock().unwrap();
+        (faults.passing, faults.answers) = (nth, Some(answer));
+    }
+
+    /// Was that question asked meanwhile? It is not waited for any more.
+    pub fn has_answered(&self) -> bool {
+        self.faults.lock().unwrap().answers.take().is_none()
+    }
+
     pub fn set_silent(&self, silent: bool) {
         self.faults.lock().unwrap().silent = silent;
     }
@@ -51,6 +78,14 @@ impl Cable {
 async fn carry(mut client: TcpStream, store: SocketAddr, write: &str, faults: Arc<Mutex<Faults>>) {
     if faults.lock().unwrap().silent {
         return std::future::pending().await;
+    }
+    let answer = faults.lock().unwrap().answers_this();
+    if let Some(answer) = answer {
+        // The question is read first, so that its end is no reset before it.
+        let mut asked = [0; 4_096];
+        let _ = client.read(&mut asked).await;
+        let _ = client.write_all(answer.as_bytes()).await;
+        return;
     }
     // Each on a way of its own length, so that hosts do not go in step.
     let microseconds = RandomState::new().hash_one(()) % 4_000;

@@ -1,6 +1,8 @@
 //! One suite over every store: the same story, told to each.
 
 mod cable;
+mod etcd;
+mod faults;
 mod lock_server;
 mod stores;
 
@@ -59,7 +61,7 @@ async fn a_slot_is_taken_renewed_lost_kept_and_given_back(world: &dyn World) {
     assert_eq!(a.holders(SERVICE).await.unwrap(), []);
     let until = clock.monotonic() + LEASE;
     assert_eq!(a.acquire(SERVICE, "ia", 1).await.unwrap(), Acquired::Yes { until });
-    assert!(matches!(b.acquire(SERVICE, "ib", 1).await.unwrap(), Acquired::No { held } if held[0].holder == "a"));
+    assert!(matches!(b.acquire(SERVICE, "ib", 1).await.unwrap(), Acquired::No { held, .. } if held[0].holder == "a"));
     assert_eq!(a.services().await.unwrap(), [SERVICE]);
     assert_eq!(b.blocked_by(SERVICE, "ib", 1).await.unwrap(), a.holders(SERVICE).await.unwrap());
     assert_eq!(b.blocked_by(SERVICE, "ib", 2).await.unwrap(), []);
@@ -83,7 +85,7 @@ async fn a_slot_is_taken_renewed_lost_kept_and_given_back(world: &dyn World) {
     for _ in 0..2 {
         assert_eq!(b.begin(SERVICE, "ib").await.unwrap(), clock.monotonic() + LEASE);
         clock.advance(LEASE * 10_000);
-        let Acquired::No { held } = a.acquire(SERVICE, "ia", 1).await.unwrap() else { panic!("taken twice") };
+        let Acquired::No { held, .. } = a.acquire(SERVICE, "ia", 1).await.unwrap() else { panic!("taken twice") };
         assert_eq!(held[0].phase, Phase::Changing);
         assert!(is_yes(&b.acquire(SERVICE, "ib", 1).await.unwrap()));
     }
@@ -94,7 +96,7 @@ async fn a_slot_is_taken_renewed_lost_kept_and_given_back(world: &dyn World) {
     b.drained(SERVICE, "ib").await.unwrap();
     assert_eq!(b.begin(SERVICE, "ib").await.unwrap(), clock.monotonic() + LEASE);
     clock.advance(LEASE * 10_000);
-    let Acquired::No { held } = a.acquire(SERVICE, "ia", 1).await.unwrap() else { panic!("taken twice") };
+    let Acquired::No { held, .. } = a.acquire(SERVICE, "ia", 1).await.unwrap() else { panic!("taken twice") };
     assert_eq!((held.len(), &held[0].phase), (1, &Phase::Drained));
 
     // Given back once; what another holds is not given back for it.
@@ -135,7 +137,7 @@ async fn a_slot_is_kept_from_the_hosts_next_incident(a: &dyn Fleet, b: &dyn Flee
     for _ in 0..2 {
         a.begin(SERVICE, "i1").await.unwrap();
         assert!(is_yes(&a.acquire(SERVICE, "i1", 1).await.unwrap()));
-        let Acquired::No { held } = a.acquire(SERVICE, "i2", 2).await.unwrap() else { panic!("given to both") };
+        let Acquired::No { held, .. } = a.acquire(SERVICE, "i2", 2).await.unwrap() else { panic!("given to both") };
         assert_eq!((held[0].holder.as_str(), held[0].incident.as_str()), ("a", "i1"));
         assert!(matches!(a.begin(SERVICE, "i2").await.unwrap_err(), FleetError::Lost(_)));
         a.release(SERVICE, "i2").await.unwrap();

@@ -9,8 +9,9 @@ use super::{World, conforms};
 use crate::clock::{ManualClock, SystemClock};
 use crate::ports::fleet::{Fleet, FleetError, User, consul, etcd, redis};
 use crate::ports::testing_consul::TestConsul;
-use crate::ports::testing_etcd::TestEtcd;
+use crate::ports::testing_etcd::{Release, TestEtcd};
 use crate::ports::testing_redis::TestRedis;
+use crate::ports::{Login, Secret};
 
 /// How a host reaches the store at an address, and how another hand does, past the cable.
 #[async_trait(?Send)]
@@ -23,7 +24,7 @@ trait Store {
 #[async_trait(?Send)]
 impl Store for TestConsul {
     fn fleet(at: &str, name: &str, clock: Arc<ManualClock>) -> Arc<dyn Fleet> {
-        consul::consul(&format!("http://{at}"), None, name, clock).unwrap()
+        consul::consul(&[format!("http://{at}")], None, name, clock).unwrap()
     }
 
     async fn put(&self, service: &str, text: &str) {
@@ -39,7 +40,7 @@ impl Store for TestConsul {
 #[async_trait(?Send)]
 impl Store for TestEtcd {
     fn fleet(at: &str, name: &str, clock: Arc<ManualClock>) -> Arc<dyn Fleet> {
-        etcd::etcd(&format!("http://{at}"), None, name, clock).unwrap()
+        etcd::etcd(&[format!("http://{at}")], None, name, clock).unwrap()
     }
 
     async fn put(&self, service: &str, text: &str) {
@@ -113,8 +114,17 @@ async fn consul_conforms() {
 }
 
 #[tokio::test]
-async fn etcd_conforms() {
-    let etcd = TestEtcd::start().await;
+async fn etcd_3_4_conforms() {
+    etcd_conforms(Release::V3_4).await;
+}
+
+#[tokio::test]
+async fn etcd_3_7_conforms() {
+    etcd_conforms(Release::V3_7).await;
+}
+
+async fn etcd_conforms(release: Release) {
+    let etcd = TestEtcd::start(release).await;
     let url = etcd.url.clone();
     conforms(&Wired::new(etcd, &url, "POST /v3/kv/txn").await).await;
 }
@@ -126,16 +136,16 @@ async fn redis_conforms() {
     conforms(&Wired::new(redis, &url, "EVAL").await).await;
 }
 
-fn clock() -> Arc<SystemClock> {
+pub fn clock() -> Arc<SystemClock> {
     Arc::new(SystemClock)
 }
 
-fn user(name: &str, password: &str) -> Option<User> {
+pub fn user(name: &str, password: &str) -> Option<User> {
     Some(User { name: name.into(), password: password.to_owned().into() })
 }
 
 /// A store that refuses us says so, and the error holds no secret.
-async fn refuses(fleet: &dyn Fleet, words: &str, secret: &str) {
+pub async fn refuses(fleet: &dyn Fleet, words: &str, secret: &str) {
     for error in [
         fleet.acquire("rpc-order", "ia", 1).await.unwrap_err(),
         fleet.services().await.unwrap_err(),
@@ -151,7 +161,9 @@ async fn refuses(fleet: &dyn Fleet, words: &str, secret: &str) {
 async fn a_consul_token_that_may_not_is_refused() {
     let consul = TestConsul::start_with_acl().await;
     let cut = consul.token(r#"key_prefix "other/" { policy = "write" }"#).await;
-    let as_whom = |token: &str| consul::consul(&consul.url, Some(token.to_owned().into()), "a", clock()).unwrap();
+    let as_whom = |token: &str| {
+        consul::consul(std::slice::from_ref(&consul.url), Some(token.to_owned().into()), "a", clock()).unwrap()
+    };
     let fleet = as_whom(&cut);
     for error in [fleet.acquire("rpc-order", "ia", 1).await.unwrap_err(), fleet.holders("rpc-order").await.unwrap_err()]
     {
@@ -160,19 +172,6 @@ async fn a_consul_token_that_may_not_is_refused() {
     let enough = consul.token(r#"key_prefix "unwait/" { policy = "write" }"#).await;
     as_whom(&enough).acquire("rpc-order", "ia", 1).await.unwrap();
     assert_eq!(as_whom(&enough).services().await.unwrap(), ["rpc-order"]);
-}
-
-#[tokio::test]
-async fn etcd_with_access_control_takes_the_user_who_may_and_no_other() {
-    let store = TestEtcd::start().await;
-    store.lock_down("unwait", "hush-hush", "unwait/").await;
-    let as_whom = |user| etcd::etcd(&store.url, user, "a", clock()).unwrap();
-    let fleet = as_whom(user("unwait", "hush-hush"));
-    fleet.acquire("rpc-order", "ia", 1).await.unwrap();
-    fleet.begin("rpc-order", "ia").await.unwrap();
-    assert_eq!(fleet.services().await.unwrap(), ["rpc-order"]);
-    refuses(&*as_whom(user("unwait", "wrong-word")), "authentication failed", "wrong-word").await;
-    refuses(&*as_whom(None), "user name is empty", "no secret here").await;
 }
 
 #[tokio::test]
@@ -200,11 +199,47 @@ async fn redis_with_access_control_takes_the_user_who_may_and_no_other() {
     as_whom(user("", "secret-of-all")).holders("rpc-order").await.unwrap();
 }
 
+/// A token, and a password, that are changed while the agent runs: first in the store, then in the file.
+#[tokio::test]
+async fn a_secret_that_its_store_refuses_is_read_again_from_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, secret: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("{secret}\n")).unwrap();
+        path
+    };
+    let consul = TestConsul::start_with_acl().await;
+    let cut = consul.token(r#"key_prefix "other/" { policy = "write" }"#).await;
+    let token = Secret::in_file(file("token", &cut)).unwrap();
+    let of_consul = consul::consul(std::slice::from_ref(&consul.url), Some(token), "a", clock()).unwrap();
+
+    let redis = TestRedis::start().await;
+    let set_password = async |word: &str| {
+        let rule = format!(">{word}");
+        redis.ask(&["ACL", "SETUSER", "unwait", "on", "resetpass", &rule, "~unwait:*", "+@all"]).await;
+    };
+    set_password("new-word").await;
+    let password = Secret::in_file(file("password", "old-word")).unwrap();
+    let of_redis = Some(User { name: "unwait".into(), password });
+    let of_redis = redis::redis(&format!("{}/0", redis.url), of_redis, "a", clock()).unwrap();
+    for fleet in [&of_consul, &of_redis] {
+        assert!(matches!(fleet.acquire("rpc-order", "ia", 1).await.unwrap_err(), FleetError::Refused(_)));
+    }
+
+    file("token", &consul.token(r#"key_prefix "unwait/" { policy = "write" }"#).await);
+    file("password", "new-word");
+    for fleet in [of_consul, of_redis] {
+        fleet.acquire("rpc-order", "ia", 1).await.unwrap();
+        fleet.begin("rpc-order", "ia").await.unwrap();
+        fleet.release("rpc-order", "ia").await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_is_not_there_is_an_error_without_the_secret() {
     let fleets = [
-        consul::consul("http://127.0.0.1:1", Some("hush-hush".to_owned().into()), "a", clock()).unwrap(),
-        etcd::etcd("http://127.0.0.1:1", user("unwait", "hush-hush"), "a", clock()).unwrap(),
+        consul::consul(&["http://127.0.0.1:1".into()], Some("hush-hush".to_owned().into()), "a", clock()).unwrap(),
+        etcd::etcd(&["http://127.0.0.1:1".into()], user("unwait", "hush-hush").map(Login::new), "a", clock()).unwrap(),
         redis::redis("redis://127.0.0.1:1", user("unwait", "hush-hush"), "a", clock()).unwrap(),
     ];
     for fleet in fleets {

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crate::ports::Secret;
 use async_trait::async_trait;
-use secrecy::SecretString;
 use serde_json::Value;
 
 use super::super::holder::{Held, Holder, Look};
@@ -31,7 +31,7 @@ pub struct Consul {
 
 impl Consul {
     /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
-    pub fn new(name: &str, url: &str, token: Option<SecretString>, host: &str) -> Result<Self, RegistryError> {
+    pub fn new(name: &str, url: &str, token: Option<Secret>, host: &str) -> Result<Self, RegistryError> {
         Ok(Self { local: Arc::new(Local::new(name, url, token, host)?), holder: Holder::new(HOLD_EVERY) })
     }
 

@@ -217,7 +217,7 @@ impl Api {
             form.query_pairs_mut()
                 .clear()
                 .append_pair("username", &user.name)
-                .append_pair("password", user.password.expose_secret());
+                .append_pair("password", user.password.now().expose_secret());
             let form = form.query().unwrap_or_default().to_owned();
             let request = self.client.post(self.url("v1", "auth/login", &[]));
             let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
