@@ -26,7 +26,8 @@ use serde_json::{Value, json};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted, until_seen};
-use super::{Others, Registration, RegistryError, Traffic};
+use super::whose::{Shown, whose};
+use super::{Others, Registration, RegistryError};
 use crate::model::Marker;
 use crate::ports::{User, http};
 
@@ -214,16 +215,14 @@ impl Backend for Apps {
         };
         let status = record["status"].as_str().unwrap_or(NONE).to_owned();
         let overridden = overridden(&record).to_owned();
-        let traffic = match (overridden.as_str(), self.drains()?.remove(id)) {
-            // Ours, or lost since by a deregistration.
-            (OUT | NONE | "UP", Some(noted)) => Traffic::DrainedBy(noted),
-            (NONE | "UP", None) => match status.as_str() {
-                "UP" => Traffic::Passing,
-                OUT => Traffic::Isolated { reason: "the application itself says OUT_OF_SERVICE".into() },
-                _ => Traffic::Failing,
-            },
-            (other, _) => Traffic::Isolated { reason: format!("its status is overridden as {other}") },
+        let unsaid = format!("its status is overridden as {overridden}");
+        let shown = match (overridden.as_str(), status.as_str()) {
+            (NONE | "UP", OUT) => Shown::Out("the application itself says OUT_OF_SERVICE"),
+            (NONE | "UP", status) => Shown::In { passing: status == "UP" },
+            (OUT, _) => Shown::Out(&unsaid),
+            _ => Shown::OutOtherwise(&unsaid),
         };
+        let traffic = whose(shown, None, self.note(id)?.as_ref());
         let record = json!({ "status": status, "overridden": overridden });
         Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
     }

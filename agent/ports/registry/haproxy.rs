@@ -23,6 +23,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted};
+use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::Marker;
 
@@ -244,16 +245,15 @@ impl Backend for Balancers {
 
     async fn look(&self, id: &str) -> Result<Registration, RegistryError> {
         let servers = self.everywhere(id).await?;
-        let marker = self.drains()?.remove(id);
-        let isolated = servers.iter().find_map(|(socket, server)| Some((socket, server.isolated()?)));
+        let isolated = servers.iter().find_map(|(socket, server)| Some(format!("{socket}: {}", server.isolated()?)));
         let drained = servers.iter().find(|(_, server)| server.admin == FORCED_DRAIN);
-        let traffic = match (isolated, marker, drained) {
-            (Some((socket, why)), ..) => Traffic::Isolated { reason: format!("{socket}: {why}") },
-            (None, Some(marker), _) => Traffic::DrainedBy(marker),
-            (None, None, Some((socket, _))) => Traffic::Isolated { reason: format!("{socket}: it is drained") },
-            (None, None, None) if servers.iter().all(|(_, server)| server.passes()) => Traffic::Passing,
-            (None, None, None) => Traffic::Failing,
+        let drained = drained.map(|(socket, _)| format!("{socket}: it is drained"));
+        let shown = match (&isolated, &drained) {
+            (Some(why), _) => Shown::OutOtherwise(why),
+            (None, Some(why)) => Shown::Out(why),
+            (None, None) => Shown::In { passing: servers.iter().all(|(_, server)| server.passes()) },
         };
+        let traffic = whose(shown, None, self.note(id)?.as_ref());
         let record = |(socket, server): &(&str, Server)| json!({ "socket": socket, "admin_state": server.admin, "weight": server.weight });
         let record = json!(servers.iter().map(record).collect::<Vec<_>>());
         let (backend, _) = self.split(id)?;

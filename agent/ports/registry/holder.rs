@@ -4,7 +4,7 @@
 //!
 //! It ends with the adapter. While no agent runs nobody holds, which the adapters declare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ async fn look_after<A: Held>(
     looking: Arc<tokio::sync::Mutex<()>>,
     every: Duration,
 ) {
-    let mut failed = false;
+    let mut failed = BTreeSet::new();
     loop {
         tokio::time::sleep(every).await;
         let Some(adapter) = adapter.upgrade() else { return };
@@ -146,12 +146,15 @@ async fn look_after<A: Held>(
                     }
                 }
                 // Once, not at every look.
-                Err(error) if !failed => {
-                    tracing::warn!(%error, id, incident = %marker.incident, "the drain could not be looked at");
+                Err(error) if !failed.contains(&id) => {
+                    tracing::warn!(id, incident = %marker.incident, "the drain of {id} cannot be held: {error}; trying again");
                 }
                 Err(_) => {}
             }
-            failed = look.is_err();
+            match look {
+                Err(_) => failed.insert(id),
+                Ok(_) => failed.remove(&id),
+            };
         }
     }
 }

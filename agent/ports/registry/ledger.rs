@@ -1,7 +1,8 @@
 //! Whose drains stand, for balancers that keep no reason beside a drain: a small file in the state directory.
 //!
-//! Written and synced before a drain begins, and taken back only once the instance is in traffic again: what stands here
-//! may be no drain yet, or none any more, and is never too little. `{"rpc-order/s1": "unwait: drained incident=…"}`
+//! Written and synced before a drain begins, written again once it was seen, and taken back only once the instance is in
+//! traffic again: what stands here may be no drain yet, or none any more, and is never too little.
+//! `{"rpc-order/s1": "unwait: drained incident=… host=…"}`, with the word `begun` at its end until the drain was seen.
 //!
 //! Nothing that is put back waits for the disk: a line that cannot be taken back now counts no more, and goes once the
 //! disk takes it. Where the agent ends before that, the line is a drain that no incident knows of, and is told.
@@ -16,6 +17,27 @@ use crate::model::Marker;
 
 #[derive(Debug)]
 pub struct Ledger(PathBuf);
+
+/// What is noted of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub marker: Marker,
+    /// The drain was seen once. Until then it may never have been one, and is not held.
+    pub seen: bool,
+}
+
+/// Behind the marker of a drain that was not seen yet. Older releases read the marker alone.
+const BEGUN: &str = " begun";
+
+impl Note {
+    fn parse(line: &str) -> Option<Self> {
+        Some(Self { marker: Marker::parse(line)?, seen: !line.ends_with(BEGUN) })
+    }
+
+    fn line(&self) -> String {
+        format!("{}{}", self.marker, if self.seen { "" } else { BEGUN })
+    }
+}
 
 type Ended = BTreeMap<PathBuf, BTreeSet<String>>;
 
@@ -36,24 +58,37 @@ impl Ledger {
         &self.0
     }
 
-    /// Every drain, by its instance. No file: no drain was ever made.
-    pub fn drains(&self) -> Result<BTreeMap<String, Marker>, String> {
+    /// Every note, by its instance. No file: no drain was ever begun.
+    pub fn notes(&self) -> Result<BTreeMap<String, Note>, String> {
         self.standing(&mut ended())
     }
 
+    /// From now on this drain may be. A note of the same one stays what it is.
+    pub fn begin(&self, id: &str, marker: &Marker) -> Result<(), String> {
+        self.change(|notes| match notes.get(id) {
+            Some(note) if note.marker == *marker => {}
+            _ => drop(notes.insert(id.into(), Note { marker: marker.clone(), seen: false })),
+        })
+    }
+
+    /// The drain was seen: from now on it is one.
+    pub fn seen(&self, id: &str, marker: &Marker) -> Result<(), String> {
+        self.change(|notes| drop(notes.insert(id.into(), Note { marker: marker.clone(), seen: true })))
+    }
+
     /// What the file says, without what has ended; the lines of that are taken back where the disk takes it now.
-    fn standing(&self, ended: &mut Ended) -> Result<BTreeMap<String, Marker>, String> {
-        let mut drains = self.read()?;
+    fn standing(&self, ended: &mut Ended) -> Result<BTreeMap<String, Note>, String> {
+        let mut notes = self.read()?;
         if let Some(gone) = ended.get(&self.0) {
-            drains.retain(|id, _| !gone.contains(id));
-            if self.write(&drains).is_ok() {
+            notes.retain(|id, _| !gone.contains(id));
+            if self.write(&notes).is_ok() {
                 ended.remove(&self.0);
             }
         }
-        Ok(drains)
+        Ok(notes)
     }
 
-    fn read(&self) -> Result<BTreeMap<String, Marker>, String> {
+    fn read(&self) -> Result<BTreeMap<String, Note>, String> {
         let told = |why: String| format!("{}: {why}", self.0.display());
         let text = match fs::read(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -61,29 +96,23 @@ impl Ledger {
         };
         let lines: BTreeMap<String, String> =
             serde_json::from_slice(&text).map_err(|error| told(format!("no list of drains: {error}")))?;
-        let marker = |(id, line): (String, String)| match Marker::parse(&line) {
-            Some(marker) => Ok((id, marker)),
+        let note = |(id, line): (String, String)| match Note::parse(&line) {
+            Some(note) => Ok((id, note)),
             None => Err(told(format!("what stands for `{id}` is no marker of ours"))),
         };
-        lines.into_iter().map(marker).collect()
+        lines.into_iter().map(note).collect()
     }
 
-    /// From now on this drain stands, or with `None` no drain of this instance, whatever the disk says to that.
-    pub fn set(&self, id: &str, marker: Option<&Marker>) -> Result<(), String> {
+    /// From now on there is no drain of this instance, whatever the disk says to that.
+    pub fn end(&self, id: &str) -> Result<(), String> {
         let mut ended = ended();
-        let mut drains = self.standing(&mut ended)?;
-        let before = drains.clone();
-        match marker {
-            Some(marker) => drains.insert(id.into(), marker.clone()),
-            None => drains.remove(id),
-        };
-        if drains == before {
+        let mut notes = self.standing(&mut ended)?;
+        if notes.remove(id).is_none() {
             return Ok(());
         }
-        match (self.write(&drains), marker) {
-            (Ok(()), _) => drop(ended.remove(&self.0)),
-            (Err(error), Some(_)) => return Err(error),
-            (Err(error), None) => {
+        match self.write(&notes) {
+            Ok(()) => drop(ended.remove(&self.0)),
+            Err(error) => {
                 tracing::warn!(id, error, "the drain has ended, and stands in the file until the disk takes it");
                 ended.entry(self.0.clone()).or_default().insert(id.into());
             }
@@ -91,8 +120,20 @@ impl Ledger {
         Ok(())
     }
 
-    fn write(&self, drains: &BTreeMap<String, Marker>) -> Result<(), String> {
-        let lines: BTreeMap<&String, String> = drains.iter().map(|(id, marker)| (id, marker.to_string())).collect();
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Note>)) -> Result<(), String> {
+        let mut ended = ended();
+        let mut notes = self.standing(&mut ended)?;
+        let before = notes.clone();
+        change(&mut notes);
+        if notes != before {
+            self.write(&notes)?;
+            ended.remove(&self.0);
+        }
+        Ok(())
+    }
+
+    fn write(&self, notes: &BTreeMap<String, Note>) -> Result<(), String> {
+        let lines: BTreeMap<&String, String> = notes.iter().map(|(id, note)| (id, note.line())).collect();
         let text = serde_json::to_vec_pretty(&lines).expect("names and lines are JSON");
         replace(&self.0, &text).map_err(|error| format!("writing {}: {error}", self.0.display()))
     }
@@ -119,24 +160,45 @@ mod tests {
         let path = state.path().join("drains.json");
         let [ledger, of_a_reload] = [(); 2].map(|()| Ledger::new(path.clone()));
         let [i, j] = ["i", "j"].map(|name| Marker { incident: IncidentId(name.into()), host: "h".into() });
-        let both: BTreeMap<String, Marker> = [("a/1".into(), i.clone()), ("b/1".into(), j.clone())].into();
-        let ids = |ledger: &Ledger| ledger.drains().unwrap().into_keys().collect::<Vec<_>>();
-        both.iter().for_each(|(id, marker)| ledger.set(id, Some(marker)).unwrap());
+        let ids = |ledger: &Ledger| ledger.notes().unwrap().into_keys().collect::<Vec<_>>();
+        ledger.seen("a/1", &i).unwrap();
+        ledger.begin("b/1", &j).unwrap();
+        let both = ledger.read().unwrap();
+        assert_eq!(both.keys().collect::<Vec<_>>(), ["a/1", "b/1"]);
 
         // What is written beside cannot be written.
         let full = state.path().join("drains.tmp");
         fs::create_dir(&full).unwrap();
-        ledger.set("a/1", None).unwrap();
+        ledger.end("a/1").unwrap();
         assert_eq!(ids(&ledger), ["b/1"]);
         assert_eq!(ids(&of_a_reload), ["b/1"]);
         assert_eq!(ledger.read().unwrap(), both);
-        ledger.set("a/1", Some(&j)).unwrap_err();
+        ledger.begin("a/1", &j).unwrap_err();
         assert_eq!(ids(&ledger), ["b/1"], "no drain begins that is not noted");
 
         fs::remove_dir(&full).unwrap();
         assert_eq!(ids(&of_a_reload), ["b/1"]);
         assert_eq!(ledger.read().unwrap().into_keys().collect::<Vec<_>>(), ["b/1"]);
-        ledger.set("a/1", Some(&j)).unwrap();
+        ledger.begin("a/1", &j).unwrap();
         assert_eq!(ids(&of_a_reload), ["a/1", "b/1"]);
+    }
+
+    #[test]
+    fn a_drain_is_begun_and_then_seen_and_older_releases_read_both() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(state.path().join("drains.json"));
+        let [i, j] = ["i", "j"].map(|name| Marker { incident: IncidentId(name.into()), host: "h".into() });
+        let noted = || ledger.notes().unwrap().remove("a/1").unwrap();
+        let note = |marker: &Marker, seen| Note { marker: marker.clone(), seen };
+        ledger.begin("a/1", &i).unwrap();
+        assert_eq!(noted(), note(&i, false));
+        ledger.seen("a/1", &i).unwrap();
+        ledger.begin("a/1", &i).unwrap();
+        assert_eq!(noted(), note(&i, true), "it was seen, and is");
+        ledger.begin("a/1", &j).unwrap();
+        assert_eq!(noted(), note(&j, false));
+        let text = fs::read_to_string(ledger.path()).unwrap();
+        assert!(text.contains("unwait: drained incident=j host=h begun"), "{text}");
+        assert_eq!(Marker::parse("unwait: drained incident=j host=h begun"), Some(j));
     }
 }

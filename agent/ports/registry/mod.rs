@@ -30,6 +30,7 @@ mod ledger;
 pub mod nacos;
 mod noted;
 pub mod redis;
+mod whose;
 pub mod zookeeper;
 
 #[cfg(test)]
@@ -52,6 +53,8 @@ mod hook_tests;
 mod hook_word_tests;
 #[cfg(test)]
 mod nacos_tests;
+#[cfg(test)]
+mod noted_tests;
 #[cfg(test)]
 mod redis_dubbo_tests;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted, until_seen};
+use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::{Marker, NacosLayout};
 use crate::ports::User;
@@ -143,16 +144,12 @@ impl Backend for Instances {
         let listed = self.api.listed(place.service).await?.into_iter().find(|listed| place.is(listed));
         let enabled = listed.is_some();
         let mut metadata = record["metadata"].as_object().cloned().unwrap_or_default();
-        let marked = metadata.remove(MARKER).and_then(|text| Marker::parse(text.as_str()?));
-        let healthy = record["healthy"] == true;
-        let traffic = match (enabled, self.drains()?.remove(id), marked) {
-            // Ours, or undone by a registration since.
-            (true, Some(noted), _) => Traffic::DrainedBy(noted),
-            (false, _, Some(marker)) => Traffic::DrainedBy(marker),
-            (false, _, None) => Traffic::Isolated { reason: "its instance is disabled (enabled=false)".into() },
-            (true, None, _) if healthy => Traffic::Passing,
-            (true, None, _) => Traffic::Failing,
+        let kept = metadata.remove(MARKER).and_then(|text| Some(text.as_str()?.to_owned()));
+        let shown = match enabled {
+            true => Shown::In { passing: record["healthy"] == true },
+            false => Shown::Out("its instance is disabled (enabled=false)"),
         };
+        let traffic = whose(shown, kept.as_deref(), self.note(id)?.as_ref());
         let weight = record["weight"].clone();
         let ephemeral = listed.and_then(|listed| listed["ephemeral"].as_bool());
         let kept = json!({ "weight": weight, "metadata": metadata, "ephemeral": ephemeral });

@@ -1,11 +1,13 @@
 //! Drains in registries that keep no word on whose a drain is: noted in a [`Ledger`] of this host, and held. The rules are
-//! written here once; what is done to an instance is the adapter's, as a [`Backend`].
+//! written here once, and in [`super::whose`]; what is done to an instance is the adapter's, as a [`Backend`].
 //!
-//! A drain is noted before it begins, and its note goes only where the change itself was refused: one that was answered
-//! stands, or will, whatever is read right afterwards. A restore changes for as long as the note stands, also where one read
-//! says that it is in traffic already, and the note goes last.
+//! A drain is noted before it begins, and noted again once it was seen. Only then it is one: what was begun and never seen
+//! is in traffic, is neither held nor listed, and becomes a drain where it is found out of traffic later. A note goes
+//! only where the change itself was refused: one that was answered stands, or will, whatever is read right afterwards. A
+//! restore changes for as long as the note stands, also where one read says that it is in traffic already, and the note
+//! goes last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::holder::{Held, Holder, Look};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Note};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 
@@ -34,7 +36,7 @@ pub trait Backend: Send + Sync + 'static {
     fn ledger(&self) -> &Ledger;
 
     async fn look(&self, id: &str) -> Result<Self::Seen, RegistryError>;
-    /// By what was read, and what is noted.
+    /// By what was read, and what is noted: as [`super::whose`] decides it.
     fn registration(seen: &Self::Seen) -> &Registration;
 
     /// Takes the instance out where it is in traffic, and returns once that is seen. True where it was in traffic.
@@ -80,12 +82,9 @@ pub trait Backend: Send + Sync + 'static {
     }
     fn caveats(&self) -> &'static [&'static str];
 
-    fn drains(&self) -> Result<BTreeMap<String, Marker>, RegistryError> {
-        self.ledger().drains().map_err(|detail| self.refused(detail))
-    }
-
-    fn note(&self, id: &str, marker: Option<&Marker>) -> Result<(), RegistryError> {
-        self.ledger().set(id, marker).map_err(|detail| self.refused(detail))
+    /// What is noted of this instance.
+    fn note(&self, id: &str) -> Result<Option<Note>, RegistryError> {
+        self.ledger().notes().map(|mut notes| notes.remove(id)).map_err(|detail| self.refused(detail))
     }
 
     fn refused(&self, detail: String) -> RegistryError {
@@ -118,6 +117,11 @@ impl<B: Backend> Noted<B> {
     }
 }
 
+/// Out of traffic by this drain, as far as was read?
+fn is_drained<B: Backend>(seen: &B::Seen, marker: &Marker) -> bool {
+    matches!(&B::registration(seen).traffic, Traffic::DrainedBy(found) if found == marker)
+}
+
 #[async_trait]
 impl<B: Backend> Registry for Noted<B> {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
@@ -128,22 +132,34 @@ impl<B: Backend> Registry for Noted<B> {
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         let backend = self.backend();
         let _one = self.kept.changing.lock().await;
-        let anew =
-            super::may_drain(backend.registry(), id, &B::registration(&backend.look(id).await?).traffic, marker)?;
-        backend.note(id, Some(marker))?;
-        if let Err(error) = backend.take_out(id, marker).await {
-            // Where it is not known what was done, the note stays for the saga's undo.
-            if anew && backend.is_undone(id, &error).await {
-                backend.note(id, None)?;
+        let traffic = backend.look(id).await?;
+        let anew = super::may_drain(backend.registry(), id, &B::registration(&traffic).traffic, marker)?;
+        self.kept.noted(backend.ledger().begin(id, marker))?;
+        let changed = match backend.take_out(id, marker).await {
+            Ok(changed) => changed,
+            Err(error) => {
+                // Where it is not known what was done, the note stays for the saga's undo.
+                if anew && backend.is_undone(id, &error).await {
+                    self.kept.noted(backend.ledger().end(id))?;
+                }
+                return Err(error);
             }
-            return Err(error);
+        };
+        if changed {
+            self.kept.noted(backend.ledger().seen(id, marker))?;
         }
+        let seen = backend.look(id).await?;
+        if !is_drained::<B>(&seen, marker) {
+            // Where somebody was quicker, it is out by their doing.
+            if anew && !changed {
+                self.kept.noted(backend.ledger().end(id))?;
+            }
+            let now = super::stands_there(&B::registration(&seen).traffic);
+            return Err(backend.refused(format!("`{id}` was to be drained, and is {now}")));
+        }
+        self.kept.noted(backend.ledger().seen(id, marker))?;
         self.holder.hold(&self.kept, id, marker);
-        // Where somebody was quicker, it is out by their doing.
-        match &B::registration(&backend.look(id).await?).traffic {
-            Traffic::DrainedBy(found) if found == marker => Ok(()),
-            other => Err(backend.refused(format!("`{id}` was to be drained, and is {}", super::stands_there(other)))),
-        }
+        Ok(())
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
@@ -158,19 +174,30 @@ impl<B: Backend> Registry for Noted<B> {
     async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         self.holder.forget(id, marker).await;
         let _one = self.kept.changing.lock().await;
-        match self.backend().drains()?.get(id) == Some(marker) {
-            true => self.backend().note(id, None),
-            false => Ok(()),
+        match self.backend().note(id)? {
+            Some(note) if note.marker == *marker => self.kept.noted(self.backend().ledger().end(id)),
+            _ => Ok(()),
         }
     }
 
-    /// All that is noted, held from now on: also what is not there now, and comes into traffic when it registers.
+    /// All that was seen drained, held from now on: also what is not there now, and comes into traffic when it registers.
+    /// What was begun and never seen is one of them where it is found drained.
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let drains = self.backend().drains()?;
-        for (id, marker) in &drains {
-            self.holder.hold(&self.kept, id, marker);
+        let notes = self.backend().ledger().notes();
+        let (seen, begun): (Vec<_>, Vec<_>) = self.kept.noted(notes)?.into_iter().partition(|(_, note)| note.seen);
+        let mut found = Vec::new();
+        for (id, Note { marker, .. }) in seen {
+            self.holder.hold(&self.kept, &id, &marker);
+            found.push(FoundMarker { id, marker });
         }
-        Ok(drains.into_iter().map(|(id, marker)| FoundMarker { id, marker }).collect())
+        for (id, Note { marker, .. }) in begun {
+            if self.kept.look_again(&id, &marker).await? != Look::NotOurs {
+                self.holder.hold(&self.kept, &id, &marker);
+                found.push(FoundMarker { id, marker });
+            }
+        }
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(found)
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
@@ -219,17 +246,25 @@ impl<B: Backend> Registry for Noted<B> {
 }
 
 impl<B: Backend> Kept<B> {
+    fn noted<T>(&self, noted: Result<T, String>) -> Result<T, RegistryError> {
+        noted.map_err(|detail| self.backend.refused(detail))
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         let backend = &self.backend;
         let put_back = async {
             let seen = backend.look(id).await?;
-            match &B::registration(&seen).traffic {
-                Traffic::DrainedBy(found) if found == marker => {}
-                other => return Ok(Restored::NotOurs(super::stands_there(other))),
+            let begun = backend.note(id)?.is_some_and(|note| note.marker == *marker && !note.seen);
+            let traffic = &B::registration(&seen).traffic;
+            // What was begun may be seen yet: in traffic now is not in traffic soon.
+            let is_ours =
+                is_drained::<B>(&seen, marker) || begun && matches!(traffic, Traffic::Passing | Traffic::Failing);
+            if !is_ours {
+                return Ok(Restored::NotOurs(super::stands_there(traffic)));
             }
             backend.put_back(id, marker, seen, record).await?;
             // Last: until it is in traffic the drain is ours to take back.
-            backend.note(id, None)?;
+            self.noted(backend.ledger().end(id))?;
             Ok(Restored::Done)
         };
         match put_back.await {
@@ -239,14 +274,31 @@ impl<B: Backend> Kept<B> {
             restored => restored,
         }
     }
+
+    /// A drain that was begun is one once it is found to be.
+    async fn is_seen_now(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        match self.backend.look(id).await {
+            Ok(seen) if is_drained::<B>(&seen, marker) => {
+                self.noted(self.backend.ledger().seen(id, marker))?;
+                Ok(true)
+            }
+            Ok(_) | Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 #[async_trait]
 impl<B: Backend> Held for Kept<B> {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
         let _one = self.changing.lock().await;
-        if self.backend.drains()?.get(id) != Some(marker) {
-            return Ok(Look::NotOurs);
+        match self.backend.note(id)? {
+            Some(note) if note.marker == *marker => {
+                if !note.seen && !self.is_seen_now(id, marker).await? {
+                    return Ok(Look::NotOurs);
+                }
+            }
+            _ => return Ok(Look::NotOurs),
         }
         match self.backend.take_out(id, marker).await {
             Ok(true) => Ok(Look::OutAgain),

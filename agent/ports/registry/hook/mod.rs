@@ -23,7 +23,8 @@ use sha2::{Digest, Sha256};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted};
-use super::{Others, Registration, RegistryError, Traffic};
+use super::whose::{Shown, whose};
+use super::{Others, Registration, RegistryError};
 use crate::model::Marker;
 
 pub use exec::ExecHooks;
@@ -225,20 +226,13 @@ impl<H: Hooks> Backend for Hookable<H> {
     async fn look(&self, id: &str) -> Result<Registration, RegistryError> {
         let (service, _) = self.split(id)?;
         let seen = self.seen(id).await?;
-        let noted = self.drains()?.remove(id);
-        let traffic = match (seen.traffic, &seen.marker, noted) {
-            (State::Isolated, marker, _) => {
-                Traffic::Isolated { reason: marker.clone().unwrap_or("the hook does not say why".into()) }
-            }
-            (State::Drained, Some(line), _) => match Marker::parse(line) {
-                Some(marker) => Traffic::DrainedBy(marker),
-                None => Traffic::Isolated { reason: line.clone() },
-            },
-            (State::Drained | State::Passing | State::Failing, _, Some(noted)) => Traffic::DrainedBy(noted),
-            (State::Drained, None, None) => Traffic::Isolated { reason: "it is drained".into() },
-            (State::Passing, _, None) => Traffic::Passing,
-            (State::Failing, _, None) => Traffic::Failing,
+        let shown = match seen.traffic {
+            State::Passing => Shown::In { passing: true },
+            State::Failing => Shown::In { passing: false },
+            State::Drained => Shown::Out("it is drained"),
+            State::Isolated => Shown::OutOtherwise("the hook does not say why"),
         };
+        let traffic = whose(shown, seen.marker.as_deref(), self.note(id)?.as_ref());
         let record = json!({ "id": id, "name": seen.name });
         Ok(Registration { name: seen.name.unwrap_or(service.into()), traffic, record })
     }
@@ -293,7 +287,7 @@ impl<H: Hooks> Backend for Hookable<H> {
         self.seen(id).await?;
         let mut counted = self.hooks.count(&self.words(id, None)?).await.map_err(|failure| self.told(failure))?;
         // A backend's list may leave out what is drained, and there we are not among those that it counts.
-        if self.drains()?.contains_key(id) {
+        if self.note(id)?.is_some() {
             counted.registered = counted.registered.max(counted.healthy.saturating_add(1));
         }
         if counted.healthy >= counted.registered {
