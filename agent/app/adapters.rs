@@ -128,7 +128,7 @@ pub fn registry(
         RegistryConfig::Nacos { urls, login, layout } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             let ledger = StateDir::drains_by(state, name);
-            Arc::new(Nacos::new(name, &urls[0], user, layout.clone(), ledger)?)
+            Arc::new(Nacos::new(name, urls, user, layout.clone(), ledger)?)
         }
         RegistryConfig::Eureka { urls, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;

@@ -64,7 +64,7 @@ pub enum RegistryConfig {
     Etcd { urls: Vec<String>, login: Option<Login>, layout: EtcdLayout },
     /// `HOST:PORT`, at least one, and Dubbo's root node. Instances are `SERVICE/IP:PORT`.
     ZooKeeper { servers: Vec<String>, root: String, merge: bool, login: Option<Login> },
-    /// Each URL ends where `/v1` begins. Instances are `SERVICE/IP:PORT`.
+    /// Each URL ends where `/v1` or `/v3` begins. Instances are `SERVICE/IP:PORT`.
     Nacos { urls: Vec<String>, login: Option<Login>, layout: NacosLayout },
     /// Each URL ends where `/apps` begins. Instances are `APP/INSTANCE-ID`.
     Eureka { urls: Vec<String>, login: Option<Login> },

@@ -24,7 +24,7 @@ pub use policy::{Comparison, Condition, Mode, Policy, Truth};
 pub use policy_test::{Expect, Expected, PolicyTest};
 pub use reason::Reason;
 pub use registry::{
-    ConsulScope, EtcdLayout, ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs, NacosLayout, RedisLayout,
+    ConsulScope, EtcdLayout, ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs, NacosApi, NacosLayout, RedisLayout,
     RedisProfile,
 };
 pub use runbook::{Effect, Runbook, Step};

@@ -117,11 +117,20 @@ pub struct EtcdLayout {
     pub value: String,
 }
 
+/// One of Nacos' APIs, by the first part of its paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NacosApi {
+    /// Whichever the server takes.
+    Auto,
+    V1,
+    V2,
+    V3,
+}
+
 /// Which of Nacos' instances are a service's, and by which of its APIs they are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NacosLayout {
-    /// The second open API (`/v2/…`) in place of the first.
-    pub v2: bool,
+    pub api: NacosApi,
     /// The id of a namespace; Nacos' own `public` where it is left out.
     pub namespace: Option<String>,
     pub group: String,

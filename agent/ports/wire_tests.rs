@@ -26,7 +26,9 @@ use super::registry::{
 };
 use crate::clock::SystemClock;
 use crate::model::plan::Health;
-use crate::model::{EtcdLayout, EventKind, IncidentId, Marker, Message, NacosLayout, RedisLayout, RedisProfile};
+use crate::model::{
+    EtcdLayout, EventKind, IncidentId, Marker, Message, NacosApi, NacosLayout, RedisLayout, RedisProfile,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
 enum Wire {
@@ -122,7 +124,8 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         override_key: "/overrides/{service}/{instance}".into(),
         value: "{marker}".into(),
     };
-    let naming = NacosLayout { v2: false, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
+    let naming =
+        NacosLayout { api: NacosApi::Auto, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
     let ledger = |name: &str| PathBuf::from(dir).join(format!("{name}-{wire:?}.json"));
     let servers = vec![zookeeper.to_string()];
     let registries: [(&str, Arc<dyn Registry>); 7] = [
@@ -131,7 +134,10 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         ("registry/haproxy", Arc::new(HaProxy::new("haproxy", vec![haproxy.to_string()], ledger("haproxy")))),
         ("registry/etcd", Arc::new(Etcd::new("etcd", std::slice::from_ref(&http_url), None, keys, "bj1-03").unwrap())),
         ("registry/zookeeper", Arc::new(ZooKeeper::new("zookeeper", servers, None, "/dubbo", false, "bj1-03"))),
-        ("registry/nacos", Arc::new(Nacos::new("nacos", &http_url, None, naming, ledger("nacos")).unwrap())),
+        (
+            "registry/nacos",
+            Arc::new(Nacos::new("nacos", std::slice::from_ref(&http_url), None, naming, ledger("nacos")).unwrap()),
+        ),
         ("registry/eureka", Arc::new(Eureka::new("eureka", &http_url, None, ledger("eureka")).unwrap())),
     ];
     let marker = || Marker { incident: IncidentId("i-1".into()), host: "bj1-03".into() };

@@ -85,8 +85,10 @@ pub struct NacosSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NacosApiSpec {
+    Auto,
     V1,
     V2,
+    V3,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

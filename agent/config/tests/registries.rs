@@ -1,7 +1,7 @@
 //! `registries:` whose services are known by name: what loads, and every word of what does not.
 
 use super::*;
-use crate::model::{EtcdLayout, NacosLayout};
+use crate::model::{EtcdLayout, NacosApi, NacosLayout};
 
 fn login() -> Option<Login> {
     Some(Login { user: "u".into(), password_file: "/run/credentials/unwait/p".into() })
@@ -16,8 +16,10 @@ fn what_is_left_out_has_its_default() {
         override_key: "/o/{service}/{instance}".into(),
         value: value.into(),
     };
-    let nacos = NacosLayout { v2: false, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
-    let own = NacosLayout { v2: true, namespace: Some("prod".into()), group: "SHOP".into(), cluster: "BJ".into() };
+    let nacos =
+        NacosLayout { api: NacosApi::Auto, namespace: None, group: "DEFAULT_GROUP".into(), cluster: "DEFAULT".into() };
+    let own =
+        NacosLayout { api: NacosApi::V3, namespace: Some("prod".into()), group: "SHOP".into(), cluster: "BJ".into() };
     let servers = |servers: &[&str]| servers.iter().map(ToString::to_string).collect::<Vec<String>>();
     let urls = |url: &str| servers(&[url]);
     for (text, compiled) in [
@@ -56,7 +58,7 @@ fn what_is_left_out_has_its_default() {
             RegistryConfig::Nacos { urls: urls("http://h:8848/nacos"), login: None, layout: nacos },
         ),
         (
-            format!("nacos: {{ url: \"http://h/nacos\", api: v2, namespace: prod, group: SHOP, cluster: BJ, {user} }}"),
+            format!("nacos: {{ url: \"http://h/nacos\", api: v3, namespace: prod, group: SHOP, cluster: BJ, {user} }}"),
             RegistryConfig::Nacos { urls: urls("http://h/nacos"), login: login(), layout: own },
         ),
         (

@@ -52,6 +52,10 @@ mod hook_tests;
 #[cfg(test)]
 mod hook_word_tests;
 #[cfg(test)]
+mod nacos_server_tests;
+#[cfg(test)]
+mod nacos_stub;
+#[cfg(test)]
 mod nacos_tests;
 #[cfg(test)]
 mod noted_tests;

@@ -9,7 +9,7 @@ use crate::config::host::{Login, RegistryConfig};
 use crate::config::place::Place;
 use crate::config::spec::host::{ClusterSpec, EtcdRegistrySpec, NacosApiSpec, NacosSpec, ZooKeeperSpec};
 use crate::config::spec::scalar::Typed;
-use crate::model::{EtcdLayout, NacosLayout};
+use crate::model::{EtcdLayout, NacosApi, NacosLayout};
 
 const OVERRIDE: &str = r#"{"disabled":true,"by":"{marker}"}"#;
 
@@ -78,7 +78,12 @@ pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: En
         namespace: name("namespace", spec.namespace),
         group: name("group", spec.group).unwrap_or_else(|| "DEFAULT_GROUP".into()),
         cluster: name("cluster", spec.cluster).unwrap_or_else(|| "DEFAULT".into()),
-        v2: spec.api == Some(NacosApiSpec::V2),
+        api: match spec.api.unwrap_or(NacosApiSpec::Auto) {
+            NacosApiSpec::Auto => NacosApi::Auto,
+            NacosApiSpec::V1 => NacosApi::V1,
+            NacosApiSpec::V2 => NacosApi::V2,
+            NacosApiSpec::V3 => NacosApi::V3,
+        },
     };
     RegistryConfig::Nacos { urls, login, layout }
 }

@@ -1,272 +1,301 @@
-//! Nacos' open API: one call, one deadline, one honest answer. A token is asked for by name and password and kept until
-//! Nacos does not take it any more; it travels in a header, and in no address.
+//! Nacos' API over HTTP: one call, one deadline, one honest answer, from whichever member answers. Which server that is, is
+//! asked before the first call, and anew after an error. A token is asked for by name and password and kept until Nacos does
+//! not take it any more; it travels in a header, and in no address.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use serde_json::Value;
 
 use super::super::RegistryError;
-use crate::model::NacosLayout;
-use crate::ports::{User, http};
+use super::said::{code, said};
+use super::server::{self, Kind, Server};
+use crate::model::{NacosApi, NacosLayout};
+use crate::ports::User;
+use crate::ports::http::{self, Members};
 
-/// In a 404, Nacos' own words for what is not there; without them it may be another path, or another server.
-const ABSENT: [&str; 3] = ["no matched ip found", "no ips found for cluster", "no service "];
+/// One thing that is asked for, beside the path.
+pub(super) type Parameter = (&'static str, String);
+
+/// r-nacos' whole answer for an instance that it does not know, with status 500.
+pub(super) const UNKNOWN_TO_R_NACOS: &[u8] = b"error";
 
 #[derive(Debug)]
 pub(super) struct Api {
     registry: String,
-    base: Url,
-    client: Client,
+    members: Members,
     user: Option<User>,
     /// The last that was given; held while a new one is asked for.
-    token: Mutex<Option<SecretString>>,
-    layout: NacosLayout,
+    token: tokio::sync::Mutex<Option<SecretString>>,
+    pub layout: NacosLayout,
+    /// Who answered last, and without an error.
+    server: Mutex<Option<Server>>,
 }
 
-/// Where an instance stands.
-pub(super) struct Place<'a> {
-    pub id: &'a str,
-    pub service: &'a str,
-    cluster: &'a str,
-    ip: &'a str,
-    port: u16,
-}
-
-impl Place<'_> {
-    /// Is it this one, of those in a list?
-    pub fn is(&self, listed: &Value) -> bool {
-        listed["ip"] == self.ip && listed["port"] == self.port && listed["clusterName"] == self.cluster
-    }
-}
-
-enum Answer {
-    Body(Vec<u8>),
-    /// 404, with these words.
-    NotFound(String),
-}
+/// An answer that is no failure of the server's.
+type Raw = (StatusCode, Vec<u8>);
 
 impl Api {
     pub fn new(
         registry: &str,
-        url: &str,
+        urls: &[String],
         user: Option<User>,
         layout: NacosLayout,
         deadline: Duration,
     ) -> Result<Self, RegistryError> {
-        let refused = |detail| RegistryError::Refused { registry: registry.into(), detail };
-        let base = http::address(url).map_err(refused)?;
-        let client = http::client(&base, deadline).map_err(refused)?;
-        Ok(Self { registry: registry.into(), base, client, user, token: Mutex::new(None), layout })
+        let members = Members::new(urls, deadline)
+            .map_err(|detail| RegistryError::Refused { registry: registry.into(), detail })?;
+        let (token, server) = (tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Self { registry: registry.into(), members, user, token, layout, server })
     }
 
-    fn refused(&self, detail: String) -> RegistryError {
+    pub fn refused(&self, detail: String) -> RegistryError {
         RegistryError::Refused { registry: self.registry.clone(), detail }
     }
 
-    pub fn place<'a>(&'a self, id: &'a str) -> Result<Place<'a>, RegistryError> {
-        let (service, instance) = super::super::service_and_instance(&self.registry, id)?;
-        let parts = instance.rsplit_once(':').and_then(|(ip, port)| Some((ip, port.parse().ok()?)));
-        let (ip, port) = parts.ok_or_else(|| {
-            self.refused(format!("`{id}` names no instance: expected SERVICE/IP:PORT, as in rpc-order/10.0.0.1:7801"))
-        })?;
-        Ok(Place { id, service, cluster: &self.layout.cluster, ip, port })
+    pub fn unreachable(&self, detail: String) -> RegistryError {
+        RegistryError::Unreachable { registry: self.registry.clone(), detail }
     }
 
-    /// The instance's own record, enabled or not; `None` only where Nacos itself says that there is none.
-    pub async fn record(&self, place: &Place<'_>) -> Result<Option<Value>, RegistryError> {
-        let mut query = self.of(place.service);
-        query.extend(address(place.ip, place.port, place.cluster));
-        match self.call(Method::GET, "ns/instance", &query).await? {
-            Answer::Body(body) => self.read("ns/instance", &body).map(Some),
-            Answer::NotFound(words) if ABSENT.iter().any(|absent| words.contains(absent)) => Ok(None),
-            Answer::NotFound(_) => Err(self.not_nacos("ns/instance")),
+    /// Who answers, asked where it is not known.
+    pub async fn server(&self) -> Result<Server, RegistryError> {
+        if let Some(server) = self.known() {
+            return Ok(server);
         }
-    }
-
-    /// Whether one of a list is healthy by its own record.
-    pub async fn is_healthy(&self, service: &str, listed: &Value) -> Result<bool, RegistryError> {
-        let (Some(ip), Some(port), Some(cluster)) = (
-            listed["ip"].as_str(),
-            listed["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
-            listed["clusterName"].as_str(),
-        ) else {
-            return Ok(false);
-        };
-        let record = self.record(&Place { id: "", service, cluster, ip, port }).await?;
-        Ok(record.is_some_and(|record| record["healthy"] == true))
-    }
-
-    /// The instances of a service that are enabled, of all its clusters.
-    pub async fn listed(&self, service: &str) -> Result<Vec<Value>, RegistryError> {
-        let answer = self.get("ns/instance/list", &self.of(service)).await?;
-        match &answer["hosts"] {
-            Value::Array(hosts) => Ok(hosts.clone()),
-            _ => Err(self.refused("GET ns/instance/list: the answer is not Nacos': it has no hosts".into())),
+        let mut server = self.ask_who().await?;
+        if self.layout.api != NacosApi::Auto {
+            server.api = self.layout.api;
         }
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.clone());
+        Ok(server)
     }
 
-    /// The names of at most so many services.
-    pub async fn services(&self, most: usize) -> Result<Vec<String>, RegistryError> {
+    fn known(&self) -> Option<Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known of the server may be so no more: it may have been replaced by another version.
+    fn forget_server(&self) {
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn ask_who(&self) -> Result<Server, RegistryError> {
+        let get = Method::GET;
+        let (status, body) = self.exchange(None, &get, server::STATE, &[], None).await?;
+        if let Some(server) = server::by_state(status.as_u16(), &body) {
+            return Ok(server);
+        }
         let mut query = self.everywhere();
-        query.extend([("pageNo", "1".to_owned()), ("pageSize", most.to_string())]);
-        let answer = self.get("ns/service/list", &query).await?;
-        let names = answer.get("doms").or(answer.get("services")).and_then(Value::as_array);
-        Ok(names.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect())
+        query.extend(page(1));
+        let (status, body) = self.exchange(None, &get, server::OF_THE_SECOND, &query, None).await?;
+        let older = server::older(status.as_u16(), &body);
+        let version = match older.kind {
+            Kind::RNacos => None,
+            // Where it is not told, messages lack it, and nothing else does.
+            _ => self.exchange(None, &get, server::STATE_1_2, &[], None).await.ok(),
+        };
+        Ok(Server { version: version.and_then(|(_, body)| server::version(&body)), ..older })
     }
 
-    /// Replaces all that may be changed of an instance.
-    pub async fn update(
-        &self,
-        place: &Place<'_>,
-        enabled: bool,
-        weight: &Value,
-        metadata: &Map<String, Value>,
-        ephemeral: bool,
-    ) -> Result<(), RegistryError> {
-        let mut query = self.of(place.service);
-        query.extend(address(place.ip, place.port, place.cluster));
-        query.extend([
-            ("enabled", enabled.to_string()),
-            ("weight", weight.to_string()),
-            ("ephemeral", ephemeral.to_string()),
-            ("metadata", Value::Object(metadata.clone()).to_string()),
-        ]);
-        match self.call(Method::PUT, "ns/instance", &query).await? {
-            Answer::Body(_) => Ok(()),
-            Answer::NotFound(words) => Err(self.refused(format!("PUT ns/instance: 404: {words}"))),
-        }
-    }
-
-    fn everywhere(&self) -> Vec<(&'static str, String)> {
+    /// Where all services of this agent's are.
+    pub fn everywhere(&self) -> Vec<Parameter> {
         let namespace = self.layout.namespace.iter().map(|namespace| ("namespaceId", namespace.clone()));
         namespace.chain([("groupName", self.layout.group.clone())]).collect()
     }
 
-    fn of(&self, service: &str) -> Vec<(&'static str, String)> {
+    pub fn of_service(&self, service: &str) -> Vec<Parameter> {
         let mut query = self.everywhere();
         query.push(("serviceName", service.into()));
         query
     }
 
-    async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, RegistryError> {
+    /// What is answered, unwrapped; or the body of a 404.
+    pub async fn get(&self, path: &str, query: &[Parameter]) -> Result<Result<Value, Vec<u8>>, RegistryError> {
         match self.call(Method::GET, path, query).await? {
-            Answer::Body(body) => self.read(path, &body),
-            Answer::NotFound(_) => Err(self.not_nacos(path)),
+            (status, body) if status.is_success() => self.read(path, &body).map(Ok),
+            (_, body) => Ok(Err(body)),
         }
     }
 
-    fn not_nacos(&self, path: &str) -> RegistryError {
-        self.refused(format!(
-            "GET {path}: 404; is the url Nacos', with its path (http://HOST:8848/nacos), and `api` right?"
-        ))
-    }
-
-    /// The second API wraps what it says: `{"code": 0, "data": …}`.
-    fn read(&self, path: &str, body: &[u8]) -> Result<Value, RegistryError> {
-        let answer: Value = serde_json::from_slice(body)
-            .map_err(|error| self.refused(format!("{path}: the answer is not Nacos': {error}")))?;
-        match (self.layout.v2, answer["code"].as_i64()) {
-            (false, _) => Ok(answer),
-            (true, Some(0)) => Ok(answer["data"].clone()),
-            (true, code) => {
-                let says = answer["message"].as_str().unwrap_or_default();
-                Err(self.refused(format!("{path}: code {code:?}: {}", short(says))))
-            }
-        }
-    }
-
-    async fn call(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<Answer, RegistryError> {
-        let token = self.token(None).await?;
-        let version = if self.layout.v2 { "v2" } else { "v1" };
+    /// A change that the server has taken.
+    pub async fn change(&self, method: Method, path: &str, query: &[Parameter]) -> Result<(), RegistryError> {
         let asked = format!("{method} {path}");
-        let url = self.url(version, path, query);
-        let mut answer = self.send(&asked, self.client.request(method.clone(), url.clone()), token.as_ref()).await?;
+        let (status, body) = self.call(method, path, query).await?;
+        // Some say a plain `ok`.
+        if status.is_success() && code(&body).unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let refused = self.refused(self.told(&asked, status.as_str(), &body));
+        self.forget_server();
+        Err(refused)
+    }
+
+    /// A 404 without Nacos' own words.
+    pub fn not_nacos(&self, path: &str, body: &[u8]) -> RegistryError {
+        let told = self.told(&format!("GET {path}"), "404", body);
+        self.forget_server();
+        self.refused(format!("{told}; is the url Nacos', with its path (http://HOST:8848/nacos), and `api` right?"))
+    }
+
+    fn read(&self, path: &str, body: &[u8]) -> Result<Value, RegistryError> {
+        let mut answer: Value = serde_json::from_slice(body)
+            .map_err(|error| self.refused(format!("GET {path}: the answer is not Nacos': {error}")))?;
+        match (server::wraps(path), answer["code"].as_i64()) {
+            (false, _) => Ok(answer),
+            (true, Some(0)) => Ok(answer["data"].take()),
+            (true, _) => Err(self.refused(self.told(&format!("GET {path}"), "no success", body))),
+        }
+    }
+
+    /// What was asked, what came of it, who said so, and their own words.
+    fn told(&self, asked: &str, became: &str, body: &[u8]) -> String {
+        let who = self.known().map_or("the server".into(), |server| server.to_string());
+        format!("{asked}: {became}; {who} says: {}", said(body))
+    }
+
+    /// An answer that is a success, or a 404.
+    async fn call(&self, method: Method, path: &str, query: &[Parameter]) -> Result<Raw, RegistryError> {
+        let answer = self.answered(method, path, query).await;
+        if answer.is_err() {
+            self.forget_server();
+        }
+        answer
+    }
+
+    async fn answered(&self, method: Method, path: &str, query: &[Parameter]) -> Result<Raw, RegistryError> {
+        let server = self.server().await?;
+        let token = self.token(&server, None).await?;
+        let (mut status, mut body) = self.exchange(Some(&server), &method, path, query, token.as_ref()).await?;
         // A token that has ended is refused like one that may not: asking again with a new one does nothing twice.
-        if answer.0 == StatusCode::FORBIDDEN && token.is_some() {
-            let token = self.token(token.as_ref()).await?;
-            answer = self.send(&asked, self.client.request(method, url), token.as_ref()).await?;
+        if [StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED].contains(&status) && token.is_some() {
+            let token = self.token(&server, token.as_ref()).await?;
+            (status, body) = self.exchange(Some(&server), &method, path, query, token.as_ref()).await?;
         }
-        let (status, body) = answer;
-        match status {
-            status if status.is_success() => Ok(Answer::Body(body)),
-            StatusCode::NOT_FOUND => Ok(Answer::NotFound(short(&String::from_utf8_lossy(&body)))),
+        let advice = match status {
+            status if status.is_success() => return Ok((status, body)),
+            // The second is r-nacos' of an instance that it does not know.
+            StatusCode::NOT_FOUND | StatusCode::INTERNAL_SERVER_ERROR => return Ok((status, body)),
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
-                Err(self.refused(format!("{asked}: {status}: the user may not, or no user is named")))
+                let user = if self.user.is_some() { "the user may not" } else { "no user is named" };
+                let resource = server.resource(self.layout.namespace.as_deref());
+                format!("; {user}: name one with a role that reads and writes `{resource}`")
             }
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(RegistryError::Unreachable {
-                    registry: self.registry.clone(),
-                    detail: format!("{asked}: {status}"),
-                })
+            StatusCode::GONE => {
+                "; it takes its third API alone: leave `api` out of the host's file, or say `v3`, and leave \
+                                 the server's switches as they are"
+                    .into()
             }
-            status => Err(self.refused(format!("{asked}: {status}"))),
-        }
+            _ => String::new(),
+        };
+        Err(self.refused(self.told(&format!("{method} {path}"), status.as_str(), &body) + &advice))
     }
 
     /// A token, where there is a user; another one than `spent`.
-    async fn token(&self, spent: Option<&SecretString>) -> Result<Option<SecretString>, RegistryError> {
+    async fn token(
+        &self,
+        server: &Server,
+        spent: Option<&SecretString>,
+    ) -> Result<Option<SecretString>, RegistryError> {
         let Some(user) = &self.user else { return Ok(None) };
         let mut kept = self.token.lock().await;
         let is_spent = |token: &SecretString| spent.is_some_and(|it| it.expose_secret() == token.expose_secret());
         if kept.as_ref().is_none_or(is_spent) {
-            let mut form = self.base.clone();
-            form.query_pairs_mut()
-                .clear()
-                .append_pair("username", &user.name)
-                .append_pair("password", user.password.now().expose_secret());
-            let form = form.query().unwrap_or_default().to_owned();
-            let request = self.client.post(self.url("v1", "auth/login", &[]));
-            let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
-            let (status, body) = self.send("POST auth/login", request, None).await?;
-            let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let token = answer["accessToken"].as_str().filter(|_| status.is_success());
-            if status.is_server_error() {
-                let detail = format!("POST auth/login: {status}");
-                return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
-            }
-            let none = || self.refused(format!("POST auth/login: {status}: no token was given for this user"));
-            *kept = Some(token.ok_or_else(none)?.to_owned().into());
+            *kept = Some(self.log_in(server, user).await?);
         }
         Ok(kept.clone())
     }
 
-    fn url(&self, version: &str, path: &str, query: &[(&str, String)]) -> Url {
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("an http url has a path").pop_if_empty().push(version).extend(path.split('/'));
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
+    async fn log_in(&self, server: &Server, user: &User) -> Result<SecretString, RegistryError> {
+        let mut form = Url::parse("http://form/").expect("this is a url");
+        form.query_pairs_mut()
+            .append_pair("username", &user.name)
+            .append_pair("password", user.password.now().expose_secret());
+        let form = SecretString::from(form.query().unwrap_or_default().to_owned());
+        let path = server.login();
+        let asked = format!("POST {path}");
+        let ask = |client: Client, base: Url| {
+            let request = client.post(at(base, path, &[])).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            let request = request.body(form.expose_secret().to_owned());
+            let asked = asked.clone();
+            async move {
+                let (status, body) = self.send(&asked, request).await?;
+                if status.is_server_error() {
+                    // An unknown user is 500 in 2.5.1, and all that is wrong is in 3.0.3.
+                    let became = format!("{}: wrong name or password, or the server fails", status.as_str());
+                    return Err(self.unreachable(self.told(&asked, &became, &body)));
+                }
+                Ok((status, body))
+            }
+        };
+        let (status, body) = self.members.ask(ask, RegistryError::is_passing).await?;
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if let Some(token) = answer["accessToken"].as_str().filter(|_| status.is_success()) {
+            return Ok(token.to_owned().into());
         }
-        url
+        let words: &[u8] = if status.is_success() { b"no token" } else { &body };
+        let became = format!("{}: wrong name or password", status.as_str());
+        Err(self.refused(self.told(&asked, &became, words)))
     }
 
-    async fn send(
+    /// One question to the member that answers; what fails there is asked of the next. `server` is who is known to answer.
+    async fn exchange(
         &self,
-        asked: &str,
-        request: reqwest::RequestBuilder,
+        server: Option<&Server>,
+        method: &Method,
+        path: &str,
+        query: &[Parameter],
         token: Option<&SecretString>,
-    ) -> Result<(StatusCode, Vec<u8>), RegistryError> {
-        let unreachable = |why: String| RegistryError::Unreachable {
-            registry: self.registry.clone(),
-            detail: format!("{asked}: {why}"),
+    ) -> Result<Raw, RegistryError> {
+        let asked = format!("{method} {path}");
+        let is_r_nacos = server.is_some_and(|server| server.kind == Kind::RNacos);
+        let token = token.map(|token| self.header(token, is_r_nacos)).transpose()?;
+        let ask = |client: Client, base: Url| {
+            let mut request = client.request(method.clone(), at(base, path, query));
+            if let Some(token) = &token {
+                request = request.header(AUTHORIZATION, token.clone());
+            }
+            let asked = asked.clone();
+            async move {
+                let (status, body) = self.send(&asked, request).await?;
+                let unknown = is_r_nacos && status == StatusCode::INTERNAL_SERVER_ERROR && body == UNKNOWN_TO_R_NACOS;
+                if !unknown && (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS) {
+                    return Err(self.unreachable(self.told(&asked, status.as_str(), &body)));
+                }
+                Ok((status, body))
+            }
         };
-        let request = match token {
-            Some(token) => request.bearer_auth(token.expose_secret()),
-            None => request,
-        };
+        self.members.ask(ask, RegistryError::is_passing).await
+    }
+
+    /// r-nacos takes the header's whole value for the token.
+    fn header(&self, token: &SecretString, is_r_nacos: bool) -> Result<HeaderValue, RegistryError> {
+        let scheme = if is_r_nacos { "" } else { "Bearer " };
+        let mut header = HeaderValue::from_str(&format!("{scheme}{}", token.expose_secret()))
+            .map_err(|_| self.refused("the token that was given cannot be sent".into()))?;
+        header.set_sensitive(true);
+        Ok(header)
+    }
+
+    async fn send(&self, asked: &str, request: RequestBuilder) -> Result<Raw, RegistryError> {
+        let unreachable = |why: String| self.unreachable(format!("{asked}: {why}"));
         let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
         let status = response.status();
         Ok((status, http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?))
     }
 }
 
-fn address(ip: &str, port: u16, cluster: &str) -> [(&'static str, String); 3] {
-    [("ip", ip.into()), ("port", port.to_string()), ("clusterName", cluster.into())]
+/// The first so many of what is listed by pages.
+pub(super) fn page(most: usize) -> [Parameter; 2] {
+    [("pageNo", "1".into()), ("pageSize", most.to_string())]
 }
 
-fn short(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(160).collect()
+fn at(mut url: Url, path: &str, query: &[Parameter]) -> Url {
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().extend(path.split('/'));
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    url
 }
