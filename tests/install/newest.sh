@@ -40,7 +40,8 @@ on_newest() {
         done
         for place in "$here" "$2" "$3"; do
             mkdir --parents "$root$place"
-            mount --rbind "$place" "$root$place"
+            # Without what is mounted below: the cache holds the root itself.
+            mount --bind "$place" "$root$place"
         done
         mkdir --parents "$root/machine"
         pivot_root "$root" "$root/machine"

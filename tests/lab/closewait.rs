@@ -9,10 +9,8 @@ pub fn close_wait_count(lab: &Lab) -> usize {
 
 /// Those in CLOSE_WAIT whose socket belongs to the cgroup of `unit`.
 pub fn close_wait_of(lab: &Lab, unit: &str) -> usize {
-    // iproute2 7.3 tells the path from the machine's root, 6.1 from the lab's.
-    let cgroup = format!("/system.slice/{unit}");
-    let is_its = |word: &str| word.strip_prefix("cgroup:").is_some_and(|path| path.ends_with(&cgroup));
-    close_wait_lines(lab).iter().filter(|line| line.split_whitespace().any(is_its)).count()
+    let cgroup = format!("cgroup:/system.slice/{unit}");
+    close_wait_lines(lab).iter().filter(|line| line.split_whitespace().any(|word| word == cgroup)).count()
 }
 
 fn close_wait_lines(lab: &Lab) -> Vec<String> {
