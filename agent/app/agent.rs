@@ -27,7 +27,7 @@ use crate::execute::driver::{self, Driven};
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
-use crate::model::{IncidentId, Message, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth};
+use crate::model::{IncidentId, Message, Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
 use crate::store::Store;
 
 /// What the running agent is asked from outside.
@@ -265,11 +265,24 @@ impl Agent {
         }
         self.published.follow(&wiring, &self.detector).await;
         let under_way = self.under_way();
+        self.count_arrivals(&wiring, &under_way).await;
         // What an incident under way is about needs no second decision, and is not held either.
         wanted.retain(|(_, service)| !under_way.contains(service));
         for (policy, service) in wanted {
             self.consider(&policy, &service, &measured.of(&service)).await;
         }
+    }
+
+    /// New connections are counted of whatever may be drained soon, or is.
+    async fn count_arrivals(&self, wiring: &Wiring, under_way: &BTreeSet<ServiceName>) {
+        let mut counted = under_way.clone();
+        for policy in wiring.config.policies.iter().filter(|policy| policy.mode.acts()) {
+            if policy.rungs().any(Runbook::drains) {
+                counted.extend(self.detector.held_or_breached(&policy.name).cloned());
+            }
+        }
+        let mut sensor = wiring.sensor.free().await;
+        wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
     }
 
     /// The services that a saga works on now.

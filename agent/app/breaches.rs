@@ -24,8 +24,8 @@ pub struct Published(BTreeMap<ServiceName, Entry>);
 
 #[derive(Debug)]
 struct Entry {
-    /// The name that the instances are registered under.
-    name: String,
+    /// The name that the instances are registered under; `None` until it could be read once.
+    name: Option<String>,
     /// By the boot clock.
     due: Duration,
 }
@@ -41,25 +41,32 @@ impl Published {
         let lease = SHORTEST_LEASE.max(wiring.config.host.interval * LEASE_INTERVALS);
         let now = clock.monotonic();
         for service in &breached {
-            let name = match self.0.get(service) {
+            let known = match self.0.get(service) {
                 Some(entry) if now < entry.due => continue,
-                Some(entry) => entry.name.clone(),
-                None => name(wiring, service).await,
+                Some(Entry { name: Some(name), .. }) => Ok(name.clone()),
+                Some(Entry { name: None, .. }) | None => name(wiring, service).await,
             };
-            let due = match fleet.publish_breach(&name, clock.now() + lease).await {
+            let published = match &known {
+                Ok(name) => {
+                    let told = fleet.publish_breach(name, clock.now() + lease).await;
+                    told.map_err(|error| error.to_string())
+                }
+                Err(why) => Err(format!("the name that it is registered under is not known: {why}")),
+            };
+            let due = match published {
                 // Twice in a lease: one that is late does not end it.
                 Ok(()) => now + lease / 2,
                 Err(error) => {
-                    tracing::warn!(%service, %error, "the fleet was not told of a breach");
+                    tracing::warn!(%service, error, "the fleet was not told of a breach; asking again in 15s");
                     now + RETRY_AFTER
                 }
             };
-            self.0.insert(service.clone(), Entry { name, due });
+            self.0.insert(service.clone(), Entry { name: known.ok(), due });
         }
         let over: Vec<ServiceName> = self.0.keys().filter(|service| !breached.contains(*service)).cloned().collect();
         for service in over {
-            if let Some(entry) = self.0.remove(&service)
-                && let Err(error) = fleet.publish_breach(&entry.name, clock.now() - Duration::from_secs(1)).await
+            if let Some(Entry { name: Some(name), .. }) = self.0.remove(&service)
+                && let Err(error) = fleet.publish_breach(&name, clock.now() - Duration::from_secs(1)).await
             {
                 tracing::warn!(%service, %error, "a breach that is over stands in the fleet until its lease ends");
             }
@@ -67,16 +74,18 @@ impl Published {
     }
 }
 
-async fn name(wiring: &Wiring, service: &ServiceName) -> String {
-    let bindings = wiring.config.target_for(service).bindings;
-    plans::scope(wiring, &bindings).await.unwrap_or_else(|| service.to_string())
+async fn name(wiring: &Wiring, service: &ServiceName) -> Result<String, String> {
+    plans::scope(wiring, service, &wiring.config.target_for(service).bindings).await
 }
 
 /// Is this the host that tells of a common cause? The first by name of those in breach. Where that cannot be known it is:
 /// better told twice than never.
 pub async fn speaks(wiring: &Wiring, service: &ServiceName) -> bool {
     let Some(fleet) = &wiring.ports.fleet else { return true };
-    is_first(fleet.as_ref(), &name(wiring, service).await, &wiring.host.name).await
+    match name(wiring, service).await {
+        Ok(name) => is_first(fleet.as_ref(), &name, &wiring.host.name).await,
+        Err(_) => true,
+    }
 }
 
 async fn is_first(fleet: &dyn Fleet, name: &str, host: &str) -> bool {

@@ -18,7 +18,7 @@ pub fn standing(
     }
     let now = wiring.host.clock.now();
     let attempts = store.attempts(&policy.name, service, now, BREAKER_MEMORY)?;
-    Ok(breaks(&attempts).map(|attempt| Breaker {
+    Ok(breaks(policy, &attempts).map(|attempt| Breaker {
         policy: policy.name.clone(),
         service: service.to_string(),
         runbook: attempt.runbook.clone(),
@@ -56,7 +56,7 @@ fn message(wiring: &Wiring, breaker: &Breaker, service: &ServiceName) -> Message
         policy: Some(policy.clone()),
         reason: Some(reason),
         lines: vec![
-            format!("{runbook} did not help twice, without a success in {}.", duration::format(BREAKER_MEMORY)),
+            format!("{runbook} did not help, without a success in {}.", duration::format(BREAKER_MEMORY)),
             format!("look:   unwait show {incident}"),
             format!("decide: unwait rearm {policy} --service {service}"),
         ],

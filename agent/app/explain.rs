@@ -1,6 +1,7 @@
 //! `explain` and `plan`: what a service's signals are, what each policy makes of them, and what is against acting.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::decide::detector::{Detector, Watch};
 use crate::decide::guards::Refusal;
 use crate::decide::inaction::{self, Standing};
+use crate::execute::steps::clients;
 use crate::model::{
     Condition, IncidentId, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth, duration,
 };
@@ -73,6 +75,21 @@ pub struct Planned {
     /// What the restart, and the registries that it drains from, cannot promise, each by its name: `redis: …`; and
     /// steps whose deadlines are too short for it: `drain: …`.
     pub cannot_promise: Vec<String>,
+    /// Where the plan drains: whom it takes the service from.
+    pub clients: Option<Clients>,
+}
+
+/// Those who use a service now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Clients {
+    /// From a change in the registry until the last of them follows it.
+    #[serde(with = "duration::as_text")]
+    pub follow_within: Duration,
+    /// Inbound connections that are in use now, and the addresses that they come from.
+    pub connections: Option<usize>,
+    pub addresses: Option<usize>,
+    /// Why these are not known.
+    pub unknown: Option<String>,
 }
 
 /// The policy that a person means. Without its name: the first that selects the service.
@@ -197,6 +214,18 @@ impl Asking<'_> {
             .collect()
     }
 
+    async fn clients(&self, plan: &Plan) -> Clients {
+        let follow_within = clients::follow_within(plan, &self.wiring.ports);
+        match self.wiring.sensor.free().await.talks(&plan.target.service) {
+            Ok(talks) => {
+                let addresses: BTreeSet<IpAddr> = talks.iter().map(|talk| talk.peer).collect();
+                let (connections, addresses) = (Some(talks.len()), Some(addresses.len()));
+                Clients { follow_within, connections, addresses, unknown: None }
+            }
+            Err(why) => Clients { follow_within, connections: None, addresses: None, unknown: Some(why) },
+        }
+    }
+
     /// The plan as it would be made now, with every refusal. Takes no slot.
     /// `breached`: since when, where a breach is what asks.
     pub async fn plan(
@@ -219,7 +248,8 @@ impl Asking<'_> {
         }
         let steps = plan.steps.iter().map(|planned| &planned.step);
         cannot_promise.extend(plans::short_deadlines(self.wiring, steps, &plan.target).await);
-        Planned { plan, blocked_by, cannot_promise }
+        let clients = if plan.drains() { Some(self.clients(&plan).await) } else { None };
+        Planned { plan, blocked_by, cannot_promise, clients }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::collect::CollectError;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
-use crate::execute::world::{Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, World};
+use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
 use crate::model::plan::Restart;
 use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trigger, Truth, Worker};
 use crate::store::Store;
@@ -158,6 +158,15 @@ impl Measure for Senses {
         self.0.sensor.free().await.inbound(&plan.target.service, quiet)
     }
 
+    async fn arrivals(&self, plan: &Plan) -> Result<Arrivals, String> {
+        let mut sensor = self.0.sensor.free().await;
+        self.0.arrivals.read(&plan.target.service, &mut sensor, self.0.host.clock.as_ref())
+    }
+
+    async fn talks(&self, plan: &Plan) -> Result<Vec<Talk>, String> {
+        self.0.sensor.free().await.talks(&plan.target.service)
+    }
+
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
         supervised::tell(&self.0).await;
         let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
@@ -189,6 +198,15 @@ impl Measure for DrySenses {
 
     async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
         Ok(Inbound { left: 0, active: 0 })
+    }
+
+    /// None: what a drain would have made of them is not known.
+    async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
+        Ok(Arrivals { count: 0, over: Duration::MAX })
+    }
+
+    async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
+        Ok(Vec::new())
     }
 
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
@@ -230,6 +248,7 @@ impl<M: Measure> Recheck for Asks<M> {
             breached: None,
             rungs_spent: None,
             needs_approval: false,
+            unnamed: None,
             take_slot: true,
             own_saga: true,
         };

@@ -3,6 +3,7 @@
 mod adapters;
 pub mod agent;
 pub mod approvals;
+pub mod arrivals;
 mod attention;
 mod board;
 pub mod breaches;
@@ -28,6 +29,8 @@ pub mod supervised;
 pub mod sweep;
 mod words;
 
+#[cfg(test)]
+mod arrivals_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
@@ -63,6 +66,7 @@ use crate::ports::{Ports, belted};
 use crate::store::{Audience, StateDir, Store};
 
 use adapters::{Logins, Missing};
+use arrivals::Counted;
 use sensor::{Sensor, SharedSensor};
 
 /// Sees every message as it is told.
@@ -116,6 +120,7 @@ pub struct Wiring {
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
     pub audience: Arc<Audience>,
     pub sensor: SharedSensor,
+    pub arrivals: Counted,
     pub vault: Arc<Vault>,
     /// What the guards said so far.
     pub tally: Arc<Tally>,
@@ -232,6 +237,7 @@ impl Wiring {
             notifiers,
             audience: Arc::new(Audience(audience)),
             sensor,
+            arrivals: former.map(|former| former.arrivals.clone()).unwrap_or_default(),
             vault: Arc::new(vault),
             tally: Arc::default(),
         })

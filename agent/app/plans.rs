@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Wiring, kernel};
 use crate::config::Selected;
-use crate::decide::escalation::{self, MEMORY, Rung};
+use crate::decide::escalation::{self, BREAKER_MEMORY, Rung};
 use crate::decide::guards::Question;
 use crate::model::plan::{Binding, Restart};
 use crate::model::policy::{GuardSettings, MinHealthy};
@@ -34,6 +34,8 @@ pub struct Proposal {
     pub rungs_spent: Option<Timestamp>,
     /// The policy acts when a person has approved the plan.
     pub needs_approval: bool,
+    /// Why the name is not known that hosts contend for slots under.
+    pub unnamed: Option<String>,
 }
 
 impl Proposal {
@@ -49,6 +51,7 @@ impl Proposal {
             breached: self.breached,
             rungs_spent: self.rungs_spent,
             needs_approval: self.needs_approval,
+            unnamed: self.unnamed.as_deref(),
             take_slot: false,
             own_saga: false,
         }
@@ -69,7 +72,7 @@ pub async fn propose(
     let target = config.target_for(service);
     let now = wiring.host.clock.now();
     // A store that cannot be read is refused by other guards; what is kept here is only which rung comes next.
-    let attempts = store.attempts(&policy.name, service, now, MEMORY).unwrap_or_default();
+    let attempts = store.attempts(&policy.name, service, now, BREAKER_MEMORY).unwrap_or_default();
     let Rung { runbook, says, spent_until } = escalation::rung(policy, &attempts, now);
     let mut lacks = config.lacks_for(runbook, &target);
     lacks.extend(lacks_here(wiring, runbook, &target).await);
@@ -90,12 +93,12 @@ pub async fn propose(
         }
     }
 
-    let fleet_scope = match policy.guards.fleet_slots {
-        Some(_) if changes => {
-            let name = scope(wiring, &target.bindings).await.unwrap_or_else(|| service.to_string());
-            Some(config.host.fleet.as_ref().map_or(name.clone(), |fleet| fleet.scope(name)))
-        }
-        _ => None,
+    let (fleet_scope, unnamed) = match policy.guards.fleet_slots {
+        Some(_) if changes => match scope(wiring, service, &target.bindings).await {
+            Ok(name) => (Some(config.host.fleet.as_ref().map_or(name.clone(), |fleet| fleet.scope(name))), None),
+            Err(why) => (None, Some(why)),
+        },
+        _ => (None, None),
     };
     let min_healthy = policy.guards.min_healthy.or(runbook.drains().then_some(MinHealthy::Count(1)));
     let plan = Plan {
@@ -122,6 +125,7 @@ pub async fn propose(
         breached: None,
         rungs_spent: spent_until,
         needs_approval: policy.mode == Mode::Approve && plan.trigger == Trigger::Breach && !dry_run,
+        unnamed,
         plan,
     }
 }
@@ -192,11 +196,13 @@ async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<Str
 }
 
 /// Instances of one registered name contend for one set of slots, and share their breaches, whatever their units are
-/// called.
-pub(super) async fn scope(wiring: &Wiring, bindings: &[crate::model::plan::Binding]) -> Option<String> {
-    let binding = bindings.first()?;
-    let registry = wiring.ports.registries.get(&binding.registry)?;
-    registry.observe(&binding.id).await.ok().map(|registration| registration.name)
+/// called. A service that is bound to no registry goes by its own name; of one that is, an error says why its name is not
+/// known now. It is never guessed: under another name, two hosts would work at once.
+pub(super) async fn scope(wiring: &Wiring, service: &ServiceName, bindings: &[Binding]) -> Result<String, String> {
+    let Some(Binding { registry, id, .. }) = bindings.first() else { return Ok(service.to_string()) };
+    let adapter = wiring.ports.registries.get(registry);
+    let adapter = adapter.ok_or_else(|| format!("the host's file names no registry `{registry}`"))?;
+    adapter.observe(id).await.map(|registration| registration.name).map_err(|error| error.to_string())
 }
 
 fn with_dependents(restart: &Restart) -> bool {

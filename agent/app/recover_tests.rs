@@ -41,7 +41,7 @@ fn left() -> Left {
     store.begin_incident(&plan, clock.now(), &wiring.audience, &[]).unwrap();
     let events = [
         Event::Intended { step: 0, preimage: serde_json::Value::Null },
-        Event::Done { step: 0, detail: String::new(), helped: None },
+        Event::Done { step: 0, detail: String::new(), helped: None, note: None },
         Event::Intended { step: 1, preimage: serde_json::json!({ "incarnation": "lifetime-1" }) },
     ];
     let row = |(seq, event)| JournalRow { seq, at: clock.now(), event: serde_json::to_string(event).unwrap() };

@@ -1,6 +1,7 @@
 //! Collect, attribute, measure: one look at the host.
 
 pub mod gentle;
+mod inbound;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,11 +14,10 @@ use super::supervised::Told;
 use crate::attribute::{Attributor, DescriptorAsk, ServiceMatch};
 use crate::clock::{Clock, thread_cpu_time};
 use crate::collect::{Ask, CollectError, Collector};
-use crate::execute::world::Inbound;
 use crate::measure::{Measurements, Meter};
 use crate::model::census::{NoOwner, Owned, Stray};
-use crate::model::socket::{BlindSpot, PassedOver, Quality, accepts};
-use crate::model::{Census, Connection, NetNs, ServiceCensus, ServiceName, Signal, TableRow};
+use crate::model::socket::{BlindSpot, PassedOver, Quality};
+use crate::model::{Census, NetNs, ServiceCensus, ServiceName, Signal, TableRow};
 
 /// What was seen at one look. The sockets themselves are gone: there may be hundreds of thousands.
 #[derive(Debug)]
@@ -223,31 +223,6 @@ impl Sensor {
         let namespaces = self.namespaces(&held);
         let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
         Ok(Closely { at, partial, sockets, table: self.collector.table(&namespaces)?, holders })
-    }
-
-    /// Connections to the ports that the service listens on which somebody still uses: established ones, and those
-    /// that the peer has half-closed while data still leaves. What merely leaks never drains, and is not waited for.
-    /// Active are those by which data came or went less than `quiet` ago, or of which that is not known.
-    pub fn inbound(&mut self, service: &ServiceName, quiet: Duration) -> Result<Inbound, String> {
-        let census = self.census().map_err(|error| error.to_string())?;
-        if let Quality::Partial { why } = census.quality {
-            return Err(why);
-        }
-        let held = census.services.get(service).cloned().unwrap_or_default();
-        if held.listening.is_empty() && census.unowned_listeners > 0 {
-            return Err(format!(
-                "where {service} listens is not known: no cgroup tells whose the listening sockets are"
-            ));
-        }
-        let all = self.collector.connections(&self.namespaces(&held)).map_err(|error| error.to_string())?;
-        let ours = |local: SocketAddr| held.listening.iter().any(|(_, bound)| accepts(*bound, local));
-        let in_use = |one: &&Connection| (one.established || one.send_q > 0) && ours(one.local);
-        let mut inbound = Inbound { left: 0, active: 0 };
-        for one in all.iter().filter(in_use) {
-            inbound.left += 1;
-            inbound.active += u64::from(one.send_q > 0 || one.idle.is_none_or(|idle| idle < quiet));
-        }
-        Ok(inbound)
     }
 
     /// Where each service listens in our own network namespace.

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
 use crate::app::control::{self, Request};
-use crate::app::explain::{Asking, Planned, choose};
+use crate::app::explain::{Asking, Clients, Planned, choose};
 use crate::model::{ServiceName, Step, Trigger, duration};
 
 #[derive(Debug, Args)]
@@ -56,6 +56,9 @@ fn say(planned: &Planned) {
     for caveat in &planned.cannot_promise {
         println!("  not promised {caveat}");
     }
+    if let Some(clients) = &planned.clients {
+        println!("  clients      {}", said_of(clients));
+    }
     if let Some(health) = &plan.target.health {
         println!("  health       {}", serde_json::to_string(health).unwrap_or_default());
     }
@@ -93,6 +96,20 @@ fn say(planned: &Planned) {
                 println!("  {}: {refusal}{until}", refusal.guard);
             }
         }
+    }
+}
+
+fn said_of(clients: &Clients) -> String {
+    let follow = match clients.follow_within {
+        Duration::ZERO => "follow a drain at once".into(),
+        within => format!("follow a drain within {}", duration::format(within)),
+    };
+    match (clients.connections, clients.addresses) {
+        (Some(0), _) => format!("{follow}; no inbound connection is in use now"),
+        (Some(connections), Some(addresses)) => {
+            format!("{follow}; {connections} inbound connections from {addresses} addresses are in use now")
+        }
+        _ => format!("{follow}; its connections are not known: {}", clients.unknown.as_deref().unwrap_or("")),
     }
 }
 

@@ -272,6 +272,9 @@ impl Gather for Vec<Connection> {
         let sent = entry.last_data_sent.unwrap_or(Duration::MAX);
         self.push(Connection {
             local: entry.identity.local(),
+            remote: entry.identity.remote(),
+            cookie: entry.identity.cookie(),
+            bytes: entry.bytes,
             established: entry.state == ESTABLISHED,
             send_q: entry.send_q,
             idle: entry.last_data_received.map(|received| received.min(sent)),

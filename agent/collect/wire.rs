@@ -34,6 +34,8 @@ const SOCKID: usize = 48; // struct inet_diag_sockid: 2 + 2 + 16 + 16 + 4 + 8
 const REPLY: usize = 4 + SOCKID + 20; // struct inet_diag_msg
 const INFO_LAST_DATA_SENT: usize = 44; // tcpi_last_data_sent, after 8 bytes of flags and 9 u32
 const INFO_LAST_DATA_RECV: usize = 52; // tcpi_last_data_recv
+const INFO_BYTES_ACKED: usize = 120; // tcpi_bytes_acked, since Linux 4.1
+const INFO_BYTES_RECEIVED: usize = 128; // tcpi_bytes_received
 const INFO_DATA_SEGS_OUT: usize = 156; // tcpi_data_segs_out, since Linux 4.6
 const INFO_LAST_ACK_RECV: usize = 56; // tcpi_last_ack_recv, three u32 later
 
@@ -251,6 +253,8 @@ pub(super) struct Entry {
     pub last_ack_received: Option<Duration>,
     pub last_data_sent: Option<Duration>,
     pub last_data_received: Option<Duration>,
+    /// Acknowledged and received, together; 0 where it is not told.
+    pub bytes: u64,
 }
 
 /// What is told of one socket that was asked for by itself.
@@ -430,6 +434,7 @@ impl<'a> Message<'a> {
             last_ack_received: None,
             last_data_sent: None,
             last_data_received: None,
+            bytes: 0,
         };
         while !attributes.is_empty() {
             let header: &[u8; ATTRIBUTE_HEADER] = attributes.first_chunk().ok_or(cut)?;
@@ -449,6 +454,7 @@ impl<'a> Message<'a> {
                     found.last_data_sent = milliseconds(value, INFO_LAST_DATA_SENT).filter(|_| !never);
                     found.last_ack_received = milliseconds(value, INFO_LAST_ACK_RECV);
                     found.last_data_received = milliseconds(value, INFO_LAST_DATA_RECV);
+                    found.bytes = u64_at(value, INFO_BYTES_ACKED).saturating_add(u64_at(value, INFO_BYTES_RECEIVED));
                 }
                 _ => {}
             }
@@ -461,6 +467,11 @@ impl<'a> Message<'a> {
 fn milliseconds(info: &[u8], at: usize) -> Option<Duration> {
     let bytes = info.get(at..)?.first_chunk()?;
     Some(Duration::from_millis(u32::from_ne_bytes(*bytes).into()))
+}
+
+/// 0 where an older kernel's struct ends before.
+fn u64_at(info: &[u8], at: usize) -> u64 {
+    info.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 /// Messages and attributes start at multiples of four.

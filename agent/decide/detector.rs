@@ -87,6 +87,11 @@ impl Detector {
         self.watches.iter().filter(breached).map(|((_, service), _)| service)
     }
 
+    /// The services of which this policy's condition holds now, for long or not.
+    pub fn held_or_breached(&self, policy: &str) -> impl Iterator<Item = &ServiceName> {
+        self.watches.keys().filter(move |(name, _)| name == policy).map(|(_, service)| service)
+    }
+
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
         self.watches.keys().map(|(_, service)| service)

@@ -36,7 +36,7 @@ pub fn rung<'a>(policy: &'a Policy, attempts: &[Attempt], now: Timestamp) -> Run
     let rungs: Vec<&Runbook> = policy.rungs().collect();
     let last_try = |runbook: &&Runbook| {
         let last = attempts.iter().rev().find(|attempt| attempt.runbook == runbook.name)?;
-        (!last.helped && now < last.ended + MEMORY).then_some(last)
+        (!last.helped && now < passed_over_until(last)).then_some(last)
     };
     let tried: Vec<(&Runbook, &Attempt)> =
         rungs.iter().map_while(|runbook| last_try(runbook).map(|attempt| (*runbook, attempt))).collect();
@@ -54,18 +54,26 @@ pub fn rung<'a>(policy: &'a Policy, attempts: &[Attempt], now: Timestamp) -> Run
         None => Rung {
             runbook: rungs[rungs.len() - 1],
             says: Some(format!("no rung is left: {}", because.join("; "))),
-            spent_until: tried.iter().map(|(_, attempt)| attempt.ended + MEMORY).min(),
+            spent_until: tried.iter().map(|(_, attempt)| passed_over_until(attempt)).min(),
         },
     }
 }
 
+/// Until when a rung is passed over that did not help so. A drain that clients do not follow stays so until a person has
+/// looked and re-armed the policy.
+fn passed_over_until(attempt: &Attempt) -> Timestamp {
+    attempt.ended + if attempt.drain_ineffective { BREAKER_MEMORY } else { MEMORY }
+}
+
 /// The attempt by which a breaker is to open: the second time that a runbook did not help, without a success since the
-/// first. `attempts` as in [`rung`].
-pub fn breaks(attempts: &[Attempt]) -> Option<&Attempt> {
+/// first; where the policy has no other runbook, the first time that clients did not follow its drain. `attempts` as in
+/// [`rung`].
+pub fn breaks<'a>(policy: &Policy, attempts: &'a [Attempt]) -> Option<&'a Attempt> {
+    let is_only = policy.rungs().count() == 1;
     let since_success = attempts.iter().rposition(|attempt| attempt.helped).map_or(0, |at| at + 1);
     let failed = &attempts[since_success..];
     failed.iter().enumerate().find_map(|(at, attempt)| {
         let times = failed[..=at].iter().filter(|earlier| earlier.runbook == attempt.runbook).count();
-        (times >= NOT_HELPED_AT_MOST).then_some(attempt)
+        (times >= NOT_HELPED_AT_MOST || is_only && attempt.drain_ineffective).then_some(attempt)
     })
 }

@@ -147,6 +147,8 @@ pub struct Question<'a> {
     pub rungs_spent: Option<Timestamp>,
     /// The policy acts when a person has approved the plan.
     pub needs_approval: bool,
+    /// Why the name is not known that hosts contend for slots under, where it could not be read.
+    pub unnamed: Option<&'a str>,
     /// Taking a slot, or only looking whether one could be had (`plan`, `explain`)?
     pub take_slot: bool,
     /// The plan's own saga is under way: it does not count against itself.

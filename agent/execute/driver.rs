@@ -69,6 +69,24 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 fail(&mut saga, &mut journal, step, failure, world);
             }
             Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return leave(&saga, world),
+            Task::Begin(step) if saga.plan().steps[step].effect == Effect::Pivot && saga.holds_drain() => {
+                // A drain that was lost while something else was waited for may take as long to follow as the first.
+                let lost = tokio::select! {
+                    biased;
+                    out = steps::drain::still_out(&saga, world) => out.err(),
+                    () = asked_to_stop(&mut stop) => continue,
+                    pause = paused(world) => {
+                        let detail = format!("paused by {}: {}", pause.who, pause.why);
+                        Some(Failure { reason: Reason::Paused, detail })
+                    }
+                };
+                match lost {
+                    Some(Failure { reason, detail }) if !saga.past_pivot() => {
+                        journal.record(&mut saga, Event::Interrupted { reason, detail }, world);
+                    }
+                    _ => slot_until = begin(&mut saga, &mut journal, step, world).await,
+                }
+            }
             Task::Begin(step) => slot_until = begin(&mut saga, &mut journal, step, world).await,
             // The last look at it before the effect: the process may have been stopped at any moment before.
             Task::Act(step) if begin_by.is_some_and(|until| world.clock.monotonic() >= until) => {
@@ -107,6 +125,13 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 };
                 match undone {
                     Some(event) => {
+                        if saga.drain_step() == Some(step) && matches!(event, Event::Undone { .. }) {
+                            tokio::select! {
+                                () = steps::clients::found_again(saga.plan(), world) => {}
+                                // Whoever asks the agent to end waits for what is written alone.
+                                () = asked_to_stop(&mut stop) => {}
+                            }
+                        }
                         crash::point(saga.plan().steps[step].step.name(), "undone");
                         journal.record(&mut saga, event, world);
                     }
@@ -231,6 +256,9 @@ async fn begin_slot(saga: &Saga, world: &World) -> Result<Option<Duration>, Stri
             until.map(Some).map_err(|error| error.to_string())
         }
         (Some(_), None) => Err("the host's file names no fleet any more".into()),
+        (None, _) if saga.plan().guards.fleet_slots.is_some() => {
+            Err("the plan does not say under which name hosts contend for slots".into())
+        }
         (None, _) => Ok(None),
     }
 }
@@ -255,7 +283,7 @@ fn fail(saga: &mut Saga, journal: &mut Journal, step: usize, failure: Failure, w
 async fn act(saga: &Saga, step: usize, world: &World) -> Event {
     match steps::apply(saga, step, world).await {
         Ok(done) if done.stopped => Event::Stopped { step },
-        Ok(done) => Event::Done { step, detail: done.detail, helped: done.helped },
+        Ok(done) => Event::Done { step, detail: done.detail, helped: done.helped, note: done.note },
         Err(failure) if saga.plan().steps[step].effect == Effect::Pivot => {
             recovery::doubtful_pivot(saga, step, failure.reason, failure.detail, world).await
         }
@@ -272,22 +300,30 @@ enum Back<'a> {
     Withdraw,
 }
 
+/// What is in the way of one try.
+struct Hindered {
+    error: String,
+    /// The registry answers, and knows no such instance: what it comes to where that lasts. After a restart of the registry
+    /// its clients come back one by one.
+    if_it_lasts: Option<Event>,
+}
+
 impl Back<'_> {
     /// One try. An error is something that may pass.
-    async fn once(self, saga: &Saga, world: &World) -> Result<Event, String> {
+    async fn once(self, saga: &Saga, world: &World) -> Result<Event, Hindered> {
         match self {
             Self::Undo { step, preimage } => match steps::undo(saga, step, preimage, world).await {
                 Ok(detail) => Ok(Event::Undone { step, detail }),
                 Err(UndoError::Refused { reason, detail }) => Ok(Event::UndoRefused { step, reason, detail }),
-                // Its lifetime went on, so it is not about to register itself.
-                Err(UndoError::Unregistered(detail)) => {
-                    Ok(Event::UndoRefused { step, reason: Reason::RecordChanged, detail })
+                Err(UndoError::Unregistered(error)) => {
+                    let gone = Event::UndoRefused { step, reason: Reason::RecordChanged, detail: error.clone() };
+                    Err(Hindered { error, if_it_lasts: Some(gone) })
                 }
-                Err(UndoError::Later(error)) => Err(error),
+                Err(UndoError::Later(error)) => Err(Hindered { error, if_it_lasts: None }),
             },
             Self::Withdraw => match steps::drain::again(saga, world).await {
                 Ok(detail) => Ok(Event::Withdrawn { drained: true, detail }),
-                Err(error) if error.is_passing() => Err(error.to_string()),
+                Err(error) if error.is_passing() => Err(Hindered { error: error.to_string(), if_it_lasts: None }),
                 Err(error) => {
                     let detail = format!("it could not be taken out again: {error}");
                     Ok(Event::Withdrawn { drained: false, detail })
@@ -311,10 +347,22 @@ impl Back<'_> {
 async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
     let mut pause = BACKOFF.0;
     let mut tries = 0u32;
+    // Since when the registry has answered so without a break.
+    let mut gone_since = None;
     loop {
         let error = match back.once(saga, world).await {
             Ok(event) => return event,
-            Err(error) => error,
+            Err(Hindered { error, if_it_lasts: None }) => {
+                gone_since = None;
+                error
+            }
+            Err(Hindered { error, if_it_lasts: Some(event) }) => {
+                let now = tokio::time::Instant::now();
+                if now - *gone_since.get_or_insert(now) >= steps::clients::gone_after(saga.plan(), &world.ports) {
+                    return event;
+                }
+                error
+            }
         };
         tries += 1;
         let (what, place) = back.words(saga);

@@ -81,7 +81,7 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
             },
             Ok((now, _)) if now.state == RunState::Active && now.incarnation.is_some() => {
                 let detail = format!("{detail}; a new incarnation runs all the same");
-                return Event::Done { step, detail, helped: None };
+                return Event::Done { step, detail, helped: None, note: None };
             }
             Ok((now, _)) => {
                 let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };

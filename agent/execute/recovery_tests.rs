@@ -54,7 +54,7 @@ fn said(shape: Shape, restarter: impl FnOnce(Fake) -> Arc<dyn Restarter>) -> (Ev
     let preimage = serde_json::json!({ "incarnation": "lifetime-1" });
     for event in [
         Event::Intended { step: 0, preimage: serde_json::Value::Null },
-        Event::Done { step: 0, detail: String::new(), helped: None },
+        Event::Done { step: 0, detail: String::new(), helped: None, note: None },
         Event::Intended { step: 1, preimage },
     ] {
         saga.apply(event).unwrap();
@@ -183,7 +183,7 @@ fn a_call_that_nobody_saw_made_is_made_all_the_same() {
     for step in 0..=call {
         saga.apply(Event::Intended { step, preimage: serde_json::Value::Null }).unwrap();
         if step < call {
-            saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+            saga.apply(Event::Done { step, detail: String::new(), helped: None, note: None }).unwrap();
         }
     }
     let world = fakes::world(&Scene::new(Fault::Nothing));

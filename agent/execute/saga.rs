@@ -19,8 +19,15 @@ pub enum Event {
     Intended { step: usize, preimage: Value },
     /// A pivot of two halves has had its first: the service is being stopped at our word, and is ours to start.
     Stopped { step: usize },
-    /// The step took effect. `helped: Some(false)`: the verification found the service leaking as before.
-    Done { step: usize, detail: String, helped: Option<bool> },
+    /// The step took effect. `helped: Some(false)`: the verification found the service leaking as before. `note`: what the
+    /// incident's end is to say besides.
+    Done {
+        step: usize,
+        detail: String,
+        helped: Option<bool>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
     /// The step failed. `untouched` speaks of a pivot alone: it provably did not begin, or the service is as it was.
     Failed { step: usize, reason: Reason, detail: String, untouched: bool },
     /// Ended from outside before the pivot: a guard, a shutdown, a restart of the agent.
@@ -91,6 +98,8 @@ pub struct Saga {
     stopped: Option<usize>,
     /// False once a verification found no help.
     helped: bool,
+    /// What the end is to say besides.
+    notes: Vec<String>,
     /// Our drain was in force when the saga came to rest.
     left_drained: bool,
 }
@@ -98,7 +107,15 @@ pub struct Saga {
 impl Saga {
     pub fn new(plan: Plan) -> Self {
         let state = if plan.steps.is_empty() { State::Rests(kept()) } else { State::Ready { step: 0 } };
-        Self { plan, state, preimages: BTreeMap::new(), stopped: None, helped: true, left_drained: false }
+        Self {
+            plan,
+            state,
+            preimages: BTreeMap::new(),
+            stopped: None,
+            helped: true,
+            notes: Vec::new(),
+            left_drained: false,
+        }
     }
 
     /// A saga as its journal tells it.
@@ -191,8 +208,9 @@ impl Saga {
                 self.stopped = Some(step);
                 State::Acting { step }
             }
-            (State::Acting { step: at }, Event::Done { step, helped, .. }) if at == step => {
+            (State::Acting { step: at }, Event::Done { step, helped, note, .. }) if at == step => {
                 self.helped &= helped.unwrap_or(true);
+                self.notes.extend(note);
                 self.after(step)
             }
             // A step that is refused before its intent is journaled has no effect of its own to take back.
@@ -243,7 +261,8 @@ impl Saga {
             (true, true) => Reason::Recovered,
             (true, false) => Reason::NotHelped,
         };
-        State::Rests(Ending { outcome: Outcome::Completed, reason, detail: reason.says().into() })
+        let detail = self.notes.iter().fold(reason.says().to_owned(), |says, note| format!("{says}; {note}"));
+        State::Rests(Ending { outcome: Outcome::Completed, reason, detail })
     }
 
     fn failed(&self, step: usize, reason: Reason, detail: String, untouched: bool) -> State {

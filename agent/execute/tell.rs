@@ -165,7 +165,7 @@ pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'
     let name = |step: usize| plan.steps[step].step.name();
     match event {
         Event::Intended { .. } | Event::Stopped { .. } | Event::Withdrawing { .. } => None,
-        Event::Done { step, detail, helped: Some(false) } => Some((name(*step), "not_helped", detail)),
+        Event::Done { step, detail, helped: Some(false), .. } => Some((name(*step), "not_helped", detail)),
         Event::Done { step, detail, .. } => Some((name(*step), "done", detail)),
         // A call only fails, and that is what it is for.
         Event::Failed { step, reason: Reason::NeedsPerson, detail, .. } => Some((name(*step), "made", detail)),

@@ -2,6 +2,7 @@
 //! Dry-run is another set of these, put together by the wiring.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,11 +56,34 @@ pub trait Measure: Send + Sync {
     /// Inbound connections that somebody still uses; what merely leaks is not counted. Active are those by which data
     /// came or went less than `quiet` ago.
     async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String>;
+    /// The service's new inbound connections since they are counted. An error says why they cannot be: then they are known
+    /// by [`Self::talks`] alone, and only those that live from one look to the next.
+    async fn arrivals(&self, plan: &Plan) -> Result<Arrivals, String>;
+    /// The service's inbound connections that somebody still uses.
+    async fn talks(&self, plan: &Plan) -> Result<Vec<Talk>, String>;
     /// The service's worker processes now, those first that hold most of its sockets that have been in CLOSE_WAIT for so
     /// long. All of them, or an error.
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String>;
     /// Whether the expectation holds at the end of a verification.
     async fn expectation(&self, plan: &Plan, expect: &crate::model::Comparison) -> Result<Truth, String>;
+}
+
+/// New connections to the ports that a service listens on, counted by the kernel, however short they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrivals {
+    pub count: u64,
+    /// For how long they have been counted.
+    pub over: Duration,
+}
+
+/// One inbound connection that somebody uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Talk {
+    /// The kernel's own number for the socket.
+    pub cookie: u64,
+    pub peer: IpAddr,
+    /// That went either way so far; 0 where it is not told.
+    pub bytes: u64,
 }
 
 /// Inbound connections, counted.

@@ -75,6 +75,8 @@ pub enum Reason {
     EvidenceNotKept,
     JournalNotWritable,
     DrainFailed,
+    /// Clients went on connecting as before.
+    DrainIneffective,
     DrainTimedOut,
     StepFailed,
     ConditionCleared,
@@ -164,6 +166,10 @@ impl Reason {
             Self::EvidenceNotKept => "the evidence could not be kept, so nothing was touched",
             Self::JournalNotWritable => "the journal could not be written, so nothing further was changed",
             Self::DrainFailed => "the service could not be drained",
+            Self::DrainIneffective => {
+                "clients go on connecting although the registry shows the drain, so the service was not restarted under \
+                 them; `unwait rearm` once the drain is mended"
+            }
             Self::DrainTimedOut => "connections remained when the wait for drained ended",
             Self::StepFailed => "a step failed",
             Self::ConditionCleared => "the condition no longer held just before the change",
@@ -193,9 +199,7 @@ impl Reason {
             Self::CloseFailed => "the sockets could not be closed",
             Self::NotAsBefore => "what cannot be taken back was begun, and the service is not as it was before",
             Self::NeedsPerson => "the runbook leaves the rest to a person",
-            Self::BreakerOpen => {
-                "what the policy does did not help twice, so it only says what it would do; `unwait rearm`"
-            }
+            Self::BreakerOpen => "what the policy does did not help, so it only says what it would do; `unwait rearm`",
             Self::Recovered => "healthy, in traffic, and the sockets are gone",
             Self::NotHelped => "healthy and in traffic, but it leaks as before",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",

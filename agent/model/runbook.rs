@@ -30,6 +30,13 @@ pub enum OnTimeout {
     Unwind,
 }
 
+impl OnTimeout {
+    /// What a plan means that was made before this was said.
+    fn unwind() -> Self {
+        Self::Unwind
+    }
+}
+
 /// How a `run` declares what its command does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -140,12 +147,15 @@ pub enum Step {
         required: bool,
         commands: Vec<Vec<String>>,
     },
-    /// Take the service out of traffic, then wait `settle` for clients to notice.
+    /// Take the service out of traffic, wait until clients do not find it any more, then `settle`, or as long as the
+    /// slowest of them takes. `on_busy`: what to do where they go on coming all the same.
     Drain {
         #[serde(with = "as_text")]
         settle: Duration,
         #[serde(with = "as_text")]
         deadline: Duration,
+        #[serde(default = "OnTimeout::unwind")]
+        on_busy: OnTimeout,
     },
     /// Wait until at most this many inbound connections are left. `idle_for`: those by which nothing has come or gone
     /// for so long do not count.

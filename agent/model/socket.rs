@@ -209,6 +209,11 @@ pub struct Detail {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
     pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// The kernel's own number for the socket; 0 where it is not told (the /proc fallback).
+    pub cookie: u64,
+    /// Acknowledged by the peer and received from it, together; 0 where it is not told.
+    pub bytes: u64,
     /// The peer has not closed its side.
     pub established: bool,
     /// Bytes the peer has not acknowledged.

@@ -52,6 +52,26 @@ struct Belted<T: ?Sized> {
     inner: Arc<T>,
 }
 
+/// What is only read may be asked again: a leader changes, a connection is reset, while a question is under way. Once, and
+/// only where the failure came at once: a party that is silent is not waited for twice.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(250);
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+async fn twice<T: Send, E: Send, F>(ask: impl Fn() -> F + Send, may_pass: impl Fn(&E) -> bool + Send) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>> + Send,
+{
+    let began = tokio::time::Instant::now();
+    let answer = ask().await;
+    let again = answer.as_ref().is_err_and(may_pass) && began.elapsed() < AT_ONCE;
+    if !again {
+        return answer;
+    }
+    drop(answer);
+    tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+    ask().await
+}
+
 /// The answer, or what is said where there is none by the deadline.
 async fn by<T, E>(
     deadline: Duration,
@@ -69,12 +89,19 @@ impl Belted<dyn Registry> {
         by(self.inner.ends_within(), call, |detail| RegistryError::Unreachable { registry: self.name.clone(), detail })
             .await
     }
+
+    async fn read<T: Send, F>(&self, ask: impl Fn() -> F + Send) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, RegistryError>> + Send,
+    {
+        self.by(twice(ask, RegistryError::is_passing)).await
+    }
 }
 
 #[async_trait]
 impl Registry for Belted<dyn Registry> {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        self.by(self.inner.observe(id)).await
+        self.read(|| self.inner.observe(id)).await
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
@@ -94,7 +121,7 @@ impl Registry for Belted<dyn Registry> {
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        self.by(self.inner.others(id)).await
+        self.read(|| self.inner.others(id)).await
     }
 
     fn counts(&self) -> bool {
@@ -102,15 +129,15 @@ impl Registry for Belted<dyn Registry> {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        self.by(self.inner.markers()).await
+        self.read(|| self.inner.markers()).await
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        self.by(self.inner.names()).await
+        self.read(|| self.inner.names()).await
     }
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        self.by(self.inner.instances()).await
+        self.read(|| self.inner.instances()).await
     }
 
     fn ends_within(&self) -> Duration {
@@ -122,7 +149,7 @@ impl Registry for Belted<dyn Registry> {
     }
 
     async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
-        self.by(self.inner.clients_find(id)).await
+        self.read(|| self.inner.clients_find(id)).await
     }
 
     fn clients_follow(&self) -> Duration {
@@ -213,6 +240,13 @@ impl Belted<dyn Fleet> {
     async fn by<T>(&self, call: impl Future<Output = Result<T, FleetError>> + Send) -> Result<T, FleetError> {
         by(FLEET, call, FleetError::Unreachable).await
     }
+
+    async fn read<T: Send, F>(&self, ask: impl Fn() -> F + Send) -> Result<T, FleetError>
+    where
+        F: Future<Output = Result<T, FleetError>> + Send,
+    {
+        self.by(twice(ask, FleetError::is_passing)).await
+    }
 }
 
 #[async_trait]
@@ -234,7 +268,7 @@ impl Fleet for Belted<dyn Fleet> {
     }
 
     async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
-        self.by(self.inner.blocked_by(service, incident, slots)).await
+        self.read(|| self.inner.blocked_by(service, incident, slots)).await
     }
 
     async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
@@ -242,11 +276,11 @@ impl Fleet for Belted<dyn Fleet> {
     }
 
     async fn services(&self) -> Result<Vec<String>, FleetError> {
-        self.by(self.inner.services()).await
+        self.read(|| self.inner.services()).await
     }
 
     async fn holders(&self, service: &str) -> Result<Vec<Slot>, FleetError> {
-        self.by(self.inner.holders(service)).await
+        self.read(|| self.inner.holders(service)).await
     }
 
     async fn publish_breach(&self, service: &str, until: Timestamp) -> Result<(), FleetError> {
@@ -254,7 +288,7 @@ impl Fleet for Belted<dyn Fleet> {
     }
 
     async fn breaches(&self, service: &str) -> Result<Vec<String>, FleetError> {
-        self.by(self.inner.breaches(service)).await
+        self.read(|| self.inner.breaches(service)).await
     }
 
     fn caveats(&self) -> &'static [&'static str] {

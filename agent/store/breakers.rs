@@ -23,12 +23,14 @@ CREATE TABLE breaker (
 ) STRICT;
 ";
 
-/// A real incident that was carried out to its end.
+/// A real incident that was carried out to its end, or whose drain clients did not follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub incident: String,
     pub runbook: String,
     pub helped: bool,
+    /// Clients did not follow the drain: it is no use to try that again before a person has looked.
+    pub drain_ineffective: bool,
     pub ended: Timestamp,
 }
 
@@ -37,9 +39,9 @@ pub struct Attempt {
 pub struct Breaker {
     pub policy: String,
     pub service: String,
-    /// What did not help twice.
+    /// What did not help.
     pub runbook: String,
-    /// The second time.
+    /// The last time.
     pub incident: String,
     pub since: Timestamp,
 }
@@ -60,20 +62,32 @@ impl Store {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, ended_line FROM incident
-                     WHERE policy = ?1 AND service = ?2 AND dry_run = 0 AND changed = 1 AND outcome = 'completed'
+                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, reason = ?5, ended_line FROM incident
+                     WHERE policy = ?1 AND service = ?2 AND dry_run = 0 AND changed = 1
+                       AND (outcome = 'completed' OR reason = ?5)
                        AND ended_line > max(?3, coalesce((SELECT rearmed FROM breaker
                                                      WHERE breaker.policy = ?1 AND breaker.service = ?2), ?3))
                      ORDER BY ended_line, id",
                 )?
-                .query_map(params![policy, service.as_str(), since, Reason::NotHelped.as_str()], |row| {
-                    Ok(Attempt {
-                        incident: row.get(0)?,
-                        runbook: row.get(1)?,
-                        helped: !row.get::<_, bool>(2)?,
-                        ended: self.line.as_seen(now, row.get(3)?),
-                    })
-                })?
+                .query_map(
+                    params![
+                        policy,
+                        service.as_str(),
+                        since,
+                        Reason::NotHelped.as_str(),
+                        Reason::DrainIneffective.as_str()
+                    ],
+                    |row| {
+                        let drain_ineffective: bool = row.get(3)?;
+                        Ok(Attempt {
+                            incident: row.get(0)?,
+                            runbook: row.get(1)?,
+                            helped: !row.get::<_, bool>(2)? && !drain_ineffective,
+                            drain_ineffective,
+                            ended: self.line.as_seen(now, row.get(4)?),
+                        })
+                    },
+                )?
                 .collect()
         })
     }
@@ -194,6 +208,7 @@ mod tests {
         incident(&store, "failed", 30, |plan| plan.runbook = "restart-in-place".into(), not_helped);
         incident(&store, "dry", 40, |plan| plan.dry_run = true, not_helped);
         incident(&store, "unwound", 50, |_| {}, (Outcome::Unwound, Reason::DrainFailed, true));
+        incident(&store, "clients", 55, |_| {}, (Outcome::Unwound, Reason::DrainIneffective, true));
         incident(&store, "looked", 60, |_| {}, (Outcome::Completed, Reason::EvidenceKept, false));
         incident(&store, "another", 70, |plan| plan.policy = "another".into(), not_helped);
         let other = ServiceName::parse("other.service").unwrap();
@@ -204,10 +219,15 @@ mod tests {
             incident: incident.into(),
             runbook: runbook.into(),
             helped,
+            drain_ineffective: incident == "clients",
             ended: at(second),
         };
         let runbook = plan().runbook;
-        let expected = [attempt("helped", &runbook, true, 20), attempt("failed", "restart-in-place", false, 30)];
+        let expected = [
+            attempt("helped", &runbook, true, 20),
+            attempt("failed", "restart-in-place", false, 30),
+            attempt("clients", &runbook, false, 55),
+        ];
         assert_eq!(attempts, expected, "the old one is as old as the memory is long");
     }
 

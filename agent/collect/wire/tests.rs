@@ -70,6 +70,7 @@ fn a_socket_is_decoded_field_by_field() {
         last_ack_received: Some(Duration::from_millis(2500)),
         last_data_sent: Some(Duration::from_millis(1500)),
         last_data_received: Some(Duration::from_millis(500)),
+        bytes: 0,
     };
     assert_eq!(entries, [expected]);
     let identity = entries[0].identity;

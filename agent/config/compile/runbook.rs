@@ -49,6 +49,7 @@ fn compile_step(spec: StepSpec, place: &Place, to: &mut Compiling) -> Option<Ste
             Step::Drain {
                 settle: to.duration(&at("settle"), spec.settle, secs(5), secs(0)..=minutes(10)),
                 deadline: to.duration(&at("deadline"), spec.deadline, secs(30), secs(1)..=minutes(10)),
+                on_busy: spec.on_busy.map_or(OnTimeout::Unwind, |Typed(way)| way),
             }
         }
         StepSpec::WaitDrained(spec) => {

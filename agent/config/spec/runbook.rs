@@ -70,6 +70,7 @@ pub struct SnapshotSpec {
 pub struct DrainSpec {
     pub settle: Option<Typed<Duration>>,
     pub deadline: Option<Typed<Duration>>,
+    pub on_busy: Option<Typed<OnTimeout>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -121,8 +121,10 @@ impl Gate {
 
     pub(super) async fn fleet_slot(&self, question: &Question<'_>) -> Answer {
         let plan = question.plan;
-        let (Some(scope), Some(slots)) = (&plan.fleet_scope, plan.guards.fleet_slots) else {
-            return Ok(Verdict::Allow);
+        let Some(slots) = plan.guards.fleet_slots else { return Ok(Verdict::Allow) };
+        let Some(scope) = &plan.fleet_scope else {
+            let why = question.unnamed.unwrap_or("the plan does not say");
+            return Err(format!("the name that the service is registered under is not known: {why}"));
         };
         let Some(fleet) = &self.ports.fleet else {
             return Ok(deny(Reason::SlotTaken, "the host's file names no fleet"));

@@ -14,11 +14,22 @@ fn at(minute: i64) -> Timestamp {
 }
 
 fn attempt(runbook: &str, minute: i64, helped: bool) -> Attempt {
-    Attempt { incident: format!("i-{minute}"), runbook: runbook.into(), helped, ended: at(minute) }
+    Attempt {
+        incident: format!("i-{minute}"),
+        runbook: runbook.into(),
+        helped,
+        drain_ineffective: false,
+        ended: at(minute),
+    }
 }
 
 fn failed(runbook: &str, minute: i64) -> Attempt {
     attempt(runbook, minute, false)
+}
+
+/// Clients did not follow its drain.
+fn in_vain(runbook: &str, minute: i64) -> Attempt {
+    Attempt { drain_ineffective: true, ..failed(runbook, minute) }
 }
 
 fn helped(runbook: &str, minute: i64) -> Attempt {
@@ -51,6 +62,9 @@ fn a_rung_that_did_not_help_is_passed_over_for_a_day() {
         (vec![failed("a", 0), helped("a", 60)], 61, "a", None),
         (vec![failed("a", 0), failed("b", 60), failed("c", 120)], 121, "c", Some(DAY)),
         (vec![failed("a", 0), failed("b", 60), failed("c", 120)], DAY, "a", None),
+        // A drain that clients do not follow is not tried again after a day.
+        (vec![in_vain("a", 0)], 2 * DAY, "b", None),
+        (vec![in_vain("a", 0)], 30 * DAY, "a", None),
         // A runbook that the policy does not have any more.
         (vec![failed("z", 0)], 1, "a", None),
     ] {
@@ -106,6 +120,10 @@ fn a_breaker_opens_at_the_second_time_that_one_runbook_did_not_help_without_a_su
         // It is open since then; what came later, by hand, does not matter.
         (vec![failed("a", 0), failed("a", 60), failed("a", 90)], Some("i-60")),
     ] {
-        assert_eq!(breaks(&attempts).map(|attempt| attempt.incident.as_str()), opens, "{attempts:?}");
+        assert_eq!(breaks(&ladder(), &attempts).map(|attempt| attempt.incident.as_str()), opens, "{attempts:?}");
     }
+    let only = policy();
+    let attempts = [in_vain("a", 0)];
+    assert_eq!(breaks(&only, &attempts), Some(&attempts[0]), "no other runbook is left");
+    assert_eq!(breaks(&ladder(), &attempts), None, "other rungs are left");
 }

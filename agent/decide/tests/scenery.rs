@@ -144,6 +144,7 @@ impl Scenery {
             breached: self.breached,
             rungs_spent: self.rungs_spent,
             needs_approval: self.needs_approval,
+            unnamed: None,
             take_slot: self.take_slot,
             own_saga: self.own_saga,
         }

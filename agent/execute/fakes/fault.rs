@@ -34,6 +34,8 @@ pub enum Fault {
     RegistersLate,
     /// The same, and our drain is gone.
     RegistersLateInTraffic,
+    /// The restart ends its registration for good.
+    NeverRegistersAgain,
     /// Somebody else restarts the service while it is drained.
     RestartedWhileDrained,
     /// It falls ill while it is drained, and the restart is refused.
@@ -42,6 +44,12 @@ pub enum Fault {
     IsolatedWhileDrained,
     /// It leaves the registry while it is drained.
     DeregisteredWhileDrained,
+    /// Another controller puts it back 3 s after it was drained, once.
+    PutBackWhileDrained,
+    /// The view that clients read shows a change 20 s after the record does, and the last of them follows 95 s after it.
+    ClientsSlow,
+    /// Clients go on connecting to it, whatever the registry shows.
+    ClientsStay,
     /// The registry does not answer the first three tries to put it back.
     RegistryAwayAtRestore,
     /// The registry does not answer the first tries of an undo.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Fake, Fault, WORKERS};
 use crate::clock::Clock;
-use crate::execute::world::{Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Recheck};
+use crate::execute::world::{Arrivals, Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Recheck, Talk};
 use crate::model::runbook::Recycle;
 use crate::model::{Comparison, Plan, Readings, Reason, Truth, Worker};
 
@@ -52,6 +52,20 @@ impl Measure for Fake {
         }
         let left = if self.0.fault == Fault::NeverEmpty { 7 } else { 0 };
         Ok(Inbound { left, active: if self.elapsed() < quiet { left } else { 0 } })
+    }
+
+    async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
+        if self.0.trip.pass() {
+            return Err("perf_event_open: Operation not permitted".into());
+        }
+        Ok(self.0.arrivals())
+    }
+
+    async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
+        Ok(Vec::new())
     }
 
     async fn workers(&self, _plan: &Plan, _older_than: Duration) -> Result<Vec<Worker>, String> {

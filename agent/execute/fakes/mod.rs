@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use self::fault::Fault;
 pub use self::plans::{Shape, plan, steps};
 pub use self::trip::{Crash, Trip};
-use super::world::World;
+use super::world::{Arrivals, World};
 use crate::model::{EventKind, Incarnation, Worker};
 use crate::ports::Ports;
 use crate::ports::registry::fake::FakeRegistry;
@@ -34,6 +34,11 @@ pub const WORKERS: usize = 6;
 /// How long after its start a service registers itself, where the fault says so: once it answers, and while it is tried to
 /// be put back, in a runbook with [`steps`]'s times.
 const REGISTERS_AFTER: Duration = Duration::from_secs(5);
+const PUT_BACK_AFTER: Duration = Duration::from_secs(3);
+
+/// How late the view is that clients read, and how late the last of them, where the fault says so.
+pub const VIEW_LAGS: Duration = Duration::from_secs(20);
+pub const CLIENTS_FOLLOW: Duration = Duration::from_secs(95);
 
 /// The service, as it really is.
 #[derive(Clone, Debug)]
@@ -53,6 +58,10 @@ pub struct Service {
     pub closed: u32,
     /// So many calls more are not answered, where the fault says so.
     pub away: u32,
+    /// Since when the registry's record is what it is now.
+    changed: Duration,
+    /// Another controller has put it back.
+    put_back: bool,
     rechecks: u32,
     /// From when on it is registered again, and as what.
     registers: Option<(Duration, Option<Traffic>)>,
@@ -98,6 +107,8 @@ impl Scene {
                 ended: 0,
                 closed: 0,
                 away: 3,
+                changed: Duration::ZERO,
+                put_back: false,
                 rechecks: 0,
                 registers: None,
             }),
@@ -140,6 +151,23 @@ impl Scene {
         }
     }
 
+    /// Clients come forty times a second, where they stay whatever happens.
+    fn arrivals(&self) -> Arrivals {
+        let over = *self.elapsed.lock().unwrap() + Duration::from_secs(60);
+        let count = if self.fault == Fault::ClientsStay { 40 * over.as_secs() } else { 0 };
+        Arrivals { count, over }
+    }
+
+    /// What clients find, where their view lags behind the record.
+    fn shown(&self, in_traffic: bool) -> bool {
+        let since = *self.elapsed.lock().unwrap() - self.service().changed;
+        in_traffic != (self.fault == Fault::ClientsSlow && since < VIEW_LAGS)
+    }
+
+    fn changes(&self) {
+        self.service().changed = *self.elapsed.lock().unwrap();
+    }
+
     /// Its registration ends with its lifetime.
     fn leaves(&self) {
         let traffic = self.registry.traffic(ID).filter(|_| self.fault == Fault::RegistersLate);
@@ -149,6 +177,11 @@ impl Scene {
 
     async fn registers_itself(&self) {
         let now = *self.elapsed.lock().unwrap();
+        let drained = self.service().drained_once && now >= self.service().changed + PUT_BACK_AFTER;
+        if self.fault == Fault::PutBackWhileDrained && drained && !std::mem::replace(&mut self.service().put_back, true)
+        {
+            self.registry.isolate(ID, None);
+        }
         let due = self.service().registers.take_if(|(at, _)| now >= *at);
         if let Some((_, traffic)) = due {
             self.registry.register(ID, "rpc-order", "127.0.0.1:7801");

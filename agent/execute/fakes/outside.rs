@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Fake, Fault, ID, REGISTRY, Scene};
+use super::{CLIENTS_FOLLOW, Fake, Fault, ID, REGISTRY, Scene};
 use crate::model::plan::{self, Health};
 use crate::model::{Incarnation, Marker};
 use crate::ports::probe::{Probe, ProbeFailure};
@@ -31,6 +31,7 @@ impl Registry for Fake {
             return Err(RegistryError::Refused { registry: REGISTRY.into(), detail: "permission denied".into() });
         }
         self.0.registry.drain(id, marker).await?;
+        self.0.changes();
         if self.0.trip.pass() {
             return Err(Scene::unreachable());
         }
@@ -58,6 +59,7 @@ impl Registry for Fake {
             return Err(Scene::unreachable());
         }
         let restored = self.0.registry.restore(id, marker, record).await?;
+        self.0.changes();
         if self.0.trip.pass() {
             return Err(Scene::unreachable());
         }
@@ -76,6 +78,18 @@ impl Registry for Fake {
 
     fn counts(&self) -> bool {
         self.0.registry.counts()
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        if self.0.trip.pass() {
+            return Err(Scene::unreachable());
+        }
+        self.0.registers_itself().await;
+        Ok(self.0.shown(self.0.registry.clients_find(id).await?))
+    }
+
+    fn clients_follow(&self) -> Duration {
+        if self.0.fault == Fault::ClientsSlow { CLIENTS_FOLLOW } else { Duration::ZERO }
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
@@ -134,6 +148,7 @@ impl Restarter for Fake {
         match fault {
             Fault::RegistersItself => self.0.registry.isolate(ID, None),
             Fault::RegistersLate | Fault::RegistersLateInTraffic => self.0.leaves(),
+            Fault::NeverRegistersAgain => self.0.registry.deregister(ID),
             _ => {}
         }
         if self.0.trip.pass() || fault == Fault::RestartAnswerLost {

@@ -31,7 +31,7 @@ pub enum Shape {
 pub fn steps(shape: Shape, fault: Fault) -> Vec<Step> {
     let seconds = Duration::from_secs;
     let snapshot = Step::Snapshot { deadline: seconds(20), required: true, commands: Vec::new() };
-    let drain = Step::Drain { settle: seconds(5), deadline: seconds(30) };
+    let drain = Step::Drain { settle: seconds(5), deadline: seconds(30), on_busy: OnTimeout::Unwind };
     let wait = Step::WaitDrained {
         inbound_at_most: 0,
         idle_for: None,

@@ -5,11 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::clients::{self, Shown};
+use super::traffic::Before;
 use super::{Done, Failure, PROBE_DEADLINE, UndoError};
 use crate::execute::saga::Saga;
 use crate::execute::world::{ByBinding, World, key};
 use crate::model::plan::Binding;
-use crate::model::{Incarnation, Marker, Plan, Reason};
+use crate::model::runbook::OnTimeout;
+use crate::model::{Incarnation, Marker, Plan, Reason, duration};
 use crate::ports::registry::{Registration, RegistryError, Restored, Traffic};
 
 /// What was there before the drain.
@@ -57,8 +60,20 @@ pub async fn preimage(plan: &Plan, world: &World) -> Result<Value, Failure> {
     Ok(serde_json::to_value(preimage).expect("a pre-image is plain data"))
 }
 
-pub async fn apply(saga: &Saga, settle: Duration, deadline: Duration, world: &World) -> Result<Done, Failure> {
+/// From a change until the view of clients shows it, beside what the registry itself says that they take.
+pub const SEEN_WITHIN: Duration = Duration::from_secs(30);
+/// So often is a drain waited for anew that others undo while clients follow it.
+const WAITS_AT_MOST: u32 = 3;
+
+pub async fn apply(
+    saga: &Saga,
+    settle: Duration,
+    deadline: Duration,
+    on_busy: OnTimeout,
+    world: &World,
+) -> Result<Done, Failure> {
     let plan = saga.plan();
+    let before = Before::measured(plan, world).await;
     let marker = marker(plan, world);
     for binding in &plan.target.bindings {
         let drained = async { world.registry(binding)?.drain(&binding.id, &marker).await };
@@ -66,16 +81,114 @@ pub async fn apply(saga: &Saga, settle: Duration, deadline: Duration, world: &Wo
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failure::new(Reason::DrainFailed, error)),
             Err(_) => {
-                let detail =
-                    format!("{} did not drain within {}", key(binding), crate::model::duration::format(deadline));
+                let detail = format!("{} did not drain within {}", key(binding), duration::format(deadline));
                 return Err(Failure::new(Reason::DrainFailed, detail));
             }
         }
     }
     crate::crash::point("drain", "effected");
-    world.pace.wait(settle).await;
-    Ok(Done::saying(format!("out of traffic: {}", bindings(plan))))
+    let took = out_for_clients(saga, settle, deadline, world).await?;
+    let fell = before.fell(plan, world).await;
+    if let Some(why) = fell.ineffective.filter(|_| on_busy == OnTimeout::Unwind) {
+        return Err(Failure::new(Reason::DrainIneffective, why));
+    }
+    let mut said = format!("out of traffic: {}; clients followed within {}", bindings(plan), duration::format(took));
+    fell.says.iter().for_each(|says| said.push_str(&format!("; {says}")));
+    Ok(Done { note: fell.note, ..Done::saying(said) })
 }
+
+/// Until clients do not find it any more, and the slowest has had the time to follow. Says how long that took. What others
+/// undo meanwhile is drained again, and waited for again: so often, since a heartbeat undoes it for as long as it beats.
+async fn out_for_clients(
+    saga: &Saga,
+    settle: Duration,
+    deadline: Duration,
+    world: &World,
+) -> Result<Duration, Failure> {
+    let began = world.pace.elapsed();
+    for _ in 0..WAITS_AT_MOST {
+        if followed(saga, settle, deadline, world).await? && stands(saga, world).await? {
+            break;
+        }
+    }
+    Ok(world.pace.elapsed() - began)
+}
+
+/// The same, once. False where others undid the drain meanwhile, and it is made anew.
+async fn followed(saga: &Saga, settle: Duration, deadline: Duration, world: &World) -> Result<bool, Failure> {
+    let follow = clients::follow_within(saga.plan(), &world.ports);
+    let since = world.pace.elapsed();
+    loop {
+        if !super::hold(saga, world).await {
+            return Ok(false);
+        }
+        match clients::look(Shown::Out, saga.plan(), since, deadline + follow, world).await {
+            None => {}
+            Some(Ok(())) => break,
+            Some(Err(found)) => return Err(Failure::new(Reason::DrainFailed, found)),
+        }
+    }
+    let end = (since + follow).max(world.pace.elapsed() + settle);
+    loop {
+        let left = end.saturating_sub(world.pace.elapsed());
+        if left.is_zero() {
+            return Ok(true);
+        }
+        world.pace.wait(left.min(HOLD_EVERY)).await;
+        if !super::hold(saga, world).await {
+            return Ok(false);
+        }
+    }
+}
+
+/// How often a drain is looked at while clients follow it.
+const HOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// Just before the restart: a drain that was lost since is made anew, and waited for, and only then restarted.
+pub async fn still_out(saga: &Saga, world: &World) -> Result<(), Failure> {
+    match stands(saga, world).await? {
+        true => Ok(()),
+        false => out_again(saga, world).await,
+    }
+}
+
+/// A drain was just made anew: until clients have followed that as well.
+pub async fn out_again(saga: &Saga, world: &World) -> Result<(), Failure> {
+    out_for_clients(saga, Duration::ZERO, SEEN_WITHIN, world).await.map(drop)
+}
+
+/// Reads the drain back from every registry. One that is gone is made anew, and false; an instance that is not there now is
+/// waited for as long as its registry may forget it.
+async fn stands(saga: &Saga, world: &World) -> Result<bool, Failure> {
+    let gone_after = clients::gone_after(saga.plan(), &world.ports);
+    let failed = |error: RegistryError| Failure::new(Reason::DrainFailed, error);
+    let began = world.pace.elapsed();
+    let (mut gone_since, mut stood) = (None, true);
+    loop {
+        stood &= hold(saga, world).await.map_err(failed)?.is_none();
+        match still_ours(saga.plan(), world).await {
+            Ok(ours) if ours.len() == saga.plan().target.bindings.len() => return Ok(stood),
+            // In traffic between the two looks; or the registry says so whatever is done.
+            Ok(_) if world.pace.elapsed() - began >= SEEN_WITHIN => {
+                let detail = format!("{} is drained again and again, and stays in traffic", bindings(saga.plan()));
+                return Err(Failure::new(Reason::DrainFailed, detail));
+            }
+            Ok(_) => stood = false,
+            Err(UndoError::Unregistered(detail)) => {
+                let since = *gone_since.get_or_insert(world.pace.elapsed());
+                if world.pace.elapsed() - since >= gone_after {
+                    return Err(Failure::new(Reason::DrainFailed, detail));
+                }
+            }
+            Err(UndoError::Later(detail) | UndoError::Refused { detail, .. }) => {
+                return Err(Failure::new(Reason::DrainFailed, detail));
+            }
+        }
+        world.pace.wait(LOOK_EVERY).await;
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Drained is a state to hold: whatever stands in traffic again is drained again. Says what was.
 pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, RegistryError> {
@@ -229,7 +342,7 @@ pub async fn put_back(
         }
     }
     if !back.is_empty() {
-        left.insert(0, format!("back in traffic: {}", back.join(", ")));
+        left.insert(0, format!("put back: {}", back.join(", ")));
     }
     Ok(left.join("; "))
 }

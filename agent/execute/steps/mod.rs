@@ -1,6 +1,7 @@
 //! The steps, one a file: what each does, and how it is taken back.
 
 pub mod call;
+pub mod clients;
 mod close_sockets;
 pub mod drain;
 mod health_check;
@@ -11,6 +12,7 @@ pub mod restart;
 mod restore;
 mod run;
 mod snapshot;
+mod traffic;
 mod verify;
 mod wait_drained;
 
@@ -30,11 +32,13 @@ pub struct Done {
     pub helped: Option<bool>,
     /// Only the first half of a restart: to be journaled, and then applied again for the second.
     pub stopped: bool,
+    /// What the incident's end must say besides.
+    pub note: Option<String>,
 }
 
 impl Done {
     fn saying(detail: impl Into<String>) -> Self {
-        Self { detail: detail.into(), helped: None, stopped: false }
+        Self { detail: detail.into(), helped: None, stopped: false, note: None }
     }
 }
 
@@ -64,6 +68,28 @@ pub enum UndoError {
 
 /// One question to a probe.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Probes of a service in traffic: it counts as unhealthy once so many in a row have failed.
+#[derive(Debug, Default)]
+struct Failing(u32);
+
+impl Failing {
+    const AT_MOST: u32 = 3;
+
+    /// Asks once. False where it failed, but not often enough to count.
+    async fn ask(&mut self, plan: &Plan, world: &World) -> Result<bool, Failure> {
+        match world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await {
+            Ok(()) => self.0 = 0,
+            Err(failure) => {
+                self.0 += 1;
+                if self.0 >= Self::AT_MOST {
+                    return Err(Failure::new(Reason::UnhealthyAfterRestore, failure));
+                }
+            }
+        }
+        Ok(self.0 == 0)
+    }
+}
 
 /// What is there before the step takes effect; read just before its intent is committed.
 pub async fn preimage(saga: &Saga, step: usize, world: &World) -> Result<Value, Failure> {
@@ -113,10 +139,15 @@ async fn same_lifetime(saga: &Saga, step: usize, failed: Reason, world: &World) 
     Err(Failure::new(Reason::IncarnationChanged, format!("the lifetime did not go on: now runs {now}")))
 }
 
-/// Holds the drain while a step waits; a registry that does not answer now is asked again at the next look.
-async fn hold(saga: &Saga, world: &World) {
-    if let Err(error) = drain::hold(saga, world).await {
-        tracing::warn!(%error, incident = %saga.plan().incident, "the drain could not be looked at");
+/// Holds the drain while a step waits. False where others had put it back, and it was drained again. A registry that does not
+/// answer now is asked again at the next look.
+async fn hold(saga: &Saga, world: &World) -> bool {
+    match drain::hold(saga, world).await {
+        Ok(again) => again.is_none(),
+        Err(error) => {
+            tracing::warn!(%error, incident = %saga.plan().incident, "the drain could not be looked at");
+            true
+        }
     }
 }
 
@@ -127,7 +158,7 @@ pub async fn apply(saga: &Saga, step: usize, world: &World) -> Result<Done, Fail
         Step::Snapshot { deadline, required, commands } => {
             snapshot::apply(plan, commands, *deadline, *required, world).await
         }
-        Step::Drain { settle, deadline } => drain::apply(saga, *settle, *deadline, world).await,
+        Step::Drain { settle, deadline, on_busy } => drain::apply(saga, *settle, *deadline, *on_busy, world).await,
         Step::WaitDrained { inbound_at_most, idle_for, timeout, on_timeout } => {
             wait_drained::apply(saga, *inbound_at_most, *idle_for, *timeout, *on_timeout, world).await
         }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Done, Failure, PROBE_DEADLINE, UndoError, drain};
+use super::clients::{self, Shown};
+use super::{Done, Failing, Failure, PROBE_DEADLINE, UndoError, drain};
 use crate::execute::driver::BACKOFF;
 use crate::execute::saga::Saga;
 use crate::execute::tell::Place;
 use crate::execute::world::World;
-use crate::model::Reason;
+use crate::model::{Plan, Reason, duration};
 
 /// Probes before a restore: a service that is found unhealthy is not put back.
 const TRIES: u32 = 10;
@@ -23,6 +24,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
 
     let told_at = world.pace.elapsed() + deadline;
     let mut told = false;
+    let mut gone_since = None;
     let mut pause = BACKOFF.0;
     loop {
         // Minutes may have passed since the last try, or the agent may have died: nothing goes into traffic
@@ -33,16 +35,19 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
             Err(error) => Err(error),
         };
         match put_back {
-            Ok(said) => return Ok(Done::saying(said)),
+            Ok(said) => return found(plan, said, deadline, world).await,
             Err(UndoError::Refused { reason, detail }) => return Err(Failure { reason, detail }),
-            // Some register themselves only a while after they answer, and are in traffic or drained from then on.
-            Err(UndoError::Unregistered(detail)) if world.pace.elapsed() >= told_at => {
-                return Err(Failure { reason: Reason::RecordChanged, detail });
-            }
+            // Some register themselves only a while after they answer, and are in traffic or drained from then on; and a
+            // registry that was away knows nobody at first.
             Err(UndoError::Unregistered(detail)) => {
+                let since = *gone_since.get_or_insert(world.pace.elapsed());
+                if world.pace.elapsed() - since >= clients::gone_after(plan, &world.ports) {
+                    return Err(Failure { reason: Reason::RecordChanged, detail });
+                }
                 tracing::info!(incident = %plan.incident, detail, "waiting for it to register itself");
             }
             Err(UndoError::Later(error)) => {
+                gone_since = None;
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
                 if !told && world.pace.elapsed() >= told_at {
                     told = true;
@@ -54,6 +59,31 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
         pause = (pause * 2).min(BACKOFF.1);
     }
 }
+
+/// It is put back, by the registry's record: until clients find it, and the slowest has had the time to follow. Where the
+/// view does not show it in time, the verification judges. A service that falls ill meanwhile is not waited for.
+async fn found(plan: &Plan, put_back: String, deadline: Duration, world: &World) -> Result<Done, Failure> {
+    let follow = clients::follow_within(plan, &world.ports);
+    let since = world.pace.elapsed();
+    let mut failing = Failing::default();
+    let shown = loop {
+        failing.ask(plan, world).await?;
+        if let Some(shown) = clients::look(Shown::In, plan, since, deadline + follow, world).await {
+            break shown;
+        }
+    };
+    while world.pace.elapsed() < since + follow {
+        failing.ask(plan, world).await?;
+        world.pace.wait(PROBE_EVERY.min((since + follow).saturating_sub(world.pace.elapsed()))).await;
+    }
+    Ok(Done::saying(match shown {
+        Err(not_yet) => format!("{put_back}; {not_yet}"),
+        Ok(()) if follow.is_zero() => format!("{put_back}; clients find it"),
+        Ok(()) => format!("{put_back}; clients followed within {}", duration::format(world.pace.elapsed() - since)),
+    }))
+}
+
+const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 async fn passes(saga: &Saga, world: &World) -> Result<(), Failure> {
     let mut tries = 0;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Done, Failure, PROBE_DEADLINE, drain, restore};
+use super::{Done, Failing, Failure, clients, drain, restore};
 use crate::execute::saga::Saga;
 use crate::execute::world::{World, key};
 use crate::model::plan::Binding;
@@ -11,29 +11,17 @@ use crate::model::{Comparison, Plan, Reason, Truth, duration};
 use crate::ports::registry::{RegistryError, Traffic};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Probes that must fail in a row before the service counts as unhealthy.
-const UNHEALTHY_AFTER: u32 = 3;
-/// Looks before one that is not registered counts as out: some register themselves only a while after they answer.
-const LOOKS: u32 = 15;
 /// People are told where it cannot be put back within this.
 const STILL_DRAINED_TOLD_AFTER: Duration = Duration::from_secs(30);
 
 pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &World) -> Result<Done, Failure> {
     let plan = saga.plan();
     let end = world.pace.elapsed() + soak;
-    let mut failures = 0;
+    let mut failing = Failing::default();
     loop {
-        match world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await {
-            Ok(()) => failures = 0,
-            Err(failure) => {
-                failures += 1;
-                if failures >= UNHEALTHY_AFTER {
-                    return Err(Failure::new(Reason::UnhealthyAfterRestore, failure));
-                }
-            }
-        }
+        let passed = failing.ask(plan, world).await?;
         let left = end.saturating_sub(world.pace.elapsed());
-        if left.is_zero() && failures == 0 {
+        if left.is_zero() && passed {
             break;
         }
         world.pace.wait(LOOK_EVERY.min(left.max(Duration::from_millis(100)))).await;
@@ -68,7 +56,8 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
     if !plan.drains() {
         return Ok(());
     }
-    let mut looks = 1;
+    let gone_after = clients::gone_after(plan, &world.ports);
+    let mut gone_since = None;
     let drained = loop {
         let unhealthy = |binding: &Binding, how: &str| {
             Err(Failure::new(Reason::UnhealthyAfterRestore, format!("{} {how}", key(binding))))
@@ -90,11 +79,16 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
             return Err(Failure::new(Reason::RecordChanged, detail));
         }
         match seen.iter().find(|(_, traffic)| traffic.is_none()) {
-            Some((binding, _)) if looks == LOOKS => return unhealthy(binding, "is not registered any more"),
-            Some(_) => world.pace.wait(LOOK_EVERY).await,
+            // Some register themselves only a while after they answer, and a registry that was away knows nobody at first.
+            Some((binding, _)) => {
+                let since = *gone_since.get_or_insert(world.pace.elapsed());
+                if world.pace.elapsed() - since >= gone_after {
+                    return unhealthy(binding, "is not registered any more");
+                }
+                world.pace.wait(LOOK_EVERY).await;
+            }
             None => break seen.iter().any(|(_, traffic)| traffic.as_ref() == Some(&ours)),
         }
-        looks += 1;
     };
     if drained {
         tracing::warn!(incident = %plan.incident, "it still carries our drain, and is put back now");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Done, Failure, hold};
+use super::{Done, Failure, drain, hold};
 use crate::execute::saga::Saga;
 use crate::execute::world::{Inbound, World};
 use crate::model::runbook::OnTimeout;
@@ -22,7 +22,9 @@ pub async fn apply(
     let begun = world.pace.elapsed();
     let deadline = begun + timeout;
     loop {
-        hold(saga, world).await;
+        if !hold(saga, world).await && !saga.past_pivot() {
+            drain::out_again(saga, world).await?;
+        }
         // Without `idle_for` all of them count; which had traffic since the drain is said all the same.
         let quiet = idle_for.unwrap_or(world.pace.elapsed() - begun);
         let said = match world.measure.inbound(saga.plan(), quiet).await {

@@ -40,7 +40,7 @@ async fn second_step(shape: Shape, kernel: Option<Closes>, change: impl FnOnce(&
         let preimage = steps::preimage(&saga, step, &world).await.unwrap();
         saga.apply(Event::Intended { step, preimage }).unwrap();
         if step == 0 {
-            saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+            saga.apply(Event::Done { step, detail: String::new(), helped: None, note: None }).unwrap();
         }
     }
     steps::apply(&saga, 1, &world).await.unwrap()

@@ -1,5 +1,6 @@
 //! The saga under test: its transitions by tables, its runs by sweeps over every fault and every moment.
 
+mod clients;
 mod disks;
 mod failures;
 mod gentle;

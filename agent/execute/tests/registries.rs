@@ -291,7 +291,7 @@ async fn a_service_that_registered_itself_anew_before_it_was_put_back_stays_in_t
                 let restore = steps.iter().position(|step| matches!(step.step, Step::Restore { .. })).unwrap();
                 for step in 0..restore {
                     saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
-                    saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+                    saga.apply(Event::Done { step, detail: String::new(), helped: None, note: None }).unwrap();
                 }
                 steps::apply(&saga, restore, &run.world).await.unwrap();
             }

@@ -46,7 +46,7 @@ fn assert_refused(error: &ResolveError, words: &[&str]) {
 async fn what_is_healthy_and_drained_by_us_is_put_back() {
     let stuck = Stuck::drained().await;
     let said = restore(&stuck.plan, None, &stuck.world).await.unwrap();
-    assert!(said.starts_with("back in traffic: "), "{said}");
+    assert!(said.starts_with("put back: "), "{said}");
     assert_eq!(stuck.scene.registry.traffic(ID), Some(Traffic::Passing));
 }
 

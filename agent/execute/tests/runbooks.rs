@@ -156,7 +156,7 @@ fn each_step_applied_twice_and_each_undo_done_twice_is_as_once() {
                     let twice = steps::apply(&saga, step, &run.world).await.unwrap();
                     assert_eq!(once.helped, twice.helped, "{} of {what}", run.plan.steps[step].step.name());
                 }
-                saga.apply(Event::Done { step, detail: once.detail, helped: once.helped }).unwrap();
+                saga.apply(Event::Done { step, detail: once.detail, helped: once.helped, note: None }).unwrap();
             }
         });
         let drained = matches!(run.traffic(), Some(Traffic::DrainedBy(_)));
@@ -180,7 +180,7 @@ fn each_step_applied_twice_and_each_undo_done_twice_is_as_once() {
                         }
                     }
                 }
-                saga.apply(Event::Done { step, detail: String::new(), helped: None }).unwrap();
+                saga.apply(Event::Done { step, detail: String::new(), helped: None, note: None }).unwrap();
             }
         });
         assert_eq!(run.traffic(), Some(Traffic::Passing), "{what}");

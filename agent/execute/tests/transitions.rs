@@ -23,7 +23,7 @@ fn intended(step: usize) -> Event {
 }
 
 fn done(step: usize) -> Event {
-    Event::Done { step, detail: String::new(), helped: None }
+    Event::Done { step, detail: String::new(), helped: None, note: None }
 }
 
 fn failed(step: usize, reason: Reason, untouched: bool) -> Event {
@@ -75,7 +75,7 @@ fn every_event(length: usize) -> Vec<Event> {
     let mut all = vec![interrupted(), withdrawing(), withdrawn(true), withdrawn(false)];
     for step in 0..=length {
         all.extend([intended(step), done(step), undone(step), refused(step), Event::Stopped { step }]);
-        all.push(Event::Done { step, detail: String::new(), helped: Some(false) });
+        all.push(Event::Done { step, detail: String::new(), helped: Some(false), note: None });
         for untouched in [false, true] {
             all.extend([failed(step, Reason::StepFailed, untouched)]);
             all.extend([failed(step, Reason::UnhealthyAfterRestore, untouched)]);

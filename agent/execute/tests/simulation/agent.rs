@@ -135,6 +135,7 @@ impl Agent {
             breached: self.detector.breached_since(&self.policy.name, &service()),
             rungs_spent: None,
             needs_approval: false,
+            unnamed: None,
             take_slot: true,
             own_saga: false,
         };
@@ -249,7 +250,7 @@ fn policy(host: &Host) -> Policy {
     let close_wait = |operator, threshold| Comparison { signal: Signal::CloseWait, operator, threshold };
     let steps = vec![
         Step::Snapshot { deadline: seconds(20), required: true, commands: Vec::new() },
-        Step::Drain { settle: seconds(1), deadline: seconds(30) },
+        Step::Drain { settle: seconds(1), deadline: seconds(30), on_busy: OnTimeout::Unwind },
         Step::WaitDrained { inbound_at_most: 0, idle_for: None, timeout: seconds(3), on_timeout: OnTimeout::Proceed },
         Step::Restart { deadline: None },
         Step::HealthCheck { timeout: seconds(10), successes: 2, interval: seconds(1) },

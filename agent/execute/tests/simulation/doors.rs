@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::host::{Broken, Host};
 use super::scenario::{End, Party};
 use crate::clock::Clock;
-use crate::execute::world::{Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace};
+use crate::execute::world::{Arrivals, Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Talk};
 use crate::model::plan::{self, Health};
 use crate::model::runbook::Recycle;
 use crate::model::{Comparison, Incarnation, Marker, Plan, Readings, Signal, Truth, Worker};
@@ -183,6 +183,14 @@ impl Measure for Door {
     async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
         let left = self.0.dice().below(2);
         Ok(Inbound { left, active: left })
+    }
+
+    async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
+        Ok(Arrivals { count: 0, over: Duration::MAX })
+    }
+
+    async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
+        Ok(Vec::new())
     }
 
     async fn workers(&self, _plan: &Plan, _older_than: Duration) -> Result<Vec<Worker>, String> {

@@ -1,0 +1,68 @@
+use super::*;
+
+fn exact(count: u64, seconds: u64) -> Sample {
+    let over = Duration::from_secs(seconds);
+    Sample { over, exact: Some(Arrivals { count, over }), ..Sample::default() }
+}
+
+fn seen(seen: u64, seconds: u64) -> Sample {
+    Sample { over: Duration::from_secs(seconds), seen, ..Sample::default() }
+}
+
+fn bytes(bytes: u64, seconds: u64) -> Sample {
+    Sample { over: Duration::from_secs(seconds), bytes, ..Sample::default() }
+}
+
+#[test]
+fn new_connections_decide_and_a_quiet_service_is_not_judged() {
+    // (before, after, clients leave what they do not find, is the drain ineffective)
+    for (before, after, leave, ineffective) in [
+        // 40 a second, then 21, 20, none.
+        (exact(200, 5), exact(315, 15), false, true),
+        (exact(200, 5), exact(300, 15), false, false),
+        (exact(200, 5), exact(0, 15), false, false),
+        // Health checks each second go on.
+        (exact(5, 5), exact(15, 15), false, false),
+        (exact(24, 5), exact(72, 15), false, false),
+        (exact(25, 5), exact(72, 15), false, true),
+        // Lower bounds are compared with each other alone.
+        (seen(100, 5), seen(300, 15), false, true),
+        (seen(100, 5), exact(300, 15), false, false),
+        (exact(200, 5), seen(0, 15), false, false),
+        // Old connections decide only where clients are known to leave.
+        (bytes(50_000, 5), bytes(150_000, 15), false, false),
+        (bytes(50_000, 5), bytes(150_000, 15), true, true),
+        (bytes(50_000, 5), bytes(60_000, 15), true, false),
+        (bytes(500, 5), bytes(1_500, 15), true, false),
+    ] {
+        let fell = judge(&before, &after, leave);
+        assert_eq!(fell.ineffective.is_some(), ineffective, "{before:?} {after:?}: {fell:?}");
+    }
+}
+
+#[test]
+fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
+    let mut after = exact(600, 15);
+    after.peers = [("10.0.0.1", 3), ("10.0.0.2", 300), ("10.0.0.3", 7), ("10.0.0.4", 1)]
+        .map(|(ip, n)| (ip.parse().unwrap(), n))
+        .into();
+    let fell = judge(&exact(200, 5), &after, false);
+    assert_eq!(
+        fell.ineffective.unwrap(),
+        "clients go on coming: 40.0 new connections/s before the drain, 40.0 new connections/s after it (counted for 15s, \
+         once all clients should have followed); busiest peers: 10.0.0.2 (300 connections), 10.0.0.3 (7 connections), \
+         10.0.0.1 (3 connections)"
+    );
+    let fell = judge(&bytes(50_000, 5), &bytes(72_000, 15), false);
+    assert_eq!(fell.note.unwrap(), "it was restarted under 48% of its traffic before the drain");
+}
+
+#[test]
+fn a_connection_is_new_once_and_its_bytes_count_from_when_it_was_first_seen() {
+    let talk = |cookie, bytes| Talk { cookie, peer: "10.0.0.1".parse().unwrap(), bytes };
+    let (mut sample, mut known) = (Sample::default(), HashMap::new());
+    sample.take(&mut known, vec![talk(1, 1_000), talk(2, 0)], true);
+    sample.take(&mut known, vec![talk(1, 1_500), talk(3, 40)], false);
+    sample.take(&mut known, vec![talk(1, 1_500), talk(3, 50)], false);
+    assert_eq!((sample.seen, sample.bytes), (1, 550));
+}
