@@ -347,6 +347,7 @@ impl Back<'_> {
 async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
     let mut pause = BACKOFF.0;
     let mut tries = 0u32;
+    let began = tokio::time::Instant::now();
     // Since when the registry has answered so without a break.
     let mut gone_since = None;
     loop {
@@ -367,7 +368,7 @@ async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
         tries += 1;
         let (what, place) = back.words(saga);
         if tries == TOLD_AFTER {
-            world.tell_still_trying(saga.plan(), &what, &error, place);
+            world.tell_still_trying(saga.plan(), &what, &error, place, began.elapsed());
         }
         tracing::warn!(incident = %saga.plan().incident, what, error, "it will be tried again");
         tokio::time::sleep(pause).await;

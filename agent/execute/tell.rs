@@ -1,10 +1,12 @@
 //! The words of an incident: what people are told, built from the plan and the events alone.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::model::incident::Ending;
 use crate::model::message::StepTold;
-use crate::model::{EventKind, Message, Outcome, Plan, Reason, Trigger};
+use crate::model::{EventKind, Message, Outcome, Plan, Reason, Trigger, duration};
 use crate::store::{IncidentRow, JournalRow};
 
 use super::journal::Journal;
@@ -119,10 +121,14 @@ impl Teller<'_> {
         self.message(EventKind::Stuck, title, lines)
     }
 
-    /// A wait that passed its deadline and goes on.
-    pub fn still_trying(&self, what: &str, error: &str, place: Place) -> Message {
+    /// A wait that passed its deadline and goes on. `unseen`: for how long nobody could look where the service stands.
+    pub fn still_trying(&self, what: &str, error: &str, place: Place, unseen: Duration) -> Message {
         let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
-        let lines = vec![error.to_string(), format!("The service is {place} until this succeeds.")];
+        let seen = duration::format(Duration::from_secs(unseen.as_secs()));
+        let lines = vec![
+            error.to_string(),
+            format!("The service was {place} when last seen, {seen} ago, and stays so until this succeeds."),
+        ];
         self.message(EventKind::Stuck, title, lines)
     }
 }

@@ -157,8 +157,8 @@ impl World {
     }
 
     /// Something is tried longer than it should take: people are told, and it is shown beside the incident until that goes on.
-    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: Place) {
-        let message = self.teller(plan).still_trying(what, error, place);
+    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: Place, unseen: Duration) {
+        let message = self.teller(plan).still_trying(what, error, place, unseen);
         (self.on_message)(&message);
         let in_the_way = format!("{what} is still being tried: {}", message.lines.join("; "));
         self.store.tell(&self.audience, &[message]);

@@ -44,7 +44,8 @@ impl Gate {
             "{} of {registered} instances of {name} are in breach ({}), common_cause is {}%: look for what they share",
             hosts.len(),
             hosts.join(", "),
-            (share * 100.0).round(),
+            // As it is written: 0.5% is not 1%.
+            (share * 1e4).round() / 1e2,
         );
         Ok(deny(Reason::CommonCause, detail))
     }

@@ -40,6 +40,18 @@ fn at_the_share_of_three_or_more_instances_it_is_held() {
 }
 
 #[test]
+fn the_share_is_said_as_it_is_written() {
+    for (share, shown) in [(0.005, "common_cause is 0.5%:"), (0.55, "common_cause is 55%:"), (0.3333, "33.33%:")] {
+        let mut scenery = scenery();
+        scenery.plan.guards.common_cause = Some(share);
+        scenery.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
+        *scenery.fleet.breaching.lock().unwrap() = (1..=3).map(|host| format!("bj1-0{host}")).collect();
+        let refusal = scenery.refuses(Guard::CommonCause, Reason::CommonCause);
+        assert!(refusal.detail.contains(shown), "{refusal}");
+    }
+}
+
+#[test]
 fn a_fleet_or_a_registry_that_does_not_answer_refuses() {
     let mut scenery = scenery();
     scenery.plan.guards = GuardSettings { common_cause: Some(0.55), ..GuardSettings::default() };

@@ -146,7 +146,7 @@ fn while_it_is_tried_to_put_it_back_what_is_in_the_way_stands_beside_the_inciden
             }
         });
         let shown = shown.unwrap();
-        assert!(shown.starts_with(what) && shown.contains("OUT OF TRAFFIC until this succeeds"), "{fault:?}: {shown}");
+        assert!(shown.starts_with(what) && shown.contains("OUT OF TRAFFIC when last seen, "), "{fault:?}: {shown}");
     }
 }
 
