@@ -28,13 +28,14 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 pub async fn wait_for(what: &str, is_so: impl AsyncFn() -> bool) {
-    for _ in 0..600 {
+    // Far beyond what it takes: a busy machine starts no server late enough to fail.
+    for _ in 0..2_400 {
         if is_so().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("waited 30 s for {what}");
+    panic!("waited 120 s for {what}");
 }
 
 impl TestConsul {
