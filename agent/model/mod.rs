@@ -24,8 +24,8 @@ pub use policy::{Comparison, Condition, Mode, Policy, Truth};
 pub use policy_test::{Expect, Expected, PolicyTest};
 pub use reason::Reason;
 pub use registry::{
-    ConsulScope, EtcdLayout, ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs, NacosApi, NacosLayout, RedisLayout,
-    RedisProfile,
+    ConsulScope, EtcdLayout, ExecHook, Having, HttpCall, HttpCount, HttpHook, IncludesUs, NacosApi, NacosLayout,
+    Ourselves, RedisLayout, RedisProfile,
 };
 pub use runbook::{Effect, Runbook, Step};
 pub use sample::{Sample, Spread};

@@ -63,7 +63,9 @@ pub struct HttpHook {
     pub observe: HttpCall,
     /// The statuses by which `observe` says that it knows no such instance.
     pub absent: Vec<u16>,
-    /// Where in its JSON the state stands, as a JSON pointer (RFC 6901), and the words for each.
+    /// The statuses by which it says that the instance is drained, whatever else it says.
+    pub drained_status: Vec<u16>,
+    /// Where in its JSON the state stands, as a JSON pointer (RFC 6901; empty, all of it), and the words for each.
     pub traffic: String,
     pub passing: Vec<String>,
     pub failing: Vec<String>,
@@ -72,15 +74,21 @@ pub struct HttpHook {
     /// Where our marker stands, if the backend keeps it.
     pub marker: Option<String>,
     pub count: Option<HttpCount>,
+    /// PEM certificates of those whose servers are believed, in place of the host's own.
+    pub ca_file: Option<PathBuf>,
     pub deadline: Duration,
     pub hold_every: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpCall {
     pub method: String,
     pub url: String,
     pub body: Option<String>,
+    /// What the body is; JSON where it is not said.
+    pub content_type: Option<String>,
+    /// Only where nothing has changed since `observe` was asked: `If-Match` with the ETag of its answer.
+    pub if_match: bool,
     /// The statuses that count as done; none given, every 2xx.
     pub expect: Vec<u16>,
 }
@@ -91,7 +99,23 @@ pub struct HttpCount {
     /// JSON pointers to a number, or to a list whose items are counted.
     pub healthy: String,
     pub registered: String,
-    pub includes_us: IncludesUs,
+    /// Of lists, the items that count.
+    pub only: Having,
+    /// Of these, the healthy ones.
+    pub only_healthy: Having,
+    pub ourselves: Ourselves,
+}
+
+/// What must stand in an item of a list: at each JSON pointer within it, this word.
+pub type Having = BTreeMap<String, String>;
+
+/// How ourselves are told from the others, and left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ourselves {
+    /// By when the count of the healthy counts us too.
+    Included(IncludesUs),
+    /// The items of the lists that have this.
+    Having(Having),
 }
 
 /// When a count of the healthy counts ourselves too, so that one is to be left out.
@@ -102,7 +126,7 @@ pub enum IncludesUs {
     Always,
 }
 
-/// What is filled into a hook's arguments, addresses and bodies, between braces.
+/// What is filled into a hook's arguments, addresses, bodies and pointers, between braces.
 pub const WORDS: [&str; 6] = ["id", "service", "instance", "marker", "incident", "host"];
 
 /// Where the instances of a service stand in etcd, and where their clients look for an override. Each template has

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Response, Url};
 
 /// An answer longer than this is refused: a catalog of some 10,000 instances, at 800 B each, still fits.
 pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -35,6 +35,15 @@ pub(super) fn client(url: &Url, deadline: Duration) -> Result<Client, String> {
     let builder = plain(deadline);
     let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
     built(builder)
+}
+
+/// The same, that believes only servers whose certificates one of these PEM certificates has signed.
+pub(super) fn client_trusting(pem: &[u8], deadline: Duration) -> Result<Client, String> {
+    let authorities = Certificate::from_pem_bundle(pem).map_err(failure)?;
+    match authorities.is_empty() {
+        true => Err("it holds no PEM certificate".into()),
+        false => built(plain(deadline).tls_certs_only(authorities)),
+    }
 }
 
 /// The servers of one cluster, each of which answers for all of them. The one that answered last is asked first.

@@ -17,6 +17,7 @@ pub mod probe;
 mod redis;
 pub mod registry;
 pub mod restarter;
+mod said;
 #[cfg(test)]
 pub mod testing_consul;
 #[cfg(test)]
@@ -25,6 +26,8 @@ mod testing_etcd;
 pub mod testing_haproxy;
 #[cfg(test)]
 mod testing_nginx;
+#[cfg(test)]
+mod testing_proxies;
 #[cfg(test)]
 pub mod testing_redis;
 #[cfg(test)]

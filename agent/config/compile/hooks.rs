@@ -14,7 +14,7 @@ use crate::config::spec::host::{
 };
 use crate::config::spec::scalar::Typed;
 use crate::model::registry::WORDS;
-use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
+use crate::model::{ExecHook, Having, HttpCall, HttpCount, HttpHook, IncludesUs, Ourselves};
 
 /// What names a registry already.
 const KINDS: [&str; 11] =
@@ -107,7 +107,7 @@ fn http_hook(spec: HttpHookSpec, place: &Place, to: &mut Compiling) -> HttpHook 
     let call_of = |key: &str, spec: Option<HttpCallSpec>, to: &mut Compiling| match spec {
         Some(spec) => call(spec, "POST", &place.key(key), to),
         // That it is missing has been said.
-        None => HttpCall { method: "POST".into(), url: String::new(), body: None, expect: vec![] },
+        None => HttpCall::default(),
     };
     let (isolate, restore) = (call_of("isolate", isolate, to), call_of("restore", restore, to));
     let mut hook = HttpHook {
@@ -115,6 +115,7 @@ fn http_hook(spec: HttpHookSpec, place: &Place, to: &mut Compiling) -> HttpHook 
         isolate,
         restore,
         absent: vec![],
+        drained_status: vec![],
         traffic: String::new(),
         passing: vec![],
         failing: vec![],
@@ -122,6 +123,7 @@ fn http_hook(spec: HttpHookSpec, place: &Place, to: &mut Compiling) -> HttpHook 
         isolated: vec![],
         marker: None,
         count: spec.count.map(|spec| count(spec, &place.key("count"), to)),
+        ca_file: spec.ca_file.map(|Typed(text)| to.path(&place.key("ca_file"), text)),
         deadline: deadline(spec.deadline, place, to),
         hold_every: hold_every(spec.hold_every, place, to),
     };
@@ -133,7 +135,14 @@ fn http_hook(spec: HttpHookSpec, place: &Place, to: &mut Compiling) -> HttpHook 
 
 fn observing(spec: HttpObserveSpec, place: &Place, to: &mut Compiling, hook: &mut HttpHook) {
     hook.observe = call(HttpCallSpec { url: spec.url, ..HttpCallSpec::default() }, "GET", place, to);
-    hook.absent = spec.absent.into_iter().flatten().collect();
+    hook.absent = statuses(&place.key("absent"), spec.absent, to);
+    let drained_status = spec.drained_status;
+    hook.drained_status = statuses(&place.key("drained_status"), drained_status.clone(), to);
+    for (place, status) in items(&place.key("drained_status"), drained_status) {
+        if hook.absent.contains(&status) {
+            to.wrong(&place, format!("{status} stands in `absent` already: it means one of the two"));
+        }
+    }
     hook.traffic = pointer("traffic", spec.traffic, place, to);
     hook.marker = spec.marker.map(|marker| pointer("marker", Some(marker), place, to));
     let list = |words: Items<Typed<String>>| words.into_iter().flatten().map(|Typed(word)| word).collect::<Vec<_>>();
@@ -144,25 +153,57 @@ fn observing(spec: HttpObserveSpec, place: &Place, to: &mut Compiling, hook: &mu
         ("isolated", spec.isolated, &mut hook.isolated),
     ] {
         *into = list(words);
-        if into.is_empty() && matches!(key, "passing" | "drained") && !to.said(&place.key(key)) {
+        let by_status = key == "drained" && !hook.drained_status.is_empty();
+        if into.is_empty() && matches!(key, "passing" | "drained") && !by_status && !to.said(&place.key(key)) {
             to.wrong_key(place, format!("`{key}` is missing: add `{key}: [WORD]`, what stands at `traffic` then"));
         }
     }
 }
 
 fn count(spec: HttpCountSpec, place: &Place, to: &mut Compiling) -> HttpCount {
-    let includes_us = to.required(place, "includes_us", spec.includes_us, "always");
+    let ourselves = having("ourselves", spec.ourselves, place, to);
+    let ourselves = match (ourselves.is_empty(), spec.includes_us) {
+        (true, None) => {
+            let what = "`ourselves` is missing: add `ourselves: { /address: \"{instance}\" }`, what stands in our own item of \
+                        the lists; or, of numbers, `includes_us: always`";
+            if !to.said(&place.key("ourselves")) && !to.said(&place.key("includes_us")) {
+                to.wrong_key(place, what);
+            }
+            Ourselves::Having(ourselves)
+        }
+        (true, Some(IncludesUsSpec::Never)) => Ourselves::Included(IncludesUs::Never),
+        (true, Some(IncludesUsSpec::InTraffic)) => Ourselves::Included(IncludesUs::InTraffic),
+        (true, Some(IncludesUsSpec::Always)) => Ourselves::Included(IncludesUs::Always),
+        (false, None) => Ourselves::Having(ourselves),
+        (false, Some(_)) => {
+            to.wrong(&place.key("includes_us"), "`ourselves` says already which items are ours: leave one of them out");
+            Ourselves::Having(ourselves)
+        }
+    };
     HttpCount {
         call: call(HttpCallSpec { url: spec.url, ..HttpCallSpec::default() }, "GET", place, to),
         healthy: pointer("healthy", spec.healthy, place, to),
         registered: pointer("registered", spec.registered, place, to),
-        includes_us: match includes_us {
-            Some(IncludesUsSpec::Never) => IncludesUs::Never,
-            Some(IncludesUsSpec::InTraffic) => IncludesUs::InTraffic,
-            // That it is missing has been said; one too few is on the safe side.
-            Some(IncludesUsSpec::Always) | None => IncludesUs::Always,
-        },
+        only: having("only", spec.only, place, to),
+        only_healthy: having("only_healthy", spec.only_healthy, place, to),
+        ourselves,
     }
+}
+
+/// JSON pointers within an item, and the word that must stand there.
+fn having(key: &str, spec: BTreeMap<String, Typed<String>>, within: &Place, to: &mut Compiling) -> Having {
+    let place = within.key(key);
+    spec.into_iter()
+        .map(|(at, Typed(word))| {
+            let place = place.key(&at);
+            if !is_pointer(&at) {
+                to.wrong_key(&place, POINTER);
+            }
+            words(&place, &at, to);
+            words(&place, &word, to);
+            (at, word)
+        })
+        .collect()
 }
 
 fn call(spec: HttpCallSpec, method: &str, place: &Place, to: &mut Compiling) -> HttpCall {
@@ -179,22 +220,37 @@ fn call(spec: HttpCallSpec, method: &str, place: &Place, to: &mut Compiling) -> 
     if let Some(body) = &body {
         words(&place.key("body"), body, to);
     }
-    let expect = items(&place.key("expect"), spec.expect)
-        .inspect(|(place, status)| {
-            if !(100..=599).contains(status) {
-                to.wrong(place, "expected an HTTP status, such as 204");
-            }
-        })
-        .map(|(_, status)| status)
-        .collect();
-    HttpCall { method, url: url.unwrap_or_default(), body, expect }
+    let content_type = spec.content_type.map(|Typed(kind)| kind);
+    let is_media_type = |kind: &String| kind.contains('/') && kind.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    if content_type.as_ref().is_some_and(|kind| !is_media_type(kind)) {
+        to.wrong(&place.key("content_type"), "expected a media type, such as application/json");
+    }
+    let expect = statuses(&place.key("expect"), spec.expect, to);
+    HttpCall { method, url: url.unwrap_or_default(), body, content_type, if_match: spec.if_match, expect }
 }
+
+fn statuses(place: &Place, spec: Items<u16>, to: &mut Compiling) -> Vec<u16> {
+    let checked = items(place, spec).inspect(|(place, status)| {
+        if !(100..=599).contains(status) {
+            to.wrong(place, "expected an HTTP status, such as 204");
+        }
+    });
+    checked.map(|(_, status)| status).collect()
+}
+
+const POINTER: &str = "expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer";
 
 /// A JSON pointer, RFC 6901.
 fn pointer(key: &str, spec: Option<Typed<String>>, within: &Place, to: &mut Compiling) -> String {
     let Some(Typed(text)) = to.required(within, key, spec, "/status") else { return String::new() };
-    if !text.starts_with('/') {
-        to.wrong(&within.key(key), "expected a JSON pointer, such as /status or /nodes/0/state");
+    if !is_pointer(&text) {
+        to.wrong(&within.key(key), POINTER);
     }
+    words(&within.key(key), &text, to);
     text
+}
+
+/// `~` stands for itself as `~0`, and `/` as `~1`.
+fn is_pointer(text: &str) -> bool {
+    (text.is_empty() || text.starts_with('/')) && text.split('~').skip(1).all(|after| after.starts_with(['0', '1']))
 }

@@ -142,6 +142,7 @@ pub struct HttpHookSpec {
     pub observe: Option<HttpObserveSpec>,
     pub count: Option<HttpCountSpec>,
     pub headers_file: Option<Typed<String>>,
+    pub ca_file: Option<Typed<String>>,
     pub deadline: Option<Typed<Duration>>,
     pub hold_every: Option<Typed<Duration>>,
 }
@@ -152,6 +153,8 @@ pub struct HttpCallSpec {
     pub method: Option<Typed<String>>,
     pub url: Option<Typed<String>>,
     pub body: Option<Typed<String>>,
+    pub content_type: Option<Typed<String>>,
+    pub if_match: bool,
     pub expect: Items<u16>,
 }
 
@@ -160,6 +163,7 @@ pub struct HttpCallSpec {
 pub struct HttpObserveSpec {
     pub url: Option<Typed<String>>,
     pub absent: Items<u16>,
+    pub drained_status: Items<u16>,
     pub traffic: Option<Typed<String>>,
     pub passing: Items<Typed<String>>,
     pub failing: Items<Typed<String>>,
@@ -174,6 +178,9 @@ pub struct HttpCountSpec {
     pub url: Option<Typed<String>>,
     pub healthy: Option<Typed<String>>,
     pub registered: Option<Typed<String>>,
+    pub only: BTreeMap<String, Typed<String>>,
+    pub only_healthy: BTreeMap<String, Typed<String>>,
+    pub ourselves: BTreeMap<String, Typed<String>>,
     pub includes_us: Option<IncludesUsSpec>,
 }
 

@@ -30,7 +30,7 @@ fn the_shipped_hooks_load_and_name_programs_that_are_shipped() {
         }
     }
     names.sort();
-    assert_eq!(names, ["elb", "envoy", "kubernetes", "nginx"]);
+    assert_eq!(names, ["caddy", "elb", "envoy", "kubernetes", "nginx", "traefik"]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_wrong_hook_says_all_of_it() {
             vec![
                 "1:114 expected a URL such as http://127.0.0.1:9000/{instance}",
                 "1:98 `drained` is missing: add `drained: [WORD]`, what stands at `traffic` then",
-                "1:126 expected a JSON pointer, such as /status or /nodes/0/state",
+                "1:126 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
             ],
         ),
         (
@@ -79,7 +79,29 @@ fn a_wrong_hook_says_all_of_it() {
                 "registries: {{ http: {{ gate: {{ {calls}, {observe}, count: {{ url: \"http://h/\", healthy: /a, \
                  registered: /b }} }} }} }}"
             ),
-            vec!["1:177 `includes_us` is missing: add `includes_us: always`"],
+            vec![
+                "1:177 `ourselves` is missing: add `ourselves: { /address: \"{instance}\" }`, what stands in our own item of the \
+                 lists; or, of numbers, `includes_us: always`",
+            ],
+        ),
+        (
+            "registries:\n  http:\n    gate:\n      isolate: { url: \"http://h/o\", content_type: json }\n      restore: { url: \
+             \"http://h/i\", body: \"{host}\", if_match: true }\n      observe: { url: \"http://h/\", traffic: \"/{ids}\", \
+             passing: [up], absent: [404], drained_status: [99, 404], marker: \"\" }\n      count: { url: \"http://h/\", healthy: \
+             \"\", registered: \"\", only: { state: up, /a~2b: \"{x}\" }, ourselves: { /at: \"{id}\" }, includes_us: never }\n      \
+             ca_file: ca.pem\n"
+                .to_owned(),
+            vec![
+                "4:51 expected a media type, such as application/json",
+                "6:45 nothing is filled in for {ids}; known are {id}, {service}, {instance}, {marker}, {incident}, {host}",
+                "6:102 expected an HTTP status, such as 204",
+                "6:106 404 stands in `absent` already: it means one of the two",
+                "7:71 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
+                "7:82 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
+                "7:89 nothing is filled in for {x}; known are {id}, {service}, {instance}, {marker}, {incident}, {host}",
+                "7:139 `ourselves` says already which items are ours: leave one of them out",
+                "8:16 expected a full path, beginning with /",
+            ],
         ),
         (
             "registries: { health_file: {} }".to_owned(),

@@ -26,6 +26,7 @@ use super::noted::{Backend, Noted};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::Marker;
+use crate::ports::said;
 
 /// For one command to one balancer.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -154,12 +155,18 @@ impl Balancers {
         let state = if drain { "drain" } else { "ready" };
         let said = self.ask(socket, &format!("set server {backend}/{name} state {state}")).await?;
         if !said.trim().is_empty() {
-            return Err(self.refused(format!("{socket}: set server {backend}/{name} state {state}: {}", said.trim())));
+            let line = said::first_line(&said, []);
+            return Err(self.refused(format!("{socket}: set server {backend}/{name} state {state}: {line}")));
         }
         let now = self.servers(socket, backend).await?;
         match now.iter().find(|server| server.name == *name) {
             Some(now) if now.admin == wanted => Ok(true),
-            _ => Err(self.refused(format!("{socket}: {backend}/{name} was set to {state}, and reads back otherwise"))),
+            now => {
+                let admin = now.map_or("no such server".into(), |now| format!("admin state {:#x}", now.admin));
+                Err(self.refused(format!(
+                    "{socket}: {backend}/{name} was set to {state}, and at once reads back as {admin}"
+                )))
+            }
         }
     }
 
@@ -201,7 +208,7 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str
 fn parsed(answer: &str) -> Result<Vec<Server>, String> {
     let mut lines = answer.lines().map(str::trim).filter(|line| !line.is_empty());
     let (Some("1"), Some(names)) = (lines.next(), lines.next().and_then(|line| line.strip_prefix("# "))) else {
-        return Err(format!("expected its version 1, found: {}", answer.lines().next().unwrap_or("nothing")));
+        return Err(format!("expected its version 1, found: {}", said::first_line(answer, [])));
     };
     let names: Vec<&str> = names.split(' ').collect();
     let column = |name: &str| names.iter().position(|found| *found == name).ok_or(format!("no column {name}"));
@@ -228,7 +235,9 @@ fn parsed(answer: &str) -> Result<Vec<Server>, String> {
             weight: number(weight)?,
         })
     };
-    lines.map(|line| server(line).ok_or_else(|| format!("a line that is cut: {line}"))).collect()
+    lines
+        .map(|line| server(line).ok_or_else(|| format!("a line that is cut: {}", said::first_line(line, []))))
+        .collect()
 }
 
 #[async_trait]
@@ -287,6 +296,15 @@ impl Backend for Balancers {
         self.ready_all(id).await.is_ok()
     }
 
+    /// Clients ask the balancers themselves: where one has it in traffic, they find it.
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        match self.everywhere(id).await {
+            Ok(servers) => Ok(servers.iter().any(|(_, server)| server.passes())),
+            Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         let (backend, name) = self.split(id)?;
         self.everywhere(id).await?;
@@ -294,6 +312,12 @@ impl Backend for Balancers {
         // By the balancer that sees the fewest of them.
         for socket in &self.sockets {
             let servers = self.servers(socket, backend).await?;
+            // An answer without ourselves proves nothing of the others.
+            if !servers.iter().any(|server| server.name == name) {
+                return Err(
+                    self.refused(format!("{socket}: show servers state: no server {name} in {backend} any more"))
+                );
+            }
             let healthy = servers.iter().filter(|server| server.name != name && server.passes()).count();
             others.healthy = others.healthy.min(healthy as u32);
             others.registered = others.registered.max(servers.len() as u32);
@@ -320,8 +344,11 @@ impl Backend for Balancers {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "a reload puts the service into traffic until the agent drains it again, and for good while no agent runs",
-            "a reload that reads a state file saved during a drain drains again: it is told as another hand's",
+            "a reload (SIGUSR2 to `-W`, `-sf`) puts the service into traffic until the agent drains it again, within 1s, and for \
+             good while no agent runs; HAProxy keeps the drain where each reload saves `show servers state` into its \
+             `server-state-file` first (deploy/README.md)",
+            "a `server-state-file` that was saved in a drain and is read after the restore takes the service out again, and is \
+             told as another hand's: save it at each reload, and remove it before a start",
             "clients that a cookie binds to a drained server, and sessions that are open, still reach it",
         ]
     }

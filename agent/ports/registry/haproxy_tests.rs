@@ -232,3 +232,30 @@ async fn one_balancer_that_is_away_keeps_the_others_as_they_are(world: &mut Bala
     assert!(world.reaches(0, US).await);
     assert!(world.registry.markers().await.unwrap().is_empty());
 }
+
+/// With the state file of deploy/README.md no client comes to it again; without, until the adapter has looked.
+#[tokio::test]
+async fn a_masters_reload_keeps_the_drain_in_the_state_file_or_is_drained_again() {
+    server("127.0.2.1:7801", "s1").await;
+    let [a, b] = free_ports();
+    for (door, with_state) in [(a, true), (b, false)] {
+        let config = format!(
+            "listen rpc-order\n  bind 127.0.0.1:{door}\n  server s1 127.0.2.1:7801\n  server s2 127.0.2.2:7801\n"
+        );
+        let balancer = TestHaProxy::start_master(&config, with_state).await;
+        let state = tempfile::tempdir().unwrap();
+        let registry = HaProxy::new("haproxy", vec![balancer.socket()], state.path().join("drains.json"));
+        registry.drain(US, &marker("i")).await.unwrap();
+        assert!(!registry.clients_find(US).await.unwrap());
+        balancer.reload_master().await;
+        if with_state {
+            assert!(!registry.clients_find(US).await.unwrap());
+        }
+        wait_for("the drain to stand in the new worker", async || !registry.clients_find(US).await.unwrap()).await;
+        assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+        assert_eq!(registry.restore(US, &marker("i"), &NOTHING).await.unwrap(), Restored::Done);
+        assert!(registry.clients_find(US).await.unwrap());
+        balancer.reload_master().await;
+        assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
+    }
+}

@@ -284,10 +284,15 @@ impl Registry for HealthFile {
         Ok(HashMap::new())
     }
 
+    /// What a balancer's check finds; when it follows, the balancer alone knows.
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        Ok(self.files.stands(&self.files.place(id)?)?.is_some())
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         &[
             "it counts nobody: min_healthy needs another registry of the service that does",
-            "a balancer sends traffic until its checks have failed: `settle` of the step `drain` must be as long",
+            "a balancer sends traffic until its checks have failed: `clients_follow` of the binding says how long that is",
             "a service that writes its file again is in traffic until the agent takes it out again (hold_every), and for \
              good while no agent runs",
             "it tells no health, and a file that was removed while it was drained is put back all the same",

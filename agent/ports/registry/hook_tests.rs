@@ -1,21 +1,21 @@
-//! Hooks: the suite over the shipped ones before a real nginx, and over HTTP before a small server.
+//! Hooks that are commands: the suite over the shipped one before a real nginx.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
-use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
-use super::hook::{ExecHooks, Hooked, HttpHooks};
+use super::conformance::{OURS, Tells, World, conforms, marker};
+use super::hook::{ExecHooks, Hooked};
 use super::*;
-use crate::model::{ExecHook, HttpCall, HttpCount, HttpHook, IncludesUs};
+use crate::model::ExecHook;
 use crate::ports::testing_consul::{free_ports, wait_for};
 use crate::ports::testing_nginx::TestNginx;
 
@@ -23,7 +23,7 @@ pub(super) const NEVER: Duration = Duration::from_secs(3600);
 pub(super) const OFTEN: Duration = Duration::from_millis(50);
 
 /// No hook tells of addresses.
-const TELLS: Tells = Tells { addresses: false, ..Tells::ALL };
+pub(super) const TELLS: Tells = Tells { addresses: false, ..Tells::ALL };
 
 pub(super) fn exec(hook: ExecHook, state: &tempfile::TempDir) -> Hooked<ExecHooks> {
     let (hold_every, ledger) = (hook.hold_every, state.path().join("drains.json"));
@@ -226,230 +226,4 @@ async fn a_server_of_nginx_that_takes_no_connection_is_not_counted_as_healthy() 
     std::fs::write(path, text.replace(&line, &format!("  server 127.0.0.1:{closed};"))).unwrap();
     let counted = world.registry.others(&world.id(OURS)).await.unwrap();
     assert_eq!(counted, Others { healthy: 1, registered: 3 });
-}
-
-/// A backend that speaks HTTP: `PUT /SERVICE/INSTANCE/out` and `/in`, `GET /SERVICE/INSTANCE`, `GET /SERVICE`.
-#[derive(Clone, Default)]
-struct Gate(Arc<Mutex<BTreeMap<String, Entry>>>);
-
-#[derive(Clone, Default)]
-struct Entry {
-    ill: bool,
-    marker: Option<String>,
-    weight: u32,
-}
-
-impl Gate {
-    async fn serve(self) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                self.answer(client).await;
-            }
-        });
-        address
-    }
-
-    async fn answer(&self, client: TcpStream) {
-        let mut client = BufReader::new(client);
-        let (mut request, mut length, mut authorized) = (String::new(), 0, false);
-        client.read_line(&mut request).await.unwrap();
-        loop {
-            let mut header = String::new();
-            client.read_line(&mut header).await.unwrap();
-            let header = header.trim().to_lowercase();
-            if header.is_empty() {
-                break;
-            }
-            authorized |= header == "authorization: bearer hush";
-            length = header.strip_prefix("content-length: ").map_or(length, |length| length.parse().unwrap());
-        }
-        let mut body = vec![0; length];
-        client.read_exact(&mut body).await.unwrap();
-        let (status, answer) = match authorized {
-            true => self.told(request.split(' ').nth(1).unwrap(), &body),
-            false => (403, Value::Null),
-        };
-        let text = answer.to_string();
-        let whole = format!("HTTP/1.0 {status} Said\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        client.write_all(whole.as_bytes()).await.unwrap();
-    }
-
-    fn told(&self, path: &str, body: &[u8]) -> (u16, Value) {
-        let mut entries = self.0.lock().unwrap();
-        let path = path.trim_start_matches('/').replace("%3A", ":");
-        let (id, verb) = match path.rsplit_once('/') {
-            Some((id, verb @ ("in" | "out"))) => (id.to_owned(), verb),
-            Some(_) => (path, "look"),
-            None => {
-                let of_it: Vec<&Entry> = entries
-                    .iter()
-                    .filter(|(id, _)| id.starts_with(&format!("{path}/")))
-                    .map(|(_, entry)| entry)
-                    .collect();
-                let up: Vec<u32> = of_it.iter().filter(|e| !e.ill && e.marker.is_none()).map(|e| e.weight).collect();
-                let listed = of_it.iter().filter(|entry| entry.marker.is_none()).count();
-                return (200, json!({ "up": up, "listed": listed, "total": of_it.len() }));
-            }
-        };
-        let Some(entry) = entries.get_mut(&id) else { return (404, Value::Null) };
-        match verb {
-            "out" => {
-                entry.marker = Some(serde_json::from_slice::<Value>(body).unwrap()["why"].as_str().unwrap().into())
-            }
-            "in" => entry.marker = None,
-            _ => {}
-        }
-        let state = match (&entry.marker, entry.ill) {
-            (Some(_), _) => "out",
-            (None, true) => "ill",
-            (None, false) => "up",
-        };
-        (200, json!({ "state": [state], "why": entry.marker }))
-    }
-}
-
-struct Gated {
-    gate: Gate,
-    address: String,
-    state: tempfile::TempDir,
-    registry: Hooked<HttpHooks>,
-}
-
-impl Gated {
-    async fn new() -> Self {
-        let gate = Gate::default();
-        for id in ["rpc-order/10.0.0.1:1", "rpc-order/10.0.0.2:1", "rpc-order/10.0.0.3:1", "rpc-cart/10.0.0.1:2"] {
-            gate.0.lock().unwrap().insert(id.into(), Entry { weight: 1, ..Entry::default() });
-        }
-        let address = gate.clone().serve().await;
-        let state = tempfile::tempdir().unwrap();
-        let registry = Self::of(&address, Some("Authorization: Bearer hush"), &state);
-        Self { gate, address, state, registry }
-    }
-
-    fn hook(address: &str) -> HttpHook {
-        let call = |method: &str, path: &str| HttpCall {
-            method: method.into(),
-            url: format!("http://{address}/{path}"),
-            body: (method == "PUT").then(|| "{\"why\": \"{marker}\"}".into()),
-            expect: vec![],
-        };
-        let list = |word: &str| vec![word.to_owned()];
-        HttpHook {
-            isolate: call("PUT", "{service}/{instance}/out"),
-            restore: call("PUT", "{service}/{instance}/in"),
-            observe: call("GET", "{service}/{instance}"),
-            absent: vec![404],
-            traffic: "/state/0".into(),
-            passing: list("up"),
-            failing: list("ill"),
-            drained: list("out"),
-            isolated: vec![],
-            marker: Some("/why".into()),
-            count: Some(HttpCount {
-                call: call("GET", "{service}"),
-                healthy: "/up".into(),
-                registered: "/total".into(),
-                includes_us: IncludesUs::InTraffic,
-            }),
-            deadline: Duration::from_secs(2),
-            hold_every: OFTEN,
-        }
-    }
-
-    fn of(address: &str, headers: Option<&str>, state: &tempfile::TempDir) -> Hooked<HttpHooks> {
-        let headers = headers.map(|headers| headers.to_owned().into());
-        let hooks = HttpHooks::new(Self::hook(address), headers.as_ref()).unwrap();
-        Hooked::new("gate", hooks, state.path().join("drains.json"), OFTEN, "bj1-03")
-    }
-
-    fn change(&self, id: &str, change: impl FnOnce(&mut Entry)) {
-        change(self.gate.0.lock().unwrap().get_mut(id).unwrap());
-    }
-}
-
-#[async_trait(?Send)]
-impl World for Gated {
-    fn registry(&self) -> &dyn Registry {
-        &self.registry
-    }
-
-    fn later(&self) -> Arc<dyn Registry> {
-        Arc::new(Self::of(&self.address, Some("Authorization: Bearer hush\n"), &self.state))
-    }
-
-    fn silent(&self) -> Option<Arc<dyn Registry>> {
-        Some(Arc::new(Self::of(&nobody_answers(), None, &self.state)))
-    }
-
-    async fn cut(&self) -> Vec<Arc<dyn Registry>> {
-        vec![Arc::new(Self::of(&self.address, None, &self.state))]
-    }
-
-    async fn finds(&self, id: &str) -> bool {
-        self.gate.0.lock().unwrap().get(id).is_some_and(|entry| !entry.ill && entry.marker.is_none())
-    }
-
-    async fn set_healthy(&self, id: &str, healthy: bool) {
-        self.change(id, |entry| entry.ill = !healthy);
-    }
-
-    async fn isolate(&self, id: &str, reason: Option<&str>) {
-        self.change(id, |entry| entry.marker = reason.map(str::to_owned));
-    }
-
-    async fn deregister(&self, id: &str) {
-        self.gate.0.lock().unwrap().remove(id);
-    }
-
-    fn looked(&self) -> Duration {
-        10 * OFTEN
-    }
-
-    async fn renew(&self, id: &str) {
-        self.change(id, |entry| entry.weight = 2);
-    }
-
-    async fn record(&self, id: &str) -> String {
-        self.gate.0.lock().unwrap()[id].weight.to_string()
-    }
-
-    fn id(&self, plain: &str) -> String {
-        match plain {
-            OURS => "rpc-order/10.0.0.1:1",
-            "rpc-none-1" => "rpc-none/10.0.0.1:3",
-            _ => "rpc-cart/10.0.0.1:2",
-        }
-        .into()
-    }
-
-    fn tells(&self) -> Tells {
-        TELLS
-    }
-}
-
-#[tokio::test]
-async fn hooks_by_http_conform() {
-    conforms(&Gated::new().await).await;
-    let wrong = HttpHooks::new(Gated::hook("127.0.0.1:1"), Some(&"no header, hush".to_owned().into())).unwrap_err();
-    assert!(wrong.contains("headers_file") && !wrong.contains("hush"), "{wrong}");
-}
-
-#[tokio::test]
-async fn a_list_that_leaves_out_what_is_drained_counts_us_while_our_drain_stands() {
-    let world = Gated::new().await;
-    let mut hook = Gated::hook(&world.address);
-    hook.count.as_mut().unwrap().registered = "/listed".into();
-    let hooks = HttpHooks::new(hook, Some(&"Authorization: Bearer hush".to_owned().into())).unwrap();
-    let registry = Hooked::new("gate", hooks, world.state.path().join("drains.json"), NEVER, "bj1-03");
-    let (us, counted) = (world.id(OURS), Others { healthy: 2, registered: 3 });
-    assert_eq!(registry.others(&us).await.unwrap(), counted);
-    registry.drain(&us, &marker("i")).await.unwrap();
-    assert_eq!(registry.others(&us).await.unwrap(), counted);
-    registry.restore(&us, &marker("i"), &Value::Null).await.unwrap();
-    // Another hand's: we are not what is missing in the list.
-    world.isolate(&us, Some("deploy")).await;
-    assert!(matches!(registry.others(&us).await, Err(RegistryError::Refused { .. })));
 }

@@ -101,13 +101,15 @@ async fn a_disk_that_is_full_at_the_restore_does_not_take_the_service_out_again(
 async fn a_hook_that_fails_half_way_is_undone_and_its_word_says_who_must_look() {
     for (ends, passing, says) in [
         ("exit 1", true, "exit status 1"),
-        ("echo hush; exit 75", true, "exit status 75"),
+        ("echo; echo no such pool >&2; echo more; exit 75", true, "exit status 75: no such pool"),
+        ("cat $WHERE; exit 75", true, "exit status 75: (not shown"),
         ("exit 77", false, "exit status 77"),
         ("echo '{\"error\": \"no such pool\"}'; exit 77", false, "no such pool"),
         ("case \"$WHERE\" in */secret) exit 77 ;; esac; exit 1", false, "exit status 77"),
         ("sleep 60", true, "killed at its deadline"),
     ] {
         let word = Word::new();
+        std::fs::write(word.state.path().join("secret"), "token=hush-hush\n").unwrap();
         let registry = word.registry(ends, NEVER);
         let error = registry.drain(US, &marker("i")).await.unwrap_err();
         assert_eq!(error.is_passing(), passing, "{ends}: {error}");
@@ -161,14 +163,45 @@ async fn a_hook_that_is_left_half_way_does_not_isolate_what_was_restored_meanwhi
     }
 }
 
+/// The incident is over, the hook refuses no more, and nobody has a reason to isolate it.
+#[tokio::test]
+async fn an_isolation_that_was_refused_is_not_sent_again_once_its_incident_is_over() {
+    for restores in [false, true] {
+        let word = Word::new();
+        let refuses = word.state.path().join("refuses");
+        std::fs::write(&refuses, "").unwrap();
+        let file = word.state.path().join("word");
+        let ends = format!("test ! -e {0} || {{ printf passing > {1}; exit 1; }}", refuses.display(), file.display());
+        let registry = word.registry(&ends, OFTEN);
+        registry.drain(US, &marker("i")).await.unwrap_err();
+        assert_eq!(word.read(), "passing");
+        if restores {
+            registry.restore(US, &marker("i"), &Value::Null).await.unwrap();
+        }
+        // The sweep asks for markers, and holds what it is told.
+        assert!(registry.markers().await.unwrap().is_empty(), "restores: {restores}");
+        assert!(!registry.hold(US, &marker("i")).await.unwrap());
+        std::fs::remove_file(&refuses).unwrap();
+        tokio::time::sleep(10 * OFTEN).await;
+        assert_eq!(word.read(), "passing", "restores: {restores}");
+        assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing, "restores: {restores}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_answer_is_refused() {
-    for wrong in ["", "unknown", "passing\",\"more\":\"1", "isolated"] {
+    for (wrong, says) in [
+        ("", "no answer"),
+        ("unknown", "unknown variant `unknown`"),
+        ("passing\",\"more\":\"1", "unknown field `more`"),
+        ("isolated", "does not say why"),
+    ] {
         let word = Word::new();
         word.write(wrong);
         let registry = word.registry("exit 0", NEVER);
         let error = registry.drain(US, &marker("i")).await.unwrap_err();
         assert!(matches!(error, RegistryError::Refused { .. }), "{wrong}: {error}");
+        assert!(error.to_string().contains(says), "{wrong}: {error}");
         assert!(registry.markers().await.unwrap().is_empty(), "{wrong}");
     }
     let word = Word::new();

@@ -48,6 +48,8 @@ mod haproxy_tests;
 #[cfg(test)]
 mod health_file_tests;
 #[cfg(test)]
+mod hook_http_tests;
+#[cfg(test)]
 mod hook_tests;
 #[cfg(test)]
 mod hook_word_tests;
@@ -59,6 +61,8 @@ mod nacos_stub;
 mod nacos_tests;
 #[cfg(test)]
 mod noted_tests;
+#[cfg(test)]
+mod proxies_tests;
 #[cfg(test)]
 mod redis_dubbo_tests;
 #[cfg(test)]

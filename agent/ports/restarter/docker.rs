@@ -30,6 +30,8 @@ const POLL: Duration = Duration::from_millis(250);
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// The daemon's own where a container has none (daemon/config: defaultStopTimeout).
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a deadline allows for a container that is never killed (`--stop-timeout -1`), as for systemd's `infinity`.
+const UNLIMITED_STOP: Duration = Duration::from_secs(15 * 60);
 /// For the daemon to make namespaces and mounts anew; a busy one was seen to take tens of seconds.
 const START_ALLOWANCE: Duration = Duration::from_secs(90);
 /// One inspection is some 10 KB; a list of 1,000 containers some 2 MB.
@@ -68,7 +70,8 @@ struct State {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Settings {
-    stop_timeout: Option<u64>,
+    /// In seconds. Negative: SIGKILL never follows.
+    stop_timeout: Option<i64>,
 }
 
 /// One of `GET /containers/json`.
@@ -113,8 +116,17 @@ impl Inspected {
         format!("{} (last exit code {})", self.state.status, self.state.exit_code)
     }
 
+    fn stop_seconds(&self) -> i64 {
+        self.config.stop_timeout.unwrap_or(STOP_TIMEOUT.as_secs() as i64)
+    }
+
+    fn is_never_killed(&self) -> bool {
+        self.stop_seconds() < 0
+    }
+
+    /// For deadlines.
     fn stop_timeout(&self) -> Duration {
-        self.config.stop_timeout.map_or(STOP_TIMEOUT, Duration::from_secs)
+        u64::try_from(self.stop_seconds()).map_or(UNLIMITED_STOP, Duration::from_secs)
     }
 }
 
@@ -264,7 +276,7 @@ impl Restarter for DockerRestarter {
             return Err(container.refused(format!("it is {}; only what runs is restarted", before.shown())));
         }
         super::alone(&container.service(), &container.guests(&before).await?)?;
-        let path = container.path(container.name, &format!("restart?t={}", before.stop_timeout().as_secs()))?;
+        let path = container.path(container.name, &format!("restart?t={}", before.stop_seconds()))?;
         match container.ask(reqwest::Method::POST, &path, deadline).await? {
             (status, _) if status.is_success() => {}
             (StatusCode::NOT_FOUND, _) => return Err(container.unknown("it has just been removed")),
@@ -321,6 +333,19 @@ impl Restarter for DockerRestarter {
     async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError> {
         let container = Container::of(target)?;
         container.guests(&container.inspect().await?).await
+    }
+
+    async fn caveats(&self, target: &plan::Restart) -> Vec<String> {
+        let Ok(container) = Container::of(target) else { return Vec::new() };
+        match container.inspect().await {
+            Ok(seen) if seen.is_never_killed() => vec![format!(
+                "{} has no stop timeout (`--stop-timeout -1`): the daemon waits for its end for ever and never kills it; \
+                 a deadline allows {} s for that",
+                container.service(),
+                UNLIMITED_STOP.as_secs()
+            )],
+            _ => Vec::new(),
+        }
     }
 }
 

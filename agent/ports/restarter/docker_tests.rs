@@ -164,6 +164,16 @@ async fn containers_are_restarted_by_id_and_by_name_and_what_may_not_be_is_refus
     let error = restarter.restart(&docker.target(&once), LONG).await.unwrap_err();
     assert!(matches!(error, RestartError::Failed { .. }) && error.to_string().contains("exit code 3"), "{error}");
 
+    // What may take for ever to end is never killed.
+    let slow = "trap '/bin/busybox sleep 2; echo its own end; exit 0' TERM; while :; do /bin/busybox sleep 0.1; done";
+    let patient = docker.run(&["--net", "none", "--stop-timeout", "-1"], slow);
+    let target = docker.target(&patient);
+    assert_eq!(restarter.own_deadline(&target).await.unwrap(), Duration::from_secs(15 * 60 + 90 + 10));
+    assert!(restarter.caveats(&target).await[0].contains("--stop-timeout -1"));
+    assert_eq!(restarter.caveats(&by_id).await, Vec::<String>::new());
+    restarter.restart(&target, LONG).await.unwrap().anew();
+    assert_eq!(docker.say(&["logs", &patient]), "its own end");
+
     for nobody in ["nobody", "lxc:web", "../web"] {
         let error = restarter.observe(&docker.target(nobody)).await.unwrap_err();
         assert!(matches!(error, RestartError::Unknown { .. }), "{nobody}: {error}");

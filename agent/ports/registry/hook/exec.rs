@@ -7,7 +7,8 @@
 //! `{"traffic": "passing"}`, or `failing`, `drained`, `isolated`, `absent`; with `"marker"` where the backend keeps it,
 //! and `"name"`. `count` says `{"healthy": 3, "registered": 4}`: the others that are healthy, and all.
 //!
-//! What a command says besides is shown to nobody: it may hold anything. `{"error": "…"}` as the last line is.
+//! Of one that fails, the `{"error": "…"}` of its last line is shown, and else the first line that it says: never one that
+//! repeats a word of its `files`.
 
 use std::time::Duration;
 
@@ -18,14 +19,12 @@ use serde_json::Value;
 use super::{Counted, Failure, Hooks, Seen, Words};
 use crate::command::{self, Captured, Ended};
 use crate::model::ExecHook;
+use crate::ports::said;
 
 /// `EX_NOPERM` of sysexits.h.
 const REFUSES: i32 = 77;
 /// An answer is one line.
 const OUTPUT_BYTES: usize = 16 * 1024;
-/// Of an `error` that is shown.
-const MOST_WORDS: usize = 200;
-
 #[derive(Debug)]
 pub struct ExecHooks(pub ExecHook);
 
@@ -44,51 +43,60 @@ impl ExecHooks {
         let ended = command::end(&words.change).await;
         ended.map_err(|why| Failure::Passing(format!("`{hook}`: the change before it runs still: {why}")))?;
         let ran = command::apart_as(&words.change, &argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
-        told(hook, &ran).map(drop)
+        self.told(hook, &ran).map(drop)
     }
 
     async fn ask<T: DeserializeOwned>(&self, hook: &str, argv: &[String], words: &Words) -> Result<T, Failure> {
         let argv = Self::argv(argv, words);
         let ran = command::capture(&argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
-        let line = told(hook, &ran)?;
-        serde_json::from_str(line)
-            .map_err(|error| Failure::Refused(format!("`{hook}`: its last line is no answer: {error}")))
+        self.answer(hook, self.told(hook, &ran)?)
     }
-}
 
-/// The last line of a command that did what it was asked.
-fn told<'a>(hook: &str, ran: &'a Captured) -> Result<&'a str, Failure> {
-    let last = ran.output.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
-    if ran.ended.is_success() {
-        return Ok(last);
+    /// The last line of a command that did what it was asked.
+    fn told<'a>(&self, hook: &str, ran: &'a Captured) -> Result<&'a str, Failure> {
+        let last = ran.output.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+        if ran.ended.is_success() {
+            return Ok(last);
+        }
+        let error = serde_json::from_str::<Value>(last).ok().and_then(|said| Some(said["error"].as_str()?.to_owned()));
+        let why = self.shown(error.as_deref().unwrap_or(&ran.output));
+        let detail = format!("`{hook}`: {}{}", ran.ended, said::behind(&why));
+        Err(match ran.ended {
+            Ended::Exited(REFUSES) | Ended::NotStarted(_) => Failure::Refused(detail),
+            _ => Failure::Passing(detail),
+        })
     }
-    let why = serde_json::from_str::<Value>(last).ok().and_then(|said| Some(said["error"].as_str()?.to_owned()));
-    let why = why.map(|why| format!(": {}", why.chars().take(MOST_WORDS).collect::<String>())).unwrap_or_default();
-    let detail = format!("`{hook}`: {}{why}", ran.ended);
-    Err(match ran.ended {
-        Ended::Exited(REFUSES) | Ended::NotStarted(_) => Failure::Refused(detail),
-        _ => Failure::Passing(detail),
-    })
+
+    fn answer<T: DeserializeOwned>(&self, hook: &str, line: &str) -> Result<T, Failure> {
+        serde_json::from_str(line).map_err(|error| {
+            let line = said::behind(&self.shown(line));
+            Failure::Refused(format!("`{hook}`: its last line is no answer ({error}){line}"))
+        })
+    }
+
+    fn shown(&self, text: &str) -> String {
+        let files: Vec<String> = self.0.files.values().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        let words = files.iter().flat_map(|file| file.split(|c: char| c.is_whitespace() || "\"'=,".contains(c)));
+        said::first_line(text, words)
+    }
 }
 
 #[async_trait]
 impl Hooks for ExecHooks {
-    async fn isolate(&self, words: &Words) -> Result<(), Failure> {
+    async fn isolate(&self, words: &Words, _seen: &Seen) -> Result<(), Failure> {
         self.change("isolate", &self.0.isolate, words).await
     }
 
-    async fn restore(&self, words: &Words) -> Result<(), Failure> {
+    async fn restore(&self, words: &Words, _seen: &Seen) -> Result<(), Failure> {
         self.change("restore", &self.0.restore, words).await
     }
 
     async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure> {
         let answer: Value = self.ask("observe", &self.0.observe, words).await?;
-        if answer["traffic"] == "absent" {
-            return Ok(None);
+        match answer["traffic"] == "absent" {
+            true => Ok(None),
+            false => self.answer("observe", &answer.to_string()).map(Some),
         }
-        serde_json::from_value(answer)
-            .map(Some)
-            .map_err(|error| Failure::Refused(format!("`observe`: its last line is no answer: {error}")))
     }
 
     fn counts(&self) -> bool {

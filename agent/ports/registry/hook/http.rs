@@ -3,20 +3,38 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
 use reqwest::{Client, Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
+use super::counting::{self, Tally};
 use super::{Counted, Failure, Hooks, Seen, State, Words};
-use crate::model::{HttpCall, HttpHook, IncludesUs};
-use crate::ports::http;
+use crate::model::{HttpCall, HttpHook, IncludesUs, Ourselves};
+use crate::ports::{http, said};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const FORM: &str = "application/x-www-form-urlencoded";
 
 #[derive(Debug)]
 pub struct HttpHooks {
     hook: HttpHook,
     headers: HeaderMap,
     client: Client,
+}
+
+/// What came back, where the status was one that was expected.
+struct Answer {
+    status: StatusCode,
+    version: Option<HeaderValue>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(&self, what: &str) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::Refused(format!("`{what}`: the answer is no JSON: {error}")))
+    }
 }
 
 impl HttpHooks {
@@ -35,34 +53,57 @@ impl HttpHooks {
                 None => return Err("headers_file: expected lines such as `Authorization: Bearer TOKEN`".into()),
             }
         }
-        let client = http::client(&http::address(&hook.observe.url)?, hook.deadline)?;
+        let client = match &hook.ca_file {
+            Some(path) => std::fs::read(path)
+                .map_err(|error| error.to_string())
+                .and_then(|pem| http::client_trusting(&pem, hook.deadline))
+                .map_err(|why| format!("ca_file: {}: {why}", path.display()))?,
+            None => http::client(&http::address(&hook.observe.url)?, hook.deadline)?,
+        };
         Ok(Self { hook, headers: parsed, client })
     }
 
-    async fn call(&self, what: &str, call: &HttpCall, words: &Words) -> Result<(StatusCode, Vec<u8>), Failure> {
+    async fn call(&self, what: &str, call: &HttpCall, words: &Words, seen: Option<&Seen>) -> Result<Answer, Failure> {
         let refused = |why: String| Failure::Refused(format!("`{what}`: {why}"));
         let passing = |why: String| Failure::Passing(format!("`{what}`: {why}"));
         let url = http::address(&words.fill(&call.url, in_address)).map_err(refused)?;
         let method = Method::from_bytes(call.method.as_bytes()).map_err(|error| refused(error.to_string()))?;
-        let mut request = self.client.request(method, url).headers(self.headers.clone());
-        if let Some(body) = &call.body {
-            request = request.body(words.fill(body, in_json));
+        let mut headers = self.headers.clone();
+        if let Some(kind) = &call.content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_str(kind).map_err(|error| refused(error.to_string()))?);
         }
-        let response = request.send().await.map_err(|error| passing(http::failure(error)))?;
-        let status = response.status();
+        if call.if_match {
+            let version = seen.and_then(|seen| seen.version.as_deref()).and_then(|tag| HeaderValue::from_str(tag).ok());
+            let version = version.ok_or_else(|| refused("`observe` told no ETag, which `if_match` needs".into()))?;
+            headers.insert(IF_MATCH, version);
+        }
+        let mut request = self.client.request(method, url);
+        if let Some(body) = &call.body {
+            headers.entry(CONTENT_TYPE).or_insert(JSON);
+            let is_form = headers[CONTENT_TYPE].as_bytes().starts_with(FORM.as_bytes());
+            request = request.body(words.fill(body, if is_form { in_address } else { in_json }));
+        }
+        let response = request.headers(headers).send().await.map_err(|error| passing(http::failure(error)))?;
+        let (status, version) = (response.status(), response.headers().get(ETAG).cloned());
         let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(passing)?;
         if call.expect.contains(&status.as_u16()) || call.expect.is_empty() && status.is_success() {
-            return Ok((status, body));
+            return Ok(Answer { status, version, body });
         }
-        match status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            true => Err(passing(status.to_string())),
-            false => Err(refused(status.to_string())),
+        let why = format!("{status}{}", said::behind(&self.shown(&body)));
+        match status {
+            StatusCode::PRECONDITION_FAILED if call.if_match => {
+                Err(Failure::Stale(format!("`{what}`: changed by others since `observe` was asked: {why}")))
+            }
+            _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(passing(why)),
+            _ => Err(refused(why)),
         }
     }
-}
 
-fn json(what: &str, body: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(body).map_err(|error| Failure::Refused(format!("`{what}`: the answer is no JSON: {error}")))
+    /// The server's own first line.
+    fn shown(&self, body: &[u8]) -> String {
+        let words = self.headers.values().filter_map(|value| value.to_str().ok()).flat_map(str::split_whitespace);
+        said::first_line(&String::from_utf8_lossy(body), words)
+    }
 }
 
 /// Each byte that means something in an address is escaped.
@@ -77,46 +118,30 @@ fn in_json(word: &str) -> String {
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-/// A number, or how many stand in a list.
-fn number(answer: &Value, pointer: &str) -> Result<u32, Failure> {
-    let found = answer.pointer(pointer);
-    let number = match found {
-        Some(Value::Array(list)) => Some(list.len() as u64),
-        Some(value) => value.as_u64(),
-        None => None,
-    };
-    number
-        .and_then(|number| u32::try_from(number).ok())
-        .ok_or_else(|| Failure::Refused(format!("`count`: no number and no list at {pointer}")))
-}
-
 #[async_trait]
 impl Hooks for HttpHooks {
-    async fn isolate(&self, words: &Words) -> Result<(), Failure> {
-        self.call("isolate", &self.hook.isolate, words).await.map(drop)
+    async fn isolate(&self, words: &Words, seen: &Seen) -> Result<(), Failure> {
+        self.call("isolate", &self.hook.isolate, words, Some(seen)).await.map(drop)
     }
 
-    async fn restore(&self, words: &Words) -> Result<(), Failure> {
-        self.call("restore", &self.hook.restore, words).await.map(drop)
+    async fn restore(&self, words: &Words, seen: &Seen) -> Result<(), Failure> {
+        self.call("restore", &self.hook.restore, words, Some(seen)).await.map(drop)
     }
 
     async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure> {
         let hook = &self.hook;
-        let call = HttpCall { expect: [&[200], &hook.absent[..]].concat(), ..hook.observe.clone() };
-        let (status, body) = self.call("observe", &call, words).await?;
-        if hook.absent.contains(&status.as_u16()) {
-            return Ok(None);
+        let expect = [&[200], &hook.absent[..], &hook.drained_status].concat();
+        let answer = self.call("observe", &HttpCall { expect, ..hook.observe.clone() }, words, None).await?;
+        let version = answer.version.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        let seen = |traffic, marker| Ok(Some(Seen { traffic, marker, name: None, version }));
+        match answer.status.as_u16() {
+            status if hook.absent.contains(&status) => return Ok(None),
+            status if hook.drained_status.contains(&status) => return seen(State::Drained, None),
+            _ => {}
         }
-        let answer = json("observe", &body)?;
-        let said = answer.pointer(&hook.traffic).and_then(text);
+        let json = answer.json("observe")?;
+        let pointer = counting::filled(&hook.traffic, words);
+        let said = json.pointer(&pointer).and_then(counting::text);
         let says = |words: &Vec<String>| said.as_ref().is_some_and(|said| words.contains(said));
         let states = [
             (State::Passing, &hook.passing),
@@ -125,11 +150,12 @@ impl Hooks for HttpHooks {
             (State::Isolated, &hook.isolated),
         ];
         let Some((traffic, _)) = states.into_iter().find(|(_, words)| says(words)) else {
-            let what = format!("`observe`: what stands at {} is none of the words that are given", hook.traffic);
+            let found = said::first_line(said.as_deref().unwrap_or("nothing"), []);
+            let what = format!("`observe`: at `{pointer}` stands none of the words that are given, but: {found}");
             return Err(Failure::Refused(what));
         };
-        let marker = hook.marker.as_ref().and_then(|pointer| answer.pointer(pointer).and_then(text));
-        Ok(Some(Seen { traffic, marker: marker.filter(|marker| !marker.is_empty()), name: None }))
+        let marker = hook.marker.as_ref().and_then(|at| json.pointer(&counting::filled(at, words)));
+        seen(traffic, marker.and_then(counting::text).filter(|marker| !marker.is_empty()))
     }
 
     fn counts(&self) -> bool {
@@ -138,14 +164,17 @@ impl Hooks for HttpHooks {
 
     async fn count(&self, words: &Words) -> Result<Counted, Failure> {
         let Some(count) = &self.hook.count else { return Err(Failure::Refused("no `count` is given".into())) };
-        let ourselves = match count.includes_us {
-            IncludesUs::Never => false,
-            IncludesUs::Always => true,
-            IncludesUs::InTraffic => self.observe(words).await?.is_some_and(|seen| seen.traffic == State::Passing),
+        let answer = self.call("count", &count.call, words, None).await?.json("count")?;
+        let Tally { healthy, registered, shows_us } = counting::tally(count, &answer, words)?;
+        let ourselves = match &count.ourselves {
+            Ourselves::Included(IncludesUs::Always) => true,
+            Ourselves::Included(IncludesUs::InTraffic) => {
+                self.observe(words).await?.is_some_and(|seen| seen.traffic == State::Passing)
+            }
+            // They are left out already.
+            Ourselves::Included(IncludesUs::Never) | Ourselves::Having(_) => false,
         };
-        let answer = json("count", &self.call("count", &count.call, words).await?.1)?;
-        let (healthy, registered) = (number(&answer, &count.healthy)?, number(&answer, &count.registered)?);
-        Ok(Counted { healthy: healthy.saturating_sub(u32::from(ourselves)), registered })
+        Ok(Counted { healthy: healthy.saturating_sub(u32::from(ourselves)), registered, shows_us })
     }
 
     fn may_arrive_late(&self) -> bool {

@@ -8,6 +8,7 @@
 //!   its word is what counts. A drained instance that nothing says to be ours is another hand's.
 //! - Drained is held: what is in traffic although the ledger says that our drain stands is isolated again.
 
+mod counting;
 mod exec;
 mod http;
 
@@ -32,12 +33,15 @@ pub use http::HttpHooks;
 
 /// How often the one that looks is asked whether a change is seen.
 const SEEN_POLL: Duration = Duration::from_millis(200);
+/// So often an isolation is begun where others change the backend meanwhile.
+const TURNS: u32 = 3;
 
 /// One backend, by its hooks. Every call ends by a deadline of its own.
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
-    async fn isolate(&self, words: &Words) -> Result<(), Failure>;
-    async fn restore(&self, words: &Words) -> Result<(), Failure>;
+    /// `seen` is what was read just before, on which the change is founded.
+    async fn isolate(&self, words: &Words, seen: &Seen) -> Result<(), Failure>;
+    async fn restore(&self, words: &Words, seen: &Seen) -> Result<(), Failure>;
     /// `None`: the backend knows no such instance.
     async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure>;
     /// Is there a hook that counts?
@@ -54,11 +58,13 @@ pub trait Hooks: Send + Sync + 'static {
 pub enum Failure {
     /// Worth trying again.
     Passing(String),
+    /// What was seen is not so any more, and nothing was done.
+    Stale(String),
     /// A person must look.
     Refused(String),
 }
 
-/// What is filled into arguments, addresses and bodies: `{id}`, `{service}`, `{instance}`, `{marker}`, `{incident}`,
+/// What is filled into arguments, addresses, bodies and pointers: `{id}`, `{service}`, `{instance}`, `{marker}`, `{incident}`,
 /// `{host}`. Where a hook only looks there is no drain to speak of, and the marker and the incident are empty.
 #[derive(Debug)]
 pub struct Words {
@@ -102,6 +108,15 @@ pub struct Seen {
     /// The name that instances share which stand in for each other; the id's SERVICE where it is not told.
     #[serde(default)]
     pub name: Option<String>,
+    /// Which version of the backend's record this is (an ETag), where that is known.
+    #[serde(skip)]
+    pub version: Option<String>,
+}
+
+impl Seen {
+    fn is_out(&self) -> bool {
+        matches!(self.traffic, State::Drained | State::Isolated)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
@@ -122,6 +137,16 @@ pub struct Counted {
     pub healthy: u32,
     /// All that are registered, ourselves included.
     pub registered: u32,
+    /// Does what was counted show ourselves? `None` where that cannot be told.
+    #[serde(skip)]
+    pub shows_us: Option<bool>,
+}
+
+/// One look, and whose it is.
+#[derive(Debug)]
+pub struct Looked {
+    seen: Seen,
+    registration: Registration,
 }
 
 /// A registry by its hooks.
@@ -153,7 +178,7 @@ impl<H: Hooks> Hookable<H> {
     fn told(&self, failure: Failure) -> RegistryError {
         let registry = self.registry.clone();
         match failure {
-            Failure::Passing(detail) => RegistryError::Unreachable { registry, detail },
+            Failure::Passing(detail) | Failure::Stale(detail) => RegistryError::Unreachable { registry, detail },
             Failure::Refused(detail) => RegistryError::Refused { registry, detail },
         }
     }
@@ -200,7 +225,8 @@ impl<H: Hooks> Hookable<H> {
             match seen {
                 Ok(seen) if is_so(&seen) => return Ok(()),
                 Ok(_) if late => {
-                    let detail = format!("`{id}` is {still}, {:?} after it was changed", self.hooks.deadline());
+                    let detail =
+                        format!("`{id}` was {still} by `observe`, {:?} after the change", self.hooks.deadline());
                     return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
                 }
                 Err(error) if late || !error.is_passing() => return Err(error),
@@ -212,7 +238,7 @@ impl<H: Hooks> Hookable<H> {
 
 #[async_trait]
 impl<H: Hooks> Backend for Hookable<H> {
-    type Seen = Registration;
+    type Seen = Looked;
 
     fn registry(&self) -> &str {
         &self.registry
@@ -223,7 +249,7 @@ impl<H: Hooks> Backend for Hookable<H> {
     }
 
     /// What the backend says, and whose it is.
-    async fn look(&self, id: &str) -> Result<Registration, RegistryError> {
+    async fn look(&self, id: &str) -> Result<Looked, RegistryError> {
         let (service, _) = self.split(id)?;
         let seen = self.seen(id).await?;
         let shown = match seen.traffic {
@@ -234,33 +260,35 @@ impl<H: Hooks> Backend for Hookable<H> {
         };
         let traffic = whose(shown, seen.marker.as_deref(), self.note(id)?.as_ref());
         let record = json!({ "id": id, "name": seen.name });
-        Ok(Registration { name: seen.name.unwrap_or(service.into()), traffic, record })
+        let name = seen.name.clone().unwrap_or(service.into());
+        Ok(Looked { seen, registration: Registration { name, traffic, record } })
     }
 
-    fn registration(seen: &Registration) -> &Registration {
-        seen
+    fn registration(looked: &Looked) -> &Registration {
+        &looked.registration
     }
 
     /// Isolates it where it is in traffic, and waits until that is seen. True where it was in traffic.
     async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        if matches!(self.seen(id).await?.traffic, State::Drained | State::Isolated) {
-            return Ok(false);
-        }
         let words = self.words(id, Some(marker))?;
-        self.hooks.isolate(&words).await.map_err(|failure| self.told(failure))?;
-        self.until(id, "in traffic still", |seen| matches!(seen.traffic, State::Drained | State::Isolated)).await?;
+        let mut turn = 1;
+        loop {
+            let seen = self.seen(id).await?;
+            if seen.is_out() {
+                return Ok(false);
+            }
+            match self.hooks.isolate(&words, &seen).await {
+                Err(Failure::Stale(_)) if turn < TURNS => turn += 1,
+                isolated => break isolated.map_err(|failure| self.told(failure))?,
+            }
+        }
+        self.until(id, "in traffic still", Seen::is_out).await?;
         Ok(true)
     }
 
-    async fn put_back(
-        &self,
-        id: &str,
-        marker: &Marker,
-        _seen: Registration,
-        _record: &Value,
-    ) -> Result<(), RegistryError> {
+    async fn put_back(&self, id: &str, marker: &Marker, looked: Looked, _record: &Value) -> Result<(), RegistryError> {
         let words = self.words(id, Some(marker))?;
-        self.hooks.restore(&words).await.map_err(|failure| self.told(failure))?;
+        self.hooks.restore(&words, &looked.seen).await.map_err(|failure| self.told(failure))?;
         self.until(id, "drained still", |seen| seen.traffic != State::Drained).await
     }
 
@@ -279,24 +307,42 @@ impl<H: Hooks> Backend for Hookable<H> {
         self.hooks.deadline() * 6
     }
 
+    /// What the backend says, whatever is noted.
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        match self.seen(id).await {
+            Ok(seen) => Ok(seen.traffic == State::Passing),
+            Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         if !self.hooks.counts() {
             return Err(self.refused("no hook is given that counts the others (`count`)".into()));
         }
         // Proves that the hooks see ourselves.
-        self.seen(id).await?;
-        let mut counted = self.hooks.count(&self.words(id, None)?).await.map_err(|failure| self.told(failure))?;
-        // A backend's list may leave out what is drained, and there we are not among those that it counts.
-        if self.note(id)?.is_some() {
-            counted.registered = counted.registered.max(counted.healthy.saturating_add(1));
+        let seen = self.seen(id).await?;
+        let counted = self.hooks.count(&self.words(id, None)?).await.map_err(|failure| self.told(failure))?;
+        let Counted { healthy, mut registered, shows_us } = counted;
+        let is_our_drain = seen.is_out() && self.note(id)?.is_some();
+        if registered == 0 || shows_us == Some(false) && !is_our_drain {
+            let why =
+                format!("`count` does not show `{id}` among {registered} registered: it proves nothing of the others");
+            return Err(self.refused(why));
         }
-        if counted.healthy >= counted.registered {
+        // A backend's list may leave out what is drained, and there we are not among those that it counts.
+        registered = match shows_us {
+            Some(true) => registered,
+            Some(false) => registered.saturating_add(1),
+            None if is_our_drain => registered.max(healthy.saturating_add(1)),
+            None => registered,
+        };
+        if healthy >= registered {
             return Err(self.refused(format!(
-                "`count` says that {} others are healthy of {} registered, ourselves among these",
-                counted.healthy, counted.registered
+                "`count` says that {healthy} others are healthy of {registered} registered, ourselves among these"
             )));
         }
-        Ok(Others { healthy: counted.healthy, registered: counted.registered })
+        Ok(Others { healthy, registered })
     }
 
     fn counts(&self) -> bool {
