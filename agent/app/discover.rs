@@ -11,6 +11,7 @@ use super::Wiring;
 use crate::collect::CollectError;
 use crate::model::ServiceName;
 use crate::model::plan::{Binding, Health};
+use crate::model::socket::{accepts, canonical};
 
 /// For a PING, where probing was asked for.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -83,10 +84,10 @@ fn own_addresses() -> BTreeSet<IpAddr> {
 
 /// Does who listens here answer at that address?
 fn answers(listener: SocketAddr, instance: SocketAddr, own: &BTreeSet<IpAddr>) -> bool {
-    let ours = instance.ip().is_unspecified() || own.contains(&instance.ip());
-    listener.port() == instance.port()
-        && ours
-        && (listener.ip() == instance.ip() || listener.ip().is_unspecified() || instance.ip().is_unspecified())
+    if instance.ip().is_unspecified() {
+        return listener.port() == instance.port();
+    }
+    own.contains(&instance.ip().to_canonical()) && accepts(listener, instance)
 }
 
 fn matched(
@@ -99,11 +100,14 @@ fn matched(
     };
     let claimed_by = |instance: SocketAddr| listening.values().filter(|all| stands(all, instance).is_some()).count();
     let of = |(service, listeners): (&ServiceName, &Vec<SocketAddr>)| {
+        // Java binds IPv4 addresses as IPv6 ones.
+        let listeners: BTreeSet<SocketAddr> = listeners.iter().copied().map(canonical).collect();
+        let listeners = Vec::from_iter(listeners);
         let (mut register, mut ambiguous, mut bound) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for (registry, instances) in known {
             let here: Vec<&(String, SocketAddr)> =
-                instances.iter().filter(|(_, instance)| stands(listeners, *instance).is_some()).collect();
-            bound.extend(here.iter().filter_map(|(_, instance)| stands(listeners, *instance)));
+                instances.iter().filter(|(_, instance)| stands(&listeners, *instance).is_some()).collect();
+            bound.extend(here.iter().filter_map(|(_, instance)| stands(&listeners, *instance)));
             match here.as_slice() {
                 [] => {}
                 [(id, instance)] if claimed_by(*instance) == 1 => {
@@ -123,7 +127,7 @@ fn matched(
         };
         Found {
             service: service.clone(),
-            listening: listeners.clone(),
+            listening: listeners,
             register,
             ambiguous,
             health: at.map(|listener| Health::Tcp(reached_at(listener))),
@@ -228,6 +232,11 @@ mod tests {
             ("10.0.0.1:7801", "10.0.0.1:7801", true),
             ("127.0.0.1:7801", "10.0.0.1:7801", false),
             ("127.0.0.1:7801", "0.0.0.0:7801", true),
+            ("[::ffff:10.0.0.1]:7801", "10.0.0.1:7801", true),
+            ("[::ffff:0.0.0.0]:7801", "10.0.0.1:7801", true),
+            ("10.0.0.1:7801", "[::ffff:10.0.0.1]:7801", true),
+            ("[::ffff:10.0.0.1]:7801", "10.0.0.2:7801", false),
+            ("[::ffff:127.0.0.1]:7801", "10.0.0.1:7801", false),
             ("0.0.0.0:7801", "10.0.0.2:7801", false),
             ("0.0.0.0:7802", "10.0.0.1:7801", false),
         ] {
@@ -242,6 +251,14 @@ mod tests {
         assert_eq!(found.register.len(), 2, "{found:?}");
         assert!(found.ambiguous.is_empty());
         assert_eq!(found.health, Some(Health::Tcp("127.0.0.1:7801".parse().unwrap())));
+    }
+
+    #[test]
+    fn an_address_that_java_has_bound_is_shown_as_ipv4() {
+        let java = discovery(&[("a.service", &["[::ffff:10.0.0.1]:7801"])], &[("eureka", &[("a/1", "10.0.0.1:7801")])]);
+        let found = &java.services[0];
+        assert_eq!(found.listening, ["10.0.0.1:7801".parse().unwrap()]);
+        assert_eq!(found.health, Some(Health::Tcp("10.0.0.1:7801".parse().unwrap())));
     }
 
     #[test]
