@@ -133,7 +133,7 @@ pub fn registry(
         RegistryConfig::Eureka { urls, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             let ledger = StateDir::drains_by(state, name);
-            Arc::new(Eureka::new(name, &urls[0], user, ledger)?)
+            Arc::new(Eureka::new(name, urls, user, ledger)?)
         }
     })
 }

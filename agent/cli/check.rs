@@ -64,6 +64,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
     // Policies may share a runbook.
     short.sort();
     short.dedup();
+    let random_ids = config.random_ids();
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     let restarts = plans::restart_caveats(&wiring).await;
     let registries = &wiring.ports.registries;
@@ -80,17 +81,22 @@ pub async fn check(arguments: Arguments) -> Outcome {
             .collect();
         let of_none: Vec<_> =
             of_none.iter().map(|(policy, label)| json!({ "policy": policy, "label": label })).collect();
+        let random_ids: Vec<_> =
+            random_ids.iter().map(|(service, says)| json!({ "service": service, "says": says })).collect();
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
             "restart_cannot_promise": restarts, "short_deadlines": short,
-            "labels_of_no_service": of_none,
+            "labels_of_no_service": of_none, "random_ids": random_ids,
             "registries_cannot_promise": cannot,
         }));
     } else {
         say(config, &lacking);
         for (policy, label) in &of_none {
             println!("{policy}: no service of this host carries the label `{label}`");
+        }
+        for (service, says) in &random_ids {
+            println!("{service}: {says}");
         }
         for (runbook, service, says) in &short {
             println!("{runbook} for {service}: {says}");

@@ -81,6 +81,12 @@ impl RegistryConfig {
         }
     }
 
+    /// Can an instance be named there by its service and address in place of its id? Elsewhere the address is the id, or
+    /// nothing tells addresses.
+    pub fn finds_by_address(&self) -> bool {
+        matches!(self, Self::Consul { .. } | Self::Eureka { .. })
+    }
+
     /// The file that its adapter reads a secret from when it is made.
     pub fn secret_file(&self) -> Option<&PathBuf> {
         match self {

@@ -14,6 +14,7 @@ mod marks;
 mod not_built;
 mod place;
 mod protected;
+mod random_ids;
 mod source;
 mod trust;
 mod words;

@@ -25,7 +25,7 @@ pub use policy_test::{Expect, Expected, PolicyTest};
 pub use reason::Reason;
 pub use registry::{
     ConsulScope, EtcdLayout, ExecHook, Having, HttpCall, HttpCount, HttpHook, IncludesUs, NacosApi, NacosLayout,
-    Ourselves, RedisLayout, RedisProfile,
+    Ourselves, RedisLayout, RedisProfile, StandsAt,
 };
 pub use runbook::{Effect, Runbook, Step};
 pub use sample::{Sample, Spread};

@@ -1,8 +1,32 @@
 //! How services stand in registries whose shape the host's file tells.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// An instance by its service and its address, for what registers under another id at each start. A binding has it in place of
+/// an id, written `rpc-order at 10.0.0.1:7801`, and the adapter looks up which instance that is each time it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandsAt {
+    pub service: String,
+    pub address: SocketAddr,
+}
+
+impl StandsAt {
+    /// `None` for every other id.
+    pub fn parse(id: &str) -> Option<Self> {
+        let (service, address) = id.rsplit_once(" at ")?;
+        Some(Self { service: service.into(), address: address.parse().ok()? })
+    }
+}
+
+impl fmt::Display for StandsAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.service, self.address)
+    }
+}
 
 /// Where the instances of a service stand in Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,8 @@ pub mod testing_consul;
 #[cfg(test)]
 mod testing_etcd;
 #[cfg(test)]
+mod testing_eureka;
+#[cfg(test)]
 pub mod testing_haproxy;
 #[cfg(test)]
 mod testing_nginx;

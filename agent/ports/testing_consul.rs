@@ -29,13 +29,16 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
 
 pub async fn wait_for(what: &str, is_so: impl AsyncFn() -> bool) {
     // Far beyond what it takes: a busy machine starts no server late enough to fail.
-    for _ in 0..2_400 {
-        if is_so().await {
-            return;
-        }
+    wait_at_most(Duration::from_secs(120), what, is_so).await;
+}
+
+/// For what takes longer by its own settings.
+pub async fn wait_at_most(most: Duration, what: &str, is_so: impl AsyncFn() -> bool) {
+    let until = tokio::time::Instant::now() + most;
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < until, "waited {most:?} for {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("waited 120 s for {what}");
 }
 
 impl TestConsul {

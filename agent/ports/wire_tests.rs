@@ -138,7 +138,10 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
             "registry/nacos",
             Arc::new(Nacos::new("nacos", std::slice::from_ref(&http_url), None, naming, ledger("nacos")).unwrap()),
         ),
-        ("registry/eureka", Arc::new(Eureka::new("eureka", &http_url, None, ledger("eureka")).unwrap())),
+        (
+            "registry/eureka",
+            Arc::new(Eureka::new("eureka", std::slice::from_ref(&http_url), None, ledger("eureka")).unwrap()),
+        ),
     ];
     let marker = || Marker { incident: IncidentId("i-1".into()), host: "bj1-03".into() };
     const ID: &str = "rpc-order/127.0.0.1:7801";

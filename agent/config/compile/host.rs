@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Compiling, fleet, hours, items, minutes, registries, secs};
+use super::{Compiling, bindings, fleet, hours, items, minutes, registries, secs};
 use crate::config::expand::{Environment, expand};
 use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
@@ -15,10 +15,9 @@ use crate::config::spec::host::{
     ServiceSpec, SocketSpec, ToSpec,
 };
 use crate::config::spec::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
-use crate::config::words;
 use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
-use crate::model::plan::{Binding, Health, ProcessRestart, Restart, SuperviseRestart, Supervisor};
+use crate::model::plan::{Health, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::service::{ServiceKind, ServiceName};
 
 /// Events that a destination gets that asks for none in particular.
@@ -179,27 +178,7 @@ fn compile_service(
     registries: &BTreeMap<String, RegistryConfig>,
 ) -> ServiceConfig {
     let bindings = items(&place.key("register"), spec.register)
-        .filter_map(|(place, register)| {
-            let registry = to.required(&place, "registry", register.registry, "consul");
-            let id = to.required(&place, "id", register.id, "INSTANCE-ID");
-            let (Typed(registry), Typed(id)) = (registry?, id?);
-            let known: Vec<&str> = registries.keys().map(String::as_str).collect();
-            if !known.contains(&registry.as_str()) && !to.said(&Place::root().key("registries")) {
-                let offer = words::offer(&registry, &known, "registries");
-                to.wrong(&place.key("registry"), format!("no registry `{registry}` under `registries:`; {offer}"));
-            }
-            if id.trim().is_empty() || id.chars().any(char::is_control) {
-                to.wrong(&place.key("id"), "expected the instance's id in that registry");
-            } else if let Some(form) = registries.get(&registry).and_then(RegistryConfig::id_form)
-                && !id.split_once('/').is_some_and(|(service, instance)| !service.is_empty() && !instance.is_empty())
-            {
-                to.wrong(&place.key("id"), format!("an instance's id there is {form}"));
-            }
-            let clients_follow = register
-                .clients_follow
-                .map(|follow| to.duration(&place.key("clients_follow"), Some(follow), secs(0), secs(0)..=hours(1)));
-            Some(Binding { clients_follow, clients_leave: register.clients_leave, ..Binding::new(registry, id) })
-        })
+        .filter_map(|(place, register)| bindings::compile(register, &place, to, registries))
         .collect();
     let found_by = spec.found_by.map(|spec| compile_match(spec, &place.key("match"), to));
     let says_how_to_restart = spec.restart.is_some();

@@ -1,6 +1,7 @@
 //! Spec to compiled: what is missing, out of range, or at odds with something else; and every default, beside its
 //! key. Nothing here reads a file.
 
+pub mod bindings;
 pub mod condition;
 pub mod fleet;
 pub mod hooks;

@@ -245,6 +245,8 @@ pub struct ServiceSpec {
 pub struct RegisterSpec {
     pub registry: Option<Typed<String>>,
     pub id: Option<Typed<String>>,
+    pub service: Option<Typed<String>>,
+    pub address: Option<Typed<SocketAddr>>,
     pub clients_follow: Option<Typed<Duration>>,
     pub clients_leave: bool,
 }

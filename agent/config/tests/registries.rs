@@ -1,7 +1,7 @@
 //! `registries:` whose services are known by name: what loads, and every word of what does not.
 
 use super::*;
-use crate::model::{EtcdLayout, NacosApi, NacosLayout};
+use crate::model::{EtcdLayout, NacosApi, NacosLayout, StandsAt};
 
 fn login() -> Option<Login> {
     Some(Login { user: "u".into(), password_file: "/run/credentials/unwait/p".into() })
@@ -77,6 +77,25 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn an_instance_is_named_by_its_service_and_address_where_its_id_does_not_last() {
+    let bound =
+        "register: [{ registry: eureka, service: rpc-order, address: \"[::ffff:10.0.0.1]:7801\", clients_follow: 2m }]";
+    let text = format!(
+        "registries: {{ eureka: {{ url: \"http://h/eureka\" }}, consul: {{ url: \"http://h\" }} }}\nservices:\n\
+         - {{ service: a.service, {bound} }}\n\
+         - {{ service: b.service, register: [{{ registry: consul, id: rpc-cart-8bfc5b1e2a08f9e2 }}] }}\n"
+    );
+    let config = Tree::with(&[("agent.yaml", &text)]).config();
+    let a = &config.target_for(&ServiceName::parse("a.service").unwrap()).bindings[0];
+    assert_eq!((a.registry.as_str(), a.id.as_str()), ("eureka", "rpc-order at 10.0.0.1:7801"));
+    assert_eq!(a.clients_follow, Some(std::time::Duration::from_secs(120)));
+    assert_eq!(StandsAt::parse(&a.id).unwrap().to_string(), a.id);
+    let random = config.random_ids();
+    assert!(random.len() == 1 && random[0].0.as_str() == "b.service", "{random:?}");
+    assert!(random[0].1.contains("{ registry: consul, service: NAME, address: \"IP:PORT\" }"), "{random:?}");
+}
+
+#[test]
 fn what_is_wrong_is_said_where_it_stands() {
     let etcd = |key: &str, more: &str| {
         format!(
@@ -85,6 +104,12 @@ fn what_is_wrong_is_said_where_it_stands() {
     };
     let key =
         "5:10 expected `{service}` once and `{instance}` once behind it, as in \"/services/{service}/{instance}\"";
+    let bound = |registry: &str, keys: &str| {
+        let keys = keys.replace(", ", "\n      ");
+        format!(
+            "registries: {{ {registry}: {{ url: \"http://h\" }} }}\nservices:\n- service: a.service\n  register:\n    - registry: {registry}\n      {keys}\n"
+        )
+    };
     for (text, says) in [
         (
             "registries: { etcd: {} }".into(),
@@ -139,6 +164,26 @@ fn what_is_wrong_is_said_where_it_stands() {
             "registries: { eureka: { url: \"http://h/eureka\" } }\nservices: [{ service: a.service, register: [{ registry: eureka, id: a-1 }] }]"
                 .into(),
             vec!["2:69 an instance's id there is APP/INSTANCE-ID, such as rpc-order/bj1-03:rpc-order:7801"],
+        ),
+        (
+            bound("eureka", "id: a/1, service: a, address: \"10.0.0.1:1\""),
+            vec!["6:7 an instance is named by its `id`, or by `service` and `address`: remove one"],
+        ),
+        (bound("eureka", "service: a"), vec!["5:7 `address` is missing: add `address: \"IP:PORT\"`"]),
+        (
+            bound("eureka", "service: a/b, address: \"0.0.0.0:1\""),
+            vec![
+                "6:16 expected the name that the service is registered under",
+                "7:16 expected the address that the instance is registered with, such as 10.0.0.1:7801",
+            ],
+        ),
+        (
+            bound("nacos", "service: a, address: \"10.0.0.1:1\""),
+            vec!["6:7 only Consul and Eureka give instances other ids at each start; here, name it by `id`"],
+        ),
+        (
+            bound("consul", "id: a at 10.0.0.1:1"),
+            vec!["6:11 write it as `service: NAME, address: \"IP:PORT\"`, in place of `id`"],
         ),
     ] {
         let text: String = text;

@@ -13,6 +13,8 @@
 //!   ourselves (node and id) in the passing list, *failing* and *drained* need ourselves in the whole list, a list of
 //!   markers needs as many checks as the agent says it has (`Stats.agent.checks`), and *not registered* needs the local
 //!   agent's own `404 unknown service ID`, which it gives whatever the token.
+//! - A service that registers under another id at each start is found by its name, address and port among the local agent's;
+//!   of several the one that was registered last is it, since one port has one process at a time.
 //! - Maintenance of the node takes every service out, and survives what its services do: also a deregistration.
 //!
 //! - A deregistration takes the maintenance with it, and a service that registers again is in traffic. While an agent
@@ -35,8 +37,10 @@ use crate::ports::Secret;
 use crate::ports::consul::{Api, ApiError};
 
 mod held;
+mod own;
 
 pub use held::Consul;
+use own::{AgentService, Own};
 
 /// From the write until the catalog shows it: 40 ms measured; a new leader takes some seconds.
 const SEEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -110,15 +114,6 @@ struct EntryService {
     created: u64,
 }
 
-/// One instance in `/v1/agent/services`.
-#[derive(Deserialize)]
-struct AgentService {
-    #[serde(rename = "Address", default)]
-    address: String,
-    #[serde(rename = "Port", default)]
-    port: u16,
-}
-
 #[derive(Deserialize)]
 struct CatalogEntry {
     #[serde(rename = "Address", default)]
@@ -179,17 +174,8 @@ impl Local {
         answer.json().map_err(|error| self.told(error))
     }
 
-    /// The local agent's record of the instance, and the name it is registered under.
-    async fn service(&self, id: &str) -> Result<(String, Value), RegistryError> {
-        let answer = self.api.get(&["agent", "service", id], &[]).await.map_err(|error| self.told(error))?;
-        if !answer.found && answer.text().to_lowercase().starts_with("unknown service id") {
-            return Err(RegistryError::NotRegistered { registry: self.name.clone(), id: id.into() });
-        }
-        let record: Value = answer.json().map_err(|error| self.told(error))?;
-        match record["Service"].as_str() {
-            Some(name) if record["ID"] == id => Ok((name.into(), record)),
-            _ => Err(self.refused(format!("GET /v1/agent/service/{id}: the answer names another instance"))),
-        }
+    fn not_registered(&self, id: &str) -> RegistryError {
+        RegistryError::NotRegistered { registry: self.name.clone(), id: id.into() }
     }
 
     async fn node(&self) -> Result<String, RegistryError> {
@@ -216,21 +202,29 @@ impl Local {
         self.get(&["health", "service", name], query).await
     }
 
-    async fn set_maintenance(&self, scope: ConsulScope, id: &str, on: Option<&Marker>) -> Result<(), RegistryError> {
-        let (path, behind): (&[&str], _) = match scope {
-            ConsulScope::Service => (&["agent", "service", "maintenance", id], String::new()),
-            // The check tells no service: the reason does.
-            ConsulScope::Node => (&["agent", "maintenance"], format!("{OF}{id}")),
+    /// Switches it off, or on: with a marker, and the id that the binding has.
+    async fn set_maintenance(
+        &self,
+        scope: ConsulScope,
+        id: &str,
+        on: Option<(&Marker, &str)>,
+    ) -> Result<(), RegistryError> {
+        let path: &[&str] = match scope {
+            ConsulScope::Service => &["agent", "service", "maintenance", id],
+            ConsulScope::Node => &["agent", "maintenance"],
         };
         let answer = match on {
-            Some(marker) => {
+            Some((marker, bound)) => {
+                // Where the check does not tell what is bound, the reason does.
+                let tells = scope == ConsulScope::Service && bound == id;
+                let behind = if tells { String::new() } else { format!("{OF}{bound}") };
                 self.api.put(path, &[("enable", "true"), ("reason", &format!("{marker}{behind}"))], vec![]).await
             }
             None => self.api.put(path, &[("enable", "false")], vec![]).await,
         };
         match answer.map_err(|error| self.told(error))? {
             answer if answer.found => Ok(()),
-            _ => Err(RegistryError::NotRegistered { registry: self.name.clone(), id: id.into() }),
+            _ => Err(self.not_registered(id)),
         }
     }
 
@@ -267,8 +261,7 @@ impl Local {
         let mut seen = (0, 0);
         for _ in 0..MARKER_LOOKS {
             let agent: AgentSelf = self.get(&["agent", "self"], &[]).await?;
-            let count = agent.stats.get("agent").and_then(|stats| stats.get("checks")).and_then(|n| n.parse().ok());
-            let Some(count) = count else {
+            let Some(count) = agent.counts("checks") else {
                 return Err(self.refused("GET /v1/agent/self tells no number of checks to compare with".into()));
             };
             let checks = self.checks().await?;
@@ -281,6 +274,13 @@ impl Local {
             "the token shows {} of the local agent's {} checks; it needs read on all services and nodes",
             seen.0, seen.1
         )))
+    }
+}
+
+impl AgentSelf {
+    /// How many checks, or services, the local agent has itself, whatever the token shows of them.
+    fn counts(&self, what: &str) -> Option<usize> {
+        self.stats.get("agent")?.get(what)?.parse().ok()
     }
 }
 
@@ -303,15 +303,15 @@ fn reason_in(checks: &BTreeMap<String, Value>, check: &str) -> Option<String> {
 fn marker_in(check: &Value) -> Option<FoundMarker> {
     let check = Check::deserialize(check).ok()?;
     let marker = Marker::parse(&check.notes)?;
+    let bound = check.notes.split_once(OF).map(|(_, id)| id.to_owned());
     if check.id == NODE_MAINTENANCE {
-        let id = check.notes.split_once(OF).map_or("", |(_, id)| id);
-        return Some(FoundMarker { id: id.into(), marker });
+        return Some(FoundMarker { id: bound.unwrap_or_default(), marker });
     }
     let own = maintenance_check(ConsulScope::Service, &check.service_id);
-    (check.id == own).then_some(FoundMarker { id: check.service_id, marker })
+    (check.id == own).then_some(FoundMarker { id: bound.unwrap_or(check.service_id), marker })
 }
 
-/// Between a marker and the instance that a node was drained for.
+/// Between a marker and what is bound: a node was drained for it, or it is found by where it stands.
 const OF: &str = " id=";
 
 /// Asks until the answer is yes, an error, or `SEEN_DEADLINE` has passed; then the last failure, or `None`.
@@ -334,21 +334,22 @@ async fn until<F: Future<Output = Result<bool, RegistryError>>>(
 #[async_trait]
 impl Registry for Local {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        let registered = self.service(id).await;
+        let registered = self.own(id).await;
         let checks = self.checks().await?;
-        let (name, service) = match (registered, checks.get(NODE_MAINTENANCE).and_then(marker_in)) {
-            // The service has gone; the node is out on its account still, and to be put back.
-            (Err(RegistryError::NotRegistered { .. }), Some(found)) if found.id == id => {
-                let traffic = Traffic::DrainedBy(found.marker);
-                return Ok(Registration { name: id.into(), traffic, record: Value::Null });
-            }
-            (registered, _) => registered?,
-        };
-        let own: Vec<&Value> = checks.values().filter(|check| check["ServiceID"] == id).collect();
-        let record = json!({ "service": service, "checks": own });
+        let Own { id: own, name, record: service } =
+            match (registered, checks.get(NODE_MAINTENANCE).and_then(marker_in)) {
+                // The service has gone; the node is out on its account still, and to be put back.
+                (Err(RegistryError::NotRegistered { .. }), Some(found)) if found.id == id => {
+                    let traffic = Traffic::DrainedBy(found.marker);
+                    return Ok(Registration { name: id.into(), traffic, record: Value::Null });
+                }
+                (registered, _) => registered?,
+            };
+        let of_own: Vec<&Value> = checks.values().filter(|check| check["ServiceID"] == own.as_str()).collect();
+        let record = json!({ "service": service, "checks": of_own });
         let told = |traffic| Ok(Registration { name: name.clone(), traffic, record: record.clone() });
         for scope in SCOPES {
-            let Some(reason) = reason_in(&checks, &maintenance_check(scope, id)) else { continue };
+            let Some(reason) = reason_in(&checks, &maintenance_check(scope, &own)) else { continue };
             return told(match (Marker::parse(&reason), scope) {
                 (Some(marker), _) => Traffic::DrainedBy(marker),
                 (None, ConsulScope::Service) => Traffic::Isolated { reason },
@@ -356,11 +357,11 @@ impl Registry for Local {
             });
         }
         let node = self.node().await?;
-        if self.entries(&name, true).await?.iter().any(|entry| entry.is(&node, id)) {
+        if self.entries(&name, true).await?.iter().any(|entry| entry.is(&node, &own)) {
             return told(Traffic::Passing);
         }
         // Not passing is believed only from an answer that shows us.
-        match self.entries(&name, false).await?.iter().find(|entry| entry.is(&node, id)) {
+        match self.entries(&name, false).await?.iter().find(|entry| entry.is(&node, &own)) {
             Some(entry) => match entry.checks.iter().find(|check| check.id == NODE_MAINTENANCE) {
                 Some(check) => told(Traffic::Isolated { reason: format!("the whole node: {}", check.notes) }),
                 None => told(Traffic::Failing),
@@ -373,24 +374,23 @@ impl Registry for Local {
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let (name, _) = self.service(id).await?;
+        let own = self.own(id).await?;
         let seen = self.observe(id).await?;
         let node = self.node().await?;
         if super::may_drain(&self.name, id, &seen.traffic, marker)? {
-            self.set_maintenance(self.scope, id, Some(marker)).await?;
+            self.set_maintenance(self.scope, &own.id, Some((marker, id))).await?;
         }
-        until(|| self.is_drained(&node, id, &name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
+        until(|| self.is_drained(&node, &own.id, &own.name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
             registry: self.name.clone(),
             detail: format!("`{id}` is still found by clients, {SEEN_DEADLINE:?} after maintenance was asked for"),
         })
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        let scope = self.scope_of(id, marker).await?;
-        let name = match self.service(id).await {
-            Ok((name, _)) => name,
+        let own = match self.own(id).await {
+            Ok(own) => own,
             // The service has gone; what else the node has is out by our doing still.
-            Err(RegistryError::NotRegistered { .. }) if scope == Some(ConsulScope::Node) => {
+            Err(RegistryError::NotRegistered { .. }) if self.scope_of(id, marker).await? == Some(ConsulScope::Node) => {
                 self.set_maintenance(ConsulScope::Node, id, None).await?;
                 return match self.scope_of(id, marker).await? {
                     None => Ok(Restored::Done),
@@ -402,12 +402,16 @@ impl Registry for Local {
             }
             Err(error) => return Err(error),
         };
-        let Some(scope) = scope else {
-            return Ok(Restored::NotOurs(super::stands_there(&self.observe(id).await?.traffic)));
+        let lifted = self.lift_former(id, &own.id, marker).await?;
+        let Some(scope) = self.scope_of(&own.id, marker).await? else {
+            return match self.observe(id).await?.traffic {
+                Traffic::Passing | Traffic::Failing if lifted => Ok(Restored::Done),
+                other => Ok(Restored::NotOurs(super::stands_there(&other))),
+            };
         };
         let node = self.node().await?;
-        self.set_maintenance(scope, id, None).await?;
-        match until(|| self.is_restored(&node, id, &name, marker)).await? {
+        self.set_maintenance(scope, &own.id, None).await?;
+        match until(|| self.is_restored(&node, &own.id, &own.name, marker)).await? {
             Some(()) => Ok(Restored::Done),
             None => Err(RegistryError::Unreachable {
                 registry: self.name.clone(),
@@ -417,10 +421,10 @@ impl Registry for Local {
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let (name, _) = self.service(id).await?;
+        let Own { id: own, name, .. } = self.own(id).await?;
         let node = self.node().await?;
         let all = self.entries(&name, false).await?;
-        if !all.iter().any(|entry| entry.is(&node, id)) {
+        if !all.iter().any(|entry| entry.is(&node, &own)) {
             return Err(self.refused(format!(
                 "the answer for `{name}` does not show ourselves (`{id}` on {node}), so it proves nothing: \
                  the token needs service:read and node:read"
@@ -429,7 +433,7 @@ impl Registry for Local {
         let passing = self.entries(&name, true).await?;
         // A drained node takes its other instances along.
         let stays = |entry: &&Entry| match self.scope {
-            ConsulScope::Service => !entry.is(&node, id),
+            ConsulScope::Service => !entry.is(&node, &own),
             ConsulScope::Node => entry.node.name != node,
         };
         let healthy = passing.iter().filter(stays).count();
@@ -476,15 +480,6 @@ impl Registry for Local {
                    healthy instance of its name",
             ],
         }
-    }
-}
-
-impl AgentService {
-    /// A service without an address of its own is somewhere on this host.
-    fn socket(&self) -> Option<SocketAddr> {
-        let anywhere = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        let ip = if self.address.is_empty() { anywhere } else { self.address.parse().ok()? };
-        (self.port > 0).then(|| SocketAddr::new(ip, self.port))
     }
 }
 

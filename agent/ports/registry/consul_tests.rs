@@ -137,6 +137,56 @@ impl World for ConsulWorld {
 }
 
 #[tokio::test]
+async fn a_service_that_comes_back_under_another_id_is_drained_there_and_put_back_with_the_former() {
+    let world = ConsulWorld::new(TestConsul::start().await, None).await;
+    let (consul, registry) = (&world.consul, &world.registry);
+    let bound = "rpc-order at 127.0.0.1:7801";
+    let record = registry.observe(bound).await.unwrap();
+    assert_eq!((record.name.as_str(), &record.traffic), ("rpc-order", &Traffic::Passing));
+    registry.drain(bound, &marker("i")).await.unwrap();
+    assert!(!world.finds(OURS).await);
+    let found = FoundMarker { id: bound.into(), marker: marker("i") };
+    assert_eq!(registry.markers().await.unwrap(), std::slice::from_ref(&found));
+
+    // As one that was killed: what it registered stays, and its checks pass again with the new process.
+    consul.register("rpc-order-8bfc5b1e", "rpc-order", 7801).await;
+    consul.wait_for("the new registration to be drained", async || !world.finds("rpc-order-8bfc5b1e").await).await;
+    assert_eq!(registry.observe(bound).await.unwrap().traffic, Traffic::DrainedBy(marker("i")));
+    assert_eq!(world.later().markers().await.unwrap(), [found.clone(), found]);
+    assert_eq!(registry.others(bound).await.unwrap(), Others { healthy: 2, registered: 4 });
+
+    assert_eq!(registry.restore(bound, &marker("i"), &record.record).await.unwrap(), Restored::Done);
+    assert!(registry.markers().await.unwrap().is_empty(), "neither carries our marker any more");
+    consul
+        .wait_for("both in the catalog", async || world.finds("rpc-order-8bfc5b1e").await && world.finds(OURS).await)
+        .await;
+
+    for id in [OURS, "rpc-order-8bfc5b1e"] {
+        world.deregister(id).await;
+    }
+    assert!(matches!(registry.observe(bound).await, Err(RegistryError::NotRegistered { .. })));
+    assert!(matches!(registry.observe("rpc-cart at 127.0.0.1:7801").await, Err(RegistryError::NotRegistered { .. })));
+}
+
+#[tokio::test]
+async fn what_stands_at_an_address_is_not_absent_for_a_token_that_may_not_see_it() {
+    let world = ConsulWorld::new(TestConsul::start_with_acl().await, Some(MASTER)).await;
+    for registry in world.cut().await {
+        true_or_refused(
+            registry.observe("rpc-order at 127.0.0.1:7801").await.map(|seen| seen.traffic),
+            Traffic::Passing,
+        );
+    }
+}
+
+fn true_or_refused(answer: Result<Traffic, RegistryError>, truth: Traffic) {
+    match answer {
+        Ok(told) => assert_eq!(told, truth),
+        Err(error) => assert!(matches!(error, RegistryError::Refused { .. }), "{error}"),
+    }
+}
+
+#[tokio::test]
 async fn consul_conforms() {
     conforms(&ConsulWorld::new(TestConsul::start().await, None).await).await;
 }

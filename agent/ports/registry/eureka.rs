@@ -1,6 +1,5 @@
-//! Eureka: the status of one instance overridden as OUT_OF_SERVICE. An instance's id is `APP/INSTANCE-ID`. Written after
-//! Eureka's REST operations and sources (`InstanceResource`, `AbstractInstanceRegistry`), and tried on a stub that follows
-//! them, not on a real server.
+//! Eureka: the status of one instance overridden as OUT_OF_SERVICE. An instance's id is `APP/INSTANCE-ID`. Measured with the
+//! servers of spring-cloud-starter-netflix-eureka-server 5.0.0 and 4.3.0:
 //!
 //! - `PUT …/status?value=OUT_OF_SERVICE` overrides what the application says of itself; `DELETE …/status?value=UP` takes
 //!   the override back. Without the value it stays UNKNOWN until the application registers anew.
@@ -9,9 +8,13 @@
 //! - An override carries no reason. Metadata could, but a key of it is never removed again, and to set one registers the
 //!   instance anew. So whose drain it is stands in a [`Ledger`] of this host; an override without a note is somebody
 //!   else's.
-//! - The record of one instance is read from the registry itself; lists come from a cache that may be 30 s old. So others
-//!   are counted by what each one's own record says.
+//! - The record of one instance is read from the registry itself; lists come from a cache that is made anew each 30 s, "no
+//!   such application" among them. Clients read lists. So others are counted by what each one's own record says, where the list
+//!   shows ourselves; and what clients find is what the list says.
+//! - An instance that died stays UP as long as Eureka preserves itself, in a small cluster for ever. It lives while it renews
+//!   its lease.
 //! - A 404 tells nothing by itself: it counts where the same server shows that it is Eureka's.
+//! - Where Spring Security protects it by a password, its protection against CSRF refuses writes with the right one by a 401.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,35 +22,37 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::ACCEPT;
-use reqwest::{Client, Method, StatusCode, Url};
-use secrecy::ExposeSecret;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::ledger::Ledger;
 use super::noted::{Backend, Noted, until_seen};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError};
-use crate::model::Marker;
-use crate::ports::{User, http};
+use crate::model::{Marker, StandsAt};
+use crate::ports::User;
+
+mod rest;
+
+use rest::{NONE, Rest, address, instance_id, is_up, number, overridden};
 
 /// For one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// A registration that undoes a drain is in force for so long at most.
 const HOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// Until the last client has followed a change: the server's cache of lists (`responseCacheUpdateIntervalMs`), a client's own
+/// fetch of them (`registry-fetch-interval-seconds`), and the cache of Spring Cloud LoadBalancer
+/// (`spring.cloud.loadbalancer.cache.ttl`), each by its default.
+const CLIENTS_FOLLOW: Duration = Duration::from_secs(30 + 30 + 35);
+
 const OUT: &str = "OUT_OF_SERVICE";
-/// No override.
-const NONE: &str = "UNKNOWN";
 
 pub type Eureka = Noted<Apps>;
 
 #[derive(Debug)]
 pub struct Apps {
-    registry: String,
-    base: Url,
-    client: Client,
-    user: Option<User>,
+    rest: Rest,
     ledger: Ledger,
 }
 
@@ -60,10 +65,10 @@ pub struct Seen {
 }
 
 impl Eureka {
-    /// `name` is the registry's in the host's file; `url` ends where `/apps` begins; `ledger` is a file that this agent
-    /// alone writes.
-    pub fn new(name: &str, url: &str, user: Option<User>, ledger: PathBuf) -> Result<Self, RegistryError> {
-        Self::within(CALL_DEADLINE, HOLD_EVERY, name, url, user, ledger)
+    /// `name` is the registry's in the host's file; each of `urls` is a server of one cluster, and ends where `/apps`
+    /// begins; `ledger` is a file that this agent alone writes.
+    pub fn new(name: &str, urls: &[String], user: Option<User>, ledger: PathBuf) -> Result<Self, RegistryError> {
+        Self::within(CALL_DEADLINE, HOLD_EVERY, name, urls, user, ledger)
     }
 
     /// With another deadline for each call, and other times between two looks at a drain.
@@ -71,128 +76,64 @@ impl Eureka {
         deadline: Duration,
         hold_every: Duration,
         name: &str,
-        url: &str,
+        urls: &[String],
         user: Option<User>,
         ledger: PathBuf,
     ) -> Result<Self, RegistryError> {
-        let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
-        let base = http::address(url).map_err(refused)?;
-        let client = http::client(&base, deadline).map_err(refused)?;
-        let apps = Apps { registry: name.into(), base, client, user, ledger: Ledger::new(ledger) };
+        let apps = Apps { rest: Rest::new(name, urls, user, deadline)?, ledger: Ledger::new(ledger) };
         Ok(Self::over(apps, hold_every))
     }
 }
 
-impl Apps {
-    /// The body; `None` for a 404.
-    async fn call(&self, method: Method, path: &[&str], value: Option<&str>) -> Result<Option<Vec<u8>>, RegistryError> {
-        let asked = format!("{method} apps/{}", path.join("/"));
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("apps").extend(path);
-        if let Some(value) = value {
-            url.query_pairs_mut().append_pair("value", value);
-        }
-        let mut request = self.client.request(method, url).header(ACCEPT, "application/json");
-        if let Some(user) = &self.user {
-            request = request.basic_auth(&user.name, Some(user.password.now().expose_secret()));
-        }
-        let unreachable = |why: String| RegistryError::Unreachable {
-            registry: self.registry.clone(),
-            detail: format!("{asked}: {why}"),
-        };
-        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
-        let status = response.status();
-        let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?;
-        match status {
-            status if status.is_success() => Ok(Some(body)),
-            StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(self.refused(format!("{asked}: {status}: the user may not, or no user is named")))
-            }
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(unreachable(status.to_string()))
-            }
-            status => Err(self.refused(format!("{asked}: {status}"))),
-        }
-    }
-
-    /// What stands under `key` in the answer; `None` for a 404.
-    async fn get(&self, path: &[&str], key: &str) -> Result<Option<Value>, RegistryError> {
-        let Some(body) = self.call(Method::GET, path, None).await? else { return Ok(None) };
-        let not_eurekas = || {
-            let asked = path.join("/");
-            self.refused(format!("GET apps/{asked}: the answer is not Eureka's: it has no `{key}`"))
-        };
-        let mut answer: Value = serde_json::from_slice(&body).map_err(|_| not_eurekas())?;
-        answer.get_mut(key).map(Value::take).ok_or_else(not_eurekas).map(Some)
-    }
-
-    async fn record(&self, app: &str, instance: &str) -> Result<Option<Value>, RegistryError> {
-        self.get(&[app, instance], "instance").await
-    }
-
-    async fn apps(&self) -> Result<Vec<Value>, RegistryError> {
-        let apps = self.get(&[], "applications").await?.ok_or_else(|| {
-            self.refused("GET apps: 404; is the url Eureka's, with its path (http://HOST:8761/eureka)?".into())
-        })?;
-        Ok(listed(&apps["application"]))
-    }
-
-    /// Every instance of every application, as the lists have it.
-    async fn all(&self) -> Result<Vec<Listed>, RegistryError> {
-        let mut all = Vec::new();
-        for app in self.apps().await? {
-            let read = |record: &Value| {
-                let port = &record["port"]["$"];
-                let port = port.as_u64().or_else(|| port.as_str()?.parse().ok())?;
-                let address = SocketAddr::new(record["ipAddr"].as_str()?.parse().ok()?, u16::try_from(port).ok()?);
-                let app = app["name"].as_str()?.to_ascii_lowercase();
-                let id = instance_id(record).map(|instance| format!("{app}/{instance}"));
-                Some(Listed { app, id, address })
-            };
-            all.extend(listed(&app["instance"]).iter().filter_map(read));
-        }
-        Ok(all)
-    }
-
-    /// Overrides the status with `value`, or takes the override back and suggests it.
-    async fn set(&self, id: &str, method: Method, value: &str) -> Result<(), RegistryError> {
-        let (app, instance) = super::service_and_instance(&self.registry, id)?;
-        match self.call(method, &[app, instance, "status"], Some(value)).await? {
-            Some(_) => Ok(()),
-            None => Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() }),
-        }
-    }
-}
-
-/// One that is listed.
-struct Listed {
+/// The instance that an id names.
+struct Ours {
     app: String,
-    id: Option<String>,
-    address: SocketAddr,
+    instance: String,
+    /// Where it was looked up by.
+    at: Option<SocketAddr>,
 }
 
-/// Older versions write it otherwise.
-fn overridden(record: &Value) -> &str {
-    record.get("overriddenStatus").or(record.get("overriddenstatus")).and_then(Value::as_str).unwrap_or(NONE)
-}
-
-/// Of one alone, some versions make no list.
-fn listed(value: &Value) -> Vec<Value> {
-    match value {
-        Value::Array(items) => items.clone(),
-        Value::Null => vec![],
-        one => vec![one.clone()],
+impl Ours {
+    fn is(&self, listed: &Value) -> bool {
+        match self.at {
+            Some(at) => address(listed) == Some(at),
+            None => instance_id(listed) == Some(self.instance.as_str()),
+        }
     }
 }
 
-/// Before instances had ids of their own, the host's name was it.
-fn instance_id(record: &Value) -> Option<&str> {
-    record.get("instanceId").or(record.get("hostName"))?.as_str()
-}
+impl Apps {
+    /// Of those that stand where the binding says, the last that registered: one port has one process at a time, and a dead
+    /// one's record may stay.
+    async fn ours(&self, id: &str) -> Result<Ours, RegistryError> {
+        let Some(StandsAt { service, address: at }) = StandsAt::parse(id) else {
+            let (app, instance) = super::service_and_instance(self.registry(), id)?;
+            return Ok(Ours { app: app.into(), instance: instance.into(), at: None });
+        };
+        let list = self.rest.list(&service).await?;
+        let there = list.iter().filter(|listed| address(listed) == Some(at));
+        let last = there.max_by_key(|listed| number(&listed["leaseInfo"]["registrationTimestamp"]));
+        match last.and_then(instance_id) {
+            Some(instance) => Ok(Ours { app: service, instance: instance.into(), at: Some(at) }),
+            None => Err(self.not_registered(id).await),
+        }
+    }
 
-fn is_up(record: &Value) -> bool {
-    record["status"] == "UP"
+    /// A 404 is believed from a server that answers as Eureka does.
+    async fn not_registered(&self, id: &str) -> RegistryError {
+        match self.rest.apps().await {
+            Ok(_) => RegistryError::NotRegistered { registry: self.registry().into(), id: id.into() },
+            Err(error) => error,
+        }
+    }
+
+    async fn set(&self, id: &str, method: Method, value: &str) -> Result<(), RegistryError> {
+        let Ours { app, instance, .. } = self.ours(id).await?;
+        match self.rest.set(&app, &instance, method, value).await? {
+            true => Ok(()),
+            false => Err(RegistryError::NotRegistered { registry: self.registry().into(), id: id.into() }),
+        }
+    }
 }
 
 #[async_trait]
@@ -200,7 +141,7 @@ impl Backend for Apps {
     type Seen = Seen;
 
     fn registry(&self) -> &str {
-        &self.registry
+        &self.rest.registry
     }
 
     fn ledger(&self) -> &Ledger {
@@ -208,10 +149,9 @@ impl Backend for Apps {
     }
 
     async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
-        let (app, instance) = super::service_and_instance(&self.registry, id)?;
-        let Some(record) = self.record(app, instance).await? else {
-            self.apps().await?;
-            return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
+        let Ours { app, instance, .. } = self.ours(id).await?;
+        let Some((record, _)) = self.rest.record(&app, &instance).await? else {
+            return Err(self.not_registered(id).await);
         };
         let status = record["status"].as_str().unwrap_or(NONE).to_owned();
         let overridden = overridden(&record).to_owned();
@@ -224,7 +164,7 @@ impl Backend for Apps {
         };
         let traffic = whose(shown, None, self.note(id)?.as_ref());
         let record = json!({ "status": status, "overridden": overridden });
-        Ok(Seen { registration: Registration { name: app.into(), traffic, record }, status, overridden })
+        Ok(Seen { registration: Registration { name: app, traffic, record }, status, overridden })
     }
 
     fn registration(seen: &Seen) -> &Registration {
@@ -235,8 +175,10 @@ impl Backend for Apps {
         if !matches!(self.look(id).await?.overridden.as_str(), NONE | "UP") {
             return Ok(false);
         }
+        // Asked for once, it is made anew together with what clients fetch, and not earlier.
+        self.rest.list(&self.ours(id).await?.app).await?;
         self.set(id, Method::PUT, OUT).await?;
-        until_seen(&self.registry, id, || async {
+        until_seen(self.registry(), id, || async {
             let now = self.look(id).await?.overridden;
             Ok((now != OUT).then(|| format!("its status is overridden as {now}")))
         })
@@ -255,7 +197,7 @@ impl Backend for Apps {
             Some("UP") => self.set(id, Method::PUT, "UP").await?,
             _ => self.set(id, Method::DELETE, status).await?,
         }
-        until_seen(&self.registry, id, || async {
+        until_seen(self.registry(), id, || async {
             let now = self.look(id).await?.overridden;
             Ok((now == OUT).then(|| format!("its status is overridden as {now}")))
         })
@@ -263,36 +205,66 @@ impl Backend for Apps {
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        let (app, own) = super::service_and_instance(&self.registry, id)?;
+        let ours = self.ours(id).await?;
         self.look(id).await?;
-        let list = self.get(&[app], "application").await?.unwrap_or_default();
-        let mut others = Others { healthy: 0, registered: 1 };
-        for other in listed(&list["instance"]).iter().filter(|other| instance_id(other) != Some(own)) {
-            others.registered += 1;
-            if let Some(instance) = instance_id(other).filter(|_| is_up(other))
-                && self.record(app, instance).await?.is_some_and(|record| is_up(&record))
+        let list = self.rest.list(&ours.app).await?;
+        let others: Vec<&Value> = list.iter().filter(|listed| !ours.is(listed)).collect();
+        if others.len() == list.len() {
+            return Err(self.rest.older(id));
+        }
+        let mut counted = Others { healthy: 0, registered: 1 + others.len() as u32 };
+        let up: Vec<&str> = others.into_iter().filter(|other| is_up(other)).filter_map(instance_id).collect();
+        for instance in up {
+            if let Some((record, at)) = self.rest.record(&ours.app, instance).await?
+                && is_up(&record)
+                && self.rest.lives(instance, &record, at)?
             {
-                others.healthy += 1;
+                counted.healthy += 1;
             }
         }
-        Ok(others)
+        Ok(counted)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        let ours = match self.ours(id).await {
+            Ok(ours) => ours,
+            Err(RegistryError::NotRegistered { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let list = self.rest.list(&ours.app).await?;
+        let up: Vec<bool> = list.iter().filter(|listed| ours.is(listed)).map(is_up).collect();
+        if !up.is_empty() {
+            return Ok(up.contains(&true));
+        }
+        match self.look(id).await {
+            Ok(_) => Err(self.rest.older(id)),
+            Err(RegistryError::NotRegistered { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn clients_follow(&self) -> Duration {
+        CLIENTS_FOLLOW
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        Ok(self.all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
+        Ok(self.rest.all().await?.into_iter().map(|listed| (listed.address, listed.app)).collect())
     }
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
-        let all = self.all().await?.into_iter();
+        let all = self.rest.all().await?.into_iter();
         Ok(all.filter_map(|listed| Some((listed.id?, listed.address))).collect())
     }
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "not tried on a real Eureka: it follows its REST operations as documented",
-            "clients learn of a drain by polling, through caches of up to 30 s each: give the step drain a `settle` of 90s",
+            "clients follow a drain, and a restore, within 95s: Eureka's cache of lists, their own fetch, and Spring Cloud \
+             LoadBalancer's cache; where these were set otherwise, say `clients_follow` of the service's registration",
             "a service that deregisters as it stops takes the drain along: once it is back it is in traffic until the \
-             agent takes it out again, and for good while no agent runs",
+             agent takes it out again, within a second, and for good while no agent runs; with the service's own \
+             `eureka.client.should-unregister-on-shutdown=false` it stays drained over its restart",
+            "a single server that restarts forgets drains: each is made again within a second after the service has \
+             registered anew, while an agent runs",
             "an override has no reason: one that a person sets while a drain of ours stands is taken back with it",
         ]
     }

@@ -42,6 +42,8 @@ mod dubbo_tests;
 #[cfg(test)]
 mod etcd_tests;
 #[cfg(test)]
+mod eureka_server_tests;
+#[cfg(test)]
 mod eureka_tests;
 #[cfg(test)]
 mod haproxy_tests;

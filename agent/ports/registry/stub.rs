@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::clock::{Clock, SystemClock};
+
 #[derive(Clone)]
 pub(super) struct Request {
     pub method: String,
@@ -113,6 +115,8 @@ async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(&Request) -> (u16, 
         }
     };
     let (status, body) = answer(&request);
-    let head = format!("HTTP/1.1 {status} .\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&SystemClock.now()).unwrap();
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status} .\r\ndate: {date}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
 }

@@ -50,10 +50,10 @@ impl Consul {
 impl Local {
     /// Which registration it is that the catalog has now.
     async fn registration(&self, id: &str) -> Result<Option<u64>, RegistryError> {
-        let (name, _) = self.service(id).await?;
+        let own = self.own(id).await?;
         let node = self.node().await?;
-        let entries = self.entries(&name, false).await?;
-        Ok(entries.iter().find(|entry| entry.is(&node, id)).map(|entry| entry.service.created))
+        let entries = self.entries(&own.name, false).await?;
+        Ok(entries.iter().find(|entry| entry.is(&node, &own.id)).map(|entry| entry.service.created))
     }
 
     /// The registration that the drain stands on. Where it cannot be read now, the next look tries again.
