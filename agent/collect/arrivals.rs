@@ -3,15 +3,20 @@
 //! short (measured on Linux 6.18: 20,000 of 20,000), at a cost that could not be measured.
 //!
 //! Needs CAP_PERFMON (Linux 5.8) or CAP_SYS_ADMIN, and the event's number, which stands in tracefs: where that is mounted,
-//! or else in a mount of our own that nobody else sees. It counts a port in all network namespaces at once.
+//! or else in a mount of our own that nobody else sees. It counts a port in all network namespaces at once; so only an agent
+//! that sees all of the host, from its own pid namespace, can know that nobody else listens on it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::clock::Clock;
+
+/// The host's own pid namespace; others have higher numbers. include/linux/proc_ns.h, `PROC_PID_INIT_INO`.
+const HOSTS_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Below the root of tracefs.
 const EVENT: &str = "events/sock/inet_sock_set_state/id";
@@ -41,6 +46,11 @@ impl Arrivals {
         if ports.is_empty() {
             return Err("it listens on no port".into());
         }
+        if !sees_the_host() {
+            return Err(
+                "the agent does not run in the host's own pid namespace, where it would see who else listens".into()
+            );
+        }
         let event = event().map_err(|error| format!("tracefs, which has the event's number: {error}"))?;
         let filter = std::ffi::CString::new(filter(&ports)).expect("digits and words");
         let cpus = cpus().map_err(|error| format!("/sys/devices/system/cpu/online: {error}"))?;
@@ -69,6 +79,10 @@ impl Arrivals {
         }
         Ok((all, clock.monotonic().saturating_sub(self.since)))
     }
+}
+
+fn sees_the_host() -> bool {
+    std::fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() == HOSTS_PID_NAMESPACE)
 }
 
 /// What a listener took: from SYN_RECV to ESTABLISHED. `sport` is the local port.

@@ -127,6 +127,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                     Some(event) => {
                         if saga.drain_step() == Some(step) && matches!(event, Event::Undone { .. }) {
                             tokio::select! {
+                                biased;
                                 () = steps::clients::found_again(saga.plan(), world) => {}
                                 // Whoever asks the agent to end waits for what is written alone.
                                 () = asked_to_stop(&mut stop) => {}

@@ -101,11 +101,15 @@ impl Before {
     /// The connections that came from when the condition first held until now; and what goes over those that stand.
     pub async fn measured(plan: &Plan, world: &World) -> Self {
         let counted = world.measure.arrivals(plan).await;
-        if let Ok(talks) = world.measure.talks(plan).await
-            && talks.is_empty()
-            && counted.as_ref().is_ok_and(|counted| counted.count == 0 && counted.over >= BEFORE)
-        {
-            return Self { sample: Ok(Sample { exact: counted.ok(), ..Sample::default() }) };
+        if world.measure.talks(plan).await.is_ok_and(|talks| talks.is_empty()) {
+            match counted {
+                // Looks see nothing of those that come and go between them.
+                Err(why) => return Self { sample: Err(why) },
+                Ok(none @ Arrivals { count: 0, over }) if over >= BEFORE => {
+                    return Self { sample: Ok(Sample { exact: Some(none), ..Sample::default() }) };
+                }
+                Ok(_) => {}
+            }
         }
         let mut sample = sample(plan, world, BEFORE).await;
         if let (Ok(sample), Ok(since_it_held)) = (&mut sample, world.measure.arrivals(plan).await) {
