@@ -1,9 +1,10 @@
 //! The last word on a drain, with real connections: clients that follow the registry, clients that do not, and a service so
 //! quiet that nothing can be told.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,35 +18,45 @@ use crate::execute::steps::{self, Done, Failure};
 use crate::model::plan::Binding;
 use crate::model::{Plan, PlannedStep, Reason, ServiceName, Trigger};
 
-/// A service in this very process, which answers each connection by closing it, and a client of its.
+/// Answers each connection by closing it; says where it listens.
+const SERVICE: &str = "
+import socket
+server = socket.create_server(('127.0.0.1', 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    server.accept()[0].close()
+";
+
+/// A service, and a client of its.
 struct Set {
     wiring: Wiring,
     store: Arc<Store>,
-    address: SocketAddr,
     ends: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-    main: Child,
+    client: Option<JoinHandle<()>>,
+    service: Child,
     _dir: tempfile::TempDir,
 }
 
 impl Drop for Set {
     fn drop(&mut self) {
-        self.main.kill().unwrap();
-        self.main.wait().unwrap();
         self.ends.store(true, Ordering::Relaxed);
-        // The service waits for one more.
-        drop(TcpStream::connect(self.address));
-        for thread in self.threads.drain(..) {
-            thread.join().unwrap();
-        }
+        self.client.take().unwrap().join().unwrap();
+        self.service.kill().unwrap();
+        self.service.wait().unwrap();
     }
 }
 
 /// `each`: from one connection of the client to the next. `follows`: it looks into the registry before each.
 fn set(each: Duration, follows: bool) -> Set {
     let dir = tempfile::tempdir().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let mut service = Command::new("/usr/bin/python3")
+        .args(["-c", SERVICE])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 is there");
+    let mut port = String::new();
+    BufReader::new(service.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap()));
     let registry = dir.path().join("registry.json");
     let instance = |id: &str, at: &str| {
         format!(r#"{{"id": "{id}", "name": "gate", "address": "{at}", "healthy": true, "drained": null}}"#)
@@ -53,9 +64,7 @@ fn set(each: Duration, follows: bool) -> Set {
     let instances = [instance("gate-1", &address.to_string()), instance("gate-2", "10.0.0.2:1")].join(", ");
     std::fs::write(&registry, format!(r#"{{"instances": [{instances}]}}"#)).unwrap();
     let pid_file = dir.path().join("pid");
-    // What a restart would end.
-    let main = Command::new("/usr/bin/sleep").arg("600").spawn().unwrap();
-    std::fs::write(&pid_file, main.id().to_string()).unwrap();
+    std::fs::write(&pid_file, service.id().to_string()).unwrap();
     let agent = format!(
         "registries: {{ file: {{ path: {} }} }}\nservices:\n  - service: process:gate\n    match: {{ ports: [{}] }}\n    \
          register: [{{ registry: file, id: gate-1 }}]\n    health: {{ exec: [/usr/bin/true] }}\n    restart: {{ process: \
@@ -65,12 +74,7 @@ fn set(each: Duration, follows: bool) -> Set {
         pid_file.display()
     );
     let ends = Arc::new(AtomicBool::new(false));
-    let (service_ends, client_ends) = (Arc::clone(&ends), Arc::clone(&ends));
-    let service = std::thread::spawn(move || {
-        while !service_ends.load(Ordering::Relaxed) {
-            drop(listener.accept());
-        }
-    });
+    let client_ends = Arc::clone(&ends);
     let client = std::thread::spawn(move || {
         while !client_ends.load(Ordering::Relaxed) {
             if !follows || is_in_traffic(&registry) {
@@ -80,7 +84,7 @@ fn set(each: Duration, follows: bool) -> Set {
         }
     });
     let store = Arc::new(Store::open(Path::new(":memory:")).unwrap());
-    Set { wiring: wire(dir.path(), &agent), store, address, ends, threads: vec![service, client], main, _dir: dir }
+    Set { wiring: wire(dir.path(), &agent), store, ends, client: Some(client), service, _dir: dir }
 }
 
 fn is_in_traffic(registry: &PathBuf) -> bool {

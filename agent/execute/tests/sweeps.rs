@@ -64,11 +64,13 @@ fn each_fault_ends_as_it_should() {
             (Completed, Reason::Recovered)
         }
         RegistersLate | RegistersLateInTraffic => (Completed, Reason::Recovered),
+        PutBackWhileDrained | ClientsSlow => (Completed, Reason::Recovered),
         NotHelped | CannotBeMeasuredAtTheEnd => (Completed, Reason::NotHelped),
         EvidenceNotKept => (Unwound, Reason::EvidenceNotKept),
         RefusedAtFirst | RefusedAtSecond => (Unwound, Reason::GuardRefused),
         DrainRefused | DrainAnswerLost => (Unwound, Reason::DrainFailed),
         IsolatedBefore => (Unwound, Reason::OutOfTraffic),
+        ClientsStay => (Unwound, Reason::DrainIneffective),
         NeverEmpty => (Unwound, Reason::DrainTimedOut),
         RestartRefused | RestartUnheard | RegistryAwayAtUndo => (Unwound, Reason::RestartFailed),
         StartLimit => (Unwound, Reason::StartLimitHit),
@@ -78,7 +80,7 @@ fn each_fault_ends_as_it_should() {
         IllWhileDrained => (Stuck, Reason::UnhealthierThanDrained),
         // It is not ours to put back any more; but it was restarted, and is watched to its end.
         IsolatedWhileDrained => (Stuck, Reason::RecordChanged),
-        DeregisteredWhileDrained => (Stuck, Reason::RecordChanged),
+        DeregisteredWhileDrained | NeverRegistersAgain => (Stuck, Reason::RecordChanged),
         IllInTraffic | IllInTrafficAndHeld => (Stuck, Reason::UnhealthyAfterRestore),
         gentle => unreachable!("{gentle:?} happens in the gentler steps"),
     };
