@@ -297,6 +297,18 @@ pub fn held_by(lab: &Lab, service: &str, policy: &str) -> Vec<Value> {
     policy["held_by"].as_array().expect("a list of refusals").clone()
 }
 
+/// What has ended is an hour older from now on, in the account of the agent with this state directory: no cooldown of it
+/// lasts.
+pub fn an_hour_passes(state: &Path) {
+    const HOUR_MS: i64 = 3_600_000;
+    let store = rusqlite::Connection::open(state.join("unwait.db")).expect("the agent made it");
+    store.busy_timeout(Duration::from_secs(5)).expect("a timeout");
+    let sql = "UPDATE incident SET began = began - ?1, ended = ended - ?1, began_line = began_line - ?1,
+                                   ended_line = ended_line - ?1
+               WHERE ended IS NOT NULL";
+    store.execute(sql, [HOUR_MS]).expect("the agent lets others write");
+}
+
 /// A file in the agent's state directory, as the test finds it.
 pub fn kept(lab: &Lab, path: &str) -> std::path::PathBuf {
     lab.inside(Path::new(path))

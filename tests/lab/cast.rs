@@ -43,6 +43,10 @@ impl Peer {
         std::thread::spawn(move || listener.incoming().for_each(drop));
         Self(address)
     }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0
+    }
 }
 
 /// One host. Its service leaks; no agent runs yet.
@@ -266,7 +270,7 @@ fn write_configuration(dir: &Path, port: u16, argv: &[String], runbook: &str, da
 }
 
 /// As the agent wants its configuration: nobody else may write it, whatever the umask.
-fn write(path: &Path, text: &str) {
+pub(super) fn write(path: &Path, text: &str) {
     let folder = path.parent().expect("below etc");
     fs::create_dir_all(folder).expect("the lab's directory is writable");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("the directory is ours");

@@ -1,5 +1,5 @@
-//! From the test's side: starting the keeper that holds a lab (`keeper.sh`), hearing that systemd has booted,
-//! and letting the keeper take the lab away.
+//! From the test's side: starting the keeper that holds a lab (`keeper.sh`), hearing that it has booted, and letting the
+//! keeper take the lab away.
 
 use std::fs;
 use std::io::Read;
@@ -15,10 +15,12 @@ use super::installed::installed;
 pub(super) const BOOT_WITHIN: Duration = Duration::from_secs(20);
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
-pub(super) fn start_keeper(dir: &Path, cgroup: &Path) -> Child {
+/// `kind` is what boots: `boot` or `bare`.
+pub(super) fn start_keeper(kind: &str, dir: &Path, cgroup: &Path) -> Child {
     let mut keeper = Command::new("bash");
     keeper
         .arg(Path::new(SOURCE).join("tests/lab/keeper.sh"))
+        .arg(kind)
         .args([dir, cgroup])
         .args(visible_directories())
         .stdin(Stdio::piped())

@@ -1,14 +1,18 @@
 #!/bin/bash
-# Holds one lab: makes its cgroup, boots systemd in namespaces of its own, and takes all of it away again.
+# Holds one lab: makes its cgroup, has it booted in namespaces of its own, and takes all of it away again.
 #
 # The keeper ends the lab when its standard input closes. The other end of that pipe is held by the
 # test alone, so a test that returns, panics or is killed is cleaned up by the same few lines.
 #
-# Usage: keeper.sh DIR CGROUP VISIBLE...   (see boot.sh)
+# Usage: keeper.sh (boot | bare) DIR CGROUP VISIBLE...   (see boot.sh and bare.sh)
 set -euo pipefail
 
-dir=$1 cgroup=$2
+kind=$1 dir=$2 cgroup=$3
 here=$(dirname "$0")
+case $kind in
+    boot) namespaces=(--pid --uts --ipc --cgroup) ;;
+    bare) namespaces=() ;;
+esac
 unshare_pid=
 
 take_away() {
@@ -20,6 +24,8 @@ take_away() {
     fi
     [[ -z $unshare_pid ]] || wait "$unshare_pid" 2>>"$dir/keeper.log" || true
     while grep -qx 'populated 1' "$cgroup/cgroup.events"; do
+        # Without a pid namespace others live on.
+        echo 1 >"$cgroup/cgroup.kill"
         sleep 0.01
     done
     find "$cgroup" -depth -type d -exec rmdir {} \;
@@ -34,8 +40,8 @@ mkdir "$cgroup" "$cgroup/commands"
 (
     echo "$BASHPID" >"$cgroup/cgroup.procs"
     exec setpriv --pdeathsig KILL \
-        unshare --kill-child=KILL --fork --pid --mount --uts --ipc --net --cgroup --propagation private \
-        bash "$here/boot.sh" "$@"
+        unshare --kill-child=KILL --fork --mount --net "${namespaces[@]}" --propagation private \
+        bash "$here/$kind.sh" "${@:2}"
 ) </dev/null >"$dir/console.log" 2>&1 &
 unshare_pid=$!
 

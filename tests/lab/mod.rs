@@ -1,8 +1,8 @@
 //! The lab: a machine for one test, with real components in it.
 //!
 //! A [`Lab`] is a systemd of its own in namespaces of its own; Consul, Redis and the story's service run
-//! in it as units. The stories use it to play what happens on a production host. Only [`agent`], [`cast`], [`quick`] and
-//! [`stage`] know the agent, and nothing here retries or skips: what does not come in time is a panic that says what was
+//! in it as units. The stories use it to play what happens on a production host. Only [`agent`], [`cast`], [`gate`], [`quick`]
+//! and [`stage`] know the agent, and nothing here retries or skips: what does not come in time is a panic that says what was
 //! awaited and what was seen last.
 
 pub mod agent;
@@ -12,6 +12,7 @@ pub mod consul;
 pub mod deadline;
 pub mod disk;
 pub mod docker;
+pub mod gate;
 pub mod http;
 pub mod installed;
 mod keeper;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::deadline::wait_until_seen;
 use super::http::Request;
 use super::spawned::ended_by;
-use super::{Behaviour, Consul, Lab, Redis, RpcOrder, Spawned, Webhook, service};
+use super::{Behaviour, Consul, Lab, Redis, RpcOrder, Spawned, Webhook, agent, service};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_unwait");
 /// The instance of this host; two peers stand beside it.
@@ -194,15 +194,9 @@ impl<'lab> Quick<'lab> {
         self.webhook.requests().iter().map(Request::json).collect()
     }
 
-    /// What has ended is an hour older from now on, in the agent's own account: no cooldown of it lasts.
+    /// See [`agent::an_hour_passes`].
     pub fn an_hour_passes(&self) {
-        const HOUR_MS: i64 = 3_600_000;
-        let store = rusqlite::Connection::open(self.state.join("unwait.db")).expect("the agent made it");
-        store.busy_timeout(Duration::from_secs(5)).expect("a timeout");
-        let sql = "UPDATE incident SET began = began - ?1, ended = ended - ?1, began_line = began_line - ?1,
-                                       ended_line = ended_line - ?1
-                   WHERE ended IS NOT NULL";
-        store.execute(sql, [HOUR_MS]).expect("the agent lets others write");
+        agent::an_hour_passes(&self.state);
     }
 
     // What is so.

@@ -3,6 +3,8 @@
 //! `boot.sh` says what the inside looks like, `keeper.sh` how it ends. The keeper is a process of its own
 //! that waits for the end of a pipe which only the test holds; so a lab is taken away by the same code
 //! whether its test returns, panics or is killed.
+//!
+//! A bare lab has no systemd and no pid namespace: see `bare.sh`.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -16,11 +18,35 @@ use super::net::Network;
 
 /// A running systemd with an empty machine around it. Dropping it ends and removes all of it.
 pub struct Lab {
+    kind: Kind,
     keeper: Child,
     dir: PathBuf,
     cgroup: PathBuf,
     init: i32,
     network: Network,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Systemd,
+    Bare,
+}
+
+impl Kind {
+    fn script(self) -> &'static str {
+        match self {
+            Self::Systemd => "boot",
+            Self::Bare => "bare",
+        }
+    }
+
+    /// Those that a command enters. It forks by `--pid`, which is the machine's own in a bare lab.
+    fn namespaces(self) -> &'static [&'static str] {
+        match self {
+            Self::Systemd => &["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"],
+            Self::Bare => &["--mount", "--pid", "--net"],
+        }
+    }
 }
 
 impl Lab {
@@ -29,21 +55,34 @@ impl Lab {
     /// # Panics
     /// When not root, and when the boot is not over in time (with systemd's own words).
     pub fn start() -> Self {
+        Self::of(Kind::Systemd)
+    }
+
+    /// One whose processes are the machine's own, without systemd: the kernel counts connections only for an agent that
+    /// sees all of the host. What listens in it listens on ports that no other test uses.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn bare() -> Self {
+        Self::of(Kind::Bare)
+    }
+
+    fn of(kind: Kind) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "a lab needs root: it makes namespaces and cgroups");
         let dir = tempfile::Builder::new().prefix("unwait-lab-").tempdir().expect("a scratch directory").keep();
         let cgroup = cgroup2_mount().join(dir.file_name().expect("a scratch directory has a name"));
         let booted = UnixDatagram::bind(dir.join("booted")).expect("a socket in the scratch directory");
-        let mut keeper = start_keeper(&dir, &cgroup);
+        let mut keeper = start_keeper(kind.script(), &dir, &cgroup);
 
         if let Err(seen) = wait_for_ready(&booted) {
             let console = fs::read_to_string(dir.join("console.log")).unwrap_or_default();
             let errors = end_keeper(&mut keeper).err().unwrap_or_default();
-            panic!("systemd did not boot within {BOOT_WITHIN:?} ({seen}); its console:\n{console}{errors}");
+            panic!("the lab did not boot within {BOOT_WITHIN:?} ({seen}); its console:\n{console}{errors}");
         }
         let init = fs::read_to_string(dir.join("init.pid")).expect("the boot script wrote its pid");
         let init = init.trim().parse().expect("the boot script wrote a number");
         let network = Network::of(init).expect("the lab's network namespace");
-        Self { keeper, dir, cgroup, init, network }
+        Self { kind, keeper, dir, cgroup, init, network }
     }
 
     /// A scratch directory of this lab, at the same path inside and outside; removed at the end.
@@ -73,7 +112,8 @@ impl Lab {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string()])
-            .args(["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--"])
+            .args(self.kind.namespaces())
+            .arg("--")
             .args(["setpriv", "--pdeathsig", "KILL", "--"])
             .args(argv)
             .env_clear()
@@ -149,7 +189,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && self.kind == Kind::Systemd {
             let journal = self.command(&["journalctl", "--no-pager", "--quiet", "--lines", "60"]).output();
             let journal = journal.map(|output| output.stdout).unwrap_or_default();
             eprintln!("the lab's journal:\n{}", String::from_utf8_lossy(&journal));

@@ -30,3 +30,4 @@ mod restarters;
 mod scan;
 mod signals;
 mod stopped;
+mod traffic;
