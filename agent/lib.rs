@@ -17,3 +17,4 @@ pub mod model;
 pub mod ports;
 pub mod serve;
 pub mod store;
+pub mod trust;

@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 16] = [
+const MAY_KNOW: [(&str, &[&str]); 17] = [
     ("model", &[]),
+    ("trust", &[]),
     ("clock", &[]),
     ("command", &[]),
     ("crash", &[]),
     ("collect", &["model", "clock"]),
     ("attribute", &["model", "clock"]),
     ("measure", &["model"]),
-    ("config", &["model"]),
+    ("config", &["model", "trust"]),
     ("store", &["model", "clock", "crash"]),
-    ("ports", &["model", "clock", "command", "crash"]),
+    ("ports", &["model", "clock", "command", "crash", "trust"]),
     ("evidence", &["model", "clock", "command"]),
     ("serve", &["model"]),
     ("decide", &["model", "clock", "store", "ports", "crash"]),
@@ -30,8 +31,9 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("app", &EVERYTHING),
 ];
 
-const EVERYTHING: [&str; 15] = [
+const EVERYTHING: [&str; 16] = [
     "model",
+    "trust",
     "clock",
     "command",
     "crash",

@@ -16,7 +16,6 @@ mod place;
 mod protected;
 mod random_ids;
 mod source;
-mod trust;
 mod words;
 
 use std::collections::BTreeMap;

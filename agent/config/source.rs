@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostic;
-use super::trust::{self, Ownership};
+use crate::trust::{self, Ownership};
 
 /// Nobody writes more than this by hand: 1 MiB is some 20,000 lines.
 const LONGEST: u64 = 1 << 20;

@@ -14,6 +14,7 @@ pub mod sample;
 pub mod service;
 pub mod signal;
 pub mod socket;
+pub mod tls;
 pub mod window;
 
 pub use census::{Census, Owner, ServiceCensus};
@@ -32,4 +33,5 @@ pub use sample::{Sample, Spread};
 pub use service::{Incarnation, ServiceName, Worker};
 pub use signal::{Reading, Readings, Signal};
 pub use socket::{Brief, Connection, Detail, Direction, Group, Listener, NetNs, Snapshot, Socket, TableRow};
+pub use tls::Tls;
 pub use window::Window;

@@ -33,7 +33,10 @@ mod testing_proxies;
 #[cfg(test)]
 pub mod testing_redis;
 #[cfg(test)]
+pub mod testing_tls;
+#[cfg(test)]
 mod testing_zookeeper;
+pub mod tls;
 pub mod unmade;
 #[cfg(test)]
 mod wire_tests;
