@@ -281,6 +281,9 @@ impl Agent {
                 counted.extend(self.detector.held_or_breached(&policy.name).cloned());
             }
         }
+        if counted.is_empty() {
+            return wiring.arrivals.end();
+        }
         let mut sensor = wiring.sensor.free().await;
         wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
     }

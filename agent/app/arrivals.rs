@@ -27,6 +27,11 @@ impl Counted {
         }
     }
 
+    /// Nothing is to be counted now.
+    pub fn end(&self) {
+        self.counters().clear();
+    }
+
     /// What has come since its counter began, which is now where nobody began it before. A service that listens elsewhere by
     /// now is counted anew.
     pub fn read(&self, service: &ServiceName, sensor: &mut Sensor, clock: &dyn Clock) -> Result<Arrivals, String> {

@@ -118,9 +118,10 @@ impl Set {
         assert_eq!(plan.target.bindings, [Binding::new("file", "gate-1")]);
         let world = self.wiring.world(&self.store, Duration::ZERO);
         let mut saga = Saga::new(plan);
+        let before = steps::measured_before(&saga, 0, &world).await;
         let preimage = steps::preimage(&saga, 0, &world).await?;
         saga.apply(Event::Intended { step: 0, preimage }).unwrap();
-        steps::apply(&saga, 0, &world).await
+        steps::apply(&saga, 0, before, &world).await
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Found {
     pub ambiguous: BTreeMap<String, BTreeSet<String>>,
     /// How its health could be asked; `None` where it listens on several ports and none is registered.
     pub health: Option<Health>,
+    /// Of `register`: what will name nobody once the service has restarted, and what to write in its place.
+    pub random_ids: Vec<String>,
     /// It stands in the host's file already: with its bindings, or without any.
     pub configured: Option<bool>,
 }
@@ -59,6 +61,7 @@ pub async fn discover(wiring: &Wiring, probe: bool) -> Result<Discovery, Collect
             unmatched.insert(found.service, found.listening);
             continue;
         }
+        found.random_ids = found.register.iter().filter_map(|binding| wiring.config.random_id(binding)).collect();
         found.configured = wiring.config.service_config(&found.service).map(|service| !service.bindings.is_empty());
         if let (Some(Health::Tcp(address)), true) = (&found.health, probe) {
             let ping = Health::RedisPing(*address);
@@ -131,6 +134,7 @@ fn matched(
             register,
             ambiguous,
             health: at.map(|listener| Health::Tcp(reached_at(listener))),
+            random_ids: Vec::new(),
             configured: None,
         }
     };
@@ -168,6 +172,9 @@ pub fn yaml(discovery: &Discovery) -> String {
             let entry = |binding: &Binding| entry(&binding.registry, &binding.id);
             let entries: Vec<String> = found.register.iter().map(entry).collect();
             text += &format!("{begin}    register: [{}]\n", entries.join(", "));
+        }
+        for random in &found.random_ids {
+            text += &format!("    # {random}\n");
         }
         for (registry, ids) in &found.ambiguous {
             text += &format!("    # in {registry} it may be any of these, or several, or another service is:\n");

@@ -137,7 +137,7 @@ impl Set {
         block(async {
             let preimage = steps::preimage(&saga, 0, world).await?;
             saga.apply(Event::Intended { step: 0, preimage }).unwrap();
-            steps::apply(&saga, 0, world).await
+            steps::apply(&saga, 0, None, world).await
         })
     }
 

@@ -16,6 +16,7 @@ use crate::collect::CollectError;
 use crate::command;
 use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
+use crate::execute::seen::Seen;
 use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
 use crate::model::plan::Restart;
 use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trigger, Truth, Worker};
@@ -36,6 +37,7 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         store: Arc::clone(store),
         audience: Arc::clone(&wiring.audience),
         clock: Arc::clone(&wiring.host.clock),
+        seen: Seen::default(),
         on_message: Arc::clone(&wiring.host.on_message),
     }
 }

@@ -36,7 +36,7 @@ fn give_up(plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Driven {
     let ending = Ending { outcome: Outcome::Stuck, reason, detail: unreadable.into() };
     let teller = world.teller(plan);
     // Whether it is drained is not known; the worse is said.
-    let drained = plan.drains();
+    let drained = plan.drains().then(|| world.last_look(plan));
     let messages = [EventKind::End, EventKind::Stuck].map(|event| teller.end(event, &ending, drained));
     messages.iter().for_each(|message| (world.on_message)(message));
     let event = serde_json::json!({ "unreadable": unreadable }).to_string();

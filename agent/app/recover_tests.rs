@@ -48,7 +48,7 @@ fn left() -> Left {
     let rows: Vec<JournalRow> = (0..).zip(&events).map(row).collect();
     let ending = Ending { outcome: Outcome::Stuck, reason: Reason::RestartUnknown, detail: String::new() };
     let teller = crate::execute::tell::Teller { plan: &plan, host: fakes::HOST, labels: &[], at: clock.now() };
-    let messages = [teller.end(EventKind::Stuck, &ending, false)];
+    let messages = [teller.end(EventKind::Stuck, &ending, None)];
     let implied = Implied { changed: true, ending: None, latch: None, audience: &wiring.audience, messages: &messages };
     store.append(&plan.incident, &rows, &implied).unwrap();
     Left { wiring, store, scene, ears, dir }

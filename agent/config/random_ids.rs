@@ -1,28 +1,29 @@
 //! Ids that will be others after a restart, as far as their look tells.
 
-use super::Config;
+use super::{Config, ServiceConfig};
 use crate::model::ServiceName;
+use crate::model::plan::Binding;
 
 impl Config {
     /// Services whose binding will name nobody once they have restarted, with what to write in its place.
     pub fn random_ids(&self) -> Vec<(ServiceName, String)> {
-        let mut random = Vec::new();
-        for service in self.host.services.values() {
-            for binding in &service.bindings {
-                let finds = self.host.registries.get(&binding.registry).is_some_and(|found| found.finds_by_address());
-                if finds && looks_random(&binding.id) {
-                    let (registry, id) = (&binding.registry, &binding.id);
-                    random.push((
-                        service.service.clone(),
-                        format!(
-                            "its id `{id}` looks random; where it is another one after each start, write \
-                             `{{ registry: {registry}, service: NAME, address: \"IP:PORT\" }}` in its place"
-                        ),
-                    ));
-                }
-            }
-        }
-        random
+        let of = |service: &ServiceConfig| {
+            let said = service.bindings.iter().filter_map(|binding| self.random_id(binding));
+            said.map(|says| (service.service.clone(), says)).collect::<Vec<_>>()
+        };
+        self.host.services.values().flat_map(of).collect()
+    }
+
+    /// The same of one binding.
+    pub fn random_id(&self, binding: &Binding) -> Option<String> {
+        let Binding { registry, id, .. } = binding;
+        let finds = self.host.registries.get(registry).is_some_and(|found| found.finds_by_address());
+        (finds && looks_random(id)).then(|| {
+            format!(
+                "its id `{id}` looks random; where it is another one after each start, write \
+                 `{{ registry: {registry}, service: NAME, address: \"IP:PORT\" }}` in its place"
+            )
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::store::Pause;
 use super::journal::Journal;
 use super::recovery;
 use super::saga::{Event, Saga, Task};
+use super::steps::traffic::Before;
 use super::steps::{self, Failure, UndoError};
 use super::tell::Place;
 use super::world::World;
@@ -28,16 +29,23 @@ pub enum Driven {
     Left,
 }
 
+/// What was found when a step was begun, for its effect.
+#[derive(Default)]
+struct Begun {
+    /// Until when (`Clock::monotonic`) the change may take place.
+    slot_until: Option<Duration>,
+    before: Option<Before>,
+}
+
 /// Between two tries of what must succeed in the end: doubled from the first to the second.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Drives the saga until it rests. `stop` turns true when the agent is asked to end.
 pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop: watch::Receiver<bool>) -> Driven {
-    // Until when (`Clock::monotonic`) the change that was begun may take place.
-    let mut slot_until = None;
+    let mut begun = Begun::default();
     loop {
         // For the effect that is next, and not for its second half.
-        let begin_by: Option<Duration> = slot_until.take();
+        let Begun { slot_until, before } = std::mem::take(&mut begun);
         journal.flush(&saga, world);
         // What we have stopped is started before we end.
         let stopping = *stop.borrow() && !saga.has_stopped_the_service();
@@ -84,12 +92,19 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                     Some(Failure { reason, detail }) if !saga.past_pivot() => {
                         journal.record(&mut saga, Event::Interrupted { reason, detail }, world);
                     }
-                    _ => slot_until = begin(&mut saga, &mut journal, step, world).await,
+                    _ => begun.slot_until = begin(&mut saga, &mut journal, step, world).await,
                 }
             }
-            Task::Begin(step) => slot_until = begin(&mut saga, &mut journal, step, world).await,
+            Task::Begin(step) => {
+                let before = tokio::select! {
+                    biased;
+                    before = steps::measured_before(&saga, step, world) => before,
+                    () = asked_to_stop(&mut stop) => continue,
+                };
+                begun = Begun { slot_until: begin(&mut saga, &mut journal, step, world).await, before };
+            }
             // The last look at it before the effect: the process may have been stopped at any moment before.
-            Task::Act(step) if begin_by.is_some_and(|until| world.clock.monotonic() >= until) => {
+            Task::Act(step) if slot_until.is_some_and(|until| world.clock.monotonic() >= until) => {
                 let detail = "it took so long to begin that the fleet's slot may be another host's by now".into();
                 fail(&mut saga, &mut journal, step, Failure { reason: Reason::SlotTaken, detail }, world);
             }
@@ -100,7 +115,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 let interruptible = saga.plan().steps[step].effect != Effect::Pivot;
                 tokio::select! {
                     biased;
-                    event = act(&saga, step, world) => {
+                    event = act(&saga, step, before, world) => {
                         crash::point(saga.plan().steps[step].step.name(), "acted");
                         let is_drained = matches!(event, Event::Done { .. }) && saga.drain_step() == Some(step);
                         journal.record(&mut saga, event, world);
@@ -192,7 +207,7 @@ async fn gave_grace(stop: &mut watch::Receiver<bool>) {
 
 /// The agent stops with the saga under way: nobody but a next start goes on with it, so people hear of it now.
 fn leave(saga: &Saga, world: &World) -> Driven {
-    let message = world.teller(saga.plan()).left(saga.holds_drain());
+    let message = world.teller(saga.plan()).left(saga.holds_drain().then(|| world.last_look(saga.plan())));
     (world.on_message)(&message);
     world.store.tell(&world.audience, &[message]);
     Driven::Left
@@ -281,8 +296,8 @@ fn fail(saga: &mut Saga, journal: &mut Journal, step: usize, failure: Failure, w
 }
 
 /// Carries the step out and says what happened.
-async fn act(saga: &Saga, step: usize, world: &World) -> Event {
-    match steps::apply(saga, step, world).await {
+async fn act(saga: &Saga, step: usize, before: Option<Before>, world: &World) -> Event {
+    match steps::apply(saga, step, before, world).await {
         Ok(done) if done.stopped => Event::Stopped { step },
         Ok(done) => Event::Done { step, detail: done.detail, helped: done.helped, note: done.note },
         Err(failure) if saga.plan().steps[step].effect == Effect::Pivot => {
@@ -348,7 +363,6 @@ impl Back<'_> {
 async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
     let mut pause = BACKOFF.0;
     let mut tries = 0u32;
-    let began = tokio::time::Instant::now();
     // Since when the registry has answered so without a break.
     let mut gone_since = None;
     loop {
@@ -369,7 +383,7 @@ async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
         tries += 1;
         let (what, place) = back.words(saga);
         if tries == TOLD_AFTER {
-            world.tell_still_trying(saga.plan(), &what, &error, place, began.elapsed());
+            world.tell_still_trying(saga.plan(), &what, &error, place);
         }
         tracing::warn!(incident = %saga.plan().incident, what, error, "it will be tried again");
         tokio::time::sleep(pause).await;

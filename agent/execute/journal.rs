@@ -146,9 +146,10 @@ fn messages(saga: &Saga, event: &Event, world: &World) -> Vec<Message> {
         messages.push(tell.step(step, outcome, detail));
     }
     if let State::Rests(ending) = saga.state() {
-        messages.push(tell.end(EventKind::End, ending, saga.holds_drain_at_rest()));
+        let drained = saga.holds_drain_at_rest().then(|| world.last_look(saga.plan()));
+        messages.push(tell.end(EventKind::End, ending, drained));
         if ending.outcome == Outcome::Stuck && !saga.plan().dry_run {
-            messages.push(tell.end(EventKind::Stuck, ending, saga.holds_drain_at_rest()));
+            messages.push(tell.end(EventKind::Stuck, ending, drained));
         }
     }
     messages

@@ -5,6 +5,7 @@ pub mod journal;
 pub mod recovery;
 pub mod resolve;
 pub mod saga;
+pub mod seen;
 pub mod steps;
 pub mod tell;
 pub mod world;

@@ -11,6 +11,7 @@ use crate::store::{IncidentRow, JournalRow};
 
 use super::journal::Journal;
 use super::saga::{Event, Saga, State};
+use super::seen::Look;
 
 /// Builds the messages of one plan.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +77,8 @@ impl Teller<'_> {
         message
     }
 
-    pub fn end(&self, event: EventKind, ending: &Ending, drained: bool) -> Message {
+    /// `drained`: it rests drained, and was seen last so.
+    pub fn end(&self, event: EventKind, ending: &Ending, drained: Option<Option<Look>>) -> Message {
         let what = match (ending.outcome, self.plan.dry_run) {
             // What came of steps that were not taken would be a guess.
             (Outcome::Completed, true) => "dry-run: every step would have been taken".into(),
@@ -93,11 +95,11 @@ impl Teller<'_> {
         if ending.outcome == Outcome::Stuck && !self.plan.dry_run {
             let service = &self.plan.target.service;
             let place = match (drained, ending.reason) {
-                (true, _) => "It is OUT OF TRAFFIC",
-                (false, Reason::RecordChanged) => "It stands as somebody else has left it",
-                (false, _) => "It stands in traffic as it did before",
+                (Some(look), _) => drained_at("It", look),
+                (None, Reason::RecordChanged) => "It stands as somebody else has left it".into(),
+                (None, _) => "It stands in traffic as it did before".into(),
             };
-            lines.push(format!("{place} and latched: nothing further is done to it until a person decides."));
+            lines.push(format!("{place}, and is latched: nothing further is done to it until a person decides."));
             lines.push(format!("look:   unwait show {}", self.plan.incident));
             lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
         }
@@ -109,27 +111,48 @@ impl Teller<'_> {
 
     /// The agent was asked to stop, and the next start goes on. What is out of traffic until then needs somebody who
     /// sees to it that there is a next start.
-    pub fn left(&self, drained: bool) -> Message {
-        if !drained || self.plan.dry_run {
+    pub fn left(&self, drained: Option<Option<Look>>) -> Message {
+        let Some(look) = drained.filter(|_| !self.plan.dry_run) else {
             return self.step("plan", "left", "the agent stops; its next start goes on from the journal");
-        }
+        };
         let title = format!("{} on {}: the agent stops while it is drained", self.plan.target.service, self.host);
         let lines = vec![
-            "The service is OUT OF TRAFFIC until the agent runs again; its next start goes on from the journal.".into(),
+            format!(
+                "{}. It stays so until the agent runs again, which goes on from the journal.",
+                drained_at("The service", look)
+            ),
             format!("look:   unwait show {}", self.plan.incident),
         ];
         self.message(EventKind::Stuck, title, lines)
     }
 
-    /// A wait that passed its deadline and goes on. `unseen`: for how long nobody could look where the service stands.
-    pub fn still_trying(&self, what: &str, error: &str, place: Place, unseen: Duration) -> Message {
+    /// A wait that passed its deadline and goes on. `look`: where the service was seen last.
+    pub fn still_trying(&self, what: &str, error: &str, place: Place, look: Option<Look>) -> Message {
         let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
-        let seen = duration::format(Duration::from_secs(unseen.as_secs()));
-        let lines = vec![
-            error.to_string(),
-            format!("The service was {place} when last seen, {seen} ago, and stays so until this succeeds."),
-        ];
+        let stands = match look {
+            Some(look) => format!("The service was {place} when last seen, {} ago", ago(look)),
+            None => format!("By its journal the service is {place}; {UNSEEN}"),
+        };
+        let lines = vec![error.to_string(), format!("{stands}. It stays so until this succeeds.")];
         self.message(EventKind::Stuck, title, lines)
+    }
+}
+
+/// From a look until it is said with it when that was.
+const JUST_NOW: Duration = Duration::from_secs(10);
+const UNSEEN: &str = "nobody has seen it since the agent started";
+
+fn ago(look: Look) -> String {
+    duration::format(Duration::from_secs(look.ago.as_secs()))
+}
+
+/// Where a service stands that rests drained: what was seen, and when.
+fn drained_at(who: &str, look: Option<Look>) -> String {
+    match look {
+        Some(look) if look.out && look.ago < JUST_NOW => format!("{who} is OUT OF TRAFFIC"),
+        Some(look) if look.out => format!("{who} was OUT OF TRAFFIC when last seen, {} ago", ago(look)),
+        Some(look) => format!("{who} is drained by its journal, and was seen IN TRAFFIC {} ago", ago(look)),
+        None => format!("{who} is OUT OF TRAFFIC by its journal; {UNSEEN}"),
     }
 }
 

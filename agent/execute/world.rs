@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::model::plan::{Binding, Health};
 use crate::model::runbook::Recycle;
-use crate::model::{Incarnation, Message, Plan, Readings, Reason, Truth, Worker};
+use crate::model::{Incarnation, Marker, Message, Plan, Readings, Reason, Truth, Worker};
 use crate::ports::probe::ProbeFailure;
 use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
 use crate::store::{Audience, Store};
 
+use super::seen::{Look, Seen};
 use super::tell::{Place, Teller};
 
 /// Waiting, and how much of it has gone by. In dry-run the time passes at once.
@@ -141,6 +142,8 @@ pub struct World {
     pub store: Arc<Store>,
     pub audience: Arc<Audience>,
     pub clock: Arc<dyn Clock>,
+    /// Where the service was seen last.
+    pub seen: Seen,
     /// Sees every message as it is told; the demo's timeline and the log.
     pub on_message: Arc<dyn Fn(&Message) + Send + Sync>,
 }
@@ -157,8 +160,8 @@ impl World {
     }
 
     /// Something is tried longer than it should take: people are told, and it is shown beside the incident until that goes on.
-    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: Place, unseen: Duration) {
-        let message = self.teller(plan).still_trying(what, error, place, unseen);
+    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: Place) {
+        let message = self.teller(plan).still_trying(what, error, place, self.last_look(plan));
         (self.on_message)(&message);
         let in_the_way = format!("{what} is still being tried: {}", message.lines.join("; "));
         self.store.tell(&self.audience, &[message]);
@@ -176,7 +179,30 @@ impl World {
 
     /// What its registry says of one binding.
     pub async fn observe(&self, binding: &Binding) -> Result<registry::Registration, RegistryError> {
-        self.registry(binding)?.observe(&binding.id).await
+        let answer = self.registry(binding)?.observe(&binding.id).await;
+        self.seen.answered(binding, &answer, self.pace.elapsed());
+        answer
+    }
+
+    /// Takes one binding out of traffic, and returns once that is read back.
+    pub async fn drain(&self, binding: &Binding, marker: &Marker) -> Result<(), RegistryError> {
+        self.registry(binding)?.drain(&binding.id, marker).await?;
+        self.seen.read_back(binding, true, self.pace.elapsed());
+        Ok(())
+    }
+
+    /// Takes one binding out again that others have put back. True where they had.
+    pub async fn hold(&self, binding: &Binding, marker: &Marker) -> Result<bool, RegistryError> {
+        let again = self.registry(binding)?.hold(&binding.id, marker).await?;
+        if again {
+            self.seen.read_back(binding, true, self.pace.elapsed());
+        }
+        Ok(again)
+    }
+
+    /// Where the service was seen last, and how long ago; `None` where this agent has not seen it yet.
+    pub fn last_look(&self, plan: &Plan) -> Option<Look> {
+        self.seen.last(&plan.target.bindings, self.pace.elapsed())
     }
 
     /// What every registry says of the service, in the order of its bindings.

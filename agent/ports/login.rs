@@ -36,6 +36,18 @@ impl Secret {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What its file holds now, for a server that does not say of a secret that it is another by now. Where it cannot be read,
+    /// or is empty for the moment in which somebody writes it, what was known before.
+    pub fn read_again(&self) -> SecretString {
+        if let Some(file) = &self.file
+            && let Ok(found) = read(file)
+            && !found.expose_secret().is_empty()
+        {
+            *self.now.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        }
+        self.now()
+    }
+
     /// Asks with the secret. Where it is refused and its file holds another one by now, asks once more, with that one.
     pub async fn with<T, E, F>(
         &self,

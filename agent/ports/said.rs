@@ -1,5 +1,7 @@
 //! What others said, for people: one line of it, and none of our secrets.
 
+use serde_json::Value;
+
 /// Of a line that is shown, in characters.
 const MOST: usize = 200;
 /// A shorter word is no secret, and stands in any text.
@@ -12,6 +14,22 @@ pub(super) fn first_line<'a>(text: &str, secrets: impl IntoIterator<Item = &'a s
         return "(not shown: it repeats a secret)".into();
     }
     line.chars().filter(|c| !c.is_control()).take(MOST).collect()
+}
+
+/// What the body of an error says: its `message` or `error` where it is JSON, its first line where it is text. Empty where it
+/// says nothing that a person reads.
+pub(super) fn in_body<'a>(body: &[u8], secrets: impl IntoIterator<Item = &'a str>) -> String {
+    let text = String::from_utf8_lossy(body);
+    let words = match serde_json::from_slice::<Value>(body) {
+        Ok(answer) => {
+            let said =
+                ["message", "error"].into_iter().find_map(|key| answer[key].as_str().filter(|it| !it.is_empty()));
+            said.unwrap_or_default().to_owned()
+        }
+        Err(_) if text.trim_start().starts_with('<') => "a page of HTML".into(),
+        Err(_) => text.into_owned(),
+    };
+    first_line(&words, secrets)
 }
 
 /// `: ` and the line, where there is one.
@@ -34,6 +52,18 @@ mod tests {
             ("a test", "a test"),
         ] {
             assert_eq!(first_line(text, ["hush-hush", "test", ""]), shown, "{text:?}");
+        }
+        for (body, shown) in [
+            ("", ""),
+            (r#"{"status":401,"error":"Unauthorized","path":"/eureka/apps/A/a-1/status"}"#, "Unauthorized"),
+            (r#"{"error":"Bad Request","message":"no such app\nat A"}"#, "no such app"),
+            (r#"{"message":""}"#, ""),
+            ("[1]", ""),
+            (" <!doctype html><html>", "a page of HTML"),
+            ("upstream timed out\n", "upstream timed out"),
+            (r#"{"message":"hush-hush is wrong"}"#, "(not shown: it repeats a secret)"),
+        ] {
+            assert_eq!(in_body(body.as_bytes(), ["hush-hush"]), shown, "{body:?}");
         }
         assert_eq!(first_line(&"x".repeat(1000), []).len(), MOST);
     }

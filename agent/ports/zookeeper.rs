@@ -124,8 +124,9 @@ impl Api {
         let authenticated = self.user.is_some();
         let mut session = Session { stream, xid: 0, deadline: self.deadline, authenticated };
         if let Some(user) = &self.user {
+            // Any name and password are taken here, and refused only by the nodes that ask for others.
             let mut fields = Fields::default();
-            let digest = format!("{}:{}", user.name, user.password.now().expose_secret());
+            let digest = format!("{}:{}", user.name, user.password.read_again().expose_secret());
             fields.int(AUTH_XID).int(kind::AUTH).int(0).text("digest").bytes(digest.as_bytes());
             match session.exchange(AUTH_XID, fields).await? {
                 Outcome::Done(_) => {}

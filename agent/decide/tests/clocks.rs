@@ -119,7 +119,7 @@ impl World {
 
     fn message(&self) -> Message {
         crate::execute::tell::Teller { plan: &self.scenery.plan, host: "bj1-03", labels: &[], at: self.scenery.now() }
-            .end(EventKind::Stuck, &Self::ending(Outcome::Stuck), false)
+            .end(EventKind::Stuck, &Self::ending(Outcome::Stuck), None)
     }
 
     fn plays(&mut self, happens: &Happens) {

@@ -70,14 +70,13 @@ pub async fn apply(
     settle: Duration,
     deadline: Duration,
     on_busy: OnTimeout,
+    before: Option<Before>,
     world: &World,
 ) -> Result<Done, Failure> {
     let plan = saga.plan();
-    let before = Before::measured(plan, world).await;
     let marker = marker(plan, world);
     for binding in &plan.target.bindings {
-        let drained = async { world.registry(binding)?.drain(&binding.id, &marker).await };
-        match tokio::time::timeout(deadline, drained).await {
+        match tokio::time::timeout(deadline, world.drain(binding, &marker)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failure::new(Reason::DrainFailed, error)),
             Err(_) => {
@@ -88,7 +87,7 @@ pub async fn apply(
     }
     crate::crash::point("drain", "effected");
     let took = out_for_clients(saga, settle, deadline, world).await?;
-    let fell = before.fell(plan, world).await;
+    let fell = before.unwrap_or_default().fell(plan, world).await;
     if let Some(why) = fell.ineffective.filter(|_| on_busy == OnTimeout::Unwind) {
         return Err(Failure::new(Reason::DrainIneffective, why));
     }
@@ -198,7 +197,7 @@ pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, Registry
     let marker = marker(saga.plan(), world);
     let mut again = Vec::new();
     for binding in &saga.plan().target.bindings {
-        if world.registry(binding)?.hold(&binding.id, &marker).await? {
+        if world.hold(binding, &marker).await? {
             again.push(key(binding));
         }
     }
@@ -216,11 +215,7 @@ pub async fn again(saga: &Saga, world: &World) -> Result<String, RegistryError> 
     let mut out = Vec::new();
     let mut outcome = Ok(());
     for binding in &saga.plan().target.bindings {
-        let drained = match world.registry(binding) {
-            Ok(registry) => registry.drain(&binding.id, &marker).await,
-            Err(error) => Err(error),
-        };
-        match drained {
+        match world.drain(binding, &marker).await {
             Ok(()) => out.push(key(binding)),
             Err(RegistryError::NotRegistered { .. }) => out.push(format!("{} (not registered)", key(binding))),
             // Of several the one that is tried again: the others have their turn at each try.

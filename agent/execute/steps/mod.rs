@@ -12,7 +12,7 @@ pub mod restart;
 mod restore;
 mod run;
 mod snapshot;
-mod traffic;
+pub mod traffic;
 mod verify;
 mod wait_drained;
 
@@ -24,6 +24,7 @@ use crate::model::{EventKind, Incarnation, Plan, Reason, Step};
 
 use super::saga::Saga;
 use super::world::World;
+use traffic::Before;
 
 /// A step that was carried out: what to tell, and whether a verification found help.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,14 +152,24 @@ async fn hold(saga: &Saga, world: &World) -> bool {
     }
 }
 
+/// What takes its time to measure before the step, and so before everything is asked for the last time.
+pub async fn measured_before(saga: &Saga, step: usize, world: &World) -> Option<Before> {
+    match saga.plan().steps[step].step {
+        Step::Drain { .. } => Some(Before::measured(saga.plan(), world).await),
+        _ => None,
+    }
+}
+
 /// Carries the step out. Repeating it after a crash is harmless, except for a pivot, which is never repeated.
-pub async fn apply(saga: &Saga, step: usize, world: &World) -> Result<Done, Failure> {
+pub async fn apply(saga: &Saga, step: usize, before: Option<Before>, world: &World) -> Result<Done, Failure> {
     let plan = saga.plan();
     match &plan.steps[step].step {
         Step::Snapshot { deadline, required, commands } => {
             snapshot::apply(plan, commands, *deadline, *required, world).await
         }
-        Step::Drain { settle, deadline, on_busy } => drain::apply(saga, *settle, *deadline, *on_busy, world).await,
+        Step::Drain { settle, deadline, on_busy } => {
+            drain::apply(saga, *settle, *deadline, *on_busy, before, world).await
+        }
         Step::WaitDrained { inbound_at_most, idle_for, timeout, on_timeout } => {
             wait_drained::apply(saga, *inbound_at_most, *idle_for, *timeout, *on_timeout, world).await
         }

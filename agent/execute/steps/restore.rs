@@ -25,17 +25,13 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
     let told_at = world.pace.elapsed() + deadline;
     let mut told = false;
     let mut gone_since = None;
-    let mut seen = world.pace.elapsed();
     let mut pause = BACKOFF.0;
     loop {
         // Minutes may have passed since the last try, or the agent may have died: nothing goes into traffic
         // on an old answer.
         passes(saga, world).await?;
         let put_back = match drain::still_ours(plan, world).await {
-            Ok(_) => {
-                seen = world.pace.elapsed();
-                drain::put_back(plan, &preimage.registrations, world).await
-            }
+            Ok(_) => drain::put_back(plan, &preimage.registrations, world).await,
             Err(error) => Err(error),
         };
         match put_back {
@@ -55,8 +51,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
                 if !told && world.pace.elapsed() >= told_at {
                     told = true;
-                    let unseen = world.pace.elapsed() - seen;
-                    world.tell_still_trying(plan, "putting it back", &error, Place::OutOfTraffic, unseen);
+                    world.tell_still_trying(plan, "putting it back", &error, Place::OutOfTraffic);
                 }
             }
         }

@@ -87,6 +87,13 @@ pub struct Before {
     sample: Result<Sample, String>,
 }
 
+impl Default for Before {
+    /// Where another agent drained it.
+    fn default() -> Self {
+        Self { sample: Err("nobody counted before it was drained".into()) }
+    }
+}
+
 /// How it fell.
 #[derive(Debug, Default, PartialEq)]
 pub struct Fell {

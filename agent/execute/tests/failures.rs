@@ -49,7 +49,7 @@ async fn three_probes_that_fail_in_a_row_are_ill_and_two_are_not() {
         world.ports.probe = Arc::new(FailsAtFirst(failing.into()));
         let saga = Saga::new(fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing)));
         let last = saga.plan().steps.len() - 1;
-        let verified = steps::apply(&saga, last, &world).await.err().map(|failure| failure.reason);
+        let verified = steps::apply(&saga, last, None, &world).await.err().map(|failure| failure.reason);
         assert_eq!(verified, ill.then_some(Reason::UnhealthyAfterRestore), "{failing} in a row");
     }
 }

@@ -43,7 +43,7 @@ async fn second_step(shape: Shape, kernel: Option<Closes>, change: impl FnOnce(&
             saga.apply(Event::Done { step, detail: String::new(), helped: None, note: None }).unwrap();
         }
     }
-    steps::apply(&saga, 1, &world).await.unwrap()
+    steps::apply(&saga, 1, None, &world).await.unwrap()
 }
 
 #[tokio::test]

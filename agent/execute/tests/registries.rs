@@ -293,7 +293,7 @@ async fn a_service_that_registered_itself_anew_before_it_was_put_back_stays_in_t
                     saga.apply(Event::Intended { step, preimage: preimage.clone() }).unwrap();
                     saga.apply(Event::Done { step, detail: String::new(), helped: None, note: None }).unwrap();
                 }
-                steps::apply(&saga, restore, &run.world).await.unwrap();
+                steps::apply(&saga, restore, None, &run.world).await.unwrap();
             }
             "by-undo" => drop(drain::undo(&run.plan, &preimage, &run.world).await.unwrap()),
             _ => drop(resolve::restore(&run.plan, Some(&preimage), &run.world).await.unwrap()),

@@ -146,14 +146,14 @@ fn each_step_applied_twice_and_each_undo_done_twice_is_as_once() {
                 if let Step::Call { .. } = run.plan.steps[step].step {
                     // It only fails, and what is drained stays so.
                     for _ in 0..2 {
-                        let failure = steps::apply(&saga, step, &run.world).await.unwrap_err();
+                        let failure = steps::apply(&saga, step, None, &run.world).await.unwrap_err();
                         assert_eq!(failure.reason, Reason::NeedsPerson, "{what}");
                     }
                     return;
                 }
-                let once = steps::apply(&saga, step, &run.world).await.unwrap();
+                let once = steps::apply(&saga, step, None, &run.world).await.unwrap();
                 if run.plan.steps[step].effect != Effect::Pivot {
-                    let twice = steps::apply(&saga, step, &run.world).await.unwrap();
+                    let twice = steps::apply(&saga, step, None, &run.world).await.unwrap();
                     assert_eq!(once.helped, twice.helped, "{} of {what}", run.plan.steps[step].step.name());
                 }
                 saga.apply(Event::Done { step, detail: once.detail, helped: once.helped, note: None }).unwrap();
@@ -173,7 +173,7 @@ fn each_step_applied_twice_and_each_undo_done_twice_is_as_once() {
                 if run.plan.steps[step].effect == Effect::Compensable {
                     for done in [false, true, true] {
                         if done {
-                            steps::apply(&saga, step, &run.world).await.unwrap();
+                            steps::apply(&saga, step, None, &run.world).await.unwrap();
                         }
                         for _ in 0..2 {
                             steps::undo(&saga, step, &preimage, &run.world).await.unwrap();

@@ -451,7 +451,7 @@ fn an_undo_of_a_lifetime_that_is_gone_is_refused() {
     run.runtime.block_on(async {
         let saga = Saga::new(run.plan.clone());
         let preimage = steps::preimage(&saga, 1, &run.world).await.unwrap();
-        steps::apply(&saga, 1, &run.world).await.unwrap();
+        steps::apply(&saga, 1, None, &run.world).await.unwrap();
         let refused = steps::undo(&saga, 1, &preimage, &run.world).await.unwrap_err();
         assert!(matches!(&refused, UndoError::Refused { reason: Reason::GoneWhileDrained, .. }), "{refused:?}");
     });

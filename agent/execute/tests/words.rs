@@ -1,6 +1,9 @@
 //! What people are told where nothing was done, and where a service stands.
 
+use std::time::Duration;
+
 use crate::execute::fakes::{self, Fault, HOST, Shape};
+use crate::execute::seen::Look;
 use crate::execute::tell::Teller;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, Outcome, Plan, Reason};
@@ -27,15 +30,26 @@ fn what_is_held_belongs_to_no_incident_and_calls_a_person_where_no_rung_is_left(
 #[test]
 fn a_service_is_never_said_to_stand_where_it_does_not() {
     let plan = plan();
+    let look = |out, ago| Some(Look { out, ago: Duration::from_secs(ago) });
     for (drained, reason, place) in [
-        (true, Reason::UnhealthyAfterRestore, "It is OUT OF TRAFFIC"),
-        (true, Reason::RecordChanged, "It is OUT OF TRAFFIC"),
-        (false, Reason::RecordChanged, "It stands as somebody else has left it"),
-        (false, Reason::RestartFailed, "It stands in traffic as it did before"),
+        (Some(look(true, 2)), Reason::UnhealthyAfterRestore, "It is OUT OF TRAFFIC, and is latched: "),
+        (
+            Some(look(true, 40)),
+            Reason::RecordChanged,
+            "It was OUT OF TRAFFIC when last seen, 40s ago, and is latched: ",
+        ),
+        (
+            Some(look(false, 40)),
+            Reason::RecordChanged,
+            "It is drained by its journal, and was seen IN TRAFFIC 40s ago, ",
+        ),
+        (Some(None), Reason::RecordChanged, "It is OUT OF TRAFFIC by its journal; nobody has seen it since"),
+        (None, Reason::RecordChanged, "It stands as somebody else has left it"),
+        (None, Reason::RestartFailed, "It stands in traffic as it did before"),
     ] {
         let ending = Ending { outcome: Outcome::Stuck, reason, detail: "why".into() };
         let told = teller(&plan).end(EventKind::Stuck, &ending, drained);
-        assert!(told.lines.iter().any(|line| line.starts_with(place)), "{reason}, drained {drained}: {told}");
+        assert!(told.lines.iter().any(|line| line.starts_with(place)), "{reason}, drained {drained:?}: {told}");
     }
 }
 

@@ -460,7 +460,11 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_no_error_shows_a_se
     world.server.lock().unwrap().protects_writes = true;
     world.server.lock().unwrap().forbidden = None;
     let error = registry.drain(US, &marker("i")).await.unwrap_err();
-    assert!(matches!(error, RegistryError::Refused { .. }) && error.to_string().contains("CSRF"), "{error}");
+    assert!(
+        matches!(error, RegistryError::Refused { .. }) && error.to_string().contains(": Unauthorized; wrong"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("CSRF"), "{error}");
 }
 
 #[tokio::test]

@@ -78,6 +78,32 @@ async fn a_backend_that_keeps_no_marker_is_drained_by_what_the_agent_noted() {
 }
 
 #[tokio::test]
+async fn it_is_put_back_once_our_marker_is_gone_as_well() {
+    let word = Word::new();
+    let file = |name: &str| word.state.path().join(name).display().to_string();
+    let (said, kept, leaves) = (file("word"), file("marker"), file("leaves"));
+    let sh = |script: String| words(&["/bin/sh", "-c", &script, "sh", "{marker}"]);
+    let hook = ExecHook {
+        isolate: sh(format!("printf drained > {said}; printf '%s' \"$1\" > {kept}")),
+        restore: sh(format!("printf passing > {said}; test -e {leaves} || : > {kept}")),
+        observe: sh(format!("printf '{{\"traffic\":\"%s\",\"marker\":\"%s\"}}' $(cat {said}) \"$(cat {kept})\"")),
+        count: None,
+        files: [].into(),
+        deadline: Duration::from_secs(1),
+        hold_every: NEVER,
+    };
+    std::fs::write(&kept, "").unwrap();
+    std::fs::write(&leaves, "").unwrap();
+    let registry = exec(hook, &word.state);
+    registry.drain(US, &marker("i")).await.unwrap();
+    let error = registry.restore(US, &marker("i"), &Value::Null).await.unwrap_err();
+    assert!(error.is_passing() && error.to_string().contains("marked as ours still"), "{error}");
+    std::fs::remove_file(&leaves).unwrap();
+    assert_eq!(registry.restore(US, &marker("i"), &Value::Null).await.unwrap(), Restored::Done);
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "");
+}
+
+#[tokio::test]
 async fn a_disk_that_is_full_at_the_restore_does_not_take_the_service_out_again() {
     let word = Word::new();
     let registry = word.registry("exit 0", OFTEN);

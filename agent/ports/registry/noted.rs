@@ -64,13 +64,7 @@ pub trait Backend: Send + Sync + 'static {
         super::DRAINS_WITHIN
     }
     /// The four of [`Registry`] by the same names.
-    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
-        match self.look(id).await {
-            Ok(seen) => Ok(Self::registration(&seen).traffic == Traffic::Passing),
-            Err(RegistryError::NotRegistered { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError>;
     fn clients_follow(&self) -> Duration {
         Duration::ZERO
     }

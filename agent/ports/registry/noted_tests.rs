@@ -105,6 +105,11 @@ impl Backend for Plain {
         false
     }
 
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        let Instance { out, otherwise, .. } = self.world.is(id);
+        Ok(!out && !otherwise)
+    }
+
     async fn others(&self, _id: &str) -> Result<Others, RegistryError> {
         Ok(Others { healthy: 0, registered: 1 })
     }

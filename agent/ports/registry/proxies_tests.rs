@@ -164,8 +164,11 @@ impl Routed {
         std::fs::read_to_string(self.traefik.directory().join("dynamic.yml")).unwrap()
     }
 
+    /// At once: of a file that is being written Traefik loads what stands there so far.
     fn write(&self, text: &str) {
-        std::fs::write(self.traefik.directory().join("dynamic.yml"), text).unwrap();
+        let beside = self.traefik.directory().join("dynamic.tmp");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, self.traefik.directory().join("dynamic.yml")).unwrap();
     }
 
     /// The line of our URL, and the one behind it.

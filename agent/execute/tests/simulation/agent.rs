@@ -21,6 +21,7 @@ use crate::execute::fakes;
 use crate::execute::journal::Journal;
 use crate::execute::recovery;
 use crate::execute::saga::Saga;
+use crate::execute::seen::Seen;
 use crate::execute::world::World;
 use crate::model::plan::Binding;
 use crate::model::policy::{Budget, GuardSettings, Limits, Operator};
@@ -218,6 +219,7 @@ impl Agent {
             store: self.host.store(),
             audience: Arc::new(Audience(vec![("chat".into(), vec![EventKind::Stuck])])),
             clock: door,
+            seen: Seen::default(),
             on_message: Arc::new(|_| {}),
         }
     }

@@ -13,6 +13,7 @@ use super::super::RegistryError;
 use crate::model::socket::canonical;
 use crate::ports::User;
 use crate::ports::http::{self, Members};
+use crate::ports::said;
 
 /// One that lives renews its lease each 30 s. What the record shows is when the lease of 90 s ends that began then; and before
 /// the first renewal, when the instance registered. Both lie in the past of a dead one by more than that.
@@ -71,6 +72,7 @@ impl Rest {
             url.query_pairs_mut().append_pair("value", value);
         }
         let mut request = client.request(method, url).header(ACCEPT, "application/json");
+        let secret = password.clone();
         if let (Some(user), Some(password)) = (&self.user, password) {
             request = request.basic_auth(&user.name, Some(password.expose_secret()));
         }
@@ -82,6 +84,7 @@ impl Rest {
             Some(jiff::fmt::rfc2822::parse(date).ok()?.timestamp())
         });
         let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?;
+        let says = said::behind(&said::in_body(&body, secret.as_ref().map(ExposeSecret::expose_secret)));
         match status {
             status if status.is_success() => Ok(Some(Answer { body, at })),
             StatusCode::NOT_FOUND => Ok(None),
@@ -94,12 +97,12 @@ impl Rest {
                          takes no write: in Eureka's server exempt /eureka/** from it"
                     }
                 };
-                Err(self.refused(format!("{asked}: {status}: {why}")))
+                Err(self.refused(format!("{asked}: {status}{says}; {why}")))
             }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(unreachable(status.to_string()))
+                Err(unreachable(format!("{status}{says}")))
             }
-            status => Err(self.refused(format!("{asked}: {status}"))),
+            status => Err(self.refused(format!("{asked}: {status}{says}"))),
         }
     }
 

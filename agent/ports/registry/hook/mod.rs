@@ -289,7 +289,10 @@ impl<H: Hooks> Backend for Hookable<H> {
     async fn put_back(&self, id: &str, marker: &Marker, looked: Looked, _record: &Value) -> Result<(), RegistryError> {
         let words = self.words(id, Some(marker))?;
         self.hooks.restore(&words, &looked.seen).await.map_err(|failure| self.told(failure))?;
-        self.until(id, "drained still", |seen| seen.traffic != State::Drained).await
+        // A marker that stays behind would make somebody's next drain ours.
+        let ours = marker.to_string();
+        let is_back = |seen: &Seen| seen.traffic != State::Drained && seen.marker.as_ref() != Some(&ours);
+        self.until(id, "drained or marked as ours still", is_back).await
     }
 
     /// A hook that fails may have done half of it.

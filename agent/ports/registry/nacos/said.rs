@@ -1,29 +1,18 @@
-//! What a server said, for a person: its own first line, bounded, from whatever form it came in. Pure.
+//! What Nacos said, for a person: its own first line, bounded. Pure.
 
 use serde_json::Value;
 
-/// As much as a person reads in a message.
-const AT_MOST: usize = 200;
+use crate::ports::said;
 
 /// Nacos wraps its words as `{"code", "message", "data"}`; its filters and Spring say `message`, or plain text. Of a page of
 /// HTML nothing is worth showing.
 pub(super) fn said(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let words = match serde_json::from_slice::<Value>(body) {
-        Ok(answer) => {
-            let message = answer["message"].as_str().or(answer["error"].as_str()).unwrap_or_default();
-            match answer["data"].as_str() {
-                Some(data) if data != message => format!("{message}: {data}"),
-                _ => message.to_owned(),
-            }
-        }
-        Err(_) if text.trim_start().starts_with('<') => "a page of HTML".into(),
-        Err(_) => text.trim().to_owned(),
-    };
-    let line = words.lines().next().unwrap_or_default().trim();
-    match line.chars().filter(|c| !c.is_control()).take(AT_MOST).collect::<String>() {
-        line if line.is_empty() => "it says nothing".into(),
-        line => line,
+    let message = said::in_body(body, []);
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    match (message.as_str(), answer["data"].as_str()) {
+        ("", None) => "it says nothing".into(),
+        (message, Some(data)) if data != message => said::first_line(&format!("{message}: {data}"), []),
+        _ => message,
     }
 }
 
@@ -55,7 +44,7 @@ mod tests {
             ("", "it says nothing"),
             ("{}", "it says nothing"),
             ("a\u{1b}[31mb", "a[31mb"),
-            (long.as_str(), &long[..AT_MOST]),
+            (long.as_str(), &long[..200]),
         ] {
             assert_eq!(said(body.as_bytes()), expected, "{body}");
         }
