@@ -11,6 +11,7 @@ use super::nacos_tests::{NEVER, NULL, NacosWorld, OFTEN, US, layout, user};
 use super::*;
 use crate::model::NacosApi;
 use crate::ports::testing_consul::wait_for;
+use crate::ports::{Secret, User};
 
 impl NacosWorld {
     fn with_api(&self, api: NacosApi) -> Nacos {
@@ -184,6 +185,22 @@ async fn the_login_that_fails_with_500_says_what_that_means() {
         let text = error.to_string();
         assert!(error.is_passing() && text.contains("500: wrong name or password, or"), "{text}");
         assert!(text.contains("not found"), "the server's own words: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_changed_is_read_again_from_its_file() {
+    for which in [Which::First, Which::Second, Which::Third] {
+        let world = NacosWorld::new(which, NEVER).await;
+        world.change(|server| server.token = Some("token-1".into()));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "wrong-word").unwrap();
+        let password = Secret::in_file(file.clone()).unwrap();
+        let registry = world.another(NEVER, Some(User { name: "unwait".into(), password }));
+        registry.observe(US).await.unwrap_err();
+        std::fs::write(&file, "hush-hush").unwrap();
+        registry.observe(US).await.unwrap();
     }
 }
 

@@ -12,9 +12,9 @@ use super::conformance::{NEIGHBOUR, OURS, Tells, World, conforms, marker, nobody
 use super::dubbo::{address, decoded, encoded};
 use super::zookeeper::ZooKeeper;
 use super::*;
-use crate::ports::User;
 use crate::ports::testing_zookeeper::TestZooKeeper;
 use crate::ports::zookeeper::Session;
+use crate::ports::{Secret, User};
 
 pub(super) const US: &str = "rpc-order/127.0.0.1:7801";
 const FOLDER: &str = "/dubbo/rpc-order/configurators";
@@ -360,6 +360,16 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_
             assert!(matches!(error, RegistryError::Refused { .. }) && error.to_string().contains("NoAuth"), "{error}");
             assert!(!format!("{error:?} {registry:?}").contains("wrong-word"), "{error}");
         }
+    }
+    // A password is read anew for each question, since no answer says that it is another one by now.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "wrong-word").unwrap();
+    let password = Secret::in_file(file.clone()).unwrap();
+    let registry = DubboWorld::of(&world.server, Some(User { name: "shop".into(), password }), "bj1-03");
+    for (word, may) in [("wrong-word", false), ("hush-hush\n", true), ("", true), ("wrong-word", false)] {
+        std::fs::write(&file, word).unwrap();
+        assert_eq!(registry.observe(US).await.is_ok(), may, "{word:?}");
     }
     conforms(&world).await;
     // It leaves a drain. The consumers, who have no password, read the rule all the same.
