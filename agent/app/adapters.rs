@@ -45,7 +45,7 @@ impl Missing {
     ) -> Result<Arc<T>, WiringError> {
         match made {
             Err(error) if self == Self::DoesNotAnswer => {
-                tracing::error!(%error, adapter = name, "it cannot be asked");
+                tracing::error!(%error, adapter = name, "{name} cannot be asked");
                 Ok(unmade(Unmade { name: name.into(), why: error.to_string() }))
             }
             made => made,

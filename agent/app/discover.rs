@@ -194,8 +194,8 @@ pub fn yaml(discovery: &Discovery) -> String {
     for (service, listening) in &discovery.unmatched {
         text += &format!("# in no registry: {service}, which listens on {}\n", addresses(listening));
     }
-    for (registry, why) in &discovery.not_asked {
-        text += &format!("# not asked: {}\n", format!("{registry}: {why}").replace(char::is_control, " "));
+    for why in discovery.not_asked.values() {
+        text += &format!("# without an answer: {}\n", why.clone().replace(char::is_control, " "));
     }
     text
 }

@@ -48,7 +48,7 @@ impl Kernel for RealKernel {
         }
         if let Some(kill_after) = how.kill_after {
             for (worker, process) in still_there(&held, Instant::now() + kill_after).await {
-                tracing::warn!(pid = worker.pid, "it did not end of SIG{}, and is killed", how.signal);
+                tracing::warn!(pid = worker.pid, "process {} outlived SIG{}: sending SIGKILL", worker.pid, how.signal);
                 process.signal(libc::SIGKILL).map_err(|error| refused(worker, error))?;
             }
         }

@@ -51,7 +51,7 @@ fn give_up(plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Driven {
     match world.store.append(&plan.incident, &[row], &implied) {
         Ok(()) => Driven::Rested(ending),
         Err(error) => {
-            tracing::error!(%error, incident = %plan.incident, "it stays open, since that cannot be written down");
+            tracing::error!(%error, incident = %plan.incident, "incident {} stays open: its end cannot be written down", plan.incident);
             world.store.tell(&world.audience, &messages);
             Driven::Left
         }

@@ -47,7 +47,7 @@ pub fn of_lost_memory(wiring: &Wiring, store: &Store) {
     let pause = match store.paused(now) {
         Ok(Some(pause)) if pause.who == AGENT => pause,
         Ok(_) => return,
-        Err(error) => return tracing::error!(%error, "whether it is paused cannot be read"),
+        Err(error) => return tracing::error!(%error, "whether the agent is paused cannot be read"),
     };
     let message = words::forgot(wiring, &pause);
     match store.remind_of_own_pause(now, every, &wiring.audience, &message) {

@@ -65,8 +65,8 @@ pub async fn ask(config: &Config, clock: &Arc<dyn Clock>) -> Told {
             Ok(Ok(Answer::Main(pid))) => told.mains.push((service, pid)),
             Ok(Ok(Answer::Container(by_id))) => told.containers.push((service, by_id)),
             Ok(Ok(Answer::Nothing)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "what it supervises is not known anew"),
-            Err(_) => tracing::warn!(%service, "its supervisor takes its time: what was known is kept"),
+            Ok(Err(error)) => tracing::warn!(%error, "a supervisor cannot be asked: what was known is kept"),
+            Err(_) => tracing::warn!(%service, "the supervisor of {service} takes its time: what was known is kept"),
         }
     }
     told

@@ -30,7 +30,7 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
         let found = match registry.markers().await {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(registry = %name, %error, "markers of ours could not be listed");
+                tracing::warn!(registry = %name, %error, "our drains in {name} cannot be listed");
                 all_answered = false;
                 continue;
             }
@@ -43,7 +43,7 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
             if !left_by_a_person(store, incident) {
                 orphan(wiring, store, name, &found);
             } else if let Err(error) = registry.forget(&found.id, &found.marker).await {
-                tracing::warn!(registry = %name, id = %found.id, %error, "a drain that a person has decided on is held still");
+                tracing::warn!(registry = %name, id = %found.id, %error, "the drain of {}, which a person has decided on, cannot be dropped yet", found.id);
                 all_answered = false;
             }
         }
@@ -98,12 +98,16 @@ fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
 
 fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &IncidentId, ending: &Ending) -> Message {
     let who = service.map_or("a service that the host's file does not name".to_string(), ToString::to_string);
-    let mut lines = vec![ending.reason.says().to_string(), ending.detail.clone(), "It is OUT OF TRAFFIC.".into()];
+    let mut lines = vec![
+        ending.reason.says().to_string(),
+        ending.detail.clone(),
+        "A drain that nobody takes back keeps it out of traffic.".into(),
+    ];
     if let Some(service) = service {
         // Without the incident's plan it is not known what stood there before.
         lines.push(format!(
-            "look at it, and let go of it: unwait resolve {service} --leave; then put it back in the registry: while our \
-             marker stands there, this is told again"
+            "let go of it: unwait resolve {service} --leave; then put it back in the registry by hand. While our marker \
+             stands there, this is told again"
         ));
     }
     Message {

@@ -26,8 +26,8 @@ pub fn recovered(wiring: &Wiring, policy: &Policy, service: &ServiceName) -> Mes
 
 /// The agent does not know any more what it knew, and does nothing until a person has looked.
 pub fn forgot(wiring: &Wiring, pause: &Pause) -> Message {
-    let forgotten = "What it had drained is looked for in the registries, told and latched; a restart that was under way, \
-                     and a slot of the fleet that it held, are not known any more.";
+    let forgotten = "Services that it had drained are looked for in the registries, and told. Restarts that were under way, \
+                     and slots of the fleet that it held, are forgotten: look at both.";
     Message {
         labels: wiring.labels(),
         reason: Some(Reason::Paused),
@@ -58,10 +58,10 @@ pub fn unreturned(wiring: &Wiring, slot: &UnreturnedSlot) -> Message {
         lines: vec![
             error.clone(),
             format!(
-                "Until it is given back, the other hosts may not work on {service}. This host tries again every 30s."
+                "Until it is given back, other hosts may have to wait to work on {service}. This host tries again every 30s."
             ),
             format!("look: unwait slot --service {service}"),
-            format!("by another hand: unwait slot release {host} --service {service}, or in the fleet's store itself"),
+            format!("free it now: unwait slot release {host} --service {service}, or in the fleet's store itself"),
         ],
         ..Message::new(
             EventKind::Stuck,
@@ -80,7 +80,7 @@ pub fn no_state(wiring: &Wiring, error: &dyn std::fmt::Display) -> Message {
         reason: Some(Reason::JournalNotWritable),
         lines: vec![
             error.to_string(),
-            "Until its state can be opened it watches nothing, and goes on with nothing: what a former agent had drained \
+            "While its state cannot be opened, unwait watches nothing and finishes nothing. Services that it drained before \
              may still be out of traffic."
                 .into(),
             format!("look: findmnt --target {state}; df {state}; make it writable, and the agent goes on by itself"),

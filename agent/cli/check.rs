@@ -102,14 +102,14 @@ pub async fn check(arguments: Arguments) -> Outcome {
             println!("{runbook} for {service}: {says}");
         }
         for caveat in caveats {
-            println!("fleet: {caveat}");
+            println!("limit of the fleet: {caveat}");
         }
         for (service, caveat) in restarts.iter().flat_map(|(service, all)| all.iter().map(move |one| (service, one))) {
-            println!("{service}: {caveat}");
+            println!("limit of {service}: {caveat}");
         }
         for (name, registry) in registries {
             for caveat in registry.caveats() {
-                println!("registry {name}: {caveat}");
+                println!("limit of registry {name}: {caveat}");
             }
         }
     }

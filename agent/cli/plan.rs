@@ -54,7 +54,7 @@ fn say(planned: &Planned) {
         println!("  registered   {}/{}", binding.registry, binding.id);
     }
     for caveat in &planned.cannot_promise {
-        println!("  not promised {caveat}");
+        println!("  limit        {caveat}");
     }
     if let Some(clients) = &planned.clients {
         println!("  clients      {}", said_of(clients));
@@ -101,11 +101,11 @@ fn say(planned: &Planned) {
 
 fn said_of(clients: &Clients) -> String {
     let follow = match clients.follow_within {
-        Duration::ZERO => "follow a drain at once".into(),
+        Duration::ZERO => "are not waited for".into(),
         within => format!("follow a drain within {}", duration::format(within)),
     };
     match (clients.connections, clients.addresses) {
-        (Some(0), _) => format!("{follow}; no inbound connection is in use now"),
+        (Some(0), _) => format!("{follow}; no inbound connection in use was seen"),
         (Some(connections), Some(addresses)) => {
             format!("{follow}; {connections} inbound connections from {addresses} addresses are in use now")
         }

@@ -17,7 +17,7 @@ pub fn is_not_built(pattern: &str, key: &str) -> bool {
     KEYS.iter().any(|(place, keys)| *place == pattern && keys.contains(&key))
 }
 
-/// `escalate` is not built in this version of unwait
+/// `escalate` is not built in this version of unwait: remove it
 pub fn says(word: &str) -> String {
-    format!("`{word}` is not built in this version of unwait")
+    format!("`{word}` is not built in this version of unwait: remove it")
 }

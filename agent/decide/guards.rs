@@ -121,7 +121,7 @@ impl Guard {
             Ok(Verdict::Allow) => return None,
             Ok(Verdict::Defer { until, reason, detail }) => (reason, detail, Some(until)),
             Ok(Verdict::Deny { reason, detail }) => (reason, detail, None),
-            Err(detail) => (Reason::GuardFailed, format!("{self} could not be asked: {detail}"), None),
+            Err(detail) => (Reason::GuardFailed, format!("{self} is undecided: {detail}"), None),
         };
         Some(Refusal { guard: self, reason, detail, until })
     }

@@ -59,7 +59,7 @@ impl Journal {
             (world.on_message)(message);
         }
         if let Err(error) = self.commit(saga, &event, world, &messages) {
-            tracing::error!(%error, incident = %saga.plan().incident, "the journal waits in memory");
+            tracing::error!(%error, incident = %saga.plan().incident, "the disk does not take the journal, which is kept in memory");
             self.waiting.push(self.row(&event, world));
             self.next += 1;
             world.store.tell(&world.audience, &messages);

@@ -97,7 +97,7 @@ impl Teller<'_> {
             let place = match (drained, ending.reason) {
                 (Some(look), _) => drained_at("It", look),
                 (None, Reason::RecordChanged) => "It stands as somebody else has left it".into(),
-                (None, _) => "It stands in traffic as it did before".into(),
+                (None, _) => "It is not drained, and may get traffic".into(),
             };
             lines.push(format!("{place}, and is latched: nothing further is done to it until a person decides."));
             lines.push(format!("look:   unwait show {}", self.plan.incident));
@@ -113,12 +113,12 @@ impl Teller<'_> {
     /// sees to it that there is a next start.
     pub fn left(&self, drained: Option<Option<Look>>) -> Message {
         let Some(look) = drained.filter(|_| !self.plan.dry_run) else {
-            return self.step("plan", "left", "the agent stops; its next start goes on from the journal");
+            return self.step("plan", "left", "the agent stops; the incident goes on at its next start");
         };
-        let title = format!("{} on {}: the agent stops while it is drained", self.plan.target.service, self.host);
+        let title = format!("{} on {}: the agent stops, and leaves it drained", self.plan.target.service, self.host);
         let lines = vec![
             format!(
-                "{}. It stays so until the agent runs again, which goes on from the journal.",
+                "{}. It stays so until the agent runs again: systemctl start unwait.",
                 drained_at("The service", look)
             ),
             format!("look:   unwait show {}", self.plan.incident),
@@ -130,10 +130,17 @@ impl Teller<'_> {
     pub fn still_trying(&self, what: &str, error: &str, place: Place, look: Option<Look>) -> Message {
         let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
         let stands = match look {
+            Some(look) if place == Place::OutOfTraffic && !look.out => {
+                format!("Not all registries had it out of traffic when last asked, {} ago", ago(look))
+            }
             Some(look) => format!("The service was {place} when last seen, {} ago", ago(look)),
             None => format!("By its journal the service is {place}; {UNSEEN}"),
         };
-        let lines = vec![error.to_string(), format!("{stands}. It stays so until this succeeds.")];
+        let lines = vec![
+            error.to_string(),
+            format!("{stands}. It stays so until this succeeds."),
+            format!("look: unwait show {}", self.plan.incident),
+        ];
         self.message(EventKind::Stuck, title, lines)
     }
 }

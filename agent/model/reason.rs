@@ -144,7 +144,7 @@ impl Reason {
             Self::Unstable => "the service is starting, stopping, or has a job under way",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
             Self::OutOfTraffic => {
-                "somebody else has taken the service out of traffic, or decided that it stays out; it is theirs"
+                "the service was out of traffic before us: taken out by others, or failing its checks"
             }
             Self::Cooldown => "an earlier incident ended a short while ago",
             Self::ServiceBudget => "the service's budget of incidents is spent",
@@ -160,7 +160,7 @@ impl Reason {
             Self::ApprovalExpired => "nobody decided on the plan in time; people are asked again later",
             Self::NoRegistry => "no registry is bound to the service, so nobody can say how many others are healthy",
             Self::TooFewHealthy => "too few other instances are healthy",
-            Self::SlotTaken => "other hosts hold the fleet's slots for this service",
+            Self::SlotTaken => "no slot of the fleet is free for this service",
             Self::GuardFailed => "a guard could not be asked, which counts as no",
             Self::NotActionable => "the runbook needs what the service does not have; `unwait check` says what",
             Self::EvidenceNotKept => "the evidence could not be kept, so nothing was touched",
@@ -185,12 +185,8 @@ impl Reason {
             }
             Self::Unhealthy => "the service did not become healthy after the restart",
             Self::UnhealthyAfterRestore => "the service became unhealthy again while it was watched in traffic",
-            Self::GoneWhileDrained => {
-                "the service was restarted or died while it was drained; it is held out of traffic"
-            }
-            Self::UnhealthierThanDrained => {
-                "the service is less healthy than when it was drained; it is held out of traffic"
-            }
+            Self::GoneWhileDrained => "the service was restarted or died while it was drained; it is not put back",
+            Self::UnhealthierThanDrained => "the service is less healthy than when it was drained; it is not put back",
             Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
             Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
             Self::JournalUnreadable => "the journal of an open incident cannot be read back, so it is not gone on with",
@@ -201,7 +197,7 @@ impl Reason {
             Self::NeedsPerson => "the runbook leaves the rest to a person",
             Self::BreakerOpen => "what the policy does did not help, so it only says what it would do; `unwait rearm`",
             Self::Recovered => "healthy, in traffic, and the sockets are gone",
-            Self::NotHelped => "healthy and in traffic, but it leaks as before",
+            Self::NotHelped => "every step is done, and no step could show that it helped",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",
         }
     }

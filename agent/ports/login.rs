@@ -176,7 +176,7 @@ impl Login {
         match tokio::time::timeout(patience, asked).await {
             Ok(answer) => answer,
             Err(_) => Err(LoginError::Unanswered(format!(
-                "the login as {} has no answer within {}; it goes on for up to {}",
+                "no answer to the login as {} after {}; it is waited for up to {}",
                 self.name(),
                 duration::format(patience),
                 duration::format(LOGIN_DEADLINE)

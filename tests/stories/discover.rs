@@ -59,5 +59,5 @@ fn what_discover_prints_is_pasted_and_checks() {
     stage.redis.stop();
     let away = unwait(&lab, &["discover"]);
     assert_eq!(away.code, 3, "{away:?}");
-    assert!(away.out.contains("# not asked: redis: "), "{away:?}");
+    assert!(away.out.contains("# without an answer: redis: "), "{away:?}");
 }

@@ -63,8 +63,8 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
             to.wrong(
                 place,
                 format!(
-                    "nobody is asked again behind {pivot}, which cannot be taken back, so `{name}` may not follow it: \
-                     write a runbook for each, and a policy that names both in `escalate`"
+                    "{pivot} cannot be taken back, and no guard is asked after it, so `{name}` may not follow it: write a \
+                     runbook for each, and list both under `escalate` of the policy"
                 ),
             );
         }

@@ -36,13 +36,13 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
         (
             "[reload, {pause: {for: 30m}}, restart]",
             vec![
-                "2:38 nobody is asked again behind `reload`, which cannot be taken back, so `restart` may not follow it: write a runbook for each, and a policy that names both in `escalate`",
+                "2:38 `reload` cannot be taken back, and no guard is asked after it, so `restart` may not follow it: write a runbook for each, and list both under `escalate` of the policy",
             ],
         ),
         (
             "[{run: {argv: [/bin/true]}}, {run: {argv: [/bin/true]}}, close_sockets]",
             vec![
-                "2:65 nobody is asked again behind a `run` with `effect: pivot` (which is what it is without an `effect`), which cannot be taken back, so `close_sockets` may not follow it: write a runbook for each, and a policy that names both in `escalate`",
+                "2:65 a `run` with `effect: pivot` (which is what it is without an `effect`) cannot be taken back, and no guard is asked after it, so `close_sockets` may not follow it: write a runbook for each, and list both under `escalate` of the policy",
             ],
         ),
         (

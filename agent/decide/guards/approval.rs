@@ -37,9 +37,9 @@ impl Gate {
                 if now < until {
                     let detail = match last.who {
                         Some(who) => {
-                            format!("{who} approved {}, and it could not begin until {}", last.id, last.expires)
+                            format!("{who} approved {}; unused, it expired at {}", last.id, last.expires)
                         }
-                        None => format!("nobody decided on {} until {}", last.id, last.expires),
+                        None => format!("{} expired at {}, and nobody had decided on it", last.id, last.expires),
                     };
                     return Ok(Verdict::Defer { until, reason: Reason::ApprovalExpired, detail });
                 }

@@ -108,10 +108,10 @@ impl Gate {
             if !rule.allows(others.healthy.saturating_sub(at_work), others.registered) {
                 let less = match at_work {
                     0 => String::new(),
-                    _ => format!(", of which {at_work} may be taken out at this moment,"),
+                    _ => format!(" ({at_work} of them may be down by other hosts' work)"),
                 };
                 let detail = format!(
-                    "{} other healthy instances{less} of {} registered in {}, min_healthy is {rule}",
+                    "{} other healthy instances{less}, {} registered in {}; min_healthy is {rule}",
                     others.healthy, others.registered, binding.registry
                 );
                 return Ok(deny(Reason::TooFewHealthy, detail));

@@ -91,7 +91,8 @@ pub async fn apply(
     if let Some(why) = fell.ineffective.filter(|_| on_busy == OnTimeout::Unwind) {
         return Err(Failure::new(Reason::DrainIneffective, why));
     }
-    let mut said = format!("out of traffic: {}; clients followed within {}", bindings(plan), duration::format(took));
+    let mut said =
+        format!("out of traffic: {}; {} were left to clients to follow", bindings(plan), duration::format(took));
     fell.says.iter().for_each(|says| said.push_str(&format!("; {says}")));
     Ok(Done { note: fell.note, ..Done::saying(said) })
 }
@@ -239,8 +240,8 @@ pub async fn undo(plan: &Plan, preimage: &Value, world: &World) -> Result<String
     if let Some(drained) = &preimage.incarnation {
         let now = world.settled_incarnation(plan).await.map_err(UndoError::Later)?;
         if now.as_ref() != Some(drained) {
-            let now = now.map_or("nothing that is settled".into(), |now| now.to_string());
-            let detail = format!("drained was {drained}, now runs {now}");
+            let now = now.map_or("none that is settled".into(), |now| now.to_string());
+            let detail = format!("the process was replaced: drained was {drained}, now runs {now}");
             return Err(UndoError::Refused { reason: Reason::GoneWhileDrained, detail });
         }
     }

@@ -136,8 +136,8 @@ async fn same_lifetime(saga: &Saga, step: usize, failed: Reason, world: &World) 
     if now == before(saga, step) {
         return Ok(());
     }
-    let now = now.map_or("nothing that is settled".into(), |now| now.to_string());
-    Err(Failure::new(Reason::IncarnationChanged, format!("the lifetime did not go on: now runs {now}")))
+    let now = now.map_or("none that is settled".into(), |now| now.to_string());
+    Err(Failure::new(Reason::IncarnationChanged, format!("the process was replaced: now runs {now}")))
 }
 
 /// Holds the drain while a step waits. False where others had put it back, and it was drained again. A registry that does not

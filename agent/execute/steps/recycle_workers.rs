@@ -58,7 +58,7 @@ pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Re
             (true, true) => break,
             (true, false) => {
                 return not_helped(format!(
-                    "{} of its {} workers hold leaked sockets, but {floor} must live (`floor: {}`): {ended} were ended",
+                    "{} of {} workers still leak; {floor} must stay up (`floor: {}`), so only {ended} were ended",
                     left.len(),
                     now.len(),
                     how.floor
@@ -100,5 +100,5 @@ async fn replaced(saga: &Saga, how: &Recycle, before: usize, ended: usize, world
 }
 
 fn failed(ended: usize, detail: String) -> Failure {
-    Failure::new(Reason::RecycleFailed, format!("{detail}; no further one is asked to end, {ended} were ended"))
+    Failure::new(Reason::RecycleFailed, format!("{detail}; it stopped there, after it had ended {ended} workers"))
 }

@@ -30,20 +30,20 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
     };
     let incarnation = if saga.has_stopped_the_service() {
         let Some(before) = before(saga, step) else {
-            return Err(Failure::new(Reason::RestartFailed, "the journal does not say which lifetime was stopped"));
+            return Err(Failure::new(Reason::RestartFailed, "the journal does not say which process was stopped"));
         };
         restarter.start(restart, &before, deadline).await.map_err(failed)?
     } else {
         match restarter.restart(restart, deadline).await.map_err(failed)? {
             Restarted::Anew(same) if super::before(saga, step).as_ref() == Some(&same) => {
-                let detail = format!("it is said to be done, and the same lifetime runs: {same}");
+                let detail = format!("a restart was reported, and the same process still runs: {same}");
                 return Err(Failure::new(Reason::RestartFailed, detail));
             }
             Restarted::Anew(incarnation) => incarnation,
             Restarted::Stopping => return Ok(Done { stopped: true, ..Done::saying("it is being stopped") }),
         }
     };
-    Ok(Done::saying(format!("a new incarnation runs: {incarnation}")))
+    Ok(Done::saying(format!("a new process runs: {incarnation}")))
 }
 
 /// The lifetime that is about to be ended, and what its successor needs to know of it.

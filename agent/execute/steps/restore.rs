@@ -79,7 +79,9 @@ async fn found(plan: &Plan, put_back: String, deadline: Duration, world: &World)
     Ok(Done::saying(match shown {
         Err(not_yet) => format!("{put_back}; {not_yet}"),
         Ok(()) if follow.is_zero() => format!("{put_back}; clients find it"),
-        Ok(()) => format!("{put_back}; clients followed within {}", duration::format(world.pace.elapsed() - since)),
+        Ok(()) => {
+            format!("{put_back}; {} were left to clients to follow", duration::format(world.pace.elapsed() - since))
+        }
     }))
 }
 

@@ -191,7 +191,6 @@ fn judge(before: &Sample, after: &Sample, clients_leave: bool) -> Fell {
         0.0 => 0.0,
         was => after.bytes_per_second() / was,
     };
-    let under = format!("under {:.0}% of its traffic before the drain", share_of_bytes.min(9.99) * 100.0);
     let counted = format!("counted for {}, once all clients should have followed", duration::format(whole(after.over)));
     let comparable = was.exact == is.exact;
     let ineffective = if comparable
@@ -202,8 +201,7 @@ fn judge(before: &Sample, after: &Sample, clients_leave: bool) -> Fell {
     } else if clients_leave && before.bytes_per_second() >= ENOUGH_BYTES_PER_SECOND && share_of_bytes > STILL_BUSY {
         let (was, is) = (before.bytes_per_second() / 1024.0, after.bytes_per_second() / 1024.0);
         Some(format!(
-            "clients that leave what they do not find stay: {was:.1} KiB/s before the drain, {is:.1} KiB/s after it \
-             ({counted}); {}",
+            "open connections stay busy: {was:.1} KiB/s before the drain, {is:.1} KiB/s after it ({counted}); {}",
             after.busiest()
         ))
     } else {
@@ -211,10 +209,12 @@ fn judge(before: &Sample, after: &Sample, clients_leave: bool) -> Fell {
     };
     let says = match (was.per_second < ENOUGH_PER_SECOND, comparable) {
         (true, _) => format!("{was}, too quiet to tell whether clients follow"),
-        (false, true) => format!("from {was} to {is}"),
+        (false, true) => format!("{was} before the drain, {is} after it"),
         (false, false) => format!("{was}, and {is}, which cannot be compared"),
     };
-    let note = (share_of_bytes > 0.005).then(|| format!("it was restarted {under}"));
+    let note = (share_of_bytes > 0.005).then(|| {
+        format!("it was restarted under {:.0}% of its traffic before the drain", share_of_bytes.min(9.99) * 100.0)
+    });
     Fell { ineffective, says: Some(says), note }
 }
 

@@ -91,7 +91,7 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
         }
     };
     if drained {
-        tracing::warn!(incident = %plan.incident, "it still carries our drain, and is put back now");
+        tracing::warn!(incident = %plan.incident, "the service still carries our drain after its restore; restoring it again");
         let put_back = restore::apply(saga, STILL_DRAINED_TOLD_AFTER, world).await;
         // So that it is held out, and told to be out: it never was in traffic.
         put_back.map_err(|failure| Failure { reason: Reason::UnhealthyAfterRestore, ..failure })?;

@@ -73,7 +73,7 @@ async fn no_worker_is_ended_where_all_of_them_must_live() {
     };
     let done = second_step(Shape::RecycleWorkers, None, all_live).await;
     assert_eq!(done.helped, Some(false));
-    assert!(done.detail.contains("must live (`floor: 100%`): 0 were ended"), "{}", done.detail);
+    assert!(done.detail.contains("must stay up (`floor: 100%`), so only 0 were ended"), "{}", done.detail);
 }
 
 #[tokio::test]

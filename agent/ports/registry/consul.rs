@@ -473,7 +473,7 @@ impl Registry for Local {
         match self.scope {
             ConsulScope::Service => &[
                 "a registration under another id or with replace-existing-checks ends a drain",
-                "a service that deregisters and registers again while drained is in traffic until the agent has drained it again, within some seconds; and while no agent runs",
+                "a service that deregisters and registers again while drained is in traffic until the agent drains it again, some seconds later; if no agent runs, it stays in traffic",
             ],
             ConsulScope::Node => &[
                 "`scope: node`: everything else on this node goes out of traffic with the service, also what is the last \

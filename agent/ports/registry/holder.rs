@@ -136,7 +136,7 @@ async fn look_after<A: Held>(
             match &look {
                 Ok(Look::Out) => {}
                 Ok(Look::OutAgain) => {
-                    tracing::warn!(id, incident = %marker.incident, "it came back into traffic while drained, and was taken out again");
+                    tracing::warn!(id, incident = %marker.incident, "{id} came back into traffic while drained, and was taken out again");
                 }
                 Ok(Look::NotOurs) => {
                     let mut state = lock(&state);

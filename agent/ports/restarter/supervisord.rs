@@ -308,7 +308,7 @@ impl Restarter for SupervisordRestarter {
                         Err(error @ CallError::Fault { .. }) => return Err(program.failed(error.to_string())),
                         // Asked again, if it turns out that it was not heard.
                         Err(error @ CallError::Silent(_)) => {
-                            tracing::warn!(%error, "supervisord was asked to start it")
+                            tracing::warn!(%error, "supervisord has not answered the start")
                         }
                     },
                 }
