@@ -262,7 +262,10 @@ mod tests {
         for _ in 0..3 {
             let (one, other) = tokio::join!(login.token(None, patience, slow()), login.token(None, patience, slow()));
             for answer in [one, other] {
-                assert!(matches!(&answer, Err(LoginError::Unanswered(says)) if says.contains("goes on")), "{answer:?}");
+                assert!(
+                    matches!(&answer, Err(LoginError::Unanswered(says)) if says.contains("is waited for up to")),
+                    "{answer:?}"
+                );
             }
         }
         let token = login.token(None, LOGIN_DEADLINE, slow()).await.unwrap();

@@ -24,7 +24,7 @@ impl<'lab> Redis<'lab> {
         let program = lab.dir().join("redis-server");
         symlink(redis_server(), &program).expect("the lab's directory is writable");
         let program = program.display();
-        let options = "--bind 127.0.0.1 --save '' --appendonly no";
+        let options = format!("--bind 127.0.0.1 --save '' --appendonly no --dir {}", lab.dir().display());
         lab.add_unit(
             UNIT,
             &format!(
