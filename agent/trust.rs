@@ -88,6 +88,14 @@ fn read(path: &Path, wrong: fn(Ownership) -> Option<String>) -> io::Result<Vec<u
     Ok(bytes)
 }
 
+/// Writes a secret where [`read_secret`] takes it.
+#[cfg(test)]
+pub fn write_secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 fn refused(why: String) -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, why)
 }

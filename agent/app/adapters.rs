@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
 
+use super::asking::of_notifier;
 use super::{Host, WiringError};
 use crate::clock::Clock;
 use crate::config::{Destination, FleetConfig, Login, RegistryConfig, To};
+use crate::model::Tls;
 use crate::ports::fleet::{self as stores, Fleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
 use crate::ports::registry::{
@@ -24,9 +26,11 @@ use crate::ports::registry::{
     redis::Redis,
     zookeeper::ZooKeeper,
 };
+use crate::ports::tls::{Contexts, TlsContext};
 use crate::ports::unmade::Unmade;
-use crate::ports::{Secret, User, login};
+use crate::ports::{Ensemble, Secret, Servers, User, Via, login};
 use crate::store::StateDir;
+use crate::trust;
 
 /// What becomes of an adapter that cannot be made, mostly for a secret that cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,17 +86,37 @@ impl Logins {
     }
 }
 
+/// What adapters of this host share, also those of a configuration that follows.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    pub logins: Logins,
+    pub contexts: Contexts,
+}
+
+impl Shared {
+    /// `of` says whose connections they are.
+    pub fn tls(&self, of: &str, tls: &Tls) -> Result<Arc<TlsContext>, WiringError> {
+        self.contexts.of(of, tls).map_err(|detail| WiringError::Tls { of: of.into(), detail })
+    }
+
+    fn servers(&self, of: &str, urls: &[String], tls: &Tls) -> Result<Servers, WiringError> {
+        Ok(Servers { urls: urls.to_vec(), via: self.tls(of, tls)?.into() })
+    }
+}
+
 /// The adapter that the host's file asks for under this name.
 pub fn registry(
     name: &str,
     registry: &RegistryConfig,
     state: &Path,
     host: &str,
-    logins: &Logins,
+    shared: &Shared,
 ) -> Result<Arc<dyn Registry>, WiringError> {
+    let of = format!("registry {name}");
     Ok(match registry {
-        RegistryConfig::Consul { url, token_file, scope } => {
-            Arc::new(Consul::new(name, url, token(token_file.as_ref())?, host)?.draining(*scope))
+        RegistryConfig::Consul { url, tls, token_file, scope } => {
+            let server = shared.servers(&of, std::slice::from_ref(url), tls)?;
+            Arc::new(Consul::new(name, server, token(token_file.as_ref())?, host)?.draining(*scope))
         }
         RegistryConfig::Exec(hook) => {
             let ledger = StateDir::drains_by(state, name);
@@ -106,9 +130,10 @@ pub fn registry(
         RegistryConfig::HealthFile { directory, hold_every } => {
             Arc::new(HealthFile::new(name, directory, *hold_every, host))
         }
-        RegistryConfig::Http { hook, headers_file } => {
-            let headers = headers_file.as_ref().map(|path| secret(path, "the hook's headers")).transpose()?;
-            let hooks = HttpHooks::new(hook.as_ref().clone(), headers.as_ref())
+        RegistryConfig::Http { hook, tls, proxy, headers_file } => {
+            let headers = headers_file.as_ref().map(|path| renewable(path, "the hook's headers")).transpose()?;
+            let via = Via { tls: shared.tls(&of, tls)?, proxy: proxy.clone() };
+            let hooks = HttpHooks::new(hook.as_ref().clone(), &via, headers)
                 .map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
             let ledger = StateDir::drains_by(state, name);
             Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, host))
@@ -117,63 +142,79 @@ pub fn registry(
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             Arc::new(Redis::new(name, url, user, layout.clone(), host)?)
         }
-        RegistryConfig::Etcd { urls, login, layout } => {
-            let login = logins.of(urls, login.as_ref(), REGISTRY_PASSWORD)?;
-            Arc::new(Etcd::new(name, urls, login, layout.clone(), host)?)
+        RegistryConfig::Etcd { urls, tls, login, layout } => {
+            let login = shared.logins.of(urls, login.as_ref(), REGISTRY_PASSWORD)?;
+            Arc::new(Etcd::new(name, shared.servers(&of, urls, tls)?, login, layout.clone(), host)?)
         }
-        RegistryConfig::ZooKeeper { servers, root, merge, login } => {
+        RegistryConfig::ZooKeeper { servers, tls, root, merge, login } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-            Arc::new(ZooKeeper::new(name, servers.clone(), user, root, *merge, host))
+            let tls = tls.as_ref().map(|tls| shared.tls(&of, tls)).transpose()?;
+            let ensemble = Ensemble { servers: servers.clone(), tls };
+            Arc::new(ZooKeeper::new(name, ensemble, user, root, *merge, host))
         }
-        RegistryConfig::Nacos { urls, login, layout } => {
-            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-            let ledger = StateDir::drains_by(state, name);
-            Arc::new(Nacos::new(name, urls, user, layout.clone(), ledger)?)
-        }
-        RegistryConfig::Eureka { urls, login } => {
+        RegistryConfig::Nacos { urls, tls, login, layout } => {
             let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
             let ledger = StateDir::drains_by(state, name);
-            Arc::new(Eureka::new(name, urls, user, ledger)?)
+            Arc::new(Nacos::new(name, shared.servers(&of, urls, tls)?, user, layout.clone(), ledger)?)
+        }
+        RegistryConfig::Eureka { urls, tls, login } => {
+            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
+            let ledger = StateDir::drains_by(state, name);
+            Arc::new(Eureka::new(name, shared.servers(&of, urls, tls)?, user, ledger)?)
         }
     })
 }
 
-pub fn notifier(destination: &Destination, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Notifier>, WiringError> {
+/// How a destination is reached.
+pub fn via_of(destination: &Destination, shared: &Shared) -> Result<Via, WiringError> {
+    let tls = shared.tls(&of_notifier(destination), &destination.tls)?;
+    Ok(Via { tls, proxy: destination.proxy.clone() })
+}
+
+pub fn notifier(
+    destination: &Destination,
+    clock: &Arc<dyn Clock>,
+    shared: &Shared,
+) -> Result<Arc<dyn Notifier>, WiringError> {
+    let via = &via_of(destination, shared)?;
     Ok(match &destination.to {
         To::Slack { url_file } => {
             let url = secret(url_file, "the webhook's address")?;
-            Arc::new(Slack::new(url).map_err(|error| refused(&destination.name, &error, &[url_file]))?)
+            Arc::new(Slack::new(url, via).map_err(|error| refused(&destination.name, &error, &[url_file]))?)
         }
         To::Generic { url_file, key_file } => {
             let url = secret(url_file, "the webhook's address")?;
             let key = secret(key_file, "the webhook's signing key")?;
-            let generic = Generic::new(url, Some(key), Arc::clone(clock));
+            let generic = Generic::new(url, via, Some(key), Arc::clone(clock));
             Arc::new(generic.map_err(|error| refused(&destination.name, &error, &[url_file, key_file]))?)
         }
     })
 }
 
 /// The store that the host's file names, as this host sees it.
-pub fn fleet(config: &FleetConfig, host: &Host, logins: &Logins) -> Result<Arc<dyn Fleet>, WiringError> {
+pub fn fleet(config: &FleetConfig, host: &Host, shared: &Shared) -> Result<Arc<dyn Fleet>, WiringError> {
     let clock = Arc::clone(&host.clock);
     Ok(match config {
-        FleetConfig::Consul { urls, token_file } => {
-            stores::consul::consul(urls, token(token_file.as_ref())?, &host.name, clock)?
+        FleetConfig::Consul { urls, tls, token_file } => {
+            stores::consul::consul(shared.servers(FLEET, urls, tls)?, token(token_file.as_ref())?, &host.name, clock)?
         }
-        FleetConfig::Etcd { urls, login } => {
-            let login = logins.of(urls, login.as_ref(), FLEET_PASSWORD)?;
-            stores::etcd::etcd(urls, login, &host.name, clock)?
+        FleetConfig::Etcd { urls, tls, login } => {
+            let login = shared.logins.of(urls, login.as_ref(), FLEET_PASSWORD)?;
+            stores::etcd::etcd(shared.servers(FLEET, urls, tls)?, login, &host.name, clock)?
         }
         FleetConfig::Redis { url, login } => {
             stores::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
         }
-        FleetConfig::FleetLock { url, group, id } => {
+        FleetConfig::FleetLock { url, tls, group, id } => {
             let lock = stores::fleetlock::Lock { group: group.clone(), id: id.clone() };
-            Arc::new(stores::fleetlock::FleetLock::new(url, lock, &host.name, clock)?)
+            let server = shared.servers(FLEET, std::slice::from_ref(url), tls)?;
+            Arc::new(stores::fleetlock::FleetLock::new(server, lock, &host.name, clock)?)
         }
     })
 }
 
+/// Whose connections those to the fleet's store are.
+pub const FLEET: &str = "fleet";
 const FLEET_PASSWORD: &str = "the fleet's password";
 const REGISTRY_PASSWORD: &str = "the registry's password";
 
@@ -202,8 +243,7 @@ fn renewable(path: &Path, what: &'static str) -> Result<Secret, WiringError> {
 }
 
 /// A secret stands alone in its file; white space around it does not count.
-pub fn secret(path: &PathBuf, what: &'static str) -> Result<SecretString, WiringError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| WiringError::Secret { path: path.clone(), what, source })?;
+pub fn secret(path: &Path, what: &'static str) -> Result<SecretString, WiringError> {
+    let text = trust::read_secret(path).map_err(|source| WiringError::Secret { path: path.into(), what, source })?;
     Ok(SecretString::from(text.trim().to_owned()))
 }

@@ -19,7 +19,7 @@ use crate::measure::Meter;
 use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
 use crate::model::{Policy, Reading, Readings, Reason, ServiceName, Signal};
-use crate::serve::{Bulletin, Held, Incidents, MOST_SERVICES, Server, UnderWay, Work};
+use crate::serve::{Bulletin, CertificateOf, Held, Incidents, MOST_SERVICES, Server, UnderWay, Work};
 use crate::store::{Health, OpenIncident, Store, StoreError};
 
 /// The bulletins, and who reads them.
@@ -135,6 +135,17 @@ fn bounded(named: BTreeSet<ServiceName>, mut holding: Vec<(ServiceName, u64)>) -
     (listed.collect(), left_out)
 }
 
+/// Of several of one name, in a bundle for a change of CA, the one that ends first.
+fn certificates(wiring: &Wiring) -> BTreeMap<CertificateOf, Timestamp> {
+    let mut ends = BTreeMap::new();
+    for (connection, whose, certificate) in wiring.certificates() {
+        let of = CertificateOf { connection, whose: whose.into(), subject: certificate.subject };
+        let end = ends.entry(of).or_insert(certificate.until);
+        *end = certificate.until.min(*end);
+    }
+    ends
+}
+
 impl Agent {
     /// Serves what the configuration in force asks for.
     pub(super) fn open_board(&mut self) {
@@ -187,6 +198,7 @@ impl Agent {
             open_breakers: breakers,
             outbox: self.undelivered()?,
             slots: store.slots_noted()?.into_iter().map(|(scope, count)| (scope, count.into())).collect(),
+            certificates: certificates(&self.wiring),
             verdicts: self.wiring.tally.read().map(|(guard, verdict, count)| (guard.into(), verdict, count)).collect(),
         })
     }

@@ -176,7 +176,7 @@ impl Notifier for Ears {
 }
 
 pub(super) fn wiring(dir: &Path) -> Wiring {
-    std::fs::write(dir.join("url"), "https://127.0.0.1:1/nobody").unwrap();
+    crate::trust::write_secret(&dir.join("url"), "https://127.0.0.1:1/nobody");
     let text = HOST_FILE
         .replace("URL", &dir.join("url").display().to_string())
         .replace("STATE", &dir.join("state").display().to_string());

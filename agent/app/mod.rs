@@ -4,10 +4,12 @@ mod adapters;
 pub mod agent;
 pub mod approvals;
 pub mod arrivals;
+pub mod asking;
 mod attention;
 mod board;
 pub mod breaches;
 pub mod breaker;
+pub mod certificates;
 pub mod control;
 pub mod discover;
 pub mod explain;
@@ -31,6 +33,8 @@ mod words;
 
 #[cfg(test)]
 mod arrivals_tests;
+#[cfg(test)]
+mod asking_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
@@ -62,10 +66,11 @@ use crate::ports::restarter::{
     Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
+use crate::ports::tls::{Certificate, TlsContext, Whose};
 use crate::ports::{Ports, belted};
 use crate::store::{Audience, StateDir, Store};
 
-use adapters::{Logins, Missing};
+use adapters::{Missing, Shared};
 use arrivals::Counted;
 use sensor::{Sensor, SharedSensor};
 
@@ -94,6 +99,8 @@ pub enum WiringError {
     Registry(#[from] crate::ports::registry::RegistryError),
     #[error("{0}")]
     Fleet(#[from] crate::ports::fleet::FleetError),
+    #[error("{of}: TLS: {detail}")]
+    Tls { of: String, detail: String },
     #[error("notify, {destination}: {detail}")]
     Notifier { destination: String, detail: String },
     #[error("{0}")]
@@ -116,7 +123,7 @@ pub struct Wiring {
     pub host: Host,
     pub ports: Ports,
     made: BTreeMap<String, Made>,
-    logins: Logins,
+    shared: Shared,
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
     pub audience: Arc<Audience>,
     pub sensor: SharedSensor,
@@ -162,7 +169,7 @@ impl Wiring {
     }
 
     fn wire(config: Config, host: Host, former: Option<&Self>, missing: Missing) -> Result<Self, WiringError> {
-        let logins = former.map(|former| former.logins.clone()).unwrap_or_default();
+        let shared = former.map(|former| former.shared.clone()).unwrap_or_default();
         let mut made: BTreeMap<String, Made> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
             // One that cannot be read is told of where the adapter is made.
@@ -174,13 +181,13 @@ impl Wiring {
             }
             let adapter = missing.or(
                 name,
-                adapters::registry(name, registry, &config.host.state, &host.name, &logins),
+                adapters::registry(name, registry, &config.host.state, &host.name, &shared),
                 |none| Arc::new(none),
             )?;
             made.insert(name.clone(), Made { adapter, config: registry.clone(), secret: secret_now });
         }
         let registries = made.iter().map(|(name, made)| (name.clone(), Arc::clone(&made.adapter))).collect();
-        let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host, &logins)).transpose() {
+        let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host, &shared)).transpose() {
             Err(error) if missing == Missing::DoesNotAnswer => {
                 tracing::error!(%error, "the fleet's store is not asked");
                 None
@@ -194,7 +201,7 @@ impl Wiring {
             docker: Arc::new(DockerRestarter::new(Arc::clone(&host.clock))),
             supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(&host.clock))),
             supervise: Arc::new(SuperviseRestarter::new(Arc::clone(&host.clock))),
-            probe: Arc::new(Probes),
+            probe: Arc::new(Probes::with(shared.contexts.clone())),
             fleet,
         });
 
@@ -202,11 +209,15 @@ impl Wiring {
         let mut audience = Vec::new();
         for destination in &config.host.notify {
             let adapter =
-                missing.or(&destination.name, adapters::notifier(destination, &host.clock), |none| Arc::new(none))?;
+                missing.or(&destination.name, adapters::notifier(destination, &host.clock, &shared), |none| {
+                    Arc::new(none)
+                })?;
             notifiers.insert(destination.name.clone(), adapter);
             audience.push((destination.name.clone(), destination.events.iter().copied().collect()));
         }
 
+        // What goes on with its former connections has its files looked at as well.
+        shared.contexts.look();
         let asked = asked(&config);
         let matches = matches(&config);
         let sensor = match former {
@@ -233,7 +244,7 @@ impl Wiring {
             host,
             ports,
             made,
-            logins,
+            shared,
             notifiers,
             audience: Arc::new(Audience(audience)),
             sensor,
@@ -241,6 +252,16 @@ impl Wiring {
             vault: Arc::new(vault),
             tally: Arc::default(),
         })
+    }
+
+    /// Each certificate in use: whose connections it is seen at, whose it is.
+    pub fn certificates(&self) -> Vec<(String, Whose, Certificate)> {
+        let contexts = self.shared.contexts.all();
+        let of = |context: &Arc<TlsContext>| {
+            let name = context.of().to_owned();
+            context.certificates().into_iter().map(move |(whose, certificate)| (name.clone(), whose, certificate))
+        };
+        contexts.iter().flat_map(of).collect()
     }
 
     /// The host's labels, as `key=value`.

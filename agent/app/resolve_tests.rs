@@ -127,7 +127,7 @@ async fn a_service_that_left_consul_while_it_rested_stuck_is_in_traffic_again_on
 fn over_a_balancer(balancer: &TestHaProxy, dir: &Path, drains: &serde_json::Value) -> Wiring {
     std::fs::create_dir(dir.join("state")).unwrap();
     std::fs::write(dir.join("state/drains.json"), drains.to_string()).unwrap();
-    std::fs::write(dir.join("url"), "https://127.0.0.1:1/nobody").unwrap();
+    crate::trust::write_secret(&dir.join("url"), "https://127.0.0.1:1/nobody");
     let host = format!(
         "registries: {{ haproxy: {{ sockets: [{}] }} }}\n\
          notify: [{{ to: {{ slack: {{ url_file: {}/url }} }}, events: [stuck] }}]\n\

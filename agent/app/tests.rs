@@ -14,6 +14,7 @@ use crate::model::{EventKind, IncidentId, Outcome, Plan, Policy, Readings, Reaso
 use crate::ports::fleet::SKEW;
 use crate::ports::fleet::fake::FakeStore;
 use crate::store::{ApprovalState, Implied, JournalRow};
+use crate::trust;
 
 const AGENT: &str = "\
 remind: 1h
@@ -69,7 +70,7 @@ fn set() -> Set {
         ("url", "https://127.0.0.1:1/nobody"),
         ("registry.json", REGISTRY),
     ] {
-        std::fs::write(path(name), text).unwrap();
+        trust::write_secret(&path(name), text);
     }
     let config = config::load(dir.path()).unwrap_or_else(|wrong| panic!("{wrong}"));
     let clock = Arc::new(ManualClock::new("2026-11-22T18:43:29Z".parse().unwrap()));
@@ -294,7 +295,7 @@ fn a_reload_keeps_the_adapters_whose_settings_and_secrets_are_what_they_were() {
         std::fs::write(path("agent.yaml"), format!("{text}fleet: {{ consul: {{}} }}\n")).unwrap();
         config::load(set._dir.path()).unwrap_or_else(|wrong| panic!("{wrong}"))
     };
-    std::fs::write(path("token"), "one\n").unwrap();
+    trust::write_secret(&path("token"), "one\n");
     let former = Wiring::new(registries("http://127.0.0.1:1"), set.wiring.host.clone(), Some(&set.wiring)).unwrap();
     let kept = |later: &Wiring| -> Vec<String> {
         let same = |(name, made): (&String, &Made)| {
@@ -306,6 +307,6 @@ fn a_reload_keeps_the_adapters_whose_settings_and_secrets_are_what_they_were() {
     let again = |consul: &str| Wiring::new(registries(consul), set.wiring.host.clone(), Some(&former)).unwrap();
     assert_eq!(kept(&again("http://127.0.0.1:1")), ["consul", "file"]);
     assert_eq!(kept(&again("http://127.0.0.1:2")), ["file"]);
-    std::fs::write(path("token"), "two\n").unwrap();
+    trust::write_secret(&path("token"), "two\n");
     assert_eq!(kept(&again("http://127.0.0.1:1")), ["file"]);
 }

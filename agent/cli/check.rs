@@ -4,25 +4,35 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
-use crate::app::plans;
+use super::{Failure, Outcome, Place, asking, open, render};
+use crate::app::{certificates, plans};
+use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::{Mode, Runbook, ServiceName};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
+    /// Ask each registry, the fleet's store, each probe and each webhook once: what answers, by which certificate, until
+    /// when. Nothing is changed or posted.
+    #[arg(long)]
+    ask: bool,
     #[command(flatten)]
     place: Place,
 }
 
 pub async fn check(arguments: Arguments) -> Outcome {
-    let place = arguments.place;
+    let place = &arguments.place;
     let loaded = config::load(&place.config).and_then(|config| {
         let unreadable = config::unreadable_secrets(&config.host);
-        if unreadable.is_empty() { Ok(config) } else { Err(unreadable) }
+        let (wrong, soon) = certificates::look(&config.host, SystemClock.now());
+        match (unreadable.is_empty(), wrong.is_empty()) {
+            (true, true) => Ok((config, soon)),
+            (false, _) => Err(unreadable),
+            (true, false) => Err(wrong),
+        }
     });
-    let config = match loaded {
-        Ok(config) => config,
+    let (config, soon) = match loaded {
+        Ok(loaded) => loaded,
         Err(diagnostics) => {
             if place.json {
                 render::json(&json!({ "ok": false, "errors": diagnostics }));
@@ -68,6 +78,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     let restarts = plans::restart_caveats(&wiring).await;
     let registries = &wiring.ports.registries;
+    let asked = if arguments.ask { wiring.ask_all().await } else { Vec::new() };
     if place.json {
         let cannot: serde_json::Map<_, _> =
             registries.iter().map(|(name, registry)| (name.clone(), json!(registry.caveats()))).collect();
@@ -88,10 +99,14 @@ pub async fn check(arguments: Arguments) -> Outcome {
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
             "restart_cannot_promise": restarts, "short_deadlines": short,
             "labels_of_no_service": of_none, "random_ids": random_ids,
-            "registries_cannot_promise": cannot,
+            "registries_cannot_promise": cannot, "certificates_end_soon": soon,
+            "asked": asked.iter().map(asking::json).collect::<Vec<_>>(),
         }));
     } else {
         say(config, &lacking);
+        for warning in soon.iter() {
+            println!("{warning}");
+        }
         for (policy, label) in &of_none {
             println!("{policy}: no service of this host carries the label `{label}`");
         }
@@ -112,8 +127,15 @@ pub async fn check(arguments: Arguments) -> Outcome {
                 println!("limit of registry {name}: {caveat}");
             }
         }
+        for party in &asked {
+            asking::say(party);
+        }
     }
-    Ok(())
+    match asked.iter().filter(|party| party.answer.is_err()).count() {
+        0 => Ok(()),
+        1 => Err(Failure::Wrong("1 party could not be asked".into())),
+        count => Err(Failure::Wrong(format!("{count} parties could not be asked"))),
+    }
 }
 
 fn say(config: &config::Config, lacking: &[(String, ServiceName, Vec<String>)]) {

@@ -5,6 +5,7 @@ mod out;
 
 mod act;
 mod approve;
+mod asking;
 mod check;
 mod demo;
 mod discover;

@@ -62,7 +62,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
 }
 
 fn log_to(format: Option<LogFormat>) -> Result<(), Failure> {
-    let filter = EnvFilter::try_from_env("UNWAIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("UNWAIT_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     // Set by systemd where standard error goes to the journal.
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let format = format.unwrap_or(match (std::io::stderr().is_terminal(), under_systemd) {
@@ -97,3 +97,7 @@ fn log(message: &Message) {
         _ => tracing::info!(event, service, incident, reason, dry_run, detail, "{}", message.title),
     }
 }
+
+/// What is logged unless `UNWAIT_LOG` says otherwise. What goes wrong in a library is said by the call that failed, once and in
+/// our words.
+const LOGGED: &str = "info,rustls=off,hyper=off,hyper_util=off,reqwest=off,redis=off";

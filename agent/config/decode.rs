@@ -38,7 +38,10 @@ impl<T> Decoded<T> {
         T: Default,
     {
         let spec = std::mem::take(&mut self.spec);
-        (spec, Compiling { source, marks: &self.marks, pruned: &self.pruned, out, secrets: Vec::new() })
+        (
+            spec,
+            Compiling { source, marks: &self.marks, pruned: &self.pruned, out, secrets: Vec::new(), tls: Vec::new() },
+        )
     }
 }
 

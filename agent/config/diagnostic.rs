@@ -97,7 +97,7 @@ impl Diagnostics {
     }
 
     /// In the order of files, lines and columns; the same thing said twice is said once.
-    pub(super) fn sorted(mut self) -> Self {
+    pub fn sorted(mut self) -> Self {
         self.0.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
         self.0.dedup();
         self

@@ -9,7 +9,7 @@ use super::Diagnostic;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
-use crate::model::{ConsulScope, EtcdLayout, ExecHook, HttpHook, NacosLayout, RedisLayout};
+use crate::model::{ConsulScope, EtcdLayout, ExecHook, HttpHook, NacosLayout, RedisLayout, Tls};
 
 /// `agent.yaml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,12 +42,24 @@ pub struct HostConfig {
     pub state: PathBuf,
     /// Files that hold a secret, each with the place that names it.
     pub secrets: Vec<(PathBuf, Diagnostic)>,
+    /// Each `tls:` that names something.
+    pub tls: Vec<TlsFiles>,
+}
+
+/// What one `tls:` of the host's file names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsFiles {
+    pub tls: Tls,
+    /// Where it stands.
+    pub at: Diagnostic,
+    /// The server takes our certificate for another login where it has a CN.
+    pub nameless: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryConfig {
-    /// The local Consul agent. The URL holds no credentials: those are refused.
-    Consul { url: String, token_file: Option<PathBuf>, scope: ConsulScope },
+    /// The local Consul agent: a URL without credentials, those are refused; or `unix:///PATH`.
+    Consul { url: String, tls: Tls, token_file: Option<PathBuf>, scope: ConsulScope },
     /// Commands; instances are `SERVICE/INSTANCE`.
     Exec(ExecHook),
     /// A JSON file, for the demo and for tests.
@@ -57,17 +69,17 @@ pub enum RegistryConfig {
     /// Files that health checks read; instances are `SERVICE/FILE` below the directory.
     HealthFile { directory: PathBuf, hold_every: Duration },
     /// HTTP requests; instances are `SERVICE/INSTANCE`.
-    Http { hook: Box<HttpHook>, headers_file: Option<PathBuf> },
+    Http { hook: Box<HttpHook>, tls: Tls, proxy: Option<String>, headers_file: Option<PathBuf> },
     /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
     Redis { url: String, login: Option<Login>, layout: RedisLayout },
     /// Instances are `SERVICE/INSTANCE`.
-    Etcd { urls: Vec<String>, login: Option<Login>, layout: EtcdLayout },
-    /// `HOST:PORT`, at least one, and Dubbo's root node. Instances are `SERVICE/IP:PORT`.
-    ZooKeeper { servers: Vec<String>, root: String, merge: bool, login: Option<Login> },
+    Etcd { urls: Vec<String>, tls: Tls, login: Option<Login>, layout: EtcdLayout },
+    /// `HOST:PORT`, at least one, and Dubbo's root node; without `tls` in plain text. Instances are `SERVICE/IP:PORT`.
+    ZooKeeper { servers: Vec<String>, tls: Option<Tls>, root: String, merge: bool, login: Option<Login> },
     /// Each URL ends where `/v1` or `/v3` begins. Instances are `SERVICE/IP:PORT`.
-    Nacos { urls: Vec<String>, login: Option<Login>, layout: NacosLayout },
+    Nacos { urls: Vec<String>, tls: Tls, login: Option<Login>, layout: NacosLayout },
     /// Each URL ends where `/apps` begins. Instances are `APP/INSTANCE-ID`.
-    Eureka { urls: Vec<String>, login: Option<Login> },
+    Eureka { urls: Vec<String>, tls: Tls, login: Option<Login> },
 }
 
 impl RegistryConfig {
@@ -85,6 +97,19 @@ impl RegistryConfig {
     /// nothing tells addresses.
     pub fn finds_by_address(&self) -> bool {
         matches!(self, Self::Consul { .. } | Self::Eureka { .. })
+    }
+
+    /// What stands beside its addresses, where it has such.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Consul { tls, .. }
+            | Self::Etcd { tls, .. }
+            | Self::Nacos { tls, .. }
+            | Self::Eureka { tls, .. }
+            | Self::Http { tls, .. } => Some(tls),
+            Self::ZooKeeper { tls, .. } => tls.as_ref(),
+            _ => None,
+        }
     }
 
     /// The file that its adapter reads a secret from when it is made.
@@ -120,10 +145,12 @@ impl RegistryConfig {
 pub enum FleetConfig {
     Consul {
         urls: Vec<String>,
+        tls: Tls,
         token_file: Option<PathBuf>,
     },
     Etcd {
         urls: Vec<String>,
+        tls: Tls,
         login: Option<Login>,
     },
     /// `redis://HOST:PORT`, or with `/DB`.
@@ -134,6 +161,7 @@ pub enum FleetConfig {
     /// Any server of the FleetLock protocol. Without a group, each service is one. `id` has `{host}`, mostly `{service}`.
     FleetLock {
         url: String,
+        tls: Tls,
         group: Option<String>,
         id: String,
     },
@@ -149,6 +177,14 @@ impl FleetConfig {
                 group.clone().unwrap_or_else(|| name.replace(other, "-"))
             }
             _ => name,
+        }
+    }
+
+    /// What stands beside its addresses.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Consul { tls, .. } | Self::Etcd { tls, .. } | Self::FleetLock { tls, .. } => Some(tls),
+            Self::Redis { .. } => None,
         }
     }
 
@@ -205,6 +241,9 @@ pub struct Destination {
     /// the address is a secret.
     pub name: String,
     pub to: To,
+    pub tls: Tls,
+    /// `http://HOST:PORT`.
+    pub proxy: Option<String>,
     /// Default: breach, held, approval, start, end, stuck.
     pub events: BTreeSet<EventKind>,
 }

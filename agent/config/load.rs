@@ -24,6 +24,7 @@ use super::spec::runbook::{self, RunbookSpec};
 use crate::model::PolicyTest;
 use crate::model::message::EventKind;
 use crate::model::{Policy, Runbook};
+use crate::trust;
 
 /// Loads `agent.yaml`, `policies/*.yaml` and `runbooks/*.yaml` of a directory, with the process' environment.
 /// It is all of it or nothing: any error in any file is an error, and every one of them is in it.
@@ -60,12 +61,12 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
     }
 }
 
-/// The places that name the file of a secret which cannot be read; what is in it does not matter here. Not an error of
+/// The places that name the file of a secret which cannot be read, or which others can; what is in it does not matter here. Not an error of
 /// [`load`]: a configuration may be read, and tested, by who may not read its secrets.
 pub fn unreadable_secrets(host: &HostConfig) -> Diagnostics {
     let mut out = Diagnostics::default();
     for (path, at) in &host.secrets {
-        if let Err(error) = std::fs::read_to_string(path) {
+        if let Err(error) = trust::read_secret(path) {
             out.push(at.saying(format!("{}: {error}", path.display())));
         }
     }

@@ -24,7 +24,8 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
-    Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RegistryConfig, ServiceConfig, To,
+    Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RegistryConfig, ServiceConfig,
+    TlsFiles, To,
 };
 pub use load::{load, load_with, unreadable_secrets};
 pub use protected::protected;

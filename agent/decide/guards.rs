@@ -23,7 +23,7 @@ use crate::store::Store;
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 19] = [
+pub const GUARDS: [Guard; 20] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
@@ -41,6 +41,7 @@ pub const GUARDS: [Guard; 19] = [
     Guard::Jitter,
     Guard::CommonCause,
     Guard::MinHealthy,
+    Guard::Probe,
     Guard::Approval,
     Guard::FleetSlot,
 ];
@@ -84,6 +85,8 @@ pub enum Guard {
     CommonCause,
     /// Enough others are healthy, by the registry; fails closed.
     MinHealthy,
+    /// The service's health can be asked. What it answers does not matter here, nor that it does not answer.
+    Probe,
     /// `mode: approve`: a person has approved this very plan. Asked when nothing else is against it but a slot.
     Approval,
     /// A slot of the fleet, taken last.
@@ -222,6 +225,7 @@ impl Gate {
             Guard::Jitter => self.jitter(question),
             Guard::CommonCause => self.common_cause(question).await,
             Guard::MinHealthy => self.min_healthy(question).await,
+            Guard::Probe => self.probe(question).await,
             Guard::FleetSlot => self.fleet_slot(question).await,
         }
     }

@@ -319,6 +319,8 @@ enum Back<'a> {
 /// What is in the way of one try.
 struct Hindered {
     error: String,
+    /// A person must do something about it.
+    needs_a_person: bool,
     /// The registry answers, and knows no such instance: what it comes to where that lasts. After a restart of the registry
     /// its clients come back one by one.
     if_it_lasts: Option<Event>,
@@ -333,13 +335,18 @@ impl Back<'_> {
                 Err(UndoError::Refused { reason, detail }) => Ok(Event::UndoRefused { step, reason, detail }),
                 Err(UndoError::Unregistered(error)) => {
                     let gone = Event::UndoRefused { step, reason: Reason::RecordChanged, detail: error.clone() };
-                    Err(Hindered { error, if_it_lasts: Some(gone) })
+                    Err(Hindered { error, needs_a_person: false, if_it_lasts: Some(gone) })
                 }
-                Err(UndoError::Later(error)) => Err(Hindered { error, if_it_lasts: None }),
+                Err(UndoError::Later(error)) => Err(Hindered { error, needs_a_person: false, if_it_lasts: None }),
+                Err(UndoError::NeedsPerson(error)) => Err(Hindered { error, needs_a_person: true, if_it_lasts: None }),
             },
             Self::Withdraw => match steps::drain::again(saga, world).await {
                 Ok(detail) => Ok(Event::Withdrawn { drained: true, detail }),
-                Err(error) if error.is_passing() => Err(Hindered { error: error.to_string(), if_it_lasts: None }),
+                Err(error) if error.is_passing() => Err(Hindered {
+                    error: error.to_string(),
+                    needs_a_person: error.needs_a_person(),
+                    if_it_lasts: None,
+                }),
                 Err(error) => {
                     let detail = format!("it could not be taken out again: {error}");
                     Ok(Event::Withdrawn { drained: false, detail })
@@ -363,26 +370,28 @@ impl Back<'_> {
 async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
     let mut pause = BACKOFF.0;
     let mut tries = 0u32;
+    let mut told = false;
     // Since when the registry has answered so without a break.
     let mut gone_since = None;
     loop {
-        let error = match back.once(saga, world).await {
+        let (error, needs_a_person) = match back.once(saga, world).await {
             Ok(event) => return event,
-            Err(Hindered { error, if_it_lasts: None }) => {
+            Err(Hindered { error, needs_a_person, if_it_lasts: None }) => {
                 gone_since = None;
-                error
+                (error, needs_a_person)
             }
-            Err(Hindered { error, if_it_lasts: Some(event) }) => {
+            Err(Hindered { error, needs_a_person, if_it_lasts: Some(event) }) => {
                 let now = tokio::time::Instant::now();
                 if now - *gone_since.get_or_insert(now) >= steps::clients::gone_after(saga.plan(), &world.ports) {
                     return event;
                 }
-                error
+                (error, needs_a_person)
             }
         };
         tries += 1;
         let (what, place) = back.words(saga);
-        if tries == TOLD_AFTER {
+        if !told && (needs_a_person || tries >= TOLD_AFTER) {
+            told = true;
             world.tell_still_trying(saga.plan(), &what, &error, place);
         }
         tracing::warn!(incident = %saga.plan().incident, what, error, "it will be tried again");

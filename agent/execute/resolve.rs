@@ -26,7 +26,7 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
         )));
     }
     let later = |error: UndoError| match error {
-        UndoError::Later(error) => ResolveError::Later(error),
+        UndoError::Later(error) | UndoError::NeedsPerson(error) => ResolveError::Later(error),
         UndoError::Refused { detail, .. } | UndoError::Unregistered(detail) => {
             ResolveError::Refused(format!("{detail}; decide with --leave, then put it right in the registry"))
         }

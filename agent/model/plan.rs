@@ -12,6 +12,7 @@ use super::incident::{IncidentId, Trigger};
 use super::policy::{Condition, GuardSettings, Limits};
 use super::runbook::{Effect, Runbook, Step, StopSignal};
 use super::service::{Incarnation, ServiceName};
+use super::tls::Tls;
 
 /// Where a service stands in a registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,11 +43,41 @@ pub enum Health {
     /// A connection is accepted.
     Tcp(SocketAddr),
     /// A GET answers 2xx.
-    Http(String),
+    Http(HttpHealth),
     /// `PING` is answered by `+PONG`.
     RedisPing(SocketAddr),
     /// The command ends with 0.
     Exec(Vec<String>),
+}
+
+/// Where it is asked by HTTP. Written as the URL alone where nothing is said of TLS, as journals of former versions have it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "WrittenHttpHealth", into = "WrittenHttpHealth")]
+pub struct HttpHealth {
+    pub url: String,
+    pub tls: Tls,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenHttpHealth {
+    Url(String),
+    With { url: String, tls: Tls },
+}
+
+impl From<WrittenHttpHealth> for HttpHealth {
+    fn from(written: WrittenHttpHealth) -> Self {
+        match written {
+            WrittenHttpHealth::Url(url) => Self { url, tls: Tls::default() },
+            WrittenHttpHealth::With { url, tls } => Self { url, tls },
+        }
+    }
+}
+
+impl From<HttpHealth> for WrittenHttpHealth {
+    fn from(HttpHealth { url, tls }: HttpHealth) -> Self {
+        if tls == Tls::default() { Self::Url(url) } else { Self::With { url, tls } }
+    }
 }
 
 /// How a service is restarted.

@@ -51,6 +51,8 @@ pub enum Reason {
     Unstable,
     RecentlyRestarted,
     OutOfTraffic,
+    /// The service's health cannot be asked: a certificate, a name, a program.
+    ProbeUnusable,
     Cooldown,
     ServiceBudget,
     HostBudget,
@@ -145,6 +147,9 @@ impl Reason {
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
             Self::OutOfTraffic => {
                 "the service was out of traffic before us: taken out by others, or failing its checks"
+            }
+            Self::ProbeUnusable => {
+                "the service's health could not be asked after a restart, so it would stay out of traffic; mend the probe"
             }
             Self::Cooldown => "an earlier incident ended a short while ago",
             Self::ServiceBudget => "the service's budget of incidents is spent",

@@ -98,8 +98,6 @@ pub struct HttpHook {
     /// Where our marker stands, if the backend keeps it.
     pub marker: Option<String>,
     pub count: Option<HttpCount>,
-    /// PEM certificates of those whose servers are believed, in place of the host's own.
-    pub ca_file: Option<PathBuf>,
     pub deadline: Duration,
     pub hold_every: Duration,
 }

@@ -140,6 +140,10 @@ impl Registry for Belted<dyn Registry> {
         self.read(|| self.inner.instances()).await
     }
 
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        self.read(|| self.inner.server()).await
+    }
+
     fn ends_within(&self) -> Duration {
         self.inner.ends_within()
     }
@@ -231,8 +235,14 @@ impl Restarter for Belted<dyn Restarter> {
 #[async_trait]
 impl Probe for Belted<dyn Probe> {
     async fn ask(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
-        let late = |answer| ProbeFailure { asked: self.name.clone(), answer };
+        let late = |answer| ProbeFailure { asked: self.name.clone(), answer, is_an_answer: true };
         by(deadline + BEYOND, self.inner.ask(health, deadline), late).await
+    }
+
+    async fn can_be_asked(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
+        // Whoever is silent can be asked.
+        let asked = tokio::time::timeout(deadline + BEYOND, self.inner.can_be_asked(health, deadline)).await;
+        asked.unwrap_or(Ok(()))
     }
 }
 

@@ -10,12 +10,13 @@
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
 use super::Secret;
-use super::http::{self, Members};
+use super::api_error::ApiError;
+use super::http::{self, Client, FailureKind, Members, Servers};
 
 /// For one call. The local agent answers within milliseconds; `consistent` reads wait for the leader, which may be
 /// elected anew meanwhile (some seconds).
@@ -27,15 +28,6 @@ pub(super) struct Api {
     token: Option<Secret>,
 }
 
-/// Why Consul gave no answer that counts.
-#[derive(Debug, PartialEq)]
-pub(super) enum ApiError {
-    /// Worth trying again.
-    Unreachable(String),
-    /// A person must look: the token, the url, a shape that is not Consul's.
-    Refused(String),
-}
-
 /// Why a question to one member has no answer.
 #[derive(Debug)]
 enum Failed {
@@ -43,6 +35,8 @@ enum Failed {
     NotReached(String),
     /// May pass; a write may have been done.
     Passing(String),
+    /// By TLS; nothing was done.
+    Distrusted(String),
     /// The token may not, or is none.
     Denied(String),
     Refused(String),
@@ -52,6 +46,7 @@ impl From<Failed> for ApiError {
     fn from(failed: Failed) -> Self {
         match failed {
             Failed::NotReached(detail) | Failed::Passing(detail) => Self::Unreachable(detail),
+            Failed::Distrusted(detail) => Self::Distrusted(detail),
             Failed::Denied(detail) | Failed::Refused(detail) => Self::Refused(detail),
         }
     }
@@ -94,11 +89,11 @@ impl Answer {
 }
 
 impl Api {
-    pub fn new(urls: &[String], token: Option<Secret>) -> Result<Self, String> {
+    pub fn new(servers: Servers, token: Option<Secret>) -> Result<Self, String> {
         if token.as_ref().is_some_and(|token| header(&token.now()).is_err()) {
             return Err(UNUSABLE.into());
         }
-        Ok(Self { members: Members::new(urls, CALL_DEADLINE)?, token })
+        Ok(Self { members: Members::new(servers, CALL_DEADLINE)?, token })
     }
 
     /// `path` is given by its segments, each of which is escaped.
@@ -134,7 +129,7 @@ impl Api {
     async fn ask(&self, question: Question<'_>, token: Option<&SecretString>) -> Result<Answer, Failed> {
         let is_read = *question.method == Method::GET;
         let next = |failed: &Failed| match failed {
-            Failed::NotReached(_) => true,
+            Failed::NotReached(_) | Failed::Distrusted(_) => true,
             Failed::Passing(_) => is_read,
             Failed::Denied(_) | Failed::Refused(_) => false,
         };
@@ -160,9 +155,13 @@ async fn ask_one(
         let value = header(token).map_err(|why| Failed::Refused(format!("{asked}: {why}")))?;
         request = request.header("X-Consul-Token", value);
     }
-    let response = request.send().await.map_err(|error| {
-        let (is_apart, why) = (error.is_connect(), format!("{asked}: {}", http::failure(error)));
-        if is_apart { Failed::NotReached(why) } else { Failed::Passing(why) }
+    let response = client.send(request).await.map_err(|failure| {
+        let why = format!("{asked}: {}", failure.words);
+        match failure.kind {
+            FailureKind::NotReached | FailureKind::NoSuchName => Failed::NotReached(why),
+            FailureKind::Distrusted => Failed::Distrusted(why),
+            FailureKind::Silent | FailureKind::Broken => Failed::Passing(why),
+        }
     })?;
     let status = response.status();
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());

@@ -16,20 +16,14 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::http::{self, Members};
+use super::api_error::ApiError;
+use super::http::{self, Client, Failure, FailureKind, Members, Servers};
 use super::login::{LOGIN_DEADLINE, Login, LoginError};
-
-/// What etcd says of itself may pass; what it says of us needs a person.
-#[derive(Debug)]
-pub(super) enum ApiError {
-    Unreachable(String),
-    Refused(String),
-}
 
 #[derive(Debug)]
 pub(super) struct Api {
@@ -135,6 +129,8 @@ enum Failed {
     Broken(String),
     /// No answer by the deadline; a write may have been done.
     Silent(String),
+    /// By TLS; nothing was done.
+    Distrusted(String),
     /// The token is not, or no longer, taken; nothing was done.
     LoggedOut(String),
     Refused(String),
@@ -144,6 +140,7 @@ impl From<Failed> for ApiError {
     fn from(failed: Failed) -> Self {
         match failed {
             Failed::NotReached(detail) | Failed::Broken(detail) | Failed::Silent(detail) => Self::Unreachable(detail),
+            Failed::Distrusted(detail) => Self::Distrusted(detail),
             Failed::LoggedOut(detail) | Failed::Refused(detail) => Self::Refused(detail),
         }
     }
@@ -152,18 +149,18 @@ impl From<Failed> for ApiError {
 impl Failed {
     /// Another member may do better, where asking twice does no harm.
     fn may_pass(&self) -> bool {
-        matches!(self, Self::NotReached(_) | Self::Broken(_) | Self::Silent(_))
+        matches!(self, Self::NotReached(_) | Self::Broken(_) | Self::Silent(_) | Self::Distrusted(_))
     }
 
     fn is_not_reached(&self) -> bool {
-        matches!(self, Self::NotReached(_))
+        matches!(self, Self::NotReached(_) | Self::Distrusted(_))
     }
 }
 
 impl Api {
-    /// `urls` are members of one cluster; `deadline` is for each question to one of them.
-    pub fn new(urls: &[String], login: Option<Arc<Login>>, deadline: Duration) -> Result<Self, String> {
-        Ok(Self { members: Arc::new(Members::new(urls, deadline)?), login, deadline })
+    /// `servers` are members of one cluster; `deadline` is for each question to one of them.
+    pub fn new(servers: Servers, login: Option<Arc<Login>>, deadline: Duration) -> Result<Self, String> {
+        Ok(Self { members: Arc::new(Members::new(servers, deadline)?), login, deadline })
     }
 
     /// As it stands now, and not as some follower remembers it.
@@ -203,6 +200,11 @@ impl Api {
         Ok(self.ask("kv/txn", &body, Failed::is_not_reached).await?.succeeded)
     }
 
+    /// What the members run; of one that answers.
+    pub async fn version(&self) -> Result<Option<String>, ApiError> {
+        Ok(self.members.ask(version, Failed::may_pass).await?)
+    }
+
     async fn read(&self, method: &'static str, body: &Value) -> Result<Answer, ApiError> {
         for pause in READ_AGAIN {
             match self.ask(method, body, Failed::may_pass).await {
@@ -236,6 +238,7 @@ impl Api {
         login.token(spent, self.deadline, ask).await.map_err(|error| match error {
             LoginError::NotReached(detail) => Failed::NotReached(detail),
             LoginError::Unanswered(detail) => Failed::Silent(detail),
+            LoginError::Distrusted(detail) => Failed::Distrusted(detail),
             LoginError::Refused(detail) => Failed::Refused(detail),
         })
     }
@@ -255,9 +258,11 @@ impl Api {
 /// One login. It may take long, so it is asked of a member that answers a light question; and it is heavy, so no other is
 /// asked for what one may still work on.
 async fn log_in(members: &Members, name: &str, password: &SecretString) -> Result<SecretString, LoginError> {
-    if let Err(failed) = members.ask(is_there, Failed::may_pass).await {
-        let (ApiError::Unreachable(detail) | ApiError::Refused(detail)) = failed.into();
-        return Err(LoginError::NotReached(detail));
+    if let Err(failed) = members.ask(version, Failed::may_pass).await {
+        return Err(match failed.into() {
+            ApiError::Distrusted(detail) => LoginError::Distrusted(detail),
+            ApiError::Unreachable(detail) | ApiError::Refused(detail) => LoginError::NotReached(detail),
+        });
     }
     let body = &json!({ "name": name, "password": password.expose_secret() });
     let post = |client, base| post(client, base, "auth/authenticate", body, None, LOGIN_DEADLINE);
@@ -265,27 +270,34 @@ async fn log_in(members: &Members, name: &str, password: &SecretString) -> Resul
         Ok(Answer { token: Some(token), .. }) => Ok(token.into()),
         Ok(_) => Err(LoginError::Refused("etcd gave no token; is its access control on?".into())),
         Err(Failed::NotReached(detail)) => Err(LoginError::NotReached(detail)),
+        Err(Failed::Distrusted(detail)) => Err(LoginError::Distrusted(detail)),
         Err(Failed::Broken(detail) | Failed::Silent(detail)) => Err(LoginError::Unanswered(detail)),
         Err(Failed::LoggedOut(detail) | Failed::Refused(detail)) => Err(LoginError::Refused(detail)),
     }
 }
 
 /// `GET /version` is answered to everybody, whatever the state of the cluster.
-async fn is_there(client: Client, base: Url) -> Result<(), Failed> {
+async fn version(client: Client, base: Url) -> Result<Option<String>, Failed> {
+    #[derive(Deserialize)]
+    struct Version {
+        etcdserver: String,
+    }
+    let told = |detail: String| format!("etcd: GET /version: {detail}");
     let mut url = base;
     url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("version");
-    let answer = client.get(url).send().await;
-    answer.map(drop).map_err(|error| lost(error, |detail| format!("etcd: GET /version: {detail}")))
+    let response = client.send(client.get(url)).await.map_err(|failure| lost(failure, told))?;
+    let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(|error| Failed::Broken(told(error)))?;
+    Ok(serde_json::from_slice(&body).ok().map(|Version { etcdserver }| etcdserver))
 }
 
 /// How a question ended that has no answer.
-fn lost(error: reqwest::Error, told: impl Fn(String) -> String) -> Failed {
-    let (is_apart, is_late) = (error.is_connect(), error.is_timeout());
-    let detail = told(http::failure(error));
-    match (is_apart, is_late) {
-        (true, _) => Failed::NotReached(detail),
-        (_, true) => Failed::Silent(detail),
-        _ => Failed::Broken(detail),
+fn lost(failure: Failure, told: impl Fn(String) -> String) -> Failed {
+    let detail = told(failure.words);
+    match failure.kind {
+        FailureKind::NotReached | FailureKind::NoSuchName => Failed::NotReached(detail),
+        FailureKind::Silent => Failed::Silent(detail),
+        FailureKind::Broken => Failed::Broken(detail),
+        FailureKind::Distrusted => Failed::Distrusted(detail),
     }
 }
 
@@ -307,7 +319,7 @@ async fn post(
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    let response = request.send().await.map_err(|error| lost(error, told))?;
+    let response = client.send(request).await.map_err(|failure| lost(failure, told))?;
     let status = response.status();
     let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(|error| Failed::Broken(told(error)))?;
     if status.is_success() {

@@ -1,13 +1,17 @@
-//! HTTP as the adapters here speak it: no proxies, no redirects, no idle connections kept, bounded answers, and
-//! errors that never show an address, since an address may be a credential.
+//! HTTP as the adapters here speak it: no redirects, no idle connections kept, no proxy that nobody named here, bounded
+//! answers, and errors that never show an address, since an address may be a credential.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Response, Url};
+use reqwest::{ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
+
+use super::tls::TlsContext;
 
 /// An answer longer than this is refused: a catalog of some 10,000 instances, at 800 B each, still fits.
 pub(super) const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -27,22 +31,171 @@ pub(super) fn address(text: &str) -> Result<Url, String> {
     }
 }
 
-/// A client for this address, each of whose calls ends by `deadline`.
-///
-/// Plain http is given no certificate roots: a host that has none installed is no reason to fail there.
-/// A connection is closed after its answer: this agent least of all should hold idle ones.
-pub(super) fn client(url: &Url, deadline: Duration) -> Result<Client, String> {
-    let builder = plain(deadline);
-    let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
-    built(builder)
+/// How a server is reached, beside its address.
+#[derive(Clone, Debug)]
+pub struct Via {
+    pub tls: Arc<TlsContext>,
+    /// `http://HOST:PORT`; the environment's are never taken.
+    pub proxy: Option<String>,
 }
 
-/// The same, that believes only servers whose certificates one of these PEM certificates has signed.
-pub(super) fn client_trusting(pem: &[u8], deadline: Duration) -> Result<Client, String> {
-    let authorities = Certificate::from_pem_bundle(pem).map_err(failure)?;
-    match authorities.is_empty() {
-        true => Err("it holds no PEM certificate".into()),
-        false => built(plain(deadline).tls_certs_only(authorities)),
+impl From<Arc<TlsContext>> for Via {
+    /// Directly.
+    fn from(tls: Arc<TlsContext>) -> Self {
+        Self { tls, proxy: None }
+    }
+}
+
+/// The addresses of a server, or of the members of one cluster, and how they are reached: `http://HOST:PORT`, `https://…`, or
+/// `unix:///PATH` of a server of this host.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    pub urls: Vec<String>,
+    pub via: Via,
+}
+
+/// Directly, and by the system's CA store.
+impl From<&[String]> for Servers {
+    fn from(urls: &[String]) -> Self {
+        Self { urls: urls.to_vec(), via: TlsContext::plain("a server").into() }
+    }
+}
+
+impl From<&Vec<String>> for Servers {
+    fn from(urls: &Vec<String>) -> Self {
+        urls.as_slice().into()
+    }
+}
+
+impl<const N: usize> From<&[String; N]> for Servers {
+    fn from(urls: &[String; N]) -> Self {
+        urls.as_slice().into()
+    }
+}
+
+impl From<&str> for Servers {
+    fn from(url: &str) -> Self {
+        [url.to_owned()].as_slice().into()
+    }
+}
+
+impl From<&String> for Servers {
+    fn from(url: &String) -> Self {
+        url.as_str().into()
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub kind: FailureKind,
+    /// From the innermost cause, without the address.
+    pub words: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// Nothing arrived there.
+    NotReached,
+    /// Its name has no address, or none is known now; nothing arrived anywhere.
+    NoSuchName,
+    /// No answer by the deadline; what was asked may have been done.
+    Silent,
+    /// The connection ended before the answer; what was asked may have been done.
+    Broken,
+    /// TLS: one side does not believe the other. Nothing was done, and a person must look.
+    Distrusted,
+}
+
+impl Failure {
+    fn of(error: reqwest::Error, tls: Option<&TlsContext>) -> Self {
+        let (is_apart, is_late) = (error.is_connect(), error.is_timeout());
+        let failed = tls.and_then(|tls| tls.failed(&error));
+        let kind = match &failed {
+            Some(failed) if failed.needs_a_person => FailureKind::Distrusted,
+            _ if is_apart && is_of_dns(&error) => FailureKind::NoSuchName,
+            _ if is_apart => FailureKind::NotReached,
+            _ if is_late => FailureKind::Silent,
+            _ => FailureKind::Broken,
+        };
+        Self { kind, words: failed.map_or_else(|| innermost(error), |failed| failed.words) }
+    }
+}
+
+/// Asks servers, each call by its deadline. A connection is closed after its answer: this agent least of all should hold
+/// idle ones.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    client: reqwest::Client,
+    deadline: Duration,
+    /// `None` on a unix socket.
+    via: Option<Via>,
+}
+
+impl Client {
+    pub fn new(via: &Via, deadline: Duration) -> Result<Self, String> {
+        Ok(Self { client: built(reaching(via, deadline)?)?, deadline, via: Some(via.clone()) })
+    }
+
+    /// One whose every request goes to a server of this host by its unix socket, whatever host its URL names.
+    pub fn local(socket: &Path, deadline: Duration) -> Result<Self, String> {
+        let builder = plain(deadline).tls_certs_only([]).unix_socket(socket);
+        Ok(Self { client: built(builder)?, deadline, via: None })
+    }
+
+    pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    pub fn get(&self, url: Url) -> RequestBuilder {
+        self.client.get(url)
+    }
+
+    pub fn post(&self, url: Url) -> RequestBuilder {
+        self.client.post(url)
+    }
+
+    /// Sends what was made by one of the above.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let tls = self.via.as_ref().map(|via| via.tls.as_ref());
+        let (_, request) = request.build_split();
+        let mut request = request.map_err(|error| Failure::of(error, tls))?;
+        let mut client = self.client.clone();
+        if let (Some(via), Some(name)) = (&self.via, tls.and_then(TlsContext::server_name))
+            && request.url().scheme() == "https"
+        {
+            let host = request.url().host_str().unwrap_or_default().to_owned();
+            let named = named(via, self.deadline, host);
+            client = named.map_err(|words| Failure { kind: FailureKind::NotReached, words })?;
+            let _ = request.url_mut().set_host(Some(name));
+        }
+        client.execute(request).await.map_err(|error| Failure::of(error, tls))
+    }
+}
+
+fn reaching(via: &Via, deadline: Duration) -> Result<ClientBuilder, String> {
+    let builder = plain(deadline).tls_backend_preconfigured(via.tls.for_http());
+    let Some(proxy) = &via.proxy else { return Ok(builder) };
+    let proxy =
+        Proxy::all(proxy).map_err(|error| format!("the proxy's address cannot be used: {}", innermost(error)))?;
+    Ok(builder.proxy(proxy))
+}
+
+/// A client that is told another name for the one `host` that it goes to: servers are asked for that name, and verified by it.
+fn named(via: &Via, deadline: Duration, host: String) -> Result<reqwest::Client, String> {
+    built(reaching(via, deadline)?.dns_resolver(Elsewhere(host)))
+}
+
+/// Whatever name is asked for, it is at this host.
+struct Elsewhere(String);
+
+impl Resolve for Elsewhere {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let host = self.0.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
     }
 }
 
@@ -54,11 +207,13 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// `urls` has at least one address; each call ends by `deadline`.
-    pub fn new(urls: &[String], deadline: Duration) -> Result<Self, String> {
-        let member = |url: &String| {
-            let base = address(url)?;
-            Ok((client(&base, deadline)?, base))
+    /// Of at least one address; each call ends by `deadline`.
+    pub fn new(servers: Servers, deadline: Duration) -> Result<Self, String> {
+        let Servers { urls, via } = servers;
+        let client = Client::new(&via, deadline)?;
+        let member = |url: &String| match url.strip_prefix("unix://") {
+            Some(socket) => Ok((Client::local(&PathBuf::from(socket), deadline)?, address("http://localhost")?)),
+            None => Ok((client.clone(), address(url)?)),
         };
         let members = urls.iter().map(member).collect::<Result<Vec<_>, String>>()?;
         if members.is_empty() {
@@ -95,13 +250,8 @@ impl Members {
     }
 }
 
-/// A client whose every request goes to a server of this host by its unix socket, whatever host its URL names.
-pub(super) fn local(socket: &Path, deadline: Duration) -> Result<Client, String> {
-    built(plain(deadline).tls_certs_only([]).unix_socket(socket))
-}
-
 fn plain(deadline: Duration) -> ClientBuilder {
-    Client::builder()
+    reqwest::Client::builder()
         .no_proxy()
         .redirect(Policy::none())
         .referer(false)
@@ -111,12 +261,24 @@ fn plain(deadline: Duration) -> ClientBuilder {
         .user_agent(concat!("unwait/", env!("CARGO_PKG_VERSION")))
 }
 
-fn built(builder: ClientBuilder) -> Result<Client, String> {
-    builder.build().map_err(|error| format!("no http client: {}", failure(error)))
+fn built(builder: ClientBuilder) -> Result<reqwest::Client, String> {
+    builder.build().map_err(|error| format!("no http client: {}", innermost(error)))
+}
+
+/// hyper-util 0.1 says so of what stands between its own error and the resolver's.
+fn is_of_dns(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.to_string() == "dns error" {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What went wrong, from the innermost cause, without the address.
-pub(super) fn failure(error: reqwest::Error) -> String {
+fn innermost(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer within the deadline".into();
     }
@@ -131,7 +293,7 @@ pub(super) fn failure(error: reqwest::Error) -> String {
 /// The whole body, where it is at most `limit` bytes.
 pub(super) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failure)? {
+    while let Some(chunk) = response.chunk().await.map_err(innermost)? {
         if bytes.len() + chunk.len() > limit {
             return Err(format!("the answer is longer than {limit} bytes"));
         }
@@ -143,6 +305,10 @@ pub(super) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn via() -> Via {
+        TlsContext::plain("a test").into()
+    }
 
     #[test]
     fn an_address_that_cannot_be_used_is_refused_without_being_shown() {
@@ -156,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn the_next_member_answers_for_one_that_fails_and_is_asked_first_from_then_on() {
         let urls = ["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"].map(String::from);
-        let members = Members::new(&urls, Duration::from_secs(1)).unwrap();
+        let members = Members::new((&urls).into(), Duration::from_secs(1)).unwrap();
         let asked = std::sync::Mutex::new(Vec::new());
         let ask = |answering: Option<u16>, may_pass: bool| {
             let asked = &asked;
@@ -174,14 +340,24 @@ mod tests {
         assert_eq!(ask(None, true).await, Err(1), "each has had its turn");
         assert_eq!(ask(None, false).await, Err(2), "no other member would say otherwise");
         assert_eq!(*asked.lock().unwrap(), [1, 2, 2, 2, 3, 1, 2]);
-        assert!(Members::new(&[], Duration::from_secs(1)).is_err());
+        assert!(Members::new((&[]).into(), Duration::from_secs(1)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_told_from_a_server_that_is_away() {
+        let url = address("http://nowhere.invalid/").unwrap();
+        let client = Client::new(&via(), Duration::from_secs(5)).unwrap();
+        let failure = client.send(client.get(url)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NoSuchName, "{}", failure.words);
     }
 
     #[tokio::test]
     async fn a_refused_connection_is_told_without_the_address() {
         let url = address("http://user:secret@127.0.0.1:1/secret?token=secret").unwrap();
-        let error = client(&url, Duration::from_secs(1)).unwrap().get(url).send().await.unwrap_err();
-        let text = failure(error);
+        let client = Client::new(&via(), Duration::from_secs(1)).unwrap();
+        let failure = client.send(client.get(url)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NotReached);
+        let text = failure.words;
         assert!(text.contains("refused") && !text.contains("secret"), "{text}");
     }
 }

@@ -8,7 +8,7 @@
 //! the next one waits.
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as BlockingMutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::User;
 use crate::model::duration;
+use crate::trust;
 
 /// A password or a token, as it is known now. A clone is the same secret.
 #[derive(Clone, Debug)]
@@ -97,8 +98,8 @@ impl From<String> for Secret {
     }
 }
 
-fn read(file: &PathBuf) -> std::io::Result<SecretString> {
-    Ok(SecretString::from(std::fs::read_to_string(file)?.trim().to_owned()))
+fn read(file: &Path) -> std::io::Result<SecretString> {
+    Ok(SecretString::from(trust::read_secret(file)?.trim().to_owned()))
 }
 
 fn same(one: &SecretString, other: &SecretString) -> bool {
@@ -118,6 +119,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub enum LoginError {
     /// No connection: it cost the server nothing, and may be asked again at once.
     NotReached(String),
+    /// The same, by TLS: a person must look.
+    Distrusted(String),
     /// May pass.
     Unanswered(String),
     /// A person must look.
@@ -203,7 +206,7 @@ where
     });
     match &answer {
         Ok(token) => *kept = Kept { token: Some(token.clone()), ..Kept::default() },
-        Err(LoginError::NotReached(_)) => {}
+        Err(LoginError::NotReached(_) | LoginError::Distrusted(_)) => {}
         Err(failed) => {
             let pause = LONGEST_PAUSE.min(PAUSE * 2u32.pow(kept.failures.min(9)));
             kept.failures += 1;
@@ -306,11 +309,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_secret_is_as_its_file_has_it_and_the_former_where_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        trust::write_secret(&file, "one\n");
+        let secret = Secret::in_file(file.clone()).unwrap();
+        for (text, is) in [("two\n", "two"), ("", "two"), ("three", "three")] {
+            trust::write_secret(&file, text);
+            assert_eq!(secret.read_again().expose_secret(), is);
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(secret.read_again().expose_secret(), "three");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_refused_word_is_read_again_from_its_file_and_another_one_tried_once() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("password");
-        std::fs::write(&file, "old\n").unwrap();
+        trust::write_secret(&file, "old\n");
         let login = login(Some(&file));
         let tried = Arc::new(BlockingMutex::new(Vec::new()));
         let only = |right: &'static str| {
@@ -328,11 +345,11 @@ mod tests {
         assert_eq!(login.token(None, LOGIN_DEADLINE, only("new")).await.unwrap_err(), refused());
         tokio::time::sleep(LONGEST_PAUSE * 2).await;
         for half_written in ["", "old"] {
-            std::fs::write(&file, half_written).unwrap();
+            trust::write_secret(&file, half_written);
             assert_eq!(login.token(None, LOGIN_DEADLINE, only("new")).await.unwrap_err(), refused());
             tokio::time::sleep(LONGEST_PAUSE * 2).await;
         }
-        std::fs::write(&file, "new").unwrap();
+        trust::write_secret(&file, "new");
         login.token(None, LOGIN_DEADLINE, only("new")).await.unwrap();
         assert_eq!(*tried.lock().unwrap(), ["old", "old", "old", "old", "new"]);
     }

@@ -3,10 +3,12 @@
 //! The stages know the traits; the adapters are known to the wiring (`app`) alone. Every call ends by a
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
+mod api_error;
 mod belt;
 mod consul;
 mod etcd;
 pub mod fleet;
+pub mod greeting;
 mod http;
 #[cfg(test)]
 #[path = "../../tests/lab/installed.rs"]
@@ -18,6 +20,8 @@ mod redis;
 pub mod registry;
 pub mod restarter;
 mod said;
+#[cfg(test)]
+mod secured_tests;
 #[cfg(test)]
 pub mod testing_consul;
 #[cfg(test)]
@@ -46,7 +50,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use belt::belted;
+pub use http::{Servers, Via};
 pub use login::{Login, Secret};
+pub use zookeeper::Ensemble;
 
 use crate::model::plan::Restart;
 

@@ -54,7 +54,8 @@ impl TestConsul {
         Self::start_with(&acl, Some(MASTER.into())).await
     }
 
-    async fn start_with(config: &str, token: Option<String>) -> Self {
+    /// With further words of its configuration.
+    pub async fn start_with(config: &str, token: Option<String>) -> Self {
         let data = tempfile::tempdir().unwrap();
         let [http, server, serf] = free_ports();
         let file = data.path().join("test.hcl");

@@ -60,8 +60,8 @@ impl TestEtcd {
         Self::start_with(release, &["--quota-backend-bytes=200000"]).await
     }
 
-    /// `DATA` in an option stands for its directory, in which `key` is a secret for signing.
-    async fn start_with(release: Release, options: &[&str]) -> Self {
+    /// `DATA` in an option stands for its directory, in which `key` is a secret for signing; `CLIENT` for its address.
+    pub async fn start_with(release: Release, options: &[&str]) -> Self {
         let [client, peer] = free_ports().map(|port| format!("http://127.0.0.1:{port}"));
         let member = Self::spawn(release, "n1", &client, &peer, &format!("n1={peer}"), options);
         member.serves().await;
@@ -101,7 +101,11 @@ impl TestEtcd {
         ];
         let options: Vec<String> = own
             .into_iter()
-            .chain(options.iter().map(|option| option.replace("DATA", &data.path().display().to_string())))
+            .chain(
+                options
+                    .iter()
+                    .map(|option| option.replace("DATA", &data.path().display().to_string()).replace("CLIENT", client)),
+            )
             .collect();
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         let child = run(release, &options);

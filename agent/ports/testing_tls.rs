@@ -2,9 +2,19 @@
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// A directory with the authority `CN=Test CA,O=Corp`, and what it issues.
 #[derive(Debug)]
@@ -129,4 +139,95 @@ impl Drop for TlsServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Speaks TLS before a server that does not, and shows and asks for what the test says at each connection.
+#[derive(Debug)]
+pub struct TlsProxy {
+    shown: Arc<Mutex<Arc<ServerConfig>>>,
+    task: tokio::task::JoinHandle<()>,
+    pub port: u16,
+}
+
+impl TlsProxy {
+    /// Before `to`, with this certificate and key; of clients it wants certificates that `authority` has issued.
+    pub async fn start(to: SocketAddr, certificate: &Path, key: &Path, authority: Option<&Path>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shown = Arc::new(Mutex::new(Self::config(certificate, key, authority)));
+        let shows = Arc::clone(&shown);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let config = Arc::clone(&shows.lock().unwrap());
+                tokio::spawn(async move {
+                    let Ok(mut near) = TlsAcceptor::from(config).accept(stream).await else { return };
+                    let Ok(mut far) = TcpStream::connect(to).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        Self { shown, task, port }
+    }
+
+    /// From the next connection on.
+    pub fn show(&self, certificate: &Path, key: &Path, authority: Option<&Path>) {
+        *self.shown.lock().unwrap() = Self::config(certificate, key, authority);
+    }
+
+    fn config(certificate: &Path, key: &Path, authority: Option<&Path>) -> Arc<ServerConfig> {
+        let read = |file: &Path| CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match authority {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(read(file));
+                let roots = Arc::new(roots);
+                builder.with_client_cert_verifier(
+                    WebPkiClientVerifier::builder_with_provider(roots, provider).build().unwrap(),
+                )
+            }
+        };
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        Arc::new(builder.with_single_cert(read(certificate), key).unwrap())
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.port)
+    }
+}
+
+impl Drop for TlsProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A proxy of HTTP, as tinyproxy is one: it takes `CONNECT`, and requests for whole addresses. Says what it was asked for.
+pub async fn http_proxy() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let notes = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let notes = Arc::clone(&notes);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(near.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap();
+                let line = head.lines().next().unwrap_or_default().to_owned();
+                notes.lock().unwrap().push(line.clone());
+                let Some(to) = line.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()) else { return };
+                let mut far = TcpStream::connect(to).await.unwrap();
+                near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, asked)
 }

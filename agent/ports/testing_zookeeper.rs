@@ -39,7 +39,16 @@ impl TestZooKeeper {
         Self::of(&installed("zookeeper_newest-3.9.5").join("*").display().to_string()).await
     }
 
+    /// The same, with further lines of its configuration.
+    pub async fn start_newest_with(lines: &str) -> Self {
+        Self::with(&installed("zookeeper_newest-3.9.5").join("*").display().to_string(), lines).await
+    }
+
     async fn of(jars: &str) -> Self {
+        Self::with(jars, "").await
+    }
+
+    async fn with(jars: &str, lines: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
         let [port] = free_ports();
         let config = data.path().join("zoo.cfg");
@@ -48,7 +57,7 @@ impl TestZooKeeper {
             &config,
             format!(
                 "dataDir={folder}\nclientPortAddress=127.0.0.1\nclientPort={port}\ntickTime=2000\n\
-                 maxSessionTimeout=120000\nadmin.enableServer=false\n"
+                 maxSessionTimeout=120000\nadmin.enableServer=false\n{lines}"
             ),
         )
         .unwrap();

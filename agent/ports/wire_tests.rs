@@ -24,10 +24,11 @@ use super::registry::{
     Registry, consul::Consul, etcd::Etcd, eureka::Eureka, haproxy::HaProxy, nacos::Nacos, redis::Redis,
     zookeeper::ZooKeeper,
 };
+use super::tls::TlsContext;
 use crate::clock::SystemClock;
-use crate::model::plan::Health;
+use crate::model::plan::{Health, HttpHealth};
 use crate::model::{
-    EtcdLayout, EventKind, IncidentId, Marker, Message, NacosApi, NacosLayout, RedisLayout, RedisProfile,
+    EtcdLayout, EventKind, IncidentId, Marker, Message, NacosApi, NacosLayout, RedisLayout, RedisProfile, Tls,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
@@ -180,18 +181,22 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         add("release", Box::pin(async move { ended(fleet.release("rpc-order", "i-1").await) }));
     }
 
+    let via = TlsContext::plain("a test").into();
     let secret = |text: String| SecretString::from(text);
     let key = secret("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into());
     let notifiers: [(&str, Arc<dyn Notifier>); 2] = [
-        ("notifier/slack", Arc::new(Slack::new(secret(http_url.clone())).unwrap())),
-        ("notifier/generic", Arc::new(Generic::new(secret(http_url.clone()), Some(key), clock()).unwrap())),
+        ("notifier/slack", Arc::new(Slack::new(secret(http_url.clone()), &via).unwrap())),
+        ("notifier/generic", Arc::new(Generic::new(secret(http_url.clone()), &via, Some(key), clock()).unwrap())),
     ];
     for (name, notifier) in notifiers {
         calls.push((name.into(), Box::pin(async move { ended(notifier.deliver("1", &message()).await) })));
     }
 
-    for (name, health) in [("http", Health::Http(http_url)), ("redis_ping", Health::RedisPing(redis))] {
-        let asked = async move { ended(Probes.ask(&health, Duration::from_secs(5)).await) };
+    for (name, health) in [
+        ("http", Health::Http(HttpHealth { url: http_url, tls: Tls::default() })),
+        ("redis_ping", Health::RedisPing(redis)),
+    ] {
+        let asked = async move { ended(Probes::default().ask(&health, Duration::from_secs(5)).await) };
         calls.push((format!("probe/{name}"), Box::pin(asked)));
     }
     calls

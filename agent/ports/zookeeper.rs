@@ -3,17 +3,20 @@
 //!
 //! A request is a length, a number of our own, a kind and its fields; an answer a length, that number, a zxid, an error
 //! and its fields; everything big-endian, texts with their length before them (`src/zookeeper.jute`, `ZooDefs.OpCode`
-//! and `KeeperException.Code` of ZooKeeper's sources). Tried with ZooKeeper 3.8.0 and 3.9.5. TLS and SASL are not spoken.
+//! and `KeeperException.Code` of ZooKeeper's sources). Tried with ZooKeeper 3.8.0 and 3.9.5. SASL is not spoken.
 //!
 //! Each call ends by a deadline; no error shows a password.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::User;
+use super::api_error::ApiError;
+use super::tls::{TlsContext, TlsFailure};
 
 /// An answer longer than this is refused: some 20,000 names of 400 B.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -46,33 +49,91 @@ mod code {
 const READ: i32 = 1;
 const ALL: i32 = 31;
 
-/// What ZooKeeper says of itself may pass; what it says of us needs a person.
-#[derive(Debug)]
-pub(super) enum ApiError {
-    Unreachable(String),
-    Refused(String),
+/// The servers of an ensemble, and how they are reached.
+#[derive(Clone, Debug)]
+pub struct Ensemble {
+    /// `HOST:PORT`, asked in this order until one answers.
+    pub servers: Vec<String>,
+    /// `None` for plain text.
+    pub tls: Option<Arc<TlsContext>>,
+}
+
+/// In plain text.
+impl From<Vec<String>> for Ensemble {
+    fn from(servers: Vec<String>) -> Self {
+        Self { servers, tls: None }
+    }
 }
 
 pub(super) struct Api {
-    /// `HOST:PORT`, asked in this order until one answers.
-    servers: Vec<String>,
+    ensemble: Ensemble,
     user: Option<User>,
     deadline: Duration,
 }
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ZooKeeper").field("servers", &self.servers).finish_non_exhaustive()
+        f.debug_struct("ZooKeeper").field("servers", &self.ensemble.servers).finish_non_exhaustive()
     }
 }
 
 /// One session with one server.
 pub(super) struct Session {
-    stream: TcpStream,
+    stream: Stream,
     xid: i32,
     deadline: Duration,
     /// What we create may be changed by us, and read by all.
     authenticated: bool,
+}
+
+/// What is spoken over.
+struct Stream {
+    bytes: Box<dyn Bytes>,
+    tls: Option<Arc<TlsContext>>,
+}
+
+trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<B: AsyncRead + AsyncWrite + Send + Unpin> Bytes for B {}
+
+impl Stream {
+    async fn connect(server: &str, tls: Option<&Arc<TlsContext>>) -> Result<Self, ApiError> {
+        let plain = TcpStream::connect(server).await.map_err(io)?;
+        plain.set_nodelay(true).map_err(io)?;
+        let Some(context) = tls else { return Ok(Self { bytes: Box::new(plain), tls: None }) };
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+        let stream = context.connect(plain, host).await.map_err(of_tls)?;
+        Ok(Self { bytes: Box::new(stream), tls: Some(Arc::clone(context)) })
+    }
+
+    async fn send(&mut self, fields: &[u8]) -> Result<(), ApiError> {
+        let mut frame = (fields.len() as i32).to_be_bytes().to_vec();
+        frame.extend(fields);
+        let sent = async {
+            self.bytes.write_all(&frame).await?;
+            self.bytes.flush().await
+        };
+        sent.await.map_err(|error| self.broken(error))
+    }
+
+    async fn receive(&mut self) -> Result<Vec<u8>, ApiError> {
+        let length = self.bytes.read_i32().await.map_err(|error| self.broken(error))?;
+        let length =
+            usize::try_from(length).ok().filter(|length| *length <= MAX_ANSWER_BYTES).ok_or_else(not_zookeepers)?;
+        let mut answer = vec![0; length];
+        self.bytes.read_exact(&mut answer).await.map_err(|error| self.broken(error))?;
+        Ok(answer)
+    }
+
+    /// In TLS 1.3 a server refuses a client's certificate only now.
+    fn broken(&self, error: std::io::Error) -> ApiError {
+        self.tls.as_ref().and_then(|context| context.failed(&error)).map_or_else(|| io(error), of_tls)
+    }
+}
+
+fn of_tls(failure: TlsFailure) -> ApiError {
+    let words = format!("ZooKeeper: {}", failure.words);
+    if failure.needs_a_person { ApiError::Distrusted(words) } else { ApiError::Unreachable(words) }
 }
 
 /// A node's data, and the version that a change of it must compare with.
@@ -90,17 +151,18 @@ enum Outcome {
 
 impl Api {
     /// `deadline` is for each call, and for finding a server that answers.
-    pub fn new(servers: Vec<String>, user: Option<User>, deadline: Duration) -> Self {
-        Self { servers, user, deadline }
+    pub fn new(ensemble: impl Into<Ensemble>, user: Option<User>, deadline: Duration) -> Self {
+        Self { ensemble: ensemble.into(), user, deadline }
     }
 
     pub async fn session(&self) -> Result<Session, ApiError> {
-        let each = self.deadline / self.servers.len().max(1) as u32;
+        let each = self.deadline / self.ensemble.servers.len().max(1) as u32;
         let mut failed = ApiError::Refused("no server is named".into());
-        for server in &self.servers {
+        for server in &self.ensemble.servers {
             match within(each, self.connect(server)).await {
                 Ok(session) => return Ok(session),
                 Err(ApiError::Unreachable(why)) => failed = ApiError::Unreachable(format!("{server}: {why}")),
+                Err(ApiError::Distrusted(why)) => failed = ApiError::Distrusted(format!("{server}: {why}")),
                 Err(refused) => return Err(refused),
             }
         }
@@ -108,13 +170,12 @@ impl Api {
     }
 
     async fn connect(&self, server: &str) -> Result<Session, ApiError> {
-        let mut stream = TcpStream::connect(server).await.map_err(io)?;
-        stream.set_nodelay(true).map_err(io)?;
+        let mut stream = Stream::connect(server, self.ensemble.tls.as_ref()).await?;
         let mut hello = Fields::default();
         hello.int(0).long(0).int(SESSION.as_millis() as i32).long(0).bytes(&[0; 16]);
         hello.0.push(0);
-        stream.write_all(&framed(&hello.0)).await.map_err(io)?;
-        let answer = frame(&mut stream).await?;
+        stream.send(&hello.0).await?;
+        let answer = stream.receive().await?;
         let mut answer = Answer(&answer);
         answer.int()?;
         // A server that will not have us says so by a session without time.
@@ -248,8 +309,8 @@ impl Session {
     }
 
     async fn exchange(&mut self, xid: i32, request: Fields) -> Result<Outcome, ApiError> {
-        self.stream.write_all(&framed(&request.0)).await.map_err(io)?;
-        let answer = frame(&mut self.stream).await?;
+        self.stream.send(&request.0).await?;
+        let answer = self.stream.receive().await?;
         let mut fields = Answer(&answer);
         if fields.int()? != xid {
             return Err(not_zookeepers());
@@ -287,21 +348,6 @@ fn told(code: i32, what: &str) -> ApiError {
         -4 | -7 | -112 | -118 | -119 | -127 => ApiError::Unreachable(format!("ZooKeeper: {what}: error {code}")),
         code => refused(&format!("error {code}")),
     }
-}
-
-async fn frame(stream: &mut TcpStream) -> Result<Vec<u8>, ApiError> {
-    let length = stream.read_i32().await.map_err(io)?;
-    let length =
-        usize::try_from(length).ok().filter(|length| *length <= MAX_ANSWER_BYTES).ok_or_else(not_zookeepers)?;
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer).await.map_err(io)?;
-    Ok(answer)
-}
-
-fn framed(fields: &[u8]) -> Vec<u8> {
-    let mut frame = (fields.len() as i32).to_be_bytes().to_vec();
-    frame.extend(fields);
-    frame
 }
 
 #[derive(Default)]

@@ -45,8 +45,20 @@ pub struct Bulletin {
     pub outbox: BTreeMap<String, (u64, Option<Timestamp>)>,
     /// Slots of the fleet that are this host's, by the name that hosts contend under.
     pub slots: BTreeMap<String, u64>,
+    /// Of each certificate in use, the next end.
+    pub certificates: BTreeMap<CertificateOf, Timestamp>,
     /// Guard, verdict, and how often.
     pub verdicts: Vec<(&'static str, &'static str, u64)>,
+}
+
+/// Which certificate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CertificateOf {
+    /// Whose connections it is seen at: `registry consul`.
+    pub connection: String,
+    /// `own`, `theirs`, or an `authority`'s.
+    pub whose: &'static str,
+    pub subject: String,
 }
 
 /// What the loop has done since it started.

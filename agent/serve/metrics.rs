@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bulletin::{Bulletin, UnderWay};
+use super::bulletin::{Bulletin, CertificateOf, UnderWay};
 use super::exposition::{Exposition, Kind};
 use crate::model::{Signal, duration};
 
@@ -263,5 +263,15 @@ fn of_incidents(bulletin: &Bulletin, text: &mut Exposition) {
         Kind::Gauge,
         "Slots of the fleet that are noted as this host's, by the name that hosts contend under.",
         bulletin.slots.iter().map(|(scope, count)| ([("scope", scope.as_str())], *count as f64)),
+    );
+    text.family(
+        "unwait_certificate_end_timestamp_seconds",
+        Kind::Gauge,
+        "When the certificate ends, in seconds since the epoch; of servers, the one that was seen last.",
+        bulletin.certificates.iter().map(|(of, end)| {
+            let CertificateOf { connection, whose, subject } = of;
+            let labels = [("connection", connection.as_str()), ("whose", *whose), ("subject", subject.as_str())];
+            (labels, end.as_second() as f64)
+        }),
     );
 }

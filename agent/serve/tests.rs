@@ -79,6 +79,12 @@ fn bulletin() -> Bulletin {
         open_breakers: vec![("rpc-order.service".into(), "leak".into())],
         outbox: [("slack".into(), (2, Some(at(900)))), ("generic".into(), (0, None))].into(),
         slots: [("rpc-order".into(), 1)].into(),
+        certificates: ["own", "theirs"]
+            .map(|whose| {
+                let connection = "registry consul".into();
+                (CertificateOf { connection, whose, subject: "CN=consul-1,O=Corp".into() }, at(86_400))
+            })
+            .into(),
         verdicts: vec![("paused", "allow", 5), ("paused", "deny", 1)],
     }
 }

@@ -275,5 +275,6 @@ pub(super) fn write(path: &Path, text: &str) {
     fs::create_dir_all(folder).expect("the lab's directory is writable");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
     fs::write(path, text).expect("the lab's directory is writable");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    // Two of them are secrets.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
 }

@@ -2,6 +2,7 @@
 //! restarted by them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -135,7 +136,8 @@ impl Agent {
         let write = |name: &str, text: &str| {
             let path = dir.path().join(name);
             fs::create_dir_all(path.parent().expect("below it")).expect("it is ours");
-            fs::write(path, text).expect("it is ours");
+            fs::write(&path, text).expect("it is ours");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
         };
         let at = dir.path().display();
         // Nobody listens there, and nobody needs to.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Compiling;
 use super::host::{address, file, url, urls};
+use super::registries::consul_url;
+use super::{Compiling, items, tls};
 use crate::config::expand::Environment;
 use crate::config::host::{FleetConfig, Login, RegistryConfig};
 use crate::config::place::Place;
 use crate::config::spec::host::{ConsulSpec, FleetLockSpec, FleetSpec};
-use crate::config::spec::scalar::Typed;
+use crate::config::spec::scalar::{OneOrMany, Typed};
 
 pub fn compile(
     spec: FleetSpec,
@@ -26,7 +27,8 @@ pub fn compile(
             if login.as_ref().is_some_and(|login| login.user.is_empty()) {
                 to.wrong_key(&place.key("password_file"), "whose password? add `user`");
             }
-            Some(FleetConfig::Etcd { urls, login })
+            let tls = tls::of_etcd(&urls, spec.tls, login.is_some(), &place, to, environment);
+            Some(FleetConfig::Etcd { urls, tls, login })
         }
         FleetSpec::Redis(spec) => {
             let place = place.key("redis");
@@ -36,7 +38,7 @@ pub fn compile(
             let Typed(text) = text?;
             Some(FleetConfig::Redis { url: redis_url(&place.key("url"), text, example, to), login })
         }
-        FleetSpec::Fleetlock(FleetLockSpec { url: text, group, id }) => {
+        FleetSpec::Fleetlock(FleetLockSpec { url: text, tls: tls_spec, group, id }) => {
             let place = place.key("fleetlock");
             let text = to.required(&place, "url", text, "\"http://airlock.internal:3333\"");
             let group = group.map(|Typed(group)| group);
@@ -55,7 +57,9 @@ pub fn compile(
                 to.wrong(&place.key("id"), "expected {host} and {service}, and visible ASCII characters beside them");
             }
             let Typed(text) = text?;
-            Some(FleetConfig::FleetLock { url: url(&place.key("url"), text, to), group, id })
+            let url = url(&place.key("url"), text, to);
+            let tls = tls::beside(std::slice::from_ref(&url), tls_spec, &place, to, environment);
+            Some(FleetConfig::FleetLock { url, tls, group, id })
         }
     }
 }
@@ -67,16 +71,22 @@ fn consul(
     environment: Environment,
     registries: &BTreeMap<String, RegistryConfig>,
 ) -> Option<FleetConfig> {
-    let ConsulSpec { url: own, token_file } = spec;
+    let ConsulSpec { url: own, tls: own_tls, token_file } = spec;
     let own_token = file(place, "token_file", token_file, to, environment);
     match (own, registries.get("consul")) {
         // An own URL is another Consul: the registry's token is not sent there.
-        (own @ Some(_), _) => {
-            let urls = urls(own, "http://127.0.0.1:8500", place, to);
-            Some(FleetConfig::Consul { urls, token_file: own_token })
+        (Some(own), _) => {
+            let urls = consul_urls(own, place, to);
+            let tls = tls::beside(&urls, own_tls, place, to, environment);
+            Some(FleetConfig::Consul { urls, tls, token_file: own_token })
         }
-        (None, Some(RegistryConfig::Consul { url, token_file, .. })) => {
-            Some(FleetConfig::Consul { urls: vec![url.clone()], token_file: own_token.or_else(|| token_file.clone()) })
+        (None, Some(RegistryConfig::Consul { url, tls, token_file, .. })) => {
+            let urls = vec![url.clone()];
+            let tls = match own_tls {
+                own @ Some(_) => tls::beside(&urls, own, place, to, environment),
+                None => tls.clone(),
+            };
+            Some(FleetConfig::Consul { urls, tls, token_file: own_token.or_else(|| token_file.clone()) })
         }
         (None, _) => {
             if !to.said(&Place::root().key("registries")) && !to.said(&place.key("url")) {
@@ -87,6 +97,17 @@ fn consul(
             }
             None
         }
+    }
+}
+
+fn consul_urls(spec: OneOrMany<String>, within: &Place, to: &mut Compiling) -> Vec<String> {
+    let place = within.key("url");
+    match spec {
+        OneOrMany::One(text) => vec![consul_url(&place, text, to)],
+        OneOrMany::Many(list) if list.is_empty() => {
+            urls(Some(OneOrMany::Many(list)), "http://127.0.0.1:8500", within, to)
+        }
+        OneOrMany::Many(list) => items(&place, list).map(|(place, Typed(text))| consul_url(&place, text, to)).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::host::{address, file};
-use super::{Compiling, items, millis, minutes, secs};
+use super::{Compiling, items, millis, minutes, secs, tls};
 use crate::config::expand::Environment;
 use crate::config::host::RegistryConfig;
 use crate::config::place::Place;
@@ -38,8 +38,14 @@ pub fn compile(
         let place = place.key("http").key(&name);
         named(&name, &place, registries, to);
         let headers_file = file(&place, "headers_file", spec.headers_file.clone(), to, environment);
-        let hook = RegistryConfig::Http { hook: Box::new(http_hook(spec, &place, to)), headers_file };
-        registries.insert(name, hook);
+        let (tls_spec, proxy_spec) = (spec.tls.clone(), spec.proxy.clone());
+        let hook = Box::new(http_hook(spec, &place, to));
+        let calls =
+            [&hook.isolate, &hook.restore, &hook.observe].into_iter().chain(hook.count.as_ref().map(|c| &c.call));
+        let urls: Vec<String> = calls.map(|call| call.url.clone()).collect();
+        let tls = tls::beside(&urls, tls_spec, &place, to, environment);
+        let proxy = tls::proxy(proxy_spec, &tls, &place, to);
+        registries.insert(name, RegistryConfig::Http { hook, tls, proxy, headers_file });
     }
 }
 
@@ -123,7 +129,6 @@ fn http_hook(spec: HttpHookSpec, place: &Place, to: &mut Compiling) -> HttpHook 
         isolated: vec![],
         marker: None,
         count: spec.count.map(|spec| count(spec, &place.key("count"), to)),
-        ca_file: spec.ca_file.map(|Typed(text)| to.path(&place.key("ca_file"), text)),
         deadline: deadline(spec.deadline, place, to),
         hold_every: hold_every(spec.hold_every, place, to),
     };

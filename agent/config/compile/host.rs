@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Compiling, bindings, fleet, hours, items, minutes, registries, secs};
+use super::{Compiling, bindings, fleet, hours, items, minutes, registries, secs, tls};
 use crate::config::expand::{Environment, expand};
 use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
 use crate::config::spec::Items;
+use crate::config::spec::address::url_lacks_brackets;
 use crate::config::spec::host::{
     DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, HttpSpec, MatchSpec, ProcessSpec, RestartSpec,
     ServiceSpec, SocketSpec, ToSpec,
@@ -17,7 +18,7 @@ use crate::config::spec::host::{
 use crate::config::spec::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
 use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
-use crate::model::plan::{Health, ProcessRestart, Restart, SuperviseRestart, Supervisor};
+use crate::model::plan::{Health, HttpHealth, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::service::{ServiceKind, ServiceName};
 
 /// Events that a destination gets that asks for none in particular.
@@ -29,7 +30,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
     let at = |key: &str| root.key(key);
     let interval = to.duration(&at("interval"), spec.interval, secs(15), secs(1)..=minutes(10));
     let registries = registries::compile(spec.registries, &at("registries"), to, environment);
-    let services = services(spec.services, &at("services"), to, &registries);
+    let services = services(spec.services, &at("services"), to, environment, &registries);
     let fleet = spec.fleet.and_then(|fleet| fleet::compile(fleet, &at("fleet"), to, environment, &registries));
     let state = match spec.state {
         Some(Typed(state)) => state_directory(&at("state"), state, to, environment),
@@ -51,6 +52,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         state,
         registries,
         secrets: std::mem::take(&mut to.secrets),
+        tls: std::mem::take(&mut to.tls),
     }
 }
 
@@ -76,7 +78,7 @@ fn labels(spec: BTreeMap<String, Typed<String>>) -> BTreeMap<String, String> {
     spec.into_iter().map(|(key, Typed(value))| (key, value)).collect()
 }
 
-fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Environment) -> PathBuf {
+pub(super) fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Environment) -> PathBuf {
     match expand(&text, environment) {
         Ok(path) => to.path(place, path),
         Err(why) => {
@@ -141,7 +143,10 @@ pub(super) fn address(place: &Place, text: String, schemes: &[&str], example: &s
             to.wrong(place, "a URL with credentials in it would end up in logs: put the token into its own file");
         }
         Ok(url) if schemes.contains(&url.scheme()) && url.has_host() => {}
-        Ok(_) | Err(_) => to.wrong(place, format!("expected a URL such as {example}")),
+        Ok(_) | Err(_) => {
+            let hint = url_lacks_brackets(&text).unwrap_or_else(|| format!("expected a URL such as {example}"));
+            to.wrong(place, hint);
+        }
     }
     text.trim_end_matches('/').to_owned()
 }
@@ -150,13 +155,14 @@ fn services(
     spec: Items<ServiceSpec>,
     place: &Place,
     to: &mut Compiling,
+    environment: Environment,
     registries: &BTreeMap<String, RegistryConfig>,
 ) -> BTreeMap<ServiceName, ServiceConfig> {
     let mut services = BTreeMap::new();
     let mut bound: BTreeMap<(String, String), ServiceName> = BTreeMap::new();
     for (place, spec) in items(place, spec) {
         let Some(Typed(name)) = to.required(&place, "service", spec.service.clone(), "NAME.service") else { continue };
-        let service = compile_service(name.clone(), spec, &place, to, registries);
+        let service = compile_service(name.clone(), spec, &place, to, environment, registries);
         for (at, binding) in service.bindings.iter().enumerate() {
             let key = (binding.registry.clone(), binding.id.clone());
             if let Some(other) = bound.insert(key, name.clone()) {
@@ -175,6 +181,7 @@ fn compile_service(
     spec: ServiceSpec,
     place: &Place,
     to: &mut Compiling,
+    environment: Environment,
     registries: &BTreeMap<String, RegistryConfig>,
 ) -> ServiceConfig {
     let bindings = items(&place.key("register"), spec.register)
@@ -200,7 +207,7 @@ fn compile_service(
     ServiceConfig {
         labels: labels(spec.labels),
         bindings,
-        health: spec.health.and_then(|spec| health(spec, &place.key("health"), to)),
+        health: spec.health.and_then(|spec| health(spec, &place.key("health"), to, environment)),
         found_by,
         restart,
         with_dependents: spec.with_dependents,
@@ -209,17 +216,27 @@ fn compile_service(
     }
 }
 
-fn health(spec: HealthSpec, place: &Place, to: &mut Compiling) -> Option<Health> {
-    Some(match spec {
-        HealthSpec::Tcp(Typed(address)) => Health::Tcp(address),
-        HealthSpec::RedisPing(Typed(address)) => Health::RedisPing(address),
-        HealthSpec::Http(Typed(text)) => {
-            let path = text.ends_with('/');
-            let url = url(&place.key("http"), text, to);
-            Health::Http(if path { format!("{url}/") } else { url })
-        }
-        HealthSpec::Exec(argv) => Health::Exec(to.argv(&place.key("exec"), argv)),
-    })
+fn health(spec: HealthSpec, place: &Place, to: &mut Compiling, environment: Environment) -> Option<Health> {
+    let HealthSpec { tcp, http, redis_ping, exec, tls: tls_spec } = spec;
+    let url = http.map(|Typed(text)| {
+        let path = text.ends_with('/');
+        let url = url(&place.key("http"), text, to);
+        if path { format!("{url}/") } else { url }
+    });
+    let urls: Vec<String> = url.iter().cloned().collect();
+    if tls_spec.is_some() && url.is_none() && !to.said(&place.key("http")) {
+        to.wrong_key(&place.key("tls"), "only `http` speaks TLS: add `http: \"https://…\"`, or remove `tls`");
+    }
+    let tls = tls::beside(&urls, tls_spec, place, to, environment);
+    let mut questions: Vec<Health> = Vec::new();
+    questions.extend(tcp.map(|Typed(address)| Health::Tcp(address)));
+    questions.extend(url.map(|url| Health::Http(HttpHealth { url, tls })));
+    questions.extend(redis_ping.map(|Typed(address)| Health::RedisPing(address)));
+    questions.extend(exec.map(|argv| Health::Exec(to.argv(&place.key("exec"), argv))));
+    if questions.len() != 1 && !to.said(place) {
+        to.wrong_key(place, "expected one of tcp, http, redis_ping, exec");
+    }
+    questions.pop()
 }
 
 fn compile_match(spec: MatchSpec, place: &Place, to: &mut Compiling) -> Match {
@@ -326,17 +343,22 @@ fn destinations(
             let value = to.required(within, key, value, "${CREDENTIALS_DIRECTORY}/NAME");
             file(within, key, value, to, environment).unwrap_or_default()
         };
-        let (name, kind) = match kind {
+        let (name, kind, within, tls_spec, proxy) = match kind {
             ToSpec::Slack(spec) => {
                 let within = place.key("to").key("slack");
-                ("slack", To::Slack { url_file: secret(&within, "url_file", spec.url_file) })
+                let to_slack = To::Slack { url_file: secret(&within, "url_file", spec.url_file) };
+                ("slack", to_slack, within, spec.tls, spec.proxy)
             }
             ToSpec::Generic(spec) => {
                 let within = place.key("to").key("generic");
                 let url_file = secret(&within, "url_file", spec.url_file);
-                ("generic", To::Generic { url_file, key_file: secret(&within, "key_file", spec.key_file) })
+                let to_generic = To::Generic { url_file, key_file: secret(&within, "key_file", spec.key_file) };
+                ("generic", to_generic, within, spec.tls, spec.proxy)
             }
         };
+        // Its address stands in a file, so whether it is https:// is not known here.
+        let tls = tls::compile(tls_spec, &within, to, environment);
+        let proxy = tls::proxy(proxy, &tls, &within, to);
         let events: BTreeSet<EventKind> = match spec.events {
             None => EVENTS.into(),
             Some(events) => events.into_iter().flatten().map(|Typed(event)| event).collect(),
@@ -347,7 +369,7 @@ fn destinations(
         let count = counts.entry(name).or_default();
         *count += 1;
         let name = if *count == 1 { name.to_owned() } else { format!("{name}-{count}") };
-        destinations.push(Destination { name, to: kind, events });
+        destinations.push(Destination { name, to: kind, tls, proxy, events });
     }
     destinations
 }

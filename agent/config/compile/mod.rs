@@ -11,6 +11,7 @@ pub mod policy;
 pub mod registries;
 pub mod runbook;
 pub mod test;
+pub mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
+use super::host::TlsFiles;
 use super::marks::Marks;
 use super::place::Place;
 use super::source::Source;
@@ -35,6 +37,8 @@ pub struct Compiling<'a> {
     pub out: &'a mut Diagnostics,
     /// Files that hold a secret, each with the place that names it.
     pub secrets: Vec<(PathBuf, Diagnostic)>,
+    /// Each `tls:` that names something.
+    pub tls: Vec<TlsFiles>,
 }
 
 impl Compiling<'_> {
@@ -50,10 +54,15 @@ impl Compiling<'_> {
         self.secrets.push((path.into(), Diagnostic::at(&self.source.path, &self.source.text, position, "")));
     }
 
+    /// Where the key stands, for what is said of it later.
+    pub fn at_key(&self, place: &Place) -> Diagnostic {
+        Diagnostic::at(&self.source.path, &self.source.text, self.marks.key(place), "")
+    }
+
     /// Something is wrong with the key, or with the whole of what it holds.
     pub fn wrong_key(&mut self, place: &Place, message: impl Into<String>) {
-        let position = self.marks.key(place);
-        self.out.push(Diagnostic::at(&self.source.path, &self.source.text, position, message));
+        let at = self.at_key(place);
+        self.out.push(at.saying(message.into()));
     }
 
     /// Was something at `place`, or within it, wrong already?

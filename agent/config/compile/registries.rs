@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 
 use super::fleet::{login, redis_url};
 use super::host::{file, url};
+use super::tls;
 use super::{Compiling, hooks, hours, items, millis, secs};
 use crate::config::expand::Environment;
 use crate::config::host::RegistryConfig;
 use crate::config::place::Place;
+use crate::config::spec::address::HostPort;
 use crate::config::spec::host::{
     ConsulRegistrySpec, ConsulScopeSpec, FileSpec, HaProxySpec, HealthFileSpec, RedisProfileSpec, RedisSpec,
     RegistriesSpec,
 };
-use crate::config::spec::scalar::Typed;
+use crate::config::spec::scalar::{FromText, Typed};
 use crate::model::{ConsulScope, RedisLayout, RedisProfile};
 
 pub fn compile(
@@ -81,14 +83,27 @@ fn health_file(spec: HealthFileSpec, place: &Place, to: &mut Compiling) -> Regis
     }
 }
 
+/// The local agent: by HTTP, or by its unix socket.
+pub(super) fn consul_url(place: &Place, text: String, to: &mut Compiling) -> String {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.len() > 1 && path.starts_with('/') => text,
+        Some(_) => {
+            to.wrong(place, "expected a socket by its full path, such as unix:///run/consul/http.sock");
+            text
+        }
+        None => url(place, text, to),
+    }
+}
+
 fn consul(spec: ConsulRegistrySpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
     let address = to.required(place, "url", spec.url, "\"http://127.0.0.1:8500\"");
-    let url = address.map(|Typed(text)| url(&place.key("url"), text, to)).unwrap_or_default();
+    let url = address.map(|Typed(text)| consul_url(&place.key("url"), text, to)).unwrap_or_default();
+    let tls = tls::beside(std::slice::from_ref(&url), spec.tls, place, to, environment);
     let scope = match spec.scope {
         None | Some(ConsulScopeSpec::Service) => ConsulScope::Service,
         Some(ConsulScopeSpec::Node) => ConsulScope::Node,
     };
-    RegistryConfig::Consul { url, token_file: file(place, "token_file", spec.token_file, to, environment), scope }
+    RegistryConfig::Consul { url, tls, token_file: file(place, "token_file", spec.token_file, to, environment), scope }
 }
 
 /// Every balancer that sends traffic: what is not listed here goes on sending it.
@@ -98,10 +113,9 @@ fn haproxy(spec: HaProxySpec, place: &Place, to: &mut Compiling) -> RegistryConf
     }
     let mut sockets: Vec<String> = Vec::new();
     for (place, Typed(socket)) in items(&place.key("sockets"), spec.sockets) {
-        let address =
-            socket.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if !socket.starts_with('/') && !address {
-            to.wrong(&place, "expected a full path such as /run/haproxy/admin.sock, or HOST:PORT");
+        let address = if socket.starts_with('/') { Ok(()) } else { HostPort::from_text(&socket).map(drop) };
+        if let Err(why) = address {
+            to.wrong(&place, format!("{why}; or a full path such as /run/haproxy/admin.sock"));
         } else if sockets.contains(&socket) {
             to.wrong(&place, "this balancer stands in the list already");
         }

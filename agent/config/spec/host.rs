@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Items;
+use super::address::HostPort;
 use super::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
 use crate::model::ServiceName;
 use crate::model::message::EventKind;
@@ -48,10 +49,21 @@ pub struct RegistriesSpec {
     pub eureka: Option<ClusterSpec>,
 }
 
+/// Whom we believe behind an address, and who we are there.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct TlsSpec {
+    pub ca_file: Option<Typed<String>>,
+    pub cert_file: Option<Typed<String>>,
+    pub key_file: Option<Typed<String>>,
+    pub server_name: Option<Typed<String>>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct EtcdRegistrySpec {
     pub url: Option<OneOrMany<String>>,
+    pub tls: Option<TlsSpec>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
     pub key: Option<Typed<String>>,
@@ -63,7 +75,8 @@ pub struct EtcdRegistrySpec {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct ZooKeeperSpec {
-    pub servers: Items<Typed<String>>,
+    pub servers: Items<Typed<HostPort>>,
+    pub tls: Option<TlsSpec>,
     pub root: Option<Typed<String>>,
     pub merge: bool,
     pub user: Option<Typed<String>>,
@@ -74,6 +87,7 @@ pub struct ZooKeeperSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct NacosSpec {
     pub url: Option<OneOrMany<String>>,
+    pub tls: Option<TlsSpec>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
     pub api: Option<NacosApiSpec>,
@@ -95,6 +109,7 @@ pub enum NacosApiSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct ConsulSpec {
     pub url: Option<OneOrMany<String>>,
+    pub tls: Option<TlsSpec>,
     pub token_file: Option<Typed<String>>,
 }
 
@@ -102,6 +117,7 @@ pub struct ConsulSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct ConsulRegistrySpec {
     pub url: Option<Typed<String>>,
+    pub tls: Option<TlsSpec>,
     pub token_file: Option<Typed<String>>,
     pub scope: Option<ConsulScopeSpec>,
 }
@@ -142,7 +158,8 @@ pub struct HttpHookSpec {
     pub observe: Option<HttpObserveSpec>,
     pub count: Option<HttpCountSpec>,
     pub headers_file: Option<Typed<String>>,
-    pub ca_file: Option<Typed<String>>,
+    pub tls: Option<TlsSpec>,
+    pub proxy: Option<Typed<String>>,
     pub deadline: Option<Typed<Duration>>,
     pub hold_every: Option<Typed<Duration>>,
 }
@@ -251,13 +268,15 @@ pub struct RegisterSpec {
     pub clients_leave: bool,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HealthSpec {
-    Tcp(Typed<SocketAddr>),
-    Http(Typed<String>),
-    RedisPing(Typed<SocketAddr>),
-    Exec(Items<Typed<String>>),
+/// One question, and for `http` what TLS needs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HealthSpec {
+    pub tcp: Option<Typed<SocketAddr>>,
+    pub http: Option<Typed<String>>,
+    pub redis_ping: Option<Typed<SocketAddr>>,
+    pub exec: Option<Items<Typed<String>>>,
+    pub tls: Option<TlsSpec>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -318,6 +337,7 @@ pub enum FleetSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct ClusterSpec {
     pub url: Option<OneOrMany<String>>,
+    pub tls: Option<TlsSpec>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
 }
@@ -335,6 +355,7 @@ pub struct UserSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct FleetLockSpec {
     pub url: Option<Typed<String>>,
+    pub tls: Option<TlsSpec>,
     pub group: Option<Typed<String>>,
     pub id: Option<Typed<String>>,
 }
@@ -357,12 +378,16 @@ pub enum ToSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct SlackSpec {
     pub url_file: Option<Typed<String>>,
+    pub tls: Option<TlsSpec>,
+    pub proxy: Option<Typed<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct GenericSpec {
     pub url_file: Option<Typed<String>>,
+    pub tls: Option<TlsSpec>,
+    pub proxy: Option<Typed<String>>,
     pub key_file: Option<Typed<String>>,
 }
 
@@ -411,5 +436,7 @@ as_mapping!(
     SlackSpec,
     GenericSpec,
     EvidenceSpec,
+    HealthSpec,
     HttpSpec,
+    TlsSpec,
 );

@@ -28,6 +28,7 @@ macro_rules! as_mapping {
     )*};
 }
 
+pub mod address;
 pub mod condition;
 pub mod host;
 pub mod policy;

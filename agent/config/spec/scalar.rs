@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -113,16 +112,6 @@ impl FromText for Duration {
 
     fn from_text(text: &str) -> Result<Self, String> {
         duration::parse(text)
-    }
-}
-
-impl FromText for SocketAddr {
-    const EXPECTED: &'static str = "an address such as 127.0.0.1:7801";
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| {
-            format!("expected an IP address with a port, such as 127.0.0.1:7801 or [::1]:7801, found `{text}`")
-        })
     }
 }
 
@@ -465,6 +454,5 @@ mod tests {
         }
         assert!(Zone::from_text("../etc/passwd").unwrap_err().contains("expected a name"));
         assert_eq!(When::from_text("2m30s"), Ok(When::At(Duration::from_secs(150))));
-        assert!(SocketAddr::from_text("localhost:80").unwrap_err().contains("an IP address with a port"));
     }
 }

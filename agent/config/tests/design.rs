@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::decide::rehearse::rehearse;
 use crate::model::policy::{MinHealthy, Mode};
-use crate::model::{ConsulScope, EventKind, Step};
+use crate::model::{ConsulScope, EventKind, Step, Tls};
 
 const AGENT: &str = r#"# /etc/unwait/agent.yaml ; policies/*.yaml and runbooks/*.yaml lie beside it
 interval: 15s
@@ -83,9 +83,14 @@ fn the_files_of_the_design_compile() {
     let url = "http://127.0.0.1:8500".to_owned();
     assert_eq!(
         host.registries["consul"],
-        RegistryConfig::Consul { url: url.clone(), token_file: token.clone(), scope: ConsulScope::Service }
+        RegistryConfig::Consul {
+            url: url.clone(),
+            tls: Tls::default(),
+            token_file: token.clone(),
+            scope: ConsulScope::Service
+        }
     );
-    assert_eq!(host.fleet, Some(FleetConfig::Consul { urls: vec![url], token_file: token }));
+    assert_eq!(host.fleet, Some(FleetConfig::Consul { urls: vec![url], tls: Tls::default(), token_file: token }));
     assert_eq!(host.notify[0].to, To::Slack { url_file: "/run/credentials/unwait/slack".into() });
     assert!(host.notify[0].events.contains(&EventKind::Stuck) && !host.notify[0].events.contains(&EventKind::Step));
     assert_eq!(host.evidence.min_free, MinFree::Share(0.05));

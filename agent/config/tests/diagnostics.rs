@@ -69,7 +69,8 @@ fn a_wrong_host_file_says_all_of_it() {
         (
             "registries: { haproxy: { sockets: [/a.sock, admin.sock, /a.sock] } }",
             vec![
-                "1:45 expected a full path such as /run/haproxy/admin.sock, or HOST:PORT",
+                "1:45 expected HOST:PORT, such as 10.0.0.1:2181 or [::1]:2181, found `admin.sock`; or a full path such as \
+                 /run/haproxy/admin.sock",
                 "1:57 this balancer stands in the list already",
             ],
         ),

@@ -89,7 +89,7 @@ fn a_wrong_hook_says_all_of_it() {
              \"http://h/i\", body: \"{host}\", if_match: true }\n      observe: { url: \"http://h/\", traffic: \"/{ids}\", \
              passing: [up], absent: [404], drained_status: [99, 404], marker: \"\" }\n      count: { url: \"http://h/\", healthy: \
              \"\", registered: \"\", only: { state: up, /a~2b: \"{x}\" }, ourselves: { /at: \"{id}\" }, includes_us: never }\n      \
-             ca_file: ca.pem\n"
+             tls: { ca_file: ca.pem }\n"
                 .to_owned(),
             vec![
                 "4:51 expected a media type, such as application/json",
@@ -100,7 +100,8 @@ fn a_wrong_hook_says_all_of_it() {
                 "7:82 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
                 "7:89 nothing is filled in for {x}; known are {id}, {service}, {instance}, {marker}, {incident}, {host}",
                 "7:139 `ourselves` says already which items are ours: leave one of them out",
-                "8:16 expected a full path, beginning with /",
+                "8:7 no address here begins with https://, so TLS is not spoken: write https://, or remove `tls`",
+                "8:23 expected a full path, beginning with /",
             ],
         ),
         (

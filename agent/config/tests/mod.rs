@@ -9,6 +9,7 @@ mod limits;
 mod queries;
 mod registries;
 mod shipped;
+mod tls;
 
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::model::plan::{Binding, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::policy::Selector;
-use crate::model::{RedisLayout, RedisProfile};
+use crate::model::{RedisLayout, RedisProfile, Tls};
 
 const AGENT: &str = r#"
 registries: { file: { path: /srv/registry.json } }
@@ -49,7 +49,7 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
     for (fleet, compiled, shares) in [
         (
             "etcd: { url: \"http://h:2379/\", user: u, password_file: \"${CREDENTIALS_DIRECTORY}/p\" }",
-            FleetConfig::Etcd { urls: vec!["http://h:2379".into()], login: login("u") },
+            FleetConfig::Etcd { urls: vec!["http://h:2379".into()], tls: Tls::default(), login: login("u") },
             true,
         ),
         (
@@ -73,7 +73,12 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
 }
 
 fn fleet_lock(group: Option<&str>, id: &str) -> FleetConfig {
-    FleetConfig::FleetLock { url: "http://h/base".into(), group: group.map(str::to_owned), id: id.into() }
+    FleetConfig::FleetLock {
+        url: "http://h/base".into(),
+        tls: Tls::default(),
+        group: group.map(str::to_owned),
+        id: id.into(),
+    }
 }
 
 #[test]

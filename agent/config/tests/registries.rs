@@ -1,7 +1,7 @@
 //! `registries:` whose services are known by name: what loads, and every word of what does not.
 
 use super::*;
-use crate::model::{EtcdLayout, NacosApi, NacosLayout, StandsAt};
+use crate::model::{EtcdLayout, NacosApi, NacosLayout, StandsAt, Tls};
 
 fn login() -> Option<Login> {
     Some(Login { user: "u".into(), password_file: "/run/credentials/unwait/p".into() })
@@ -27,18 +27,25 @@ fn what_is_left_out_has_its_default() {
             format!("etcd: {{ url: \"http://h:2379/\", {user}, {templates} }}"),
             RegistryConfig::Etcd {
                 urls: urls("http://h:2379"),
+                tls: Tls::default(),
                 login: login(),
                 layout: etcd(r#"{"disabled":true,"by":"{marker}"}"#),
             },
         ),
         (
             format!("etcd: {{ url: \"http://h:2379\", {templates}, value: \"off {{marker}}\" }}"),
-            RegistryConfig::Etcd { urls: urls("http://h:2379"), login: None, layout: etcd("off {marker}") },
+            RegistryConfig::Etcd {
+                urls: urls("http://h:2379"),
+                tls: Tls::default(),
+                login: None,
+                layout: etcd("off {marker}"),
+            },
         ),
         (
             "zookeeper: { servers: [\"10.0.0.1:2181\"] }".into(),
             RegistryConfig::ZooKeeper {
                 servers: servers(&["10.0.0.1:2181"]),
+                tls: None,
                 root: "/dubbo".into(),
                 merge: false,
                 login: None,
@@ -48,6 +55,7 @@ fn what_is_left_out_has_its_default() {
             format!("zookeeper: {{ servers: [\"a:2181\", \"b:2181\"], root: /shop/dubbo, merge: true, {user} }}"),
             RegistryConfig::ZooKeeper {
                 servers: servers(&["a:2181", "b:2181"]),
+                tls: None,
                 root: "/shop/dubbo".into(),
                 merge: true,
                 login: login(),
@@ -55,19 +63,28 @@ fn what_is_left_out_has_its_default() {
         ),
         (
             "nacos: { url: \"http://h:8848/nacos\" }".into(),
-            RegistryConfig::Nacos { urls: urls("http://h:8848/nacos"), login: None, layout: nacos },
+            RegistryConfig::Nacos {
+                urls: urls("http://h:8848/nacos"),
+                tls: Tls::default(),
+                login: None,
+                layout: nacos,
+            },
         ),
         (
             format!("nacos: {{ url: \"http://h/nacos\", api: v3, namespace: prod, group: SHOP, cluster: BJ, {user} }}"),
-            RegistryConfig::Nacos { urls: urls("http://h/nacos"), login: login(), layout: own },
+            RegistryConfig::Nacos { urls: urls("http://h/nacos"), tls: Tls::default(), login: login(), layout: own },
         ),
         (
             format!("eureka: {{ url: \"http://h:8761/eureka\", {user} }}"),
-            RegistryConfig::Eureka { urls: urls("http://h:8761/eureka"), login: login() },
+            RegistryConfig::Eureka { urls: urls("http://h:8761/eureka"), tls: Tls::default(), login: login() },
         ),
         (
             "eureka: { url: [\"http://a:8761/eureka\", \"http://b:8761/eureka/\"] }".into(),
-            RegistryConfig::Eureka { urls: servers(&["http://a:8761/eureka", "http://b:8761/eureka"]), login: None },
+            RegistryConfig::Eureka {
+                urls: servers(&["http://a:8761/eureka", "http://b:8761/eureka"]),
+                tls: Tls::default(),
+                login: None,
+            },
         ),
     ] {
         let tree = Tree::with(&[("agent.yaml", &format!("registries: {{ {text} }}\n"))]);
@@ -145,7 +162,7 @@ fn what_is_wrong_is_said_where_it_stands() {
         (
             "registries: { zookeeper: { servers: [\"10.0.0.1\"], user: u } }".into(),
             vec![
-                "1:38 expected HOST:PORT, such as 10.0.0.1:2181",
+                "1:38 expected HOST:PORT, such as 10.0.0.1:2181 or [::1]:2181, found `10.0.0.1`",
                 "1:51 a user has a password: add `password_file: PATH`",
             ],
         ),

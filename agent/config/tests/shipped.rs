@@ -107,3 +107,13 @@ fn play(policy: &Policy, test: &PolicyTest) -> (Option<Duration>, Option<Duratio
     }
     (breach, None)
 }
+
+#[test]
+fn each_example_of_the_page_on_connections_loads() {
+    let page = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/CONNECTIONS.md"));
+    let examples: Vec<&str> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 7, "{}", examples.len());
+    for example in examples {
+        Tree::with(&[("agent.yaml", example)]).load().unwrap_or_else(|wrong| panic!("{example}\n{wrong}"));
+    }
+}

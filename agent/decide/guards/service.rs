@@ -1,9 +1,14 @@
 //! What the service itself, and the configuration of it, say: lacking, latched, protected, unstable, out of traffic.
 
+use std::time::Duration;
+
 use super::{Answer, Gate, Question, Verdict, deny, text, whole_seconds};
 use crate::model::{IncidentId, Marker, Reason, Trigger, duration};
 use crate::ports::registry::Traffic;
 use crate::ports::restarter::RunState;
+
+/// A service that is silent for so long can be asked.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) fn actionable(question: &Question<'_>) -> Answer {
     Ok(match question.lacks {
@@ -98,6 +103,16 @@ impl Gate {
             }
         }
         Ok(Verdict::Allow)
+    }
+
+    /// A certificate that is not believed, a name without an address, a missing program: after the restart nobody could say that
+    /// the service is healthy, and it would stay drained.
+    pub(super) async fn probe(&self, question: &Question<'_>) -> Answer {
+        let Some(health) = &question.plan.target.health else { return Ok(Verdict::Allow) };
+        Ok(match self.ports.probe.can_be_asked(health, PROBE_DEADLINE).await {
+            Ok(()) => Verdict::Allow,
+            Err(failure) => deny(Reason::ProbeUnusable, failure.to_string()),
+        })
     }
 
     fn is_open(&self, incident: &IncidentId) -> Result<bool, String> {

@@ -1,14 +1,20 @@
 //! Each guard allows and refuses, with its reason; they are asked in order, and the slot is taken last.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
 use super::hours::always;
 use super::scenery::{Scenery, scenery};
 use super::*;
 use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, holds_now};
 use crate::execute::fakes::{HOST, ID, REGISTRY};
+use crate::model::plan::Health;
 use crate::model::window::WindowAction;
 use crate::model::{IncidentId, Marker, Outcome, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
+use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::restarter::RunState;
 use crate::store::Pause;
 
@@ -39,6 +45,7 @@ fn the_guards_stand_in_the_designs_order() {
         Jitter,
         CommonCause,
         MinHealthy,
+        Probe,
         Approval,
         FleetSlot,
     ];
@@ -65,11 +72,37 @@ fn the_guards_stand_in_the_designs_order() {
     all.scene.registry.isolate(ID, Some("deploy"));
     all.scene.registry.set_healthy("rpc-order-2", false);
     *all.fleet.broken.lock().unwrap() = true;
+    all.gate.ports.probe = Arc::new(Unbelieved { is_an_answer: false });
     all.store.refuse_writes(true);
     all.store.test_write(all.now()).unwrap_err();
     assert_eq!(all.all().iter().map(|refusal| refusal.guard).collect::<Vec<_>>(), GUARDS);
     assert_eq!(all.ask().unwrap_err().guard, GUARDS[0]);
     assert_eq!(*all.fleet.asked.lock().unwrap(), 0);
+}
+
+/// A probe that fails.
+struct Unbelieved {
+    is_an_answer: bool,
+}
+
+#[async_trait]
+impl Probe for Unbelieved {
+    async fn ask(&self, _health: &Health, _deadline: Duration) -> Result<(), ProbeFailure> {
+        let (asked, answer) = ("GET https://a/".into(), "TLS: it has expired".into());
+        Err(ProbeFailure { asked, answer, is_an_answer: self.is_an_answer })
+    }
+}
+
+#[test]
+fn a_probe_that_cannot_be_asked_is_a_no_and_a_bad_answer_is_none() {
+    let mut scenery = scenery();
+    scenery.gate.ports.probe = Arc::new(Unbelieved { is_an_answer: true });
+    scenery.allows();
+    scenery.gate.ports.probe = Arc::new(Unbelieved { is_an_answer: false });
+    let refusal = scenery.refuses(Guard::Probe, Reason::ProbeUnusable);
+    assert_eq!(refusal.detail, "GET https://a/: TLS: it has expired");
+    scenery.plan.target.health = None;
+    scenery.allows();
 }
 
 #[test]

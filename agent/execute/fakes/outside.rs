@@ -218,11 +218,13 @@ impl Restarter for Fake {
 impl Probe for Fake {
     async fn ask(&self, _health: &Health, _deadline: Duration) -> Result<(), ProbeFailure> {
         if self.0.trip.pass() {
-            return Err(ProbeFailure { asked: "PING".into(), answer: "no answer in time".into() });
+            return Err(ProbeFailure { asked: "PING".into(), answer: "no answer in time".into(), is_an_answer: true });
         }
         match self.0.service().healthy {
             true => Ok(()),
-            false => Err(ProbeFailure { asked: "PING".into(), answer: "connection refused".into() }),
+            false => {
+                Err(ProbeFailure { asked: "PING".into(), answer: "connection refused".into(), is_an_answer: true })
+            }
         }
     }
 }

@@ -180,7 +180,7 @@ async fn stands(saga: &Saga, world: &World) -> Result<bool, Failure> {
                     return Err(Failure::new(Reason::DrainFailed, detail));
                 }
             }
-            Err(UndoError::Later(detail) | UndoError::Refused { detail, .. }) => {
+            Err(UndoError::Later(detail) | UndoError::NeedsPerson(detail) | UndoError::Refused { detail, .. }) => {
                 return Err(Failure::new(Reason::DrainFailed, detail));
             }
         }
@@ -270,7 +270,7 @@ pub async fn still_ours(plan: &Plan, world: &World) -> Result<Vec<Binding>, Undo
             Err(RegistryError::NotRegistered { .. }) => {
                 return Err(UndoError::Unregistered(format!("{} is not registered any more", key(binding))));
             }
-            Err(error) => return Err(UndoError::Later(error.to_string())),
+            Err(error) => return Err(UndoError::later(&error)),
         }
     }
     Ok(ours)
@@ -331,7 +331,7 @@ pub async fn put_back(
         match restored {
             Ok(Restored::Done) => back.push(key(binding)),
             Ok(Restored::NotOurs(what)) => left.push(format!("{} left as it is: {what}", key(binding))),
-            Err(error) if error.is_passing() => return Err(UndoError::Later(error.to_string())),
+            Err(error) if error.is_passing() => return Err(UndoError::later(&error)),
             Err(error) => {
                 return Err(UndoError::Refused { reason: Reason::RecordChanged, detail: error.to_string() });
             }

@@ -21,6 +21,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::model::{EventKind, Incarnation, Plan, Reason, Step};
+use crate::ports::registry::RegistryError;
 
 use super::saga::Saga;
 use super::world::World;
@@ -61,10 +62,19 @@ impl Failure {
 pub enum UndoError {
     /// Something that may pass is in the way.
     Later(String),
+    /// The same, and a person must do something about it; it is tried again all the same.
+    NeedsPerson(String),
     /// Nothing stands where the record stood. A service that registers itself may do so yet.
     Unregistered(String),
     /// It must not be, or cannot be: a person is needed.
     Refused { reason: Reason, detail: String },
+}
+
+impl UndoError {
+    /// By an error that [may pass](RegistryError::is_passing).
+    fn later(error: &RegistryError) -> Self {
+        if error.needs_a_person() { Self::NeedsPerson(error.to_string()) } else { Self::Later(error.to_string()) }
+    }
 }
 
 /// One question to a probe.

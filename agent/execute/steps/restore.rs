@@ -34,6 +34,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
             Ok(_) => drain::put_back(plan, &preimage.registrations, world).await,
             Err(error) => Err(error),
         };
+        let needs_a_person = matches!(put_back, Err(UndoError::NeedsPerson(_)));
         match put_back {
             Ok(said) => return found(plan, said, deadline, world).await,
             Err(UndoError::Refused { reason, detail }) => return Err(Failure { reason, detail }),
@@ -46,10 +47,10 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 }
                 tracing::info!(incident = %plan.incident, detail, "waiting for it to register itself");
             }
-            Err(UndoError::Later(error)) => {
+            Err(UndoError::Later(error) | UndoError::NeedsPerson(error)) => {
                 gone_since = None;
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
-                if !told && world.pace.elapsed() >= told_at {
+                if !told && (needs_a_person || world.pace.elapsed() >= told_at) {
                     told = true;
                     world.tell_still_trying(plan, "putting it back", &error, Place::OutOfTraffic);
                 }

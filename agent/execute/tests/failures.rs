@@ -36,7 +36,7 @@ struct FailsAtFirst(AtomicU32);
 impl Probe for FailsAtFirst {
     async fn ask(&self, _health: &Health, _deadline: Duration) -> Result<(), ProbeFailure> {
         match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
-            Ok(_) => Err(ProbeFailure { asked: "PING".into(), answer: "no answer in time".into() }),
+            Ok(_) => Err(ProbeFailure { asked: "PING".into(), answer: "no answer in time".into(), is_an_answer: true }),
             Err(_) => Ok(()),
         }
     }
@@ -111,6 +111,30 @@ fn ill_in_traffic_it_is_taken_out_once_the_registry_answers_again() {
     run.keeps_the_promise();
     assert!(matches!(&life, Life::Rested(ending) if ending.reason == Reason::UnhealthyAfterRestore), "{life:?}");
     assert!(matches!(run.traffic(), Some(Traffic::DrainedBy(_))), "{:?}", run.traffic());
+}
+
+#[test]
+fn a_certificate_in_the_way_of_an_undo_is_told_at_the_first_try_and_tried_again_until_it_is_renewed() {
+    let run = Run::new(Shape::IsolateRestartRecover, Fault::RestartRefused);
+    let stop = run.scene.trip.stop.subscribe();
+    let life = run.live(async || {
+        let driven = drive(Saga::new(run.plan.clone()), Journal::new(), &run.world, stop);
+        let ended = async {
+            while !matches!(run.scene.registry.traffic(ID), Some(Traffic::DrainedBy(_))) {
+                tokio::task::yield_now().await;
+            }
+            run.scene.registry.set_distrusted(true);
+            // A registry that is away is told of after some fifteen seconds.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert!(run.is_told(EventKind::Stuck), "five seconds, and nobody was told");
+            let told = run.outbox().pop().unwrap().message;
+            assert!(told.lines.iter().any(|line| line.contains("expired at 2026-11-29T00:00:00Z")), "{told:?}");
+            run.scene.registry.set_distrusted(false);
+        };
+        tokio::join!(driven, ended).0
+    });
+    assert!(matches!(&life, Life::Rested(ending) if ending.outcome == Outcome::Unwound), "{life:?}");
+    assert_eq!(run.traffic(), Some(Traffic::Passing));
 }
 
 #[tokio::test]

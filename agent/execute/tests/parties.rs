@@ -251,7 +251,7 @@ impl Restarter for Ill<dyn Restarter> {
 #[async_trait]
 impl Probe for Ill<dyn Probe> {
     async fn ask(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
-        let none = || ProbeFailure { asked: "PING".into(), answer: "nobody answers".into() };
+        let none = || ProbeFailure { asked: "PING".into(), answer: "nobody answers".into(), is_an_answer: true };
         // As the real one, which gives up at its deadline.
         let asked = self.asked(Who::Probe, "ask", self.inner.ask(health, deadline), none);
         match self.sick.illness {

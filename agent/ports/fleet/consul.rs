@@ -12,18 +12,18 @@ use super::documents::{Documents, Key, Text, folder_path};
 use super::shared::SharedFleet;
 use super::{Fleet, FleetError};
 use crate::clock::Clock;
-use crate::ports::Secret;
-use crate::ports::consul::{Answer, Api, ApiError};
+use crate::ports::consul::{Answer, Api};
+use crate::ports::{Secret, Servers};
 
-/// `urls` are agents or servers of one datacenter, the local agent's first; `host` is the name that this host holds
+/// `servers` are agents or servers of one datacenter, the local agent's first; `host` is the name that this host holds
 /// slots under.
 pub fn consul(
-    urls: &[String],
+    servers: impl Into<Servers>,
     token: Option<Secret>,
     host: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Fleet>, FleetError> {
-    let api = Api::new(urls, token).map_err(FleetError::Refused)?;
+    let api = Api::new(servers.into(), token).map_err(FleetError::Refused)?;
     Ok(Arc::new(SharedFleet::new(Consul(api), host, clock)))
 }
 
@@ -48,13 +48,6 @@ impl Pair {
     }
 }
 
-fn told(error: ApiError) -> FleetError {
-    match error {
-        ApiError::Unreachable(detail) => FleetError::Unreachable(detail),
-        ApiError::Refused(detail) => FleetError::Refused(detail),
-    }
-}
-
 /// Everything below `unwait/` by its segments.
 fn path<'a>(key: Key<'a>) -> Vec<&'a str> {
     ["kv", "unwait"].into_iter().chain(key.folder.iter().copied()).chain([key.name]).collect()
@@ -63,7 +56,7 @@ fn path<'a>(key: Key<'a>) -> Vec<&'a str> {
 /// The pairs; none where Consul itself says that nothing is there.
 fn pairs(answer: &Answer) -> Result<Vec<Pair>, FleetError> {
     match (answer.found, answer.indexed) {
-        (true, _) => answer.json().map_err(told),
+        (true, _) => answer.json().map_err(FleetError::from),
         (false, true) => Ok(Vec::new()),
         (false, false) => Err(FleetError::Refused("404 without Consul's index; is the url Consul's?".into())),
     }
@@ -72,7 +65,7 @@ fn pairs(answer: &Answer) -> Result<Vec<Pair>, FleetError> {
 #[async_trait]
 impl Documents for Consul {
     async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError> {
-        let answer = self.0.get(&path(key), &[("consistent", "")]).await.map_err(told)?;
+        let answer = self.0.get(&path(key), &[("consistent", "")]).await.map_err(FleetError::from)?;
         match pairs(&answer)?.as_slice() {
             [] => Ok(None),
             [pair] => pair.text().map(Some),
@@ -87,7 +80,7 @@ impl Documents for Consul {
             Some(text) => self.0.put(&path(key), &cas, text.to_vec()).await,
             None => self.0.delete(&path(key), &cas).await,
         };
-        match answer.map_err(told)?.text().as_str() {
+        match answer.map_err(FleetError::from)?.text().as_str() {
             "true" => Ok(true),
             "false" => Ok(false),
             other => Err(FleetError::Refused(format!("Consul answered `{other}` to a compare-and-swap"))),
@@ -96,7 +89,7 @@ impl Documents for Consul {
 
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
         let segments: Vec<&str> = ["kv", "unwait"].into_iter().chain(folder.iter().copied()).chain([""]).collect();
-        let answer = self.0.get(&segments, &[("recurse", ""), ("consistent", "")]).await.map_err(told)?;
+        let answer = self.0.get(&segments, &[("recurse", ""), ("consistent", "")]).await.map_err(FleetError::from)?;
         let prefix = format!("{}/", folder_path(folder));
         pairs(&answer)?
             .iter()

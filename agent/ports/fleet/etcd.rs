@@ -10,29 +10,22 @@ use super::documents::{Documents, Key, Text, folder_path};
 use super::shared::SharedFleet;
 use super::{CALL_DEADLINE, Fleet, FleetError};
 use crate::clock::Clock;
-use crate::ports::Login;
-use crate::ports::etcd::{Api, ApiError, Pair};
+use crate::ports::etcd::{Api, Pair};
+use crate::ports::{Login, Servers};
 
-/// `urls` are members of one cluster; `host` is the name that this host holds slots under.
+/// `servers` are members of one cluster; `host` is the name that this host holds slots under.
 pub fn etcd(
-    urls: &[String],
+    servers: impl Into<Servers>,
     login: Option<Arc<Login>>,
     host: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Fleet>, FleetError> {
-    let api = Api::new(urls, login, CALL_DEADLINE).map_err(FleetError::Refused)?;
+    let api = Api::new(servers.into(), login, CALL_DEADLINE).map_err(FleetError::Refused)?;
     Ok(Arc::new(SharedFleet::new(Etcd(api), host, clock)))
 }
 
 #[derive(Debug)]
 struct Etcd(Api);
-
-fn told(error: ApiError) -> FleetError {
-    match error {
-        ApiError::Unreachable(detail) => FleetError::Unreachable(detail),
-        ApiError::Refused(detail) => FleetError::Refused(detail),
-    }
-}
 
 impl From<Pair> for Text {
     fn from(pair: Pair) -> Self {
@@ -43,17 +36,17 @@ impl From<Pair> for Text {
 #[async_trait]
 impl Documents for Etcd {
     async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError> {
-        Ok(self.0.get(&key.path()).await.map_err(told)?.map(Text::from))
+        Ok(self.0.get(&key.path()).await.map_err(FleetError::from)?.map(Text::from))
     }
 
     async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError> {
-        self.0.swap(&key.path(), revision, text).await.map_err(told)
+        self.0.swap(&key.path(), revision, text).await.map_err(FleetError::from)
     }
 
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
         let prefix = format!("{}/", folder_path(folder));
         let named = |pair: Pair| (pair.key.strip_prefix(&prefix).unwrap_or(&pair.key).to_owned(), pair.into());
-        Ok(self.0.below(&prefix).await.map_err(told)?.into_iter().map(named).collect())
+        Ok(self.0.below(&prefix).await.map_err(FleetError::from)?.into_iter().map(named).collect())
     }
 
     fn caveats(&self) -> &'static [&'static str] {

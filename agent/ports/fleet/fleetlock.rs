@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Acquired, CALL_DEADLINE, Fleet, FleetError, LEASE, Phase, Slot};
 use crate::clock::Clock;
-use crate::ports::http;
+use crate::ports::http::{self, Client, FailureKind, Servers};
 
 pub struct FleetLock {
     base: Url,
@@ -62,6 +62,8 @@ enum Failed {
     Broken(String),
     /// None came.
     Unanswered(String),
+    /// By TLS.
+    Distrusted(String),
     Refused(String),
 }
 
@@ -71,10 +73,11 @@ const AGAIN: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl FleetLock {
-    /// `url` is the server's base; `host` is the name that this host holds slots under.
-    pub fn new(url: &str, lock: Lock, host: &str, clock: Arc<dyn Clock>) -> Result<Self, FleetError> {
-        let base = http::address(url).map_err(FleetError::Refused)?;
-        let client = http::client(&base, CALL_DEADLINE).map_err(FleetError::Refused)?;
+    /// `server` has the server's base; `host` is the name that this host holds slots under.
+    pub fn new(server: impl Into<Servers>, lock: Lock, host: &str, clock: Arc<dyn Clock>) -> Result<Self, FleetError> {
+        let Servers { urls, via } = server.into();
+        let base = http::address(urls.first().map_or("", String::as_str)).map_err(FleetError::Refused)?;
+        let client = Client::new(&via, CALL_DEADLINE).map_err(FleetError::Refused)?;
         Ok(Self { base, client, lock, host: host.into(), clock, held: Mutex::default() })
     }
 
@@ -98,6 +101,7 @@ impl FleetLock {
                 Err(Failed::Broken(_)) if broken < AGAIN => broken += 1,
                 Err(Failed::Unanswered(_)) if unanswered == 0 => unanswered += 1,
                 Err(Failed::Broken(why) | Failed::Unanswered(why)) => return Err(FleetError::Unreachable(why)),
+                Err(Failed::Distrusted(why)) => return Err(FleetError::Distrusted(why)),
                 Err(Failed::Refused(why)) => return Err(FleetError::Refused(why)),
             }
             let share = (RandomState::new().hash_one(()) % 1_000) as f64 / 1_000.0;
@@ -112,7 +116,10 @@ impl FleetLock {
         url.path_segments_mut().expect("an http url has a path").pop_if_empty().extend(["v1", endpoint]);
         let body = json!({ "client_params": { "id": self.id(service, host), "group": self.group(service) } });
         let request = self.client.post(url).header("fleet-lock-protocol", "true").json(&body);
-        let response = request.send().await.map_err(|error| unanswered(http::failure(error)))?;
+        let response = self.client.send(request).await.map_err(|failure| match failure.kind {
+            FailureKind::Distrusted => Failed::Distrusted(format!("{asked}: {}", failure.words)),
+            _ => unanswered(failure.words),
+        })?;
         let status = response.status();
         let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unanswered)?;
         let says = says(&body);

@@ -85,6 +85,9 @@ pub enum FleetError {
     /// May pass by itself.
     #[error("fleet: {0}")]
     Unreachable(String),
+    /// TLS: one side does not believe the other, and nothing was done. A person must look; it is tried again all the same.
+    #[error("fleet: {0}")]
+    Distrusted(String),
     /// A person must look: a permission, an address, a document that is not ours.
     #[error("fleet: {0}")]
     Refused(String),
@@ -98,7 +101,7 @@ pub enum FleetError {
 
 impl FleetError {
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Distrusted(_))
     }
 }
 

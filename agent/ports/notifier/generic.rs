@@ -15,6 +15,7 @@ use sha2::Sha256;
 use super::{DeliveryError, Destination, Notifier};
 use crate::clock::Clock;
 use crate::model::Message;
+use crate::ports::Via;
 
 /// A shorter key is more likely a slip than a key; the standard asks for 24 to 64 bytes.
 const MIN_KEY_BYTES: usize = 16;
@@ -33,9 +34,14 @@ impl std::fmt::Debug for Generic {
 
 impl Generic {
     /// `key` is base64, with or without the standard's `whsec_` before it. Refused where url or key cannot be read.
-    pub fn new(url: SecretString, key: Option<SecretString>, clock: Arc<dyn Clock>) -> Result<Self, DeliveryError> {
+    pub fn new(
+        url: SecretString,
+        via: &Via,
+        key: Option<SecretString>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, DeliveryError> {
         let key = key.map(|key| read_key(&key)).transpose()?;
-        Ok(Self { to: Destination::new("webhook", url)?, key, clock })
+        Ok(Self { to: Destination::new("webhook", url, via)?, key, clock })
     }
 }
 
@@ -72,7 +78,7 @@ impl Notifier for Generic {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Server, message};
+    use super::super::tests::{Server, message, via};
     use super::*;
     use crate::clock::ManualClock;
 
@@ -93,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_receiver_can_check_what_it_got() {
         let server = Server::answering("204 No Content\r\n\r\n").await;
-        let to = Generic::new(server.url("/hook").into(), Some(KEY.to_owned().into()), clock()).unwrap();
+        let to = Generic::new(server.url("/hook").into(), &via(), Some(KEY.to_owned().into()), clock()).unwrap();
         to.deliver("m-17", &message()).await.unwrap();
         let requests = server.requests.lock().unwrap();
         let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
@@ -110,7 +116,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_key_nothing_claims_to_be_signed() {
         let server = Server::answering("200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        Generic::new(server.url("/").into(), None, clock()).unwrap().deliver("m", &message()).await.unwrap();
+        Generic::new(server.url("/").into(), &via(), None, clock()).unwrap().deliver("m", &message()).await.unwrap();
         assert!(!server.requests.lock().unwrap()[0].contains("signature"));
     }
 
@@ -123,7 +129,7 @@ mod tests {
             ("500 Oops\r\nContent-Length: 0\r\n\r\n", true),
         ] {
             let server = Server::answering(answer).await;
-            let to = Generic::new(server.url("/hush").into(), None, clock()).unwrap();
+            let to = Generic::new(server.url("/hush").into(), &via(), None, clock()).unwrap();
             let error = to.deliver("m", &message()).await.unwrap_err();
             assert_eq!(matches!(error, DeliveryError::Later { .. }), is_later, "{answer}");
             assert!(!format!("{error:?} {to:?}").contains("hush"));

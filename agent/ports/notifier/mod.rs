@@ -5,11 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::model::Message;
-use crate::ports::http;
+use crate::ports::http::{self, Client, Via};
 
 pub mod generic;
 pub mod slack;
@@ -48,10 +48,10 @@ struct Destination {
 }
 
 impl Destination {
-    fn new(kind: &'static str, url: SecretString) -> Result<Self, DeliveryError> {
+    fn new(kind: &'static str, url: SecretString, via: &Via) -> Result<Self, DeliveryError> {
         let refused = |detail| DeliveryError::Refused { detail: format!("{kind}: {detail}") };
-        let parsed = http::address(url.expose_secret()).map_err(refused)?;
-        Ok(Self { kind, client: http::client(&parsed, CALL_DEADLINE).map_err(refused)?, url })
+        http::address(url.expose_secret()).map_err(refused)?;
+        Ok(Self { kind, client: Client::new(via, CALL_DEADLINE).map_err(refused)?, url })
     }
 
     /// Posts JSON; the body of a 2xx answer. 429 and what may pass by itself is `Later`; any other answer `Refused`.
@@ -67,8 +67,8 @@ impl Destination {
             })?;
             all.insert(HeaderName::from_static(name), value);
         }
-        let sent = self.client.post(url).headers(all).body(body).send().await;
-        let response = sent.map_err(|error| later(None, http::failure(error)))?;
+        let request = self.client.post(url).headers(all).body(body);
+        let response = self.client.send(request).await.map_err(|failure| later(None, failure.words))?;
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let after = after.map(Duration::from_secs).map(|after| after.min(MAX_RETRY_AFTER));
@@ -96,7 +96,7 @@ fn code(answer: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::sync::{Arc, Mutex};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -104,6 +104,12 @@ mod tests {
 
     use super::*;
     use crate::model::{EventKind, IncidentId, Outcome, Reason, ServiceName};
+    use crate::ports::tls::TlsContext;
+
+    /// Directly.
+    pub fn via() -> Via {
+        TlsContext::plain("a test").into()
+    }
 
     pub fn message() -> Message {
         Message {
@@ -124,6 +130,7 @@ mod tests {
     }
 
     /// A web server that gives one answer to all, and keeps what it was sent.
+    #[derive(Debug)]
     pub struct Server {
         address: std::net::SocketAddr,
         pub requests: Arc<Mutex<Vec<String>>>,

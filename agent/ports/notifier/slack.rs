@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{DeliveryError, Destination, Notifier};
 use crate::model::Message;
+use crate::ports::Via;
 
 const HEADER_CHARS: usize = 150;
 const SECTION_CHARS: usize = 3_000;
@@ -20,8 +21,8 @@ pub struct Slack {
 
 impl Slack {
     /// `url` as Slack gave it, `https://hooks.slack.com/services/…`. Refused where it is no address.
-    pub fn new(url: SecretString) -> Result<Self, DeliveryError> {
-        Ok(Self { to: Destination::new("slack", url)? })
+    pub fn new(url: SecretString, via: &Via) -> Result<Self, DeliveryError> {
+        Ok(Self { to: Destination::new("slack", url, via)? })
     }
 }
 
@@ -98,7 +99,7 @@ fn escape(text: &str, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Server, message};
+    use super::super::tests::{Server, message, via};
     use super::*;
 
     #[test]
@@ -137,7 +138,7 @@ mod tests {
             ("302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", Err((false, None))),
         ] {
             let server = Server::answering(answer).await;
-            let slack = Slack::new(server.url("/services/T0/hush").into()).unwrap();
+            let slack = Slack::new(server.url("/services/T0/hush").into(), &via()).unwrap();
             let delivered = slack.deliver("m1", &message()).await;
             let short = delivered.clone().map_err(|error| match error {
                 DeliveryError::Later { after, .. } => (true, after.map(|after| after.as_secs())),
@@ -147,16 +148,19 @@ mod tests {
             assert!(!format!("{delivered:?} {slack:?}").contains("hush"), "{delivered:?}");
         }
         let refused = Server::answering("410 Gone\r\nContent-Length: 19\r\n\r\nchannel_is_archived").await;
-        let error = Slack::new(refused.url("/x").into()).unwrap().deliver("m1", &message()).await.unwrap_err();
+        let error = Slack::new(refused.url("/x").into(), &via()).unwrap().deliver("m1", &message()).await.unwrap_err();
         assert!(error.to_string().contains("channel_is_archived"), "{error}");
     }
 
     #[tokio::test]
     async fn a_destination_that_is_away_is_tried_later_and_not_named() {
-        let slack = Slack::new("http://127.0.0.1:1/services/hush".to_owned().into()).unwrap();
+        let slack = Slack::new("http://127.0.0.1:1/services/hush".to_owned().into(), &via()).unwrap();
         let error = slack.deliver("m1", &message()).await.unwrap_err();
         assert!(matches!(error, DeliveryError::Later { after: None, .. }), "{error:?}");
         assert!(!format!("{error:?}").contains("hush") && !format!("{error:?}").contains("127.0.0.1"), "{error:?}");
-        assert!(Slack::new("hooks.slack.com/hush".to_owned().into()).is_err_and(|e| !e.to_string().contains("hush")));
+        assert!(
+            Slack::new("hooks.slack.com/hush".to_owned().into(), &via())
+                .is_err_and(|e| !e.to_string().contains("hush"))
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::unistd::{AccessFlags, access};
 
 use super::{Probe, ProbeFailure};
 use crate::model::plan::Health;
@@ -34,5 +35,16 @@ impl Probe for DryProbe {
             tracing::warn!(%failure, "dry-run: the probe does not pass now");
         }
         Ok(())
+    }
+
+    /// Of a command only whether it is there.
+    async fn can_be_asked(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
+        let Health::Exec(argv) = health else { return self.real.can_be_asked(health, deadline).await };
+        let program = argv.first().map_or("", String::as_str);
+        access(program, AccessFlags::X_OK).map_err(|error| ProbeFailure {
+            asked: format!("exec {program}"),
+            answer: format!("cannot be started: {error}"),
+            is_an_answer: false,
+        })
     }
 }

@@ -1,7 +1,9 @@
 //! The probes: a TCP connection, an HTTP GET, a Redis PING, a command. Each asks once, over a connection of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,33 +15,83 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::{Probe, ProbeFailure};
-use crate::model::plan::Health;
-use crate::ports::http;
+use crate::model::plan::{Health, HttpHealth};
+use crate::ports::http::{self, Client, FailureKind};
+use crate::ports::tls::{Contexts, TlsContext};
 
 /// As every client library sends it.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// A reply to PING is one short line; an error's text is cut here.
 const MAX_REPLY_BYTES: usize = 512;
 
-/// Asks the services themselves; holds nothing between two questions.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Probes;
+/// Asks the services themselves.
+#[derive(Debug, Default)]
+pub struct Probes {
+    contexts: Contexts,
+    /// Of those that were asked by HTTP.
+    asked: Mutex<BTreeMap<HttpHealth, Arc<TlsContext>>>,
+}
+
+impl Probes {
+    /// The TLS contexts of its connections are among these.
+    pub fn with(contexts: Contexts) -> Self {
+        Self { contexts, asked: Mutex::default() }
+    }
+
+    fn context(&self, health: &HttpHealth) -> Result<Arc<TlsContext>, String> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = asked.get(health) {
+            return Ok(Arc::clone(context));
+        }
+        let made = self.contexts.of(&format!("health {}", shown(&health.url)), &health.tls)?;
+        asked.insert(health.clone(), Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// A redirect is not 2xx: it says that the health is asked for elsewhere.
+    async fn get(&self, health: &HttpHealth, deadline: Duration) -> Result<(), Answer> {
+        let url = http::address(&health.url).map_err(Answer::None)?;
+        let context = self.context(health).map_err(|why| Answer::None(format!("TLS: {why}")))?;
+        let client = Client::new(&context.into(), deadline).map_err(Answer::None)?;
+        let response = client.send(client.get(url)).await.map_err(|failure| match failure.kind {
+            FailureKind::Distrusted | FailureKind::NoSuchName => Answer::None(failure.words),
+            _ => Answer::Bad(failure.words),
+        })?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(Answer::Bad(status.to_string())),
+        }
+    }
+}
+
+/// What a question comes to that is not passed.
+enum Answer {
+    /// The service's own, or that it does not answer.
+    Bad(String),
+    /// None of the service's: the question could not be asked.
+    None(String),
+}
+
+impl From<String> for Answer {
+    fn from(answer: String) -> Self {
+        Self::Bad(answer)
+    }
+}
 
 #[async_trait]
 impl Probe for Probes {
     async fn ask(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
         let asked = asked(health);
         let answer = match health {
-            Health::Tcp(address) => tokio::time::timeout(deadline, connect(*address)).await.map(|r| r.map(drop)),
-            Health::Http(url) => tokio::time::timeout(deadline, get(url, deadline)).await,
-            Health::RedisPing(address) => tokio::time::timeout(deadline, redis_ping(*address)).await,
-            Health::Exec(argv) => tokio::time::timeout(deadline, run(argv)).await,
+            Health::Tcp(address) => by(deadline, async { Ok(connect(*address).await.map(drop)?) }).await,
+            Health::Http(health) => by(deadline, self.get(health, deadline)).await,
+            Health::RedisPing(address) => by(deadline, async { Ok(redis_ping(*address).await?) }).await,
+            Health::Exec(argv) => by(deadline, run(argv)).await,
         };
-        match answer {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(answer)) => Err(ProbeFailure { asked, answer }),
-            Err(_) => Err(ProbeFailure { asked, answer: format!("no answer within {deadline:?}") }),
-        }
+        answer.map_err(|answer| match answer {
+            Answer::Bad(answer) => ProbeFailure { asked, answer, is_an_answer: true },
+            Answer::None(answer) => ProbeFailure { asked, answer, is_an_answer: false },
+        })
     }
 }
 
@@ -49,28 +101,27 @@ fn asked(health: &Health) -> String {
         Health::Tcp(address) => format!("tcp {address}"),
         Health::RedisPing(address) => format!("redis PING {address}"),
         Health::Exec(argv) => format!("exec {}", argv.first().map_or("", String::as_str)),
-        Health::Http(url) => match Url::parse(url) {
-            Ok(url) => {
-                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-                format!("GET {}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-            }
-            Err(_) => "GET".into(),
-        },
+        Health::Http(health) => {
+            let path = Url::parse(&health.url).map(|url| url.path().to_owned()).unwrap_or_default();
+            format!("GET {}{path}", shown(&health.url))
+        }
     }
+}
+
+/// Of a url what is no secret: its scheme, host and port.
+fn shown(url: &str) -> String {
+    let Ok(url) = Url::parse(url) else { return String::new() };
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
+}
+
+async fn by(deadline: Duration, asked: impl Future<Output = Result<(), Answer>>) -> Result<(), Answer> {
+    let late = || Answer::Bad(format!("no answer within {deadline:?}"));
+    tokio::time::timeout(deadline, asked).await.unwrap_or_else(|_| Err(late()))
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|error| error.to_string())
-}
-
-/// A redirect is not 2xx: it says that the health is asked for elsewhere.
-async fn get(url: &str, deadline: Duration) -> Result<(), String> {
-    let url = http::address(url)?;
-    let response = http::client(&url, deadline)?.get(url).send().await.map_err(http::failure)?;
-    match response.status() {
-        status if status.is_success() => Ok(()),
-        status => Err(status.to_string()),
-    }
 }
 
 async fn redis_ping(address: SocketAddr) -> Result<(), String> {
@@ -107,9 +158,9 @@ impl Drop for Group {
 }
 
 /// The output is not kept: it may hold anything.
-async fn run(argv: &[String]) -> Result<(), String> {
+async fn run(argv: &[String]) -> Result<(), Answer> {
     let [program, arguments @ ..] = argv else {
-        return Err("no command is given".into());
+        return Err(Answer::None("no command is given".into()));
     };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -119,16 +170,17 @@ async fn run(argv: &[String]) -> Result<(), String> {
             command.env(name, value);
         }
     }
-    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
+    let mut child = command.spawn().map_err(|error| Answer::None(format!("cannot be started: {error}")))?;
     let mut group = Group(child.id().map(|pid| Pid::from_raw(pid as i32)));
     let status = child.wait().await.map_err(|error| error.to_string())?;
     group.0 = None;
-    if status.success() { Ok(()) } else { Err(status.to_string()) }
+    if status.success() { Ok(()) } else { Err(Answer::Bad(status.to_string())) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Tls;
     use tokio::net::TcpListener;
 
     const DEADLINE: Duration = Duration::from_secs(5);
@@ -146,8 +198,12 @@ mod tests {
         address
     }
 
+    fn http(url: String) -> Health {
+        Health::Http(HttpHealth { url, tls: Tls::default() })
+    }
+
     async fn ask(health: Health) -> Result<(), String> {
-        Probes.ask(&health, DEADLINE).await.map_err(|failure| failure.to_string())
+        Probes::default().ask(&health, DEADLINE).await.map_err(|failure| failure.to_string())
     }
 
     #[tokio::test]
@@ -176,7 +232,7 @@ mod tests {
             (b"+PONG\r\n", false),
         ] {
             let address = answering(answer).await;
-            let asked = ask(Health::Http(format!("http://user:hush@{address}/health?key=hush"))).await;
+            let asked = ask(http(format!("http://user:hush@{address}/health?key=hush"))).await;
             assert_eq!(asked.is_ok(), healthy, "{asked:?}");
             if let Err(failure) = asked {
                 assert!(failure.contains("/health") && !failure.contains("hush"), "{failure}");
@@ -210,7 +266,7 @@ mod tests {
         let script = directory.path().join("check");
         std::fs::write(&script, format!("sleep 600 &\necho $! > {}\nwait\n", pid_file.display())).unwrap();
         let health = Health::Exec(vec!["/bin/sh".into(), script.display().to_string()]);
-        let failure = Probes.ask(&health, Duration::from_millis(500)).await.unwrap_err();
+        let failure = Probes::default().ask(&health, Duration::from_millis(500)).await.unwrap_err();
         assert!(failure.answer.contains("no answer within"), "{failure}");
         let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
         for _ in 0..100 {
@@ -227,8 +283,8 @@ mod tests {
     async fn a_server_that_says_nothing_fails_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        for health in [Health::RedisPing(address), Health::Http(format!("http://{address}/"))] {
-            let failure = Probes.ask(&health, Duration::from_millis(200)).await.unwrap_err();
+        for health in [Health::RedisPing(address), http(format!("http://{address}/"))] {
+            let failure = Probes::default().ask(&health, Duration::from_millis(200)).await.unwrap_err();
             assert!(failure.answer.contains("within"), "{failure}");
         }
     }

@@ -34,7 +34,9 @@ use serde_json::{Value, json};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{ConsulScope, Marker};
 use crate::ports::Secret;
-use crate::ports::consul::{Api, ApiError};
+use crate::ports::api_error::ApiError;
+use crate::ports::consul::Api;
+use crate::ports::http::Servers;
 
 mod held;
 mod own;
@@ -77,6 +79,8 @@ struct AgentSelf {
 struct SelfConfig {
     #[serde(rename = "NodeName")]
     node: String,
+    #[serde(rename = "Version", default)]
+    version: String,
 }
 
 #[derive(Deserialize)]
@@ -135,10 +139,9 @@ fn maintenance_check(scope: ConsulScope, id: &str) -> String {
 }
 
 impl Local {
-    /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
-    fn new(name: &str, url: &str, token: Option<Secret>, host: &str) -> Result<Self, RegistryError> {
-        let api = Api::new(&[url.to_owned()], token)
-            .map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
+    /// `name` is the registry's in the host's file, `server` the local agent, `host` the one that our markers carry.
+    fn new(name: &str, server: Servers, token: Option<Secret>, host: &str) -> Result<Self, RegistryError> {
+        let api = Api::new(server, token).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
         Ok(Self {
             name: name.into(),
             host: host.into(),
@@ -150,11 +153,7 @@ impl Local {
     }
 
     fn told(&self, error: ApiError) -> RegistryError {
-        let registry = self.name.clone();
-        match error {
-            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
-            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
-        }
+        error.of_registry(&self.name)
     }
 
     fn refused(&self, detail: String) -> RegistryError {
@@ -180,6 +179,10 @@ impl Local {
 
     async fn node(&self) -> Result<String, RegistryError> {
         Ok(self.get::<AgentSelf>(&["agent", "self"], &[]).await?.config.node)
+    }
+
+    async fn version(&self) -> Result<Option<String>, RegistryError> {
+        Ok(Some(format!("Consul {}", self.get::<AgentSelf>(&["agent", "self"], &[]).await?.config.version)))
     }
 
     async fn checks(&self) -> Result<BTreeMap<String, Value>, RegistryError> {

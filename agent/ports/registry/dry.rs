@@ -98,6 +98,10 @@ impl Registry for DryRegistry {
         self.real.counts()
     }
 
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        self.real.server().await
+    }
+
     fn ends_within(&self) -> Duration {
         self.real.ends_within()
     }

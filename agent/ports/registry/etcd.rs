@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{EtcdLayout, Marker};
 use crate::ports::Login;
-use crate::ports::etcd::{Api, ApiError, Keys, Pair};
+use crate::ports::api_error::ApiError;
+use crate::ports::etcd::{Api, Keys, Pair};
+use crate::ports::http::Servers;
 
 /// For one call. A read waits for the leader, which may be elected anew meanwhile (some seconds).
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -42,37 +44,33 @@ struct Seen {
 }
 
 impl Etcd {
-    /// `name` is the registry's in the host's file, `urls` are members of one cluster, `host` the one that our markers carry.
+    /// `name` is the registry's in the host's file, `servers` are members of one cluster, `host` the one that our markers carry.
     pub fn new(
         name: &str,
-        urls: &[String],
+        servers: impl Into<Servers>,
         login: Option<Arc<Login>>,
         layout: EtcdLayout,
         host: &str,
     ) -> Result<Self, RegistryError> {
-        Self::within(CALL_DEADLINE, name, urls, login, layout, host)
+        Self::within(CALL_DEADLINE, name, servers, login, layout, host)
     }
 
     /// With another deadline for each call.
     pub(super) fn within(
         deadline: Duration,
         name: &str,
-        urls: &[String],
+        servers: impl Into<Servers>,
         login: Option<Arc<Login>>,
         layout: EtcdLayout,
         host: &str,
     ) -> Result<Self, RegistryError> {
         let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
-        let api = Api::new(urls, login, deadline).map_err(refused)?;
+        let api = Api::new(servers.into(), login, deadline).map_err(refused)?;
         Ok(Self { registry: name.into(), host: host.into(), api, layout })
     }
 
     fn told(&self, error: ApiError) -> RegistryError {
-        let registry = self.registry.clone();
-        match error {
-            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
-            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
-        }
+        error.of_registry(&self.registry)
     }
 
     fn split<'a>(&self, id: &'a str) -> Result<(&'a str, &'a str), RegistryError> {
@@ -258,6 +256,11 @@ impl Registry for Etcd {
             _ => None,
         });
         Ok(own.collect())
+    }
+
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        let version = self.api.version().await.map_err(|error| self.told(error))?;
+        Ok(version.map(|version| format!("etcd {version}")))
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {

@@ -269,7 +269,7 @@ async fn the_documented_permissions_suffice_and_less_is_refused(release: Release
 #[tokio::test]
 async fn an_etcd_that_is_away_is_worth_trying_again_and_something_else_is_not() {
     let login = user("u", "hush").map(Login::new);
-    let away = Etcd::new("etcd", &["http://127.0.0.1:1".into()], login, layout(), "h").unwrap();
+    let away = Etcd::new("etcd", "http://127.0.0.1:1", login, layout(), "h").unwrap();
     let error = away.observe(US).await.unwrap_err();
     assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
     for wrong in ["rpc-order", "/x", "rpc-order/"] {

@@ -30,7 +30,7 @@ use super::noted::{Backend, Noted, until_seen};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError};
 use crate::model::{Marker, StandsAt};
-use crate::ports::User;
+use crate::ports::{Servers, User};
 
 mod rest;
 
@@ -65,10 +65,15 @@ pub struct Seen {
 }
 
 impl Eureka {
-    /// `name` is the registry's in the host's file; each of `urls` is a server of one cluster, and ends where `/apps`
+    /// `name` is the registry's in the host's file; each of `servers` is one of a cluster, and its address ends where `/apps`
     /// begins; `ledger` is a file that this agent alone writes.
-    pub fn new(name: &str, urls: &[String], user: Option<User>, ledger: PathBuf) -> Result<Self, RegistryError> {
-        Self::within(CALL_DEADLINE, HOLD_EVERY, name, urls, user, ledger)
+    pub fn new(
+        name: &str,
+        servers: impl Into<Servers>,
+        user: Option<User>,
+        ledger: PathBuf,
+    ) -> Result<Self, RegistryError> {
+        Self::within(CALL_DEADLINE, HOLD_EVERY, name, servers, user, ledger)
     }
 
     /// With another deadline for each call, and other times between two looks at a drain.
@@ -76,11 +81,11 @@ impl Eureka {
         deadline: Duration,
         hold_every: Duration,
         name: &str,
-        urls: &[String],
+        servers: impl Into<Servers>,
         user: Option<User>,
         ledger: PathBuf,
     ) -> Result<Self, RegistryError> {
-        let apps = Apps { rest: Rest::new(name, urls, user, deadline)?, ledger: Ledger::new(ledger) };
+        let apps = Apps { rest: Rest::new(name, servers.into(), user, deadline)?, ledger: Ledger::new(ledger) };
         Ok(Self::over(apps, hold_every))
     }
 }

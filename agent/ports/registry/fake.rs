@@ -22,6 +22,7 @@ struct State {
     /// Drained while failing: may be put back failing.
     failing_when_drained: HashSet<String>,
     unreachable: bool,
+    distrusted: bool,
     counts_nobody: bool,
 }
 
@@ -40,6 +41,10 @@ impl FakeRegistry {
         let state = self.state();
         if state.unreachable {
             return Err(RegistryError::Unreachable { registry: self.name.clone(), detail: "nobody answers".into() });
+        }
+        if state.distrusted {
+            let detail = "TLS: the server's certificate `CN=server` expired at 2026-11-29T00:00:00Z".into();
+            return Err(RegistryError::Distrusted { registry: self.name.clone(), detail });
         }
         Ok(state)
     }
@@ -72,6 +77,11 @@ impl FakeRegistry {
     /// From now on each call fails as if nobody answered.
     pub fn set_unreachable(&self, unreachable: bool) {
         self.state().unreachable = unreachable;
+    }
+
+    /// From now on each call fails as if its certificate had ended.
+    pub fn set_distrusted(&self, distrusted: bool) {
+        self.state().distrusted = distrusted;
     }
 
     /// From now on it is one that cannot count others.

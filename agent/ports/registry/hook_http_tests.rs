@@ -14,6 +14,7 @@ use super::hook::{Hooked, HttpHooks};
 use super::hook_tests::{NEVER, OFTEN, TELLS};
 use super::*;
 use crate::model::{Having, HttpCall, HttpCount, HttpHook, IncludesUs, Ourselves};
+use crate::ports::tls::TlsContext;
 
 /// A backend that speaks HTTP: `PUT /SERVICE/INSTANCE/out` and `/in`, `GET /SERVICE/INSTANCE` (with `?status`, 503 where it
 /// is out), `GET /SERVICE`, and `GET /all`, which leaves out what is out.
@@ -190,7 +191,6 @@ impl Gated {
                 only_healthy: Having::new(),
                 ourselves: Ourselves::Included(IncludesUs::InTraffic),
             }),
-            ca_file: None,
             deadline: Duration::from_secs(2),
             hold_every: OFTEN,
         }
@@ -202,7 +202,7 @@ impl Gated {
 
     fn by(hook: HttpHook, headers: Option<&str>, state: &tempfile::TempDir, hold_every: Duration) -> Hooked<HttpHooks> {
         let headers = headers.map(|headers| headers.to_owned().into());
-        let hooks = HttpHooks::new(hook, headers.as_ref()).unwrap();
+        let hooks = HttpHooks::new(hook, &TlsContext::plain("a test").into(), headers).unwrap();
         Hooked::new("gate", hooks, state.path().join("drains.json"), hold_every, "bj1-03")
     }
 
@@ -281,8 +281,12 @@ impl World for Gated {
 #[tokio::test]
 async fn hooks_by_http_conform() {
     conforms(&Gated::new().await).await;
-    let wrong =
-        HttpHooks::new(Gated::hook("127.0.0.1:1"), Some(&"no header, hush-hush".to_owned().into())).unwrap_err();
+    let wrong = HttpHooks::new(
+        Gated::hook("127.0.0.1:1"),
+        &TlsContext::plain("a test").into(),
+        Some("no header, hush-hush".to_owned().into()),
+    )
+    .unwrap_err();
     assert!(wrong.contains("headers_file") && !wrong.contains("hush"), "{wrong}");
 }
 

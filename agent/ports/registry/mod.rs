@@ -123,6 +123,9 @@ pub enum RegistryError {
     /// Nobody answered, or the answer was a server error: worth trying again.
     #[error("{registry}: {detail}")]
     Unreachable { registry: String, detail: String },
+    /// TLS: one side does not believe the other, and nothing was done. A person must look; it is tried again all the same.
+    #[error("{registry}: {detail}")]
+    Distrusted { registry: String, detail: String },
     /// The instance is not registered, as far as an answer can prove it.
     #[error("{registry}: no instance `{id}` is registered there")]
     NotRegistered { registry: String, id: String },
@@ -134,7 +137,12 @@ pub enum RegistryError {
 impl RegistryError {
     /// Trying again later may succeed.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Distrusted { .. })
+    }
+
+    /// It will not pass before a person has done something.
+    pub fn needs_a_person(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. })
     }
 }
 
@@ -207,6 +215,11 @@ pub trait Registry: Send + Sync {
     /// service here is. Empty where the registry tells no addresses.
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         Ok(vec![])
+    }
+
+    /// What the server calls itself, with its version; `None` where it does not say.
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        Ok(None)
     }
 
     /// By when any of these calls has ended, one way or the other.

@@ -33,7 +33,7 @@ use super::noted::{Backend, Noted, until_seen};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError};
 use crate::model::{Marker, NacosLayout};
-use crate::ports::User;
+use crate::ports::{Servers, User};
 
 use api::Api;
 use calls::Place;
@@ -75,16 +75,16 @@ pub struct Seen {
 }
 
 impl Nacos {
-    /// `name` is the registry's in the host's file; each url of the cluster ends where `/v1` or `/v3` begins; `ledger` is a
+    /// `name` is the registry's in the host's file; each address of the cluster ends where `/v1` or `/v3` begins; `ledger` is a
     /// file that this agent alone writes.
     pub fn new(
         name: &str,
-        urls: &[String],
+        servers: impl Into<Servers>,
         user: Option<User>,
         layout: NacosLayout,
         ledger: PathBuf,
     ) -> Result<Self, RegistryError> {
-        Self::within(CALL_DEADLINE, HOLD_EVERY, name, urls, user, layout, ledger)
+        Self::within(CALL_DEADLINE, HOLD_EVERY, name, servers, user, layout, ledger)
     }
 
     /// With another deadline for each call, and other times between two looks at a drain.
@@ -92,12 +92,12 @@ impl Nacos {
         deadline: Duration,
         hold_every: Duration,
         name: &str,
-        urls: &[String],
+        servers: impl Into<Servers>,
         user: Option<User>,
         layout: NacosLayout,
         ledger: PathBuf,
     ) -> Result<Self, RegistryError> {
-        let api = Api::new(name, urls, user, layout, deadline)?;
+        let api = Api::new(name, servers.into(), user, layout, deadline)?;
         let instances = Instances { registry: name.into(), api, ledger: Ledger::new(ledger) };
         Ok(Self::over(instances, hold_every))
     }

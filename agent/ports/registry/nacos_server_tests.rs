@@ -195,11 +195,11 @@ async fn a_password_that_changed_is_read_again_from_its_file() {
         world.change(|server| server.token = Some("token-1".into()));
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("password");
-        std::fs::write(&file, "wrong-word").unwrap();
+        crate::trust::write_secret(&file, "wrong-word");
         let password = Secret::in_file(file.clone()).unwrap();
         let registry = world.another(NEVER, Some(User { name: "unwait".into(), password }));
         registry.observe(US).await.unwrap_err();
-        std::fs::write(&file, "hush-hush").unwrap();
+        crate::trust::write_secret(&file, "hush-hush");
         registry.observe(US).await.unwrap();
     }
 }

@@ -34,7 +34,8 @@ use super::dubbo::{Patience, address, application, decoded, disables, encoded, i
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
 use crate::ports::User;
-use crate::ports::zookeeper::{Api, ApiError, Session};
+use crate::ports::api_error::ApiError;
+use crate::ports::zookeeper::{Api, Ensemble, Session};
 
 /// For one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -78,8 +79,15 @@ struct Seen {
 impl ZooKeeper {
     /// `name` is the registry's in the host's file, `root` Dubbo's there (`/dubbo`), `host` the one that our markers carry.
     /// With `merge` our tag is put into a person's rule as well.
-    pub fn new(name: &str, servers: Vec<String>, user: Option<User>, root: &str, merge: bool, host: &str) -> Self {
-        let api = Api::new(servers, user, CALL_DEADLINE);
+    pub fn new(
+        name: &str,
+        ensemble: impl Into<Ensemble>,
+        user: Option<User>,
+        root: &str,
+        merge: bool,
+        host: &str,
+    ) -> Self {
+        let api = Api::new(ensemble, user, CALL_DEADLINE);
         Self { registry: name.into(), host: host.into(), api, root: root.into(), merge }
     }
 
@@ -91,11 +99,7 @@ impl ZooKeeper {
     }
 
     fn told(&self, error: ApiError) -> RegistryError {
-        let registry = self.registry.clone();
-        match error {
-            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
-            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
-        }
+        error.of_registry(&self.registry)
     }
 
     fn refused(&self, detail: String) -> RegistryError {

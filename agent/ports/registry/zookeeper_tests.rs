@@ -364,11 +364,11 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_right_password_
     // A password is read anew for each question, since no answer says that it is another one by now.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
-    std::fs::write(&file, "wrong-word").unwrap();
+    crate::trust::write_secret(&file, "wrong-word");
     let password = Secret::in_file(file.clone()).unwrap();
     let registry = DubboWorld::of(&world.server, Some(User { name: "shop".into(), password }), "bj1-03");
     for (word, may) in [("wrong-word", false), ("hush-hush\n", true), ("", true), ("wrong-word", false)] {
-        std::fs::write(&file, word).unwrap();
+        crate::trust::write_secret(&file, word);
         assert_eq!(registry.observe(US).await.is_ok(), may, "{word:?}");
     }
     conforms(&world).await;

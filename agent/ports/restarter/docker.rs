@@ -173,10 +173,10 @@ impl<'a> Container<'a> {
         deadline: Duration,
     ) -> Result<(StatusCode, Vec<u8>), RestartError> {
         let asked = async {
-            let client = http::local(self.socket, deadline)?;
+            let client = http::Client::local(self.socket, deadline)?;
             // The host is never looked up: the connection is the socket.
-            let response =
-                client.request(method, format!("http://docker{path}")).send().await.map_err(http::failure)?;
+            let url = http::address(&format!("http://docker{path}"))?;
+            let response = client.send(client.request(method, url)).await.map_err(|failure| failure.words)?;
             Ok((response.status(), http::body(response, MAX_ANSWER_BYTES).await?))
         };
         asked.await.map_err(|why: String| self.unreachable(why))

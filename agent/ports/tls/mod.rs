@@ -13,6 +13,7 @@
 //! the same, as a renewal may end it at any time.
 
 mod certificate;
+mod contexts;
 mod files;
 mod words;
 
@@ -34,6 +35,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 pub use certificate::Certificate;
+pub use contexts::Contexts;
 
 use crate::model::Tls;
 use files::{Believed, Contents, Fingerprint, Material, PROVIDER, by_the_system};

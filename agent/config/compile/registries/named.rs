@@ -4,9 +4,11 @@ use super::super::Compiling;
 use super::super::fleet::login;
 use super::super::host::urls;
 use super::super::items;
+use super::super::tls;
 use crate::config::expand::Environment;
 use crate::config::host::{Login, RegistryConfig};
 use crate::config::place::Place;
+use crate::config::spec::address::HostPort;
 use crate::config::spec::host::{ClusterSpec, EtcdRegistrySpec, NacosApiSpec, NacosSpec, ZooKeeperSpec};
 use crate::config::spec::scalar::Typed;
 use crate::model::{EtcdLayout, NacosApi, NacosLayout};
@@ -16,6 +18,7 @@ const OVERRIDE: &str = r#"{"disabled":true,"by":"{marker}"}"#;
 pub fn etcd(spec: EtcdRegistrySpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
     let urls = urls(spec.url, "http://127.0.0.1:2379", place, to);
     let login = named_login(spec.user, spec.password_file, place, to, environment);
+    let tls = tls::of_etcd(&urls, spec.tls, login.is_some(), place, to, environment);
     let key = template("key", spec.key, "/services/{service}/{instance}", place, to);
     let override_key = template("override", spec.override_key, "/overrides/{service}/{instance}", place, to);
     if !key.is_empty() && key == override_key {
@@ -28,7 +31,7 @@ pub fn etcd(spec: EtcdRegistrySpec, place: &Place, to: &mut Compiling, environme
             format!("expected `{{marker}}` once, which says whose drain it is, as in '{OVERRIDE}'"),
         );
     }
-    RegistryConfig::Etcd { urls, login, layout: EtcdLayout { key, override_key, value } }
+    RegistryConfig::Etcd { urls, tls, login, layout: EtcdLayout { key, override_key, value } }
 }
 
 fn template(name: &str, text: Option<Typed<String>>, example: &str, place: &Place, to: &mut Compiling) -> String {
@@ -49,23 +52,19 @@ pub fn zookeeper(spec: ZooKeeperSpec, place: &Place, to: &mut Compiling, environ
     if spec.servers.is_empty() && !to.said(&place.key("servers")) {
         to.wrong_key(place, "`servers` is missing: add `servers: [\"10.0.0.1:2181\"]`");
     }
-    let mut servers: Vec<String> = Vec::new();
-    for (place, Typed(server)) in items(&place.key("servers"), spec.servers) {
-        if !server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
-            to.wrong(&place, "expected HOST:PORT, such as 10.0.0.1:2181");
-        }
-        servers.push(server);
-    }
+    let servers = items(&place.key("servers"), spec.servers).map(|(_, Typed(HostPort(server)))| server).collect();
     let root = spec.root.map_or_else(|| "/dubbo".into(), |Typed(root)| root);
     if !root.starts_with('/') || root.ends_with('/') || root.contains("//") {
         to.wrong(&place.key("root"), "expected the path of Dubbo's root node, such as /dubbo");
     }
     let login = named_login(spec.user, spec.password_file, place, to, environment);
-    RegistryConfig::ZooKeeper { servers, root, merge: spec.merge, login }
+    let tls = spec.tls.map(|spec| tls::compile(Some(spec), place, to, environment));
+    RegistryConfig::ZooKeeper { servers, tls, root, merge: spec.merge, login }
 }
 
 pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
     let urls = urls(spec.url, "http://127.0.0.1:8848/nacos", place, to);
+    let tls = tls::beside(&urls, spec.tls, place, to, environment);
     let login = named_login(spec.user, spec.password_file, place, to, environment);
     let mut name = |key: &str, text: Option<Typed<String>>| {
         let text = text.map(|Typed(text)| text);
@@ -85,12 +84,13 @@ pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: En
             NacosApiSpec::V3 => NacosApi::V3,
         },
     };
-    RegistryConfig::Nacos { urls, login, layout }
+    RegistryConfig::Nacos { urls, tls, login, layout }
 }
 
 pub fn eureka(spec: ClusterSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
     let urls = urls(spec.url, "http://127.0.0.1:8761/eureka", place, to);
-    RegistryConfig::Eureka { urls, login: named_login(spec.user, spec.password_file, place, to, environment) }
+    let tls = tls::beside(&urls, spec.tls, place, to, environment);
+    RegistryConfig::Eureka { urls, tls, login: named_login(spec.user, spec.password_file, place, to, environment) }
 }
 
 /// Both or neither.

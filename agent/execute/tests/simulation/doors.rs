@@ -148,7 +148,9 @@ impl Probe for Door {
         self.nearby().await;
         match self.0.service().healthy || self.0.shared.broken == Broken::Probe {
             true => Ok(()),
-            false => Err(ProbeFailure { asked: "PING".into(), answer: "connection refused".into() }),
+            false => {
+                Err(ProbeFailure { asked: "PING".into(), answer: "connection refused".into(), is_an_answer: true })
+            }
         }
     }
 }

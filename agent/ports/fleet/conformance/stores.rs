@@ -205,7 +205,7 @@ async fn a_secret_that_its_store_refuses_is_read_again_from_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, secret: &str| {
         let path = dir.path().join(name);
-        std::fs::write(&path, format!("{secret}\n")).unwrap();
+        crate::trust::write_secret(&path, &format!("{secret}\n"));
         path
     };
     let consul = TestConsul::start_with_acl().await;
@@ -238,8 +238,8 @@ async fn a_secret_that_its_store_refuses_is_read_again_from_its_file() {
 #[tokio::test]
 async fn a_store_that_is_not_there_is_an_error_without_the_secret() {
     let fleets = [
-        consul::consul(&["http://127.0.0.1:1".into()], Some("hush-hush".to_owned().into()), "a", clock()).unwrap(),
-        etcd::etcd(&["http://127.0.0.1:1".into()], user("unwait", "hush-hush").map(Login::new), "a", clock()).unwrap(),
+        consul::consul("http://127.0.0.1:1", Some("hush-hush".to_owned().into()), "a", clock()).unwrap(),
+        etcd::etcd("http://127.0.0.1:1", user("unwait", "hush-hush").map(Login::new), "a", clock()).unwrap(),
         redis::redis("redis://127.0.0.1:1", user("unwait", "hush-hush"), "a", clock()).unwrap(),
     ];
     for fleet in fleets {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::ports::Secret;
+use crate::ports::{Secret, Servers};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -30,9 +30,14 @@ pub struct Consul {
 }
 
 impl Consul {
-    /// `name` is the registry's in the host's file, `url` the local agent's, `host` the one that our markers carry.
-    pub fn new(name: &str, url: &str, token: Option<Secret>, host: &str) -> Result<Self, RegistryError> {
-        Ok(Self { local: Arc::new(Local::new(name, url, token, host)?), holder: Holder::new(HOLD_EVERY) })
+    /// `name` is the registry's in the host's file, `server` the local agent, `host` the one that our markers carry.
+    pub fn new(
+        name: &str,
+        server: impl Into<Servers>,
+        token: Option<Secret>,
+        host: &str,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self { local: Arc::new(Local::new(name, server.into(), token, host)?), holder: Holder::new(HOLD_EVERY) })
     }
 
     /// The same, whose drains take out so much.
@@ -153,6 +158,10 @@ impl Registry for Consul {
             self.hold_on(id, marker).await;
         }
         Ok(found)
+    }
+
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        self.local.version().await
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {

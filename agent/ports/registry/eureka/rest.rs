@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::{ACCEPT, DATE};
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::super::RegistryError;
 use crate::model::socket::canonical;
-use crate::ports::User;
-use crate::ports::http::{self, Members};
-use crate::ports::said;
+use crate::ports::http::{self, Client, Members};
+use crate::ports::{Servers, User, said};
 
 /// One that lives renews its lease each 30 s. What the record shows is when the lease of 90 s ends that began then; and before
 /// the first renewal, when the instance registered. Both lie in the past of a dead one by more than that.
@@ -36,10 +35,10 @@ struct Answer {
 }
 
 impl Rest {
-    /// Each of `urls` ends where `/apps` begins.
-    pub fn new(name: &str, urls: &[String], user: Option<User>, deadline: Duration) -> Result<Self, RegistryError> {
-        let members =
-            Members::new(urls, deadline).map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
+    /// Each address of `servers` ends where `/apps` begins.
+    pub fn new(name: &str, servers: Servers, user: Option<User>, deadline: Duration) -> Result<Self, RegistryError> {
+        let members = Members::new(servers, deadline)
+            .map_err(|detail| RegistryError::Refused { registry: name.into(), detail })?;
         Ok(Self { registry: name.into(), members, user })
     }
 
@@ -77,7 +76,7 @@ impl Rest {
             request = request.basic_auth(&user.name, Some(password.expose_secret()));
         }
         let unreachable = |why: String| self.unreachable(format!("{asked}: {why}"));
-        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
+        let response = client.send(request).await.map_err(|failure| failure.of_registry(&self.registry, &asked))?;
         let status = response.status();
         let at = response.headers().get(DATE).and_then(|date| {
             let date = date.to_str().ok()?;

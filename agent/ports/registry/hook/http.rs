@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
-use reqwest::{Client, Method, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::counting::{self, Tally};
 use super::{Counted, Failure, Hooks, Seen, State, Words};
 use crate::model::{HttpCall, HttpHook, IncludesUs, Ourselves};
-use crate::ports::{http, said};
+use crate::ports::http::{self, Client, FailureKind, Via};
+use crate::ports::{Secret, said};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -19,7 +20,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 #[derive(Debug)]
 pub struct HttpHooks {
     hook: HttpHook,
-    headers: HeaderMap,
+    headers: Option<Secret>,
     client: Client,
 }
 
@@ -39,9 +40,18 @@ impl Answer {
 
 impl HttpHooks {
     /// `headers` holds a `Name: value` a line.
-    pub fn new(hook: HttpHook, headers: Option<&SecretString>) -> Result<Self, String> {
+    pub fn new(hook: HttpHook, via: &Via, headers: Option<Secret>) -> Result<Self, String> {
+        let client = Client::new(via, hook.deadline)?;
+        let hooks = Self { hook, headers, client };
+        hooks.headers()?;
+        Ok(hooks)
+    }
+
+    /// As their file has them now.
+    fn headers(&self) -> Result<HeaderMap, String> {
         let mut parsed = HeaderMap::new();
-        for line in headers.map(ExposeSecret::expose_secret).unwrap_or_default().lines() {
+        let text = self.headers.as_ref().map(Secret::read_again);
+        for line in text.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default().lines() {
             let header = line.split_once(':').and_then(|(name, value)| {
                 let mut value = HeaderValue::from_str(value.trim()).ok()?;
                 value.set_sensitive(true);
@@ -53,14 +63,7 @@ impl HttpHooks {
                 None => return Err("headers_file: expected lines such as `Authorization: Bearer TOKEN`".into()),
             }
         }
-        let client = match &hook.ca_file {
-            Some(path) => std::fs::read(path)
-                .map_err(|error| error.to_string())
-                .and_then(|pem| http::client_trusting(&pem, hook.deadline))
-                .map_err(|why| format!("ca_file: {}: {why}", path.display()))?,
-            None => http::client(&http::address(&hook.observe.url)?, hook.deadline)?,
-        };
-        Ok(Self { hook, headers: parsed, client })
+        Ok(parsed)
     }
 
     async fn call(&self, what: &str, call: &HttpCall, words: &Words, seen: Option<&Seen>) -> Result<Answer, Failure> {
@@ -68,7 +71,8 @@ impl HttpHooks {
         let passing = |why: String| Failure::Passing(format!("`{what}`: {why}"));
         let url = http::address(&words.fill(&call.url, in_address)).map_err(refused)?;
         let method = Method::from_bytes(call.method.as_bytes()).map_err(|error| refused(error.to_string()))?;
-        let mut headers = self.headers.clone();
+        let own = self.headers().map_err(refused)?;
+        let mut headers = own.clone();
         if let Some(kind) = &call.content_type {
             headers.insert(CONTENT_TYPE, HeaderValue::from_str(kind).map_err(|error| refused(error.to_string()))?);
         }
@@ -83,13 +87,16 @@ impl HttpHooks {
             let is_form = headers[CONTENT_TYPE].as_bytes().starts_with(FORM.as_bytes());
             request = request.body(words.fill(body, if is_form { in_address } else { in_json }));
         }
-        let response = request.headers(headers).send().await.map_err(|error| passing(http::failure(error)))?;
+        let response = self.client.send(request.headers(headers)).await.map_err(|failure| match failure.kind {
+            FailureKind::Distrusted => Failure::Distrusted(format!("`{what}`: {}", failure.words)),
+            _ => passing(failure.words),
+        })?;
         let (status, version) = (response.status(), response.headers().get(ETAG).cloned());
         let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(passing)?;
         if call.expect.contains(&status.as_u16()) || call.expect.is_empty() && status.is_success() {
             return Ok(Answer { status, version, body });
         }
-        let why = format!("{status}{}", said::behind(&self.shown(&body)));
+        let why = format!("{status}{}", said::behind(&shown(&own, &body)));
         match status {
             StatusCode::PRECONDITION_FAILED if call.if_match => {
                 Err(Failure::Stale(format!("`{what}`: changed by others since `observe` was asked: {why}")))
@@ -98,12 +105,12 @@ impl HttpHooks {
             _ => Err(refused(why)),
         }
     }
+}
 
-    /// The server's own first line.
-    fn shown(&self, body: &[u8]) -> String {
-        let words = self.headers.values().filter_map(|value| value.to_str().ok()).flat_map(str::split_whitespace);
-        said::first_line(&String::from_utf8_lossy(body), words)
-    }
+/// The server's own first line.
+fn shown(headers: &HeaderMap, body: &[u8]) -> String {
+    let words = headers.values().filter_map(|value| value.to_str().ok()).flat_map(str::split_whitespace);
+    said::first_line(&String::from_utf8_lossy(body), words)
 }
 
 /// Each byte that means something in an address is escaped.

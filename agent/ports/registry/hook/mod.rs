@@ -58,6 +58,8 @@ pub trait Hooks: Send + Sync + 'static {
 pub enum Failure {
     /// Worth trying again.
     Passing(String),
+    /// TLS: one side does not believe the other, and nothing was done.
+    Distrusted(String),
     /// What was seen is not so any more, and nothing was done.
     Stale(String),
     /// A person must look.
@@ -179,6 +181,7 @@ impl<H: Hooks> Hookable<H> {
         let registry = self.registry.clone();
         match failure {
             Failure::Passing(detail) | Failure::Stale(detail) => RegistryError::Unreachable { registry, detail },
+            Failure::Distrusted(detail) => RegistryError::Distrusted { registry, detail },
             Failure::Refused(detail) => RegistryError::Refused { registry, detail },
         }
     }

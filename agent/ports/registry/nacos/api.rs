@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -14,8 +14,8 @@ use super::super::RegistryError;
 use super::said::{code, said};
 use super::server::{self, Kind, Server};
 use crate::model::{NacosApi, NacosLayout};
-use crate::ports::User;
-use crate::ports::http::{self, Members};
+use crate::ports::http::{self, Client, Members};
+use crate::ports::{Servers, User};
 
 /// One thing that is asked for, beside the path.
 pub(super) type Parameter = (&'static str, String);
@@ -41,12 +41,12 @@ type Raw = (StatusCode, Vec<u8>);
 impl Api {
     pub fn new(
         registry: &str,
-        urls: &[String],
+        servers: Servers,
         user: Option<User>,
         layout: NacosLayout,
         deadline: Duration,
     ) -> Result<Self, RegistryError> {
-        let members = Members::new(urls, deadline)
+        let members = Members::new(servers, deadline)
             .map_err(|detail| RegistryError::Refused { registry: registry.into(), detail })?;
         let (token, server) = (tokio::sync::Mutex::default(), Mutex::default());
         Ok(Self { registry: registry.into(), members, user, token, layout, server })
@@ -221,7 +221,7 @@ impl Api {
             let request = request.body(form.expose_secret().to_owned());
             let asked = asked.clone();
             async move {
-                let (status, body) = self.send(&asked, request).await?;
+                let (status, body) = self.send(&asked, &client, request).await?;
                 if status.is_server_error() {
                     // An unknown user is 500 in 2.5.1, and all that is wrong is in 3.0.3.
                     let became = format!("{}: wrong name or password, or the server fails", status.as_str());
@@ -259,7 +259,7 @@ impl Api {
             }
             let asked = asked.clone();
             async move {
-                let (status, body) = self.send(&asked, request).await?;
+                let (status, body) = self.send(&asked, &client, request).await?;
                 let unknown = is_r_nacos && status == StatusCode::INTERNAL_SERVER_ERROR && body == UNKNOWN_TO_R_NACOS;
                 if !unknown && (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS) {
                     return Err(self.unreachable(self.told(&asked, status.as_str(), &body)));
@@ -279,10 +279,10 @@ impl Api {
         Ok(header)
     }
 
-    async fn send(&self, asked: &str, request: RequestBuilder) -> Result<Raw, RegistryError> {
-        let unreachable = |why: String| self.unreachable(format!("{asked}: {why}"));
-        let response = request.send().await.map_err(|error| unreachable(http::failure(error)))?;
+    async fn send(&self, asked: &str, client: &Client, request: RequestBuilder) -> Result<Raw, RegistryError> {
+        let response = client.send(request).await.map_err(|failure| failure.of_registry(&self.registry, asked))?;
         let status = response.status();
+        let unreachable = |why: String| self.unreachable(format!("{asked}: {why}"));
         Ok((status, http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unreachable)?))
     }
 }

@@ -76,10 +76,12 @@ impl Value {
 /// Calls `method` at the server that listens on `socket`.
 pub(super) async fn call(socket: &Path, method: &str, arguments: &[Value]) -> Result<Value, CallError> {
     let asked = || async {
-        let client = http::local(socket, CALL_DEADLINE)?;
+        let client = http::Client::local(socket, CALL_DEADLINE)?;
         // The host is never looked up: the connection is the socket.
-        let request = client.post("http://supervisord/RPC2").header("content-type", "text/xml");
-        let response = request.body(request_of(method, arguments)).send().await.map_err(http::failure)?;
+        let url = http::address("http://supervisord/RPC2")?;
+        let request = client.post(url).header("content-type", "text/xml");
+        let request = request.body(request_of(method, arguments));
+        let response = client.send(request).await.map_err(|failure| failure.words)?;
         if response.status() == reqwest::StatusCode::UNAUTHORIZED {
             return Err("it asks for a password, which this version does not give: protect its socket by `chmod` in \
                         [unix_http_server] instead"
