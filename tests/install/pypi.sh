@@ -21,7 +21,8 @@ cargo_subcommand() {
     cargo "$1" --version >/dev/null 2>&1 && return
     from_pypi "$name" "$version" "astral-dev-toolchain-$name" && cargo "$1" --version >/dev/null && return
     echo "no ready $name $version could be had: building it takes some minutes"
-    cargo install --quiet --locked --root "$work/$name" "$name@$version" && keep "$work/$name" "$name-$version"
+    # Whoever lints the project's own sources does not lint these.
+    env --unset RUSTC_WORKSPACE_WRAPPER cargo install --quiet --locked --root "$work/$name" "$name@$version" && keep "$work/$name" "$name-$version"
 }
 
 # from_pypi NAME VERSION PROJECT: the programs of the project's wheel, into $cache/NAME-VERSION/bin. Nothing becomes part

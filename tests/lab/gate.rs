@@ -26,7 +26,7 @@ pub struct Gate<'lab> {
     pub webhook: Webhook<'lab>,
     /// What it listens on; the other instance and the balancers have those that follow.
     port: u16,
-    _instances: [Spawned; 2],
+    _instances: Vec<Spawned>,
 }
 
 /// A balancer before both instances, which asks each every second how it is.
@@ -41,13 +41,27 @@ impl<'lab> Gate<'lab> {
     pub fn open(lab: &'lab Lab, port: u16) -> Self {
         let peer = Peer::listen(lab).address();
         let start = |name, port| lab.spawn(&words(&instance(lab, name, port, peer)));
-        let instances = [start("gate-1", port), start("gate-2", port + 1)];
-        let webhook = Webhook::start(lab);
-        let gate = Self { lab, webhook, port, _instances: instances };
+        let instances = vec![start("gate-1", port), start("gate-2", port + 1)];
+        let dir = lab.dir().display();
+        let service = format!(
+            "    health: {{ http: \"http://{}/\" }}\n    \
+             restart: {{ process: {{ argv: {}, pid_file: {dir}/gate-1.pid, stop_timeout: 5s }} }}\n",
+            loopback(port),
+            json!(instance(lab, "gate-1", port, peer)),
+        );
+        let gate = Self::of(lab, port, instances, &service);
         for port in [port, port + 1] {
             gate.wait_for_listener(port);
         }
-        gate.write_configuration(peer);
+        gate
+    }
+
+    /// Of other instances: the first one's pid stands in `gate-1.pid`. `service` are further lines of the host's
+    /// file.
+    pub fn of(lab: &'lab Lab, port: u16, instances: Vec<Spawned>, service: &str) -> Self {
+        let webhook = Webhook::start(lab);
+        let gate = Self { lab, webhook, port, _instances: instances };
+        gate.write_configuration(service);
         gate
     }
 
@@ -146,19 +160,15 @@ impl<'lab> Gate<'lab> {
         shown.lines().filter(|line| line.contains("drain")).collect::<Vec<_>>().join("\n")
     }
 
-    fn write_configuration(&self, peer: SocketAddr) {
-        let (dir, etc, argv) = (self.lab.dir().display(), self.etc(), instance(self.lab, "gate-1", self.port, peer));
+    fn write_configuration(&self, service: &str) {
+        let (dir, etc) = (self.lab.dir().display(), self.etc());
         let agent = format!(
             "interval: 1s\ncpu_budget: 100%\nwarm_up: 0s\nrestart_grace: 0s\nregistries: {{}}\n\
-             services:\n  - service: {SERVICE}\n    match: {{ pid_file: {dir}/gate-1.pid }}\n    register: []\n    \
-             health: {{ http: \"http://{address}/\" }}\n    \
-             restart: {{ process: {{ argv: {argv}, pid_file: {dir}/gate-1.pid, stop_timeout: 5s }} }}\n\
+             services:\n  - service: {SERVICE}\n    match: {{ pid_file: {dir}/gate-1.pid }}\n    register: []\n{service}\
              evidence: {{ min_free: 1MiB }}\n\
              notify:\n  - to: {{ generic: {{ url_file: {dir}/etc/webhook, key_file: {dir}/etc/webhook-key }} }}\n    \
              events: [breach, held, start, step, end, stuck, recovered]\n\
              state: {dir}/state\n",
-            address = self.address(),
-            argv = json!(argv),
         );
         let policy = format!(
             "policy: leak\ndescription: Acts within seconds.\nservices: [\"{SERVICE}\"]\nwhen: close_wait > 2\nfor: 2s\n\

@@ -22,6 +22,7 @@ pub mod promtool;
 pub mod quick;
 pub mod redis;
 pub mod service;
+pub mod shop;
 pub mod spawned;
 pub mod stage;
 pub mod systemd;

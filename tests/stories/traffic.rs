@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::lab::deadline::{holds_for, wait_until_seen};
 use crate::lab::gate::{Gate, SERVICE};
+use crate::lab::shop::Shop;
 use crate::lab::{Lab, Spawned};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -155,6 +156,21 @@ fn a_service_that_only_its_checks_ask_is_too_quiet_to_tell_and_is_restarted() {
     let drain = gate.drain();
     assert!(drain.contains(" new connections/s, too quiet to tell whether clients follow"), "{drain}");
     assert_eq!(gate.starts(), 2);
+}
+
+/// Dubbo's connections stay open, so it is the calls over them that tell.
+#[test]
+fn consumers_of_dubbo_3_that_do_not_heed_the_old_override_have_it_taken_back() {
+    let lab = Lab::bare();
+    let shop = Shop::open(&lab, 27_060);
+    shop.register_with_the_old_override();
+
+    let agent = shop.gate.run();
+
+    let lines = ended_as(&shop.gate, &agent, "unwound", "drain_ineffective");
+    assert!(lines.contains("clients that leave what they do not find stay: "), "{lines}");
+    assert!(lines.contains("busiest peers: 10.77.0.1 ("), "{lines}");
+    shop.wait_for_calls_to_both();
 }
 
 /// The shipped unit's sandbox around the agent, in the machine's own pid namespace: a systemd that is not PID 1 manages a

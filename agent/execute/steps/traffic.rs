@@ -35,8 +35,14 @@ struct Sample {
     /// Connections that were there at one look and not at the one before: a lower bound.
     seen: u64,
     bytes: u64,
-    /// Of those that were seen, by peer.
-    peers: BTreeMap<IpAddr, u64>,
+    peers: BTreeMap<IpAddr, Came>,
+}
+
+/// What was seen of one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Came {
+    connections: u64,
+    bytes: u64,
 }
 
 /// New connections a second.
@@ -65,11 +71,13 @@ impl Sample {
         per_second(self.bytes, self.over)
     }
 
-    fn busiest(&self) -> String {
-        let mut peers: Vec<_> = self.peers.iter().collect();
-        peers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    /// The peers of whom there was most, with how much that was.
+    fn busiest(&self, of: fn(&Came) -> u64, says: impl Fn(u64) -> String) -> String {
+        let mut peers: Vec<_> =
+            self.peers.iter().map(|(peer, came)| (peer, of(came))).filter(|(_, n)| *n > 0).collect();
+        peers.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let shown: Vec<String> =
-            peers.iter().take(PEERS_SHOWN).map(|(peer, count)| format!("{peer} ({count} connections)")).collect();
+            peers.into_iter().take(PEERS_SHOWN).map(|(peer, n)| format!("{peer} ({})", says(n))).collect();
         match shown.is_empty() {
             true => "no peer was seen, the connections are too short".into(),
             false => format!("busiest peers: {}", shown.join(", ")),
@@ -176,11 +184,12 @@ impl Sample {
             if is_first {
                 continue;
             }
-            self.bytes += bytes.saturating_sub(before.unwrap_or(0));
-            if before.is_none() {
-                self.seen += 1;
-                *self.peers.entry(peer).or_default() += 1;
-            }
+            let bytes = bytes.saturating_sub(before.unwrap_or(0));
+            let connections = u64::from(before.is_none());
+            self.bytes += bytes;
+            self.seen += connections;
+            let came = self.peers.entry(peer).or_default();
+            *came = Came { connections: came.connections + connections, bytes: came.bytes + bytes };
         }
     }
 }
@@ -193,20 +202,18 @@ fn judge(before: &Sample, after: &Sample, clients_leave: bool) -> Fell {
     };
     let counted = format!("counted for {}, once all clients should have followed", duration::format(whole(after.over)));
     let comparable = was.exact == is.exact;
-    let ineffective = if comparable
-        && was.per_second >= ENOUGH_PER_SECOND
-        && is.per_second > was.per_second * STILL_BUSY
-    {
-        Some(format!("clients go on coming: {was} before the drain, {is} after it ({counted}); {}", after.busiest()))
-    } else if clients_leave && before.bytes_per_second() >= ENOUGH_BYTES_PER_SECOND && share_of_bytes > STILL_BUSY {
-        let (was, is) = (before.bytes_per_second() / 1024.0, after.bytes_per_second() / 1024.0);
-        Some(format!(
-            "open connections stay busy: {was:.1} KiB/s before the drain, {is:.1} KiB/s after it ({counted}); {}",
-            after.busiest()
-        ))
-    } else {
-        None
-    };
+    let ineffective =
+        if comparable && was.per_second >= ENOUGH_PER_SECOND && is.per_second > was.per_second * STILL_BUSY {
+            let busiest = after.busiest(|came| came.connections, |n| format!("{n} connections"));
+            Some(format!("clients go on coming: {was} before the drain, {is} after it ({counted}); {busiest}"))
+        } else if clients_leave && before.bytes_per_second() >= ENOUGH_BYTES_PER_SECOND && share_of_bytes > STILL_BUSY {
+            let kib = |bytes_per_second: f64| format!("{:.1} KiB/s", bytes_per_second / 1024.0);
+            let (was, is) = (kib(before.bytes_per_second()), kib(after.bytes_per_second()));
+            let busiest = after.busiest(|came| came.bytes, |bytes| kib(per_second(bytes, after.over)));
+            Some(format!("open connections stay busy: {was} before the drain, {is} after it ({counted}); {busiest}"))
+        } else {
+            None
+        };
     let says = match (was.per_second < ENOUGH_PER_SECOND, comparable) {
         (true, _) => format!("{was}, too quiet to tell whether clients follow"),
         (false, true) => format!("{was} before the drain, {is} after it"),

@@ -44,7 +44,7 @@ fn new_connections_decide_and_a_quiet_service_is_not_judged() {
 fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
     let mut after = exact(600, 15);
     after.peers = [("10.0.0.1", 3), ("10.0.0.2", 300), ("10.0.0.3", 7), ("10.0.0.4", 1)]
-        .map(|(ip, n)| (ip.parse().unwrap(), n))
+        .map(|(ip, connections)| (ip.parse().unwrap(), Came { connections, bytes: 0 }))
         .into();
     let fell = judge(&exact(200, 5), &after, false);
     assert_eq!(
@@ -52,6 +52,17 @@ fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
         "clients go on coming: 40.0 new connections/s before the drain, 40.0 new connections/s after it (counted for 15s, \
          once all clients should have followed); busiest peers: 10.0.0.2 (300 connections), 10.0.0.3 (7 connections), \
          10.0.0.1 (3 connections)"
+    );
+    // Of old connections it is their bytes that tell who is busy.
+    let mut after = bytes(153_600, 15);
+    after.peers = [("10.0.0.1", 15_360), ("10.0.0.2", 138_240)]
+        .map(|(ip, bytes)| (ip.parse().unwrap(), Came { connections: 0, bytes }))
+        .into();
+    let fell = judge(&bytes(51_200, 5), &after, true);
+    assert_eq!(
+        fell.ineffective.unwrap(),
+        "open connections stay busy: 10.0 KiB/s before the drain, 10.0 KiB/s after it (counted for 15s, \
+         once all clients should have followed); busiest peers: 10.0.0.2 (9.0 KiB/s), 10.0.0.1 (1.0 KiB/s)"
     );
     let fell = judge(&bytes(50_000, 5), &bytes(72_000, 15), false);
     assert_eq!(fell.note.unwrap(), "it was restarted under 48% of its traffic before the drain");
@@ -65,4 +76,5 @@ fn a_connection_is_new_once_and_its_bytes_count_from_when_it_was_first_seen() {
     sample.take(&mut known, vec![talk(1, 1_500), talk(3, 40)], false);
     sample.take(&mut known, vec![talk(1, 1_500), talk(3, 50)], false);
     assert_eq!((sample.seen, sample.bytes), (1, 550));
+    assert_eq!(sample.peers[&"10.0.0.1".parse().unwrap()], Came { connections: 1, bytes: 550 });
 }

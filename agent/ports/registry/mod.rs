@@ -70,6 +70,8 @@ mod redis_dubbo_tests;
 #[cfg(test)]
 mod redis_tests;
 #[cfg(test)]
+mod rnacos_tests;
+#[cfg(test)]
 mod stub;
 #[cfg(test)]
 mod zookeeper_rule_tests;

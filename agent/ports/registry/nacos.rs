@@ -282,7 +282,7 @@ impl Backend for Instances {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "Nacos and r-nacos were measured, and are not among the tests: these use a stub that answers as they did",
+            "Nacos was measured, and is not among the tests: these use a stub that answers as it did, and a real r-nacos",
             "Nacos gives no reason: a person who disables a service anew that the agent has drained is not told apart, and it \
              is put back with the drain",
             "clients that poll (Nacos 1) follow a change later than within 1 s: say so with `clients_follow`",
@@ -291,6 +291,7 @@ impl Backend for Instances {
              while no agent runs",
             "Nacos 2 and 3 keep the weight as it is at a drain: another one that the service registers later has no effect; \
              r-nacos keeps the metadata so, until the service was away for 60 s",
+            "r-nacos takes a drain or a restore for a heartbeat: an instance that fails is healthy to it for 15 s more",
             "Nacos 1, Nacos 2 and r-nacos list no instance that somebody disabled: min_healthy in percent is of the others",
         ]
     }

@@ -1,3 +1,6 @@
+import java.net.Socket;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.CountDownLatch;
 
 import org.apache.dubbo.config.ApplicationConfig;
@@ -6,8 +9,13 @@ import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.ServiceConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 
-/** A provider of the application `shop`, registered as Dubbo does it by default: REGISTRY IP PORT. It answers its IP. */
+/**
+ * A provider of the application `shop`, registered as Dubbo does it by default: REGISTRY IP PORT [PEER_PORT]. It answers its
+ * IP. Where a peer on this host is given, it opens connections to it, and never looks at them again.
+ */
 public class Provider {
+    private static final List<Socket> leaked = new ArrayList<>();
+
     public static void main(String[] args) throws Exception {
         ApplicationConfig application = new ApplicationConfig("shop");
         application.setQosEnable(false);
@@ -26,6 +34,9 @@ public class Provider {
                 .protocol(protocol)
                 .service(service)
                 .start();
+        for (int i = 0; args.length > 3 && i < 4; i++) {
+            leaked.add(new Socket("127.0.0.1", Integer.parseInt(args[3])));
+        }
         System.out.println("ready");
         new CountDownLatch(1).await();
     }
