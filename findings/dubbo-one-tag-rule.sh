@@ -7,7 +7,7 @@
 # consumers that ask for no tag. While an interface moves from one application to another, both provide it for a time, and
 # a provider of the second is tagged in vain, without a word of it anywhere: the rule stands in the registry as it should,
 # and the calls go on. Which application's rule is heeded is nothing that a drain can choose: it is that of the provider that
-# comes first in the consumer's list at the time, and in one of seven runs neither was. A rule of the interface (`condition-router`) does not depend on it.
+# comes first in the consumer's list at the time, and sometimes neither is. A rule of the interface (`condition-router`) does not depend on it.
 #
 # Needs: Maven, a JDK of 17, iproute2, and a user who may make network namespaces (root). Everything runs in one of its own.
 # Ends with 0 where Dubbo still does so.

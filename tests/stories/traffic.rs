@@ -30,8 +30,7 @@ fn register_with_a_liar(gate: &Gate<'_>) {
     gate.register(&format!("exec: {{ liar: {{ {} }} }}", verbs.join(", ")), "registry: liar, id: gate/gate-1");
 }
 
-/// The rates before and after, of "40.0 new connections/s before the drain, 39.2 new connections/s after it" or "from 40.0
-/// new connections/s to 1.1 new connections/s".
+/// The rates before and after, of "40.0 new connections/s before the drain, 39.2 new connections/s after it".
 fn rates(says: &str) -> [f64; 2] {
     let mut rates = says.split(" new connections/s").filter_map(|before| before.rsplit(' ').next()?.parse().ok());
     [(); 2].map(|()| rates.next().unwrap_or_else(|| panic!("no two rates in {says:?}")))
@@ -168,7 +167,7 @@ fn consumers_of_dubbo_3_that_do_not_heed_the_old_override_have_it_taken_back() {
     let agent = shop.gate.run();
 
     let lines = ended_as(&shop.gate, &agent, "unwound", "drain_ineffective");
-    assert!(lines.contains("clients that leave what they do not find stay: "), "{lines}");
+    assert!(lines.contains("open connections stay busy: "), "{lines}");
     assert!(lines.contains("busiest peers: 10.77.0.1 ("), "{lines}");
     shop.wait_for_calls_to_both();
 }
