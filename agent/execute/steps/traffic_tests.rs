@@ -32,6 +32,7 @@ fn new_connections_decide_and_a_quiet_service_is_not_judged() {
         // Old connections decide only where clients are known to leave.
         (bytes(50_000, 5), bytes(150_000, 15), false, false),
         (bytes(50_000, 5), bytes(150_000, 15), true, true),
+        (bytes(50_000, 5), bytes(75_000, 15), true, false),
         (bytes(50_000, 5), bytes(60_000, 15), true, false),
         (bytes(500, 5), bytes(1_500, 15), true, false),
     ] {
@@ -66,6 +67,15 @@ fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
     );
     let fell = judge(&bytes(50_000, 5), &bytes(72_000, 15), false);
     assert_eq!(fell.note.unwrap(), "it was restarted under 48% of its traffic before the drain");
+    // What is next to nothing is not worth a word, and what came only later is no percentage that anybody could read.
+    assert_eq!(judge(&bytes(50_000, 5), &bytes(600, 15), false).note, None);
+    let fell = judge(&bytes(500, 5), &bytes(150_000, 15), false);
+    assert_eq!(fell.note.unwrap(), "it was restarted under 999% of its traffic before the drain");
+    // Bytes of old connections make nobody a newcomer.
+    let mut after = exact(600, 15);
+    after.peers = [("10.0.0.1".parse().unwrap(), Came { connections: 0, bytes: 9 })].into();
+    let says = judge(&exact(200, 5), &after, false).ineffective.unwrap();
+    assert!(says.ends_with("no peer was seen, the connections are too short"), "{says}");
 }
 
 #[test]
