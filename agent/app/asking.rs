@@ -87,6 +87,9 @@ impl Wiring {
         answer: Result<String, String>,
         tls: Option<&Tls>,
     ) -> Asked {
+        // What another address of the same party has shown is not this one's.
+        let is_plain = address.as_ref().is_some_and(|at| at.starts_with("http:") || at.starts_with("unix:"));
+        let tls = tls.filter(|_| !is_plain);
         let context = tls.and_then(|tls| self.shared.contexts.of(of, tls).ok());
         let seen = context.as_ref().map(|context| context.seen()).filter(|seen| seen.theirs.is_some());
         let own = context.and_then(|context| {

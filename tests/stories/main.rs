@@ -31,3 +31,4 @@ mod scan;
 mod signals;
 mod stopped;
 mod traffic;
+mod unbelieved;
