@@ -215,6 +215,12 @@ async fn a_renewal_a_change_of_ca_and_an_expiry_in_the_middle_of_a_drain_are_met
     put(&new, "ca.pem", "ca.pem");
     assert!(is_drained().await);
 
+    // A session that is resumed would be verified by nobody.
+    put(&old, "ca.pem", "ca.pem");
+    assert!(registry.observe(us).await.unwrap_err().needs_a_person());
+    put(&new, "ca.pem", "ca.pem");
+    assert!(is_drained().await);
+
     // The server's certificate ends while the service is drained: told from the first try, and over once it is renewed.
     let (expired, its_key) = new.make("expired", Wanted { until: "20260101000000Z", ..Wanted::default() });
     proxy.show(&expired, &its_key, Some(new.ca_file().as_path()));

@@ -235,22 +235,6 @@ async fn files_that_change_are_in_use_at_the_next_handshake_and_what_cannot_be_u
     assert!(context.look().unwrap_err().contains("root.pem: No such file"));
 }
 
-#[tokio::test]
-async fn a_server_is_verified_at_each_connection() {
-    let (ca, other) = (TestCa::made(), TestCa::made());
-    let (certificate, key) = ca.make("server", Wanted::default());
-    let server = TlsServer::start(&certificate, &key, &[]);
-    let root = ca.path("root.pem");
-    std::fs::copy(ca.ca_file(), &root).unwrap();
-    let context = context(believing(&root));
-    for _ in 0..3 {
-        ask(&context, server.port, "127.0.0.1").await.unwrap();
-    }
-    // A session that is resumed would not ask who has issued the certificate.
-    std::fs::copy(other.ca_file(), &root).unwrap();
-    words(&context, server.port, "127.0.0.1").await;
-}
-
 #[test]
 fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
     let ca = TestCa::made();
