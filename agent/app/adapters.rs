@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::asking::of_notifier;
 use super::{Host, WiringError};
 use crate::clock::Clock;
-use crate::config::{Destination, FleetConfig, Login, RegistryConfig, To};
+use crate::config::{Destination, FleetConfig, Login, RedisConfig, RegistryConfig, To};
 use crate::model::Tls;
 use crate::ports::fleet::{self as stores, Fleet};
 use crate::ports::notifier::{DeliveryError, Notifier, generic::Generic, slack::Slack};
@@ -28,7 +28,7 @@ use crate::ports::registry::{
 };
 use crate::ports::tls::{Contexts, TlsContext};
 use crate::ports::unmade::Unmade;
-use crate::ports::{Ensemble, Secret, Servers, User, Via, login};
+use crate::ports::{Ensemble, RedisAccess, Secret, Servers, User, Via, login};
 use crate::store::StateDir;
 use crate::trust;
 
@@ -138,9 +138,9 @@ pub fn registry(
             let ledger = StateDir::drains_by(state, name);
             Arc::new(Hooked::new(name, hooks, ledger, hook.hold_every, host))
         }
-        RegistryConfig::Redis { url, login, layout } => {
-            let user = user(login.as_ref(), REGISTRY_PASSWORD)?;
-            Arc::new(Redis::new(name, url, user, layout.clone(), host)?)
+        RegistryConfig::Redis { access, layout } => {
+            let access = redis(access, &of, REGISTRY_PASSWORD, shared)?;
+            Arc::new(Redis::new(name, access, layout.clone(), host))
         }
         RegistryConfig::Etcd { urls, tls, login, layout } => {
             let login = shared.logins.of(urls, login.as_ref(), REGISTRY_PASSWORD)?;
@@ -202,8 +202,8 @@ pub fn fleet(config: &FleetConfig, host: &Host, shared: &Shared) -> Result<Arc<d
             let login = shared.logins.of(urls, login.as_ref(), FLEET_PASSWORD)?;
             stores::etcd::etcd(shared.servers(FLEET, urls, tls)?, login, &host.name, clock)?
         }
-        FleetConfig::Redis { url, login } => {
-            stores::redis::redis(url, user(login.as_ref(), FLEET_PASSWORD)?, &host.name, clock)?
+        FleetConfig::Redis { access, .. } => {
+            stores::redis::redis(redis(access, FLEET, FLEET_PASSWORD, shared)?, &host.name, clock)
         }
         FleetConfig::FleetLock { url, tls, group, id } => {
             let lock = stores::fleetlock::Lock { group: group.clone(), id: id.clone() };
@@ -224,6 +224,17 @@ fn user(login: Option<&Login>, what: &'static str) -> Result<Option<User>, Wirin
         Ok(User { name: login.user.clone(), password })
     };
     login.map(of).transpose()
+}
+
+fn redis(config: &RedisConfig, of: &str, what: &'static str, shared: &Shared) -> Result<RedisAccess, WiringError> {
+    let sentinels = format!("{of}'s sentinels");
+    Ok(RedisAccess {
+        servers: config.servers.clone(),
+        user: user(config.login.as_ref(), what)?,
+        tls: config.tls.as_ref().map(|tls| shared.tls(of, tls)).transpose()?,
+        sentinel_user: user(config.sentinel_login.as_ref(), "the sentinels' password")?,
+        sentinel_tls: config.sentinel_tls.as_ref().map(|tls| shared.tls(&sentinels, tls)).transpose()?,
+    })
 }
 
 /// Says where what it was made from stands.

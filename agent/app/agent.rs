@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::attention::{self, Attention};
 use super::board::Board;
@@ -28,6 +28,7 @@ use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::{IncidentId, Message, Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
+use crate::ports::fleet::KEPT_EVERY;
 use crate::store::Store;
 
 /// What the running agent is asked from outside.
@@ -77,6 +78,7 @@ pub struct Agent {
     sweep_due: Duration,
     released: Duration,
     retained: Duration,
+    keeping: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -115,6 +117,7 @@ impl Agent {
             sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
+            keeping: None,
         };
         remind::of_lost_memory(&agent.wiring, &agent.store);
         approvals::withdraw(&agent.wiring, &agent.store);
@@ -137,6 +140,7 @@ impl Agent {
         let mut discoveries = every(DISCOVER_EVERY);
         // The sensor has just been made, and has looked for them.
         discoveries.reset();
+        let mut keeps = every(KEPT_EVERY);
         self.open_board();
         loop {
             tokio::select! {
@@ -149,6 +153,7 @@ impl Agent {
                         ticks.reset_after(self.attention.period());
                     }
                 }
+                _ = keeps.tick() => self.keep_slots(),
                 _ = discoveries.tick() => self.wiring.sensor.free().await.discover(),
                 Some(ended) = self.sagas.join_next() => {
                     self.ended(ended);
@@ -227,6 +232,14 @@ impl Agent {
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
             sweep::retain_evidence(&self.wiring, &self.store);
+        }
+    }
+
+    /// Looks at the slots of this host, beside the loop.
+    fn keep_slots(&mut self) {
+        if self.keeping.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
+            self.keeping = Some(tokio::spawn(async move { sweep::keep_slots(&ports, &store).await }));
         }
     }
 

@@ -154,6 +154,27 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
     }
 }
 
+/// Makes the fleet's word of this host true again, where its store has lost some of it.
+pub async fn keep_slots(ports: &Ports, store: &Store) {
+    let Some(fleet) = &ports.fleet else { return };
+    let needed = match store.needed_slots() {
+        Ok(needed) => needed,
+        Err(error) => return tracing::error!(%error, "the slots that are needed cannot be read: {error}"),
+    };
+    let strays = match fleet.keep(&needed).await {
+        Ok(strays) => strays,
+        Err(error) => return tracing::warn!(%error, "the fleet slots of this host cannot be looked at: {error}"),
+    };
+    for (service, slot) in strays {
+        let incident = IncidentId(slot.incident);
+        // One that this host knows nothing of is a person's: `unwait slot` shows it.
+        let is_over = store.incident(&incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.is_some()));
+        if is_over && let Err(error) = store.note_slot(&incident, &service) {
+            tracing::warn!(%error, %incident, "the fleet slot of {service} was given back, stands again, and cannot be noted");
+        }
+    }
+}
+
 /// Lets old evidence go; never that of incidents that are open or wait for a person.
 pub fn retain_evidence(wiring: &Wiring, store: &Store) {
     let spare = match known(store) {

@@ -9,7 +9,7 @@ use super::Diagnostic;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
-use crate::model::{ConsulScope, EtcdLayout, ExecHook, HttpHook, NacosLayout, RedisLayout, Tls};
+use crate::model::{ConsulScope, EtcdLayout, ExecHook, HttpHook, NacosLayout, RedisAt, RedisLayout, RedisServers, Tls};
 
 /// `agent.yaml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,8 +70,8 @@ pub enum RegistryConfig {
     HealthFile { directory: PathBuf, hold_every: Duration },
     /// HTTP requests; instances are `SERVICE/INSTANCE`.
     Http { hook: Box<HttpHook>, tls: Tls, proxy: Option<String>, headers_file: Option<PathBuf> },
-    /// `redis://HOST:PORT`, or with `/DB`; instances are `SERVICE/INSTANCE`.
-    Redis { url: String, login: Option<Login>, layout: RedisLayout },
+    /// Instances are `SERVICE/INSTANCE`.
+    Redis { access: RedisConfig, layout: RedisLayout },
     /// Instances are `SERVICE/INSTANCE`.
     Etcd { urls: Vec<String>, tls: Tls, login: Option<Login>, layout: EtcdLayout },
     /// `HOST:PORT`, at least one, and Dubbo's root node; without `tls` in plain text. Instances are `SERVICE/IP:PORT`.
@@ -107,7 +107,7 @@ impl RegistryConfig {
             | Self::Nacos { tls, .. }
             | Self::Eureka { tls, .. }
             | Self::Http { tls, .. } => Some(tls),
-            Self::ZooKeeper { tls, .. } => tls.as_ref(),
+            Self::ZooKeeper { tls, .. } | Self::Redis { access: RedisConfig { tls, .. }, .. } => tls.as_ref(),
             _ => None,
         }
     }
@@ -116,7 +116,7 @@ impl RegistryConfig {
     pub fn secret_file(&self) -> Option<&PathBuf> {
         match self {
             Self::Consul { token_file: file, .. } | Self::Http { headers_file: file, .. } => file.as_ref(),
-            Self::Redis { login, .. }
+            Self::Redis { access: RedisConfig { login, .. }, .. }
             | Self::Etcd { login, .. }
             | Self::ZooKeeper { login, .. }
             | Self::Nacos { login, .. }
@@ -153,10 +153,10 @@ pub enum FleetConfig {
         tls: Tls,
         login: Option<Login>,
     },
-    /// `redis://HOST:PORT`, or with `/DB`.
     Redis {
-        url: String,
-        login: Option<Login>,
+        access: RedisConfig,
+        /// The operator has said that slots may be lost with the only copy of them.
+        may_lose_slots: bool,
     },
     /// Any server of the FleetLock protocol. Without a group, each service is one. `id` has `{host}`, mostly `{service}`.
     FleetLock {
@@ -184,7 +184,16 @@ impl FleetConfig {
     pub fn tls(&self) -> Option<&Tls> {
         match self {
             Self::Consul { tls, .. } | Self::Etcd { tls, .. } | Self::FleetLock { tls, .. } => Some(tls),
-            Self::Redis { .. } => None,
+            Self::Redis { access, .. } => access.tls.as_ref(),
+        }
+    }
+
+    /// Does nothing name a second copy of the slots: one Redis, which may be lost with all that it holds? The operator has not
+    /// said that they may be.
+    pub fn may_lose_slots_unsaid(&self) -> bool {
+        match self {
+            Self::Redis { access, may_lose_slots } => matches!(access.servers.at, RedisAt::One(_)) && !may_lose_slots,
+            _ => false,
         }
     }
 
@@ -194,6 +203,29 @@ impl FleetConfig {
             Self::Consul { .. } | Self::Etcd { .. } | Self::Redis { .. } => true,
             Self::FleetLock { .. } => false,
         }
+    }
+}
+
+/// A Redis, and whom it and its sentinels know this host as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisConfig {
+    pub servers: RedisServers,
+    pub login: Option<Login>,
+    /// `None`: in plain text.
+    pub tls: Option<Tls>,
+    pub sentinel_login: Option<Login>,
+    pub sentinel_tls: Option<Tls>,
+}
+
+impl RedisConfig {
+    /// In place of one that the host's file does not name, which is an error there.
+    pub fn nowhere() -> Self {
+        Self::at(RedisServers { at: RedisAt::Cluster { nodes: Vec::new() }, database: 0 })
+    }
+
+    /// In plain text, and without a login.
+    pub fn at(servers: RedisServers) -> Self {
+        Self { servers, login: None, tls: None, sentinel_login: None, sentinel_tls: None }
     }
 }
 

@@ -15,7 +15,7 @@ use super::compile::{self, Compiling};
 use super::decode::{Decoded, decode};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::expand::Environment;
-use super::host::HostConfig;
+use super::host::{FleetConfig, HostConfig};
 use super::place::Place;
 use super::source::Source;
 use super::spec::host::HostSpec;
@@ -50,6 +50,7 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         some_runbook_is_nameless: runbooks.some_are_nameless,
         has_fleet: host.has_fleet,
         shares_breaches: host.shares_breaches,
+        may_lose_slots: host.may_lose_slots,
         somebody_is_told: host.somebody_is_told,
         somebody_is_asked: host.somebody_is_asked,
         interval: host.interval,
@@ -79,6 +80,7 @@ struct Host {
     config: Option<HostConfig>,
     has_fleet: Option<bool>,
     shares_breaches: Option<bool>,
+    may_lose_slots: bool,
     somebody_is_told: Option<bool>,
     somebody_is_asked: Option<bool>,
     interval: Option<Duration>,
@@ -105,6 +107,7 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     };
     Host {
         shares_breaches,
+        may_lose_slots: host.fleet.as_ref().is_some_and(FleetConfig::may_lose_slots_unsaid),
         has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
         somebody_is_told: gets(EventKind::Stuck),
         somebody_is_asked: gets(EventKind::Approval),

@@ -24,8 +24,8 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
-    Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RegistryConfig, ServiceConfig,
-    TlsFiles, To,
+    Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RedisConfig, RegistryConfig,
+    ServiceConfig, TlsFiles, To,
 };
 pub use load::{load, load_with, unreadable_secrets};
 pub use protected::protected;

@@ -8,6 +8,7 @@ pub mod plan;
 pub mod policy;
 pub mod policy_test;
 pub mod reason;
+pub mod redis;
 pub mod registry;
 pub mod runbook;
 pub mod sample;
@@ -24,6 +25,7 @@ pub use plan::{Plan, PlannedStep, Target};
 pub use policy::{Comparison, Condition, Mode, Policy, Truth};
 pub use policy_test::{Expect, Expected, PolicyTest};
 pub use reason::Reason;
+pub use redis::{RedisAddress, RedisAt, RedisServers};
 pub use registry::{
     ConsulScope, EtcdLayout, ExecHook, Having, HttpCall, HttpCount, HttpHook, IncludesUs, NacosApi, NacosLayout,
     Ourselves, RedisLayout, RedisProfile, StandsAt,

@@ -277,6 +277,10 @@ impl Fleet for Belted<dyn Fleet> {
         self.by(self.inner.release(service, incident)).await
     }
 
+    async fn keep(&self, needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        self.by(self.inner.keep(needed)).await
+    }
+
     async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
         self.read(|| self.inner.blocked_by(service, incident, slots)).await
     }

@@ -52,6 +52,7 @@ use std::sync::Arc;
 pub use belt::belted;
 pub use http::{Servers, Via};
 pub use login::{Login, Secret};
+pub use redis::RedisAccess;
 pub use zookeeper::Ensemble;
 
 use crate::model::plan::Restart;

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::RedisAccess;
 use super::fleet::{self, Fleet};
 use super::notifier::{Notifier, generic::Generic, slack::Slack};
 use super::probe::{Probe, real::Probes};
@@ -115,7 +116,8 @@ type Call = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
     let (http, redis) = (far_end(wire, Speaks::Http).await, far_end(wire, Speaks::Redis).await);
     let (haproxy, zookeeper) = (far_end(wire, Speaks::HaProxy).await, far_end(wire, Speaks::ZooKeeper).await);
-    let (http_url, redis_url) = (format!("http://{http}"), format!("redis://{redis}"));
+    let http_url = format!("http://{http}");
+    let of_redis = || RedisAccess::by_url(&format!("redis://{redis}"), None).unwrap();
     let mut calls: Vec<(String, Call)> = Vec::new();
 
     let layout =
@@ -131,7 +133,7 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
     let servers = vec![zookeeper.to_string()];
     let registries: [(&str, Arc<dyn Registry>); 7] = [
         ("registry/consul", Arc::new(Consul::new("consul", &http_url, None, "bj1-03").unwrap())),
-        ("registry/redis", Arc::new(Redis::new("redis", &redis_url, None, layout, "bj1-03").unwrap())),
+        ("registry/redis", Arc::new(Redis::new("redis", of_redis(), layout, "bj1-03"))),
         ("registry/haproxy", Arc::new(HaProxy::new("haproxy", vec![haproxy.to_string()], ledger("haproxy")))),
         ("registry/etcd", Arc::new(Etcd::new("etcd", std::slice::from_ref(&http_url), None, keys, "bj1-03").unwrap())),
         ("registry/zookeeper", Arc::new(ZooKeeper::new("zookeeper", servers, None, "/dubbo", false, "bj1-03"))),
@@ -169,7 +171,7 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
     let fleets: [(&str, Arc<dyn Fleet>); 4] = [
         ("fleet/consul", fleet::consul::consul(std::slice::from_ref(&http_url), None, "bj1-03", clock()).unwrap()),
         ("fleet/etcd", fleet::etcd::etcd(std::slice::from_ref(&http_url), None, "bj1-03", clock()).unwrap()),
-        ("fleet/redis", fleet::redis::redis(&redis_url, None, "bj1-03", clock()).unwrap()),
+        ("fleet/redis", fleet::redis::redis(of_redis(), "bj1-03", clock())),
         ("fleet/fleetlock", Arc::new(fleet::fleetlock::FleetLock::new(&http_url, lock, "bj1-03", clock()).unwrap())),
     ];
     for (name, fleet) in fleets {

@@ -55,6 +55,16 @@ impl Store {
         })
     }
 
+    /// Slots whose incident runs, or rests stuck. (scope, incident)
+    pub fn needed_slots(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!("{NEEDED} SELECT scope, incident FROM needed"))?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+    }
+
     /// Slots to give back: noted, and needed neither by their incident nor by another one under the same name, which
     /// may hold the very same slot. (incident, scope)
     pub fn slots_to_release(&self) -> Result<Vec<(IncidentId, String)>, StoreError> {

@@ -75,7 +75,10 @@ impl<'lab> Host<'lab> {
         write_configuration(&dir, port, &argv, runbook, database, &webhook.url("/unwait"));
         let service = lab.spawn(&argv.each_ref().map(String::as_str));
         let host = Self { lab, dir, port, database, webhook, service, agents: AtomicUsize::new(0) };
-        host.redis(&format!("SELECT {database}\r\nFLUSHDB\r\n"), 2);
+        // Slots are taken at once only where the line of masters is none that has just come to be.
+        let line = "string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')";
+        let known = format!("return redis.call('HSET', 'unwait:line:{{unwait:slots}}', 'line', {line}, 'since', 1)");
+        host.redis(&format!("SELECT {database}\r\nFLUSHDB\r\nEVAL \"{known}\" 0\r\n"), 3);
         wait_until_seen("the service to listen", SOON, || {
             if host.answers() { Ok(()) } else { Err(host.service.output()) }
         });
@@ -242,7 +245,7 @@ fn write_configuration(dir: &Path, port: u16, argv: &[String], runbook: &str, da
          services:\n  - service: {SERVICE}\n    match: {{ pid_file: {shown}/service.pid }}\n    \
          register: [{{ registry: file, id: {OWN} }}]\n    health: {{ tcp: \"{address}\" }}\n    \
          restart: {{ process: {{ argv: {argv}, pid_file: {shown}/service.pid, stop_timeout: 5s, reload_signal: HUP }} }}\n\
-         fleet: {{ redis: {{ url: \"redis://127.0.0.1:{REDIS_PORT}/{database}\" }} }}\n\
+         fleet: {{ redis: {{ url: \"redis://127.0.0.1:{REDIS_PORT}/{database}\", may_lose_slots: true }} }}\n\
          evidence: {{ min_free: 1MiB }}\n\
          notify:\n  - to: {{ generic: {{ url_file: {shown}/etc/webhook, key_file: {shown}/etc/webhook-key }} }}\n    \
          events: [breach, held, start, step, end, stuck, recovered]\n\

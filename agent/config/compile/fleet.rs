@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::host::{address, file, url, urls};
+use super::host::{file, url, urls};
 use super::registries::consul_url;
-use super::{Compiling, items, tls};
+use super::{Compiling, items, redis, tls};
 use crate::config::expand::Environment;
 use crate::config::host::{FleetConfig, Login, RegistryConfig};
 use crate::config::place::Place;
@@ -31,12 +31,20 @@ pub fn compile(
             Some(FleetConfig::Etcd { urls, tls, login })
         }
         FleetSpec::Redis(spec) => {
-            let place = place.key("redis");
-            let example = "redis://127.0.0.1:6379";
-            let text = to.required(&place, "url", spec.url.clone(), &format!("\"{example}\""));
-            let login = login(spec.user, spec.password_file, &place, to, environment);
-            let Typed(text) = text?;
-            Some(FleetConfig::Redis { url: redis_url(&place.key("url"), text, example, to), login })
+            let spec = *spec;
+            let named = redis::Named {
+                url: spec.url,
+                sentinels: spec.sentinels,
+                master: spec.master,
+                sentinel: spec.sentinel,
+                nodes: spec.nodes,
+                tls: spec.tls,
+                database: spec.database,
+                user: spec.user,
+                password_file: spec.password_file,
+            };
+            let access = redis::compile(named, &place.key("redis"), to, environment)?;
+            Some(FleetConfig::Redis { access, may_lose_slots: spec.may_lose_slots })
         }
         FleetSpec::Fleetlock(FleetLockSpec { url: text, tls: tls_spec, group, id }) => {
             let place = place.key("fleetlock");
@@ -125,18 +133,4 @@ pub(super) fn login(
     }
     let password_file = file(place, "password_file", password_file, to, environment)?;
     Some(Login { user: user.unwrap_or_default(), password_file })
-}
-
-/// The path may be the number of a database.
-pub(super) fn redis_url(place: &Place, text: String, example: &str, to: &mut Compiling) -> String {
-    if text.starts_with("rediss:") {
-        to.wrong(place, "TLS to Redis is not built in this version of unwait: expected redis://HOST:PORT");
-        return text;
-    }
-    let database = reqwest::Url::parse(&text).ok().map(|url| url.path().trim_matches('/').to_owned());
-    if database.is_some_and(|database| !database.is_empty() && database.parse::<u32>().is_err()) {
-        to.wrong(place, format!("what follows the address is the number of a database, as in {example}/0"));
-        return text;
-    }
-    address(place, text, &["redis"], example, to)
 }

@@ -8,6 +8,7 @@ pub mod hooks;
 pub mod host;
 mod order;
 pub mod policy;
+pub mod redis;
 pub mod registries;
 pub mod runbook;
 pub mod test;

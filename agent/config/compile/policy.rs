@@ -25,6 +25,8 @@ pub struct Surroundings<'a> {
     pub has_fleet: Option<bool>,
     /// Hosts can tell each other through it that they are in breach.
     pub shares_breaches: Option<bool>,
+    /// The fleet's store has one copy of the slots, and nobody has said that this will do.
+    pub may_lose_slots: bool,
     /// Some destination gets `stuck`.
     pub somebody_is_told: Option<bool>,
     /// Some destination gets `approval`.
@@ -252,6 +254,14 @@ fn guards(
                 "`{mode}` with a runbook that drains is refused where nothing keeps two hosts from draining together: \
                  add `fleet:` to agent.yaml, or say `guards: {{ fleet_slots: none }}`"
             ),
+        );
+    }
+    if fleet_slots.is_some() && mode == Mode::Auto && around.may_lose_slots {
+        to.wrong(
+            &Place::root().key("mode"),
+            "`auto` is refused where the slots lie in one Redis: where it is lost with all that it holds, a host that is \
+             down holds its slot no more, and another goes on. Name Redis' `sentinels` or `nodes` in `fleet:` of \
+             agent.yaml, or another store, or say `may_lose_slots: true` there",
         );
     }
     if spec.common_cause.is_some() && around.shares_breaches == Some(false) {

@@ -4,12 +4,11 @@ mod named;
 
 use std::collections::BTreeMap;
 
-use super::fleet::{login, redis_url};
 use super::host::{file, url};
 use super::tls;
-use super::{Compiling, hooks, hours, items, millis, secs};
+use super::{Compiling, hooks, hours, items, millis, redis as named_redis, secs};
 use crate::config::expand::Environment;
-use crate::config::host::RegistryConfig;
+use crate::config::host::{RedisConfig, RegistryConfig};
 use crate::config::place::Place;
 use crate::config::spec::address::HostPort;
 use crate::config::spec::host::{
@@ -127,10 +126,18 @@ fn haproxy(spec: HaProxySpec, place: &Place, to: &mut Compiling) -> RegistryConf
 const DUBBO_KEY: &str = "/dubbo/{service}/providers";
 
 fn redis(spec: RedisSpec, place: &Place, to: &mut Compiling, environment: Environment) -> RegistryConfig {
-    let example = "redis://127.0.0.1:6379";
-    let url = to.required(place, "url", spec.url, &format!("\"{example}\""));
-    let url = url.map(|Typed(text)| redis_url(&place.key("url"), text, example, to)).unwrap_or_default();
-    let login = login(spec.user, spec.password_file, place, to, environment);
+    let named = named_redis::Named {
+        url: spec.url,
+        sentinels: spec.sentinels,
+        master: spec.master,
+        sentinel: spec.sentinel,
+        nodes: spec.nodes,
+        tls: spec.tls,
+        database: spec.database,
+        user: spec.user,
+        password_file: spec.password_file,
+    };
+    let access = named_redis::compile(named, place, to, environment).unwrap_or_else(RedisConfig::nowhere);
     let hold_every = to.duration(&place.key("hold_every"), spec.hold_every, millis(500), millis(100)..=secs(10));
     let profile = to.required(place, "profile", spec.profile, "sorted_set").map(|profile| match profile {
         RedisProfileSpec::Set => RedisProfile::Set,
@@ -147,7 +154,7 @@ fn redis(spec: RedisSpec, place: &Place, to: &mut Compiling, environment: Enviro
     // What is missing has been said; a registry that has errors of its own is there all the same for its services.
     let Some(profile) = profile else {
         let layout = RedisLayout { profile: RedisProfile::Set, key: String::new(), hold_every };
-        return RegistryConfig::Redis { url, login, layout };
+        return RegistryConfig::Redis { access, layout };
     };
     if spec.stale_after.is_some() && !matches!(profile, RedisProfile::SortedSet { .. }) {
         to.wrong_key(&place.key("stale_after"), "only a `sorted_set` tells when a heartbeat was");
@@ -160,7 +167,7 @@ fn redis(spec: RedisSpec, place: &Place, to: &mut Compiling, environment: Enviro
     if let Some(wrong) = wrong_key(profile, &key).filter(|_| !key.is_empty()) {
         to.wrong(&place.key("key"), wrong);
     }
-    RegistryConfig::Redis { url, login, layout: RedisLayout { profile, key, hold_every } }
+    RegistryConfig::Redis { access, layout: RedisLayout { profile, key, hold_every } }
 }
 
 fn wrong_key(profile: RedisProfile, key: &str) -> Option<&'static str> {

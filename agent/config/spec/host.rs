@@ -225,12 +225,27 @@ pub struct HaProxySpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct RedisSpec {
     pub url: Option<Typed<String>>,
+    pub sentinels: Option<Items<Typed<HostPort>>>,
+    pub master: Option<Typed<String>>,
+    pub sentinel: Option<SentinelSpec>,
+    pub nodes: Option<Items<Typed<HostPort>>>,
+    pub tls: Option<TlsSpec>,
+    pub database: Option<u32>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
     pub profile: Option<RedisProfileSpec>,
     pub key: Option<Typed<String>>,
     pub stale_after: Option<Typed<Duration>>,
     pub hold_every: Option<Typed<Duration>>,
+}
+
+/// Whom the sentinels know us as, and we them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct SentinelSpec {
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+    pub tls: Option<TlsSpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -328,7 +343,7 @@ pub struct ProcessSpec {
 pub enum FleetSpec {
     Consul(ConsulSpec),
     Etcd(ClusterSpec),
-    Redis(UserSpec),
+    Redis(Box<RedisFleetSpec>),
     Fleetlock(FleetLockSpec),
 }
 
@@ -342,13 +357,19 @@ pub struct ClusterSpec {
     pub password_file: Option<Typed<String>>,
 }
 
-/// A store that knows its clients by name and password.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-pub struct UserSpec {
+pub struct RedisFleetSpec {
     pub url: Option<Typed<String>>,
+    pub sentinels: Option<Items<Typed<HostPort>>>,
+    pub master: Option<Typed<String>>,
+    pub sentinel: Option<SentinelSpec>,
+    pub nodes: Option<Items<Typed<HostPort>>>,
+    pub tls: Option<TlsSpec>,
+    pub database: Option<u32>,
     pub user: Option<Typed<String>>,
     pub password_file: Option<Typed<String>>,
+    pub may_lose_slots: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -420,6 +441,8 @@ as_mapping!(
     FileSpec,
     HaProxySpec,
     RedisSpec,
+    SentinelSpec,
+    RedisFleetSpec,
     EtcdRegistrySpec,
     ZooKeeperSpec,
     NacosSpec,
@@ -430,7 +453,6 @@ as_mapping!(
     ProcessSpec,
     SocketSpec,
     DirectorySpec,
-    UserSpec,
     FleetLockSpec,
     DestinationSpec,
     SlackSpec,

@@ -90,19 +90,6 @@ fn a_wrong_host_file_says_all_of_it() {
             "fleet: { etcd: { url: \"http://h:1\", user: u } }",
             vec!["1:37 a user has a password: add `password_file: PATH`"],
         ),
-        ("fleet: { redis: { url: \"h:6379\" } }", vec!["1:24 expected a URL such as redis://127.0.0.1:6379"]),
-        (
-            "fleet: { redis: { url: \"redis://:pw@h:6379\" } }",
-            vec!["1:24 a URL with credentials in it would end up in logs: put the token into its own file"],
-        ),
-        (
-            "fleet: { redis: { url: \"rediss://h:6379\" } }",
-            vec!["1:24 TLS to Redis is not built in this version of unwait: expected redis://HOST:PORT"],
-        ),
-        (
-            "fleet: { redis: { url: \"redis://h:6379/slots\" } }",
-            vec!["1:24 what follows the address is the number of a database, as in redis://127.0.0.1:6379/0"],
-        ),
         (
             "fleet: { fleetlock: { group: all } }",
             vec!["1:10 `url` is missing: add `url: \"http://airlock.internal:3333\"`"],

@@ -7,6 +7,7 @@ mod hooks;
 mod limits;
 
 mod queries;
+mod redis;
 mod registries;
 mod shipped;
 mod tls;

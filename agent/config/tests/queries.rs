@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::model::plan::{Binding, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::policy::Selector;
-use crate::model::{RedisLayout, RedisProfile, Tls};
+use crate::model::{RedisLayout, RedisProfile, RedisServers, Tls};
 
 const AGENT: &str = r#"
 registries: { file: { path: /srv/registry.json } }
@@ -54,10 +54,14 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
         ),
         (
             "redis: { url: \"redis://h:6379/1\", password_file: \"${CREDENTIALS_DIRECTORY}/p\" }",
-            FleetConfig::Redis { url: "redis://h:6379/1".into(), login: login("") },
+            FleetConfig::Redis { access: of_redis("redis://h:6379/1", login("")), may_lose_slots: false },
             true,
         ),
-        ("redis: { url: \"redis://h\" }", FleetConfig::Redis { url: "redis://h".into(), login: None }, true),
+        (
+            "redis: { url: \"redis://h\", may_lose_slots: true }",
+            FleetConfig::Redis { access: of_redis("redis://h:6379", None), may_lose_slots: true },
+            true,
+        ),
         (
             "fleetlock: { url: \"http://h/base/\", group: workers }",
             fleet_lock(Some("workers"), "{host}/{service}"),
@@ -70,6 +74,10 @@ fn the_fleet_is_one_store_and_some_share_breaches() {
         assert_eq!(found, compiled);
         assert_eq!(found.shares_breaches(), shares, "{fleet}");
     }
+}
+
+fn of_redis(url: &str, login: Option<Login>) -> RedisConfig {
+    RedisConfig { login, ..RedisConfig::at(RedisServers::of_url(url).unwrap()) }
 }
 
 fn fleet_lock(group: Option<&str>, id: &str) -> FleetConfig {
@@ -101,7 +109,7 @@ fn one_id_for_all_hosts_would_be_a_lock_for_none() {
 
 #[test]
 fn services_of_a_host_that_would_share_a_lock_contend_under_one_name() {
-    let consul = FleetConfig::Redis { url: "redis://h".into(), login: None };
+    let consul = FleetConfig::Redis { access: of_redis("redis://h", None), may_lose_slots: false };
     for (fleet, order, cart) in [
         (consul, "rpc-order@1", "rpc-cart"),
         (fleet_lock(None, "{host}/{service}"), "rpc-order@1", "rpc-cart"),
@@ -128,7 +136,7 @@ fn a_layout_in_redis_is_whole() {
     ] {
         let tree =
             Tree::with(&[("agent.yaml", &format!("registries: {{ redis: {{ url: \"redis://h:1/2\", {keys} }} }}\n"))]);
-        let expected = RegistryConfig::Redis { url: "redis://h:1/2".into(), login: None, layout: compiled };
+        let expected = RegistryConfig::Redis { access: of_redis("redis://h:1/2", None), layout: compiled };
         assert_eq!(tree.config().host.registries["redis"], expected, "{keys}");
     }
 }

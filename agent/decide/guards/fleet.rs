@@ -147,6 +147,10 @@ impl Gate {
         crash::point("slot", "acquired");
         match acquired.map_err(text)? {
             Acquired::Yes { .. } => Ok(Verdict::Allow),
+            Acquired::NotYet(why) => {
+                self.store.forget_slot(&plan.incident).map_err(text)?;
+                Ok(deny(Reason::SlotTaken, why))
+            }
             Acquired::No { held, says } => {
                 self.store.forget_slot(&plan.incident).map_err(text)?;
                 Ok(taken(&held, says.as_deref()))

@@ -231,7 +231,7 @@ const IN_REDIS: &str = "rpc-order/127.0.0.1:7801";
 async fn in_both(consul: &TestConsul, redis: &TestRedis, user: Option<User>) -> Run {
     let layout =
         RedisLayout { profile: RedisProfile::Hash, key: "rpc:{service}".into(), hold_every: Duration::from_secs(60) };
-    let of_redis = |user| Arc::new(Redis::new("redis", &redis.url, user, layout.clone(), HOST).unwrap());
+    let of_redis = |user| Arc::new(Redis::new("redis", redis.access(user), layout.clone(), HOST));
     let of_consul = Arc::new(Consul::new("consul", &consul.url, None, HOST).unwrap());
     let binding = |registry: &str, id: &str| Binding::new(registry, id);
     Run::new(vec![
@@ -257,7 +257,7 @@ async fn drained_in_a_real_consul_and_a_real_redis_or_in_neither() {
     passing(&run).await;
 
     // Redis lets this user look, and take nothing out: Consul's drain is taken back.
-    let rights = ["~*", "+@read", "+eval", "+time", "+exists", "+hget", "+pttl"];
+    let rights = ["~*", "+@read", "+info", "+eval", "+time", "+exists", "+hget", "+pttl"];
     redis.ask(&[&["ACL", "SETUSER", "looks", "on", ">hush"][..], &rights].concat()).await;
     let user = User { name: "looks".into(), password: "hush".to_owned().into() };
     let run = in_both(&consul, &redis, Some(user)).await;

@@ -83,7 +83,7 @@ pub(super) enum Take {
 #[derive(Debug, PartialEq)]
 pub(super) enum Begin {
     Write(Vec<Slot>),
-    Begun,
+    Begun(Slot),
     /// The slot is not ours any more, and why.
     Lost(String),
 }
@@ -104,7 +104,7 @@ impl Slot {
 
 /// Takes or renews. What this host waited for in an earlier incident gives way; what it was changing does not.
 pub(super) fn take(document: &[Slot], asker: Asker<'_>, slots: u32) -> Take {
-    let mine = document.iter().find(|slot| slot.is_of(asker));
+    let mine = of(document, asker);
     let until = asker.now + LEASE;
     if mine.is_some_and(|slot| slot.phase.is_begun() || slot.phase == (Phase::Waiting { until })) {
         return Take::Held;
@@ -130,7 +130,7 @@ pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
         return Begin::Lost("it is not held by this host and incident any more".into());
     };
     match document[mine].phase {
-        Phase::Changing | Phase::Drained => Begin::Begun,
+        Phase::Changing | Phase::Drained => Begin::Begun(document[mine].clone()),
         Phase::Waiting { until } if until <= asker.now => {
             Begin::Lost(format!("its lease ended at {until}; it is to be taken again"))
         }
@@ -141,6 +141,20 @@ pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
             Begin::Write(after)
         }
     }
+}
+
+/// The asker's own entry.
+pub(super) fn of<'a>(document: &'a [Slot], asker: Asker<'_>) -> Option<&'a Slot> {
+    document.iter().find(|slot| slot.is_of(asker))
+}
+
+/// With an entry that its store has lost. Its holder is at work, however many others are.
+pub(super) fn again(document: &[Slot], lost: Slot) -> Vec<Slot> {
+    let gives_way = |slot: &Slot| slot.incident == lost.incident || !slot.phase.is_begun();
+    let mut after: Vec<Slot> = document.to_vec();
+    after.retain(|slot| slot.holder != lost.holder || !gives_way(slot));
+    after.push(lost);
+    after
 }
 
 /// From changing to drained; `None` where there is nothing to write.
@@ -240,10 +254,10 @@ mod tests {
         let begun = vec![changing("b", "x"), Slot { since: at(NOW), ..changing("a", "i1") }];
         let running = vec![changing("b", "x"), waiting("a", "i1", NOW + 1)];
         assert_eq!(begin(&running, me()), Begin::Write(begun.clone()));
-        assert_eq!(begin(&begun, me()), Begin::Begun);
+        assert_eq!(begin(&begun, me()), Begin::Begun(begun[1].clone()));
         let now_drained = vec![changing("b", "x"), Slot { since: at(NOW), ..drained_slot("a", "i1") }];
         assert_eq!(drained(&begun, me()), Some(now_drained.clone()));
-        assert_eq!(begin(&now_drained, me()), Begin::Begun);
+        assert_eq!(begin(&now_drained, me()), Begin::Begun(now_drained[1].clone()));
         for nothing in [vec![], now_drained, vec![changing("a", "i0")], vec![waiting("a", "i1", NOW + 9)]] {
             assert_eq!(drained(&nothing, me()), None, "{nothing:?}");
         }
@@ -251,6 +265,19 @@ mod tests {
             [vec![], vec![waiting("a", "i1", NOW)], vec![waiting("a", "i0", NOW + 9)], vec![changing("b", "i1")]]
         {
             assert!(matches!(begin(&lost, me()), Begin::Lost(_)), "{lost:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_was_lost_stands_again_beside_all_others() {
+        let lost = changing("a", "i1");
+        for (document, others) in [
+            (vec![], vec![]),
+            (vec![changing("b", "i2")], vec![changing("b", "i2")]),
+            (vec![waiting("a", "i1", NOW), waiting("b", "i1", NOW)], vec![waiting("b", "i1", NOW)]),
+            (vec![waiting("a", "i0", NOW), changing("a", "i2")], vec![changing("a", "i2")]),
+        ] {
+            assert_eq!(again(&document, lost.clone()), [others, vec![lost.clone()]].concat());
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a store must be able to do to keep slots: hold small named texts, each changed by compare-and-swap. Consul, etcd
 //! and Redis do it each in its own way; the rules of slots and breaches stand above, in `shared`, once.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::FleetError;
@@ -32,6 +34,14 @@ pub(super) struct Text {
     pub revision: u64,
 }
 
+/// Which line of masters a store stands in. Another one than before may have forgotten what this one had acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lineage {
+    pub id: String,
+    /// Since somebody first saw it, by the store's clock.
+    pub age: Duration,
+}
+
 /// The revision of what is not there.
 pub(super) const ABSENT: u64 = 0;
 
@@ -39,6 +49,21 @@ pub(super) const ABSENT: u64 = 0;
 pub(super) trait Documents: Send + Sync {
     /// As it stands now, and not as some follower remembers it.
     async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError>;
+
+    /// May it forget what it has acknowledged? Then it tells its line of masters.
+    fn may_forget(&self) -> bool {
+        false
+    }
+
+    /// The same, with the store's line of masters, which is noted in the store where it is new.
+    async fn look(&self, key: Key<'_>) -> Result<(Option<Text>, Option<Lineage>), FleetError> {
+        Ok((self.read(key).await?, None))
+    }
+
+    /// Does what was read last outlive the server that showed it? Asked where that is in doubt.
+    async fn confirm(&self, _key: Key<'_>) -> Result<(), FleetError> {
+        Ok(())
+    }
 
     /// Puts `text` there, or removes what is there, where it still stands at `revision` ([`ABSENT`] where nothing is to
     /// be there). False where it does not. [`FleetError::Unreachable`] where it is not known what came of it.

@@ -48,6 +48,11 @@ impl Fleet for DryFleet {
         Ok(())
     }
 
+    /// A dry incident holds nothing that could be lost.
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        Ok(Vec::new())
+    }
+
     async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
         self.real.blocked_by(service, incident, slots).await
     }

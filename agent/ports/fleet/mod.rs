@@ -35,6 +35,8 @@ mod shared;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod failover_tests;
 
 pub use super::User;
 pub use document::{LEASE, SKEW};
@@ -75,6 +77,8 @@ impl Phase {
 pub enum Acquired {
     /// It is this host's. `until` is a time of its `Clock::monotonic`: begin no change then or later.
     Yes { until: Duration },
+    /// Nobody gets one for now, and why: the store may have forgotten who holds them.
+    NotYet(String),
     /// Others hold them all, since when. Empty where the store does not tell who; what it says instead, in its own words.
     No { held: Vec<Slot>, says: Option<String> },
 }
@@ -126,6 +130,14 @@ pub trait Fleet: Send + Sync {
     /// Gives this incident's slot back; giving back what is not held is harmless.
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError>;
 
+    /// Makes the store's word of this host true again, where a failover may have lost some of it: what this host has begun is
+    /// written again. To be asked within every [`KEPT_EVERY`]. `needed` are the incidents that run or rest stuck, each with the
+    /// service that hosts contend for; says which slots of this host are for none of them, by service. Empty where the store
+    /// never forgets.
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        Ok(Vec::new())
+    }
+
     /// Who holds all the slots, so that `incident` would get none now; empty where it would get one. Takes none.
     async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError>;
 
@@ -158,6 +170,13 @@ pub trait Fleet: Send + Sync {
         &[]
     }
 }
+
+/// Far more often than the time for which nobody takes a slot after a failover ([`YOUNG`]).
+pub const KEPT_EVERY: Duration = Duration::from_secs(10);
+
+/// For so long after a store's line of masters was first seen nobody gets a slot: until then each host at work has written its
+/// own again ([`Fleet::keep`]), and whoever waited has waited in vain and asks again.
+pub const YOUNG: Duration = LEASE.saturating_add(SKEW);
 
 /// Within which every call ends: a few rounds of compare-and-swap, each question of at most 5 s.
 pub const DEADLINE: Duration = Duration::from_secs(12);

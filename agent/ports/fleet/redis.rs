@@ -6,23 +6,29 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::documents::{ABSENT, Documents, Key, Text, folder_path};
-use super::shared::SharedFleet;
-use super::{Fleet, FleetError, User};
-use crate::clock::Clock;
-use crate::ports::redis::{Api, ApiError};
 use async_trait::async_trait;
 
-/// `url` is `redis://HOST:PORT` or `redis://HOST:PORT/DB`; a user without a name is Redis' `default`. `host` is the
-/// name that this host holds slots under.
-pub fn redis(url: &str, user: Option<User>, host: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Fleet>, FleetError> {
-    let api = Api::new(url, user).map_err(FleetError::Refused)?;
-    Ok(Arc::new(SharedFleet::new(Redis(api), host, clock)))
+use super::documents::{ABSENT, Documents, Key, Lineage, Text, folder_path};
+use super::shared::{SLOTS, SharedFleet};
+use super::{Fleet, FleetError};
+use crate::clock::Clock;
+use crate::model::RedisAt;
+use crate::ports::redis::{Api, RedisAccess};
+
+/// `host` is the name that this host holds slots under.
+pub fn redis(access: RedisAccess, host: &str, clock: Arc<dyn Clock>) -> Arc<dyn Fleet> {
+    let one_copy = matches!(access.servers.at, RedisAt::One(_));
+    Arc::new(SharedFleet::new(Redis { api: Api::new(access), one_copy }, host, clock))
 }
 
 #[derive(Debug)]
-struct Redis(Api);
+struct Redis {
+    api: Api,
+    /// Nothing says that there is a replica.
+    one_copy: bool,
+}
 
 /// KEYS: the hash. ARGV: the field, the revision that it must stand at, the revision of one that is new, the new text, or
 /// none to remove the field.
@@ -41,12 +47,31 @@ end
 return 1
 ";
 
+/// KEYS: the hash, and what is noted of the line of masters. ARGV: the field. Answers the field, the line, and for how many
+/// milliseconds it has been known, by the server's clock.
+const LOOK: &str = "
+local line = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if not line then return redis.error_reply('ERR INFO replication tells no master_replid: what is lost here cannot be seen') end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local since = tonumber(redis.call('HGET', KEYS[2], 'since'))
+if redis.call('HGET', KEYS[2], 'line') ~= line or not since or since > now then
+    redis.call('HSET', KEYS[2], 'line', line, 'since', string.format('%d', now))
+    since = now
+end
+return { redis.call('HGET', KEYS[1], ARGV[1]), line, now - since }
+";
+
+/// KEYS: what is noted of the line of masters. A write that changes nothing of use: whoever has it, has all before it.
+const CONFIRM: &str = "return redis.call('HINCRBY', KEYS[1], 'asked', 1)";
+
+/// What is noted of the line of masters, beside the hash.
+const LINE: &str = "unwait:line:{unwait:slots}";
+
 impl Redis {
-    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, FleetError> {
-        self.0.ask(command).await.map_err(|error| match error {
-            ApiError::Unreachable(detail) => FleetError::Unreachable(detail),
-            ApiError::Refused(detail) => FleetError::Refused(detail),
-        })
+    /// Asks the server that holds the folder.
+    async fn ask<T: redis::FromRedisValue>(&self, folder: &[&str], command: &redis::Cmd) -> Result<T, FleetError> {
+        self.api.ask(hash(folder).as_bytes(), command).await.map_err(Into::into)
     }
 }
 
@@ -77,8 +102,33 @@ fn parsed(folder: &[&str], name: &str, value: &[u8]) -> Result<Text, FleetError>
 #[async_trait]
 impl Documents for Redis {
     async fn read(&self, key: Key<'_>) -> Result<Option<Text>, FleetError> {
-        let value: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg(hash(key.folder)).arg(key.name)).await?;
+        let value: Option<Vec<u8>> =
+            self.ask(key.folder, redis::cmd("HGET").arg(hash(key.folder)).arg(key.name)).await?;
         value.map(|value| parsed(key.folder, key.name, &value)).transpose()
+    }
+
+    fn may_forget(&self) -> bool {
+        true
+    }
+
+    async fn look(&self, key: Key<'_>) -> Result<(Option<Text>, Option<Lineage>), FleetError> {
+        if key.folder != SLOTS {
+            return Ok((self.read(key).await?, None));
+        }
+        let mut script = redis::cmd("EVAL");
+        script.arg(LOOK).arg(2).arg(hash(key.folder)).arg(LINE).arg(key.name);
+        let (value, id, age): (Option<Vec<u8>>, String, u64) = self.ask(key.folder, &script).await?;
+        let text = value.map(|value| parsed(key.folder, key.name, &value)).transpose()?;
+        Ok((text, Some(Lineage { id, age: Duration::from_millis(age) })))
+    }
+
+    async fn confirm(&self, key: Key<'_>) -> Result<(), FleetError> {
+        if key.folder != SLOTS {
+            return Ok(());
+        }
+        let mut script = redis::cmd("EVAL");
+        script.arg(CONFIRM).arg(1).arg(LINE);
+        self.api.change::<u64>(LINE.as_bytes(), &script).await.map(drop).map_err(Into::into)
     }
 
     async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError> {
@@ -87,18 +137,27 @@ impl Documents for Redis {
         if let Some(text) = text {
             script.arg(text);
         }
-        self.ask(&script).await
+        match key.folder == SLOTS {
+            true => self.api.change(hash(key.folder).as_bytes(), &script).await.map_err(Into::into),
+            false => self.ask(key.folder, &script).await,
+        }
     }
 
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
-        let fields: Vec<(String, Vec<u8>)> = self.ask(redis::cmd("HGETALL").arg(hash(folder))).await?;
+        let fields: Vec<(String, Vec<u8>)> = self.ask(folder, redis::cmd("HGETALL").arg(hash(folder))).await?;
         fields.into_iter().map(|(name, value)| parsed(folder, &name, &value).map(|text| (name, text))).collect()
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        &[
-            "a failover to a replica may lose the last writes, and with them a slot: two hosts may then work at once",
-            "a Redis that evicts keys without a time to live (maxmemory-policy allkeys-*) may forget slots",
-        ]
+        const FORGETS: &str = "after a failover or a restart of Redis no slot is given for 70 s, until each host at work has \
+                               written its own again; one that is down or cut off for so long loses it to another";
+        const EVICTS: &str =
+            "a Redis that evicts keys without a time to live (maxmemory-policy allkeys-*) may forget slots";
+        const ONE_COPY: &str = "the slots lie in one Redis: where it is lost with all that it holds, a host that is down then \
+                                holds its slot no more";
+        match self.one_copy {
+            true => &[FORGETS, ONE_COPY, EVICTS],
+            false => &[FORGETS, EVICTS],
+        }
     }
 }

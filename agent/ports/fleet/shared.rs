@@ -4,19 +4,27 @@
 //! come, both lead to another round, which reads what stands now; only what was read is believed. A write that arrives
 //! late finds another revision and does nothing.
 
+//!
+//! A store whose master is replaced by a replica may forget what it has acknowledged, and shows it by another line of masters
+//! ([`Lineage`]). So what this host has begun is remembered here, with the line that took it: where another one does not know
+//! of it, it is written again, whatever else stands there by then; and for [`YOUNG`] after a line was first seen nobody gets a
+//! slot, or goes from waiting to changing. A slot that is not there although the line is the same was given away by a person.
+
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::document::{self, Asker, Begin, LEASE, SKEW, Take};
-use super::documents::{ABSENT, Documents, Key, folder_path};
-use super::{Acquired, DEADLINE, Fleet, FleetError, Slot, breach};
+use super::documents::{ABSENT, Documents, Key, Lineage, folder_path};
+use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, YOUNG, breach};
 use crate::clock::Clock;
+use crate::model::duration;
 
-const SLOTS: &[&str] = &["slots"];
+pub(super) const SLOTS: &[&str] = &["slots"];
 const BREACHES: &str = "breaches";
 
 /// A lost race is run again after at most this, times the races lost so far.
@@ -33,6 +41,18 @@ pub(super) struct SharedFleet<D> {
     documents: D,
     host: String,
     clock: Arc<dyn Clock>,
+    kept: Mutex<Kept>,
+}
+
+/// What the store must not forget.
+#[derive(Default)]
+struct Kept {
+    /// What this host has begun, by service, and the line of masters that has it.
+    begun: BTreeMap<String, (Slot, Option<String>)>,
+    /// The line of masters whose slots were all looked at.
+    looked: Option<String>,
+    /// When a slot was given back last, by `Clock::monotonic`: a failover may bring it back.
+    given_back: Option<Duration>,
 }
 
 impl<D: std::fmt::Debug> std::fmt::Debug for SharedFleet<D> {
@@ -50,10 +70,49 @@ enum Round<T> {
     Swap(Option<Vec<u8>>),
 }
 
+/// A slot that was given back stands again only with a replica that was this far behind.
+const BROUGHT_BACK_WITHIN: Duration = Duration::from_secs(600);
+
 impl<D: Documents> SharedFleet<D> {
     /// `host` is the name that this host holds slots under.
     pub fn new(documents: D, host: &str, clock: Arc<dyn Clock>) -> Self {
-        Self { documents, host: host.into(), clock }
+        Self { documents, host: host.into(), clock, kept: Mutex::default() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The document with what this host has begun for this incident, where the store has forgotten of it since.
+    fn written_again(
+        &self,
+        service: &str,
+        document: &[Slot],
+        asker: Asker<'_>,
+        lineage: Option<&Lineage>,
+    ) -> Option<Vec<Slot>> {
+        if document::of(document, asker).is_some_and(|slot| slot.phase.is_begun()) {
+            return None;
+        }
+        let (slot, with) = self.kept().begun.get(service)?.clone();
+        (slot.incident == asker.incident && with.as_deref() != id(lineage)).then(|| {
+            let incident = &slot.incident;
+            tracing::warn!(service, incident, "the fleet's store has lost our slot of {service}; it is written again");
+            document::again(document, slot)
+        })
+    }
+
+    /// It stands in the store, and must from now on.
+    fn remember(&self, service: &str, slot: &Slot, lineage: Option<&Lineage>) {
+        self.kept().begun.insert(service.into(), (slot.clone(), id(lineage).map(Into::into)));
+    }
+
+    fn forget(&self, service: &str, is_it: impl Fn(&Slot) -> bool) {
+        let mut kept = self.kept();
+        kept.given_back = Some(self.clock.monotonic());
+        if kept.begun.get(service).is_some_and(|(slot, _)| is_it(slot)) {
+            kept.begun.remove(service);
+        }
     }
 
     fn asker<'a>(&'a self, incident: &'a str) -> Asker<'a> {
@@ -64,13 +123,14 @@ impl<D: Documents> SharedFleet<D> {
     async fn change<T>(
         &self,
         key: Key<'_>,
-        mut round: impl FnMut(Option<&[u8]>) -> Result<Round<T>, FleetError> + Send,
+        mut round: impl FnMut(Option<&[u8]>, Option<&Lineage>) -> Result<Round<T>, FleetError> + Send,
     ) -> Result<T, FleetError> {
         let rounds = async {
             let mut lost = 0u32;
             let mut unsure = 0u32;
+            let mut in_doubt = false;
             loop {
-                let read = match self.documents.read(key).await {
+                let (read, lineage) = match self.documents.look(key).await {
                     Err(FleetError::Unreachable(_)) if unsure < UNSURE => {
                         unsure += 1;
                         tokio::time::sleep(pause(&self.host, unsure)).await;
@@ -78,8 +138,16 @@ impl<D: Documents> SharedFleet<D> {
                     }
                     read => read?,
                 };
-                let text = match round(read.as_ref().map(|read| read.text.as_slice()))? {
-                    Round::Answer(answer) => return Ok(answer),
+                let text = match round(read.as_ref().map(|read| read.text.as_slice()), lineage.as_ref())? {
+                    Round::Answer(answer) if !in_doubt => return Ok(answer),
+                    Round::Answer(answer) => match self.documents.confirm(key).await {
+                        Ok(()) => return Ok(answer),
+                        Err(FleetError::Unreachable(_)) if unsure < UNSURE => {
+                            unsure += 1;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    },
                     Round::Swap(text) => text,
                 };
                 let revision = read.map_or(ABSENT, |read| read.revision);
@@ -89,7 +157,10 @@ impl<D: Documents> SharedFleet<D> {
                         lost += 1;
                         tokio::time::sleep(pause(&self.host, lost)).await;
                     }
-                    Err(FleetError::Unreachable(_)) if unsure < UNSURE => unsure += 1,
+                    Err(FleetError::Unreachable(_)) if unsure < UNSURE => {
+                        unsure += 1;
+                        in_doubt = true;
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -104,15 +175,45 @@ impl<D: Documents> SharedFleet<D> {
         }
     }
 
+    /// Says the store's line of masters.
+    async fn keep_one(&self, service: &str, incident: &str) -> Result<Option<String>, FleetError> {
+        let asker = self.asker(incident);
+        self.change_slots(service, |document, lineage| {
+            if let Some(again) = self.written_again(service, document, asker, lineage) {
+                return Ok(Decided::Write(again));
+            }
+            // Begun by this process, or by the one before it.
+            if let Some(slot) = document::of(document, asker).filter(|slot| slot.phase.is_begun()) {
+                self.remember(service, slot, lineage);
+            }
+            Ok(Decided::Answer(id(lineage).map(Into::into)))
+        })
+        .await
+    }
+
+    /// This host's slots that are for none of these incidents.
+    async fn strays(&self, needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        let mut strays = Vec::new();
+        for (service, read) in asked_again(|| self.documents.list(SLOTS)).await? {
+            let key = Key { folder: SLOTS, name: &service };
+            let slots = slots_in(key, Some(&read.text)).unwrap_or_default();
+            let is_needed =
+                |slot: &Slot| needed.iter().any(|(of, incident)| *of == service && *incident == slot.incident);
+            let own = slots.into_iter().filter(|slot| slot.holder == self.host && !is_needed(slot));
+            strays.extend(own.map(|slot| (service.clone(), slot)));
+        }
+        Ok(strays)
+    }
+
     async fn change_slots<T>(
         &self,
         service: &str,
-        mut round: impl FnMut(&[Slot]) -> Result<Decided<T>, FleetError> + Send,
+        mut round: impl FnMut(&[Slot], Option<&Lineage>) -> Result<Decided<T>, FleetError> + Send,
     ) -> Result<T, FleetError> {
         let key = slots_of(service)?;
-        self.change(key, |text| {
+        self.change(key, |text, lineage| {
             let slots = slots_in(key, text)?;
-            Ok(match round(&slots)? {
+            Ok(match round(&slots, lineage)? {
                 Decided::Answer(answer) => Round::Answer(answer),
                 // A store that is full takes no write, and does take this.
                 Decided::Write(slots) if slots.is_empty() => Round::Swap(None),
@@ -131,6 +232,23 @@ fn answer_holds() -> Duration {
         return Duration::from_secs(seconds);
     }
     LEASE
+}
+
+/// Why nobody gets a slot of this store now; `None` where hosts do.
+fn not_yet(lineage: Option<&Lineage>) -> Option<String> {
+    let age = lineage?.age;
+    (age < YOUNG).then(|| {
+        format!(
+            "the fleet's store was started anew, or has another master, since {}: slots are taken again in {}, once every \
+             host at work has told of its own",
+            duration::format(Duration::from_secs(age.as_secs())),
+            duration::format(Duration::from_secs((YOUNG - age).as_secs() + 1)),
+        )
+    })
+}
+
+fn id(lineage: Option<&Lineage>) -> Option<&str> {
+    lineage.map(|lineage| lineage.id.as_str())
 }
 
 enum Decided<T> {
@@ -174,11 +292,18 @@ impl<D: Documents> Fleet for SharedFleet<D> {
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
         let until = self.clock.monotonic() + answer_holds();
         let asker = self.asker(incident);
-        self.change_slots(service, |document| {
-            Ok(match document::take(document, asker, slots) {
-                Take::Held => Decided::Answer(Acquired::Yes { until }),
-                Take::No(held) => Decided::Answer(Acquired::No { held, says: None }),
-                Take::Write(after) => Decided::Write(after),
+        self.change_slots(service, |document, lineage| {
+            if let Some(again) = self.written_again(service, document, asker, lineage) {
+                return Ok(Decided::Write(again));
+            }
+            let taken = document::take(document, asker, slots);
+            let begun = document::of(document, asker).is_some_and(|slot| slot.phase.is_begun());
+            Ok(match (taken, not_yet(lineage)) {
+                (Take::Held, _) if begun => Decided::Answer(Acquired::Yes { until }),
+                (Take::No(held), _) => Decided::Answer(Acquired::No { held, says: None }),
+                (_, Some(why)) => Decided::Answer(Acquired::NotYet(why)),
+                (Take::Held, None) => Decided::Answer(Acquired::Yes { until }),
+                (Take::Write(after), None) => Decided::Write(after),
             })
         })
         .await
@@ -187,34 +312,80 @@ impl<D: Documents> Fleet for SharedFleet<D> {
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
         let until = self.clock.monotonic() + answer_holds();
         let asker = self.asker(incident);
-        self.change_slots(service, |document| match document::begin(document, asker) {
-            Begin::Begun => Ok(Decided::Answer(until)),
-            Begin::Write(after) => Ok(Decided::Write(after)),
-            Begin::Lost(why) => Err(FleetError::Lost(format!("the slot for {service} is lost: {why}"))),
+        self.change_slots(service, |document, lineage| {
+            if let Some(again) = self.written_again(service, document, asker, lineage) {
+                return Ok(Decided::Write(again));
+            }
+            match (document::begin(document, asker), not_yet(lineage)) {
+                (Begin::Begun(slot), _) => {
+                    self.remember(service, &slot, lineage);
+                    Ok(Decided::Answer(until))
+                }
+                (Begin::Write(_), Some(why)) => Err(FleetError::Unreachable(why)),
+                (Begin::Write(after), None) => Ok(Decided::Write(after)),
+                (Begin::Lost(why), _) => Err(FleetError::Lost(format!("the slot for {service} is lost: {why}"))),
+            }
         })
         .await
     }
 
     async fn drained(&self, service: &str, incident: &str) -> Result<(), FleetError> {
         let asker = self.asker(incident);
-        self.change_slots(service, |document| {
-            Ok(document::drained(document, asker).map_or(Decided::Answer(()), Decided::Write))
+        self.change_slots(service, |document, lineage| {
+            if let Some(after) = document::drained(document, asker) {
+                return Ok(Decided::Write(after));
+            }
+            if let Some(slot) = document::of(document, asker).filter(|slot| slot.phase == Phase::Drained) {
+                self.remember(service, slot, lineage);
+            }
+            Ok(Decided::Answer(()))
         })
         .await
     }
 
     async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError> {
         let now = self.clock.now();
-        self.change_slots(service, |document| {
+        // Before it goes from the store: nothing writes it again meanwhile.
+        self.forget(service, |slot| slot.incident == incident);
+        self.change_slots(service, |document, _| {
             let (stays, goes) = document::release(document, &self.host, Some(incident), now);
             Ok(if goes.is_empty() { Decided::Answer(()) } else { Decided::Write(stays) })
         })
         .await
     }
 
+    async fn keep(&self, needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        if !self.documents.may_forget() {
+            return Ok(Vec::new());
+        }
+        let mut line = None;
+        for (service, incident) in needed {
+            line = self.keep_one(service, incident).await?;
+        }
+        let (looked, given_back) = {
+            let kept = self.kept();
+            (kept.looked.clone(), kept.given_back)
+        };
+        let lately = given_back.is_some_and(|at| self.clock.monotonic() < at + BROUGHT_BACK_WITHIN);
+        if line.is_none() && (lately || looked.is_none()) {
+            let read = asked_again(|| self.documents.look(Key { folder: SLOTS, name: "" })).await?;
+            line = read.1.map(|lineage| lineage.id);
+        }
+        // What was given back to a master that was replaced just then comes to light later than its successor.
+        if line.is_none() || (line == looked && !lately) {
+            return Ok(Vec::new());
+        }
+        let strays = self.strays(needed).await?;
+        self.kept().looked = line;
+        Ok(strays)
+    }
+
     async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
         let (mut given_back, now) = (Vec::new(), self.clock.now());
-        self.change_slots(service, |document| {
+        if host == self.host {
+            self.forget(service, |_| true);
+        }
+        self.change_slots(service, |document, _| {
             let (stays, goes) = document::release(document, host, None, now);
             if goes.is_empty() {
                 return Ok(Decided::Answer(std::mem::take(&mut given_back)));
@@ -248,7 +419,7 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         let folder = [BREACHES, named(service)?];
         let key = Key { folder: &folder, name: named(&self.host)? };
         let over = until <= self.clock.now();
-        self.change(key, |text| {
+        self.change(key, |text, _| {
             let told = text.map(|text| breach::parse(text).map_err(|why| not_ours(key, &why, "it is no breach")));
             Ok(match told.transpose()? {
                 None if over => Round::Answer(()),

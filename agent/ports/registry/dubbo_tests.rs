@@ -215,7 +215,7 @@ async fn consumers_of_redis_leave_a_drained_provider_and_come_back() {
         key: "/dubbo/{service}/providers".into(),
         hold_every: Duration::from_secs(3600),
     };
-    let (adapter, id) = (Redis::new("redis", &redis.url, None, layout, "bj1-03").unwrap(), "Greeter/10.77.0.1:20880");
+    let (adapter, id) = (Redis::new("redis", redis.access(None), layout, "bj1-03"), "Greeter/10.77.0.1:20880");
     for _ in 0..2 {
         assert_eq!(adapter.observe(id).await.unwrap().traffic, Traffic::Passing);
         adapter.drain(id, &marker("i")).await.unwrap();

@@ -68,6 +68,8 @@ mod proxies_tests;
 #[cfg(test)]
 mod redis_dubbo_tests;
 #[cfg(test)]
+mod redis_failover_tests;
+#[cfg(test)]
 mod redis_tests;
 #[cfg(test)]
 mod rnacos_tests;

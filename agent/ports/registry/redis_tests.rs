@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use super::conformance::{OURS, Tells, World, conforms, marker, nobody_answers};
 use super::redis::Redis;
 use super::*;
-use crate::model::{RedisLayout, RedisProfile};
-use crate::ports::User;
+use crate::model::{RedisAt, RedisLayout, RedisProfile, RedisServers};
 use crate::ports::testing_consul::wait_for;
-use crate::ports::testing_redis::TestRedis;
+use crate::ports::testing_redis::{Make, TestCluster, TestRedis};
+use crate::ports::{RedisAccess, User};
 
 const PROFILES: [RedisProfile; 5] = [
     RedisProfile::Set,
@@ -32,8 +32,21 @@ const OFTEN: Duration = Duration::from_millis(20);
 
 pub(super) struct RedisWorld {
     pub redis: TestRedis,
+    /// It is the one master of a Cluster.
+    cluster: bool,
     profile: RedisProfile,
     pub registry: Redis,
+}
+
+fn access(redis: &TestRedis, cluster: bool, user: Option<User>) -> RedisAccess {
+    let access = redis.access(user);
+    match cluster {
+        false => access,
+        true => {
+            let at = RedisAt::Cluster { nodes: vec![redis.address()] };
+            RedisAccess { servers: RedisServers { at, database: 0 }, ..access }
+        }
+    }
 }
 
 fn layout(profile: RedisProfile, hold_every: Duration) -> RedisLayout {
@@ -51,8 +64,12 @@ impl RedisWorld {
     }
 
     async fn on(redis: TestRedis, profile: RedisProfile, hold_every: Duration) -> Self {
-        let registry = Redis::new("redis", &redis.url, None, layout(profile, hold_every), "bj1-03").unwrap();
-        let world = Self { redis, profile, registry };
+        Self::of(redis, false, profile, hold_every).await
+    }
+
+    async fn of(redis: TestRedis, cluster: bool, profile: RedisProfile, hold_every: Duration) -> Self {
+        let registry = Redis::new("redis", access(&redis, cluster, None), layout(profile, hold_every), "bj1-03");
+        let world = Self { redis, cluster, profile, registry };
         for id in [US, "rpc-order/10.0.0.2:7801", "rpc-order/10.0.0.3:7801", "rpc-cart/127.0.0.1:7901"] {
             world.heartbeat(id, 0).await;
         }
@@ -60,7 +77,7 @@ impl RedisWorld {
     }
 
     fn another(&self, hold_every: Duration, host: &str, user: Option<User>) -> Redis {
-        Redis::new("redis", &self.redis.url, user, layout(self.profile, hold_every), host).unwrap()
+        Redis::new("redis", access(&self.redis, self.cluster, user), layout(self.profile, hold_every), host)
     }
 
     pub async fn get<T: FromRedisValue>(&self, words: &[&str]) -> T {
@@ -109,7 +126,8 @@ impl World for RedisWorld {
     /// One profile for all: they call in the same way.
     fn silent(&self) -> Option<Arc<dyn Registry>> {
         let url = format!("redis://{}", nobody_answers());
-        let redis = Redis::new("redis", &url, None, layout(self.profile, NEVER), "bj1-03").unwrap();
+        let access = RedisAccess::by_url(&url, None).unwrap();
+        let redis = Redis::new("redis", access, layout(self.profile, NEVER), "bj1-03");
         (self.profile == RedisProfile::Dubbo).then(|| Arc::new(redis) as Arc<dyn Registry>)
     }
 
@@ -217,6 +235,17 @@ async fn redis_conforms_in_every_profile() {
     for profile in PROFILES {
         eprintln!("{profile:?}");
         conforms(&RedisWorld::new(profile, OFTEN).await).await;
+    }
+}
+
+/// Of which a script may have the keys of one slot alone.
+#[tokio::test]
+async fn redis_conforms_in_every_profile_in_a_cluster() {
+    for profile in PROFILES {
+        eprintln!("{profile:?}");
+        let TestCluster { nodes } = TestCluster::start_alone(Make::Valkey).await;
+        let redis = nodes.into_iter().next().unwrap();
+        conforms(&RedisWorld::of(redis, true, profile, OFTEN).await).await;
     }
 }
 
@@ -359,7 +388,8 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_documented_ones
         let words: Vec<&str> = ["ACL", "SETUSER", name, "on", ">hush"].into_iter().chain(rules.split(' ')).collect();
         words
     };
-    let commands = "+eval +time +scan +hget +hgetall +hset +hdel +exists +pttl +pexpire +zscore +zrange +zadd +zrem";
+    let commands =
+        "+info +eval +time +scan +hget +hgetall +hset +hdel +exists +pttl +pexpire +zscore +zrange +zadd +zrem";
     world.redis.ask(&acl("short", "~unwait:* +@all")).await;
     world
         .redis
@@ -381,7 +411,8 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_the_documented_ones
 
 #[tokio::test]
 async fn a_redis_that_is_away_is_worth_trying_again_and_something_else_is_not() {
-    let away = Redis::new("redis", "redis://127.0.0.1:1", None, layout(SORTED_SET, NEVER), "h").unwrap();
+    let access = RedisAccess::by_url("redis://127.0.0.1:1", None).unwrap();
+    let away = Redis::new("redis", access, layout(SORTED_SET, NEVER), "h");
     assert!(away.observe(US).await.unwrap_err().is_passing());
     let world = RedisWorld::new(SORTED_SET, NEVER).await;
     for wrong in ["rpc-order", "/x", "rpc-order/"] {

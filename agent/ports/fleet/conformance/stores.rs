@@ -11,7 +11,7 @@ use crate::ports::fleet::{Fleet, FleetError, User, consul, etcd, redis};
 use crate::ports::testing_consul::TestConsul;
 use crate::ports::testing_etcd::{Release, TestEtcd};
 use crate::ports::testing_redis::TestRedis;
-use crate::ports::{Login, Secret};
+use crate::ports::{Login, RedisAccess, Secret};
 
 /// How a host reaches the store at an address, and how another hand does, past the cable.
 #[async_trait(?Send)]
@@ -55,7 +55,7 @@ impl Store for TestEtcd {
 #[async_trait(?Send)]
 impl Store for TestRedis {
     fn fleet(at: &str, name: &str, clock: Arc<ManualClock>) -> Arc<dyn Fleet> {
-        redis::redis(&format!("redis://{at}"), None, name, clock).unwrap()
+        redis::redis(RedisAccess::by_url(&format!("redis://{at}"), None).unwrap(), name, clock)
     }
 
     async fn put(&self, service: &str, text: &str) {
@@ -132,6 +132,7 @@ async fn etcd_conforms(release: Release) {
 #[tokio::test]
 async fn redis_conforms() {
     let redis = TestRedis::start().await;
+    redis.known_for_long().await;
     let url = redis.url.clone();
     conforms(&Wired::new(redis, &url, "EVAL").await).await;
 }
@@ -177,7 +178,8 @@ async fn a_consul_token_that_may_not_is_refused() {
 #[tokio::test]
 async fn redis_with_access_control_takes_the_user_who_may_and_no_other() {
     let store = TestRedis::start().await;
-    let may = "~unwait:* +hget +hgetall +eval +hset +hdel";
+    store.known_for_long().await;
+    let may = "~unwait:* +info +wait +time +eval +hget +hgetall +hset +hdel +hincrby";
     let rules = |rules: &str| rules.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let set_user = async |user: &str, said: &str| {
         let words = [vec!["ACL".to_owned(), "SETUSER".into(), user.into()], rules(said)].concat();
@@ -185,7 +187,7 @@ async fn redis_with_access_control_takes_the_user_who_may_and_no_other() {
     };
     set_user("unwait", &format!("on >hush-hush {may}")).await;
     set_user("blind", "on >hush-hush ~other:* +@all").await;
-    let as_whom = |user| redis::redis(&format!("{}/0", store.url), user, "a", clock()).unwrap();
+    let as_whom = |user| redis::redis(store.access(user), "a", clock());
     let fleet = as_whom(user("unwait", "hush-hush"));
     fleet.acquire("rpc-order", "ia", 1).await.unwrap();
     fleet.begin("rpc-order", "ia").await.unwrap();
@@ -214,6 +216,7 @@ async fn a_secret_that_its_store_refuses_is_read_again_from_its_file() {
     let of_consul = consul::consul(std::slice::from_ref(&consul.url), Some(token), "a", clock()).unwrap();
 
     let redis = TestRedis::start().await;
+    redis.known_for_long().await;
     let set_password = async |word: &str| {
         let rule = format!(">{word}");
         redis.ask(&["ACL", "SETUSER", "unwait", "on", "resetpass", &rule, "~unwait:*", "+@all"]).await;
@@ -221,7 +224,7 @@ async fn a_secret_that_its_store_refuses_is_read_again_from_its_file() {
     set_password("new-word").await;
     let password = Secret::in_file(file("password", "old-word")).unwrap();
     let of_redis = Some(User { name: "unwait".into(), password });
-    let of_redis = redis::redis(&format!("{}/0", redis.url), of_redis, "a", clock()).unwrap();
+    let of_redis = redis::redis(redis.access(of_redis), "a", clock());
     for fleet in [&of_consul, &of_redis] {
         assert!(matches!(fleet.acquire("rpc-order", "ia", 1).await.unwrap_err(), FleetError::Refused(_)));
     }
@@ -240,7 +243,7 @@ async fn a_store_that_is_not_there_is_an_error_without_the_secret() {
     let fleets = [
         consul::consul("http://127.0.0.1:1", Some("hush-hush".to_owned().into()), "a", clock()).unwrap(),
         etcd::etcd("http://127.0.0.1:1", user("unwait", "hush-hush").map(Login::new), "a", clock()).unwrap(),
-        redis::redis("redis://127.0.0.1:1", user("unwait", "hush-hush"), "a", clock()).unwrap(),
+        redis::redis(RedisAccess::by_url("redis://127.0.0.1:1", user("unwait", "hush-hush")).unwrap(), "a", clock()),
     ];
     for fleet in fleets {
         let error = fleet.acquire("rpc-order", "ia", 1).await.unwrap_err();

@@ -8,18 +8,22 @@
 //! the newest, for as long as the marker stands in the hash. Who takes the marker out by hand (`HDEL unwait:drained ID`)
 //! ends the drain.
 //!
+//! A failover may lose the last writes. So each answer tells the line of masters that it comes from (`master_replid`): a
+//! drain that another one has forgotten is made again, and a restore is looked at again (`restored`).
+//!
 //! Dubbo's consumers follow overrides: `override://IP:PORT/SERVICE?…&disabled=true` in `/dubbo/SERVICE/configurators`
 //! disables a provider that stays registered, so nothing is removed and nothing needs to be put back. One for each group and
 //! version that it offers ([`dubbo`](super::dubbo)).
 //!
 //! A user of Redis' that may not read a key is told so (`NOPERM`), and never answered as if it were empty.
 
+mod restored;
 mod shape;
 mod standing;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,18 +35,21 @@ use super::dubbo;
 use super::holder::{Held, Holder, Look};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{Marker, RedisLayout, RedisProfile};
-use crate::ports::User;
-use crate::ports::redis::{Api, ApiError};
+use crate::ports::api_error::ApiError;
+use crate::ports::redis::{Api, RedisAccess};
 
+use restored::Restores;
 use shape::DRAINS;
 use standing::is_fresh;
 
 /// For naming peers.
 const NAMES_DEADLINE: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub struct Redis {
     entries: Arc<Entries>,
     holder: Holder,
+    restores: Restores,
 }
 
 /// The instances of services, as one layout has them.
@@ -53,6 +60,8 @@ struct Entries {
     api: Api,
     layout: RedisLayout,
     script: String,
+    /// Each drain as it was seen last, and the line of masters that showed it.
+    seen: Mutex<BTreeMap<String, (Marker, String)>>,
 }
 
 /// Where an instance stands.
@@ -61,6 +70,8 @@ struct Place<'a> {
     service: &'a str,
     instance: &'a str,
     key: String,
+    /// What the script changes: the entry's key, and of Dubbo's that of the overrides.
+    changed: String,
 }
 
 /// The answer of `change.lua`.
@@ -74,45 +85,37 @@ struct Answer {
     now: Duration,
     /// Dubbo's, of this service; whoever made them.
     overrides: Vec<String>,
+    /// Another one may have forgotten what this one was told.
+    lineage: String,
 }
 
 impl Redis {
     /// `name` is the registry's in the host's file, `host` the one that our markers carry.
-    pub fn new(
-        name: &str,
-        url: &str,
-        user: Option<User>,
-        layout: RedisLayout,
-        host: &str,
-    ) -> Result<Self, RegistryError> {
-        let refused = |detail| RegistryError::Refused { registry: name.into(), detail };
-        let api = Api::new(url, user).map_err(refused)?;
+    pub fn new(name: &str, access: RedisAccess, layout: RedisLayout, host: &str) -> Self {
         let holder = Holder::new(layout.hold_every);
         let script = shape::script(layout.profile);
-        let entries = Entries { registry: name.into(), host: host.into(), api, layout, script };
-        Ok(Self { entries: Arc::new(entries), holder })
+        let (registry, host) = (name.into(), host.into());
+        let entries = Entries { registry, host, api: Api::new(access), layout, script, seen: Mutex::default() };
+        Self { entries: Arc::new(entries), holder, restores: Restores::default() }
     }
 }
 
 impl Entries {
     fn told(&self, error: ApiError) -> RegistryError {
-        let registry = self.registry.clone();
-        match error {
-            ApiError::Unreachable(detail) => RegistryError::Unreachable { registry, detail },
-            ApiError::Refused(detail) => RegistryError::Refused { registry, detail },
-        }
+        error.of_registry(&self.registry)
     }
 
     fn refused(&self, detail: String) -> RegistryError {
         RegistryError::Refused { registry: self.registry.clone(), detail }
     }
 
-    async fn ask<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> Result<T, RegistryError> {
+    /// Asks the server that holds the key.
+    async fn ask<T: redis::FromRedisValue>(&self, key: &str, words: &[&[u8]]) -> Result<T, RegistryError> {
         let mut command = redis::Cmd::new();
         words.iter().for_each(|word| {
             command.arg(*word);
         });
-        self.api.ask(&command).await.map_err(|error| self.told(error))
+        self.api.ask(key.as_bytes(), &command).await.map_err(|error| self.told(error))
     }
 
     fn key(&self, service: &str, instance: &str) -> String {
@@ -122,27 +125,41 @@ impl Entries {
 
     fn place<'a>(&self, id: &'a str) -> Result<Place<'a>, RegistryError> {
         let (service, instance) = super::service_and_instance(&self.registry, id)?;
-        Ok(Place { id, service, instance, key: self.key(service, instance) })
+        let key = self.key(service, instance);
+        let changed = self.changed(&key);
+        Ok(Place { id, service, instance, key, changed })
+    }
+
+    /// What a drain changes of this entry.
+    fn changed(&self, key: &str) -> String {
+        if self.layout.profile == RedisProfile::Dubbo { configurators(key) } else { key.into() }
     }
 
     async fn change(&self, doing: &str, place: &Place<'_>, marker: Option<&Marker>) -> Result<Answer, RegistryError> {
         let marker = marker.map(ToString::to_string).unwrap_or_default();
-        let dubbo = self.layout.profile == RedisProfile::Dubbo;
-        let mut keys = vec![place.key.clone(), DRAINS.into()];
+        let drains = self.api.beside(&place.changed, DRAINS);
         let mut arguments = vec![doing.to_owned(), place.id.into(), place.instance.into(), marker];
-        if dubbo {
-            keys.push(configurators(&place.key));
-            let key = place.key.as_bytes();
-            let mut offered: Vec<String> = self.ask(&[b"HKEYS", key]).await?;
-            offered.retain(|url| dubbo::address(url) == Some(place.instance));
+        if self.layout.profile == RedisProfile::Dubbo {
+            let all: Vec<(String, String)> = self.ask(&place.key, &[b"HGETALL", place.key.as_bytes()]).await?;
+            let (mut offered, ends): (Vec<String>, Vec<String>) =
+                all.into_iter().filter(|(url, _)| dubbo::address(url) == Some(place.instance)).unzip();
+            offered.sort_unstable();
+            let last = ends.into_iter().max_by_key(|ends| ends.parse().unwrap_or(0u64));
             arguments.push(dubbo::bare_override(place.instance, place.service));
+            arguments.extend([last.unwrap_or_default(), offered.join("\n")]);
             arguments.extend(dubbo::overrides(&offered, place.instance, place.service));
         }
-        let count = keys.len().to_string();
-        let mut words: Vec<&[u8]> = vec![b"EVAL", self.script.as_bytes(), count.as_bytes()];
-        words.extend(keys.iter().chain(&arguments).map(String::as_bytes));
-        let (word, drain, score, value, now, overrides): (String, Vec<u8>, String, Vec<u8>, u64, String) =
-            self.ask(&words).await?;
+        let mut words: Vec<&[u8]> = vec![b"EVAL", self.script.as_bytes(), b"2"];
+        words.extend([&place.changed, &drains].into_iter().chain(&arguments).map(String::as_bytes));
+        let (word, drain, score, value, now, overrides, lineage): (
+            String,
+            Vec<u8>,
+            String,
+            Vec<u8>,
+            u64,
+            String,
+            String,
+        ) = self.ask(&place.changed, &words).await?;
         let marker = marker_of(&drain);
         Ok(Answer {
             word,
@@ -152,12 +169,61 @@ impl Entries {
             value,
             now: Duration::from_millis(now),
             overrides: overrides.lines().map(Into::into).collect(),
+            lineage,
         })
     }
 
-    async fn drains(&self) -> Result<Vec<(String, Marker)>, RegistryError> {
-        let drains: Vec<(String, Vec<u8>)> = self.ask(&[b"HGETALL", DRAINS.as_bytes()]).await?;
-        Ok(drains.into_iter().filter_map(|(id, drain)| Some((id, marker_of(&drain)?))).collect())
+    /// The drains that stand, of one service or of all. In a Cluster they stand beside each key.
+    async fn drains(&self, service: Option<&str>) -> Result<Vec<(String, Marker)>, RegistryError> {
+        let beside_each = format!("{DRAINS}:{{*").into_bytes();
+        let hashes = match (service, self.layout.profile) {
+            _ if !self.api.is_cluster() => vec![DRAINS.as_bytes().to_vec()],
+            (None, _) | (_, RedisProfile::TtlKey) => {
+                self.api.scan(&beside_each).await.map_err(|error| self.told(error))?
+            }
+            (Some(service), _) => vec![self.api.beside(&self.changed(&self.key(service, "")), DRAINS).into_bytes()],
+        };
+        let mut all = Vec::new();
+        for hash in hashes {
+            let key = String::from_utf8_lossy(&hash);
+            let drains: Vec<(String, Vec<u8>)> = self.ask(&key, &[b"HGETALL", &hash]).await?;
+            all.extend(drains.into_iter().filter_map(|(id, drain)| Some((id, marker_of(&drain)?))));
+        }
+        Ok(all)
+    }
+
+    /// The one way to a look at a drain, and to another one where a failover has lost it.
+    async fn look_again_by(&self, doing: &str, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
+        let place = self.place(id)?;
+        let answer = self.change(doing, &place, Some(marker)).await?;
+        let look = match answer.word.as_str() {
+            "taken" => Look::OutAgain,
+            "out" => Look::Out,
+            _ if answer.drain.is_none() && !answer.foreign && self.was_lost(id, marker, &answer.lineage) => {
+                match self.observe(id).await {
+                    Ok(Registration { traffic: Traffic::Passing | Traffic::Failing, .. }) => {
+                        self.change("drain", &place, Some(marker)).await?;
+                        Look::OutAgain
+                    }
+                    Ok(_) => return Ok(Look::NotOurs),
+                    // What registers again is seen next time.
+                    Err(RegistryError::NotRegistered { .. }) => return Ok(Look::Out),
+                    Err(error) => return Err(error),
+                }
+            }
+            _ => return Ok(Look::NotOurs),
+        };
+        self.seen().insert(id.into(), (marker.clone(), answer.lineage));
+        Ok(look)
+    }
+
+    /// Did the drain stand with a master that this one may know nothing of?
+    fn was_lost(&self, id: &str, marker: &Marker, lineage: &str) -> bool {
+        self.seen().get(id).is_some_and(|(seen, with)| seen == marker && with != lineage)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, (Marker, String)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Is the entry one whose heartbeat, or whose end, has not passed?
@@ -257,12 +323,7 @@ fn marker_of(drain: &[u8]) -> Option<Marker> {
 #[async_trait]
 impl Held for Entries {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
-        let answer = self.change("hold", &self.place(id)?, Some(marker)).await?;
-        Ok(match answer.word.as_str() {
-            "taken" => Look::OutAgain,
-            "out" => Look::Out,
-            _ => Look::NotOurs,
-        })
+        self.look_again_by("hold", id, marker).await
     }
 }
 
@@ -274,6 +335,8 @@ impl Registry for Redis {
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         let entries = &self.entries;
+        // From here on nobody takes this drain for one that a failover has brought back.
+        let _one = self.restores.forget(id).await;
         let seen = entries.observe_settled(id).await?;
         super::may_drain(&entries.registry, id, &seen.traffic, marker)?;
         let offered = seen.record["value"].as_str().unwrap_or_default();
@@ -284,9 +347,10 @@ impl Registry for Redis {
             );
             return Err(entries.refused(detail));
         }
-        entries.change("drain", &entries.place(id)?, Some(marker)).await?;
+        let taken = entries.change("drain", &entries.place(id)?, Some(marker)).await?;
         match entries.observe_settled(id).await?.traffic {
             Traffic::DrainedBy(found) if found == *marker => {
+                entries.seen().insert(id.into(), (marker.clone(), taken.lineage));
                 self.holder.hold(entries, id, marker);
                 Ok(())
             }
@@ -298,12 +362,12 @@ impl Registry for Redis {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let look = self.entries.look_again(id, marker).await?;
+        let look = self.entries.look_again_by("prove", id, marker).await?;
         if look != Look::NotOurs {
             self.holder.hold(&self.entries, id, marker);
             return Ok(look == Look::OutAgain);
         }
-        // Our marker is gone (a failover, an eviction) and the service is in traffic: a drain of its own.
+        // Our marker is gone (an eviction, another hand) and the service is in traffic: a drain of its own.
         match self.entries.observe(id).await {
             Ok(Registration { traffic: Traffic::Passing | Traffic::Failing, .. }) => {
                 self.drain(id, marker).await?;
@@ -315,12 +379,15 @@ impl Registry for Redis {
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        self.holder.put_back(&self.entries, id, marker, self.entries.restore(id, marker)).await
+        let restored = self.holder.put_back(&self.entries, id, marker, self.entries.restore(id, marker)).await?;
+        self.restores.watch(&self.entries, id, marker);
+        Ok(restored)
     }
 
     /// The entry that was removed stays kept under our marker.
     async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         self.holder.forget(id, marker).await;
+        drop(self.restores.forget(id).await);
         Ok(())
     }
 
@@ -330,7 +397,7 @@ impl Registry for Redis {
         self.entries.observe(id).await?;
         // In this order: an instance that is drained meanwhile is not counted as healthy.
         let mut standing = self.entries.standing(place.service, place.instance).await?;
-        for (drained, _) in self.entries.drains().await? {
+        for (drained, _) in self.entries.drains(Some(place.service)).await? {
             if let Some((service, instance)) = drained.split_once('/')
                 && service == place.service
             {
@@ -343,7 +410,7 @@ impl Registry for Redis {
     }
 
     async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        let drains = self.entries.drains().await?;
+        let drains = self.entries.drains(None).await?;
         let own = drains.into_iter().filter(|(_, marker)| marker.host == self.entries.host);
         let found: Vec<FoundMarker> = own.map(|(id, marker)| FoundMarker { id, marker }).collect();
         for FoundMarker { id, marker } in &found {

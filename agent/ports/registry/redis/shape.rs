@@ -2,7 +2,8 @@
 
 use crate::model::RedisProfile;
 
-/// The hash of the drains that stand: an instance's id to `marker\nscore\nremaining ms\nvalue`.
+/// The hash of the drains that stand: an instance's id to `marker\nscore\nremaining ms\nvalue`. In a Cluster one beside
+/// each key, `unwait:drained:{KEY}`, so that a script may have both.
 pub(super) const DRAINS: &str = "unwait:drained";
 
 const CHANGE: &str = include_str!("change.lua");
@@ -72,28 +73,18 @@ local function put(_, left, value)
 end
 ";
 
-/// The provider stays registered; overrides that Dubbo's consumers follow disable all that it offers. `ARGV` has the one
-/// that former versions wrote, without group and version, and from the sixth on those that are wanted now. Kept are those
-/// that were put there; a drain of a former version kept the provider's URL.
+/// The provider stays registered; overrides that Dubbo's consumers follow disable all that it offers. They alone are written
+/// here: in a Cluster the provider's key lies elsewhere, and is read before. `ARGV` has the override that former versions
+/// wrote, without group and version; when the provider's registration ends, and its URLs, as they were read; and from the
+/// eighth on the overrides that are wanted now. Kept are those that were put there; a drain of a former version kept the
+/// provider's URL.
 const DUBBO: &str = "
-local function address(url)
-    return (string.gsub(string.match(url, '^%a[%w+.-]*://([^/?]*)') or '', '^.*@', ''))
-end
 local function look()
-    local ends, urls = nil, {}
-    for _, url in ipairs(redis.call('HKEYS', KEYS[1])) do
-        if address(url) == ARGV[3] then
-            local its = redis.call('HGET', KEYS[1], url)
-            if not ends or (tonumber(its) or 0) > (tonumber(ends) or 0) then ends = its end
-            table.insert(urls, url)
-        end
-    end
-    table.sort(urls)
-    return ends, table.concat(urls, '\\n')
+    if ARGV[7] ~= '' then return ARGV[6], ARGV[7] end
 end
 local function stand()
-    for i = 6, #ARGV do
-        if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then return false end
+    for i = 8, #ARGV do
+        if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 0 then return false end
     end
     return true
 end
@@ -108,21 +99,21 @@ local function keep(_, was)
     local urls = was and put_there(was) or {}
     local known = {}
     for _, url in ipairs(urls) do known[url] = true end
-    for i = 6, #ARGV do
+    for i = 8, #ARGV do
         if not known[ARGV[i]] then table.insert(urls, ARGV[i]) end
     end
     return table.concat(urls, '\\n')
 end
 local function take()
-    for i = 6, #ARGV do redis.call('HSET', KEYS[3], ARGV[i], '0') end
-    redis.call('PUBLISH', KEYS[3], 'register')
+    for i = 8, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], '0') end
+    redis.call('PUBLISH', KEYS[1], 'register')
 end
 local function put(_, _, was)
-    for _, url in ipairs(put_there(was)) do redis.call('HDEL', KEYS[3], url) end
-    redis.call('PUBLISH', KEYS[3], 'unregister')
+    for _, url in ipairs(put_there(was)) do redis.call('HDEL', KEYS[1], url) end
+    redis.call('PUBLISH', KEYS[1], 'unregister')
     return true
 end
-local function overrides() return table.concat(redis.call('HKEYS', KEYS[3]), '\\n') end
+local function overrides() return table.concat(redis.call('HKEYS', KEYS[1]), '\\n') end
 ";
 
 /// `change.lua` with the shape's own functions before it.
@@ -140,8 +131,8 @@ const HEARTBEAT: &str = "a heartbeat that writes the entry again puts the servic
                          out again (hold_every), and for good while no agent runs";
 const NO_WAY_TO_TELL: &str = "a service that deregisters while it is drained is put back all the same";
 const NO_HEALTH: &str = "the registry tells no health: min_healthy counts every other instance that is registered";
-const FAILOVER: &str = "a failover to a replica may lose the last writes: a drain, or our note of what to put back; \
-                        Redis Cluster is not spoken to";
+const FAILOVER: &str = "a failover to a replica may lose the last writes: a drain that was lost is made again, and a restore \
+                        that was lost is made again for an hour, within 10 s, while an agent runs";
 
 const NO_APPLICATION: &str = "consumers that find a provider by its application follow no override: one whose URL says \
                               service-name-mapping=true, as Dubbo 3 writes it, is not drained";

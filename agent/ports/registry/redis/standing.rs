@@ -21,17 +21,17 @@ impl Entries {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match self.layout.profile {
             RedisProfile::Set => {
-                let members: Vec<Vec<u8>> = self.ask(&[b"SMEMBERS", key.as_bytes()]).await?;
+                let members: Vec<Vec<u8>> = self.ask(&key, &[b"SMEMBERS", key.as_bytes()]).await?;
                 Ok(members.iter().map(|member| (text(member), true)).collect())
             }
             RedisProfile::Hash => {
-                let fields: Vec<Vec<u8>> = self.ask(&[b"HKEYS", key.as_bytes()]).await?;
+                let fields: Vec<Vec<u8>> = self.ask(&key, &[b"HKEYS", key.as_bytes()]).await?;
                 Ok(fields.iter().map(|field| (text(field), true)).collect())
             }
             RedisProfile::SortedSet { stale_after } => {
-                let now = self.server_time().await?;
+                let now = self.server_time(&key).await?;
                 let scored: Vec<(Vec<u8>, f64)> =
-                    self.ask(&[b"ZRANGE", key.as_bytes(), b"0", b"-1", b"WITHSCORES"]).await?;
+                    self.ask(&key, &[b"ZRANGE", key.as_bytes(), b"0", b"-1", b"WITHSCORES"]).await?;
                 Ok(scored.iter().map(|(member, score)| (text(member), is_fresh(*score, now, stale_after))).collect())
             }
             RedisProfile::TtlKey => {
@@ -45,9 +45,10 @@ impl Entries {
                 Ok(keys.iter().filter_map(instance).map(|instance| (instance, true)).collect())
             }
             RedisProfile::Dubbo => {
-                let now = self.server_time().await?;
-                let providers: Vec<(String, String)> = self.ask(&[b"HGETALL", key.as_bytes()]).await?;
-                let overrides: Vec<String> = self.ask(&[b"HKEYS", configurators(&key).as_bytes()]).await?;
+                let now = self.server_time(&key).await?;
+                let providers: Vec<(String, String)> = self.ask(&key, &[b"HGETALL", key.as_bytes()]).await?;
+                let overridden = configurators(&key);
+                let overrides: Vec<String> = self.ask(&overridden, &[b"HKEYS", overridden.as_bytes()]).await?;
                 let lives = |ends: &String| ends.parse().is_ok_and(|ends| Duration::from_millis(ends) >= now);
                 let living = providers.iter().filter(|(_, ends)| lives(ends)).map(|(url, _)| url.clone());
                 let living = dubbo::by_address(living);
@@ -59,8 +60,9 @@ impl Entries {
         }
     }
 
-    async fn server_time(&self) -> Result<Duration, RegistryError> {
-        let (seconds, micros): (u64, u64) = self.ask(&[b"TIME"]).await?;
+    /// Of the server that holds the key.
+    async fn server_time(&self, key: &str) -> Result<Duration, RegistryError> {
+        let (seconds, micros): (u64, u64) = self.ask(key, &[b"TIME"]).await?;
         Ok(Duration::from_secs(seconds) + Duration::from_micros(micros))
     }
 
