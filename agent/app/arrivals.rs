@@ -33,11 +33,11 @@ impl Counted {
     }
 
     /// What has come since its counter began, which is now where nobody began it before. A service that listens elsewhere by
-    /// now is counted anew.
+    /// now is counted anew; one that opens and closes further ports (FTP, RMI) is counted where it was.
     pub fn read(&self, service: &ServiceName, sensor: &mut Sensor, clock: &dyn Clock) -> Result<Arrivals, String> {
         let ports = sensor.ports_of_its_own(service)?;
         let mut counters = self.counters();
-        let runs = matches!(counters.get(service), Some(Ok(counter)) if *counter.ports() == ports);
+        let runs = matches!(counters.get(service), Some(Ok(counter)) if !counter.ports().is_disjoint(&ports));
         if !runs {
             counters.insert(service.clone(), Counter::at(ports, clock));
         }

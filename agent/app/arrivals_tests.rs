@@ -132,7 +132,7 @@ async fn clients_that_stay_are_told_from_those_that_follow_and_from_a_quiet_serv
     let (followed, stayed, unknown) = tokio::join!(following.drain(), staying.drain(), quiet.drain());
 
     let followed = followed.unwrap().detail;
-    assert!(followed.contains(", 0.0 new connections/s after it"), "{followed}");
+    assert!(followed.contains(" before the drain, 0.0 new connections/s after it"), "{followed}");
 
     let stayed = stayed.unwrap_err();
     assert_eq!(stayed.reason, Reason::DrainIneffective, "{}", stayed.detail);

@@ -10,7 +10,7 @@ use super::kernel::{DryKernel, RealKernel};
 use super::sensor::gentle::LOOK_WITHIN;
 use super::sensor::{Effort, apart};
 use super::{Wiring, supervised};
-use crate::attribute::workers::{fewer, workers};
+use crate::attribute::workers::{family_holds, fewer, workers};
 use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::command;
@@ -184,10 +184,25 @@ impl Measure for Senses {
         Ok(fewer(first, look().await?))
     }
 
+    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
+        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
+        let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
+        let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
+        let leaked = self.0.sensor.free().await.leaked(&plan.target.service, Duration::ZERO)?;
+        if leaked.is_empty() {
+            return Ok(true);
+        }
+        let clock = Arc::clone(&self.0.host.clock);
+        apart(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
+    }
+
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
         Ok(expect.truth(&self.now(plan).await?))
     }
 }
+
+/// What a drain would have made of it is not known.
+const NO_TRAFFIC: &str = "a dry run drains nothing";
 
 /// Reads are real; what only an action would have brought about counts as brought about.
 struct DrySenses(Senses);
@@ -202,17 +217,20 @@ impl Measure for DrySenses {
         Ok(Inbound { left: 0, active: 0 })
     }
 
-    /// None: what a drain would have made of them is not known.
     async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
-        Ok(Arrivals { count: 0, over: Duration::MAX })
+        Err(NO_TRAFFIC.into())
     }
 
     async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
-        Ok(Vec::new())
+        Err(NO_TRAFFIC.into())
     }
 
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
         self.0.workers(plan, older_than).await
+    }
+
+    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
+        self.0.ends_a_holder(plan).await
     }
 
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {

@@ -56,6 +56,27 @@ pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Dura
     Ok(workers)
 }
 
+/// Does this process, or one that descends from it, hold any of these sockets (by their inodes)? An error where that could not
+/// be seen of all of them, and none of those that were seen does.
+pub fn family_holds(main: u32, sockets: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Result<bool, String> {
+    let proc = ProcRoot("/proc".into());
+    let head = proc.open(main).map_err(|_| format!("pid {main} is not there"))?;
+    let until = Some((clock, clock.monotonic() + budget));
+    let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
+    let (mut holds, mut hidden) = (false, false);
+    let complete = proc.family(&head, MOST_GENERATIONS, &mut budget, &mut |process, budget| match Member::read(
+        process, sockets, budget,
+    ) {
+        Ok(member) => holds |= !member.holds.is_empty(),
+        Err(Unseen::Ended) => {}
+        Err(Unseen::Hidden) => hidden = true,
+    });
+    match holds || complete && !hidden {
+        true => Ok(holds),
+        false => Err(format!("not all that pid {main} and those below it hold could be looked at")),
+    }
+}
+
 /// Of two looks a moment apart, the one that counts fewer: what a worker starts for a moment (the parts of a pipeline) counts
 /// while it lives, and would be missed for a worker later.
 pub fn fewer(first: Vec<Worker>, second: Vec<Worker>) -> Vec<Worker> {
@@ -113,6 +134,20 @@ mod tests {
         ended.wait().unwrap();
         drop(lives.stdin.take());
         lives.wait().unwrap();
+    }
+
+    #[test]
+    fn a_family_holds_what_a_child_of_it_holds_and_a_stranger_holds_nothing_of_it() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let inode = std::os::fd::AsRawFd::as_raw_fd(&ours);
+        let link = std::fs::read_link(format!("/proc/self/fd/{inode}")).unwrap().display().to_string();
+        let inode: u64 = link.trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap();
+        let sockets = HashSet::from([inode]);
+        let mut stranger = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let holds = |pid| family_holds(pid, &sockets, &SystemClock, Duration::from_secs(10));
+        assert_eq!((holds(std::process::id()), holds(stranger.id())), (Ok(true), Ok(false)));
+        drop(stranger.stdin.take());
+        stranger.wait().unwrap();
     }
 
     #[test]

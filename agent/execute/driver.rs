@@ -143,7 +143,11 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         if saga.drain_step() == Some(step) && matches!(event, Event::Undone { .. }) {
                             tokio::select! {
                                 biased;
-                                () = steps::clients::found_again(saga.plan(), world) => {}
+                                found = steps::clients::found_again(saga.plan(), world) => {
+                                    if let Err(not_yet) = found {
+                                        world.tell_not_found(saga.plan(), &not_yet);
+                                    }
+                                }
                                 // Whoever asks the agent to end waits for what is written alone.
                                 () = asked_to_stop(&mut stop) => {}
                             }

@@ -1,7 +1,10 @@
 //! `unwait resolve`: a person's decision on a service that rests stuck.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
+use super::steps::clients::{self, Shown};
 use super::steps::{UndoError, drain};
 use super::world::World;
 use crate::model::Plan;
@@ -36,5 +39,10 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
         .and_then(|preimage| serde_json::from_value::<drain::Preimage>(preimage.clone()).ok())
         .map(|preimage| preimage.registrations)
         .unwrap_or_default();
-    drain::put_back(plan, &registrations, world).await.map_err(later)
+    let put_back = drain::put_back(plan, &registrations, world).await.map_err(later)?;
+    let now = world.pace.elapsed();
+    Ok(match clients::look(Shown::In, plan, now, Duration::ZERO, world).await {
+        Some(Err(not_yet)) => format!("{put_back}; {not_yet}"),
+        _ => put_back,
+    })
 }

@@ -97,7 +97,7 @@ impl Teller<'_> {
             let place = match (drained, ending.reason) {
                 (Some(look), _) => drained_at("It", look),
                 (None, Reason::RecordChanged) => "It stands as somebody else has left it".into(),
-                (None, _) => "It is not drained, and may get traffic".into(),
+                (None, _) => "It may get traffic".into(),
             };
             lines.push(format!("{place}, and is latched: nothing further is done to it until a person decides."));
             lines.push(format!("look:   unwait show {}", self.plan.incident));
@@ -139,6 +139,17 @@ impl Teller<'_> {
         let lines = vec![
             error.to_string(),
             format!("{stands}. It stays so until this succeeds."),
+            format!("look: unwait show {}", self.plan.incident),
+        ];
+        self.message(EventKind::Stuck, title, lines)
+    }
+
+    /// An undo is done by the registry's record, and its clients' view does not show it.
+    pub fn not_found(&self, not_yet: &str) -> Message {
+        let title = format!("{} on {}: put back, and clients do not find it", self.plan.target.service, self.host);
+        let lines = vec![
+            not_yet.to_string(),
+            "The drain is taken back. Look at the service's checks and at its registry.".into(),
             format!("look: unwait show {}", self.plan.incident),
         ];
         self.message(EventKind::Stuck, title, lines)

@@ -65,6 +65,9 @@ pub trait Measure: Send + Sync {
     /// The service's worker processes now, those first that hold most of its sockets that have been in CLOSE_WAIT for so
     /// long. All of them, or an error.
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String>;
+    /// Does the process that a pid file names hold any of the service's leaked sockets, or one that descends from it? True
+    /// where nothing is leaked now. An error where that cannot be seen.
+    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String>;
     /// Whether the expectation holds at the end of a verification.
     async fn expectation(&self, plan: &Plan, expect: &crate::model::Comparison) -> Result<Truth, String>;
 }
@@ -168,6 +171,13 @@ impl World {
         if let Err(error) = self.store.set_in_the_way(&plan.incident, &in_the_way) {
             tracing::warn!(%error, incident = %plan.incident, "`status` will not show what is in its way");
         }
+    }
+
+    /// What was drained is put back, and clients do not find it all the same: told, since the incident ends.
+    pub fn tell_not_found(&self, plan: &Plan, not_yet: &str) {
+        let message = self.teller(plan).not_found(not_yet);
+        (self.on_message)(&message);
+        self.store.tell(&self.audience, &[message]);
     }
 
     pub fn registry(&self, binding: &Binding) -> Result<&dyn Registry, RegistryError> {

@@ -6,11 +6,17 @@ use serde_json::Value;
 const MOST: usize = 200;
 /// A shorter word is no secret, and stands in any text.
 const SHORTEST: usize = 6;
+/// A part of a secret (of `session=…`, of `name:password@host`) that is shorter may be a word of the language.
+const SHORTEST_PART: usize = 8;
 
 /// The first line that says anything; empty where none does. Nothing where it repeats one of these secrets.
 pub(super) fn first_line<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let Some(line) = text.lines().map(str::trim).find(|line| !line.is_empty()) else { return String::new() };
-    if secrets.into_iter().any(|secret| secret.len() >= SHORTEST && line.contains(secret)) {
+    let parts = |secret: &'a str| {
+        let part = |c: char| !c.is_ascii_alphanumeric() && !"-_.~+".contains(c);
+        secret.split(part).any(|part| part.len() >= SHORTEST_PART && line.contains(part))
+    };
+    if secrets.into_iter().any(|secret| secret.len() >= SHORTEST && line.contains(secret) || parts(secret)) {
         return "(not shown: it repeats a secret)".into();
     }
     line.chars().filter(|c| !c.is_control()).take(MOST).collect()
@@ -50,8 +56,15 @@ mod tests {
             ("a\u{1b}[1mb", "a[1mb"),
             ("Bearer hush-hush", "(not shown: it repeats a secret)"),
             ("a test", "a test"),
+            ("no session S3cr3tS3ss10n, go away", "(not shown: it repeats a secret)"),
+            ("the session has ended", "the session has ended"),
+            ("password S3cretPassw0rd refused", "(not shown: it repeats a secret)"),
         ] {
-            assert_eq!(first_line(text, ["hush-hush", "test", ""]), shown, "{text:?}");
+            assert_eq!(
+                first_line(text, ["hush-hush", "test", "", "session=S3cr3tS3ss10n; path=/", "admin:S3cretPassw0rd"]),
+                shown,
+                "{text:?}"
+            );
         }
         for (body, shown) in [
             ("", ""),

@@ -48,6 +48,8 @@ pub enum Fault {
     PutBackWhileDrained,
     /// The view that clients read shows a change 20 s after the record does, and the last of them follows 95 s after it.
     ClientsSlow,
+    /// The view that clients read never shows it again, once it was drained.
+    ClientsNeverFind,
     /// Clients go on connecting to it, whatever the registry shows.
     ClientsStay,
     /// The registry does not answer the first three tries to put it back.

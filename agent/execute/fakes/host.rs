@@ -76,6 +76,10 @@ impl Measure for Fake {
         Ok(self.0.service().workers.clone())
     }
 
+    async fn ends_a_holder(&self, _plan: &Plan) -> Result<bool, String> {
+        Ok(true)
+    }
+
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
         if self.0.trip.pass() {
             return Err("the dump was interrupted".into());

@@ -161,7 +161,10 @@ impl Scene {
 
     /// What clients find, where their view lags behind the record.
     fn shown(&self, in_traffic: bool) -> bool {
-        let since = *self.elapsed.lock().unwrap() - self.service().changed;
+        let since = self.elapsed.lock().unwrap().saturating_sub(self.service().changed);
+        if self.fault == Fault::ClientsNeverFind {
+            return false;
+        }
         in_traffic != (self.fault == Fault::ClientsSlow && since < VIEW_LAGS)
     }
 

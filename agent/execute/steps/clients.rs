@@ -78,8 +78,9 @@ async fn first_otherwise(shown: Shown, plan: &Plan, world: &World) -> Option<Str
 }
 
 /// After a drain was taken back before its restart: until clients find the service again, or should have long since.
-/// Nothing depends on it but who is next: another host must not take its instance out before this one is found.
-pub async fn found_again(plan: &Plan, world: &World) {
+/// Another host must not take its instance out before this one is found. An error says that clients do not find it: people
+/// must hear of that.
+pub async fn found_again(plan: &Plan, world: &World) -> Result<(), String> {
     let follow = follow_within(plan, &world.ports);
     let since = world.pace.elapsed();
     let shown = loop {
@@ -87,9 +88,7 @@ pub async fn found_again(plan: &Plan, world: &World) {
             break shown;
         }
     };
-    if let Err(not_yet) = shown {
-        tracing::warn!(incident = %plan.incident, "{not_yet}; the incident ends all the same");
-        return;
-    }
+    shown?;
     world.pace.wait((since + follow).saturating_sub(world.pace.elapsed())).await;
+    Ok(())
 }

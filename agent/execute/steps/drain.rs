@@ -86,13 +86,18 @@ pub async fn apply(
         }
     }
     crate::crash::point("drain", "effected");
-    let took = out_for_clients(saga, settle, deadline, world).await?;
+    let Followed { took, undone } = out_for_clients(saga, settle, deadline, world).await?;
     let fell = before.unwrap_or_default().fell(plan, world).await;
     if let Some(why) = fell.ineffective.filter(|_| on_busy == OnTimeout::Unwind) {
         return Err(Failure::new(Reason::DrainIneffective, why));
     }
-    let mut said =
-        format!("out of traffic: {}; {} were left to clients to follow", bindings(plan), duration::format(took));
+    let mut said = format!("out of traffic: {}", bindings(plan));
+    if took >= Duration::from_secs(1) {
+        said.push_str(&format!("; {} were left to clients to follow", duration::format(took)));
+    }
+    if undone {
+        said.push_str("; others put it back again and again meanwhile, and clients may find it each time");
+    }
     fell.says.iter().for_each(|says| said.push_str(&format!("; {says}")));
     Ok(Done { note: fell.note, ..Done::saying(said) })
 }
@@ -104,14 +109,22 @@ async fn out_for_clients(
     settle: Duration,
     deadline: Duration,
     world: &World,
-) -> Result<Duration, Failure> {
+) -> Result<Followed, Failure> {
     let began = world.pace.elapsed();
+    let mut undone = true;
     for _ in 0..WAITS_AT_MOST {
         if followed(saga, settle, deadline, world).await? && stands(saga, world).await? {
+            undone = false;
             break;
         }
     }
-    Ok(world.pace.elapsed() - began)
+    Ok(Followed { took: world.pace.elapsed() - began, undone })
+}
+
+struct Followed {
+    took: Duration,
+    /// Others undid the drain each time that it was waited for.
+    undone: bool,
 }
 
 /// The same, once. False where others undid the drain meanwhile, and it is made anew.

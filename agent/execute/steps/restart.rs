@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Done, Failure};
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
-use crate::model::{Incarnation, Plan, Reason};
+use crate::model::{Incarnation, Plan, Reason, plan};
 use crate::ports::restarter::{Before, RestartError, Restarted};
 
 /// `deadline` is that of each half.
@@ -48,6 +48,23 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
 
 /// The lifetime that is about to be ended, and what its successor needs to know of it.
 pub async fn preimage(plan: &Plan, incarnation: Incarnation, world: &World) -> Result<Value, Failure> {
+    if let Some(plan::Restart::Process(process)) = &plan.target.restart {
+        match world.measure.ends_a_holder(plan).await {
+            Ok(true) => {}
+            // A pid file may be older than the process that has its number by now.
+            Ok(false) => {
+                let detail = format!(
+                    "the process {incarnation} that {} names, and those below it, hold none of the leaked sockets: it \
+                     may be another service's, and is not ended",
+                    process.pid_file.display()
+                );
+                return Err(Failure::new(Reason::RestartFailed, detail));
+            }
+            Err(error) => {
+                tracing::warn!(incident = %plan.incident, error, "whether the process that would be ended holds a leaked socket cannot be seen")
+            }
+        }
+    }
     let kept = match &plan.target.restart {
         Some(restart) => world.ports.restarter(restart).remember(restart, &incarnation).await,
         None => Ok(Value::Null),

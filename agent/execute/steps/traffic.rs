@@ -127,7 +127,11 @@ impl Before {
             }
         }
         let mut sample = sample(plan, world, BEFORE).await;
-        if let (Ok(sample), Ok(since_it_held)) = (&mut sample, world.measure.arrivals(plan).await) {
+        // What came in a breach that was held for an hour of quiet is more than its mean.
+        if let (Ok(sample), Ok(since_it_held)) = (&mut sample, world.measure.arrivals(plan).await)
+            && since_it_held.over >= BEFORE
+            && per_second(since_it_held.count, since_it_held.over) > sample.rate().per_second
+        {
             sample.exact = Some(since_it_held);
         }
         Self { sample }

@@ -48,6 +48,18 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
     })
 }
 
+/// The first binding that clients do not find, by an answer of the view that they read.
+async fn not_found<'a>(plan: &'a Plan, world: &World) -> Option<&'a Binding> {
+    for binding in &plan.target.bindings {
+        if let Ok(registry) = world.registry(binding)
+            && matches!(registry.clients_find(&binding.id).await, Ok(false))
+        {
+            return Some(binding);
+        }
+    }
+    None
+}
+
 /// A service that we put back must be seen in traffic; one that its registry finds failing is unhealthy, and so is one
 /// that is not registered any more. One that somebody else has taken out is a person's. What still carries our drain (a registry that gave an old answer when it was put
 /// back) is put back now.
@@ -78,17 +90,21 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
             let detail = format!("{} was put back, and taken out by somebody else since: {by}", key(binding));
             return Err(Failure::new(Reason::RecordChanged, detail));
         }
-        match seen.iter().find(|(_, traffic)| traffic.is_none()) {
-            // Some register themselves only a while after they answer, and a registry that was away knows nobody at first.
-            Some((binding, _)) => {
-                let since = *gone_since.get_or_insert(world.pace.elapsed());
-                if world.pace.elapsed() - since >= gone_after {
-                    return unhealthy(binding, "is not registered any more");
-                }
-                world.pace.wait(LOOK_EVERY).await;
+        let drained = seen.iter().any(|(_, traffic)| traffic.as_ref() == Some(&ours));
+        // Some register themselves only a while after they answer, and a registry that was away knows nobody at first.
+        let lacks = match seen.iter().find(|(_, traffic)| traffic.is_none()) {
+            Some((binding, _)) => Some((*binding, "is not registered any more")),
+            None if drained => None,
+            None => {
+                not_found(plan, world).await.map(|binding| (binding, "is in its registry, and clients do not find it"))
             }
-            None => break seen.iter().any(|(_, traffic)| traffic.as_ref() == Some(&ours)),
+        };
+        let Some((binding, how)) = lacks else { break drained };
+        let since = *gone_since.get_or_insert(world.pace.elapsed());
+        if world.pace.elapsed() - since >= gone_after {
+            return unhealthy(binding, how);
         }
+        world.pace.wait(LOOK_EVERY).await;
     };
     if drained {
         tracing::warn!(incident = %plan.incident, "the service still carries our drain after its restore; restoring it again");

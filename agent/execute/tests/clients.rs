@@ -7,7 +7,7 @@ use crate::execute::fakes::{self, CLIENTS_FOLLOW, Fault, ID, Shape, VIEW_LAGS};
 use crate::execute::saga::Event;
 use crate::model::incident::Ending;
 use crate::model::runbook::OnTimeout;
-use crate::model::{Outcome, Reason, Step};
+use crate::model::{EventKind, Outcome, Reason, Step};
 use crate::ports::registry::Traffic;
 
 fn rests(run: &Run) -> Ending {
@@ -64,6 +64,21 @@ fn what_is_taken_back_before_its_restart_ends_when_clients_find_it_again() {
     let (failed, undone) = (at(|e| matches!(e, Event::Failed { .. })), at(|e| matches!(e, Event::Undone { .. })));
     assert!(undone.duration_since(failed).unsigned_abs() >= CLIENTS_FOLLOW, "{failed} {undone}");
     assert!(VIEW_LAGS < CLIENTS_FOLLOW);
+}
+
+#[test]
+fn what_is_taken_back_and_is_not_found_by_clients_is_told() {
+    let mut run = Run::new(Shape::IsolateRestartRecover, Fault::ClientsNeverFind);
+    run.plan.target.restart = None;
+    let stop = run.scene.trip.stop.subscribe();
+    let (plan, world) = (run.plan.clone(), &run.world);
+    let life = run.live(async || {
+        let saga = crate::execute::saga::Saga::new(plan);
+        crate::execute::driver::drive(saga, crate::execute::journal::Journal::new(), world, stop).await
+    });
+    assert!(matches!(&life, Life::Rested(ending) if ending.outcome == Outcome::Unwound), "{life:?}");
+    let told = run.outbox().into_iter().any(|outgoing| outgoing.message.title.ends_with("clients do not find it"));
+    assert!(told && run.is_told(EventKind::Stuck));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn a_service_is_never_said_to_stand_where_it_does_not() {
         ),
         (Some(None), Reason::RecordChanged, "It is OUT OF TRAFFIC by its journal; nobody has seen it since"),
         (None, Reason::RecordChanged, "It stands as somebody else has left it"),
-        (None, Reason::RestartFailed, "It is not drained, and may get traffic"),
+        (None, Reason::RestartFailed, "It may get traffic, and is latched: "),
     ] {
         let ending = Ending { outcome: Outcome::Stuck, reason, detail: "why".into() };
         let told = teller(&plan).end(EventKind::Stuck, &ending, drained);

@@ -7,9 +7,10 @@
 //! restore changes for as long as the note stands, also where one read says that it is in traffic already, and the note
 //! goes last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -97,16 +98,33 @@ pub struct Noted<B> {
 struct Kept<B> {
     backend: B,
     /// One change at a time: nothing is held while it is being put back.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<Changing>,
+}
+
+type Changing = tokio::sync::Mutex<()>;
+
+/// A ledger's, not an adapter's: while a new configuration takes over, two adapters hold the same drains.
+static CHANGING: std::sync::Mutex<BTreeMap<PathBuf, Weak<Changing>>> = std::sync::Mutex::new(BTreeMap::new());
+
+fn changing(ledger: &Path) -> Arc<Changing> {
+    let mut known = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    known.retain(|_, changing| changing.strong_count() > 0);
+    if let Some(changing) = known.get(ledger).and_then(Weak::upgrade) {
+        return changing;
+    }
+    let changing = Arc::default();
+    known.insert(ledger.into(), Arc::downgrade(&changing));
+    changing
 }
 
 impl<B: Backend> Noted<B> {
     pub(super) fn over(backend: B, hold_every: Duration) -> Self {
-        let kept = Kept { backend, changing: tokio::sync::Mutex::default() };
+        let changing = changing(backend.ledger().path());
+        let kept = Kept { backend, changing };
         Self { kept: Arc::new(kept), holder: Holder::new(hold_every) }
     }
 
-    fn backend(&self) -> &B {
+    pub(super) fn backend(&self) -> &B {
         &self.kept.backend
     }
 }
@@ -128,6 +146,7 @@ impl<B: Backend> Registry for Noted<B> {
         let _one = self.kept.changing.lock().await;
         let traffic = backend.look(id).await?;
         let anew = super::may_drain(backend.registry(), id, &B::registration(&traffic).traffic, marker)?;
+        let began_before = backend.note(id)?.is_some_and(|note| note.marker == *marker);
         self.kept.noted(backend.ledger().begin(id, marker))?;
         let changed = match backend.take_out(id, marker).await {
             Ok(changed) => changed,
@@ -142,12 +161,13 @@ impl<B: Backend> Registry for Noted<B> {
         if changed {
             self.kept.noted(backend.ledger().seen(id, marker))?;
         }
+        // Where somebody was quicker, it is out by their doing, though our note makes it look like ours.
+        let is_theirs = anew && !changed && !began_before;
+        if is_theirs {
+            self.kept.noted(backend.ledger().end(id))?;
+        }
         let seen = backend.look(id).await?;
-        if !is_drained::<B>(&seen, marker) {
-            // Where somebody was quicker, it is out by their doing.
-            if anew && !changed {
-                self.kept.noted(backend.ledger().end(id))?;
-            }
+        if is_theirs || !is_drained::<B>(&seen, marker) {
             let now = super::stands_there(&B::registration(&seen).traffic);
             return Err(backend.refused(format!("`{id}` was to be drained, and is {now}")));
         }

@@ -26,6 +26,10 @@ struct Instance {
     otherwise: bool,
     /// Changes are answered by an error, and nothing is known of them.
     refuses: bool,
+    /// Somebody else takes it out between our look and our change.
+    raced: bool,
+    /// What puts it back answers only a while after its effect.
+    slow: bool,
     taken_out: u32,
     put_back: u32,
 }
@@ -84,6 +88,7 @@ impl Backend for Plain {
     async fn take_out(&self, id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
         let refused = self.refused("not now".into());
         self.world.change(id, |instance| {
+            instance.out |= instance.raced;
             if instance.out || instance.otherwise {
                 return Ok(false);
             }
@@ -98,6 +103,9 @@ impl Backend for Plain {
             instance.put_back += 1;
             instance.out = false;
         });
+        if self.world.is(id).slow {
+            tokio::time::sleep(20 * OFTEN).await;
+        }
         Ok(())
     }
 
@@ -138,6 +146,29 @@ async fn rounds(world: &World, agent: &Noted<Plain>) {
 
 fn listed(id: &str) -> FoundMarker {
     FoundMarker { id: id.into(), marker: marker("i") }
+}
+
+#[tokio::test]
+async fn what_one_adapter_puts_back_the_one_of_a_new_configuration_does_not_take_out_meanwhile() {
+    let (world, state) = (World::default(), tempfile::tempdir().unwrap());
+    let former = world.agent(&state);
+    former.drain(US, &marker("i")).await.unwrap();
+    let later = world.agent(&state);
+    assert_eq!(later.markers().await.unwrap(), [listed(US)]);
+    world.change(US, |us| us.slow = true);
+    assert_eq!(former.restore(US, &marker("i"), &Value::Null).await.unwrap(), Restored::Done);
+    rounds(&world, &later).await;
+    assert_eq!((world.is(US).out, world.is(US).taken_out), (false, 1));
+}
+
+#[tokio::test]
+async fn whoever_was_quicker_keeps_their_drain() {
+    let (world, state) = (World::default(), tempfile::tempdir().unwrap());
+    let agent = world.agent(&state);
+    world.change(US, |us| us.raced = true);
+    assert!(matches!(agent.drain(US, &marker("i")).await, Err(RegistryError::Refused { .. })));
+    assert!(matches!(agent.restore(US, &marker("i"), &Value::Null).await, Ok(Restored::NotOurs(_))));
+    assert!(world.is(US).out && agent.markers().await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -199,6 +199,10 @@ impl Measure for Door {
         unreachable!("the runbook recycles no workers")
     }
 
+    async fn ends_a_holder(&self, _plan: &Plan) -> Result<bool, String> {
+        Ok(true)
+    }
+
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
         Ok(expect.truth(&Measure::now(self, plan).await?))
     }

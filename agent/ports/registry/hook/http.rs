@@ -157,7 +157,8 @@ impl Hooks for HttpHooks {
             (State::Isolated, &hook.isolated),
         ];
         let Some((traffic, _)) = states.into_iter().find(|(_, words)| says(words)) else {
-            let found = said::first_line(said.as_deref().unwrap_or("nothing"), []);
+            let own = self.headers().unwrap_or_default();
+            let found = shown(&own, said.as_deref().unwrap_or("nothing").as_bytes());
             let what = format!("`observe`: at `{pointer}` stands none of the words that are given, but: {found}");
             return Err(Failure::Refused(what));
         };
