@@ -101,7 +101,7 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
     let mut lines = vec![
         ending.reason.says().to_string(),
         ending.detail.clone(),
-        "A drain that nobody takes back keeps it out of traffic.".into(),
+        "Our drain keeps it OUT OF TRAFFIC, and nobody takes it back.".into(),
     ];
     if let Some(service) = service {
         // Without the incident's plan it is not known what stood there before.

@@ -163,6 +163,11 @@ pub const MASTER: &str = "mymaster";
 
 impl TestSentinels {
     pub async fn start(make: Make) -> Self {
+        Self::start_with(make, |_| Vec::new()).await
+    }
+
+    /// `more` are further arguments of the n-th sentinel.
+    pub async fn start_with(make: Make, more: impl Fn(usize) -> Vec<String>) -> Self {
         let state = tempfile::tempdir().unwrap();
         let master = TestRedis::started(make, &["--repl-diskless-sync-delay", "0"]).await;
         let port = master.port.to_string();
@@ -184,7 +189,7 @@ impl TestSentinels {
             );
             std::fs::write(&file, settings).unwrap();
             let mut sentinel = make.command();
-            sentinel.arg(file).arg("--sentinel");
+            sentinel.arg(file).arg("--sentinel").args(more(nth));
             sentinels.push(TestRedis::listening(sentinel).await);
         }
         let all = Self { servers, sentinels, _state: state };

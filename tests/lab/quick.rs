@@ -126,7 +126,9 @@ impl<'lab> Quick<'lab> {
             let path = etc.join(file);
             fs::create_dir_all(path.parent().expect("below etc")).expect("the lab's directory is writable");
             fs::write(&path, text).expect("the lab's directory is writable");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+            // Everybody may read what is no secret.
+            let mode = if file.ends_with(".yaml") { 0o644 } else { 0o600 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the file is ours");
         }
         self.lab.run(&["chmod", "--recursive", "go-w", path_str(&etc)]);
     }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::run::{Life, Run};
+use crate::execute::driver::drive;
 use crate::execute::fakes::{self, CLIENTS_FOLLOW, Fault, ID, Shape, VIEW_LAGS};
-use crate::execute::saga::Event;
+use crate::execute::journal::Journal;
+use crate::execute::saga::{Event, Saga};
 use crate::model::incident::Ending;
 use crate::model::runbook::OnTimeout;
 use crate::model::{EventKind, Outcome, Reason, Step};
@@ -45,19 +47,20 @@ fn a_drain_and_a_restore_end_when_the_slowest_client_has_followed() {
     );
 }
 
-#[test]
-fn what_is_taken_back_before_its_restart_ends_when_clients_find_it_again() {
-    let mut run = Run::new(Shape::IsolateRestartRecover, Fault::ClientsSlow);
-    // Nothing restarts it: so the drain is taken back.
+/// Nothing restarts it: so its drain is taken back.
+fn taken_back(fault: Fault) -> Run {
+    let mut run = Run::new(Shape::IsolateRestartRecover, fault);
     run.plan.target.restart = None;
     let stop = run.scene.trip.stop.subscribe();
     let (plan, world) = (run.plan.clone(), &run.world);
-    let life = run.live(async || {
-        let saga = crate::execute::saga::Saga::new(plan);
-        crate::execute::driver::drive(saga, crate::execute::journal::Journal::new(), world, stop).await
-    });
-    let Life::Rested(ending) = life else { panic!("{life:?}") };
-    assert_eq!(ending.outcome, Outcome::Unwound, "{}", ending.detail);
+    let life = run.live(async || drive(Saga::new(plan), Journal::new(), world, stop).await);
+    assert!(matches!(&life, Life::Rested(ending) if ending.outcome == Outcome::Unwound), "{life:?}");
+    run
+}
+
+#[test]
+fn what_is_taken_back_before_its_restart_ends_when_clients_find_it_again() {
+    let run = taken_back(Fault::ClientsSlow);
     let rows = run.world.store.journal(&run.plan.incident).unwrap();
     let at =
         |is: fn(&Event) -> bool| rows.iter().find(|row| is(&serde_json::from_str(&row.event).unwrap())).unwrap().at;
@@ -68,15 +71,7 @@ fn what_is_taken_back_before_its_restart_ends_when_clients_find_it_again() {
 
 #[test]
 fn what_is_taken_back_and_is_not_found_by_clients_is_told() {
-    let mut run = Run::new(Shape::IsolateRestartRecover, Fault::ClientsNeverFind);
-    run.plan.target.restart = None;
-    let stop = run.scene.trip.stop.subscribe();
-    let (plan, world) = (run.plan.clone(), &run.world);
-    let life = run.live(async || {
-        let saga = crate::execute::saga::Saga::new(plan);
-        crate::execute::driver::drive(saga, crate::execute::journal::Journal::new(), world, stop).await
-    });
-    assert!(matches!(&life, Life::Rested(ending) if ending.outcome == Outcome::Unwound), "{life:?}");
+    let run = taken_back(Fault::ClientsNeverFind);
     let told = run.outbox().into_iter().any(|outgoing| outgoing.message.title.ends_with("clients do not find it"));
     assert!(told && run.is_told(EventKind::Stuck));
 }

@@ -227,3 +227,44 @@ async fn redis_by_tls_knows_both_sides() {
     let says = unreachable(&with(None)).await;
     assert!(says.contains("a port that speaks TLS does so"), "{says}");
 }
+
+/// A login and certificates of the sentinels' own, beside a Redis in plain text.
+#[tokio::test]
+async fn sentinels_are_asked_by_tls_and_a_login_of_their_own() {
+    let ca = TestCa::made();
+    let (cert, key) = ca.make("sentinel", Wanted::default());
+    let ports: [u16; 3] = crate::ports::testing_consul::free_ports();
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let files =
+        [("--tls-cert-file", text(&cert)), ("--tls-key-file", text(&key)), ("--tls-ca-cert-file", text(&ca.ca_file()))];
+    let set_up = TestSentinels::start_with(Make::Redis, |nth| {
+        let mut more = vec!["--tls-port".to_owned(), ports[nth].to_string(), "--tls-auth-clients".into(), "no".into()];
+        more.extend(files.iter().flat_map(|(name, path)| [(*name).to_owned(), path.clone()]));
+        more
+    })
+    .await;
+    for sentinel in &set_up.sentinels {
+        let rights = ["+info", "+sentinel|get-master-addr-by-name"];
+        sentinel.ask(&[&["ACL", "SETUSER", "unwait", "on", ">hush-hush"][..], &rights].concat()).await;
+        sentinel.ask(&["ACL", "SETUSER", "default", "-info", "-sentinel"]).await;
+    }
+    let with = |password: Option<&str>, tls: bool| {
+        let at = ports.map(|port| RedisAddress::Tcp { host: "127.0.0.1".into(), port });
+        let at = RedisAt::Sentinels { sentinels: at.into(), master: crate::ports::testing_redis::MASTER.into() };
+        let user = |word: &str| User { name: "unwait".into(), password: word.to_owned().into() };
+        let believing = Tls { ca_file: Some(ca.ca_file()), ..Tls::default() };
+        Api::new(RedisAccess {
+            sentinel_user: password.map(user),
+            sentinel_tls: tls.then(|| TlsContext::new("redis", believing).unwrap()),
+            ..RedisAccess::to(RedisServers { at, database: 0 })
+        })
+    };
+    let known = with(Some("hush-hush"), true);
+    assert_eq!(known.ask::<Option<String>>(b"a", &get("a")).await.unwrap(), None);
+    for wrong in [with(Some("wrong-word"), true), with(None, true)] {
+        let says = refused(&wrong).await;
+        assert!(says.contains("fewer than 2 of 3 sentinels") && !says.contains("wrong-word"), "{says}");
+    }
+    let says = unreachable(&with(Some("hush-hush"), false)).await;
+    assert!(says.contains("a port that speaks TLS does so"), "{says}");
+}
