@@ -2,6 +2,7 @@
 
 mod clients;
 mod disks;
+mod failovers;
 mod failures;
 mod gentle;
 mod parties;
