@@ -73,6 +73,14 @@ impl Cgroups {
         cgroups
     }
 
+    /// As a hybrid host has them.
+    #[cfg(test)]
+    pub fn hybrid(v2: &Path, of_systemd: &Path) -> Self {
+        let mut cgroups = Self { of_systemd: Some(of_systemd.into()), ..Self::mounted(Some(v2.into())) };
+        cgroups.mount.iter_mut().for_each(|mount| mount.handles = None);
+        cgroups
+    }
+
     /// Begins a snapshot: forgets the ids that are not in it, so that what is kept is bounded by it.
     pub fn begin(&mut self, ids: &HashSet<u64>) {
         self.walked_this_time = false;

@@ -64,7 +64,7 @@ pub(super) fn claims(
         let Some(directory) = paths.get(&id).and_then(|path| cgroups.directory(path)) else { continue };
         let by_port = listening.contains(&id);
         let mut all_seen = true;
-        let complete = proc.members(&directory, &mut budget, &mut |process, budget| {
+        let complete = proc.members(&directory, &mut HashSet::new(), &mut budget, &mut |process, budget| {
             all_seen &= search.process(process, by_port, budget);
         });
         if !(complete && all_seen) {

@@ -422,11 +422,13 @@ impl Attributor {
             }
         }
         roots.extend(self.searched_roots.get(name).into_iter().flatten().cloned());
+        // Once each: on a hybrid host a process stands in both trees, and roots may lie below one another.
+        let mut visited = HashSet::new();
         for directory in roots.iter().flat_map(|root| self.cgroups.directories(root)) {
             let mut ahead = vec![directory];
             let mut walked = 0;
             while let Some(directory) = ahead.pop() {
-                complete &= self.proc.members(&directory, budget, visit);
+                complete &= self.proc.members(&directory, &mut visited, budget, visit);
                 walked += 1;
                 // As in any directory of kernfs, two links and one more for each directory in it.
                 if std::fs::metadata(&directory).is_ok_and(|found| found.nlink() == 2) {

@@ -122,19 +122,27 @@ impl ProcRoot {
     }
 
     /// Visits the processes of one cgroup directory, without those below it. The pids are read again once the
-    /// processes are held: one that is no longer listed may be a stranger under a recycled pid.
-    /// False where some could not be looked at.
+    /// processes are held: one that is no longer listed may be a stranger under a recycled pid. Those that `visited`
+    /// names are left out, and who is visited is added to it. False where some could not be looked at.
     pub(super) fn members(
         &self,
         cgroup: &Path,
+        visited: &mut HashSet<u32>,
         budget: &mut Budget,
         visit: &mut impl FnMut(&Process, &mut Budget),
     ) -> bool {
-        let mut list = || {
+        let list = || {
             let text = read_at_once(File::open(cgroup.join("cgroup.procs")).ok()?).ok()?;
-            Some(text.lines().filter_map(|line| line.parse().ok()).collect())
+            Some(text.lines().filter_map(|line| line.parse::<u32>().ok()).collect::<Vec<u32>>())
         };
-        self.listed(&mut list, budget, visit)
+        let mut ahead = || Some(list()?.into_iter().filter(|pid| !visited.contains(pid)).collect());
+        let mut found = Vec::new();
+        let complete = self.listed(&mut ahead, budget, &mut |process, budget| {
+            found.push(process.pid);
+            visit(process, budget);
+        });
+        visited.extend(found);
+        complete
     }
 
     /// The same of what `list` names, which is asked again for every few processes.
@@ -408,7 +416,8 @@ mod tests {
         let visited = |pids: &str| {
             std::fs::write(tree.path().join("cgroup.procs"), pids).unwrap();
             let mut seen = Vec::new();
-            let complete = root.members(tree.path(), &mut plenty(), &mut |process, _| seen.push(process.pid));
+            let complete =
+                root.members(tree.path(), &mut HashSet::new(), &mut plenty(), &mut |process, _| seen.push(process.pid));
             (seen, complete)
         };
         assert_eq!(visited("42\n43\n"), (vec![42], true), "43 has ended");
