@@ -13,6 +13,10 @@
 //! - Otherwise the *outermost* `NAME.service` is the unit. What lies below it is delegated to it (its sub-cgroups,
 //!   or the units of a manager that it runs itself) and counts to it: no unit of the host lies below another.
 //!   `systemd-nspawn@NAME.service` is a unit also where containers run inside.
+//! - `NAME@N-LOCAL-REMOTE.service` (newer systemd: `NAME@N-COOKIE-LOCAL-REMOTE.service`) is one connection's process,
+//!   made by a `.socket` with `Accept=yes` and named so by systemd alone (`instance_from_socket` in its socket.c): all
+//!   of them are one service, the template `NAME@.service`. Those of a unix socket (`N-PID-UID`) look like what a person may
+//!   call an instance, and stay services of their own, as every other instance does.
 //! - `NAME.socket` is the service of the same name: systemd made the socket before the service began. Which service
 //!   a `Service=` or `Accept=yes` means instead is told by no path: whoever must know asks who holds the socket.
 //! - `user@UID.service` and all below is a login's own: our names speak of the host's units, and restarting a
@@ -22,6 +26,8 @@
 //!
 //! [`Membership`]: super::membership::Membership
 //! [`Attributor::containers`]: super::Attributor::containers
+
+use std::net::IpAddr;
 
 use crate::model::ServiceName;
 use crate::model::census::NoOwner;
@@ -62,10 +68,22 @@ pub(super) fn place(path: &str) -> Result<Place, NoOwner> {
                 let parent = depth.checked_sub(1).map_or(String::new(), |depth| upto(path, depth));
                 named(service.clone(), format!("{parent}/{service}"))
             }
-            None => named(name.to_owned(), upto(path, depth)),
+            None => named(of_one_connection(name).unwrap_or_else(|| name.to_owned()), upto(path, depth)),
         },
         None => Err(NoOwner::NotAService),
     }
+}
+
+/// The template, where the unit is the process of one connection.
+fn of_one_connection(unit: &str) -> Option<String> {
+    let (stem, instance) = unit.strip_suffix(".service")?.split_once('@')?;
+    let address = |text: &str| {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some((ip.parse::<IpAddr>().ok()?, port.parse::<u16>().ok()?))
+    };
+    let [numbers @ .., local, remote] = &instance.split('-').collect::<Vec<_>>()[..] else { return None };
+    let numbered = matches!(numbers.len(), 1 | 2) && numbers.iter().all(|number| number.parse::<u64>().is_ok());
+    (numbered && address(local).is_some() && address(remote).is_some()).then(|| format!("{stem}@.service"))
 }
 
 /// Units of container runtimes; their containers have cgroups of their own, but not always in the v2 tree.
@@ -139,6 +157,9 @@ mod tests {
 
     const ID: &str = "4f1c2d3e4f5061728394a5b6c7d8e9f00112233445566778899aabbccddeeff0";
 
+    const EACH: &str = "/each.slice/each@3-127.0.0.1:9000-127.0.0.1:5555.service";
+    const TO: &str = "/to@a-10.0.0.1:80-10.0.0.2:9.service";
+
     #[test]
     fn a_path_belongs_to_the_unit_that_it_names() {
         for (path, service, root) in [
@@ -156,6 +177,13 @@ mod tests {
             ),
             ("/system.slice/gate.socket", "gate.service", "/system.slice/gate.service"),
             ("/gate.socket", "gate.service", "/gate.service"),
+            ("/each.slice/each@3-127.0.0.1:9000-127.0.0.1:5555.service", "each@.service", EACH),
+            ("/each@3-::1:9000-fe80::2:5555.service/sub", "each@.service", "/each@3-::1:9000-fe80::2:5555.service"),
+            ("/each@3-71-10.0.0.1:80-10.0.0.2:9.service", "each@.service", "/each@3-71-10.0.0.1:80-10.0.0.2:9.service"),
+            ("/worker@1.service", "worker@1.service", "/worker@1.service"),
+            ("/day@2026-01-02.service", "day@2026-01-02.service", "/day@2026-01-02.service"),
+            ("/at@10.0.0.1:80.service", "at@10.0.0.1:80.service", "/at@10.0.0.1:80.service"),
+            ("/to@a-10.0.0.1:80-10.0.0.2:9.service", "to@a-10.0.0.1:80-10.0.0.2:9.service", TO),
         ] {
             let expected = Place { service: ServiceName::parse(service).unwrap(), root: root.into() };
             assert_eq!(place(path), Ok(expected), "{path}");

@@ -80,6 +80,8 @@ impl Config {
     pub fn target_for(&self, service: &ServiceName) -> Target {
         let configured = self.service_config(service);
         let by_its_kind = || match service.kind() {
+            // systemd has no unit of a template's name.
+            ServiceKind::Unit if service.is_template() => None,
             ServiceKind::Unit => Some(Restart::Systemd {
                 unit: service.as_str().into(),
                 with_dependents: configured.is_some_and(|service| service.with_dependents),
@@ -148,6 +150,7 @@ impl Config {
         }
         if runbook.restarts() && target.restart.is_none() {
             lacks.push(match service.kind() {
+                ServiceKind::Unit if service.is_template() => per_connection(service),
                 ServiceKind::Container => {
                     format!("restart: {service} is neither Docker's nor podman's, which are all that is restarted")
                 }
@@ -208,6 +211,16 @@ impl Config {
         }
         found
     }
+}
+
+/// Why the instances of a socket with `Accept=yes` are not restarted, and what ends them.
+fn per_connection(template: &ServiceName) -> String {
+    let stem = template.as_str().trim_end_matches("@.service");
+    format!(
+        "restart: {template} is one process a connection (`Accept=yes`): systemd hands a restarted instance its old \
+         connection, and a restart of {stem}.socket ends no instance; `systemctl stop '{stem}@*.service'` ends them, and \
+         {stem}.socket takes new connections meanwhile"
+    )
 }
 
 #[cfg(test)]

@@ -55,6 +55,11 @@ impl ServiceName {
         }
     }
 
+    /// A template: all instances of it that a socket with `Accept=yes` has made, one a connection.
+    pub fn is_template(&self) -> bool {
+        self.0.ends_with("@.service")
+    }
+
     pub fn kind(&self) -> ServiceKind {
         match self.0.split_once(':') {
             _ if self.0.ends_with(".service") => ServiceKind::Unit,

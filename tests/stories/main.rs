@@ -25,6 +25,7 @@ mod metrics;
 mod namespaces;
 mod not_helped;
 mod orphans;
+mod per_connection;
 mod readme;
 mod restarters;
 mod scan;
