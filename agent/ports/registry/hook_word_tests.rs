@@ -245,3 +245,11 @@ async fn what_is_no_answer_is_refused() {
     let nobody = word.registry("exit 0", NEVER).observe("rpc-order").await.unwrap_err();
     assert!(matches!(nobody, RegistryError::Refused { .. }), "{nobody}");
 }
+
+#[tokio::test]
+async fn of_a_python_traceback_the_exception_is_shown() {
+    let word = Word::new();
+    let trace = "printf 'Traceback (most recent call last):\\n  File \"x\", line 3\\nKeyError: 7\\n' >&2; exit 1";
+    let failed = word.registry(trace, NEVER).drain(US, &marker("i")).await.unwrap_err();
+    assert!(failed.to_string().ends_with("exit status 1: KeyError: 7"), "{failed}");
+}

@@ -7,8 +7,8 @@
 //! `{"traffic": "passing"}`, or `failing`, `drained`, `isolated`, `absent`; with `"marker"` where the backend keeps it,
 //! and `"name"`. `count` says `{"healthy": 3, "registered": 4}`: the others that are healthy, and all.
 //!
-//! Of one that fails, the `{"error": "…"}` of its last line is shown, and else the first line that it says: never one that
-//! repeats a word of its `files`.
+//! Of one that fails, the `{"error": "…"}` of its last line is shown, and else the first line that it says, or the last of a
+//! Python traceback: never one that repeats a word of its `files`.
 
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ use crate::ports::said;
 const REFUSES: i32 = 77;
 /// An answer is one line.
 const OUTPUT_BYTES: usize = 16 * 1024;
+/// How Python begins: the exception stands in the last line.
+const TRACE: &str = "Traceback (most recent call last):";
+
 #[derive(Debug)]
 pub struct ExecHooks(pub ExecHook);
 
@@ -59,7 +62,8 @@ impl ExecHooks {
             return Ok(last);
         }
         let error = serde_json::from_str::<Value>(last).ok().and_then(|said| Some(said["error"].as_str()?.to_owned()));
-        let why = self.shown(error.as_deref().unwrap_or(&ran.output));
+        let said = if ran.output.starts_with(TRACE) { last } else { &ran.output };
+        let why = self.shown(error.as_deref().unwrap_or(said));
         let detail = format!("`{hook}`: {}{}", ran.ended, said::behind(&why));
         Err(match ran.ended {
             Ended::Exited(REFUSES) | Ended::NotStarted(_) => Failure::Refused(detail),
