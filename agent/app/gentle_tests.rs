@@ -11,7 +11,7 @@ use super::*;
 use crate::attribute::workers::workers;
 use crate::clock::SystemClock;
 use crate::config;
-use crate::execute::saga::{Event, Saga};
+use crate::execute::saga::{Event, Helped, Saga};
 use crate::execute::steps::{self, Done, Failure};
 use crate::execute::world::World;
 use crate::model::runbook::{Floor, Recycle, StopSignal};
@@ -216,7 +216,7 @@ fn the_floor_holds_and_says_so() {
     let set = set(&[]);
     let before = set.workers();
     let done = set.recycle(Recycle { floor: Floor::Count(8), ..how() }).unwrap();
-    assert_eq!(done.helped, Some(false));
+    assert_eq!(done.helped, Some(Helped::No));
     assert!(done.detail.contains("3 of 8 workers still leak; 8 must stay up"), "{done:?}");
     assert_eq!(set.workers(), before);
     // One at a time, for all that four may go at once.
@@ -258,11 +258,11 @@ fn closed_sockets_whose_descriptors_stay_leaked_did_not_help() {
 
     let done = set.close().unwrap();
 
-    assert_eq!(done.helped, Some(false), "{done:?}");
+    assert_eq!(done.helped, Some(Helped::No), "{done:?}");
     assert!(done.detail.contains("3 sockets were closed, but 3 of their descriptors STAY LEAKED"), "{done:?}");
     assert!(set.workers().iter().all(|worker| worker.holds == 0), "no look shows them");
-    let again = set.close().unwrap();
-    assert_eq!(again.helped, Some(false));
+    let again = set.close().unwrap_err();
+    assert_eq!(again.reason, Reason::NothingToDo);
     assert!(again.detail.contains("no socket has been in CLOSE_WAIT"), "{again:?}");
 }
 

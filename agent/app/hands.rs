@@ -8,18 +8,21 @@ use jiff::Timestamp;
 
 use super::kernel::{DryKernel, RealKernel};
 use super::sensor::gentle::LOOK_WITHIN;
-use super::sensor::{Effort, apart};
+use super::sensor::{Effort, Look, apart};
 use super::{Wiring, supervised};
 use crate::attribute::workers::{family_holds, fewer, workers};
 use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::command;
-use crate::decide::guards::{Gate, Question, holds_now};
+use crate::decide::guards::{Gate, Possession, Question, holds_now};
 use crate::evidence;
 use crate::execute::seen::Seen;
 use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
+use crate::model::census::NoOwner;
 use crate::model::plan::Restart;
-use crate::model::{Comparison, Plan, Readings, Reason, Sample, ServiceName, Trigger, Truth, Worker};
+use crate::model::{
+    Comparison, Leaked, Plan, Readings, Reason, Remaining, Sample, ServiceName, Trigger, Truth, Worker,
+};
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
@@ -142,18 +145,42 @@ impl Commands for NoCommands {
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// Measures afresh.
-struct Senses(Wiring);
+pub(super) struct Senses(pub(super) Wiring);
+
+/// How long the search for sockets' holders may go on at the end of an incident.
+const SEARCHED_WITHIN: Duration = Duration::from_secs(10);
+
+impl Senses {
+    /// A look afresh, that can be trusted.
+    async fn look(&self, plan: &Plan) -> Result<Look, String> {
+        supervised::tell(&self.0).await;
+        let look = self.0.sensor.free().await.look(Effort::Of(&plan.target.service));
+        let look = look.map_err(|error| error.to_string())?;
+        match look.measurements.untrusted {
+            Some(why) => Err(why),
+            None => Ok(look),
+        }
+    }
+}
+
+#[async_trait]
+impl Possession for Senses {
+    async fn elsewhere(&self, plan: &Plan) -> Result<Option<String>, String> {
+        let readings = self.now(plan).await?;
+        let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
+        let Some(found) = apart(move || sensor.lock().elsewhere(&service, readings)).await? else { return Ok(None) };
+        let unit = match &plan.target.restart {
+            Some(Restart::Systemd { unit, .. }) => unit,
+            _ => plan.target.service.as_str(),
+        };
+        Ok((plan.when.truth(&found.without) != Truth::True).then(|| found.says(unit)))
+    }
+}
 
 #[async_trait]
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
-        supervised::tell(&self.0).await;
-        let look =
-            self.0.sensor.free().await.look(Effort::Of(&plan.target.service)).map_err(|error| error.to_string())?;
-        match look.measurements.untrusted {
-            Some(why) => Err(why),
-            None => Ok(look.measurements.of(&plan.target.service)),
-        }
+        Ok(self.look(plan).await?.measurements.of(&plan.target.service))
     }
 
     async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
@@ -196,6 +223,36 @@ impl Measure for Senses {
         apart(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
     }
 
+    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
+        apart(move || sensor.lock().identities(&service, at_least)).await
+    }
+
+    async fn remaining(&self, plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        supervised::tell(&self.0).await;
+        let (sensor, service, leaked) = (self.0.sensor.clone(), plan.target.service.clone(), leaked.clone());
+        apart(move || sensor.lock().remaining(&service, &leaked)).await
+    }
+
+    async fn is_over(&self, plan: &Plan) -> Result<Truth, String> {
+        let until = self.0.host.clock.monotonic() + SEARCHED_WITHIN;
+        loop {
+            let look = self.look(plan).await?;
+            let over = plan.is_over(&look.measurements.of(&plan.target.service));
+            // Some may be its own.
+            let unsearched = look.unattributed.get(&NoOwner::NotLookedAt).copied().unwrap_or_default();
+            if over != Truth::True || unsearched == 0 {
+                return Ok(over);
+            }
+            if self.0.host.clock.monotonic() >= until {
+                return Err(format!(
+                    "the holders of {unsearched} sockets in CLOSE_WAIT were not all searched for in time"
+                ));
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
         Ok(expect.truth(&self.now(plan).await?))
     }
@@ -231,6 +288,18 @@ impl Measure for DrySenses {
 
     async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
         self.0.ends_a_holder(plan).await
+    }
+
+    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        self.0.leaked(plan, at_least).await
+    }
+
+    async fn remaining(&self, _plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        Ok(Remaining { of: leaked.sockets.len(), ..Remaining::default() })
+    }
+
+    async fn is_over(&self, _plan: &Plan) -> Result<Truth, String> {
+        Ok(Truth::True)
     }
 
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {

@@ -111,6 +111,7 @@ pub async fn propose(
         target,
         incarnation,
         when: policy.when.clone(),
+        clear: policy.clear.clone(),
         limits: policy.limits,
         guards: GuardSettings { min_healthy, ..policy.guards.clone() },
         fleet_scope,

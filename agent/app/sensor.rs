@@ -1,6 +1,7 @@
 //! Collect, attribute, measure: one look at the host.
 
 pub mod gentle;
+pub mod identity;
 mod inbound;
 
 use std::collections::{BTreeMap, BTreeSet};

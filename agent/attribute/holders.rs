@@ -7,7 +7,8 @@
 //!
 //! A look takes no longer than its budget, and the next one goes on where it stopped, also in the middle of one
 //! process' descriptors: any host is covered after some looks. A look
-//! 1. checks the holders that it knows: the process is still the same, and the descriptor still leads to the socket;
+//! 1. checks the holders that it knows: the process is still the same, at each look, and the descriptor still leads to the
+//!    socket, every ten seconds;
 //! 2. searches the likely ones: former holders, their parents and these parents' other children (pre-forked workers);
 //! 3. goes on with its pass over /proc, or begins one: at once for a socket that no pass has looked for, and otherwise
 //!    every two minutes, to notice a second holder.
@@ -156,6 +157,7 @@ impl Holders {
             descriptors: usize::MAX,
             until: Some((clock, now + budget * n / 4)),
         };
+        self.forget_the_ended();
         self.check(now, &mut quarters(1));
         self.search_likely(&mut quarters(2));
         self.go_on(now, &mut quarters(4));
@@ -254,6 +256,13 @@ impl Holders {
         }
         // A process that has held nothing for two passes is no likelier than another.
         self.processes.retain(|_, known| !known.holds.is_empty() || known.held_in + 2 >= self.pass.begun);
+    }
+
+    /// What a process held that has ended, or whose pid is another's by now, is believed no longer: in every look.
+    fn forget_the_ended(&mut self) {
+        let ended = |known: &&Known| self.proc.reopen(known.seen).is_err();
+        let ended: Vec<u32> = self.processes.values().filter(ended).map(|known| known.seen.pid).collect();
+        ended.into_iter().for_each(|pid| self.forget(pid));
     }
 
     /// Checks the known holders, the longest unchecked first.

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod configured;
+mod everyone;
 mod held;
 mod holders;
 mod join;
@@ -35,6 +36,7 @@ use holders::Holders;
 use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
+pub use everyone::HeldBy;
 pub use unit::by_id as container_by_id;
 
 const MOST_SUBCGROUPS: usize = 1024; // of one service
@@ -175,7 +177,8 @@ impl Attributor {
         for (group, socket) in detail.sockets {
             let group = &detail.snapshot.groups[group];
             if matches!(whose.socket(group, socket.inode), Owner::Service(name) if name == *service) {
-                owned.push(Owned { direction: whose.direction(group, service), socket });
+                let (namespace, direction) = (group.namespace, whose.direction(group, service));
+                owned.push(Owned { namespace, direction, socket });
             }
         }
         (self.census(detail.snapshot, &owners), owned)
@@ -245,7 +248,10 @@ impl Attributor {
         self.searched.find(&wanted, clock, self.search_within);
         let place = |path: &str| self.place(path);
         let found = self.searched.owners(&place).into_iter().map(|(inode, whose)| (inode, Owner::from(whose)));
-        let found: HashMap<u64, Owner> = found.collect();
+        // What the processes of its cgroup do not hold is another service's where that one holds it. Otherwise it stays with
+        // the cgroup that made it, and that lives: a descriptor need not be seen to be held.
+        let stays = |inode: &u64, owner: &Owner| self.doubted.contains(inode) && matches!(owner, Owner::Nobody(_));
+        let found: HashMap<u64, Owner> = found.filter(|(inode, owner)| !stays(inode, owner)).collect();
         let mut roots: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
         for unit::Place { service, root } in self.searched.places(&place) {
             roots.entry(service).or_default().insert(root);
@@ -347,6 +353,22 @@ impl Attributor {
     ) -> Option<HashSet<u64>> {
         let found = self.look_for(service, held, inodes, clock, budget);
         found.complete.then_some(found.sockets)
+    }
+
+    /// Forgets who held what: after a restart no answer about the former processes is believed.
+    pub fn search_anew(&mut self) {
+        self.searched = Holders::new(self.proc.clone());
+        self.doubted.clear();
+    }
+
+    /// Who holds these sockets (by their inodes), of all processes; may take up to `budget`.
+    pub fn held_by(&self, inodes: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> (Vec<HeldBy>, Option<String>) {
+        everyone::held(&self.proc, inodes, clock, budget)
+    }
+
+    /// Does a process in this cgroup belong to the service?
+    pub fn is_of(&self, cgroup: &str, service: &ServiceName) -> bool {
+        matches!(self.owner(cgroup), (Owner::Service(owner), _) if owner == *service)
     }
 
     /// The owner of a cgroup's path, and the path of the whole service's cgroup.

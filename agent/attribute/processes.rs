@@ -236,6 +236,11 @@ impl Process {
         behind.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse().ok()).ok_or(Unseen::Hidden)
     }
 
+    /// Who it runs as; root where it may not be dumped (proc(5)).
+    pub fn owner(&self) -> Result<nix::unistd::Uid, Unseen> {
+        Ok(nix::unistd::Uid::from_raw(fstat(&self.dir)?.st_uid))
+    }
+
     /// Ended, and its parent has not asked yet how: it is listed as before, and does nothing any more.
     pub fn is_zombie(&self) -> Result<bool, Unseen> {
         Ok(matches!(self.stat_field(3)?, 'Z' | 'X' | 'x'))
@@ -263,7 +268,12 @@ impl Process {
 
     /// Its paths in all hierarchies.
     pub fn membership(&self) -> Result<Membership, Unseen> {
-        Ok(Membership::parse(&self.read("cgroup")?))
+        Ok(Membership::parse(&self.cgroups()?))
+    }
+
+    /// The same as the kernel writes them, a line each.
+    pub fn cgroups(&self) -> Result<String, Unseen> {
+        self.read("cgroup")
     }
 
     /// What the kernel calls it, which is at most 15 bytes of it.
@@ -304,8 +314,41 @@ impl Process {
         Ok(pids)
     }
 
+    /// Of a process whose main thread has exited, another thread's: its own is empty by then.
     pub fn descriptor_directory(&self) -> Result<OwnedFd, Unseen> {
-        self.directory("fd")
+        let own = self.directory("fd")?;
+        // The count of descriptors since Linux 6.2; 0 before.
+        if fstat(&own)?.st_size > 0 || !self.is_zombie()? {
+            return Ok(own);
+        }
+        let mut tasks = nix::dir::Dir::from_fd(self.directory("task")?)?;
+        let alive = |tid: &str| match self.read(&format!("task/{tid}/stat")) {
+            Ok(stat) => !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X'])),
+            Err(_) => false,
+        };
+        let names = tasks.iter().flatten().filter_map(|task| task.file_name().to_str().ok().map(str::to_owned));
+        match names.filter(|name| !name.starts_with('.')).find(|tid| alive(tid)) {
+            Some(tid) => self.directory(&format!("task/{tid}/fd")),
+            None => Ok(own),
+        }
+    }
+
+    /// Hands the inode of every socket that stands in the registered files of its io_urings to `visit`: they need no
+    /// descriptor (io_uring_register(2), IORING_REGISTER_FILES).
+    pub fn registered(&self, visit: &mut impl FnMut(u64)) -> Result<(), Unseen> {
+        let directory = self.descriptor_directory()?;
+        let mut entries =
+            nix::dir::Dir::from_fd(openat(&directory, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)?;
+        for entry in entries.iter().flatten() {
+            let is_ring = readlinkat(&directory, entry.file_name()).is_ok_and(|to| to == "anon_inode:[io_uring]");
+            let Some(number) = entry.file_name().to_str().ok().filter(|_| is_ring) else { continue };
+            match self.read(&format!("fdinfo/{number}")) {
+                Ok(info) => info.lines().filter_map(registered_socket).for_each(&mut *visit),
+                Err(Unseen::Ended) => {}
+                Err(Unseen::Hidden) => return Err(Unseen::Hidden),
+            }
+        }
+        Ok(())
     }
 
     /// Its open descriptors, to be read one after another.
@@ -348,6 +391,13 @@ impl Process {
             None => Err(Unseen::Hidden),
         }
     }
+}
+
+/// A line of an io_uring's `fdinfo`, below `UserFiles`: `    3: socket:[4711]`.
+fn registered_socket(line: &str) -> Option<u64> {
+    let (number, to) = line.trim_start().split_once(": ")?;
+    number.parse::<u32>().ok()?;
+    to.trim().strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 #[cfg(test)]

@@ -75,6 +75,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
     short.sort();
     short.dedup();
     let random_ids = config.random_ids();
+    let met = config.already_met();
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     let restarts = plans::restart_caveats(&wiring).await;
     let registries = &wiring.ports.registries;
@@ -94,11 +95,15 @@ pub async fn check(arguments: Arguments) -> Outcome {
             of_none.iter().map(|(policy, label)| json!({ "policy": policy, "label": label })).collect();
         let random_ids: Vec<_> =
             random_ids.iter().map(|(service, says)| json!({ "service": service, "says": says })).collect();
+        let at_once: Vec<_> = met
+            .iter()
+            .map(|(policy, runbook, says)| json!({ "policy": policy, "runbook": runbook, "says": says }))
+            .collect();
         let policies: Vec<&str> = config.policies.iter().map(|policy| policy.name.as_str()).collect();
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
             "restart_cannot_promise": restarts, "short_deadlines": short,
-            "labels_of_no_service": of_none, "random_ids": random_ids,
+            "labels_of_no_service": of_none, "random_ids": random_ids, "expectations_met_at_once": at_once,
             "registries_cannot_promise": cannot, "certificates_end_soon": soon,
             "asked": asked.iter().map(asking::json).collect::<Vec<_>>(),
         }));
@@ -112,6 +117,9 @@ pub async fn check(arguments: Arguments) -> Outcome {
         }
         for (service, says) in &random_ids {
             println!("{service}: {says}");
+        }
+        for (policy, runbook, says) in &met {
+            println!("{policy}, {runbook}: {says}");
         }
         for (runbook, service, says) in &short {
             println!("{runbook} for {service}: {says}");

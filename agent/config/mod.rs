@@ -3,6 +3,7 @@
 #[macro_use]
 mod spec;
 
+mod already_met;
 mod comparison;
 mod compile;
 mod decode;

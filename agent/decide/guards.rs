@@ -12,6 +12,7 @@ mod windows;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ use crate::store::Store;
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 20] = [
+pub const GUARDS: [Guard; 21] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
@@ -42,6 +43,7 @@ pub const GUARDS: [Guard; 20] = [
     Guard::CommonCause,
     Guard::MinHealthy,
     Guard::Probe,
+    Guard::HeldHere,
     Guard::Approval,
     Guard::FleetSlot,
 ];
@@ -87,6 +89,8 @@ pub enum Guard {
     MinHealthy,
     /// The service's health can be asked. What it answers does not matter here, nor that it does not answer.
     Probe,
+    /// The service's own processes hold so many of the leaked sockets that a remedy can end the breach.
+    HeldHere,
     /// `mode: approve`: a person has approved this very plan. Asked when nothing else is against it but a slot.
     Approval,
     /// A slot of the fleet, taken last.
@@ -169,6 +173,15 @@ pub struct Gate {
     pub warm_up: Duration,
     pub max_parallel: usize,
     pub tally: Arc<Tally>,
+    pub possession: Arc<dyn Possession>,
+}
+
+/// Who holds a service's leaked sockets, looked at when nothing else is against acting.
+#[async_trait]
+pub trait Possession: Send + Sync {
+    /// Would the condition not hold, were it not for sockets that other processes alone hold? Then who they are; an error
+    /// where it could not be seen.
+    async fn elsewhere(&self, plan: &Plan) -> Result<Option<String>, String>;
 }
 
 impl std::fmt::Debug for Gate {
@@ -226,6 +239,7 @@ impl Gate {
             Guard::CommonCause => self.common_cause(question).await,
             Guard::MinHealthy => self.min_healthy(question).await,
             Guard::Probe => self.probe(question).await,
+            Guard::HeldHere => self.held_here(question).await,
             Guard::FleetSlot => self.fleet_slot(question).await,
         }
     }

@@ -53,7 +53,7 @@ struct SocketLine<'a> {
 /// `sockets.jsonl`.
 pub(super) fn sockets(sockets: &[Owned], holders: &HashMap<u64, Vec<u32>>, max_bytes: usize) -> Lines {
     let line = |owned| {
-        let Owned { socket, direction }: &Owned = owned;
+        let Owned { socket, direction, .. }: &Owned = owned;
         // Inode 0 is "in the accept queue": nobody holds it, whatever has inode 0 elsewhere.
         let pids = holders.get(&socket.inode).filter(|_| socket.inode != 0).map_or(&[] as &[u32], Vec::as_slice);
         SocketLine {

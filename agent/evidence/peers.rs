@@ -71,7 +71,7 @@ pub fn rank(sockets: &[Owned], names: &HashMap<SocketAddr, String>, at: Timestam
     }
     type Key = (Direction, SocketAddr, Option<u16>);
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
-    for Owned { socket, direction } in sockets {
+    for Owned { socket, direction, .. } in sockets {
         let remote = canonical(socket.remote);
         let key = match direction {
             Direction::Outbound => (*direction, remote, None),
@@ -191,6 +191,7 @@ pub(super) mod tests {
     /// A CLOSE_WAIT socket of so many seconds; 0: not known.
     pub(in crate::evidence) fn socket(local: &str, remote: &str, direction: Direction, age: u64) -> Owned {
         Owned {
+            namespace: crate::model::NetNs::default(),
             direction,
             socket: Socket {
                 cookie: age,

@@ -12,6 +12,7 @@ use crate::ports::fleet::FleetError;
 use crate::store::Pause;
 
 use super::journal::Journal;
+use super::judge;
 use super::recovery;
 use super::saga::{Event, Saga, Task};
 use super::steps::traffic::Before;
@@ -76,7 +77,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                 let failure = Failure { reason, detail: reason.says().into() };
                 fail(&mut saga, &mut journal, step, failure, world);
             }
-            Task::Begin(_) | Task::Act(_) | Task::Withdraw if stopping => return leave(&saga, world),
+            Task::Begin(_) | Task::Act(_) | Task::Withdraw | Task::Judge if stopping => return leave(&saga, world),
             Task::Begin(step) if saga.plan().steps[step].effect == Effect::Pivot && saga.holds_drain() => {
                 // A drain that was lost while something else was waited for may take as long to follow as the first.
                 let lost = tokio::select! {
@@ -158,6 +159,16 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                     None => return leave(&saga, world),
                 }
             }
+            Task::Judge => {
+                tokio::select! {
+                    biased;
+                    event = judge::judged(&saga, world) => {
+                        crash::point("judge", "judged");
+                        journal.record(&mut saga, event, world);
+                    }
+                    () = asked_to_stop(&mut stop) => {}
+                }
+            }
             Task::Withdraw => {
                 journal.record(&mut saga, Event::Withdrawing { preimage: Value::Null }, world);
                 crash::point("drain", "withdrawing");
@@ -230,7 +241,7 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
         journal.record(saga, Event::Interrupted { reason, detail }, world);
         return None;
     }
-    let preimage = match steps::preimage(saga, step, world).await {
+    let mut preimage = match steps::preimage(saga, step, world).await {
         Ok(preimage) => preimage,
         Err(failure) => {
             fail(saga, journal, step, failure, world);
@@ -250,6 +261,9 @@ async fn begin(saga: &mut Saga, journal: &mut Journal, step: usize, world: &Worl
             journal.record(saga, Event::Interrupted { reason, detail }, world);
             return None;
         }
+    }
+    if saga.plan().judged_from() == Some(step) {
+        judge::note_leaked(saga.plan(), &mut preimage, world).await;
     }
     let event = Event::Intended { step, preimage };
     if changes {

@@ -142,7 +142,9 @@ impl Owned<'_> {
 fn messages(saga: &Saga, event: &Event, world: &World) -> Vec<Message> {
     let tell = world.teller(saga.plan());
     let mut messages = Vec::new();
-    if let Some((step, outcome, detail)) = tell::step_of(saga.plan(), event) {
+    // What a judgement says, the end says.
+    let is_judgement = matches!(event, Event::Judged { .. });
+    if let Some((step, outcome, detail)) = tell::step_of(saga.plan(), event).filter(|_| !is_judgement) {
         messages.push(tell.step(step, outcome, detail));
     }
     if let State::Rests(ending) = saga.state() {

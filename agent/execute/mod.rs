@@ -2,6 +2,7 @@
 
 pub mod driver;
 pub mod journal;
+mod judge;
 pub mod recovery;
 pub mod resolve;
 pub mod saga;

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::model::incident::Ending;
-use crate::model::{Effect, Outcome, Plan, Reason, Step};
+use crate::model::{Effect, Leaked, Outcome, Plan, Reason, Step};
 
 /// What happened; one row of the journal each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,12 +19,13 @@ pub enum Event {
     Intended { step: usize, preimage: Value },
     /// A pivot of two halves has had its first: the service is being stopped at our word, and is ours to start.
     Stopped { step: usize },
-    /// The step took effect. `helped: Some(false)`: the verification found the service leaking as before. `note`: what the
-    /// incident's end is to say besides.
+    /// The step took effect. `helped`: what a step that can tell has found; journals of former versions say it by a boolean.
+    /// `note`: what the incident's end is to say besides.
     Done {
         step: usize,
         detail: String,
-        helped: Option<bool>,
+        #[serde(default, deserialize_with = "helped_or_boolean")]
+        helped: Option<Helped>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
@@ -40,6 +41,31 @@ pub enum Event {
     Withdrawing { preimage: Value },
     /// It is out again, or (`drained: false`) could not be taken out.
     Withdrawn { drained: bool, detail: String },
+    /// Every step is done, and the leaked sockets were looked for again: whether it helped, and by what that is known.
+    Judged { helped: Helped, detail: String },
+}
+
+/// Whether the steps helped; of two the later one in this order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Helped {
+    Yes,
+    Unknown,
+    No,
+}
+
+fn helped_or_boolean<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Helped>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Helped(Helped),
+        Boolean(bool),
+    }
+    Ok(Option::<Written>::deserialize(from)?.map(|written| match written {
+        Written::Helped(helped) => helped,
+        Written::Boolean(true) => Helped::Yes,
+        Written::Boolean(false) => Helped::No,
+    }))
 }
 
 /// Where a saga stands.
@@ -63,6 +89,8 @@ pub enum State {
         intended: bool,
         why: Ending,
     },
+    /// Every step is done; what they came to is to be looked at.
+    Judging,
     Rests(Ending),
 }
 
@@ -78,6 +106,8 @@ pub enum Task {
         preimage: Value,
     },
     Withdraw,
+    /// Look whether the steps helped.
+    Judge,
     Rest(Ending),
 }
 
@@ -89,6 +119,9 @@ pub struct Illegal {
     pub event: Box<Event>,
 }
 
+/// The key of a pre-image under which the leaked sockets stand.
+pub(super) const LEAKED: &str = "leaked";
+
 #[derive(Clone, Debug)]
 pub struct Saga {
     plan: Plan,
@@ -96,8 +129,8 @@ pub struct Saga {
     preimages: BTreeMap<usize, Value>,
     /// The step whose first half is done.
     stopped: Option<usize>,
-    /// False once a verification found no help.
-    helped: bool,
+    /// What the steps that can tell have found so far.
+    helped: Helped,
     /// What the end is to say besides.
     notes: Vec<String>,
     /// Our drain was in force when the saga came to rest.
@@ -112,7 +145,7 @@ impl Saga {
             state,
             preimages: BTreeMap::new(),
             stopped: None,
-            helped: true,
+            helped: Helped::Yes,
             notes: Vec::new(),
             left_drained: false,
         }
@@ -140,6 +173,17 @@ impl Saga {
         self.preimages.get(&step)
     }
 
+    /// The sockets that were leaked just before the pivot, as its intent was journaled with them; an error says why they are
+    /// not known.
+    pub fn leaked(&self) -> Result<Leaked, String> {
+        let before = self.plan.judged_from().and_then(|step| self.preimage(step));
+        match before.and_then(|before| before.get(LEAKED)) {
+            Some(Value::String(why)) => Err(why.clone()),
+            Some(known) => serde_json::from_value(known.clone()).map_err(|error| error.to_string()),
+            None => Err("its journal has none".into()),
+        }
+    }
+
     /// Has the step under way stopped the service, so that starting it is all that is left of it?
     pub fn has_stopped_the_service(&self) -> bool {
         matches!(self.state, State::Acting { step } if self.stopped == Some(step))
@@ -159,6 +203,7 @@ impl Saga {
                 self.preimages.contains_key(&drain) && restore.is_none_or(|restore| *step <= restore)
             }
             (State::Unwinding { left, .. }, Some(drain), _) => left.contains(&drain),
+            (State::Judging, Some(drain), restore) => self.preimages.contains_key(&drain) && restore.is_none(),
             (State::Withdraw { .. }, ..) => true,
         }
     }
@@ -175,7 +220,7 @@ impl Saga {
             State::Acting { step } => step >= pivot,
             State::Unwinding { .. } => false,
             State::Withdraw { .. } => true,
-            State::Rests(_) => self.preimages.contains_key(&pivot),
+            State::Judging | State::Rests(_) => self.preimages.contains_key(&pivot),
         })
     }
 
@@ -193,6 +238,7 @@ impl Saga {
                 None => Task::Rest(why.clone()),
             },
             State::Withdraw { .. } => Task::Withdraw,
+            State::Judging => Task::Judge,
             State::Rests(ending) => Task::Rest(ending.clone()),
         }
     }
@@ -209,7 +255,7 @@ impl Saga {
                 State::Acting { step }
             }
             (State::Acting { step: at }, Event::Done { step, helped, note, .. }) if at == step => {
-                self.helped &= helped.unwrap_or(true);
+                self.helped = self.helped.max(helped.unwrap_or(Helped::Yes));
                 self.notes.extend(note);
                 self.after(step)
             }
@@ -236,6 +282,7 @@ impl Saga {
             (State::Withdraw { why, intended: true }, Event::Withdrawn { detail, .. }) => {
                 State::Rests(Ending { detail: format!("{}; {detail}", why.detail), ..why })
             }
+            (State::Judging, Event::Judged { helped, detail }) => State::Rests(self.judged(helped, &detail)),
             (state, event) => return Err(Illegal { state: Box::new(state), event: Box::new(event) }),
         };
         if let State::Rests(_) = &next {
@@ -256,13 +303,19 @@ impl Saga {
         if step + 1 < self.plan.steps.len() {
             return State::Ready { step: step + 1 };
         }
-        let reason = match (self.changed_anything(), self.helped) {
-            (false, _) => return State::Rests(kept()),
-            (true, true) => Reason::Recovered,
-            (true, false) => Reason::NotHelped,
+        if self.changed_anything() { State::Judging } else { State::Rests(kept()) }
+    }
+
+    /// A step that found no help is not outvoted by what is gone.
+    fn judged(&self, helped: Helped, detail: &str) -> Ending {
+        let reason = match self.helped.max(helped) {
+            Helped::Yes => Reason::Recovered,
+            Helped::No => Reason::NotHelped,
+            Helped::Unknown => Reason::Unverified,
         };
-        let detail = self.notes.iter().fold(reason.says().to_owned(), |says, note| format!("{says}; {note}"));
-        State::Rests(Ending { outcome: Outcome::Completed, reason, detail })
+        let says = format!("{}: {detail}", reason.says());
+        let detail = self.notes.iter().fold(says, |says, note| format!("{says}; {note}"));
+        Ending { outcome: Outcome::Completed, reason, detail }
     }
 
     fn failed(&self, step: usize, reason: Reason, detail: String, untouched: bool) -> State {

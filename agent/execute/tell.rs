@@ -10,7 +10,7 @@ use crate::model::{EventKind, Message, Outcome, Plan, Reason, Trigger, duration}
 use crate::store::{IncidentRow, JournalRow};
 
 use super::journal::Journal;
-use super::saga::{Event, Saga, State};
+use super::saga::{Event, Helped, Saga, State};
 use super::seen::Look;
 
 /// Builds the messages of one plan.
@@ -202,6 +202,7 @@ pub fn under_way(plan: &Plan, journal: &[JournalRow]) -> &'static str {
         Ok(State::Ready { step } | State::Acting { step }) => plan.steps[*step].step.name(),
         Ok(State::Unwinding { .. }) => "unwinding",
         Ok(State::Withdraw { .. }) => "withdrawing",
+        Ok(State::Judging) => "judging",
         // Its end is being written, or its journal cannot be read: recovery tells of that.
         Ok(State::Rests(_)) | Err(_) => "ending",
     }
@@ -212,7 +213,7 @@ pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'
     let name = |step: usize| plan.steps[step].step.name();
     match event {
         Event::Intended { .. } | Event::Stopped { .. } | Event::Withdrawing { .. } => None,
-        Event::Done { step, detail, helped: Some(false), .. } => Some((name(*step), "not_helped", detail)),
+        Event::Done { step, detail, helped: Some(Helped::No), .. } => Some((name(*step), "not_helped", detail)),
         Event::Done { step, detail, .. } => Some((name(*step), "done", detail)),
         // A call only fails, and that is what it is for.
         Event::Failed { step, reason: Reason::NeedsPerson, detail, .. } => Some((name(*step), "made", detail)),
@@ -220,6 +221,7 @@ pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'
         Event::Interrupted { detail, .. } => Some(("plan", "interrupted", detail)),
         Event::Undone { step, detail } => Some((name(*step), "undone", detail)),
         Event::UndoRefused { step, detail, .. } => Some((name(*step), "undo_refused", detail)),
+        Event::Judged { detail, .. } => Some(("verdict", "given", detail)),
         Event::Withdrawn { drained: true, detail } => Some(("drain", "done", detail)),
         Event::Withdrawn { drained: false, detail } => Some(("drain", "failed", detail)),
     }

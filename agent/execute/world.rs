@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::model::plan::{Binding, Health};
 use crate::model::runbook::Recycle;
-use crate::model::{Incarnation, Marker, Message, Plan, Readings, Reason, Truth, Worker};
+use crate::model::{Incarnation, Leaked, Marker, Message, Plan, Readings, Reason, Remaining, Truth, Worker};
 use crate::ports::probe::ProbeFailure;
 use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
@@ -68,6 +68,13 @@ pub trait Measure: Send + Sync {
     /// Does the process that a pid file names hold any of the service's leaked sockets, or one that descends from it? True
     /// where nothing is leaked now. An error where that cannot be seen.
     async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String>;
+    /// The service's sockets that have been in CLOSE_WAIT for at least so long, each by its identity; all of them where none
+    /// has.
+    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String>;
+    /// What became of these sockets: all tables and all processes' descriptors are looked through.
+    async fn remaining(&self, plan: &Plan, leaked: &Leaked) -> Result<Remaining, String>;
+    /// Whether the plan's breach is over, measured now.
+    async fn is_over(&self, plan: &Plan) -> Result<Truth, String>;
     /// Whether the expectation holds at the end of a verification.
     async fn expectation(&self, plan: &Plan, expect: &crate::model::Comparison) -> Result<Truth, String>;
 }

@@ -150,8 +150,17 @@ impl Meter {
         Measurements { at: census.at, monotonic: census.monotonic, untrusted: None, services, none }
     }
 
+    /// These readings, with what is told by the service's sockets alone as it would be if it held these.
+    pub fn with(&self, readings: Readings, held: &ServiceCensus) -> Readings {
+        let held = ServiceCensus { established: None, descriptors: None, ..held.clone() };
+        self.counted(readings, &held, None)
+    }
+
     fn counts(&self, held: &ServiceCensus, host: Option<f64>) -> Readings {
-        let mut readings = Readings::default();
+        self.counted(Readings::default(), held, host)
+    }
+
+    fn counted(&self, mut readings: Readings, held: &ServiceCensus, host: Option<f64>) -> Readings {
         let count = |wanted: &dyn Fn(&Brief) -> bool| held.sockets().filter(|socket| wanted(socket)).count() as f64;
         let all = held.close_wait() as f64;
         readings.set(Signal::CloseWait, all);

@@ -40,6 +40,7 @@ impl ServiceCensus {
 /// A socket with its direction, as its owner sees it.
 #[derive(Clone, Debug)]
 pub struct Owned {
+    pub namespace: NetNs,
     pub socket: Socket,
     pub direction: Direction,
 }

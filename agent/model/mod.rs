@@ -3,6 +3,7 @@
 pub mod census;
 pub mod duration;
 pub mod incident;
+pub mod leaked;
 pub mod message;
 pub mod plan;
 pub mod policy;
@@ -20,6 +21,7 @@ pub mod window;
 
 pub use census::{Census, Owner, ServiceCensus};
 pub use incident::{IncidentId, Marker, Outcome, Trigger};
+pub use leaked::{Holder, Leaked, Remaining, SocketId};
 pub use message::{EventKind, Message};
 pub use plan::{Plan, PlannedStep, Target};
 pub use policy::{Comparison, Condition, Mode, Policy, Truth};

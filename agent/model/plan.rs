@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::incident::{IncidentId, Trigger};
-use super::policy::{Condition, GuardSettings, Limits};
+use super::policy::{Condition, GuardSettings, Limits, Truth};
 use super::runbook::{Effect, Runbook, Step, StopSignal};
 use super::service::{Incarnation, ServiceName};
+use super::signal::Readings;
 use super::tls::Tls;
 
 /// Where a service stands in a registry.
@@ -169,6 +170,9 @@ pub struct Plan {
     pub incarnation: Option<Incarnation>,
     /// Must still hold just before each change, unless a person started the plan.
     pub when: Condition,
+    /// Holds once the breach is over; `None`: once `when` does not hold.
+    #[serde(default)]
+    pub clear: Option<Condition>,
     pub limits: Limits,
     pub guards: GuardSettings,
     /// The name that hosts contend for a fleet slot under; `None` where no slot is needed.
@@ -178,9 +182,9 @@ pub struct Plan {
 
 impl Plan {
     /// What a person's word on the plan is bound to: everything that is done, to what, with which values. The incident's
-    /// id, what set it off and the words about it do not matter. SHA-256, in hex.
+    /// id, what set it off, when it is over and the words about it do not matter. SHA-256, in hex.
     pub fn hash(&self) -> String {
-        let Self { incident: _, trigger: _, dry_run: _, rung: _, .. } = self;
+        let Self { incident: _, trigger: _, dry_run: _, rung: _, clear: _, .. } = self;
         let matters = (
             (&self.policy, &self.runbook, &self.target, &self.incarnation, &self.when),
             (&self.limits, &self.guards, &self.fleet_scope, &self.steps),
@@ -192,6 +196,20 @@ impl Plan {
     /// The index of the first step past which there is no way back.
     pub fn pivot(&self) -> Option<usize> {
         self.steps.iter().position(|planned| planned.effect == Effect::Pivot)
+    }
+
+    /// The step before which the leaked sockets are looked at, by which the end is judged: the pivot, or the first step that
+    /// changes anything.
+    pub fn judged_from(&self) -> Option<usize> {
+        self.pivot().or_else(|| self.steps.iter().position(|planned| planned.effect != Effect::ReadOnly))
+    }
+
+    /// Is the breach over, by these readings?
+    pub fn is_over(&self, readings: &Readings) -> Truth {
+        match &self.clear {
+            Some(clear) => clear.truth(readings),
+            None => !self.when.truth(readings),
+        }
     }
 
     /// Changes something on the host or in a registry.

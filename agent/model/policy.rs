@@ -18,6 +18,18 @@ pub enum Truth {
     Unknown,
 }
 
+impl std::ops::Not for Truth {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        match self {
+            Self::True => Self::False,
+            Self::False => Self::True,
+            Self::Unknown => Self::Unknown,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operator {
     #[serde(rename = ">")]
@@ -97,6 +109,15 @@ impl Condition {
             Self::All(parts) => fold(parts, readings, Truth::False, Truth::True),
             Self::Any(parts) => fold(parts, readings, Truth::True, Truth::False),
         }
+    }
+
+    /// The least age of sockets in CLOSE_WAIT that it asks for; zero where it asks for none.
+    pub fn least_age(&self) -> Duration {
+        let aged = |comparison: &Comparison| match comparison.signal {
+            Signal::CloseWaitAged(least) => Some(least),
+            _ => None,
+        };
+        self.comparisons().into_iter().filter_map(aged).min().unwrap_or_default()
     }
 
     /// Every comparison in it, in the order written.

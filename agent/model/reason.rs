@@ -53,6 +53,8 @@ pub enum Reason {
     OutOfTraffic,
     /// The service's health cannot be asked: a certificate, a name, a program.
     ProbeUnusable,
+    /// The leaked sockets are held by processes that a restart of the service does not end.
+    HeldElsewhere,
     Cooldown,
     ServiceBudget,
     HostBudget,
@@ -82,6 +84,8 @@ pub enum Reason {
     DrainTimedOut,
     StepFailed,
     ConditionCleared,
+    /// A step found nothing that it could do.
+    NothingToDo,
     MeasurementFailed,
     IncarnationChanged,
     GuardRefused,
@@ -112,6 +116,8 @@ pub enum Reason {
     // How it ended well.
     Recovered,
     NotHelped,
+    /// Whether it helped could not be seen.
+    Unverified,
     EvidenceKept,
 }
 
@@ -151,6 +157,9 @@ impl Reason {
             Self::ProbeUnusable => {
                 "the service's health could not be asked after a restart, so it would stay out of traffic; mend the probe"
             }
+            Self::HeldElsewhere => {
+                "other processes hold the leaked sockets, so a restart of the service would not free them"
+            }
             Self::Cooldown => "an earlier incident ended a short while ago",
             Self::ServiceBudget => "the service's budget of incidents is spent",
             Self::HostBudget => "this host's budget of incidents is spent",
@@ -178,6 +187,7 @@ impl Reason {
             Self::DrainTimedOut => "connections remained when the wait for drained ended",
             Self::StepFailed => "a step failed",
             Self::ConditionCleared => "the condition no longer held just before the change",
+            Self::NothingToDo => "a step found nothing to do, so nothing was changed",
             Self::MeasurementFailed => "the signals could not be measured afresh just before the change",
             Self::IncarnationChanged => "the service was restarted by somebody else meanwhile",
             Self::GuardRefused => "a guard refused just before the change",
@@ -201,8 +211,9 @@ impl Reason {
             Self::NotAsBefore => "what cannot be taken back was begun, and the service is not as it was before",
             Self::NeedsPerson => "the runbook leaves the rest to a person",
             Self::BreakerOpen => "what the policy does did not help, so it only says what it would do; `unwait rearm`",
-            Self::Recovered => "healthy, in traffic, and the sockets are gone",
-            Self::NotHelped => "every step is done, and no step could show that it helped",
+            Self::Recovered => "every step is done, and it helped",
+            Self::NotHelped => "every step is done, and it did not help",
+            Self::Unverified => "every step is done, and whether it helped is not known",
             Self::EvidenceKept => "the evidence is kept; nothing was to be changed",
         }
     }

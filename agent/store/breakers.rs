@@ -64,7 +64,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, reason = ?5, ended_line FROM incident
                      WHERE policy = ?1 AND service = ?2 AND dry_run = 0 AND changed = 1
-                       AND (outcome = 'completed' OR reason = ?5)
+                       AND (outcome = 'completed' AND reason <> ?6 OR reason = ?5)
                        AND ended_line > max(?3, coalesce((SELECT rearmed FROM breaker
                                                      WHERE breaker.policy = ?1 AND breaker.service = ?2), ?3))
                      ORDER BY ended_line, id",
@@ -75,7 +75,8 @@ impl Store {
                         service.as_str(),
                         since,
                         Reason::NotHelped.as_str(),
-                        Reason::DrainIneffective.as_str()
+                        Reason::DrainIneffective.as_str(),
+                        Reason::Unverified.as_str()
                     ],
                     |row| {
                         let drain_ineffective: bool = row.get(3)?;

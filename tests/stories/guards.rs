@@ -147,7 +147,7 @@ fn a_paused_agent_does_nothing_until_resumed() {
 fn a_recently_restarted_service_is_left_to_settle() {
     let lab = Lab::start();
     let stage = Stage::set(&lab, Behaviour::LeakAlways);
-    Etc::of_the_story().edit(HOST, "restart_grace: 0s", "restart_grace: 20s").write(&lab);
+    Etc::of_the_story().edit(HOST, "restart_grace: 0s", "restart_grace: 30s").write(&lab);
     // By a person, as the agent cannot know.
     lab.restart_unit(service::UNIT);
     let restarted = up_since(&lab);
@@ -161,7 +161,7 @@ fn a_recently_restarted_service_is_left_to_settle() {
     assert!(held["until"].is_string(), "it says until when: {held:#}");
     acts(&stage);
     let began = agent::history(&lab)[0]["began"].as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
-    assert!(began.as_second() >= restarted + 20, "began {began}, restarted at {restarted}");
+    assert!(began.as_second() >= restarted + 30, "began {began}, restarted at {restarted}");
 }
 
 /// Seconds since the epoch.

@@ -26,6 +26,7 @@ mod namespaces;
 mod not_helped;
 mod orphans;
 mod per_connection;
+mod outcomes;
 mod readme;
 mod restarters;
 mod scan;

@@ -247,8 +247,8 @@ fn a_wrong_policy_says_all_of_it() {
             format!("{rest}when: close_wait > 1\nescalate: [look, look, lok]"),
             vec![
                 "6:1 `escalate` stands in place of `runbook`: remove one of them",
-                "6:12 a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
-                "6:18 a rung changes something, and its `verify` says what to expect: else nobody knows whether it helped",
+                "6:12 a rung changes something: of one that only looks nobody could know whether it helped",
+                "6:18 a rung changes something: of one that only looks nobody could know whether it helped",
                 "6:18 this runbook is a rung already: one that did not help is not tried again",
                 "6:24 no runbook `lok`: did you mean `look`?",
             ],

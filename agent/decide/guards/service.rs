@@ -115,6 +115,13 @@ impl Gate {
         })
     }
 
+    pub(super) async fn held_here(&self, question: &Question<'_>) -> Answer {
+        Ok(match self.possession.elsewhere(question.plan).await? {
+            None => Verdict::Allow,
+            Some(who) => deny(Reason::HeldElsewhere, who),
+        })
+    }
+
     fn is_open(&self, incident: &IncidentId) -> Result<bool, String> {
         Ok(self.store.incident(incident).map_err(text)?.is_some_and(|row| row.ended.is_none()))
     }

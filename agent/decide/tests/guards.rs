@@ -8,11 +8,11 @@ use super::hours::always;
 use super::scenery::{Scenery, scenery};
 use super::*;
 use crate::clock::Clock;
-use crate::decide::guards::{GUARDS, Guard, holds_now};
+use crate::decide::guards::{GUARDS, Guard, Possession, holds_now};
 use crate::execute::fakes::{HOST, ID, REGISTRY};
 use crate::model::plan::Health;
 use crate::model::window::WindowAction;
-use crate::model::{IncidentId, Marker, Outcome, Readings, Reason, Trigger};
+use crate::model::{IncidentId, Marker, Outcome, Plan, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::restarter::RunState;
@@ -46,6 +46,7 @@ fn the_guards_stand_in_the_designs_order() {
         CommonCause,
         MinHealthy,
         Probe,
+        HeldHere,
         Approval,
         FleetSlot,
     ];
@@ -73,6 +74,7 @@ fn the_guards_stand_in_the_designs_order() {
     all.scene.registry.set_healthy("rpc-order-2", false);
     *all.fleet.broken.lock().unwrap() = true;
     all.gate.ports.probe = Arc::new(Unbelieved { is_an_answer: false });
+    all.gate.possession = Arc::new(Elsewhere);
     all.store.refuse_writes(true);
     all.store.test_write(all.now()).unwrap_err();
     assert_eq!(all.all().iter().map(|refusal| refusal.guard).collect::<Vec<_>>(), GUARDS);
@@ -103,6 +105,26 @@ fn a_probe_that_cannot_be_asked_is_a_no_and_a_bad_answer_is_none() {
     assert_eq!(refusal.detail, "GET https://a/: TLS: it has expired");
     scenery.plan.target.health = None;
     scenery.allows();
+}
+
+/// Others hold what counts as the service's.
+struct Elsewhere;
+
+#[async_trait]
+impl Possession for Elsewhere {
+    async fn elsewhere(&self, _plan: &Plan) -> Result<Option<String>, String> {
+        Ok(Some(
+            "60 of its 60 sockets in CLOSE_WAIT are held by others: 60 held by pid 1 (systemd, /init.scope)".into(),
+        ))
+    }
+}
+
+#[test]
+fn what_others_hold_and_no_restart_frees_is_held_by_who_holds_it() {
+    let mut scenery = scenery();
+    scenery.gate.possession = Arc::new(Elsewhere);
+    let refusal = scenery.refuses(Guard::HeldHere, Reason::HeldElsewhere);
+    assert!(refusal.detail.contains("pid 1 (systemd, /init.scope)"), "{refusal}");
 }
 
 #[test]

@@ -107,6 +107,7 @@ pub fn scenery() -> Scenery {
         warm_up: seconds(60),
         max_parallel: 1,
         tally: Arc::default(),
+        possession: Arc::new(fakes::Fake(Arc::clone(&scene))),
     };
     clock.advance(seconds(60));
     let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));

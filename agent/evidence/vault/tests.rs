@@ -50,7 +50,7 @@ impl Scene {
         Self {
             incident: IncidentId("20261122T184329Z-rpc-order-1f3a".into()),
             service: ServiceName::parse("rpc-order.service").unwrap(),
-            sockets: vec![Owned { socket, direction: Direction::Outbound }],
+            sockets: vec![Owned { namespace: crate::model::NetNs::default(), socket, direction: Direction::Outbound }],
             table: vec![row],
             holders: BTreeMap::from([(std::process::id(), 1)]),
             names: HashMap::from([(remote, "redis-session".to_string())]),

@@ -7,9 +7,13 @@ use jiff::Timestamp;
 
 use super::{Fake, Fault, WORKERS};
 use crate::clock::Clock;
+use crate::decide::guards::Possession;
 use crate::execute::world::{Arrivals, Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Recheck, Talk};
 use crate::model::runbook::Recycle;
-use crate::model::{Comparison, Plan, Readings, Reason, Truth, Worker};
+use crate::model::{Comparison, Leaked, NetNs, Plan, Readings, Reason, Remaining, SocketId, Truth, Worker};
+
+/// Leaked sockets of the service.
+const LEAKED: u64 = 12;
 
 #[async_trait]
 impl Pace for Fake {
@@ -80,6 +84,33 @@ impl Measure for Fake {
         Ok(true)
     }
 
+    async fn leaked(&self, _plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
+        let socket = |n| SocketId { namespace: NetNs(1), cookie: n, inode: n };
+        Ok(Leaked { boot: "this one".into(), at_least, sockets: (1..=LEAKED).map(socket).collect() })
+    }
+
+    async fn remaining(&self, _plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
+        let of = leaked.sockets.len();
+        match self.0.fault {
+            Fault::NotHelped => Ok(Remaining { of, left: of, unheld: of, ..Remaining::default() }),
+            Fault::CannotBeMeasuredAtTheEnd => Err("the dump was interrupted".into()),
+            _ => Ok(Remaining { of, ..Remaining::default() }),
+        }
+    }
+
+    async fn is_over(&self, _plan: &Plan) -> Result<Truth, String> {
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
+        Ok(Truth::True)
+    }
+
     async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
         if self.0.trip.pass() {
             return Err("the dump was interrupted".into());
@@ -89,6 +120,16 @@ impl Measure for Fake {
             Fault::CannotBeMeasuredAtTheEnd => Err("the dump was interrupted".into()),
             _ => Ok(Truth::True),
         }
+    }
+}
+
+#[async_trait]
+impl Possession for Fake {
+    async fn elsewhere(&self, _plan: &Plan) -> Result<Option<String>, String> {
+        if self.0.trip.pass() {
+            return Err("the dump was interrupted".into());
+        }
+        Ok(None)
     }
 }
 

@@ -109,6 +109,7 @@ pub fn plan(steps: Vec<Step>) -> Plan {
         },
         incarnation: Some(Incarnation("lifetime-1".into())),
         when: Condition::Compare(Comparison { signal: Signal::CloseWait, operator: Operator::Above, threshold: 200.0 }),
+        clear: None,
         rung: None,
         limits: Limits::default(),
         guards: GuardSettings::default(),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Done, Failure, same_lifetime};
-use crate::execute::saga::Saga;
+use crate::execute::saga::{Helped, Saga};
 use crate::execute::world::{Closed, World};
 use crate::model::{Reason, duration};
 
@@ -20,9 +20,10 @@ pub async fn apply(
     let closed = world.kernel.close_sockets(saga.plan(), older_than, at_most).await;
     let Closed { found, closed, leaked } = closed.map_err(|error| Failure::new(Reason::CloseFailed, error))?;
     same_lifetime(saga, step, Reason::CloseFailed, world).await?;
-    let not_helped = |detail: String| Ok(Done { helped: Some(false), ..Done::saying(detail) });
+    let not_helped = |detail: String| Ok(Done { helped: Some(Helped::No), ..Done::saying(detail) });
     if found == 0 {
-        return not_helped(format!("no socket has been in CLOSE_WAIT for {}", duration::format(older_than)));
+        let detail = format!("no socket has been in CLOSE_WAIT for {}", duration::format(older_than));
+        return Err(Failure::new(Reason::NothingToDo, detail));
     }
     let more = match found - closed {
         0 => String::new(),
@@ -34,9 +35,12 @@ pub async fn apply(
             "{closed} sockets were closed{more}, but {leaked} of their descriptors STAY LEAKED: the service holds them in \
              state CLOSE, where no look shows them; only the program itself, or its end, frees them"
         )),
-        None => not_helped(format!(
-            "{closed} sockets were closed{more}; whether their descriptors are free is not known, since not all of the \
+        None => Ok(Done {
+            helped: Some(Helped::Unknown),
+            ..Done::saying(format!(
+                "{closed} sockets were closed{more}; whether their descriptors are free is not known, since not all of the \
              service's processes could be looked into"
-        )),
+            ))
+        }),
     }
 }

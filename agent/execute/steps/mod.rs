@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::model::{EventKind, Incarnation, Plan, Reason, Step};
 use crate::ports::registry::RegistryError;
 
-use super::saga::Saga;
+use super::saga::{Helped, Saga};
 use super::world::World;
 use traffic::Before;
 
@@ -31,7 +31,7 @@ use traffic::Before;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done {
     pub detail: String,
-    pub helped: Option<bool>,
+    pub helped: Option<Helped>,
     /// Only the first half of a restart: to be journaled, and then applied again for the second.
     pub stopped: bool,
     /// What the incident's end must say besides.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Done, Failure, hold, same_lifetime};
-use crate::execute::saga::Saga;
+use crate::execute::saga::{Helped, Saga};
 use crate::execute::world::World;
 use crate::model::runbook::Recycle;
 use crate::model::{Incarnation, Plan, Reason, Worker, duration};
@@ -39,12 +39,13 @@ async fn look(plan: &Plan, how: &Recycle, world: &World) -> Result<Vec<Worker>, 
 
 pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Result<Done, Failure> {
     let plan = saga.plan();
-    let not_helped = |detail: String| Ok(Done { helped: Some(false), ..Done::saying(detail) });
+    let not_helped = |detail: String| Ok(Done { helped: Some(Helped::No), ..Done::saying(detail) });
     let first = look(plan, how, world).await?;
     let before = workers_before(saga, step).unwrap_or(first.len()).max(first.len());
     let mut left: Vec<Worker> = first.iter().filter(|worker| worker.holds > 0).copied().collect();
     if left.is_empty() {
-        return not_helped(format!("none of its {} workers holds a leaked socket", first.len()));
+        let detail = format!("none of its {} workers holds a leaked socket", first.len());
+        return Err(Failure::new(Reason::NothingToDo, detail));
     }
     let floor = how.floor.of(before);
     let (mut ended, mut sockets) = (0, 0);

@@ -1,10 +1,11 @@
 //! `verify`: watch the service in traffic for `soak`, healthy throughout, and then expect its signals to be so.
-//! Unhealthy: it is taken out again. Healthy but leaking: `not_helped`, and it stays in traffic.
+//! Unhealthy: it is taken out again. Healthy but leaking: `not_helped`, and it stays in traffic. What became of the leaked
+//! sockets is looked at once every step is done (`execute::verdict`), with this step or without.
 
 use std::time::Duration;
 
 use super::{Done, Failing, Failure, clients, drain, restore};
-use crate::execute::saga::Saga;
+use crate::execute::saga::{Helped, Saga};
 use crate::execute::world::{World, key};
 use crate::model::plan::Binding;
 use crate::model::{Comparison, Plan, Reason, Truth, duration};
@@ -28,24 +29,24 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
     }
     in_traffic(saga, world).await?;
 
-    let mut unmet = Vec::new();
+    let (mut helped, mut unmet) = (Helped::Yes, Vec::new());
     for comparison in expect {
-        match world.measure.expectation(plan, comparison).await {
-            Ok(Truth::True) => {}
-            Ok(Truth::False) => unmet.push(format!("{comparison} does not hold")),
-            Ok(Truth::Unknown) => unmet.push(format!("{comparison} is unknown")),
-            Err(error) => unmet.push(format!("{comparison} could not be measured: {error}")),
-        }
+        let (found, says) = match world.measure.expectation(plan, comparison).await {
+            Ok(Truth::True) => continue,
+            Ok(Truth::False) => (Helped::No, "does not hold".to_owned()),
+            Ok(Truth::Unknown) => (Helped::Unknown, "is unknown".to_owned()),
+            Err(error) => (Helped::Unknown, format!("could not be measured: {error}")),
+        };
+        helped = helped.max(found);
+        unmet.push(format!("{comparison} {says}"));
     }
     let soaked = duration::format(soak);
-    Ok(match unmet.is_empty() {
-        true => {
-            Done { helped: Some(true), ..Done::saying(format!("healthy for {soaked}, and every expectation holds")) }
-        }
-        false => {
-            Done { helped: Some(false), ..Done::saying(format!("healthy for {soaked}, but {}", unmet.join(", "))) }
-        }
-    })
+    let says = match (expect, &unmet[..]) {
+        ([], _) => format!("healthy for {soaked}"),
+        (_, []) => format!("healthy for {soaked}, and every expectation holds"),
+        (_, unmet) => format!("healthy for {soaked}, but {}", unmet.join(", ")),
+    };
+    Ok(Done { helped: Some(helped), ..Done::saying(says) })
 }
 
 /// The first binding that clients do not find, by an answer of the view that they read.

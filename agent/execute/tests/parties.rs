@@ -390,6 +390,7 @@ impl Case {
             warm_up: Duration::ZERO,
             max_parallel: 1,
             tally: Arc::default(),
+            possession: Arc::new(Fake(Arc::clone(&scene))),
         };
         world.recheck = Arc::new(Asks { gate, measure: Arc::new(Fake(Arc::clone(&scene))) });
         let heard = Arc::new(Ears::default());

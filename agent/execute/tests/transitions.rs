@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::execute::fakes::{self, Fault, Shape};
-use crate::execute::saga::{Event, Saga, State};
+use crate::execute::saga::{Event, Helped, Saga, State};
 use crate::model::runbook::RunEffect;
 use crate::model::{Effect, Outcome, Plan, Reason, Step};
 
@@ -73,9 +73,12 @@ fn after(mut saga: Saga, events: &[Event]) -> Saga {
 /// Every event that there is, for a plan of this length.
 fn every_event(length: usize) -> Vec<Event> {
     let mut all = vec![interrupted(), withdrawing(), withdrawn(true), withdrawn(false)];
+    for helped in [Helped::Yes, Helped::Unknown, Helped::No] {
+        all.push(Event::Judged { helped, detail: String::new() });
+    }
     for step in 0..=length {
         all.extend([intended(step), done(step), undone(step), refused(step), Event::Stopped { step }]);
-        all.push(Event::Done { step, detail: String::new(), helped: Some(false), note: None });
+        all.push(Event::Done { step, detail: String::new(), helped: Some(Helped::No), note: None });
         for untouched in [false, true] {
             all.extend([failed(step, Reason::StepFailed, untouched)]);
             all.extend([failed(step, Reason::UnhealthyAfterRestore, untouched)]);
@@ -107,6 +110,7 @@ fn may_follow(state: &State, event: &Event) -> bool {
             Event::Withdrawn { .. } => *intended,
             _ => false,
         },
+        State::Judging => matches!(event, Event::Judged { .. }),
         State::Rests(_) => false,
     }
 }
@@ -124,6 +128,7 @@ fn every_event_in_every_state_is_legal_or_a_typed_refusal_that_changes_nothing()
         after(ill.clone(), &[withdrawing(), withdrawn(true)]),
         ill,
         after(up_to(VERIFY, true), &[done(VERIFY)]),
+        after(up_to(VERIFY, true), &[done(VERIFY), Event::Judged { helped: Helped::Yes, detail: String::new() }]),
     ]);
     let mut counts = (0, 0);
     for saga in &sagas {

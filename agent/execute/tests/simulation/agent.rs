@@ -200,6 +200,7 @@ impl Agent {
             warm_up: WARM_UP,
             max_parallel: 1,
             tally: Arc::default(),
+            possession: Arc::new(self.door.clone()),
         }
     }
 

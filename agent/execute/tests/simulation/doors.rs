@@ -13,10 +13,13 @@ use tokio::time::sleep;
 use super::host::{Broken, Host};
 use super::scenario::{End, Party};
 use crate::clock::Clock;
+use crate::decide::guards::Possession;
 use crate::execute::world::{Arrivals, Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Talk};
 use crate::model::plan::{self, Health};
 use crate::model::runbook::Recycle;
-use crate::model::{Comparison, Incarnation, Marker, Plan, Readings, Signal, Truth, Worker};
+use crate::model::{
+    Comparison, Incarnation, Leaked, Marker, NetNs, Plan, Readings, Remaining, Signal, SocketId, Truth, Worker,
+};
 use crate::ports::fleet::fake::Way;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, LEASE, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
@@ -176,6 +179,13 @@ impl Keeper for Door {
 }
 
 #[async_trait]
+impl Possession for Door {
+    async fn elsewhere(&self, _plan: &Plan) -> Result<Option<String>, String> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
 impl Measure for Door {
     async fn now(&self, _plan: &Plan) -> Result<Readings, String> {
         self.nearby().await;
@@ -201,6 +211,25 @@ impl Measure for Door {
 
     async fn ends_a_holder(&self, _plan: &Plan) -> Result<bool, String> {
         Ok(true)
+    }
+
+    async fn leaked(&self, _plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        self.nearby().await;
+        let lifetime = u64::from(self.0.service().lifetime);
+        let sockets = vec![SocketId { namespace: NetNs(1), cookie: lifetime, inode: lifetime }];
+        Ok(Leaked { boot: self.boot(), at_least, sockets })
+    }
+
+    /// They end with their lifetime.
+    async fn remaining(&self, _plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        self.nearby().await;
+        let lifetime = u64::from(self.0.service().lifetime);
+        let left = leaked.sockets.iter().filter(|socket| socket.cookie == lifetime).count();
+        Ok(Remaining { of: leaked.sockets.len(), left, ..Remaining::default() })
+    }
+
+    async fn is_over(&self, plan: &Plan) -> Result<Truth, String> {
+        Ok(plan.is_over(&Measure::now(self, plan).await?))
     }
 
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {

@@ -1,0 +1,386 @@
+//! Leaked sockets by their identity: which they are before a remedy, and what became of each after it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Sensor;
+use crate::attribute::HeldBy;
+use crate::collect::CollectError;
+use crate::model::leaked::why_they_stay;
+use crate::model::socket::{BlindSpot, Detail, Quality};
+use crate::model::{Brief, Holder, Leaked, NetNs, Readings, Remaining, ServiceName, SocketId};
+
+/// How many holders are named.
+const MOST_NAMED: usize = 5;
+/// For looking through the descriptors of all processes: some 3 µs each, so three million of them.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
+
+impl Sensor {
+    /// The service's sockets that have been in CLOSE_WAIT for at least so long and send no more; where none has, all of
+    /// its sockets in CLOSE_WAIT. An error where the look was partial.
+    pub fn identities(&mut self, service: &ServiceName, at_least: Duration) -> Result<Leaked, String> {
+        let detail = self.listed()?;
+        let (mut census, owned) = self.attributor.owned(detail, service, self.clock.as_ref());
+        if let Quality::Partial { why } = census.quality {
+            return Err(why);
+        }
+        let held = census.services.remove(service).unwrap_or_default();
+        let sending: HashSet<u64> = held.sockets().filter(|s| s.sending).map(|s| u64::from(s.inode)).collect();
+        let is_leaked = |at_least: Duration| {
+            let of = |owned: &&crate::model::census::Owned| {
+                owned.socket.age.unwrap_or_default() >= at_least
+                    && (owned.socket.inode == 0 || !sending.contains(&owned.socket.inode))
+            };
+            let id = |owned: &crate::model::census::Owned| SocketId {
+                namespace: owned.namespace,
+                cookie: owned.socket.cookie,
+                inode: owned.socket.inode,
+            };
+            owned.iter().filter(of).map(id).collect::<Vec<_>>()
+        };
+        let boot = self.clock.boot();
+        Ok(match is_leaked(at_least) {
+            old if !old.is_empty() => Leaked { boot, at_least, sockets: old },
+            _ => Leaked { boot, at_least: Duration::ZERO, sockets: is_leaked(Duration::ZERO) },
+        })
+    }
+
+    /// What became of these sockets: network namespaces are looked for anew, all tables are read, and the descriptors of all
+    /// processes, each afresh. An error where a table could not be read whole.
+    pub fn remaining(&mut self, service: &ServiceName, leaked: &Leaked) -> Result<Remaining, String> {
+        let of = leaked.sockets.len();
+        if leaked.sockets.is_empty() || leaked.boot != self.clock.boot() {
+            return Ok(Remaining { of, ..Remaining::default() });
+        }
+        self.collector.discover();
+        self.attributor.search_anew();
+        let detail = self.listed()?;
+        if let Quality::Partial { why } = &detail.snapshot.quality {
+            return Err(why.clone());
+        }
+        let blind = detail.snapshot.blind_spots.iter().find(|spot| matches!(spot, BlindSpot::NotRead(_)));
+        let blind = blind.map(ToString::to_string);
+        let inodes = leaked.sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
+        let (held, unseen) = self.attributor.held_by(&inodes, self.clock.as_ref(), LOOK_WITHIN);
+        let is_own = |by: &HeldBy| self.attributor.is_of(&by.cgroup, service);
+        let found = became_of(leaked, &Listed::of(&detail), &held, is_own);
+        Ok(Remaining { unseen: blind.or(unseen), ..found })
+    }
+
+    /// The service's sockets that processes of others alone hold, and what it would read without them; `None` where there are
+    /// none, or not all of its own processes could be looked into.
+    pub fn elsewhere(&mut self, service: &ServiceName, readings: Readings) -> Result<Option<Elsewhere>, String> {
+        let census = self.census().map_err(|error| error.to_string())?;
+        if let Quality::Partial { why } = census.quality {
+            return Err(why);
+        }
+        let Some(mut held) = census.services.get(service).cloned() else { return Ok(None) };
+        let inodes: HashSet<u64> = held.sockets().map(|s| u64::from(s.inode)).filter(|inode| *inode != 0).collect();
+        let clock = Arc::clone(&self.clock);
+        let Some(own) = self.attributor.held_of(service, &held, inodes.clone(), clock.as_ref(), LOOK_WITHIN) else {
+            return Ok(None);
+        };
+        let not_own: HashSet<u64> = inodes.difference(&own).copied().collect();
+        if not_own.is_empty() {
+            return Ok(None);
+        }
+        let (by, _) = self.attributor.held_by(&not_own, clock.as_ref(), LOOK_WITHIN);
+        let by: Vec<HeldBy> = by.into_iter().filter(|by| !self.attributor.is_of(&by.cgroup, service)).collect();
+        let elsewhere: HashSet<u64> = by.iter().flat_map(|by| by.inodes.iter().copied()).collect();
+        if elsewhere.is_empty() {
+            return Ok(None);
+        }
+        let (of, sockets) = (held.close_wait(), elsewhere.len());
+        let stays = |socket: &Brief| !elsewhere.contains(&u64::from(socket.inode));
+        held.inbound.retain(stays);
+        held.outbound.retain(stays);
+        let without = self.meter.with(readings, &held);
+        let holders = by.iter().map(|by| holder(by, by.inodes.len(), false)).collect();
+        Ok(Some(Elsewhere { of, sockets, holders, without }))
+    }
+
+    fn listed(&mut self) -> Result<Detail, String> {
+        self.collector.detail(self.clock.as_ref()).map_err(|error: CollectError| error.to_string())
+    }
+}
+
+fn holder(by: &HeldBy, sockets: usize, own: bool) -> Holder {
+    let HeldBy { pid, comm, cgroup, .. } = by;
+    Holder { pid: *pid, comm: comm.clone(), cgroup: cgroup.clone(), sockets, own }
+}
+
+/// Sockets that count as a service's, since its living cgroup made them, and that no process of it holds.
+#[derive(Debug)]
+pub struct Elsewhere {
+    /// All that count as the service's.
+    of: usize,
+    sockets: usize,
+    holders: Vec<Holder>,
+    /// What the service would read without them.
+    pub without: Readings,
+}
+
+impl Elsewhere {
+    pub fn says(&self, unit: &str) -> String {
+        let Self { of, sockets, holders, .. } = self;
+        let who: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+        let why = why_they_stay(unit, holders).map(|why| format!("; {why}")).unwrap_or_default();
+        format!("{sockets} of its {of} sockets in CLOSE_WAIT are held by others: {}{why}", who.join(", "))
+    }
+}
+
+/// The sockets in CLOSE_WAIT of all tables.
+#[derive(Default)]
+struct Listed {
+    /// The inode of each, by namespace and cookie.
+    by_cookie: HashMap<(NetNs, u64), u64>,
+    /// The namespace and the cookie of each, by its inode: sockfs is one for all namespaces.
+    by_inode: HashMap<u64, (NetNs, u64)>,
+}
+
+impl Listed {
+    fn of(detail: &Detail) -> Self {
+        let mut listed = Self::default();
+        for (group, socket) in &detail.sockets {
+            let namespace = detail.snapshot.groups[*group].namespace;
+            listed.add(SocketId { namespace, cookie: socket.cookie, inode: socket.inode });
+        }
+        listed
+    }
+
+    fn add(&mut self, SocketId { namespace, cookie, inode }: SocketId) {
+        if cookie != 0 {
+            self.by_cookie.insert((namespace, cookie), inode);
+        }
+        if inode != 0 {
+            self.by_inode.insert(inode, (namespace, cookie));
+        }
+    }
+
+    /// Is this very socket listed? A cookie stays with it, also when it is accepted; by the inode alone where the source
+    /// tells no cookies.
+    fn lists(&self, socket: &SocketId) -> bool {
+        match socket.cookie {
+            0 => self.by_inode.get(&socket.inode).is_some_and(|(namespace, _)| *namespace == socket.namespace),
+            cookie => self.by_cookie.contains_key(&(socket.namespace, cookie)),
+        }
+    }
+
+    /// Has its inode gone to another socket?
+    fn is_anothers(&self, socket: &SocketId) -> bool {
+        let now = self.by_inode.get(&socket.inode);
+        socket.cookie != 0 && now.is_some_and(|(_, cookie)| *cookie != 0 && *cookie != socket.cookie)
+    }
+}
+
+fn became_of(leaked: &Leaked, listed: &Listed, held: &[HeldBy], is_own: impl Fn(&HeldBy) -> bool) -> Remaining {
+    let mut holds: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut holders_of: HashMap<u64, Vec<u32>> = HashMap::new();
+    for by in held {
+        by.inodes.iter().for_each(|inode| holders_of.entry(*inode).or_default().push(by.pid));
+    }
+    let (mut left, mut unheld) = (0, 0);
+    for socket in &leaked.sockets {
+        let by = holders_of.get(&socket.inode).filter(|_| socket.inode != 0 && !listed.is_anothers(socket));
+        match (by, listed.lists(socket)) {
+            (Some(by), _) => {
+                left += 1;
+                by.iter().for_each(|pid| *holds.entry(*pid).or_default() += 1);
+            }
+            (None, true) => (left, unheld) = (left + 1, unheld + 1),
+            (None, false) => {}
+        }
+    }
+    let named = |by: &HeldBy| Some(holder(by, *holds.get(&by.pid)?, is_own(by)));
+    let mut holders: Vec<Holder> = held.iter().filter_map(named).collect();
+    holders.sort_by_key(|holder| (std::cmp::Reverse(holder.sockets), holder.pid));
+    Remaining { of: leaked.sockets.len(), left, holders, unheld, unseen: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens to sockets and to those that hold them.
+    #[derive(Clone, Debug)]
+    enum Happens {
+        /// A process opens one, and the peer closes it.
+        Leaks {
+            by: u32,
+        },
+        /// A fork, or a message over a unix socket: the other holds it as well.
+        Shared {
+            socket: usize,
+            with: u32,
+        },
+        HandedOn {
+            socket: usize,
+            from: u32,
+            to: u32,
+        },
+        /// Into a place that no directory of descriptors shows; the socket is listed all the same.
+        Hidden {
+            socket: usize,
+            from: u32,
+        },
+        Closed {
+            socket: usize,
+            by: u32,
+        },
+        /// Keepalive, or SOCK_DESTROY: no table lists it any more.
+        Reset {
+            socket: usize,
+        },
+        /// All that the process held is closed.
+        Ends {
+            process: u32,
+        },
+        /// The number of one that nobody holds is given to a new one of this process.
+        InodeGoes {
+            socket: usize,
+            to: u32,
+        },
+    }
+
+    fn happens() -> impl Strategy<Value = Happens> {
+        let (socket, process) = (0..40usize, 1..6u32);
+        prop_oneof![
+            4 => process.clone().prop_map(|by| Happens::Leaks { by }),
+            2 => (socket.clone(), process.clone()).prop_map(|(socket, with)| Happens::Shared { socket, with }),
+            2 => (socket.clone(), process.clone(), process.clone())
+                .prop_map(|(socket, from, to)| Happens::HandedOn { socket, from, to }),
+            1 => (socket.clone(), process.clone()).prop_map(|(socket, from)| Happens::Hidden { socket, from }),
+            2 => (socket.clone(), process.clone()).prop_map(|(socket, by)| Happens::Closed { socket, by }),
+            1 => socket.clone().prop_map(|socket| Happens::Reset { socket }),
+            1 => process.clone().prop_map(|process| Happens::Ends { process }),
+            1 => (socket, process).prop_map(|(socket, to)| Happens::InodeGoes { socket, to }),
+        ]
+    }
+
+    #[derive(Clone, Debug)]
+    struct Modelled {
+        id: SocketId,
+        held_by: BTreeSet<u32>,
+        hidden: bool,
+        listed: bool,
+        /// Its inode was another's before: 2^32 are given before one is given again.
+        inode_again: bool,
+    }
+
+    impl Modelled {
+        fn stands(&self) -> bool {
+            !self.held_by.is_empty() || self.hidden
+        }
+
+        fn settle(&mut self) {
+            self.listed &= self.stands();
+        }
+
+        fn is_closed_by(&mut self, process: u32) {
+            self.held_by.remove(&process);
+        }
+
+        fn happens(&mut self, what: &Happens) {
+            match *what {
+                Happens::Shared { with, .. } if self.stands() => _ = self.held_by.insert(with),
+                Happens::HandedOn { from, to, .. } if self.held_by.remove(&from) => _ = self.held_by.insert(to),
+                Happens::Hidden { from, .. } if self.listed => self.hidden |= self.held_by.remove(&from),
+                Happens::Closed { by, .. } => self.is_closed_by(by),
+                // What nothing shows and no table lists, nobody can know of; nor that a descriptor's inode is another's by now,
+                // where no table says so. Then a socket is said to stand that is gone.
+                Happens::Reset { .. } if !self.hidden && !self.inode_again => self.listed = false,
+                _ => {}
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Model {
+        sockets: Vec<Modelled>,
+    }
+
+    impl Model {
+        fn leaks(&mut self, by: u32, inode: Option<u64>) {
+            let n = self.sockets.len() as u64 + 1;
+            let id = SocketId { namespace: NetNs(n % 2), cookie: n, inode: inode.unwrap_or(1_000 + n) };
+            let inode_again = inode.is_some();
+            self.sockets.push(Modelled { id, held_by: [by].into(), hidden: false, listed: true, inode_again });
+        }
+
+        fn at(&mut self, socket: usize) -> Option<&mut Modelled> {
+            let count = self.sockets.len().max(1);
+            self.sockets.get_mut(socket % count)
+        }
+
+        fn happens(&mut self, what: &Happens) {
+            match *what {
+                Happens::Leaks { by } => self.leaks(by, None),
+                Happens::InodeGoes { socket, to } => {
+                    let inode = self.at(socket).map(|socket| socket.id.inode);
+                    let is_taken = |inode: u64| self.sockets.iter().any(|s| s.id.inode == inode && s.stands());
+                    if let Some(inode) = inode.filter(|inode| !is_taken(*inode)) {
+                        self.leaks(to, Some(inode));
+                    }
+                }
+                Happens::Ends { process } => {
+                    self.sockets.iter_mut().for_each(|socket| socket.is_closed_by(process));
+                }
+                Happens::Shared { socket, .. }
+                | Happens::HandedOn { socket, .. }
+                | Happens::Hidden { socket, .. }
+                | Happens::Closed { socket, .. }
+                | Happens::Reset { socket } => self.at(socket).into_iter().for_each(|socket| socket.happens(what)),
+            }
+            self.sockets.iter_mut().for_each(Modelled::settle);
+        }
+
+        fn listed(&self) -> Listed {
+            let mut listed = Listed::default();
+            self.sockets.iter().filter(|socket| socket.listed).for_each(|socket| listed.add(socket.id));
+            listed
+        }
+
+        fn held(&self) -> Vec<HeldBy> {
+            let by = |pid: u32| {
+                let inodes = self.sockets.iter().filter(|s| s.held_by.contains(&pid)).map(|s| s.id.inode).collect();
+                HeldBy { pid, comm: "leaky".into(), cgroup: format!("/{pid}"), inodes }
+            };
+            (1..6).map(by).collect()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_said_of_each_leaked_socket_at_the_end_is_what_became_of_it(
+            before in proptest::collection::vec(happens(), 1..30),
+            after in proptest::collection::vec(happens(), 0..40),
+        ) {
+            let mut model = Model::default();
+            before.iter().for_each(|what| model.happens(what));
+            let leaked: Vec<SocketId> = model.sockets.iter().filter(|socket| socket.listed).map(|socket| socket.id).collect();
+            after.iter().for_each(|what| model.happens(what));
+            let ours: Vec<&Modelled> = model.sockets.iter().filter(|socket| leaked.contains(&socket.id)).collect();
+
+            let leaked = Leaked { boot: "b".into(), at_least: Duration::ZERO, sockets: leaked };
+            let said = became_of(&leaked, &model.listed(), &model.held(), |by| by.pid == 1);
+
+            prop_assert_eq!(said.of, ours.len());
+            prop_assert_eq!(said.left, ours.iter().filter(|socket| socket.stands()).count());
+            let unheld = |socket: &&&Modelled| socket.held_by.is_empty() && socket.hidden;
+            prop_assert_eq!(said.unheld, ours.iter().filter(unheld).count());
+            for pid in 1..6 {
+                let holds = ours.iter().filter(|socket| socket.held_by.contains(&pid)).count();
+                let holder = said.holders.iter().find(|holder| holder.pid == pid);
+                prop_assert_eq!(holder.map_or(0, |holder| holder.sockets), holds, "pid {}", pid);
+                prop_assert_eq!(holder.is_some_and(|holder| holder.own), holds > 0 && pid == 1);
+            }
+        }
+    }
+}

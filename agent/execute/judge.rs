@@ -1,0 +1,156 @@
+//! What a saga that has done every step came to: a statement about the very sockets that were leaked just before its pivot,
+//! and about the policy's condition. Both have to be known.
+
+use serde_json::Value;
+
+use super::saga::{Event, Helped, LEAKED, Saga};
+use super::world::World;
+use crate::model::leaked::why_they_stay;
+use crate::model::plan::Restart;
+use crate::model::{Plan, Remaining, Truth};
+
+/// How many holders are named.
+const MOST_NAMED: usize = 5;
+
+/// Notes beside the pre-image which sockets are leaked now. Where that cannot be seen, why: the end will say so.
+pub async fn note_leaked(plan: &Plan, preimage: &mut Value, world: &World) {
+    let leaked = match world.measure.leaked(plan, plan.when.least_age()).await {
+        Ok(leaked) => serde_json::to_value(leaked).unwrap_or_else(|error| Value::String(error.to_string())),
+        Err(why) => Value::String(why),
+    };
+    if let Value::Null | Value::Object(_) = preimage {
+        preimage[LEAKED] = leaked;
+    }
+}
+
+pub async fn judged(saga: &Saga, world: &World) -> Event {
+    let plan = saga.plan();
+    let remaining = match saga.leaked() {
+        Ok(leaked) => world.measure.remaining(plan, &leaked).await,
+        Err(why) => Err(format!("which were leaked before is not known: {why}")),
+    };
+    let (helped, detail) = helped(plan, remaining, world.measure.is_over(plan).await);
+    Event::Judged { helped, detail }
+}
+
+/// Helped: all of them are gone, and the breach is known to be over.
+fn helped(plan: &Plan, remaining: Result<Remaining, String>, over: Result<Truth, String>) -> (Helped, String) {
+    let (gone, sockets) = match remaining {
+        Err(why) => (Truth::Unknown, format!("what became of the leaked sockets could not be seen: {why}")),
+        Ok(remaining) => (gone(&remaining), became_of(plan, &remaining)),
+    };
+    let (over, condition) = match over {
+        Ok(Truth::True) => (Truth::True, None),
+        Ok(Truth::False) => (Truth::False, Some("the policy's condition holds as before".to_owned())),
+        Ok(Truth::Unknown) => (Truth::Unknown, Some("whether the policy's condition holds is unknown".to_owned())),
+        Err(why) => {
+            (Truth::Unknown, Some(format!("whether the policy's condition holds could not be measured: {why}")))
+        }
+    };
+    let helped = match (gone, over) {
+        (Truth::False, _) | (_, Truth::False) => Helped::No,
+        (Truth::True, Truth::True) => Helped::Yes,
+        _ => Helped::Unknown,
+    };
+    (helped, [Some(sockets), condition].into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+/// What is restarted, by its manager's name.
+fn unit(plan: &Plan) -> &str {
+    match &plan.target.restart {
+        Some(Restart::Systemd { unit, .. }) => unit,
+        _ => plan.target.service.as_str(),
+    }
+}
+
+fn gone(remaining: &Remaining) -> Truth {
+    match remaining {
+        Remaining { left: 1.., .. } => Truth::False,
+        Remaining { unseen: Some(_), .. } => Truth::Unknown,
+        _ => Truth::True,
+    }
+}
+
+fn became_of(plan: &Plan, found: &Remaining) -> String {
+    let Remaining { of, left, holders, unheld, unseen } = found;
+    let mut says = match (of, left, unseen) {
+        (0, ..) => return "no socket was leaked just before".into(),
+        (_, 0, None) => return format!("{of} of {of} leaked sockets are gone"),
+        (_, 0, Some(why)) => return format!("whether {of} leaked sockets are gone could not be seen: {why}"),
+        (_, _, None) => format!("{left} of {of} leaked sockets still stand"),
+        (_, _, Some(why)) => format!("at least {left} of {of} leaked sockets still stand (not all was seen: {why})"),
+    };
+    let mut who: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+    if let Some(more @ 1..) = holders.len().checked_sub(MOST_NAMED) {
+        who.push(format!("and {more} more processes"));
+    }
+    if *unheld > 0 {
+        who.push(format!(
+            "{unheld} held by no descriptor that can be seen (one in flight over a unix socket, for example)"
+        ));
+    }
+    says.push_str(": ");
+    says.push_str(&who.join(", "));
+    if let Some(why) = why_they_stay(unit(plan), holders) {
+        says.push_str("; ");
+        says.push_str(&why);
+    }
+    says
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::fakes::{Fault, Shape, plan, steps};
+    use crate::model::Holder;
+
+    fn holder(pid: u32, own: bool) -> Holder {
+        Holder { pid, comm: "leak\ny".into(), cgroup: "/system.slice/leaky.service".into(), sockets: 60, own }
+    }
+
+    fn judged(remaining: Result<Remaining, String>, over: Result<Truth, String>) -> (Helped, String) {
+        helped(&plan(steps(Shape::IsolateRestartRecover, Fault::Nothing)), remaining, over)
+    }
+
+    #[test]
+    fn it_helped_only_where_all_are_gone_and_the_breach_is_over_and_both_are_known() {
+        let gone = || Ok(Remaining { of: 60, ..Remaining::default() });
+        let one = || Ok(Remaining { of: 60, left: 1, unheld: 1, ..Remaining::default() });
+        let unseen = || Ok(Remaining { of: 60, unseen: Some("pid 7 is hidden".into()), ..Remaining::default() });
+        let failed = || Err("the dump was interrupted".to_owned());
+        for (remaining, over, expected) in [
+            (gone(), Ok(Truth::True), Helped::Yes),
+            (gone(), Ok(Truth::False), Helped::No),
+            (gone(), Ok(Truth::Unknown), Helped::Unknown),
+            (gone(), Err("late".into()), Helped::Unknown),
+            (one(), Ok(Truth::True), Helped::No),
+            (one(), Ok(Truth::Unknown), Helped::No),
+            (unseen(), Ok(Truth::True), Helped::Unknown),
+            (unseen(), Ok(Truth::False), Helped::No),
+            (failed(), Ok(Truth::True), Helped::Unknown),
+            (failed(), Ok(Truth::False), Helped::No),
+        ] {
+            let (judged, says) = judged(remaining.clone(), over.clone());
+            assert_eq!(judged, expected, "{remaining:?} {over:?}: {says}");
+        }
+    }
+
+    #[test]
+    fn who_holds_what_is_left_is_said_with_what_frees_it() {
+        let says = |holders: Vec<Holder>, unheld: usize| {
+            judged(Ok(Remaining { of: 60, left: 60, holders, unheld, unseen: None }), Ok(Truth::True)).1
+        };
+        assert_eq!(
+            judged(Ok(Remaining { of: 60, ..Remaining::default() }), Ok(Truth::True)).1,
+            "60 of 60 leaked sockets are gone"
+        );
+        let systemd = says(vec![holder(1, false), holder(812, true)], 0);
+        assert!(systemd.starts_with("60 of 60 leaked sockets still stand: 60 held by pid 1 (leak\\ny, "), "{systemd}");
+        assert!(systemd.contains("fd store") && systemd.contains("`systemctl stop rpc-order.service`"), "{systemd}");
+        assert!(says(vec![holder(812, true)], 0).ends_with("or was handed them again"));
+        assert!(says(vec![holder(813, false)], 0).ends_with("close them or end"));
+        let many = says((2..12).map(|pid| holder(pid, false)).collect(), 0);
+        assert!(many.contains("and 5 more processes"), "{many}");
+        assert!(says(Vec::new(), 60).contains("60 held by no descriptor"));
+    }
+}
