@@ -204,6 +204,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use crate::clock::Clock;
+
     use super::*;
 
     /// What happens to sockets and to those that hold them.
@@ -352,6 +354,22 @@ mod tests {
             };
             (1..6).map(by).collect()
         }
+    }
+
+    #[test]
+    fn no_socket_outlives_its_boot() {
+        let mut sensor = Sensor::new(Vec::new(), Vec::new(), Arc::new(crate::clock::SystemClock)).unwrap();
+        let service = ServiceName::parse("rpc-order.service").unwrap();
+        // One that this very boot has: our own process holds it.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let kept = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let inode = std::os::fd::AsFd::as_fd(&kept);
+        let inode = nix::sys::stat::fstat(inode).unwrap().st_ino;
+        let sockets = vec![SocketId { namespace: sensor.collector.own_namespace(), cookie: 0, inode }];
+        let leaked = |boot: String| Leaked { boot, at_least: Duration::ZERO, sockets: sockets.clone() };
+        let left = |sensor: &mut Sensor, boot| sensor.remaining(&service, &leaked(boot)).unwrap().left;
+        assert_eq!(left(&mut sensor, crate::clock::SystemClock.boot()), 1);
+        assert_eq!(left(&mut sensor, "another".into()), 0);
     }
 
     proptest! {
