@@ -217,7 +217,7 @@ fn the_floor_holds_and_says_so() {
     let before = set.workers();
     let done = set.recycle(Recycle { floor: Floor::Count(8), ..how() }).unwrap();
     assert_eq!(done.helped, Some(Helped::No));
-    assert!(done.detail.contains("3 of 8 workers still leak; 8 must stay up"), "{done:?}");
+    assert!(done.detail.contains("3 of 8 workers still leak; 8 must serve"), "{done:?}");
     assert_eq!(set.workers(), before);
     // One at a time, for all that four may go at once.
     let done = set.recycle(Recycle { floor: Floor::Count(7), batch: 4, ..how() }).unwrap();

@@ -26,7 +26,7 @@ use crate::model::{
 use crate::store::Store;
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
-    let measure = Arc::new(Senses(wiring.clone()));
+    let measure = Arc::new(Senses(wiring.clone(), Arc::clone(store)));
     World {
         host: wiring.host.name.clone(),
         labels: wiring.labels(),
@@ -36,7 +36,7 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: true }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
         measure,
-        kernel: Arc::new(RealKernel(wiring.clone())),
+        kernel: Arc::new(RealKernel(wiring.clone(), Arc::clone(store))),
         store: Arc::clone(store),
         audience: Arc::clone(&wiring.audience),
         clock: Arc::clone(&wiring.host.clock),
@@ -47,13 +47,13 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
 
 pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
     let ports = wiring.dry_ports();
-    let measure = Arc::new(Senses(wiring.clone()));
+    let measure = Arc::new(Senses(wiring.clone(), Arc::clone(store)));
     World {
         pace: Arc::new(NoPace::default()),
         commands: Arc::new(NoCommands),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
         recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
-        measure: Arc::new(DrySenses(Senses(wiring.clone()))),
+        measure: Arc::new(DrySenses(Senses(wiring.clone(), Arc::clone(store)))),
         kernel: Arc::new(DryKernel(wiring.clone())),
         ports,
         ..real(wiring, store, started)
@@ -144,8 +144,8 @@ impl Commands for NoCommands {
 /// Between the two looks at the workers.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
-/// Measures afresh.
-pub(super) struct Senses(pub(super) Wiring);
+/// Measures afresh. The store knows who was asked to end before.
+pub(super) struct Senses(pub(super) Wiring, pub(super) Arc<Store>);
 
 /// How long the search for sockets' holders may go on at the end of an incident.
 const SEARCHED_WITHIN: Duration = Duration::from_secs(10);
@@ -208,7 +208,12 @@ impl Measure for Senses {
         };
         let first = look().await?;
         tokio::time::sleep(BETWEEN_LOOKS).await;
-        Ok(fewer(first, look().await?))
+        let mut workers = fewer(first, look().await?);
+        let asked = self.1.asked(&self.0.host.clock.boot()).map_err(|error| error.to_string())?;
+        for worker in &mut workers {
+            worker.asked = asked.contains(&(worker.pid, worker.began));
+        }
+        Ok(workers)
     }
 
     async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {

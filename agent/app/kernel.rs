@@ -13,6 +13,7 @@ use crate::execute::world::{Closed, Kernel};
 use crate::model::runbook::Recycle;
 use crate::model::{Plan, Worker};
 use crate::ports::restarter::pidfd::{self, Held};
+use crate::store::Store;
 
 /// A program that looks at its sockets hears of their end at once; within this it has let go of them, or will not.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(5);
@@ -25,8 +26,8 @@ pub fn may_close_sockets() -> bool {
     status.is_ok_and(|status| status.capeff & CAP_NET_ADMIN != 0)
 }
 
-#[derive(Debug)]
-pub struct RealKernel(pub Wiring);
+/// The store keeps who was asked to end.
+pub(super) struct RealKernel(pub Wiring, pub Arc<Store>);
 
 #[async_trait]
 impl Kernel for RealKernel {
@@ -43,6 +44,9 @@ impl Kernel for RealKernel {
                 Err(error) => return Err(refused(worker, error)),
             }
         }
+        let lives = |pid: u32, began| !matches!(pidfd::start_time(pid.cast_signed()), Ok(seen) if seen != Some(began));
+        let noted = self.1.note_asked(&self.0.host.clock.boot(), workers, lives);
+        noted.map_err(|error| format!("nobody was asked to end, since that could not be stored: {error}"))?;
         for (worker, process) in &held {
             process.signal(pidfd::number(how.signal)).map_err(|error| refused(worker, error))?;
         }

@@ -50,6 +50,7 @@ pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Dura
             began,
             parent,
             holds: holds.difference(&inherited).count(),
+            asked: false,
         })
         .collect();
     workers.sort_by_key(|worker| (Reverse(worker.holds), worker.pid));
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn what_lives_for_a_moment_is_no_worker() {
         let seen = |pids: &[u32]| -> Vec<Worker> {
-            pids.iter().map(|pid| Worker { pid: *pid, began: 7, parent: 1, holds: 0 }).collect()
+            pids.iter().map(|pid| Worker { pid: *pid, began: 7, parent: 1, holds: 0, asked: false }).collect()
         };
         // A worker is counted as a master while it has children, of which there are two.
         let (alone, with_children) = (seen(&[10, 11]), seen(&[10, 20, 21]));

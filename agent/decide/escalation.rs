@@ -59,21 +59,21 @@ pub fn rung<'a>(policy: &'a Policy, attempts: &[Attempt], now: Timestamp) -> Run
     }
 }
 
-/// Until when a rung is passed over that did not help so. A drain that clients do not follow stays so until a person has
-/// looked and re-armed the policy.
+/// Until when a rung is passed over that did not help so. A drain that clients do not follow, and workers that do
+/// not end, stay so until a person has looked and re-armed the policy.
 fn passed_over_until(attempt: &Attempt) -> Timestamp {
-    attempt.ended + if attempt.drain_ineffective { BREAKER_MEMORY } else { MEMORY }
+    attempt.ended + if attempt.until_rearmed { BREAKER_MEMORY } else { MEMORY }
 }
 
 /// The attempt by which a breaker is to open: the second time that a runbook did not help, without a success since the
-/// first; where the policy has no other runbook, the first time that clients did not follow its drain. `attempts` as in
-/// [`rung`].
+/// first; where the policy has no other runbook, the first time that clients did not follow its drain, or workers did not
+/// end. `attempts` as in [`rung`].
 pub fn breaks<'a>(policy: &Policy, attempts: &'a [Attempt]) -> Option<&'a Attempt> {
     let is_only = policy.rungs().count() == 1;
     let since_success = attempts.iter().rposition(|attempt| attempt.helped).map_or(0, |at| at + 1);
     let failed = &attempts[since_success..];
     failed.iter().enumerate().find_map(|(at, attempt)| {
         let times = failed[..=at].iter().filter(|earlier| earlier.runbook == attempt.runbook).count();
-        (times >= NOT_HELPED_AT_MOST || is_only && attempt.drain_ineffective).then_some(attempt)
+        (times >= NOT_HELPED_AT_MOST || is_only && attempt.until_rearmed).then_some(attempt)
     })
 }

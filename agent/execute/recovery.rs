@@ -127,7 +127,7 @@ enum Otherwise {
 }
 
 /// What became of a step that was to leave the lifetime alone, and failed, or whose end nobody saw. The same lifetime,
-/// active, healthy, with as many workers as before: there is nothing to take back, so it unwinds. Anything else is a
+/// active, healthy, with as many workers that serve as before: there is nothing to take back, so it unwinds. Anything else is a
 /// person's. It is not begun again.
 async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: String, world: &World) -> Event {
     // By the time and not by looks, as above.
@@ -173,12 +173,10 @@ async fn as_it_was(saga: &Saga, step: usize, world: &World) -> Result<(), Otherw
             state => return Err(Otherwise::ForGood(format!("the service is {state}"))),
         }
     }
-    if let (Step::RecycleWorkers(how), Some(before)) =
-        (&plan.steps[step].step, recycle_workers::workers_before(saga, step))
-    {
-        let now = world.measure.workers(plan, how.older_than).await.map_err(Otherwise::Perhaps)?.len();
-        if now < before {
-            return Err(Otherwise::Perhaps(format!("{now} workers live where there were {before}")));
+    if let Step::RecycleWorkers(how) = &plan.steps[step].step {
+        let now = world.measure.workers(plan, how.older_than).await.map_err(Otherwise::Perhaps)?;
+        if let Some(fewer) = recycle_workers::fewer(saga, step, &now) {
+            return Err(Otherwise::Perhaps(fewer));
         }
     }
     let healthy = world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await;

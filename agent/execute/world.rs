@@ -63,7 +63,7 @@ pub trait Measure: Send + Sync {
     /// The service's inbound connections that somebody still uses.
     async fn talks(&self, plan: &Plan) -> Result<Vec<Talk>, String>;
     /// The service's worker processes now, those first that hold most of its sockets that have been in CLOSE_WAIT for so
-    /// long. All of them, or an error.
+    /// long; and who of them was asked to end before. All of them, or an error.
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String>;
     /// Does the process that a pid file names hold any of the service's leaked sockets, or one that descends from it? True
     /// where nothing is leaked now. An error where that cannot be seen.
@@ -107,7 +107,8 @@ pub struct Inbound {
 /// What is done to single processes and sockets of a service, by the kernel.
 #[async_trait]
 pub trait Kernel: Send + Sync {
-    /// Asks these workers to end, and waits until they have; those that have not in time. One whose pid is another
+    /// Asks these workers to end, once it is stored that they are asked, and waits until they have ended; those that have
+    /// not in time. One whose pid is another
     /// process's by now, or the child of another, is not touched, and counts as ended.
     async fn end(&self, workers: &[Worker], how: &Recycle) -> Result<Vec<Worker>, String>;
 

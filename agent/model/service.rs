@@ -97,6 +97,8 @@ pub struct Worker {
     pub parent: u32,
     /// Leaked sockets among its descriptors.
     pub holds: usize,
+    /// It was asked to end, by this saga or one before, and lives: mostly it takes nothing on any more.
+    pub asked: bool,
 }
 
 impl Worker {

@@ -23,14 +23,15 @@ CREATE TABLE breaker (
 ) STRICT;
 ";
 
-/// A real incident that was carried out to its end, or whose drain clients did not follow.
+/// A real incident that was carried out to its end, or whose drain clients did not follow, or whose workers did not end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub incident: String,
     pub runbook: String,
     pub helped: bool,
-    /// Clients did not follow the drain: it is no use to try that again before a person has looked.
-    pub drain_ineffective: bool,
+    /// Clients did not follow the drain, or workers did not end: it is no use, or does harm, to try that again before a
+    /// person has looked.
+    pub until_rearmed: bool,
     pub ended: Timestamp,
 }
 
@@ -62,9 +63,9 @@ impl Store {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, reason = ?5, ended_line FROM incident
+                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, reason IN (?5, ?6), ended_line FROM incident
                      WHERE policy = ?1 AND service = ?2 AND dry_run = 0 AND changed = 1
-                       AND (outcome = 'completed' AND reason <> ?6 OR reason = ?5)
+                       AND (outcome = 'completed' AND reason <> ?7 OR reason IN (?5, ?6))
                        AND ended_line > max(?3, coalesce((SELECT rearmed FROM breaker
                                                      WHERE breaker.policy = ?1 AND breaker.service = ?2), ?3))
                      ORDER BY ended_line, id",
@@ -76,15 +77,16 @@ impl Store {
                         since,
                         Reason::NotHelped.as_str(),
                         Reason::DrainIneffective.as_str(),
+                        Reason::RecycleFailed.as_str(),
                         Reason::Unverified.as_str()
                     ],
                     |row| {
-                        let drain_ineffective: bool = row.get(3)?;
+                        let until_rearmed: bool = row.get(3)?;
                         Ok(Attempt {
                             incident: row.get(0)?,
                             runbook: row.get(1)?,
-                            helped: !row.get::<_, bool>(2)? && !drain_ineffective,
-                            drain_ineffective,
+                            helped: !row.get::<_, bool>(2)? && !until_rearmed,
+                            until_rearmed,
                             ended: self.line.as_seen(now, row.get(4)?),
                         })
                     },
@@ -210,6 +212,7 @@ mod tests {
         incident(&store, "dry", 40, |plan| plan.dry_run = true, not_helped);
         incident(&store, "unwound", 50, |_| {}, (Outcome::Unwound, Reason::DrainFailed, true));
         incident(&store, "clients", 55, |_| {}, (Outcome::Unwound, Reason::DrainIneffective, true));
+        incident(&store, "workers", 57, |_| {}, (Outcome::Stuck, Reason::RecycleFailed, true));
         incident(&store, "looked", 60, |_| {}, (Outcome::Completed, Reason::EvidenceKept, false));
         incident(&store, "another", 70, |plan| plan.policy = "another".into(), not_helped);
         let other = ServiceName::parse("other.service").unwrap();
@@ -220,7 +223,7 @@ mod tests {
             incident: incident.into(),
             runbook: runbook.into(),
             helped,
-            drain_ineffective: incident == "clients",
+            until_rearmed: matches!(incident, "clients" | "workers"),
             ended: at(second),
         };
         let runbook = plan().runbook;
@@ -228,6 +231,7 @@ mod tests {
             attempt("helped", &runbook, true, 20),
             attempt("failed", "restart-in-place", false, 30),
             attempt("clients", &runbook, false, 55),
+            attempt("workers", &runbook, false, 57),
         ];
         assert_eq!(attempts, expected, "the old one is as old as the memory is long");
     }

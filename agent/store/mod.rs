@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod approvals;
+mod asked;
 mod breakers;
 mod counts;
 mod damaged;

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -19,6 +19,7 @@ const MIGRATIONS: [&str; 8] = [
     super::reminders::MIGRATION,
     super::line::MIGRATION,
     super::slots::MIGRATION,
+    super::asked::MIGRATION,
 ];
 
 const FIRST: &str = "

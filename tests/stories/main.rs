@@ -18,6 +18,7 @@ mod double_starts;
 mod gentle;
 mod guards;
 mod held;
+mod hung;
 mod idle;
 mod lab_selfcheck;
 mod leak;

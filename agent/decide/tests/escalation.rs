@@ -18,7 +18,7 @@ fn attempt(runbook: &str, minute: i64, helped: bool) -> Attempt {
         incident: format!("i-{minute}"),
         runbook: runbook.into(),
         helped,
-        drain_ineffective: false,
+        until_rearmed: false,
         ended: at(minute),
     }
 }
@@ -29,7 +29,7 @@ fn failed(runbook: &str, minute: i64) -> Attempt {
 
 /// Clients did not follow its drain.
 fn in_vain(runbook: &str, minute: i64) -> Attempt {
-    Attempt { drain_ineffective: true, ..failed(runbook, minute) }
+    Attempt { until_rearmed: true, ..failed(runbook, minute) }
 }
 
 fn helped(runbook: &str, minute: i64) -> Attempt {

@@ -180,7 +180,10 @@ impl Kernel for Fake {
             return Err("operation not permitted".into());
         }
         assert!(workers.iter().all(|worker| worker.holds > 0), "a worker that holds nothing is ended: {workers:?}");
-        let left = self.0.service().workers.len() - workers.len();
+        for living in &mut self.0.service().workers {
+            living.asked |= workers.iter().any(|asked| asked.is(living));
+        }
+        let left = self.0.service().workers.iter().filter(|worker| !worker.asked).count();
         assert!(left >= how.floor.of(WORKERS), "below the floor {}: {left} are left", how.floor);
         if self.0.fault == Fault::WorkerStays {
             return Ok(workers.to_vec());

@@ -212,7 +212,7 @@ impl Scene {
 }
 
 fn worker(number: usize, holds: usize) -> Worker {
-    Worker { pid: 100 + number as u32, began: 7, parent: 99, holds }
+    Worker { pid: 100 + number as u32, began: 7, parent: 99, holds, asked: false }
 }
 
 /// The fakes: each is the scene, seen through one door.

@@ -2,13 +2,17 @@
 //! floor; each time the master must have started as many new ones before the next are asked. The master, and a worker
 //! that holds none, are never touched.
 //!
+//! The floor counts workers that serve. One that was asked and lives on has mostly closed its listener, and does not: not in
+//! this step, and in no later incident. Such a one is asked again only where SIGKILL follows (`kill_after`).
+//!
 //! It cannot be taken back, and is not repeated after a crash: whether the service is whole again is looked at then, as
 //! after a failure (`execute::recovery`). For pools of a fixed size: one that shrinks when it has less to do looks like a
 //! master that does not start new workers.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Done, Failure, hold, same_lifetime};
 use crate::execute::saga::{Helped, Saga};
@@ -18,60 +22,104 @@ use crate::model::{Incarnation, Plan, Reason, Worker, duration};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// What was there before any was asked to end.
+#[derive(Serialize, Deserialize)]
+struct Before {
+    incarnation: Option<Incarnation>,
+    workers: usize,
+    /// Those of them that had not been asked to end before; not told by journals of former versions.
+    serving: Option<usize>,
+}
+
 pub async fn preimage(
     plan: &Plan,
     incarnation: Option<Incarnation>,
     how: &Recycle,
     world: &World,
 ) -> Result<Value, Failure> {
-    Ok(json!({ "incarnation": incarnation, "workers": look(plan, how, world).await?.len() }))
+    let workers = look(plan, how, Reason::MeasurementFailed, world).await?;
+    let before = Before { incarnation, workers: workers.len(), serving: Some(serving(&workers)) };
+    Ok(serde_json::to_value(before).expect("plain data"))
 }
 
-/// How many workers there were before any was asked to end.
-pub fn workers_before(saga: &Saga, step: usize) -> Option<usize> {
-    serde_json::from_value(saga.preimage(step)?.get("workers")?.clone()).ok()
+fn before(saga: &Saga, step: usize) -> Option<Before> {
+    serde_json::from_value(saga.preimage(step)?.clone()).ok()
 }
 
-async fn look(plan: &Plan, how: &Recycle, world: &World) -> Result<Vec<Worker>, Failure> {
+/// Fewer workers live, or serve, than before any was asked to end: how many, and what became of the others.
+pub fn fewer(saga: &Saga, step: usize, now: &[Worker]) -> Option<String> {
+    let before = before(saga, step)?;
+    let (served, serve) = (before.serving.unwrap_or(before.workers), serving(now));
+    let asked: Vec<&Worker> = now.iter().filter(|worker| worker.asked).collect();
+    match (now.len() < before.workers, serve < served) {
+        (true, _) => Some(format!("{} workers live where there were {}", now.len(), before.workers)),
+        (_, true) => Some(format!(
+            "{serve} of {} workers serve, where {served} did: pid {} live on, though asked to end",
+            now.len(),
+            pids(asked)
+        )),
+        (false, false) => None,
+    }
+}
+
+fn serving(workers: &[Worker]) -> usize {
+    workers.iter().filter(|worker| !worker.asked).count()
+}
+
+fn pids<'a>(workers: impl IntoIterator<Item = &'a Worker>) -> String {
+    let pids: Vec<String> = workers.into_iter().map(|worker| worker.pid.to_string()).collect();
+    pids.join(", ")
+}
+
+async fn look(plan: &Plan, how: &Recycle, failed: Reason, world: &World) -> Result<Vec<Worker>, Failure> {
     let seen = world.measure.workers(plan, how.older_than).await;
-    seen.map_err(|error| Failure::new(Reason::RecycleFailed, format!("the workers could not be looked at: {error}")))
+    seen.map_err(|error| Failure::new(failed, format!("the workers could not be looked at: {error}")))
 }
 
 pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Result<Done, Failure> {
     let plan = saga.plan();
     let not_helped = |detail: String| Ok(Done { helped: Some(Helped::No), ..Done::saying(detail) });
-    let first = look(plan, how, world).await?;
-    let before = workers_before(saga, step).unwrap_or(first.len()).max(first.len());
-    let mut left: Vec<Worker> = first.iter().filter(|worker| worker.holds > 0).copied().collect();
-    if left.is_empty() {
+    let first = look(plan, how, Reason::MeasurementFailed, world).await?;
+    let before = before(saga, step).map_or(first.len(), |before| before.workers).max(first.len());
+    let is_askable = |worker: &Worker| worker.holds > 0 && (!worker.asked || how.kill_after.is_some());
+    let mut left: Vec<Worker> = first.iter().filter(|worker| is_askable(worker)).copied().collect();
+    let deaf: Vec<&Worker> = first.iter().filter(|worker| worker.holds > 0 && !is_askable(worker)).collect();
+    if left.is_empty() && deaf.is_empty() {
         let detail = format!("none of its {} workers holds a leaked socket", first.len());
         return Err(Failure::new(Reason::NothingToDo, detail));
     }
     let floor = how.floor.of(before);
     let (mut ended, mut sockets) = (0, 0);
     loop {
-        let now = look(plan, how, world).await?;
+        let reason = if ended == 0 { Reason::MeasurementFailed } else { Reason::RecycleFailed };
+        let now = look(plan, how, reason, world).await?;
         // Who has let go of them meanwhile, or ended by itself, is left alone.
         left.retain(|worker| now.iter().any(|seen| seen.is(worker) && seen.holds > 0));
-        let room = now.len().saturating_sub(floor);
-        let batch: Vec<Worker> = left.drain(..left.len().min(how.batch as usize).min(room)).collect();
-        match (batch.is_empty(), left.is_empty()) {
-            (true, true) => break,
-            (true, false) => {
-                return not_helped(format!(
-                    "{} of {} workers still leak; {floor} must stay up (`floor: {}`), so only {ended} were ended",
-                    left.len(),
-                    now.len(),
-                    how.floor
-                ));
+        let batch = take_batch(&mut left, how.batch as usize, serving(&now).saturating_sub(floor));
+        if batch.is_empty() {
+            if left.is_empty() && deaf.is_empty() {
+                break;
             }
-            (false, _) => {}
+            let leak = left.len() + deaf.len();
+            let deaf = match deaf.as_slice() {
+                [] => String::new(),
+                deaf => format!(
+                    "; pid {} were asked to end before, live on, and count as gone: `kill_after` of the runbook ends them",
+                    pids(deaf.iter().copied())
+                ),
+            };
+            return not_helped(format!(
+                "{leak} of {} workers still leak; {floor} must serve (`floor: {}`) and {} do, so only {ended} were \
+                 ended{deaf}",
+                now.len(),
+                how.floor,
+                serving(&now),
+            ));
         }
         sockets += batch.iter().map(|worker| worker.holds).sum::<usize>();
         let stayed = world.kernel.end(&batch, how).await.map_err(|error| failed(ended, error))?;
         if !stayed.is_empty() {
-            let pids: Vec<String> = stayed.iter().map(|worker| worker.pid.to_string()).collect();
-            let (pids, wait) = (pids.join(", "), duration::format(how.wait));
+            let (pids, wait) = (pids(&stayed), duration::format(how.wait));
             return Err(failed(ended, format!("pid {pids} did not end of SIG{} within {wait}", how.signal)));
         }
         ended += batch.len();
@@ -83,12 +131,26 @@ pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Re
     )))
 }
 
+/// Those that are asked next: so many at most, of which `room` may serve.
+fn take_batch(left: &mut Vec<Worker>, at_most: usize, room: usize) -> Vec<Worker> {
+    let (mut batch, mut serve) = (Vec::new(), 0);
+    left.retain(|worker| {
+        let fits = batch.len() < at_most && (worker.asked || serve < room);
+        if fits {
+            serve += usize::from(!worker.asked);
+            batch.push(*worker);
+        }
+        !fits
+    });
+    batch
+}
+
 /// Waits until there are as many workers as before.
 async fn replaced(saga: &Saga, how: &Recycle, before: usize, ended: usize, world: &World) -> Result<(), Failure> {
     let deadline = world.pace.elapsed() + how.wait;
     loop {
         hold(saga, world).await;
-        let now = look(saga.plan(), how, world).await?.len();
+        let now = look(saga.plan(), how, Reason::RecycleFailed, world).await?.len();
         if now >= before {
             return Ok(());
         }

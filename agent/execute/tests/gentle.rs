@@ -84,7 +84,7 @@ async fn no_worker_is_ended_where_all_of_them_must_live() {
     };
     let done = second_step(Shape::RecycleWorkers, None, all_live).await.unwrap();
     assert_eq!(done.helped, Some(Helped::No));
-    assert!(done.detail.contains("must stay up (`floor: 100%`), so only 0 were ended"), "{}", done.detail);
+    assert!(done.detail.contains("must serve (`floor: 100%`) and 6 do, so only 0 were ended"), "{}", done.detail);
 }
 
 #[tokio::test]
