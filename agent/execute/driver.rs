@@ -144,7 +144,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                         if saga.drain_step() == Some(step) && matches!(event, Event::Undone { .. }) {
                             tokio::select! {
                                 biased;
-                                found = steps::clients::found_again(saga.plan(), world) => {
+                                found = steps::clients::found_again(saga.plan(), &preimage, world) => {
                                     if let Err(not_yet) = found {
                                         world.tell_not_found(saga.plan(), &not_yet);
                                     }

@@ -151,9 +151,7 @@ impl Reason {
             Self::NotActive => "the service is not running",
             Self::Unstable => "the service is starting, stopping, or has a job under way",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
-            Self::OutOfTraffic => {
-                "the service was out of traffic before us: taken out by others, or failing its checks"
-            }
+            Self::OutOfTraffic => "the service was out of traffic before us: taken out by others",
             Self::ProbeUnusable => {
                 "the service's health could not be asked after a restart, so it would stay out of traffic; mend the probe"
             }

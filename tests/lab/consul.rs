@@ -143,18 +143,27 @@ impl<'lab> Consul<'lab> {
     /// Registers healthy instances of `name` on two other hosts, as `NAME-2` and `NAME-3`.
     pub fn register_peers(&self, name: &str) {
         for number in [2, 3] {
-            let address = format!("127.0.0.{number}");
-            let id = format!("{name}-{number}");
-            self.put(
-                "/v1/catalog/register",
-                &json!({
-                    "Node": format!("host-{number}"),
-                    "Address": address,
-                    "Service": { "ID": id, "Service": name, "Address": address, "Port": 7801 },
-                    "Check": { "Name": "answers", "Status": "passing", "ServiceID": id },
-                }),
-            );
+            self.register_peer(name, number, "passing");
         }
+    }
+
+    /// Another host's instance fails its check from now on.
+    pub fn fail_peer(&self, name: &str, number: u8) {
+        self.register_peer(name, number, "critical");
+    }
+
+    fn register_peer(&self, name: &str, number: u8, status: &str) {
+        let address = format!("127.0.0.{number}");
+        let id = format!("{name}-{number}");
+        self.put(
+            "/v1/catalog/register",
+            &json!({
+                "Node": format!("host-{number}"),
+                "Address": address,
+                "Service": { "ID": id, "Service": name, "Address": address, "Port": 7801 },
+                "Check": { "Name": "answers", "Status": status, "ServiceID": id },
+            }),
+        );
     }
 
     /// Takes another host's instance away.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::lab::agent::{self, Etc, HOST, POLICY, unwait, wait_for_held};
-use crate::lab::deadline::{holds_for, wait_until};
-use crate::lab::stage::{ALL, NAME, OTHERS, OWN, SLOTS};
+use crate::lab::deadline::{holds_for, wait_until, wait_until_seen};
+use crate::lab::net::loopback;
+use crate::lab::stage::{ALL, NAME, OTHERS, OWN, SLOTS, own_registration};
 use crate::lab::{Behaviour, Consul, Lab, Stage, service};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -91,6 +92,56 @@ fn what_a_person_put_in_maintenance_is_left_alone() {
 
     assert!(held["detail"].as_str().is_some_and(|detail| detail.contains("by hand: new disk")), "{held:#}");
     assert_eq!(stage.consul.maintenance(OWN).as_deref(), Some("by hand: new disk"));
+}
+
+/// Where the service's own check looks; nobody listens there before it is restarted.
+const CHECKED: u16 = 7999;
+
+/// The service leaks, and fails its own check in Consul, though its own probe passes.
+fn fails_its_check(stage: &Stage<'_>) {
+    let mut registration = own_registration();
+    registration["Check"]["TCP"] = format!("127.0.0.1:{CHECKED}").into();
+    registration["Check"]["Status"] = "critical".into();
+    stage.consul.register(&registration);
+    stage.wait_for_passing(&OTHERS, SOON);
+    stage.service.wait_for_leak();
+}
+
+#[test]
+fn a_service_that_fails_its_own_check_is_restarted_and_put_back_once_it_passes() {
+    let lab = Lab::start();
+    let stage = Stage::set(&lab, Behaviour::LeakUntilRestarted);
+    fails_its_check(&stage);
+    let lifetime = stage.service.invocation_id();
+    Etc::of_the_story().write(&lab);
+    let _agent = agent::run(&lab);
+
+    wait_until_seen("its restart", Duration::from_secs(60), || match stage.service.invocation_id() {
+        same if same == lifetime => Err(unwait(&lab, &["explain", service::UNIT]).all()),
+        _ => Ok(()),
+    });
+    assert!(stage.consul.maintenance(OWN).is_some_and(|why| why.starts_with("unwait: drained")), "drained meanwhile");
+    let _listener = lab.network().listen(loopback(CHECKED)).expect("nobody listens there");
+    let ended = agent::wait_for_end(&lab, Duration::from_secs(60));
+    assert_eq!((&ended["outcome"], &ended["reason"]), (&"completed".into(), &"recovered".into()), "{ended:#}");
+    stage.wait_for_passing(&ALL, SOON);
+    assert_eq!((stage.service.close_wait(), stage.consul.maintenance(OWN)), (0, None));
+}
+
+#[test]
+fn instances_that_fail_their_checks_together_are_left_to_a_person() {
+    let lab = Lab::start();
+    let stage = Stage::set(&lab, Behaviour::LeakUntilRestarted);
+    fails_its_check(&stage);
+    stage.consul.fail_peer(NAME, 2);
+    stage.wait_for_passing(&[OTHERS[1]], SOON);
+    Etc::of_the_story().write(&lab);
+    let _agent = agent::run(&lab);
+
+    let held = is_held(&stage, "common_cause");
+
+    let detail = held["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with("2 of 3 instances are not healthy in consul"), "{held:#}");
 }
 
 #[test]

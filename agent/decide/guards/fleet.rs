@@ -5,11 +5,18 @@ use std::time::Duration;
 use super::{Answer, Gate, Guard, Question, Refusal, Verdict, deny, text};
 use crate::crash;
 use crate::model::plan::Binding;
+use crate::model::policy::MinHealthy;
 use crate::model::{Plan, Reason};
 use crate::ports::fleet::{Acquired, FleetError, Phase, Slot};
+use crate::ports::registry::Traffic;
 
 /// Of fewer instances no share says anything: two of two are soon in breach together.
 const FEWEST_INSTANCES: u32 = 3;
+
+/// Where a service fails its registry's check, and nothing is said: what must be so for it to be acted on all the same.
+const FAILING_MIN_HEALTHY: MinHealthy = MinHealthy::Count(1);
+/// The share of instances that fail their checks together by which something else is the cause.
+const FAILING_TOGETHER: f64 = 0.55;
 
 /// A host at work that says no more is drained by then, or will not be: begun within a minute, read back within its
 /// deadline (30 s), and ten minutes for clocks that nobody keeps. Some never say so: a runbook that does not drain, an
@@ -22,6 +29,12 @@ impl Gate {
     /// Where much of a fleet is in breach, the service is hardly the cause, and a restart hardly the cure.
     pub(super) async fn common_cause(&self, question: &Question<'_>) -> Answer {
         let plan = question.plan;
+        if self.fails_its_check(plan).await? {
+            let answer = self.failing_together(plan).await?;
+            if answer != Verdict::Allow {
+                return Ok(answer);
+            }
+        }
         let Some(share) = plan.guards.common_cause else { return Ok(Verdict::Allow) };
         let Some(fleet) = &self.ports.fleet else { return Err("the host's file names no fleet".into()) };
         let Some(binding) = plan.target.bindings.first() else {
@@ -48,6 +61,36 @@ impl Gate {
             (share * 1e4).round() / 1e2,
         );
         Ok(deny(Reason::CommonCause, detail))
+    }
+
+    /// A dependency that is dead fails the checks of all instances, and a restart of each would mend none. Known by the registry
+    /// alone, also where no policy says `common_cause` and the fleet shares no breaches.
+    async fn failing_together(&self, plan: &Plan) -> Answer {
+        for binding in self.counting(plan)? {
+            let others = self.registry(&binding.registry)?.others(&binding.id).await.map_err(text)?;
+            let failing = others.registered.saturating_sub(others.healthy);
+            let share = plan.guards.common_cause.unwrap_or(FAILING_TOGETHER);
+            if others.registered >= FEWEST_INSTANCES && f64::from(failing) / f64::from(others.registered) >= share {
+                let detail = format!(
+                    "{failing} of {} instances are not healthy in {}, and this one fails its check there: look for what \
+                     they share",
+                    others.registered, binding.registry
+                );
+                return Ok(deny(Reason::CommonCause, detail));
+            }
+        }
+        Ok(Verdict::Allow)
+    }
+
+    /// Registered, isolated by nobody, and not passing its registry's checks.
+    async fn fails_its_check(&self, plan: &Plan) -> Result<bool, String> {
+        for binding in &plan.target.bindings {
+            let traffic = self.registry(&binding.registry)?.observe(&binding.id).await.map_err(text)?.traffic;
+            if traffic == Traffic::Failing {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) async fn min_healthy(&self, question: &Question<'_>) -> Answer {
@@ -95,7 +138,11 @@ impl Gate {
 
     /// `at_work`: so many of the healthy others are about to be taken out.
     async fn enough_healthy(&self, plan: &Plan, at_work: u32) -> Answer {
-        let Some(rule) = plan.guards.min_healthy else { return Ok(Verdict::Allow) };
+        let rule = match plan.guards.min_healthy {
+            Some(rule) => rule,
+            None if self.fails_its_check(plan).await? => FAILING_MIN_HEALTHY,
+            None => return Ok(Verdict::Allow),
+        };
         if plan.target.bindings.is_empty() {
             return Ok(deny(Reason::NoRegistry, Reason::NoRegistry.says()));
         }

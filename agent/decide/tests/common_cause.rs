@@ -3,6 +3,7 @@
 use super::scenery::scenery;
 use super::*;
 use crate::decide::guards::Guard;
+use crate::execute::fakes::Fault;
 use crate::model::Reason;
 
 #[test]
@@ -48,6 +49,42 @@ fn the_share_is_said_as_it_is_written() {
         *scenery.fleet.breaching.lock().unwrap() = (1..=3).map(|host| format!("bj1-0{host}")).collect();
         let refusal = scenery.refuses(Guard::CommonCause, Reason::CommonCause);
         assert!(refusal.detail.contains(shown), "{refusal}");
+    }
+}
+
+#[test]
+fn a_service_that_fails_its_check_is_acted_on_unless_others_fail_theirs_with_it() {
+    // (instances registered, of the others healthy, held by)
+    for (registered, healthy, held) in [
+        (2, 1, None),
+        (2, 0, Some((Guard::MinHealthy, Reason::TooFewHealthy))),
+        (3, 2, None),
+        (3, 1, Some((Guard::CommonCause, Reason::CommonCause))),
+        (4, 2, None),
+        (4, 1, Some((Guard::CommonCause, Reason::CommonCause))),
+    ] {
+        for drains in [true, false] {
+            let mut scenery = scenery();
+            let registry = &scenery.scene.registry;
+            for instance in 3..=registered {
+                let (id, address) = (format!("rpc-order-{instance}"), format!("10.0.0.{instance}:7801"));
+                registry.register(&id, "rpc-order", &address);
+            }
+            registry.set_healthy(crate::execute::fakes::ID, false);
+            for instance in healthy + 2..=registered {
+                registry.set_healthy(&format!("rpc-order-{instance}"), false);
+            }
+            if !drains {
+                let shape = crate::execute::fakes::Shape::RestartInPlace;
+                scenery.plan.steps = crate::execute::fakes::plan(crate::execute::fakes::steps(shape, Fault::Nothing)).steps;
+                // Nothing is asked of one that does not drain, where it passes its check.
+                scenery.plan.guards = GuardSettings::default();
+            }
+            match held {
+                None => scenery.allows(),
+                Some((guard, reason)) => drop(scenery.refuses(guard, reason)),
+            }
+        }
     }
 }
 

@@ -248,8 +248,7 @@ fn what_is_out_of_traffic_already_is_left_alone_but_for_our_own_saga() {
         scenery.refuses(Guard::OutOfTraffic, Reason::OutOfTraffic);
     }
     scenery.scene.registry.isolate(ID, None);
-    scenery.scene.registry.set_healthy(ID, false);
-    scenery.refuses(Guard::OutOfTraffic, Reason::OutOfTraffic);
+    scenery.allows();
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub enum Fault {
     DrainRefused,
     /// It took the drain, and the answer was lost.
     DrainAnswerLost,
+    /// It fails its registry's check before us, and passes it once it is restarted.
+    FailsItsCheck,
     /// Somebody isolated the service before us.
     IsolatedBefore,
     /// Inbound connections idle from the beginning on and never end, and the runbook unwinds.

@@ -89,6 +89,9 @@ impl Scene {
         let registry = FakeRegistry::new(REGISTRY);
         registry.register(ID, "rpc-order", "127.0.0.1:7801");
         registry.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
+        if fault == Fault::FailsItsCheck {
+            registry.set_healthy(ID, false);
+        }
         if fault == Fault::IsolatedBefore {
             registry.isolate(ID, Some("deploy of release 41"));
         }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::drain;
 use crate::execute::world::{World, key};
 use crate::model::plan::Binding;
@@ -79,8 +81,11 @@ async fn first_otherwise(shown: Shown, plan: &Plan, world: &World) -> Option<Str
 
 /// After a drain was taken back before its restart: until clients find the service again, or should have long since.
 /// Another host must not take its instance out before this one is found. An error says that clients do not find it: people
-/// must hear of that.
-pub async fn found_again(plan: &Plan, world: &World) -> Result<(), String> {
+/// must hear of that. One that failed its check when it was drained was not found before, and is not waited for.
+pub async fn found_again(plan: &Plan, preimage: &Value, world: &World) -> Result<(), String> {
+    if drain::failed_its_check(preimage) {
+        return Ok(());
+    }
     let follow = follow_within(plan, &world.ports);
     let since = world.pace.elapsed();
     let shown = loop {

@@ -37,11 +37,8 @@ pub async fn preimage(plan: &Plan, world: &World) -> Result<Value, Failure> {
     }
     for (binding, registration) in &registrations {
         match &registration.traffic {
-            Traffic::Passing => {}
-            Traffic::Failing => {
-                let detail = format!("{} is registered but does not pass its checks: it is out already", key(binding));
-                return Err(Failure::new(Reason::OutOfTraffic, detail));
-            }
+            // Who fails its check may recover under our hands, and must not be found before it is restarted.
+            Traffic::Passing | Traffic::Failing => {}
             Traffic::Isolated { reason } => {
                 let detail = format!("{} was taken out by somebody else: {reason}", key(binding));
                 return Err(Failure::new(Reason::OutOfTraffic, detail));
@@ -58,6 +55,13 @@ pub async fn preimage(plan: &Plan, world: &World) -> Result<Value, Failure> {
         healthy: world.probe(plan.target.health.as_ref(), PROBE_DEADLINE).await.is_ok(),
     };
     Ok(serde_json::to_value(preimage).expect("a pre-image is plain data"))
+}
+
+/// Did it fail its check in one of its registries when it was drained?
+pub fn failed_its_check(preimage: &Value) -> bool {
+    let preimage: Result<Preimage, _> = serde_json::from_value(preimage.clone());
+    let registrations = preimage.map(|preimage| preimage.registrations).unwrap_or_default();
+    registrations.values().any(|registration| registration.traffic == Traffic::Failing)
 }
 
 /// From a change until the view of clients shows it, beside what the registry itself says that they take.

@@ -55,6 +55,17 @@ async fn three_probes_that_fail_in_a_row_are_ill_and_two_are_not() {
 }
 
 #[test]
+fn a_service_that_failed_its_check_is_put_back_as_it_was_found_and_nobody_waits_for_clients() {
+    let run = Run::new(Shape::IsolateRestartRecover, Fault::RestartRefused);
+    run.scene.registry.set_healthy(ID, false);
+    let ending = rests(&run);
+    assert_eq!((ending.outcome, ending.reason), (Outcome::Unwound, Reason::RestartFailed), "{}", ending.detail);
+    assert_eq!(run.traffic(), Some(Traffic::Failing));
+    let told = run.outbox();
+    assert!(!told.iter().any(|told| told.message.lines.iter().any(|line| line.contains("do not find"))), "{told:?}");
+}
+
+#[test]
 fn evidence_that_is_not_required_holds_nothing_up() {
     let mut steps = fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing);
     let Some(Step::Snapshot { required, .. }) = steps.first_mut() else { panic!("the evidence comes first") };
