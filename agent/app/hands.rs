@@ -220,12 +220,7 @@ impl Measure for Senses {
         let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
         let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
         let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
-        let leaked = self.0.sensor.free().await.leaked(&plan.target.service, Duration::ZERO)?;
-        if leaked.is_empty() {
-            return Ok(true);
-        }
-        let clock = Arc::clone(&self.0.host.clock);
-        apart(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
+        ends_a_holder(&self.0, &plan.target.service, main).await
     }
 
     async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
@@ -261,6 +256,16 @@ impl Measure for Senses {
     async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
         Ok(expect.truth(&self.now(plan).await?))
     }
+}
+
+/// Does the process, or one that descends from it, hold any of the service's leaked sockets? True where nothing is leaked.
+pub(super) async fn ends_a_holder(wiring: &Wiring, service: &ServiceName, main: u32) -> Result<bool, String> {
+    let leaked = wiring.sensor.free().await.leaked(service, Duration::ZERO)?;
+    if leaked.is_empty() {
+        return Ok(true);
+    }
+    let clock = Arc::clone(&wiring.host.clock);
+    apart(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
 }
 
 /// What a drain would have made of it is not known.

@@ -280,7 +280,7 @@ impl Wiring {
             warm_up: self.config.host.warm_up,
             max_parallel: self.config.host.max_parallel as usize,
             tally: Arc::clone(&self.tally),
-            possession: Arc::new(hands::Senses(self.clone())),
+            possession: Arc::new(hands::Senses(self.clone(), Arc::clone(store))),
         }
     }
 

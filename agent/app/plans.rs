@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Wiring, kernel};
+use super::{Wiring, hands, kernel};
+use crate::attribute::{Elsewhere, elsewhere};
 use crate::config::Selected;
 use crate::decide::escalation::{self, BREAKER_MEMORY, Rung};
 use crate::decide::guards::Question;
-use crate::model::plan::{Binding, Restart};
+use crate::model::plan::{Binding, ProcessRestart, Restart};
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::runbook::Step;
 use crate::model::{IncidentId, Mode, Plan, PlannedStep, Policy, Runbook, ServiceName, Target, Trigger, duration};
-use crate::ports::restarter::{RestartError, Restarter};
+use crate::ports::restarter::{Liveness, RestartError, Restarter};
 use crate::store::Store;
 
 /// A plan, and what the guards want to know of it beside.
@@ -87,6 +88,9 @@ pub async fn propose(
                 if runbook.restarts() && !with_dependents(restart) {
                     lacks.extend(taken_along(restarter, restart).await);
                 }
+                if let (true, Restart::Process(process), Some(pid)) = (runbook.restarts(), restart, liveness.main_pid) {
+                    lacks.extend(holds_nothing(wiring, process, service, pid).await);
+                }
             }
             Err(error) if changes => lacks.push(error.to_string()),
             Err(_) => {}
@@ -140,12 +144,42 @@ pub async fn lacks_here(wiring: &Wiring, runbook: &Runbook, target: &Target) -> 
     {
         lacks.push(format!("reload: {why}"));
     }
+    if let Some(restart) = target.restart.as_ref().filter(|_| runbook.restarts()) {
+        if let Ok(Some(why)) = wiring.ports.restarter(restart).unfit(restart).await {
+            lacks.push(format!("restart: {why}"));
+        }
+        if let Restart::Process(process) = restart
+            && let Ok(Liveness { main_pid: Some(pid), .. }) = wiring.ports.restarter(restart).observe(restart).await
+            && let Some(why) = lives_elsewhere(process, pid)
+        {
+            lacks.push(format!("restart: {why}"));
+        }
+    }
     if runbook.closes_sockets() && !kernel::may_close_sockets() {
         lacks.push(
             "close_sockets: it needs CAP_NET_ADMIN, which the agent does not have; deploy/README.md says how".into(),
         );
     }
     lacks
+}
+
+/// Why a process is not ended and started again by its argv: the host would run a second copy of what its container begins anew.
+fn lives_elsewhere(process: &ProcessRestart, pid: u32) -> Option<String> {
+    let (by, fits) = match elsewhere(pid)? {
+        Elsewhere::Container(container) => {
+            (container.to_string(), "name the service `container:NAME`, which its runtime restarts".to_owned())
+        }
+        Elsewhere::PidNamespace(Some(unit)) => {
+            (format!("a pid namespace of {unit}"), format!("name the service `{unit}`"))
+        }
+        Elsewhere::PidNamespace(None) => {
+            ("another pid namespace".into(), "name the container or the unit that it runs in".to_owned())
+        }
+    };
+    let pid_file = process.pid_file.display();
+    Some(format!(
+        "pid {pid}, which {pid_file} names, lives in {by}, where `restart: {{ process }}` starts nothing: {fits}"
+    ))
 }
 
 /// Deadlines of steps that are below what the service and its registries may take by their own settings.
@@ -179,6 +213,22 @@ pub async fn short_deadlines<'a>(
         }
     }
     short
+}
+
+/// A pid file may be older than the process that has its number by now. What cannot be seen says nothing.
+async fn holds_nothing(wiring: &Wiring, process: &ProcessRestart, service: &ServiceName, pid: u32) -> Option<String> {
+    match hands::ends_a_holder(wiring, service, pid).await {
+        Ok(false) => Some(format!(
+            "restart: pid {pid}, which {} names, and those below it, hold none of the leaked sockets: it may be another \
+             service's",
+            process.pid_file.display()
+        )),
+        Ok(true) => None,
+        Err(error) => {
+            tracing::debug!(%service, error, "whether the process that would be ended holds a leaked socket cannot be seen");
+            None
+        }
+    }
 }
 
 /// Why a restart would not be of this service alone.

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod configured;
+mod elsewhere;
 mod everyone;
 mod held;
 mod holders;
@@ -36,6 +37,7 @@ use holders::Holders;
 use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
+pub use elsewhere::{Elsewhere, elsewhere};
 pub use everyone::HeldBy;
 pub use unit::by_id as container_by_id;
 

@@ -12,7 +12,8 @@
 //!   container may have the same one. Virtual machines (`machine-qemu…`) are no service.
 //! - Otherwise the *outermost* `NAME.service` is the unit. What lies below it is delegated to it (its sub-cgroups,
 //!   or the units of a manager that it runs itself) and counts to it: no unit of the host lies below another.
-//!   `systemd-nspawn@NAME.service` is a unit also where containers run inside.
+//!   `systemd-nspawn@NAME.service` is a unit also where containers run inside; and a container that podman has put into a
+//!   unit's own cgroup (`--cgroups=split`, as Quadlet does) is that unit, which alone can restart it.
 //! - `NAME@N-LOCAL-REMOTE.service` (newer systemd: `NAME@N-COOKIE-LOCAL-REMOTE.service`) is one connection's process,
 //!   made by a `.socket` with `Accept=yes` and named so by systemd alone (`instance_from_socket` in its socket.c): all
 //!   of them are one service, the template `NAME@.service`. Those of a unix socket (`N-PID-UID`) look like what a person may
@@ -53,7 +54,7 @@ pub(super) fn place(path: &str) -> Result<Place, NoOwner> {
     let components = || path.split('/').skip(1).enumerate();
     let nspawn = components().position(|(_, name)| name.starts_with("systemd-nspawn@")).unwrap_or(usize::MAX);
     let container = components().find_map(|(depth, name)| Some((depth, container(path, depth, name)?)));
-    if let Some((depth, name)) = container.filter(|(depth, _)| *depth < nspawn) {
+    if let Some((depth, name)) = container.filter(|(depth, _)| *depth < nspawn && !is_a_units(path, *depth)) {
         return named(format!("container:{name}"), upto(path, depth));
     }
     if path.starts_with("/..") {
@@ -84,6 +85,15 @@ fn of_one_connection(unit: &str) -> Option<String> {
     let [numbers @ .., local, remote] = &instance.split('-').collect::<Vec<_>>()[..] else { return None };
     let numbered = matches!(numbers.len(), 1 | 2) && numbers.iter().all(|number| number.parse::<u64>().is_ok());
     (numbered && address(local).is_some() && address(remote).is_some()).then(|| format!("{stem}@.service"))
+}
+
+/// Is the component at this depth podman's container, directly in the cgroup of the host's unit that started it?
+fn is_a_units(path: &str, depth: usize) -> bool {
+    let names: Vec<&str> = path.split('/').skip(1).take(depth + 1).collect();
+    let owner = names.iter().position(|name| name.ends_with(".service"));
+    // Rootless ones are a login's own, and podman.service is the API's.
+    let may_own = |unit: &str| !unit.starts_with("user@") && !RUNTIME_UNITS.contains(&unit);
+    owner.is_some_and(|at| at + 1 == depth && may_own(names[at])) && names[depth].starts_with("libpod-payload-")
 }
 
 /// Units of container runtimes; their containers have cgroups of their own, but not always in the v2 tree.
@@ -175,6 +185,7 @@ mod tests {
                 "systemd-nspawn@web.service",
                 "/machine.slice/systemd-nspawn@web.service",
             ),
+            (&format!("/system.slice/web.service/libpod-payload-{ID}/x"), "web.service", "/system.slice/web.service"),
             ("/system.slice/gate.socket", "gate.service", "/system.slice/gate.service"),
             ("/gate.socket", "gate.service", "/gate.service"),
             ("/each.slice/each@3-127.0.0.1:9000-127.0.0.1:5555.service", "each@.service", EACH),
@@ -196,6 +207,7 @@ mod tests {
         for (root, below) in [
             (format!("/system.slice/docker-{ID}.scope"), ""),
             (format!("/docker/{ID}"), "/system.slice/nginx.service"),
+            (format!("/docker/{ID}"), &*format!("/system.slice/web.service/libpod-payload-{ID}")),
             (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope"), ""),
             (format!("/../docker-{ID}.scope"), ""),
             (format!("/machine.slice/libpod-{ID}.scope"), "/container"),

@@ -24,7 +24,7 @@ use crate::store::Store;
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 21] = [
+pub const GUARDS: [Guard; 22] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::Paused,
@@ -35,6 +35,7 @@ pub const GUARDS: [Guard; 21] = [
     Guard::Silence,
     Guard::Windows,
     Guard::Stable,
+    Guard::StartsAgain,
     Guard::OutOfTraffic,
     Guard::Cooldown,
     Guard::Budgets,
@@ -73,6 +74,8 @@ pub enum Guard {
     Windows,
     /// Not starting, stopping, or restarted by anyone within its grace.
     Stable,
+    /// Where it is to be restarted: nothing is seen that would keep it from starting again.
+    StartsAgain,
     /// Nobody else has taken it out of traffic.
     OutOfTraffic,
     /// No earlier incident ended a short while ago; the real ones and those in dry-run each have their own account.
@@ -233,6 +236,7 @@ impl Gate {
             Guard::Protected => service::protected(question),
             Guard::Windows => windows::verdict(&question.plan.guards.windows, self.clock.now()),
             Guard::Stable => self.stable(question).await,
+            Guard::StartsAgain => self.starts_again(question).await,
             Guard::OutOfTraffic => self.out_of_traffic(question).await,
             Guard::Budgets => self.budgets(question),
             Guard::Jitter => self.jitter(question),

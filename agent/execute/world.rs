@@ -245,6 +245,7 @@ impl World {
         };
         match liveness.state {
             RunState::Active => Ok(liveness.incarnation),
+            RunState::Frozen => Err("the service is frozen".into()),
             RunState::Changing => Err("the service is starting, stopping, or has a job under way".into()),
             RunState::Inactive | RunState::Failed => Ok(None),
         }

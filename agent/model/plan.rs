@@ -217,6 +217,10 @@ impl Plan {
         self.steps.iter().any(|planned| planned.effect != Effect::ReadOnly)
     }
 
+    pub fn restarts(&self) -> bool {
+        self.steps.iter().any(|planned| matches!(planned.step, Step::Restart { .. }))
+    }
+
     pub fn drains(&self) -> bool {
         self.steps.iter().any(|planned| matches!(planned.step, Step::Drain { .. }))
     }

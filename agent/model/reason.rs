@@ -49,7 +49,11 @@ pub enum Reason {
     OutsideWindows,
     NotActive,
     Unstable,
+    /// The cgroup freezer has stopped it.
+    Frozen,
     RecentlyRestarted,
+    /// Something is known to be in the way of starting it again.
+    WouldNotStart,
     OutOfTraffic,
     /// The service's health cannot be asked: a certificate, a name, a program.
     ProbeUnusable,
@@ -150,6 +154,10 @@ impl Reason {
             Self::OutsideWindows => "the policy's windows allow action at other hours only",
             Self::NotActive => "the service is not running",
             Self::Unstable => "the service is starting, stopping, or has a job under way",
+            Self::Frozen => {
+                "the service is frozen (`systemctl freeze`, `docker pause`), and a restart would fail or thaw it"
+            }
+            Self::WouldNotStart => "the service would not start again once it is ended; mend that first",
             Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
             Self::OutOfTraffic => "the service was out of traffic before us: taken out by others",
             Self::ProbeUnusable => {
@@ -196,7 +204,7 @@ impl Reason {
             Self::StartLimitHit => {
                 "systemd's start limit was hit; see `systemctl status`, then `systemctl reset-failed`"
             }
-            Self::Unhealthy => "the service did not become healthy after the restart",
+            Self::Unhealthy => "the service did not become healthy after what was done to it",
             Self::UnhealthyAfterRestore => "the service became unhealthy again while it was watched in traffic",
             Self::GoneWhileDrained => "the service was restarted or died while it was drained; it is not put back",
             Self::UnhealthierThanDrained => "the service is less healthy than when it was drained; it is not put back",

@@ -227,6 +227,14 @@ impl Restarter for Belted<dyn Restarter> {
         self.by(RESTARTER, target, self.inner.dependents(target)).await
     }
 
+    async fn unfit(&self, target: &Restart) -> Result<Option<String>, RestartError> {
+        self.by(RESTARTER, target, self.inner.unfit(target)).await
+    }
+
+    async fn would_not_start(&self, target: &Restart) -> Result<Option<String>, RestartError> {
+        self.by(RESTARTER, target, self.inner.would_not_start(target)).await
+    }
+
     async fn caveats(&self, target: &Restart) -> Vec<String> {
         tokio::time::timeout(RESTARTER, self.inner.caveats(target)).await.unwrap_or_default()
     }

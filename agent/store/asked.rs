@@ -26,7 +26,8 @@ impl Store {
         workers: &[Worker],
         lives: impl Fn(u32, u64) -> bool,
     ) -> Result<(), StoreError> {
-        let ended: Vec<(u32, u64)> = self.asked(boot)?.into_iter().filter(|(pid, began)| !lives(*pid, *began)).collect();
+        let ended: Vec<(u32, u64)> =
+            self.asked(boot)?.into_iter().filter(|(pid, began)| !lives(*pid, *began)).collect();
         self.write(|transaction| {
             transaction.execute("DELETE FROM asked_worker WHERE boot <> ?1", [boot])?;
             for (pid, began) in ended {

@@ -67,8 +67,8 @@ fn units_are_restarted_or_told_as_systemd_has_it() {
     lab.start_unit("dbus.service");
     let leaky = |port: u16| format!("/usr/bin/php {LEAKY} {port} {LEAKED} 0");
     let dir = lab.dir().display();
-    // Its one start is spent.
-    let limit = format!("[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h\n[Service]\nExecStart={}\n", leaky(7301));
+    // Two starts are all that it has, of which systemd tells one.
+    let limit = format!("[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=1h\n[Service]\nExecStart={}\n", leaky(7301));
     // A second lifetime is `done` at once and dies at 300 ms.
     let brief = format!("mkdir {dir}/brief && exec {}; sleep 0.3; exit 7", leaky(7302));
     let brief = format!("[Service]\nExecStart=/bin/sh -c '{brief}'\n");
@@ -88,6 +88,7 @@ fn units_are_restarted_or_told_as_systemd_has_it() {
     agent::start_unit(&lab);
     // systemd forgets a unit's starts when it reads the units anew.
     lab.start_unit("leak-limit.service");
+    lab.run(&["systemctl", "restart", "leak-limit.service"]);
     let ends = wait_for_ends(&lab, &["leak-limit.service"]);
     assert_eq!(outcome(&ends, "leak-limit.service"), ("stuck", "start_limit_hit"));
 
@@ -113,6 +114,104 @@ fn units_are_restarted_or_told_as_systemd_has_it() {
     assert!(held.iter().any(|held| held.to_string().contains("take along guest.service")), "{held:#?}");
     assert_eq!(["leak-bound.service", "guest.service"].map(lifetime), before[1..]);
     assert!(!ends.contains_key("leak-bound.service"), "{ends:?}");
+}
+
+/// Waits until the breach of this service is held for this reason, and returns the words of it.
+fn wait_for_held(lab: &Lab, service: &str, reason: &str) -> String {
+    wait_until_seen(&format!("{service} to be held: {reason}"), SOON, || {
+        let status = unwait(lab, &["status", "--json"]).json();
+        let held = status["agent"]["held"].as_array().cloned().unwrap_or_default();
+        let found = held.iter().find(|held| held["service"] == service && held["reason"] == reason);
+        found.map(|held| held["detail"].as_str().unwrap_or_default().to_owned()).ok_or_else(|| format!("{status:#}"))
+    })
+}
+
+#[test]
+fn what_would_not_start_again_or_is_frozen_is_not_begun() {
+    let lab = Lab::start();
+    let webhook = Webhook::start(&lab);
+    lab.start_unit("dbus.service");
+    let program = lab.dir().join("gone-php");
+    fs::copy("/usr/bin/php", &program).expect("the lab's directory is writable");
+    let leaky = |port: u16| format!("/usr/bin/php {LEAKY} {port} {LEAKED} 0");
+    let units = [
+        ("leak-frozen.service", format!("[Service]\nExecStart={}\n", leaky(7311))),
+        ("leak-gone.service", format!("[Service]\nExecStart={} {LEAKY} 7312 {LEAKED} 0\n", program.display())),
+        (
+            "leak-spent.service",
+            format!("[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h\n[Service]\nExecStart={}\n", leaky(7313)),
+        ),
+        ("leak-masked.service", format!("[Service]\nExecStart={}\n", leaky(7314))),
+    ];
+    for (unit, text) in &units {
+        lab.add_unit(unit, text);
+    }
+    write(&lab, &webhook, "[\"leak-*.service\"]", "");
+    let names = units.each_ref().map(|(unit, _)| *unit);
+    names.iter().for_each(|unit| lab.start_unit(unit));
+    fs::remove_file(&program).expect("it is ours");
+    lab.run(&["systemctl", "freeze", "leak-frozen.service"]);
+    fs::remove_file(lab.inside("/etc/systemd/system/leak-masked.service")).expect("it is ours");
+    std::os::unix::fs::symlink("/dev/null", lab.inside("/etc/systemd/system/leak-masked.service")).expect("it is gone");
+    lab.run(&["systemctl", "daemon-reload"]);
+    agent::start_unit(&lab);
+    let lifetimes = || names.map(|unit| lab.show(unit, "InvocationID"));
+    let before = lifetimes();
+
+    wait_for_held(&lab, "leak-frozen.service", "frozen");
+    for (unit, words) in [
+        ("leak-gone.service", "gone-php, is not there any more"),
+        ("leak-spent.service", "its start limit may be spent: up to 1 starts in 1h, of 1"),
+        ("leak-masked.service", "systemd has leak-masked.service as `masked`"),
+    ] {
+        let detail = wait_for_held(&lab, unit, "would_not_start");
+        assert!(detail.contains(words), "{detail}");
+    }
+    assert_eq!(lifetimes(), before);
+    assert_eq!(lab.show("leak-frozen.service", "FreezerState"), "frozen");
+    assert!(agent::history(&lab).is_empty(), "{:#?}", agent::history(&lab));
+
+    lab.run(&["systemctl", "thaw", "leak-frozen.service"]);
+    let ends = wait_for_ends(&lab, &["leak-frozen.service"]);
+    assert_eq!(outcome(&ends, "leak-frozen.service").0, "completed");
+
+    // Without room, nothing is begun either; nor where a person has not told systemd of a new unit file.
+    lab.add_unit("leak-full.service", &format!("[Service]\nExecStart={}\n", leaky(7315)));
+    lab.start_unit("leak-full.service");
+    fs::write(lab.inside("/etc/systemd/system/leak-full.service"), "[Service]\nExecStart=/bin/true\n")
+        .expect("it is ours");
+    let plan = unwait(&lab, &["plan", "leak-full.service"]);
+    assert!(plan.out.contains("its unit file has changed since systemd read it"), "{plan:?}");
+}
+
+#[test]
+fn a_process_that_lives_in_another_pid_namespace_is_left_to_the_unit_that_it_is_of() {
+    let lab = Lab::start();
+    let webhook = Webhook::start(&lab);
+    lab.start_unit("dbus.service");
+    let inner = format!("unshare --pid --fork --kill-child=TERM /usr/bin/php {LEAKY} 7321 {LEAKED} 0");
+    lab.add_unit("inner.service", &format!("[Service]\nExecStart=/usr/bin/{inner}\n"));
+    lab.start_unit("inner.service");
+    let main = lab.show("inner.service", "MainPID");
+    let pid = wait_until_seen("its process", SOON, || {
+        let listed = lab.stdout(&["ps", "--no-headers", "-o", "pid", "--ppid", &main]);
+        listed.trim().parse::<u32>().map_err(|error| error.to_string())
+    });
+    fs::write(lab.inside("/run/inner.pid"), format!("{pid}\n")).expect("the lab's /run is writable");
+    let host = "services:\n  - { service: \"process:inner\", \
+                restart: { process: { argv: [/usr/bin/php], pid_file: /run/inner.pid } } }\n";
+    write(&lab, &webhook, "[\"process:*\"]", host);
+    agent::start_unit(&lab);
+
+    let words = "lives in a pid namespace of inner.service, where `restart: { process }` starts nothing: name the service \
+                 `inner.service`";
+    let detail = wait_for_held(&lab, "process:inner", "not_actionable");
+    assert!(detail.contains(words), "{detail}");
+    for verb in [["check"].as_slice(), &["plan", "process:inner"]] {
+        let said = unwait(&lab, verb);
+        assert!(said.out.contains(words), "{said:?}");
+    }
+    assert_eq!(lab.stdout(&["ps", "--no-headers", "-o", "pid", "--ppid", &main]).trim(), pid.to_string());
 }
 
 /// Two services of runit and one of s6 share the cgroup of one unit, and a process that nobody supervises is nobody's

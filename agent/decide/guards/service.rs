@@ -60,6 +60,7 @@ impl Gate {
             RunState::Changing => {
                 return Ok(deny(Reason::Unstable, "it is starting, stopping, or has a job under way"));
             }
+            RunState::Frozen => return Ok(deny(Reason::Frozen, Reason::Frozen.says())),
             state => return Ok(deny(Reason::NotActive, format!("it is {state}"))),
         }
         if !question.own_saga {
@@ -76,6 +77,14 @@ impl Gate {
             return Ok(deny(Reason::IncarnationChanged, "it is not the lifetime that was measured"));
         }
         Ok(Verdict::Allow)
+    }
+
+    pub(super) async fn starts_again(&self, question: &Question<'_>) -> Answer {
+        let Some(restart) = question.plan.target.restart.as_ref().filter(|_| question.plan.restarts()) else {
+            return Ok(Verdict::Allow);
+        };
+        let why = self.ports.restarter(restart).would_not_start(restart).await.map_err(text)?;
+        Ok(why.map_or(Verdict::Allow, |why| deny(Reason::WouldNotStart, why)))
     }
 
     pub(super) async fn out_of_traffic(&self, question: &Question<'_>) -> Answer {

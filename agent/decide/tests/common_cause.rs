@@ -3,7 +3,7 @@
 use super::scenery::scenery;
 use super::*;
 use crate::decide::guards::Guard;
-use crate::execute::fakes::Fault;
+use crate::execute::fakes::{self, Fault, ID, Shape};
 use crate::model::Reason;
 
 #[test]
@@ -70,13 +70,13 @@ fn a_service_that_fails_its_check_is_acted_on_unless_others_fail_theirs_with_it(
                 let (id, address) = (format!("rpc-order-{instance}"), format!("10.0.0.{instance}:7801"));
                 registry.register(&id, "rpc-order", &address);
             }
-            registry.set_healthy(crate::execute::fakes::ID, false);
+            registry.set_healthy(ID, false);
             for instance in healthy + 2..=registered {
                 registry.set_healthy(&format!("rpc-order-{instance}"), false);
             }
             if !drains {
-                let shape = crate::execute::fakes::Shape::RestartInPlace;
-                scenery.plan.steps = crate::execute::fakes::plan(crate::execute::fakes::steps(shape, Fault::Nothing)).steps;
+                let shape = Shape::RestartInPlace;
+                scenery.plan.steps = fakes::plan(fakes::steps(shape, Fault::Nothing)).steps;
                 // Nothing is asked of one that does not drain, where it passes its check.
                 scenery.plan.guards = GuardSettings::default();
             }

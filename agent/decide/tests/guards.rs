@@ -38,6 +38,7 @@ fn the_guards_stand_in_the_designs_order() {
         Silence,
         Windows,
         Stable,
+        StartsAgain,
         OutOfTraffic,
         Cooldown,
         Budgets,
@@ -70,6 +71,7 @@ fn the_guards_stand_in_the_designs_order() {
     all.silence(None, seconds(60));
     all.plan.guards.windows = vec![always(WindowAction::Deny)];
     all.scene.service().state = RunState::Failed;
+    all.scene.service().would_not_start = Some("its program is gone".into());
     all.scene.registry.isolate(ID, Some("deploy"));
     all.scene.registry.set_healthy("rpc-order-2", false);
     *all.fleet.broken.lock().unwrap() = true;
@@ -206,6 +208,7 @@ fn a_service_must_be_stable_old_enough_and_the_one_that_was_measured() {
         (RunState::Changing, Reason::Unstable),
         (RunState::Inactive, Reason::NotActive),
         (RunState::Failed, Reason::NotActive),
+        (RunState::Frozen, Reason::Frozen),
     ] {
         scenery.scene.service().state = state;
         scenery.refuses(Guard::Stable, reason);

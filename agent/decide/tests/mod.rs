@@ -12,6 +12,7 @@ mod inaction;
 mod min_healthy;
 mod rehearse;
 mod scenery;
+mod starts_again;
 
 use std::time::Duration;
 

@@ -51,6 +51,8 @@ pub struct Service {
     /// The operator's commands that were run, in order.
     pub commands: Vec<String>,
     pub up_for: Option<Duration>,
+    /// Why it would not start again.
+    pub would_not_start: Option<String>,
     pub drained_once: bool,
     pub reloads: u32,
     pub workers: Vec<Worker>,
@@ -105,6 +107,7 @@ impl Scene {
                 restarts: 0,
                 commands: Vec::new(),
                 up_for: Some(Duration::from_secs(86_400)),
+                would_not_start: None,
                 drained_once: false,
                 reloads: 0,
                 workers: (0..WORKERS).map(|n| worker(n, if n < 4 { 3 } else { 0 })).collect(),

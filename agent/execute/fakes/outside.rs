@@ -202,6 +202,10 @@ impl Restarter for Fake {
         Ok(())
     }
 
+    async fn would_not_start(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(self.0.service().would_not_start.clone())
+    }
+
     async fn own_deadline(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
         if self.0.trip.pass() {
             return Err(Scene::silent());

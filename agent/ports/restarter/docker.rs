@@ -8,6 +8,7 @@
 //! An incarnation is the container's id and its `StartedAt`. The daemon names processes by its own pid namespace, so no
 //! pid of its is taken for one of this host.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const UNLIMITED_STOP: Duration = Duration::from_secs(15 * 60);
 /// For the daemon to make namespaces and mounts anew; a busy one was seen to take tens of seconds.
 const START_ALLOWANCE: Duration = Duration::from_secs(90);
+const UNIT_LABEL: &str = "PODMAN_SYSTEMD_UNIT";
 /// One inspection is some 10 KB; a list of 1,000 containers some 2 MB.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
@@ -72,6 +74,8 @@ struct State {
 struct Settings {
     /// In seconds. Negative: SIGKILL never follows.
     stop_timeout: Option<i64>,
+    #[serde(default)]
+    labels: Option<HashMap<String, String>>,
 }
 
 /// One of `GET /containers/json`.
@@ -106,7 +110,8 @@ impl Inspected {
             "running" => RunState::Active,
             "restarting" | "removing" | "stopping" => RunState::Changing,
             "dead" => RunState::Failed,
-            // created, paused, exited: by a person as well as by itself; the exit code of what `docker stop` ended
+            "paused" => RunState::Frozen,
+            // created, exited: by a person as well as by itself; the exit code of what `docker stop` ended
             // is that of a crash.
             _ => RunState::Inactive,
         }
@@ -118,6 +123,21 @@ impl Inspected {
 
     fn stop_seconds(&self) -> i64 {
         self.config.stop_timeout.unwrap_or(STOP_TIMEOUT.as_secs() as i64)
+    }
+
+    /// The systemd unit that podman was started by: Quadlet's, or one of `podman generate systemd`.
+    fn unit(&self) -> Option<&str> {
+        self.config.labels.as_ref()?.get(UNIT_LABEL).map(String::as_str).filter(|unit| !unit.is_empty())
+    }
+
+    /// Measured on podman 5.8 with Quadlet's unit: the daemon answers 204, and the container is gone for good, since its unit
+    /// removes it once it has stopped.
+    fn is_a_units(&self, container: &Container<'_>) -> Option<String> {
+        let (unit, service) = (self.unit()?, container.service());
+        Some(format!(
+            "{service} is {unit}'s (label {UNIT_LABEL}), which removes it when it stops: have the unit restarted, by \
+             `service: {unit}` in its place"
+        ))
     }
 
     fn is_never_killed(&self) -> bool {
@@ -257,7 +277,7 @@ impl DockerRestarter {
 impl Restarter for DockerRestarter {
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
         let seen = Container::of(target)?.inspect().await?;
-        let runs = matches!(seen.run_state(), RunState::Active | RunState::Changing);
+        let runs = matches!(seen.run_state(), RunState::Active | RunState::Changing | RunState::Frozen);
         let started: Option<jiff::Timestamp> = seen.state.started_at.parse().ok();
         let up_for = started.and_then(|started| Duration::try_from(self.clock.now().duration_since(started)).ok());
         Ok(Liveness {
@@ -274,6 +294,9 @@ impl Restarter for DockerRestarter {
         let before = container.inspect().await?;
         if before.run_state() != RunState::Active {
             return Err(container.refused(format!("it is {}; only what runs is restarted", before.shown())));
+        }
+        if let Some(why) = before.is_a_units(&container) {
+            return Err(container.refused(why));
         }
         super::alone(&container.service(), &container.guests(&before).await?)?;
         let path = container.path(container.name, &format!("restart?t={}", before.stop_seconds()))?;
@@ -297,8 +320,8 @@ impl Restarter for DockerRestarter {
                         }
                     }
                     (RunState::Active, _) if new != before.incarnation() => steady = Some((new, Instant::now())),
-                    // Its restart policy is at work on it.
-                    (RunState::Changing, _) => steady = None,
+                    // Its restart policy is at work on it, or a person has paused it.
+                    (RunState::Changing | RunState::Frozen, _) => steady = None,
                     (RunState::Active, _) => {
                         return Err(container.failed("the daemon said yes, and the same lifetime goes on".into()));
                     }
@@ -319,6 +342,15 @@ impl Restarter for DockerRestarter {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    async fn unfit(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let container = Container::of(target)?;
+        Ok(container.inspect().await?.is_a_units(&container))
+    }
+
+    async fn would_not_start(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(super::room::full())
     }
 
     /// Until it has ended, the daemon calls it running (podman: stopping).

@@ -150,7 +150,9 @@ async fn containers_are_restarted_by_id_and_by_name_and_what_may_not_be_is_refus
     let idle = docker.run(&alone, SLEEP);
     let target = docker.target(&idle);
     docker.say(&["pause", &idle]);
-    assert_eq!(restarter.observe(&target).await.unwrap().state, RunState::Inactive);
+    assert_eq!(restarter.observe(&target).await.unwrap().state, RunState::Frozen);
+    let refused = restarter.restart(&target, LONG).await;
+    assert!(matches!(&refused, Err(RestartError::Refused { .. })), "{refused:?}");
     docker.say(&["unpause", &idle]);
     docker.say(&["stop", &idle]);
     let stopped = Liveness { state: RunState::Inactive, incarnation: None, main_pid: None, up_for: None };

@@ -96,6 +96,14 @@ impl Restarter for DryRestarter {
         self.real.dependents(target).await
     }
 
+    async fn unfit(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        self.real.unfit(target).await
+    }
+
+    async fn would_not_start(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        self.real.would_not_start(target).await
+    }
+
     async fn caveats(&self, target: &plan::Restart) -> Vec<String> {
         self.real.caveats(target).await
     }

@@ -15,6 +15,7 @@ pub mod docker;
 pub mod dry;
 pub mod pidfd;
 pub mod process;
+mod room;
 pub mod supervise;
 pub mod supervisord;
 pub mod systemd;
@@ -42,6 +43,8 @@ pub struct Liveness {
 pub enum RunState {
     /// Running, and no job is under way.
     Active,
+    /// Running, and every process of it is stopped by the cgroup freezer (`systemctl freeze`, `docker pause`): somebody's doing.
+    Frozen,
     /// Starting, stopping, reloading, or waiting to be restarted: somebody is at work on it.
     Changing,
     /// Stopped on purpose, or not loaded.
@@ -160,6 +163,20 @@ pub trait Restarter: Send + Sync {
 
     /// What else a restart would take along; empty where it is this service alone.
     async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError>;
+
+    /// Why the service, as it runs now, must not be restarted in this way, and which way fits; `None` where it may. Shown by
+    /// `check` and `plan`.
+    async fn unfit(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let _ = target;
+        Ok(None)
+    }
+
+    /// Why what is ended now would not begin again; `None` where nothing is seen in the way. Asked before a drain, and again
+    /// before the pivot.
+    async fn would_not_start(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let _ = target;
+        Ok(None)
+    }
 
     /// What a restart of this service cannot promise, for people; empty where there is nothing to say, or nobody to
     /// ask.

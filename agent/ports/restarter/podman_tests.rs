@@ -154,6 +154,17 @@ async fn containers_of_podman_are_restarted_by_name_and_found_again_once_they_ar
     assert!(matches!(&refused, Err(RestartError::Refused { .. })), "{refused:?}");
     podman.say(&["rm", "--force", &guest]);
 
+    // Quadlet says so of the containers of its units; `podman generate systemd` too.
+    podman.run(&["--net", "none", "--name", "owned", "--label", "PODMAN_SYSTEMD_UNIT=owned-web.service"]);
+    let owned = podman.target("owned");
+    let why = restarter.unfit(&owned).await.unwrap().unwrap();
+    assert!(why.contains("have the unit restarted, by `service: owned-web.service`"), "{why}");
+    let before = restarter.observe(&owned).await.unwrap().incarnation;
+    let refused = restarter.restart(&owned, LONG).await;
+    assert!(matches!(&refused, Err(RestartError::Refused { detail, .. }) if *detail == why), "{refused:?}");
+    assert_eq!(restarter.observe(&owned).await.unwrap().incarnation, before);
+    assert_eq!(restarter.unfit(&web).await.unwrap(), None);
+
     podman.say(&["stop", "web"]);
     assert_eq!(restarter.observe(&web).await.unwrap().state, RunState::Inactive);
     let refused = restarter.restart(&web, LONG).await;

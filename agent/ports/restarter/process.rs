@@ -152,6 +152,16 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     Ok(Found::Alive(Alive { pid, start_time }))
 }
 
+/// Why its argv could not be started, as far as that is known before anything is ended.
+fn no_program(spec: &ProcessRestart) -> Option<String> {
+    match spec.argv.first() {
+        Some(program) if program.starts_with('/') => nix::unistd::access(program.as_str(), AccessFlags::X_OK)
+            .err()
+            .map(|error| format!("`{program}` could not be started again: {error}")),
+        _ => Some("argv must begin with an absolute path".into()),
+    }
+}
+
 /// Waits until the pid file names another lifetime, the same one for `STABLE_FOR`. An error says also whether nobody
 /// but us knows of what was started.
 async fn appear(
@@ -255,11 +265,8 @@ impl Restarter for ProcessRestarter {
             Found::NoFile => return Err(refused("it does not run (no pid file); it is not ours to start".into())),
             Found::Dead => return Err(refused("it does not run (its pid is gone); it is not ours to start".into())),
         };
-        // Known before anything is ended, as far as it can be.
-        match spec.argv.first() {
-            Some(program) if program.starts_with('/') => nix::unistd::access(program.as_str(), AccessFlags::X_OK)
-                .map_err(|error| refused(format!("`{program}` could not be started again: {error}")))?,
-            _ => return Err(refused("argv must begin with an absolute path".into())),
+        if let Some(why) = no_program(spec) {
+            return Err(refused(why));
         }
         let held = Held::hold(old.pid, old.start_time)
             .map_err(|error| refused(format!("pid {} cannot be held: {error}", old.pid)))?
@@ -314,6 +321,10 @@ impl Restarter for ProcessRestarter {
                 appeared.map_err(|(why, _)| failed(why))
             }
         }
+    }
+
+    async fn would_not_start(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(no_program(spec(target)?).or_else(super::room::full))
     }
 
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {

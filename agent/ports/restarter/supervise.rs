@@ -317,6 +317,10 @@ impl Restarter for SuperviseRestarter {
         Ok(Directory::of(target)?.0.stop_timeout + super::SETTLE_MARGIN)
     }
 
+    async fn would_not_start(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(super::room::full())
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         Ok(Directory::of(target)?.0.stop_timeout + START_ALLOWANCE + super::DEADLINE_MARGIN)
     }

@@ -292,7 +292,7 @@ impl Restarter for SupervisordRestarter {
                         until = until.max(Instant::now() + STABLE_FOR + POLL * 4);
                     }
                     // The old one, not yet ended; or on the way.
-                    (RunState::Active | RunState::Changing, ..) => steady = None,
+                    (RunState::Active | RunState::Changing | RunState::Frozen, ..) => steady = None,
                     (RunState::Inactive | RunState::Failed, ..) if asked => {
                         let detail = format!("it was started, and is {}", now.shown());
                         return Err(
@@ -321,6 +321,10 @@ impl Restarter for SupervisordRestarter {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    async fn would_not_start(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(super::room::full())
     }
 
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {

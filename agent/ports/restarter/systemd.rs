@@ -20,6 +20,7 @@
 //! Needs root, or a polkit rule for `org.freedesktop.systemd1.manage-units` with the unit and the verb.
 
 mod bus;
+mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,8 @@ struct Unit {
     job: String,
     invocation: Option<Incarnation>,
     main_pid: u32,
+    /// `systemctl freeze`: `running` where it is not frozen.
+    freezer: String,
     /// Why the last lifetime ended: `success`, `exit-code`, `start-limit-hit`…
     result: String,
 }
@@ -79,6 +82,7 @@ impl Unit {
             job: job.as_str().into(),
             invocation: known.then(|| Incarnation(id.iter().map(|byte| format!("{byte:02x}")).collect())),
             main_pid: service.get("MainPID"),
+            freezer: unit.get("FreezerState"),
             result: service.get("Result"),
         }
     }
@@ -86,6 +90,8 @@ impl Unit {
     fn state(&self) -> RunState {
         match self.active.as_str() {
             _ if self.job != "/" => RunState::Changing,
+            // 257 and later drop a job over a frozen unit, 252 thaws what a person froze. Older ones tell nothing.
+            "active" if !matches!(self.freezer.as_str(), "" | "running") => RunState::Frozen,
             "active" => RunState::Active,
             "inactive" => RunState::Inactive,
             "failed" => RunState::Failed,
@@ -337,6 +343,32 @@ impl Restarter for SystemdRestarter {
         }
     }
 
+    async fn would_not_start(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let name = name(target)?;
+        if self.bus.system_state().await.map_err(|error| unreachable(name, error))? == "stopping" {
+            return Ok(Some("the host is shutting down".into()));
+        }
+        let (_, unit, service) = self.load(name).await?;
+        Ok(start::in_the_way(name, &unit, &service, self.up_for(&unit)).or_else(super::room::full))
+    }
+
+    async fn caveats(&self, target: &plan::Restart) -> Vec<String> {
+        let Ok(name) = name(target) else { return Vec::new() };
+        let Ok((_, unit, service)) = self.load(name).await else { return Vec::new() };
+        let mut caveats = Vec::new();
+        if unit.get::<bool>("NeedDaemonReload") {
+            caveats.push(format!(
+                "{name}: its unit file has changed since systemd read it; a restart starts what systemd read (`systemctl \
+                 daemon-reload`)"
+            ));
+        }
+        if unit.get::<String>("SubState").starts_with("auto-restart") {
+            let restarts: u32 = service.get("NRestarts");
+            caveats.push(format!("{name}: systemd starts it again by itself, {restarts} times so far (auto-restart)"));
+        }
+        caveats
+    }
+
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
         let (_, _, service) = self.load(name(target)?).await?;
         Ok(timeout(&service, "TimeoutStopUSec") + timeout(&service, "TimeoutStartUSec") + super::DEADLINE_MARGIN)
@@ -372,6 +404,7 @@ mod tests {
             job: job.into(),
             invocation: Some(Incarnation(invocation.into())),
             main_pid: 7,
+            freezer: "running".into(),
             result: result.into(),
         }
     }
@@ -391,6 +424,16 @@ mod tests {
             ("a state of a later version", "/", RunState::Changing),
         ] {
             assert_eq!(unit(active, job, "a", "success").state(), state, "{active} {job}");
+        }
+        for (freezer, state) in [
+            ("running", RunState::Active),
+            ("frozen", RunState::Frozen),
+            ("freezing", RunState::Frozen),
+            ("frozen-by-parent", RunState::Frozen),
+            ("", RunState::Active),
+        ] {
+            let unit = Unit { freezer: freezer.into(), ..unit("active", "/", "a", "success") };
+            assert_eq!(unit.state(), state, "{freezer}");
         }
     }
 

@@ -141,6 +141,14 @@ impl Bus {
         Ok(Properties(properties))
     }
 
+    /// Of the whole host: `running`, `degraded`, `stopping`…
+    pub async fn system_state(&self) -> Result<String, BusError> {
+        let which = (MANAGER, "SystemState");
+        let answer = self.call(MANAGER_PATH, "org.freedesktop.DBus.Properties", "Get", &which).await?;
+        let state: OwnedVariant = answer.body().deserialize().map_err(|error| BusError::Silent(error.to_string()))?;
+        String::try_from(state).map_err(|error| BusError::Silent(error.to_string()))
+    }
+
     /// The ends of jobs from now on. The match comes first: systemd sends no signal before somebody has subscribed.
     pub async fn jobs_removed(&self) -> Result<JobsRemoved, BusError> {
         let connection = self.connection().await?;
