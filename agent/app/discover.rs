@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Wiring;
+use super::{Wiring, servers};
 use crate::collect::CollectError;
 use crate::model::ServiceName;
 use crate::model::plan::{Binding, Health};
@@ -29,6 +29,8 @@ pub struct Found {
     pub health: Option<Health>,
     /// Of `register`: what will name nobody once the service has restarted, and what to write in its place.
     pub random_ids: Vec<String>,
+    /// What frees the sockets that this server leaks, where it is a known one.
+    pub advice: Option<&'static str>,
     /// It stands in the host's file already: with its bindings, or without any.
     pub configured: Option<bool>,
 }
@@ -62,6 +64,7 @@ pub async fn discover(wiring: &Wiring, probe: bool) -> Result<Discovery, Collect
             continue;
         }
         found.random_ids = found.register.iter().filter_map(|binding| wiring.config.random_id(binding)).collect();
+        found.advice = advice(wiring, &found.service).await;
         found.configured = wiring.config.service_config(&found.service).map(|service| !service.bindings.is_empty());
         if let (Some(Health::Tcp(address)), true) = (&found.health, probe) {
             let ping = Health::RedisPing(*address);
@@ -72,6 +75,13 @@ pub async fn discover(wiring: &Wiring, probe: bool) -> Result<Discovery, Collect
         services.push(found);
     }
     Ok(Discovery { services, unmatched, not_asked })
+}
+
+/// By its main process, where its restarter tells one that may be looked at.
+async fn advice(wiring: &Wiring, service: &ServiceName) -> Option<&'static str> {
+    let restart = wiring.config.target_for(service).restart?;
+    let main = wiring.ports.restarter(&restart).observe(&restart).await.ok()?.main_pid?;
+    servers::advice(&String::from_utf8_lossy(&std::fs::read(format!("/proc/{main}/cmdline")).ok()?))
 }
 
 /// The addresses of this host's interfaces, its loopback among them.
@@ -135,6 +145,7 @@ fn matched(
             ambiguous,
             health: at.map(|listener| Health::Tcp(reached_at(listener))),
             random_ids: Vec::new(),
+            advice: None,
             configured: None,
         }
     };
@@ -175,6 +186,9 @@ pub fn yaml(discovery: &Discovery) -> String {
         }
         for random in &found.random_ids {
             text += &format!("    # {random}\n");
+        }
+        if let Some(advice) = found.advice {
+            text += &format!("    # {advice} (runbooks/README.md)\n");
         }
         for (registry, ids) in &found.ambiguous {
             text += &format!("    # in {registry} it may be any of these, or several, or another service is:\n");

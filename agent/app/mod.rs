@@ -26,6 +26,7 @@ pub mod remind;
 pub mod resolve;
 pub mod run;
 pub mod sensor;
+mod servers;
 pub mod slots;
 pub mod supervised;
 pub mod sweep;

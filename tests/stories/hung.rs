@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -66,17 +67,24 @@ fn hang_all(lab: &Lab) {
     });
 }
 
+/// Where the test finds it as well.
+fn state(lab: &Lab) -> PathBuf {
+    lab.dir().join("state")
+}
+
 /// A policy that acts by hand alone, and the shipped runbook with waits that a test can wait for.
-fn configure(kill_after: &str) -> Etc {
-    let policy =
-        format!("policy: hung\nservices: [{UNIT}]\nwhen: close_wait > 1000\nfor: 1m\nrunbook: recycle-workers\n");
+fn configure(lab: &Lab, kill_after: &str) -> Etc {
+    let policy = format!(
+        "policy: hung\nservices: [{UNIT}]\nwhen: close_wait > 1000\nfor: 1m\nrunbook: recycle-workers\n\
+         limits: {{ cooldown: 1m, per_service: 9 per 1h, per_host: 9 per 1h }}\n"
+    );
     let service = format!("services:\n  - {{ service: {UNIT}, health: {{ http: \"http://127.0.0.1:{PORT}/\" }} }}\n");
     Etc::of_the_story()
         .edit(HOST, "services:\n", &service)
         .edit(HOST, "notify:\n", "#notify:\n")
         .edit(HOST, "  - to: { generic:", "#  - to: { generic:")
         .edit(HOST, "    events: [breach", "#    events: [breach")
-        .edit(HOST, "fleet: { consul: {} }", "warm_up: 0s")
+        .edit(HOST, "fleet: { consul: {} }", &format!("warm_up: 0s\nstate: {}", state(lab).display()))
         .edit(POLICY, "mode: auto", "mode: observe")
         .with("policies/hung.yaml", &policy)
         .edit(RECYCLE, "older_than: 1m", "older_than: 1s")
@@ -105,7 +113,7 @@ fn workers_that_do_not_end_are_told_and_cost_the_service_nothing_more() {
     start_gunicorn(&lab);
     hang_all(&lab);
     let all = workers(&lab);
-    configure("").write(&lab);
+    configure(&lab, "").write(&lab);
     let agent = agent::run(&lab);
 
     let (ended, shown) = act(&lab);
@@ -117,7 +125,7 @@ fn workers_that_do_not_end_are_told_and_cost_the_service_nothing_more() {
     // A person takes the latch away, and tries once more: the two that still serve are not asked.
     let resolved = unwait(&lab, &["resolve", UNIT]);
     assert_eq!(resolved.code, 0, "{resolved:?}");
-    agent::an_hour_passes(&agent::kept(&lab, agent::STATE));
+    agent::an_hour_passes(&state(&lab));
     let (ended, shown) = act(&lab);
     assert_ended(&ended, "completed", "not_helped", &shown);
     assert!(shown.contains("2 must serve (`floor: 50%`) and 2 do, so only 0 were ended"), "{shown}");
@@ -125,13 +133,13 @@ fn workers_that_do_not_end_are_told_and_cost_the_service_nothing_more() {
     assert_eq!((workers(&lab), answers(&lab)), (all.clone(), 20));
 
     // Where they are killed, those that were asked before go first, and all four serve again.
-    configure(", kill_after: 1s").write(&lab);
+    configure(&lab, ", kill_after: 1s").write(&lab);
     agent.signal(Signal::SIGHUP);
     wait_until_seen("the new runbook", SOON, || {
         let plan = unwait(&lab, &["plan", UNIT, "--policy", "hung"]);
         if plan.out.contains("kill_after") || plan.out.contains("SIGKILL") { Ok(()) } else { Err(plan.all()) }
     });
-    agent::an_hour_passes(&agent::kept(&lab, agent::STATE));
+    agent::an_hour_passes(&state(&lab));
     let (ended, shown) = act(&lab);
     assert_ended(&ended, "completed", "recovered", &shown);
     let now = workers(&lab);

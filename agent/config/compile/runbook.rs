@@ -138,7 +138,7 @@ fn compile_step(spec: StepSpec, place: &Place, to: &mut Compiling) -> Option<Ste
 
 fn compile_recycle(spec: RecycleWorkersSpec, place: &Place, to: &mut Compiling) -> Recycle {
     let at = |key: &str| place.key(key);
-    let wait = to.duration(&at("wait"), spec.wait, secs(30), secs(1)..=minutes(10));
+    let wait = to.duration(&at("wait"), spec.wait, secs(45), secs(1)..=minutes(10));
     let kill_after =
         spec.kill_after.map(|kill| to.duration(&at("kill_after"), Some(kill), secs(0), secs(1)..=minutes(10)));
     if kill_after.is_some_and(|kill| kill >= wait) {

@@ -261,7 +261,7 @@ fn a_registry_that_cannot_be_asked_refuses() {
     let refusal = scenery.ask().unwrap_err();
     assert_eq!((refusal.guard, refusal.reason), (Guard::OutOfTraffic, Reason::GuardFailed));
     let guards: Vec<Guard> = scenery.all().iter().map(|refusal| refusal.guard).collect();
-    assert_eq!(guards, [Guard::OutOfTraffic, Guard::MinHealthy]);
+    assert_eq!(guards, [Guard::OutOfTraffic, Guard::CommonCause, Guard::MinHealthy]);
     for refusal in scenery.all() {
         assert!(refusal.detail.contains("is undecided") && refusal.detail.contains("nobody answers"), "{refusal}");
     }

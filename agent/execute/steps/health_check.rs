@@ -34,9 +34,15 @@ pub async fn apply(
                 Ok(()) => format!("only {passed} of {successes} probes in a row passed"),
                 Err(failure) => failure.to_string(),
             };
-            let detail = format!("not healthy within {}: {last}", duration::format(timeout));
+            let detail = format!("not healthy within {}{}: {last}", duration::format(timeout), after(saga));
             return Err(Failure::new(Reason::Unhealthy, detail));
         }
         world.pace.wait(interval).await;
     }
+}
+
+/// What was done to it that it is not healthy after.
+fn after(saga: &Saga) -> String {
+    let pivot = saga.plan().pivot().filter(|_| saga.past_pivot());
+    pivot.map_or(String::new(), |pivot| format!(" after the step {}", saga.plan().steps[pivot].step.name()))
 }
