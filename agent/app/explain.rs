@@ -281,7 +281,7 @@ fn explained(condition: &Condition, readings: &Readings, depth: usize) -> Vec<Co
         Condition::Compare(comparison) => vec![ComparisonExplained {
             depth,
             text: comparison.to_string(),
-            now: readings.get(comparison.signal).show(comparison.signal),
+            now: readings.show(comparison.signal),
             holds: truth(comparison.truth(readings)).into(),
         }],
     }

@@ -136,12 +136,14 @@ impl Sensor {
     pub fn new(matches: Vec<ServiceMatch>, asked: Vec<Signal>, clock: Arc<dyn Clock>) -> Result<Self, CollectError> {
         let mut collector = Collector::new()?;
         collector.tell_apart(ports(&matches));
+        collector.count_at(ages(&asked));
         Ok(Self { collector, attributor: Attributor::new(matches), meter: Meter::new(asked), clock })
     }
 
     /// Another configuration: what has been measured is kept.
     pub fn reconfigure(&mut self, matches: Vec<ServiceMatch>, asked: Vec<Signal>) {
         self.collector.tell_apart(ports(&matches));
+        self.collector.count_at(ages(&asked));
         self.attributor = Attributor::new(matches);
         self.meter.ask(asked);
     }
@@ -261,6 +263,14 @@ pub async fn apart<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static)
 
 fn ports(matches: &[ServiceMatch]) -> impl Iterator<Item = u16> {
     matches.iter().flat_map(|found| found.ports.iter().copied())
+}
+
+/// The ages by which sockets are counted.
+fn ages(asked: &[Signal]) -> impl Iterator<Item = Duration> {
+    asked.iter().filter_map(|signal| match signal {
+        Signal::CloseWaitAged(age) => Some(*age),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ pub fn why(policy: &Policy, readings: &Readings) -> Vec<String> {
     comparisons
         .iter()
         .filter(|comparison| comparison.truth(readings) == Truth::True)
-        .map(|comparison| format!("{comparison}: now {}", readings.get(comparison.signal).show(comparison.signal)))
+        .map(|comparison| format!("{comparison}: now {}", readings.show(comparison.signal)))
         .collect()
 }
 

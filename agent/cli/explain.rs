@@ -11,6 +11,7 @@ use crate::app::control::{self, Request};
 use crate::app::explain::Asking;
 use crate::app::sensor::Effort;
 use crate::app::supervised;
+use crate::model::signal::AT_LEAST;
 use crate::model::{Reason, ServiceName};
 
 #[derive(Debug, Args)]
@@ -58,8 +59,10 @@ fn say(explanation: &Value) {
     if explanation["one_look"] == true {
         println!("  no agent runs on this state directory: this is one look");
     }
-    for (signal, value) in explanation["signals"].as_object().into_iter().flatten() {
-        println!("  {signal:<28} {value}");
+    let signals = &explanation["signals"];
+    for (signal, value) in signals.as_object().into_iter().flatten().filter(|(name, _)| !name.ends_with(AT_LEAST)) {
+        let bound = if signals[format!("{signal}{AT_LEAST}")] == true { ">= " } else { "" };
+        println!("  {signal:<28} {bound}{value}");
     }
     let policies = explanation["policies"].as_array().map(Vec::as_slice).unwrap_or_default();
     if policies.is_empty() {

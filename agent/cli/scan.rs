@@ -205,7 +205,7 @@ fn table(look: &Look, strays: &[Stray], asked: &[Signal]) -> String {
         .map(|(name, readings)| {
             let cell = |signal: &Signal| match readings.get(*signal) {
                 Reading::Unknown => "-".to_string(),
-                known => known.show(*signal),
+                Reading::Known(_) => readings.show(*signal),
             };
             std::iter::once(name.to_string()).chain(signals.iter().map(cell)).collect()
         })

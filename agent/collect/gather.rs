@@ -99,9 +99,9 @@ impl<'a> Leaks<'a> {
     /// What a socket of `unasked` answered when it was asked by itself, before the walk has ended.
     pub fn hear(&mut self, of: &Unasked, heard: Heard) {
         let now = self.clock.monotonic();
-        let standing = self.ledger.hear(of.place, now, of.unacknowledged, Some(heard));
+        let standing = self.ledger.hear(of.place, now, of.unacknowledged, heard);
         let brief = &mut self.groups[of.group].sockets[of.socket];
-        *brief = Brief::new(brief.inode, standing.age, brief.unread, standing.sending);
+        *brief = brief_of(brief.inode, brief.unread, standing);
     }
 
     /// Ends a whole walk.
@@ -136,26 +136,24 @@ impl<'a> Leaks<'a> {
 
     #[inline]
     fn close_wait(&mut self, entry: &Entry) {
+        let askable = self.asks && entry.identity.cookie() != 0;
         let met = name(entry).map(|name| {
             let heard = Heard::of(entry);
             // What was heard was said after the look began.
             let now = if heard.is_some() { self.clock.monotonic() } else { self.now };
-            self.ledger.meet(name, now, entry.send_q, heard)
+            self.ledger.meet(name, now, entry.send_q, heard, askable)
         });
         let standing = met.map_or(Standing::UNKNOWN, |(_, standing)| standing);
         let group = self.group(self.key(entry));
         let sockets = &mut self.groups[group].sockets;
-        if let Some((place, Standing { unasked: true, .. })) = met
-            && self.asks
-            && entry.identity.cookie() != 0
-        {
+        if let Some((place, Standing { unasked: true, .. })) = met {
             self.unasked_in_all += 1;
             if self.unasked.len() < MOST_UNASKED {
                 let (identity, unacknowledged) = (entry.identity, entry.send_q);
                 self.unasked.push(Unasked { identity, place, unacknowledged, group, socket: sockets.len() });
             }
         }
-        sockets.push(Brief::new(entry.inode, standing.age, entry.recv_q > 1, standing.sending));
+        sockets.push(brief_of(entry.inode, entry.recv_q > 1, standing));
         if let Some(all) = &mut self.sockets {
             all.push((group, in_full(entry, standing)));
         }
@@ -237,7 +235,13 @@ fn in_full(entry: &Entry, standing: Standing) -> Socket {
         recv_q: entry.recv_q,
         send_q: entry.send_q,
         age: Some(standing.age),
+        at_least: standing.at_least,
     }
+}
+
+#[inline]
+fn brief_of(inode: u32, unread: bool, standing: Standing) -> Brief {
+    Brief::new(inode, standing.age, unread, standing.sending).at_least(standing.at_least)
 }
 
 /// Sockets counted by their cgroup.

@@ -32,7 +32,8 @@ use namespaces::{Discovery, EnterError, MOUNTS, Namespace, discover};
 use reader::{Reader, Source, Wanted};
 use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, LISTEN};
 
-/// How often every socket is asked whether it still sends; between, only those that are new, or did send.
+/// How often every socket is asked whether it still sends; between, only those that are new, or did send, or come to an age
+/// that counts.
 const ASK_ALL_EVERY: Duration = Duration::from_secs(60);
 
 /// What a snapshot is to hold besides the sockets in CLOSE_WAIT and the listeners, and what it may leave out.
@@ -85,6 +86,8 @@ pub struct Collector {
     memory: BTreeMap<NetNs, Memory>,
     /// Local ports that are told apart also where nobody listens.
     ports: HashSet<u16>,
+    /// The ages at which a socket counts as old.
+    ages: Vec<Duration>,
 }
 
 /// What is remembered of one namespace's sockets.
@@ -103,9 +106,9 @@ impl Collector {
     pub fn new() -> Result<Self, CollectError> {
         let mut own = Reader::of_our_own();
         own.read(Wanted { states: 1 << LISTEN, info: false }, &mut Vec::<TableRow>::new())?;
-        let (memory, ports) = (BTreeMap::new(), HashSet::new());
+        let (memory, ports, ages) = (BTreeMap::new(), HashSet::new(), Vec::new());
         let (namespaces, undiscovered) = (Discovery::of_our_own(), None);
-        let mut collector = Self { namespaces, undiscovered, gate: Gate::new(), own, memory, ports };
+        let mut collector = Self { namespaces, undiscovered, gate: Gate::new(), own, memory, ports, ages };
         collector.discover();
         Ok(collector)
     }
@@ -134,6 +137,11 @@ impl Collector {
     /// Tells sockets of these local ports apart, also where nobody listens there.
     pub fn tell_apart(&mut self, ports: impl IntoIterator<Item = u16>) {
         self.ports = ports.into_iter().collect();
+    }
+
+    /// A socket that comes to one of these ages is asked whether it still sends, before it counts as so old.
+    pub fn count_at(&mut self, ages: impl IntoIterator<Item = Duration>) {
+        self.ages = ages.into_iter().collect();
     }
 
     /// What the kernel says now.
@@ -213,6 +221,7 @@ impl Collector {
         let id = NetNs(namespace.inode);
         let mptcp = self.gate.speaks_mptcp(namespace);
         let memory = self.memory.entry(id).or_default();
+        memory.ledger.count_at(&self.ages);
         if namespace.own {
             let source = memory.read(id, &mut self.own, mptcp, &self.ports, found)?;
             found.source = found.source.max(source);

@@ -13,9 +13,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::wire::{
-    Entry, Expect, Identity, Info, ParseError, Progress, Request, parse, parse_acknowledgement, parse_answer,
-};
+use super::wire::{Entry, Expect, Identity, ParseError, Progress, Request, parse, parse_acknowledgement, parse_answer};
 
 const BUFFER_BYTES: usize = 64 * 1024; // the kernel fills at most 32 KiB at a time (af_netlink.c, netlink_dump)
 /// The answers wait in the socket's receive buffer (net.core.rmem_default, 208 KiB), at up to 2 KiB each.
@@ -117,7 +115,7 @@ impl Diag {
     /// Asks for each of these TCP sockets by itself, and hands on its place in `of` and what the kernel says of it
     /// now: `None` where it is gone. In the order of `of`. It takes each socket's lock for a moment.
     /// After an error, what was handed on before it is so.
-    pub fn infos(&mut self, of: &[Identity], mut visit: impl FnMut(usize, Option<Info>)) -> Result<(), DumpError> {
+    pub fn infos(&mut self, of: &[Identity], mut visit: impl FnMut(usize, Option<Entry>)) -> Result<(), DumpError> {
         for (batch, identities) in of.chunks(GETS_AT_A_TIME).enumerate() {
             let (socket, port) = self.take()?;
             let first = self.seq.wrapping_add(1);
@@ -220,7 +218,7 @@ pub(super) mod tests {
         entries.iter().map(|e| e.identity).find(|id| (id.local(), id.remote()) == addresses).expect("it is there")
     }
 
-    fn infos(diag: &mut Diag, of: &[Identity]) -> Vec<Option<Info>> {
+    fn infos(diag: &mut Diag, of: &[Identity]) -> Vec<Option<Entry>> {
         let mut answers = Vec::new();
         diag.infos(of, |index, info| {
             assert_eq!(index, answers.len());

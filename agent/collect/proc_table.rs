@@ -39,6 +39,7 @@ fn entry(row: &TcpNetEntry) -> Entry {
         last_ack_received: None,
         last_data_sent: None,
         last_data_received: None,
+        keepalive: false,
         bytes: 0,
     }
 }

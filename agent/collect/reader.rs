@@ -155,8 +155,7 @@ impl Reader {
         let unasked = std::mem::take(&mut leaks.unasked);
         let identities: Vec<_> = unasked.iter().map(|unasked| unasked.identity).collect();
         let asked = self.diag.infos(&identities, |at, info| {
-            if let Some(info) = info {
-                let heard = Heard { last_ack_received: info.last_ack_received, last_data_sent: info.last_data_sent };
+            if let Some(heard) = info.as_ref().and_then(Heard::of) {
                 leaks.hear(&unasked[at], heard);
             }
         });

@@ -315,3 +315,51 @@ fn a_refused_source_gives_way_to_the_next_and_none_is_an_error() {
     let error = only(&[]).snapshot(&SystemClock, Ask::default()).unwrap_err();
     assert!(error.to_string().starts_with("no source gives the TCP table"), "{error}");
 }
+
+/// A peer that has closed its side and still reads.
+fn half_closed() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    std::io::copy(&mut &server, &mut std::io::sink()).unwrap();
+    (client, server)
+}
+
+#[test]
+fn a_socket_is_stuck_since_its_service_last_sent_data() {
+    let (_client, server) = half_closed();
+    let mut collector = Collector::new().unwrap();
+    find(&look(&mut collector), &server);
+    std::thread::sleep(Duration::from_millis(500)); // time passes in the kernel, which no clock of ours can play
+    let age = |collector: &mut Collector| find(&look(collector), &server).0.age.unwrap();
+    let before = age(&mut collector);
+    assert!(before >= Duration::from_millis(400), "{before:?}");
+    let written = SystemClock.monotonic();
+    (&server).write_all(b"an event").unwrap();
+    let after = age(&mut collector);
+    assert!(after <= SystemClock.monotonic() - written, "{after:?}");
+}
+
+#[test]
+fn where_a_keepalive_was_answered_the_age_says_that_it_is_a_lower_bound() {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let (quiet, kept) = (half_closed(), half_closed());
+    setsockopt(&kept.1, sockopt::KeepAlive, &true).unwrap();
+    setsockopt(&kept.1, sockopt::TcpKeepIdle, &1).unwrap();
+    setsockopt(&kept.1, sockopt::TcpKeepInterval, &1).unwrap();
+    for _ in 0..600 {
+        // Each looks for the first time.
+        let detail = look(&mut Collector::new().unwrap());
+        let [quiet, kept] = [&quiet, &kept].map(|(_, server)| find(&detail, server).0);
+        assert!(!quiet.at_least);
+        let (true_age, said) = (quiet.age.unwrap(), kept.age.unwrap());
+        assert!(said <= true_age + Duration::from_millis(200), "never overstated: {said:?} of {true_age:?}");
+        if said + Duration::from_secs(1) < true_age {
+            assert!(kept.at_least, "{said:?} of {true_age:?}");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("no keepalive was answered within 30 s");
+}

@@ -32,6 +32,7 @@ const NETLINK_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 const SOCKID: usize = 48; // struct inet_diag_sockid: 2 + 2 + 16 + 16 + 4 + 8
 const REPLY: usize = 4 + SOCKID + 20; // struct inet_diag_msg
+const TIMER_KEEPALIVE: u8 = 2; // idiag_timer (inet_sk_diag_fill); in CLOSE_WAIT sk_timer is the keepalive's
 const INFO_LAST_DATA_SENT: usize = 44; // tcpi_last_data_sent, after 8 bytes of flags and 9 u32
 const INFO_LAST_DATA_RECV: usize = 52; // tcpi_last_data_recv
 const INFO_BYTES_ACKED: usize = 120; // tcpi_bytes_acked, since Linux 4.1
@@ -240,7 +241,7 @@ pub(super) struct Expect {
     pub port: u32,
 }
 
-/// One socket of a dump, decoded.
+/// One socket, as the kernel says it is now. A field that an older kernel's shorter `struct tcp_info` lacks is not told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Entry {
     pub identity: Identity,
@@ -253,18 +254,10 @@ pub(super) struct Entry {
     pub last_ack_received: Option<Duration>,
     pub last_data_sent: Option<Duration>,
     pub last_data_received: Option<Duration>,
+    /// Its next event is a keepalive: earlier ones may have been answered.
+    pub keepalive: bool,
     /// Acknowledged and received, together; 0 where it is not told.
     pub bytes: u64,
-}
-
-/// What is told of one socket that was asked for by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Info {
-    /// Its state now, which may be another than when it was seen.
-    pub state: u8,
-    /// How long ago. Older kernels send a shorter `struct tcp_info`: a field that is not there is not told.
-    pub last_ack_received: Option<Duration>,
-    pub last_data_sent: Option<Duration>,
 }
 
 /// How far a dump has come after one datagram.
@@ -330,12 +323,11 @@ pub(super) fn parse(datagram: &[u8], expect: &Expect, mut visit: impl FnMut(&Ent
 
 /// Reads the answer to [`Identity::encode_get`], sent as `seq` from our netlink `port`: `None` where the socket is
 /// gone, also where another one has its addresses now.
-pub(super) fn parse_answer(datagram: &[u8], to: &Identity, seq: u32, port: u32) -> Result<Option<Info>, ParseError> {
+pub(super) fn parse_answer(datagram: &[u8], to: &Identity, seq: u32, port: u32) -> Result<Option<Entry>, ParseError> {
     let walk = if to.family == AF_INET { Walk::V4 } else { Walk::V6 };
     let message = Message::answer(datagram, seq, port)?;
     if message.kind == walk.message_type() {
-        let Entry { state, last_ack_received, last_data_sent, .. } = message.entry(walk)?;
-        return Ok(Some(Info { state, last_ack_received, last_data_sent }));
+        return Ok(Some(message.entry(walk)?));
     }
     match message.unwanted()? {
         ParseError::Kernel(libc::ENOENT | libc::ESTALE) => Ok(None),
@@ -434,6 +426,7 @@ impl<'a> Message<'a> {
             last_ack_received: None,
             last_data_sent: None,
             last_data_received: None,
+            keepalive: fixed[2] == TIMER_KEEPALIVE,
             bytes: 0,
         };
         while !attributes.is_empty() {

@@ -45,6 +45,9 @@ struct SocketLine<'a> {
     uid: u32,
     /// Whole seconds, rounded down: an age is never overstated.
     age_seconds: Option<u64>,
+    /// It may be more: a keepalive was answered meanwhile, or the socket could not be asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    age_is_at_least: bool,
     /// Of the processes that were read in full.
     #[serde(skip_serializing_if = "<[u32]>::is_empty")]
     pids: &'a [u32],
@@ -66,6 +69,7 @@ pub(super) fn sockets(sockets: &[Owned], holders: &HashMap<u64, Vec<u32>>, max_b
             cookie: socket.cookie,
             uid: socket.uid,
             age_seconds: socket.age.map(|age| age.as_secs()),
+            age_is_at_least: socket.at_least,
             pids,
         }
     };

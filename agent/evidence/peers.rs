@@ -35,8 +35,11 @@ pub struct Peer {
     pub count: usize,
     /// Of those, how many have data besides the FIN unread.
     pub unread: usize,
-    /// How long the oldest has been in CLOSE_WAIT, at least, and since when that is; absent: not known.
+    /// For how long the oldest has been stuck, and since when that is; absent: not known.
     pub oldest_seconds: Option<u64>,
+    /// It may be for longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oldest_is_at_least: bool,
     pub since: Option<Timestamp>,
 }
 
@@ -68,6 +71,7 @@ pub fn rank(sockets: &[Owned], names: &HashMap<SocketAddr, String>, at: Timestam
         count: usize,
         unread: usize,
         oldest: Option<Duration>,
+        at_least: bool,
     }
     type Key = (Direction, SocketAddr, Option<u16>);
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
@@ -81,6 +85,7 @@ pub fn rank(sockets: &[Owned], names: &HashMap<SocketAddr, String>, at: Timestam
         group.count += 1;
         group.unread += usize::from(socket.recv_q > 1);
         group.oldest = group.oldest.max(socket.age);
+        group.at_least |= socket.at_least;
     }
 
     let mut ranked: Vec<(Key, Group)> = groups.into_iter().collect();
@@ -102,6 +107,7 @@ pub fn rank(sockets: &[Owned], names: &HashMap<SocketAddr, String>, at: Timestam
         count: group.count,
         unread: group.unread,
         oldest_seconds: group.oldest.map(|oldest| oldest.as_secs()),
+        oldest_is_at_least: group.at_least && group.oldest.is_some(),
         since: group.oldest.and_then(|oldest| at.checked_sub(Duration::from_secs(oldest.as_secs())).ok()),
     });
     Peers {
@@ -149,7 +155,8 @@ pub(super) fn summary(peers: &Peers, holders: &[Holder], holders_in_all: usize) 
         for peer in of_direction.iter().take(SHOWN) {
             let age = match (peer.oldest_seconds, peer.since) {
                 (Some(oldest), Some(since)) => format!(
-                    ", the oldest for {} (since {})",
+                    ", the oldest for {}{} (since {})",
+                    if peer.oldest_is_at_least { ">= " } else { "" },
                     duration::format(Duration::from_secs(oldest)),
                     since.strftime("%Y-%m-%d %H:%M:%S UTC")
                 ),
@@ -202,6 +209,7 @@ pub(super) mod tests {
                 recv_q: 1,
                 send_q: 0,
                 age: (age > 0).then(|| Duration::from_secs(age)),
+                at_least: false,
             },
         }
     }

@@ -174,7 +174,11 @@ impl Meter {
             readings.set(Signal::CloseWaitHostShare, if host > 0.0 { all / host } else { 0.0 });
         }
         let oldest = held.sockets().map(Brief::age).max().unwrap_or_default();
-        readings.set(Signal::CloseWaitOldest, oldest.as_secs_f64());
+        // Any whose age is a lower bound may be the oldest.
+        match held.sockets().any(|socket| socket.at_least) {
+            true => readings.set_at_least(Signal::CloseWaitOldest, oldest.as_secs_f64()),
+            false => readings.set(Signal::CloseWaitOldest, oldest.as_secs_f64()),
+        }
         for signal in &self.asked {
             if let Signal::CloseWaitAged(least) = signal {
                 readings.set(*signal, count(&|socket| !socket.sending && socket.age() >= *least));

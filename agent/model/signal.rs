@@ -1,7 +1,7 @@
 //! Signals: measured quantities of a service over time, by the names that policies, logs, metrics and
 //! `--json` use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -197,44 +197,73 @@ pub enum Reading {
 
 /// The signals of one service at one moment. A signal that is absent is unknown.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Readings(BTreeMap<Signal, f64>);
+pub struct Readings {
+    known: BTreeMap<Signal, f64>,
+    /// Those of them that are lower bounds.
+    at_least: BTreeSet<Signal>,
+}
 
 impl Readings {
     pub fn set(&mut self, signal: Signal, value: f64) {
-        self.0.insert(signal, value);
+        self.known.insert(signal, value);
+    }
+
+    /// Known to be at least as much.
+    pub fn set_at_least(&mut self, signal: Signal, value: f64) {
+        self.set(signal, value);
+        self.at_least.insert(signal);
+    }
+
+    /// As a person reads it: `11s`, `>= 11s` where it is a lower bound, or `unknown`.
+    pub fn show(&self, signal: Signal) -> String {
+        let bound = if self.at_least.contains(&signal) { ">= " } else { "" };
+        format!("{bound}{}", self.get(signal).show(signal))
     }
 
     pub fn get(&self, signal: Signal) -> Reading {
-        self.0.get(&signal).map_or(Reading::Unknown, |value| Reading::Known(*value))
+        self.known.get(&signal).map_or(Reading::Unknown, |value| Reading::Known(*value))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Signal, f64)> + '_ {
-        self.0.iter().map(|(signal, value)| (*signal, *value))
+        self.known.iter().map(|(signal, value)| (*signal, *value))
     }
 
     pub fn extend(&mut self, other: &Readings) {
-        self.0.extend(other.iter());
+        self.known.extend(other.iter());
+        self.at_least.extend(&other.at_least);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 
     /// These readings without the ones that `other` has alike.
     pub fn that_differ_from(&self, other: &Readings) -> Readings {
-        Readings(self.iter().filter(|(signal, value)| other.0.get(signal) != Some(value)).collect())
+        let known = self.iter().filter(|(signal, value)| other.known.get(signal) != Some(value)).collect();
+        Readings { known, at_least: self.at_least.clone() }
     }
 
     /// Writes them as entries of a map that has others besides.
     pub fn serialize_into<M: serde::ser::SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        self.0.iter().try_for_each(|(signal, value)| map.serialize_entry(&signal.to_string(), &Number(*value)))
+        self.known.iter().try_for_each(|(signal, value)| {
+            map.serialize_entry(&signal.to_string(), &Number(*value))?;
+            match self.at_least.contains(signal) {
+                true => map.serialize_entry(&format!("{signal}{AT_LEAST}"), &true),
+                false => Ok(()),
+            }
+        })
     }
 }
+
+/// Behind the name of a signal whose value is a lower bound: `"close_wait.oldest.at_least": true`.
+pub const AT_LEAST: &str = ".at_least";
 
 /// `{"close_wait": 288, "close_wait.oldest": 41.5}`: the signals' own names as keys.
 impl serde::Serialize for Readings {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.0.iter().map(|(signal, value)| (signal.to_string(), Number(*value))))
+        let mut map = to.serialize_map(None)?;
+        self.serialize_into(&mut map)?;
+        serde::ser::SerializeMap::end(map)
     }
 }
 

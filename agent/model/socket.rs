@@ -38,15 +38,22 @@ pub struct Brief {
     pub unread: bool,
     /// Half-closed by the peer while data still leaves: no leak.
     pub sending: bool,
+    /// It may have been stuck for longer than its age says.
+    pub at_least: bool,
 }
 
 impl Brief {
     pub fn new(inode: u32, age: Duration, unread: bool, sending: bool) -> Self {
-        Self { inode, age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX), unread, sending }
+        Self { inode, age_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX), unread, sending, at_least: false }
     }
 
-    /// At least how long it has been in CLOSE_WAIT, at the snapshot's moment; to the millisecond, rounded down, and
-    /// no more than 49 days.
+    /// The same, where its age may be a lower bound.
+    pub fn at_least(self, at_least: bool) -> Self {
+        Self { at_least, ..self }
+    }
+
+    /// For how long it has been stuck, at the snapshot's moment: since the FIN came, or since the service last sent data
+    /// after it. Never overstated; to the millisecond, rounded down, and no more than 49 days.
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.age_ms.into())
     }
@@ -194,8 +201,10 @@ pub struct Socket {
     pub recv_q: u32,
     /// Bytes the peer has not acknowledged.
     pub send_q: u32,
-    /// At least how long it has been in CLOSE_WAIT; `None`: not known.
+    /// For how long it has been stuck, as [`Brief::age`]; `None`: not known.
     pub age: Option<Duration>,
+    /// It may have been so for longer.
+    pub at_least: bool,
 }
 
 /// A snapshot in which each socket in CLOSE_WAIT is told in full, with the index of its group.

@@ -23,7 +23,7 @@ fn ours(message_type: i32, payload: &[u8]) -> Vec<u8> {
 
 /// 10.0.0.1:51000 to 10.0.0.2:6379 in CLOSE_WAIT, with its attributes.
 fn socket(family: i32) -> Vec<u8> {
-    let mut body = vec![family as u8, CLOSE_WAIT, 0, 0];
+    let mut body = vec![family as u8, CLOSE_WAIT, TIMER_KEEPALIVE, 0];
     body.extend_from_slice(&51_000u16.to_be_bytes());
     body.extend_from_slice(&6379u16.to_be_bytes());
     body.extend_from_slice(&[10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -70,6 +70,7 @@ fn a_socket_is_decoded_field_by_field() {
         last_ack_received: Some(Duration::from_millis(2500)),
         last_data_sent: Some(Duration::from_millis(1500)),
         last_data_received: Some(Duration::from_millis(500)),
+        keepalive: true,
         bytes: 0,
     };
     assert_eq!(entries, [expected]);
@@ -124,9 +125,8 @@ fn an_error_is_found_in_its_own_message_and_inside_done() {
 fn an_answer_is_of_one_socket_or_tells_that_it_is_gone() {
     let to = Identity::without_cookie("10.0.0.1:51000".parse().unwrap(), "10.0.0.2:6379".parse().unwrap());
     let answer = |datagram: &[u8]| parse_answer(datagram, &to, EXPECT.seq, EXPECT.port);
-    let milliseconds = |ms| Some(Duration::from_millis(ms));
-    let info = Info { state: CLOSE_WAIT, last_ack_received: milliseconds(2500), last_data_sent: milliseconds(1500) };
-    assert_eq!(answer(&ours(20, &socket(libc::AF_INET))), Ok(Some(info)));
+    let told = read(&ours(18, &socket(libc::AF_INET))).0[0];
+    assert_eq!(answer(&ours(20, &socket(libc::AF_INET))), Ok(Some(told)));
     for (errno, means) in
         [(libc::ENOENT, Ok(None)), (libc::ESTALE, Ok(None)), (libc::EPERM, Err(ParseError::Kernel(libc::EPERM)))]
     {

@@ -42,6 +42,7 @@ impl Scene {
             recv_q: 1,
             send_q: 0,
             age: Some(Duration::from_secs(90)),
+            at_least: false,
         };
         let row =
             TableRow { state: "CLOSE-WAIT", recv_q: 1, send_q: 0, local, remote, inode, cookie: 90, cgroup_id: None };
