@@ -1,5 +1,6 @@
 //! Collect, attribute, measure: one look at the host.
 
+mod closed;
 pub mod gentle;
 pub mod identity;
 mod inbound;
@@ -124,6 +125,7 @@ pub struct Sensor {
     attributor: Attributor,
     meter: Meter,
     clock: Arc<dyn Clock>,
+    pace: closed::Pace,
 }
 
 impl std::fmt::Debug for Sensor {
@@ -137,7 +139,13 @@ impl Sensor {
         let mut collector = Collector::new()?;
         collector.tell_apart(ports(&matches));
         collector.count_at(ages(&asked));
-        Ok(Self { collector, attributor: Attributor::new(matches), meter: Meter::new(asked), clock })
+        Ok(Self {
+            collector,
+            attributor: Attributor::new(matches),
+            meter: Meter::new(asked),
+            clock,
+            pace: closed::Pace::default(),
+        })
     }
 
     /// Another configuration: what has been measured is kept.
@@ -145,6 +153,7 @@ impl Sensor {
         self.collector.tell_apart(ports(&matches));
         self.collector.count_at(ages(&asked));
         self.attributor = Attributor::new(matches);
+        self.pace = closed::Pace::default();
         self.meter.ask(asked);
     }
 
@@ -170,6 +179,7 @@ impl Sensor {
         let asked = self.meter.asked();
         let of_descriptors =
             |signal: &Signal| matches!(signal, Signal::FdUsed | Signal::FdRatio | Signal::FdExhaustedIn);
+        let closed = asked.contains(&Signal::FdClosed);
         let descriptors = asked.iter().any(of_descriptors);
         let descriptors = if descriptors { DescriptorAsk::Count } else { DescriptorAsk::Skip };
         let ask = Ask {
@@ -182,7 +192,7 @@ impl Sensor {
         };
         let clock = self.clock.as_ref();
         let snapshot = self.collector.snapshot(clock, ask)?;
-        let (source, blind_spots) = (snapshot.source, snapshot.blind_spots.clone());
+        let (source, mut blind_spots) = (snapshot.source, snapshot.blind_spots.clone());
         let mut census = self.attributor.attribute(snapshot, descriptors, clock);
         if let Effort::Of(service) = effort
             && let Some(held) = census.services.get(service)
@@ -190,6 +200,9 @@ impl Sensor {
         {
             let snapshot = self.collector.snapshot(clock, ask)?;
             census = self.attributor.attribute(snapshot, descriptors, clock);
+        }
+        if closed {
+            blind_spots.extend(self.count_closed(&mut census, effort));
         }
         let measurements = self.meter.feed(&census);
         Ok(Look {

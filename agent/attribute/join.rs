@@ -46,7 +46,9 @@ pub(super) fn join(mut snapshot: Snapshot, owners: &Owners) -> Census {
     for (listener, owner) in snapshot.listeners.iter().zip(&whose.listeners) {
         match owner {
             Owner::Service(name) => {
-                services.entry(name.clone()).or_default().listening.push((listener.namespace, listener.local));
+                let service = services.entry(name.clone()).or_default();
+                service.listening.push((listener.namespace, listener.local));
+                service.cgroups.extend(listener.cgroup_id);
             }
             Owner::Nobody(NoOwner::NotAService) => {}
             Owner::Nobody(_) => unowned_listeners += 1,
@@ -140,7 +142,7 @@ impl<'a> Whose<'a> {
         parts.into_iter().collect()
     }
 
-    /// Inbound: the local address is one that the service, or a socket of the same cgroup, listens on.
+    /// Inbound: the local address is one that the service, or a socket of the same cgroup, listens on, or did.
     pub fn direction(&self, group: &Group, service: &ServiceName) -> Direction {
         // A configured port is the service's even while its listener is closed.
         let configured = group.port.is_some_and(|port| self.owners.ports.get(&port) == Some(service));
@@ -148,7 +150,7 @@ impl<'a> Whose<'a> {
             let same_cgroup = listener.cgroup_id.is_some() && listener.cgroup_id == group.cgroup_id;
             same_cgroup || matches!(owner, Owner::Service(name) if name == service)
         });
-        if configured || listened { Direction::Inbound } else { Direction::Outbound }
+        if configured || listened || group.accepted { Direction::Inbound } else { Direction::Outbound }
     }
 
     fn via(&self, group: &Group) -> Option<(&Listener, &Owner)> {

@@ -35,7 +35,7 @@ fn snapshot(rows: &[Row], listeners: Vec<Listener>) -> Snapshot {
         let via = accepting().find(|at| listeners[*at].cgroup_id == *cgroup_id).or(accepting().next());
         let sockets = vec![Brief::new(*inode, Duration::ZERO, false, false)];
         let port = Some(local.port()).filter(|port| *port == 9001);
-        Group { namespace: NetNs(1), cgroup_id: *cgroup_id, via, port, sockets }
+        Group { namespace: NetNs(1), cgroup_id: *cgroup_id, via, accepted: false, port, sockets }
     };
     Snapshot {
         at: jiff::Timestamp::UNIX_EPOCH,

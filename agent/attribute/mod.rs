@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod cgroup;
+pub mod closed;
 mod configured;
 mod elsewhere;
 mod everyone;
@@ -31,6 +32,7 @@ use crate::model::socket::Quality;
 use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Snapshot};
 
 use cgroup::Cgroups;
+use closed::{Counts, Listed};
 use configured::{Claims, claims};
 use held::Held;
 use holders::Holders;
@@ -93,6 +95,8 @@ pub struct Attributor {
     search_within: Duration,
     /// The service at which the count of descriptors ran out of its budget: the next one begins there.
     uncounted: Option<ServiceName>,
+    /// Descriptors that were never closed, as counted last.
+    closed: Counts,
 }
 
 impl Attributor {
@@ -112,6 +116,7 @@ impl Attributor {
             doubted: HashSet::new(),
             search_within: SEARCH_WITHIN,
             uncounted: None,
+            closed: Counts::default(),
         }
     }
 
@@ -140,17 +145,18 @@ impl Attributor {
     pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
         let owners = self.owners(&snapshot, clock);
         let mut census = self.census(snapshot, &owners);
+        self.closed.recall(&mut census.services, &self.proc);
         if ask == DescriptorAsk::Count {
             self.count_descriptors(&mut census.services, &mut Budget::of_a_tick());
         }
         census
     }
 
-    /// Counts the descriptors of those that hold sockets in CLOSE_WAIT, going on where the last count ran out of its
+    /// Counts the descriptors of those that leak, going on where the last count ran out of its
     /// budget: each gets its turn, whatever its name.
     fn count_descriptors(&mut self, services: &mut BTreeMap<ServiceName, ServiceCensus>, budget: &mut Budget) {
         let mut names: Vec<ServiceName> =
-            services.iter().filter(|(_, held)| held.close_wait() > 0).map(|(name, _)| name.clone()).collect();
+            services.iter().filter(|(_, held)| held.leaks()).map(|(name, _)| name.clone()).collect();
         let first = self.uncounted.take().map_or(0, |from| names.partition_point(|name| *name < from));
         names.rotate_left(first);
         for (at, name) in names.iter().enumerate() {
@@ -161,6 +167,27 @@ impl Attributor {
                 self.uncounted = names.get(at.max(1)).cloned();
             }
         }
+    }
+
+    /// Counts the descriptors of one service that it never closed, of the sockets that are not `listed`. False where the
+    /// kernel or a sandbox does not let us know.
+    pub fn count_closed(&mut self, service: &ServiceName, held: &mut ServiceCensus, listed: &Listed) -> bool {
+        let (mut sum, mut seen, mut all_read) = (0, BTreeSet::new(), true);
+        let mut budget = Budget::of_a_tick();
+        let complete = self.each_process(service, held, &mut budget, &mut |process, budget| {
+            let counted = closed::count(process, listed, budget).and_then(|closed| Ok((closed, process.seen()?)));
+            match counted {
+                Ok((0, _)) | Err(Unseen::Ended) => {}
+                Ok((closed, process)) => {
+                    sum += closed;
+                    seen.insert(process);
+                }
+                Err(Unseen::Hidden) => all_read = false,
+            }
+        });
+        held.closed = (complete && all_read).then_some(sum);
+        self.closed.note(service, held, seen);
+        held.closed.is_some()
     }
 
     fn census(&self, snapshot: Snapshot, owners: &Owners) -> Census {

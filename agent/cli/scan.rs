@@ -64,7 +64,7 @@ pub async fn scan(arguments: Arguments) -> Outcome {
         }
     };
     let matches = config.as_ref().map(app::matches).unwrap_or_default();
-    let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio];
+    let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio, Signal::FdClosed];
     asked.extend(arguments.established.then_some(Signal::Established));
     if every.is_some() {
         asked.extend([GROWTH, Signal::FdExhaustedIn]);
@@ -124,13 +124,21 @@ fn number(readings: &Readings, signal: Signal) -> f64 {
     }
 }
 
+/// It holds sockets in CLOSE_WAIT, or descriptors at what left it without its doing.
+fn leaks(readings: &Readings) -> bool {
+    number(readings, Signal::CloseWait) > 0.0 || number(readings, Signal::FdClosed) > 0.0
+}
+
 /// The services that hold such sockets; first whose have been there for long, then whose are many.
 fn ranked(look: &Look) -> Vec<(&ServiceName, &Readings)> {
-    let mut services: Vec<_> =
-        look.measurements.services().filter(|(_, readings)| number(readings, Signal::CloseWait) > 0.0).collect();
+    let mut services: Vec<_> = look.measurements.services().filter(|(_, readings)| leaks(readings)).collect();
     services.sort_by(|(a_name, a), (b_name, b)| {
         let by = |signal| number(b, signal).total_cmp(&number(a, signal));
-        by(AGED).then(by(Signal::CloseWait)).then(by(Signal::FdRatio)).then(a_name.cmp(b_name))
+        by(AGED)
+            .then(by(Signal::CloseWait))
+            .then(by(Signal::FdClosed))
+            .then(by(Signal::FdRatio))
+            .then(a_name.cmp(b_name))
     });
     services
 }
@@ -194,6 +202,7 @@ fn table(look: &Look, strays: &[Stray], asked: &[Signal]) -> String {
         (">ESTABLISHED", Signal::Established),
         (">FDS", Signal::FdUsed),
         (">FD RATIO", Signal::FdRatio),
+        (">FDS CLOSED", Signal::FdClosed),
         (">FDS LAST", Signal::FdExhaustedIn),
     ];
     let optional = [GROWTH, Signal::Established, Signal::FdExhaustedIn];

@@ -25,6 +25,7 @@ pub(super) trait Gather {
 struct Key {
     cgroup_id: Option<u64>,
     via: Option<usize>,
+    accepted: bool,
     port: Option<u16>,
 }
 
@@ -42,6 +43,10 @@ pub(super) struct Unasked {
 /// walk, which then asks for all.
 pub(super) const MOST_UNASKED: usize = 512;
 
+/// So many sockets on one local port, where nobody listens, were accepted there before the listener was closed. The kernel
+/// gives one local port to outbound connections too, but to no two of one destination, and seldom to a second.
+const CROWD: u8 = 8;
+
 /// The sockets in CLOSE_WAIT and the listeners of one network namespace.
 ///
 /// The kernel walks the listeners first (`inet_diag_dump_icsk`), so that those which accept connections to a socket's
@@ -58,7 +63,15 @@ pub(super) struct Leaks<'a> {
     pub listeners: Vec<Listener>,
     index: HashMap<Key, usize, FixedState>,
     by_port: HashMap<u16, Vec<usize>, FixedState>,
-    /// The ports of `by_port` and of `ports`: a socket with another one, as most outbound ones, needs no look at either.
+    /// Local ports at which sockets were accepted, also where nobody listens any more.
+    accepted: HashSet<u16>,
+    /// Those of them at which sockets still are.
+    still_accepted: HashSet<u16>,
+    /// Sockets on each of the other ports, up to a crowd; empty before the first.
+    others: Vec<u8>,
+    /// Ports of `others` that turned out to be a listener's: the table has to be walked once more.
+    pub crowded: Vec<u16>,
+    /// The ports of `by_port`, of `ports` and of `accepted`: a socket with another one, as most outbound ones, needs no look at either.
     told: Ports,
     /// Whether what walks now can be asked for single sockets.
     pub asks: bool,
@@ -88,6 +101,10 @@ impl<'a> Leaks<'a> {
             listeners: Vec::new(),
             index: HashMap::default(),
             by_port: HashMap::default(),
+            accepted: HashSet::new(),
+            still_accepted: HashSet::new(),
+            others: Vec::new(),
+            crowded: Vec::new(),
             told: Ports::default(),
             asks: true,
             unasked: Vec::new(),
@@ -104,16 +121,28 @@ impl<'a> Leaks<'a> {
         *brief = brief_of(brief.inode, brief.unread, standing);
     }
 
+    /// Sockets on these local ports were accepted, so the walks before it have found.
+    pub fn accepted_at(&mut self, ports: impl IntoIterator<Item = u16>) {
+        self.accepted.extend(ports);
+    }
+
+    /// The local ports at which this walk has found accepted sockets.
+    pub fn accepted(&mut self) -> HashSet<u16> {
+        let via = self.groups.iter().filter_map(|group| group.via).map(|via| self.listeners[via].local.port());
+        std::mem::take(&mut self.still_accepted).into_iter().chain(via).collect()
+    }
+
     /// Ends a whole walk.
     pub fn end(&mut self) {
         self.ledger.end();
     }
 
     #[inline]
-    fn key(&self, entry: &Entry) -> Key {
+    fn key(&mut self, entry: &Entry) -> Key {
         let (cgroup_id, port) = (entry.cgroup_id, entry.identity.local_port());
         if !self.told.contains(port) {
-            return Key { cgroup_id, via: None, port: None };
+            self.count_other(port);
+            return Key { cgroup_id, via: None, accepted: false, port: None };
         }
         let listeners = self.by_port.get(&port).map_or(&[][..], Vec::as_slice);
         let local = entry.identity.local();
@@ -121,15 +150,31 @@ impl<'a> Leaks<'a> {
             listeners.iter().copied().filter(|index| accepts(self.listeners[*index].local, local)).peekable();
         let first = accepting.peek().copied();
         let via = accepting.find(|index| self.listeners[*index].cgroup_id == cgroup_id).or(first);
-        Key { cgroup_id, via, port: self.ports.contains(&port).then_some(port) }
+        let accepted = via.is_none() && self.accepted.contains(&port);
+        if accepted {
+            self.still_accepted.insert(port);
+        }
+        Key { cgroup_id, via, accepted, port: self.ports.contains(&port).then_some(port) }
+    }
+
+    #[inline]
+    fn count_other(&mut self, port: u16) {
+        if self.others.is_empty() {
+            self.others = vec![0; 1 << 16]; // 64 KiB, of which the kernel gives what is touched
+        }
+        let count = &mut self.others[usize::from(port)];
+        *count = count.saturating_add(1);
+        if *count == CROWD {
+            self.crowded.push(port);
+        }
     }
 
     #[inline]
     fn group(&mut self, key: Key) -> usize {
         let namespace = self.namespace;
         *self.index.entry(key).or_insert_with(|| {
-            let Key { cgroup_id, via, port } = key;
-            self.groups.push(Group { namespace, cgroup_id, via, port, sockets: Vec::new() });
+            let Key { cgroup_id, via, accepted, port } = key;
+            self.groups.push(Group { namespace, cgroup_id, via, accepted, port, sockets: Vec::new() });
             self.groups.len() - 1
         })
     }
@@ -144,7 +189,8 @@ impl<'a> Leaks<'a> {
             self.ledger.meet(name, now, entry.send_q, heard, askable)
         });
         let standing = met.map_or(Standing::UNKNOWN, |(_, standing)| standing);
-        let group = self.group(self.key(entry));
+        let key = self.key(entry);
+        let group = self.group(key);
         let sockets = &mut self.groups[group].sockets;
         if let Some((place, Standing { unasked: true, .. })) = met {
             self.unasked_in_all += 1;
@@ -189,7 +235,10 @@ impl Gather for Leaks<'_> {
         self.index.clear();
         self.by_port.clear();
         self.told = Ports::default();
-        self.ports.iter().for_each(|port| self.told.insert(*port));
+        self.ports.iter().chain(&self.accepted).for_each(|port| self.told.insert(*port));
+        self.others.clear();
+        self.crowded.clear();
+        self.still_accepted.clear();
         self.unasked.clear();
         self.unasked_in_all = 0;
         if let Some(sockets) = &mut self.sockets {
@@ -283,6 +332,16 @@ impl Gather for Vec<Connection> {
             send_q: entry.send_q,
             idle: entry.last_data_received.map(|received| received.min(sent)),
         });
+    }
+}
+
+/// Their inodes alone.
+impl Gather for HashSet<u32> {
+    /// What a broken walk has seen was there.
+    fn begin(&mut self) {}
+
+    fn take(&mut self, entry: &Entry) {
+        self.insert(entry.inode);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod arrivals;
 pub mod destroy;
+mod found;
 mod gate;
 mod gather;
 mod ledger;
@@ -16,15 +17,14 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::clock::Clock;
-use crate::model::socket::{BlindSpot, PassedOver, Quality};
-use crate::model::{Connection, Detail, Group, Listener, NetNs, Snapshot, Socket, TableRow};
+use crate::model::socket::{PassedOver, Quality};
+use crate::model::{Connection, Detail, NetNs, Snapshot, TableRow};
 
 #[cfg(test)]
 pub use namespaces::tests::with_descriptors as tests_with_descriptors;
 
+use found::Found;
 use gate::Gate;
 use gather::{ByCgroup, Gather, Leaks, MOST_UNASKED};
 use ledger::Ledger;
@@ -98,6 +98,8 @@ struct Memory {
     behind: bool,
     /// When the last walk asked all of them.
     asked_all: Duration,
+    /// Local ports at which sockets were accepted that are in CLOSE_WAIT, also where nobody listens any more.
+    accepted: HashSet<u16>,
 }
 
 impl Collector {
@@ -293,6 +295,33 @@ impl Collector {
         Ok((all, quality))
     }
 
+    /// The inodes of all TCP sockets of these namespaces that are in the kernel's table, and whether those of Multipath TCP
+    /// are among them. All of them, or an error.
+    pub fn inodes(&mut self, of: &BTreeSet<NetNs>) -> Result<(HashSet<u32>, bool), CollectError> {
+        let (mut all, mut mptcp) = (HashSet::new(), true);
+        let wanted = Wanted { states: ALL_STATES, info: false };
+        for namespace in self.namespaces.namespaces.iter().filter(|namespace| of.contains(&NetNs(namespace.inode))) {
+            let mut entered;
+            let reader = match namespace.own {
+                true => &mut self.own,
+                false => {
+                    entered =
+                        namespace.diag().map_or_else(|_| Reader::outside(namespace), |d| Reader::inside(namespace, d));
+                    &mut entered
+                }
+            };
+            let (source, read) = reader.read(wanted, &mut all)?;
+            let read_mptcp = if source == Source::Proc { None } else { reader.read_mptcp(wanted, &mut all)? };
+            mptcp &= read_mptcp.is_some();
+            for quality in [Some(read), read_mptcp].into_iter().flatten() {
+                if let Quality::Partial { why } = quality {
+                    return Err(CollectError::Dump { detail: why });
+                }
+            }
+        }
+        Ok((all, mptcp))
+    }
+
     /// Our own network namespace.
     pub fn own_namespace(&self) -> NetNs {
         self.namespaces.namespaces.first().map_or(NetNs::default(), |own| NetNs(own.inode))
@@ -323,7 +352,13 @@ impl Memory {
         let info = found.ask.afresh || self.behind || due || self.ledger.is_empty();
         let wanted = Wanted { states: 1 << CLOSE_WAIT | 1 << LISTEN, info };
         let mut leaks = Leaks::new(id, found.clock, found.monotonic, &mut self.ledger, ports, found.in_full);
-        let (source, mut quality) = reader.read(wanted, &mut leaks)?;
+        leaks.accepted_at(std::mem::take(&mut self.accepted));
+        let (mut source, mut quality) = reader.read(wanted, &mut leaks)?;
+        if !leaks.crowded.is_empty() {
+            let crowded = std::mem::take(&mut leaks.crowded);
+            leaks.accepted_at(crowded);
+            (source, quality) = reader.read(wanted, &mut leaks)?;
+        }
         let mut no_mptcp = false;
         if mptcp != Some(false) && source != Source::Proc && quality == Quality::Complete {
             match reader.add_mptcp(wanted, &mut leaks)? {
@@ -336,6 +371,7 @@ impl Memory {
         if quality == Quality::Complete {
             leaks.end();
         }
+        self.accepted = leaks.accepted();
         let behind = leaks.unasked_in_all > MOST_UNASKED;
         found.absorb(leaks);
         found.no_mptcp += usize::from(no_mptcp);
@@ -364,106 +400,4 @@ enum Walked {
     Whole,
     /// Nothing leads into it any more: its processes have ended, and it with them or not.
     Vanished,
-}
-
-/// What has been found so far in one look over the namespaces.
-struct Found<'a> {
-    clock: &'a dyn Clock,
-    at: Timestamp,
-    monotonic: Duration,
-    ask: Ask<'a>,
-    in_full: bool,
-    groups: Vec<Group>,
-    listeners: Vec<Listener>,
-    sockets: Vec<(usize, Socket)>,
-    established: Option<BTreeMap<u64, u64>>,
-    passed_over: PassedOver,
-    quality: Quality,
-    /// Of those that could be entered, the worst.
-    source: Source,
-    /// Namespaces of which only the tables in /proc could be read.
-    not_entered: usize,
-    /// Namespaces of which not even these could be.
-    not_read: usize,
-    /// Namespaces whose sockets of Multipath TCP are counted and not shown.
-    no_mptcp: usize,
-}
-
-impl<'a> Found<'a> {
-    fn begin(clock: &'a dyn Clock, ask: Ask<'a>, in_full: bool) -> Self {
-        Self {
-            clock,
-            at: clock.now(),
-            monotonic: clock.monotonic(),
-            ask,
-            in_full,
-            groups: Vec::new(),
-            listeners: Vec::new(),
-            sockets: Vec::new(),
-            established: ask.established.then(BTreeMap::new),
-            passed_over: PassedOver::default(),
-            quality: Quality::Complete,
-            source: Source::OneWalk,
-            not_entered: 0,
-            not_read: 0,
-            no_mptcp: 0,
-        }
-    }
-
-    fn partial(&mut self, why: String) {
-        self.quality = Quality::Partial { why };
-    }
-
-    fn absorb(&mut self, leaks: Leaks) {
-        let (groups, listeners) = (self.groups.len(), self.listeners.len());
-        let Leaks { groups: found, listeners: found_listeners, sockets, .. } = leaks;
-        self.groups.extend(found.into_iter().map(|group| Group { via: group.via.map(|via| via + listeners), ..group }));
-        self.listeners.extend(found_listeners);
-        self.sockets.extend(sockets.into_iter().flatten().map(|(group, socket)| (group + groups, socket)));
-    }
-
-    fn count(&mut self, counted: ByCgroup) {
-        match &mut self.established {
-            Some(counts) if !counted.some_untold => {
-                counted.counts.into_iter().for_each(|(id, count)| *counts.entry(id).or_default() += count);
-            }
-            // A part of the count is not the count.
-            _ => self.established = None,
-        }
-    }
-
-    fn into_detail(self, namespaces: &Discovery) -> Detail {
-        let mut blind_spots = Vec::new();
-        if self.not_entered > 0 {
-            blind_spots.push(BlindSpot::NotEntered(self.not_entered));
-        }
-        if self.not_read > 0 {
-            blind_spots.push(BlindSpot::NotRead(self.not_read));
-        }
-        if namespaces.unreadable_processes > 0 {
-            blind_spots.push(BlindSpot::HiddenProcesses(namespaces.unreadable_processes));
-        }
-        if !namespaces.unreadable_mounts.is_empty() {
-            blind_spots.push(BlindSpot::HiddenMounts(namespaces.unreadable_mounts.len()));
-        }
-        if self.source == Source::Proc {
-            blind_spots.push(BlindSpot::NoDiagnostics);
-        }
-        if self.no_mptcp > 0 {
-            blind_spots.push(BlindSpot::NoMptcp(self.no_mptcp));
-        }
-        let snapshot = Snapshot {
-            at: self.at,
-            monotonic: self.monotonic,
-            own: namespaces.namespaces.first().map_or(NetNs::default(), |own| NetNs(own.inode)),
-            groups: self.groups,
-            listeners: self.listeners,
-            established: self.established,
-            passed_over: self.passed_over,
-            quality: self.quality,
-            source: self.source.name(),
-            blind_spots,
-        };
-        Detail { snapshot, sockets: self.sockets }
-    }
 }

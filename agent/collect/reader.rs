@@ -133,14 +133,19 @@ impl Reader {
     /// Adds the sockets of Multipath TCP, which TCP's own walk shows by their subflows only. `None` where the kernel
     /// refuses to show any.
     pub fn add_mptcp(&mut self, wanted: Wanted, into: &mut Leaks) -> Result<Option<Quality>, CollectError> {
+        into.asks = false;
+        let walked = self.read_mptcp(wanted, into);
+        into.asks = true;
+        walked
+    }
+
+    /// The sockets of Multipath TCP alone.
+    pub fn read_mptcp(&mut self, wanted: Wanted, into: &mut impl Gather) -> Result<Option<Quality>, CollectError> {
         #[cfg(test)]
         if self.refuses_mptcp {
             return Ok(None);
         }
-        into.asks = false;
-        let walked = self.dump(&[Walk::MptcpV4, Walk::MptcpV6], wanted, into);
-        into.asks = true;
-        match walked {
+        match self.dump(&[Walk::MptcpV4, Walk::MptcpV6], wanted, into) {
             Ok(true) => Ok(Some(Quality::Partial { why: "the dump of MPTCP sockets was interrupted".into() })),
             Ok(false) => Ok(Some(Quality::Complete)),
             Err(Failure::Refused(_)) => Ok(None),

@@ -8,7 +8,8 @@ use super::netlink::DumpError;
 use super::netlink::tests::mptcp_pair;
 use super::*;
 use crate::clock::SystemClock;
-use crate::model::Brief;
+use crate::model::socket::BlindSpot;
+use crate::model::{Brief, Group, Socket};
 
 /// A connection of which one end has closed; the other end stays in CLOSE_WAIT.
 struct Leak {
@@ -362,4 +363,34 @@ fn where_a_keepalive_was_answered_the_age_says_that_it_is_a_lower_bound() {
         std::thread::sleep(Duration::from_millis(50));
     }
     panic!("no keepalive was answered within 30 s");
+}
+
+#[test]
+fn accepted_sockets_are_told_from_opened_ones_once_their_listener_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let accept = |listener: &TcpListener| {
+        drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        listener.accept().unwrap().0
+    };
+    let few = [accept(&listener), accept(&listener)];
+    let many: Vec<TcpStream> = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        (0..30).map(|_| accept(&listener)).collect()
+    };
+    let opened = leak("127.0.0.1:0", "127.0.0.1", Closes::Server, b"");
+    let mut collector = Collector::new().unwrap();
+    let accepted = |collector: &mut Collector, socket: &TcpStream| {
+        let detail = look(collector);
+        let group = find(&detail, socket).1;
+        group.via.is_some() || group.accepted
+    };
+    assert!(accepted(&mut collector, &few[0]) && !accepted(&mut collector, &opened.held));
+    drop(listener);
+    // This look has seen the listener before, or there are too many for anything else.
+    for socket in few.iter().chain(&many) {
+        assert!(accepted(&mut collector, socket));
+    }
+    assert!(!accepted(&mut collector, &opened.held));
+    let mut first = Collector::new().unwrap();
+    assert!(accepted(&mut first, &many[0]) && accepted(&mut first, &many[29]), "at the first look");
 }

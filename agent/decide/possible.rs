@@ -42,6 +42,8 @@ fn may_be_true(comparison: &Comparison, at_most: AtMost) -> bool {
         Signal::CloseWaitOldest | Signal::CloseWaitHostShare | Signal::CloseWaitGrowth(_) => reaches(any),
         // Descriptors are counted only for services that have such a socket.
         Signal::FdUsed | Signal::FdRatio | Signal::FdExhaustedIn => at_most.service > 0,
+        // Counted by looks at everything, which come by themselves: once it is too many, nothing is quiet any more.
+        Signal::FdClosed => reaches(0.0),
         Signal::Established => true,
     }
 }
@@ -108,6 +110,7 @@ mod tests {
         let story = Condition::All(vec![above(Signal::HostCloseWait, 5300.0), above(Signal::CloseWaitHostShare, 0.2)]);
         let aged = above(SIGNALS[2], 200.0);
         let with_descriptors = Condition::Any(vec![aged.clone(), above(Signal::FdRatio, 0.8)]);
+        let closed = Condition::Any(vec![aged.clone(), above(Signal::FdClosed, 50.0)]);
         for (what, condition, service, host, possible) in [
             ("as many as the threshold", &aged, 200, 900, false),
             ("one more", &aged, 201, 201, true),
@@ -116,6 +119,7 @@ mod tests {
             ("the host above it, by others", &story, 0, 5301, false),
             ("descriptors of somebody with one socket", &with_descriptors, 1, 1, true),
             ("nobody has one", &with_descriptors, 0, 0, false),
+            ("what was closed is not counted by this look", &closed, 200, 200, false),
         ] {
             assert_eq!(may_hold(condition, AtMost { service, host }), possible, "{what}");
         }

@@ -136,7 +136,7 @@ impl Meter {
                 }
             }
             // Nobody asks for the history of a service that has never held one.
-            if held.close_wait() > 0 || self.history.contains_key(&service) {
+            if held.leaks() || self.history.contains_key(&service) {
                 let ticks = self.history.entry(service.clone()).or_default();
                 if ticks.len() == HISTORY {
                     ticks.pop_front();
@@ -190,6 +190,9 @@ impl Meter {
         if let Some(descriptors) = held.descriptors {
             readings.set(Signal::FdUsed, descriptors.used as f64);
             readings.set(Signal::FdRatio, descriptors.worst_ratio);
+        }
+        if let Some(closed) = held.closed {
+            readings.set(Signal::FdClosed, closed as f64);
         }
         readings
     }

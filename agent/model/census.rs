@@ -24,6 +24,8 @@ pub struct ServiceCensus {
     pub established: Option<u64>,
     /// Open descriptors of the service's processes, where they could be counted.
     pub descriptors: Option<Descriptors>,
+    /// Those of them at TCP sockets that were connected once and are listed no more, as counted last.
+    pub closed: Option<u64>,
 }
 
 impl ServiceCensus {
@@ -34,6 +36,11 @@ impl ServiceCensus {
 
     pub fn close_wait(&self) -> usize {
         self.inbound.len() + self.outbound.len()
+    }
+
+    /// It holds sockets in CLOSE_WAIT, or descriptors that it should have closed.
+    pub fn leaks(&self) -> bool {
+        self.close_wait() > 0 || self.closed.is_some_and(|closed| closed > 0)
     }
 }
 

