@@ -14,7 +14,7 @@ use crate::attribute::workers::{family_holds, fewer, workers};
 use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::command;
-use crate::decide::guards::{Gate, Possession, Question, holds_now};
+use crate::decide::guards::{Gate, Question, holds_now};
 use crate::evidence;
 use crate::execute::seen::Seen;
 use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
@@ -160,20 +160,6 @@ impl Senses {
             Some(why) => Err(why),
             None => Ok(look),
         }
-    }
-}
-
-#[async_trait]
-impl Possession for Senses {
-    async fn elsewhere(&self, plan: &Plan) -> Result<Option<String>, String> {
-        let readings = self.now(plan).await?;
-        let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
-        let Some(found) = apart(move || sensor.lock().elsewhere(&service, readings)).await? else { return Ok(None) };
-        let unit = match &plan.target.restart {
-            Some(Restart::Systemd { unit, .. }) => unit,
-            _ => plan.target.service.as_str(),
-        };
-        Ok((plan.when.truth(&found.without) != Truth::True).then(|| found.says(unit)))
     }
 }
 

@@ -21,6 +21,7 @@ mod opening;
 pub mod outbox;
 pub mod pacing;
 pub mod plans;
+mod possession;
 mod recover;
 pub mod remind;
 pub mod resolve;
@@ -132,6 +133,8 @@ pub struct Wiring {
     pub vault: Arc<Vault>,
     /// What the guards said so far.
     pub tally: Arc<Tally>,
+    /// What was seen lately of who holds what a service leaks.
+    pub lately: possession::Lately,
 }
 
 /// A registry's adapter, and what it was made from.
@@ -252,6 +255,7 @@ impl Wiring {
             arrivals: former.map(|former| former.arrivals.clone()).unwrap_or_default(),
             vault: Arc::new(vault),
             tally: Arc::default(),
+            lately: possession::Lately::default(),
         })
     }
 
@@ -281,7 +285,7 @@ impl Wiring {
             warm_up: self.config.host.warm_up,
             max_parallel: self.config.host.max_parallel as usize,
             tally: Arc::clone(&self.tally),
-            possession: Arc::new(hands::Senses(self.clone(), Arc::clone(store))),
+            possession: Arc::new(possession::Holders(self.clone(), Arc::clone(store))),
         }
     }
 

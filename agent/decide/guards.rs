@@ -183,8 +183,8 @@ pub struct Gate {
 #[async_trait]
 pub trait Possession: Send + Sync {
     /// Would the condition not hold, were it not for sockets that other processes alone hold? Then who they are; an error
-    /// where it could not be seen.
-    async fn elsewhere(&self, plan: &Plan) -> Result<Option<String>, String>;
+    /// where it could not be seen. `afresh`: an answer of a moment ago is not enough.
+    async fn elsewhere(&self, plan: &Plan, afresh: bool) -> Result<Option<String>, String>;
 }
 
 impl std::fmt::Debug for Gate {

@@ -123,7 +123,7 @@ impl Gate {
     }
 
     pub(super) async fn held_here(&self, question: &Question<'_>) -> Answer {
-        Ok(match self.possession.elsewhere(question.plan).await? {
+        Ok(match self.possession.elsewhere(question.plan, question.own_saga).await? {
             None => Verdict::Allow,
             Some(who) => deny(Reason::HeldElsewhere, who),
         })

@@ -114,7 +114,7 @@ struct Elsewhere;
 
 #[async_trait]
 impl Possession for Elsewhere {
-    async fn elsewhere(&self, _plan: &Plan) -> Result<Option<String>, String> {
+    async fn elsewhere(&self, _plan: &Plan, _afresh: bool) -> Result<Option<String>, String> {
         Ok(Some(
             "60 of its 60 sockets in CLOSE_WAIT are held by others: 60 held by pid 1 (systemd, /init.scope)".into(),
         ))

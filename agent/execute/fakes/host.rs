@@ -125,7 +125,7 @@ impl Measure for Fake {
 
 #[async_trait]
 impl Possession for Fake {
-    async fn elsewhere(&self, _plan: &Plan) -> Result<Option<String>, String> {
+    async fn elsewhere(&self, _plan: &Plan, _afresh: bool) -> Result<Option<String>, String> {
         if self.0.trip.pass() {
             return Err("the dump was interrupted".into());
         }

@@ -180,7 +180,7 @@ impl Keeper for Door {
 
 #[async_trait]
 impl Possession for Door {
-    async fn elsewhere(&self, _plan: &Plan) -> Result<Option<String>, String> {
+    async fn elsewhere(&self, _plan: &Plan, _afresh: bool) -> Result<Option<String>, String> {
         Ok(None)
     }
 }
