@@ -218,6 +218,11 @@ impl World {
         Ok(again)
     }
 
+    /// Writes the drain of one binding once more as it stands. False where it does not stand there.
+    pub async fn takes_writes(&self, binding: &Binding, marker: &Marker) -> Result<bool, RegistryError> {
+        self.registry(binding)?.takes_writes(&binding.id, marker).await
+    }
+
     /// Where the service was seen last, and how long ago; `None` where this agent has not seen it yet.
     pub fn last_look(&self, plan: &Plan) -> Option<Look> {
         self.seen.last(&plan.target.bindings, self.pace.elapsed())

@@ -112,6 +112,11 @@ impl Registry for Belted<dyn Registry> {
         self.by(self.inner.hold(id, marker)).await
     }
 
+    /// What is written is what stands there, so it may be asked again like a read.
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        self.read(|| self.inner.takes_writes(id, marker)).await
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         self.by(self.inner.restore(id, marker, record)).await
     }
@@ -323,8 +328,9 @@ mod tests {
     use super::*;
 
     /// What a dry adapter leaves to the trait's own body, and why.
-    const NOT_DRY: [(&str, &str, &str); 4] = [
+    const NOT_DRY: [(&str, &str, &str); 5] = [
         ("Registry", "hold", "its body asks `observe` and `drain`, which are the dry ones"),
+        ("Registry", "takes_writes", "its body writes nothing, as a dry drain does"),
         ("Restarter", "start", "a dry restart has no second half: it stops nothing"),
         ("Restarter", "overtime", "a dry restart begins nothing that is to be ended again"),
         ("Restarter", "settles_within", "a dry restart is there at once"),

@@ -200,6 +200,15 @@ impl Api {
         Ok(self.ask("kv/txn", &body, Failed::is_not_reached).await?.succeeded)
     }
 
+    /// Puts `value` there where just that stands. As nothing changes it is asked again like a read. False where something
+    /// else stands, or nothing.
+    pub async fn put_again(&self, key: &str, value: &[u8]) -> Result<bool, ApiError> {
+        let (key, value) = (STANDARD.encode(key), STANDARD.encode(value));
+        let stands = json!({ "key": key, "target": "VALUE", "result": "EQUAL", "value": value });
+        let put = json!({ "request_put": { "key": key, "value": value } });
+        Ok(self.read("kv/txn", &json!({ "compare": [stands], "success": [put] })).await?.succeeded)
+    }
+
     /// What the members run; of one that answers.
     pub async fn version(&self) -> Result<Option<String>, ApiError> {
         Ok(self.members.ask(version, Failed::may_pass).await?)

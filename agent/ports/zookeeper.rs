@@ -30,6 +30,8 @@ mod kind {
     pub const SET_DATA: i32 = 5;
     pub const GET_CHILDREN: i32 = 8;
     pub const SYNC: i32 = 9;
+    pub const CHECK: i32 = 13;
+    pub const MULTI: i32 = 14;
     pub const AUTH: i32 = 100;
     pub const CLOSE: i32 = -11;
 }
@@ -273,6 +275,14 @@ impl Session {
         assert!(matches!(self.call(7, fields).await.unwrap(), Outcome::Done(_)), "{path}");
     }
 
+    /// From now on everybody may read the node, and nobody may write it.
+    #[cfg(test)]
+    pub async fn keep_from_all(&mut self, path: &str) {
+        let mut fields = Fields::default();
+        fields.text(path).int(1).int(READ).text("world").text("anyone").int(-1);
+        assert!(matches!(self.call(7, fields).await.unwrap(), Outcome::Done(_)), "{path}");
+    }
+
     /// False where the node is gone, or was written since it had this version; -1 is any.
     pub async fn write(&mut self, path: &str, data: &[u8], version: i32) -> Result<bool, ApiError> {
         let mut fields = Fields::default();
@@ -280,6 +290,30 @@ impl Session {
         match self.call(kind::SET_DATA, fields).await? {
             Outcome::Done(_) => Ok(true),
             Outcome::Not(code::NO_NODE | code::BAD_VERSION) => Ok(false),
+            Outcome::Not(code) => Err(told(code, path)),
+        }
+    }
+
+    /// Would a write of this node be taken? One transaction writes what stands there and then asks for the version that it
+    /// had before: it never comes to pass, and nobody who watches the node is told. All the same our right to write is
+    /// asked first (NoAuth), and the servers agree on its end as on any write's. False where the node is gone, or was
+    /// written since it had this version.
+    pub async fn would_write(&mut self, path: &str, data: &[u8], version: i32) -> Result<bool, ApiError> {
+        let mut fields = Fields::default();
+        fields.step(kind::SET_DATA).text(path).bytes(data).int(version);
+        fields.step(kind::CHECK).text(path).int(version);
+        fields.last_step();
+        match self.call(kind::MULTI, fields).await? {
+            Outcome::Done(answer) => {
+                let mut of_the_write = Answer(&answer);
+                // Which kind of answer it is, and whether it is the last.
+                of_the_write.take(4 + 1)?;
+                match of_the_write.int()? {
+                    0 => Ok(true),
+                    code::NO_NODE | code::BAD_VERSION => Ok(false),
+                    code => Err(told(code, path)),
+                }
+            }
             Outcome::Not(code) => Err(told(code, path)),
         }
     }
@@ -371,6 +405,17 @@ impl Fields {
 
     fn text(&mut self, value: &str) -> &mut Self {
         self.bytes(value.as_bytes())
+    }
+
+    /// Before each step of a transaction.
+    fn step(&mut self, kind: i32) -> &mut Self {
+        self.int(kind).0.push(0);
+        self.int(-1)
+    }
+
+    fn last_step(&mut self) {
+        self.int(-1).0.push(1);
+        self.int(-1);
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Fault {
     DrainAnswerLost,
     /// It fails its registry's check before us, and passes it once it is restarted.
     FailsItsCheck,
+    /// Once drained, it takes nothing but what puts back: as an etcd without room.
+    FullOnceDrained,
     /// Somebody isolated the service before us.
     IsolatedBefore,
     /// Inbound connections idle from the beginning on and never end, and the runbook unwinds.

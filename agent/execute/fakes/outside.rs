@@ -50,6 +50,13 @@ impl Registry for Fake {
         Ok(())
     }
 
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        if self.0.trip.pass() || self.0.fault == Fault::FullOnceDrained {
+            return Err(Scene::unreachable());
+        }
+        self.0.registry.takes_writes(id, marker).await
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError> {
         if self.0.trip.pass() {
             return Err(Scene::unreachable());

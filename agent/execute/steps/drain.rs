@@ -174,8 +174,8 @@ pub async fn out_again(saga: &Saga, world: &World) -> Result<(), Failure> {
     out_for_clients(saga, Duration::ZERO, SEEN_WITHIN, world).await.map(drop)
 }
 
-/// Reads the drain back from every registry. One that is gone is made anew, and false; an instance that is not there now is
-/// waited for as long as its registry may forget it.
+/// Reads the drain back from every registry, and proves that each takes writes still. A drain that is gone is made anew, and
+/// false; an instance that is not there now is waited for as long as its registry may forget it.
 async fn stands(saga: &Saga, world: &World) -> Result<bool, Failure> {
     let gone_after = clients::gone_after(saga.plan(), &world.ports);
     let failed = |error: RegistryError| Failure::new(Reason::DrainFailed, error);
@@ -184,7 +184,12 @@ async fn stands(saga: &Saga, world: &World) -> Result<bool, Failure> {
     loop {
         stood &= hold(saga, world).await.map_err(failed)?.is_none();
         match still_ours(saga.plan(), world).await {
-            Ok(ours) if ours.len() == saga.plan().target.bindings.len() => return Ok(stood),
+            Ok(ours)
+                if ours.len() == saga.plan().target.bindings.len()
+                    && take_writes(&ours, saga, world).await.map_err(failed)? =>
+            {
+                return Ok(stood);
+            }
             // In traffic between the two looks; or the registry says so whatever is done.
             Ok(_) if world.pace.elapsed() - began >= SEEN_WITHIN => {
                 let detail = format!("{} is drained again and again, and stays in traffic", bindings(saga.plan()));
@@ -203,6 +208,19 @@ async fn stands(saga: &Saga, world: &World) -> Result<bool, Failure> {
         }
         world.pace.wait(LOOK_EVERY).await;
     }
+}
+
+/// False where a drain went since it was read back.
+async fn take_writes(ours: &[Binding], saga: &Saga, world: &World) -> Result<bool, RegistryError> {
+    let marker = marker(saga.plan(), world);
+    for binding in ours {
+        match world.takes_writes(binding, &marker).await {
+            Ok(true) => {}
+            Ok(false) | Err(RegistryError::NotRegistered { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -94,6 +94,11 @@ impl Registry for Counted {
         self.real.hold(id, marker).await
     }
 
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        self.called();
+        self.real.takes_writes(id, marker).await
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         self.called();
         self.real.restore(id, marker, record).await

@@ -84,6 +84,10 @@ impl Registry for Faulty {
         self.call(self.real.drain(id, marker)).await
     }
 
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        self.call(self.real.takes_writes(id, marker)).await
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         self.call(self.real.restore(id, marker, record)).await
     }

@@ -68,7 +68,7 @@ fn each_fault_ends_as_it_should() {
         NotHelped | CannotBeMeasuredAtTheEnd => (Completed, Reason::NotHelped),
         EvidenceNotKept => (Unwound, Reason::EvidenceNotKept),
         RefusedAtFirst | RefusedAtSecond => (Unwound, Reason::GuardRefused),
-        DrainRefused | DrainAnswerLost => (Unwound, Reason::DrainFailed),
+        DrainRefused | DrainAnswerLost | FullOnceDrained => (Unwound, Reason::DrainFailed),
         IsolatedBefore => (Unwound, Reason::OutOfTraffic),
         ClientsStay => (Unwound, Reason::DrainIneffective),
         NeverEmpty => (Unwound, Reason::DrainTimedOut),

@@ -142,6 +142,8 @@ async fn tells_the_story(world: &dyn World) {
     }
     assert!(matches!(registry.restore(none, &ours, &Value::Null).await, Ok(Restored::NotOurs(_))));
 
+    assert!(!registry.takes_writes(us, &ours).await.unwrap());
+
     // A drain is seen by clients once it returns, again and again; a second hand's is refused.
     for _ in 0..2 {
         registry.drain(us, &ours).await.unwrap();
@@ -160,6 +162,12 @@ async fn tells_the_story(world: &dyn World) {
     assert_eq!(registry.markers().await.unwrap(), [FoundMarker { id: us.into(), marker: ours.clone() }]);
     // Drained, we are registered still, and the others are healthy still.
     counts(us, 2, 3).await;
+
+    // That it takes writes still is proven by one that changes nothing, and where our own drain stands alone.
+    assert!(registry.takes_writes(us, &ours).await.unwrap());
+    assert!(!registry.takes_writes(us, &marker("another")).await.unwrap());
+    assert_eq!(traffic(us).await, Traffic::DrainedBy(ours.clone()));
+    assert!(!world.finds(us).await);
 
     // Only the marker's own drain is taken back; then the record is what it was.
     let another = registry.restore(us, &marker("another"), &record.record).await.unwrap();

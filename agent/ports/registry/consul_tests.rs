@@ -230,6 +230,8 @@ async fn an_answer_cut_by_permissions_is_never_taken_for_absence() {
     }
     assert_eq!(cannot_write.observe(OURS).await.unwrap().traffic, Traffic::Passing);
     assert!(matches!(cannot_write.drain(OURS, &marker("i")).await, Err(RegistryError::Refused { .. })));
+    assert!(world.registry.takes_writes(NEIGHBOUR, &marker("i")).await.unwrap());
+    assert!(matches!(cannot_write.takes_writes(NEIGHBOUR, &marker("i")).await, Err(RegistryError::Refused { .. })));
     assert!(matches!(
         cannot_write.restore(NEIGHBOUR, &marker("i"), &serde_json::Value::Null).await,
         Err(RegistryError::Refused { .. })

@@ -85,6 +85,13 @@ impl Etcd {
         self.seen(id, service, both)
     }
 
+    /// The key and the value of our drain.
+    fn override_by(&self, id: &str, marker: &Marker) -> Result<(String, String), RegistryError> {
+        let (service, instance) = self.split(id)?;
+        let value = self.layout.value.replace("{marker}", &marker.to_string());
+        Ok((filled(&self.layout.override_key, service, instance), value))
+    }
+
     /// What an instance's two keys come to.
     fn seen(&self, id: &str, service: &str, [own, over]: [Vec<Pair>; 2]) -> Result<Seen, RegistryError> {
         let Some(own) = own.into_iter().next() else {
@@ -171,9 +178,7 @@ impl Registry for Etcd {
         if !super::may_drain(&self.registry, id, &seen.registration.traffic, marker)? {
             return Ok(());
         }
-        let (service, instance) = self.split(id)?;
-        let over = filled(&self.layout.override_key, service, instance);
-        let value = self.layout.value.replace("{marker}", &marker.to_string());
+        let (over, value) = self.override_by(id, marker)?;
         let put = self.api.swap(&over, 0, Some(value.as_bytes())).await;
         // Where somebody was quicker, what they put stands there now, and it is refused by its own words. A write without
         // an answer may have been done.
@@ -186,6 +191,12 @@ impl Registry for Etcd {
                 Err(RegistryError::Refused { registry: self.registry.clone(), detail })
             }
         }
+    }
+
+    /// A put asks for more than the delete that puts back: an etcd whose quota is spent takes that alone.
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let (over, value) = self.override_by(id, marker)?;
+        self.api.put_again(&over, value.as_bytes()).await.map_err(|error| self.told(error))
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -270,6 +270,8 @@ impl Backend for Apps {
              `eureka.client.should-unregister-on-shutdown=false` it stays drained over its restart",
             "a single server that restarts forgets drains: each is made again within a second after the service has \
              registered anew, while an agent runs",
+            "Eureka takes each change of ours for a heartbeat: an instance that has died is in the lists for one lease more \
+             (90s by default) after a drain or a restore; so no write proves just before the restart that Eureka takes writes",
             "an override has no reason: one that a person sets while a drain of ours stands is taken back with it",
         ]
     }

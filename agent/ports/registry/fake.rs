@@ -111,6 +111,10 @@ impl Registry for FakeRegistry {
         Ok(())
     }
 
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(self.answer()?.content.observe(&self.name, id)?.traffic == Traffic::DrainedBy(marker.clone()))
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, _record: &serde_json::Value) -> Result<Restored, RegistryError> {
         let mut state = self.answer()?;
         let restored = state.content.restore(&self.name, id, marker)?;

@@ -147,6 +147,16 @@ impl Registry for FileRegistry {
         }
     }
 
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let _lock = self.lock().await?;
+        let content = self.read()?;
+        let stands = content.observe(&self.name, id)?.traffic == Traffic::DrainedBy(marker.clone());
+        if stands {
+            replace(&self.path, &content).map_err(|error| self.unreachable("writing", error))?;
+        }
+        Ok(stands)
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, _record: &serde_json::Value) -> Result<Restored, RegistryError> {
         self.change(|instances| instances.restore(&self.name, id, marker)).await
     }

@@ -145,19 +145,24 @@ impl Balancers {
             .ok_or_else(|| self.refused(format!("`{id}` names no server: expected BACKEND/SERVER, as in rpc-order/s1")))
     }
 
+    async fn command(&self, socket: &str, server: &Server, drain: bool) -> Result<(), RegistryError> {
+        let command = format!("set server {}/{} state {}", server.backend, server.name, state(drain));
+        let said = self.ask(socket, &command).await?;
+        match said.trim().is_empty() {
+            true => Ok(()),
+            false => Err(self.refused(format!("{socket}: {command}: {}", said::first_line(&said, [])))),
+        }
+    }
+
     /// Sets one balancer's server to `drain` or `ready`, and reads it back. False where it was so already.
     async fn set(&self, socket: &str, server: &Server, drain: bool) -> Result<bool, RegistryError> {
         let wanted = if drain { FORCED_DRAIN } else { 0 };
         if server.admin == wanted {
             return Ok(false);
         }
+        self.command(socket, server, drain).await?;
         let (backend, name) = (&server.backend, &server.name);
-        let state = if drain { "drain" } else { "ready" };
-        let said = self.ask(socket, &format!("set server {backend}/{name} state {state}")).await?;
-        if !said.trim().is_empty() {
-            let line = said::first_line(&said, []);
-            return Err(self.refused(format!("{socket}: set server {backend}/{name} state {state}: {line}")));
-        }
+        let state = state(drain);
         let now = self.servers(socket, backend).await?;
         match now.iter().find(|server| server.name == *name) {
             Some(now) if now.admin == wanted => Ok(true),
@@ -195,6 +200,10 @@ impl Balancers {
         }
         outcome
     }
+}
+
+fn state(drain: bool) -> &'static str {
+    if drain { "drain" } else { "ready" }
 }
 
 async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str) -> std::io::Result<String> {
@@ -294,6 +303,16 @@ impl Backend for Balancers {
     /// All balancers or none: those that were drained are made ready again.
     async fn is_undone(&self, id: &str, _error: &RegistryError) -> bool {
         self.ready_all(id).await.is_ok()
+    }
+
+    /// A reload may have left the socket a lower level than `admin`.
+    async fn write_again(&self, id: &str, _marker: &Marker, _seen: Registration) -> Result<(), RegistryError> {
+        for (socket, server) in self.everywhere(id).await? {
+            if server.admin == FORCED_DRAIN {
+                self.command(socket, &server, true).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Clients ask the balancers themselves: where one has it in traffic, they find it.

@@ -23,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::unistd::{AccessFlags, access};
 use serde_json::{Value, json};
 
 use super::holder::{Held, Holder, Look};
@@ -249,6 +250,21 @@ impl Registry for HealthFile {
             Ok(_) | Err(RegistryError::NotRegistered { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a rename asks for: that both directories may be written, and that no file system became read-only.
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let files = &self.files;
+        let place = files.place(id)?;
+        let is_ours = files.kept(&place)?.is_some_and(|kept| kept.marker == *marker);
+        for directory in [Some(files.directory.as_path()), place.path.parent()].into_iter().flatten() {
+            match access(directory, AccessFlags::W_OK) {
+                // The service's own may be away until it is started anew.
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(files.failed(directory, error)),
+            }
+        }
+        Ok(is_ours)
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -200,3 +200,29 @@ async fn another_hosts_and_what_is_no_plain_file_are_left_alone() {
     let nowhere = HealthFile::new("health_file", &world.path("nowhere"), NEVER, "bj1-03");
     assert!(matches!(nowhere.observe(US).await, Err(RegistryError::Refused { .. })));
 }
+
+/// Met before the restart, and not by the rename that would put it back.
+#[tokio::test]
+async fn a_file_system_that_became_read_only_is_met_while_a_drain_stands() {
+    use nix::mount::{MsFlags, mount};
+    // This test's thread alone gets a mount namespace of its own, which ends with it.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    fs::create_dir(directory.path().join("rpc-order")).unwrap();
+    fs::write(directory.path().join(US), "UP\n").unwrap();
+    let registry = HealthFile::new("health_file", directory.path(), NEVER, "bj1-03");
+    registry.drain(US, &marker("i")).await.unwrap();
+    assert!(registry.takes_writes(US, &marker("i")).await.unwrap());
+    mount(none, directory.path(), none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+    assert!(!registry.hold(US, &marker("i")).await.unwrap());
+    let error = registry.takes_writes(US, &marker("i")).await.unwrap_err();
+    assert!(error.to_string().contains("EROFS"), "{error}");
+    // The service's own directory may be away until it is started anew.
+    mount(none, directory.path(), none, MsFlags::MS_REMOUNT, none).unwrap();
+    fs::remove_dir(directory.path().join("rpc-order")).unwrap();
+    assert!(registry.takes_writes(US, &marker("i")).await.unwrap());
+    nix::mount::umount(directory.path()).unwrap();
+}

@@ -187,6 +187,14 @@ pub trait Registry: Send + Sync {
         }
     }
 
+    /// Writes our drain once more as it stands, so that nothing changes: a registry that takes no writes any more is met
+    /// before the restart, and not by what follows it. What the write asks for (permission, a quorum, room) is no less than
+    /// what putting back and draining again ask for. False where our drain does not stand there. Where no such write can be
+    /// had, or it would do harm, none is made, and it is true.
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
     /// Takes back the drain that carries this marker, and nothing else. `record` is the pre-image that
     /// `observe` gave before the drain. Repeating it is harmless.
     async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError>;

@@ -231,6 +231,16 @@ impl Backend for Instances {
         !error.is_passing() && self.look(id).await.is_ok_and(|seen| seen.enabled)
     }
 
+    /// Our key alone, where that is laid over the metadata. Nacos 1 and r-nacos have no such call: theirs replaces the
+    /// record, and r-nacos takes it for a heartbeat.
+    async fn write_again(&self, id: &str, marker: &Marker, seen: Seen) -> Result<(), RegistryError> {
+        let is_marked = seen.kept.as_deref().and_then(Marker::parse).as_ref() == Some(marker);
+        if !is_marked || !self.api.server().await?.kind.lays_over() {
+            return Ok(());
+        }
+        self.api.mark(&self.place(id)?, Some(marker), seen.ephemeral).await
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         let place = self.place(id)?;
         // Proves that this user sees the service's instances, ourselves among them.
@@ -292,6 +302,8 @@ impl Backend for Instances {
             "Nacos 2 and 3 keep the weight as it is at a drain: another one that the service registers later has no effect; \
              r-nacos keeps the metadata so, until the service was away for 60 s",
             "r-nacos takes a drain or a restore for a heartbeat: an instance that fails is healthy to it for 15 s more",
+            "Nacos 1 and r-nacos have no write that changes nothing: one that takes no writes any more is found by the restore, \
+             and not before the restart",
             "Nacos 1, Nacos 2 and r-nacos list no instance that somebody disabled: min_healthy in percent is of the others",
         ]
     }

@@ -173,6 +173,16 @@ async fn an_answer_that_permissions_cut_is_never_absence_and_no_error_shows_a_se
         assert!(!format!("{error:?} {registry:?}").contains("token-2"), "{error}");
         assert_eq!(registry.observe(US).await.unwrap().traffic, Traffic::Passing);
         assert!(registry.markers().await.unwrap().is_empty() && world.us().enabled());
+
+        // The same is met while a drain stands, where a write can tell it.
+        world.change(|server| server.forbidden = None);
+        registry.drain(US, &marker("i")).await.unwrap();
+        let before = world.us();
+        assert!(registry.takes_writes(US, &marker("i")).await.unwrap());
+        assert_eq!(format!("{:?}", world.us()), format!("{before:?}"));
+        world.change(|server| server.forbidden = Some("PUT"));
+        let told = registry.takes_writes(US, &marker("i")).await;
+        assert_eq!(told.is_err(), OVERLAID.contains(&which), "{which:?}: {told:?}");
     }
 }
 

@@ -52,6 +52,11 @@ pub trait Backend: Send + Sync + 'static {
         !error.is_passing()
     }
 
+    /// Makes the change of a drain that stands once more; as [`Registry::takes_writes`] wants it.
+    async fn write_again(&self, _id: &str, _marker: &Marker, _seen: Self::Seen) -> Result<(), RegistryError> {
+        Ok(())
+    }
+
     async fn others(&self, id: &str) -> Result<Others, RegistryError>;
     fn counts(&self) -> bool {
         true
@@ -178,6 +183,15 @@ impl<B: Backend> Registry for Noted<B> {
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         self.holder.look_now(&self.kept, id, marker).await
+    }
+
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let _one = self.kept.changing.lock().await;
+        let seen = self.backend().look(id).await?;
+        if !is_drained::<B>(&seen, marker) {
+            return Ok(false);
+        }
+        self.backend().write_again(id, marker, seen).await.map(|()| true)
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

@@ -77,7 +77,7 @@ async fn a_restore_that_a_failover_lost_is_made_again_and_a_new_drain_is_not_tak
     }
 }
 
-/// Met by the look before the restart, and not by the restore behind it.
+/// Met before the restart, and not by the restore behind it.
 #[tokio::test]
 async fn a_redis_that_takes_no_writes_any_more_is_met_while_a_drain_is_held() {
     let redis = TestRedis::start().await;
@@ -85,12 +85,12 @@ async fn a_redis_that_takes_no_writes_any_more_is_met_while_a_drain_is_held() {
     let layout = RedisLayout { profile: RedisProfile::Hash, key: "rpc:{service}".into(), hold_every: NEVER };
     let registry = Redis::new("redis", redis.access(None), layout, "bj1-03");
     registry.drain(US, &marker("i")).await.unwrap();
-    assert!(!registry.hold(US, &marker("i")).await.unwrap());
+    assert!(registry.takes_writes(US, &marker("i")).await.unwrap());
     redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
-    let error = registry.hold(US, &marker("i")).await.unwrap_err();
+    let error = registry.takes_writes(US, &marker("i")).await.unwrap_err();
     assert!(error.is_passing() && error.to_string().contains("NOREPLICAS"), "{error}");
     redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     redis.ask(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    let error = registry.hold(US, &marker("i")).await.unwrap_err();
+    let error = registry.takes_writes(US, &marker("i")).await.unwrap_err();
     assert!(error.is_passing() && error.to_string().contains("it is a replica of 127.0.0.1:1"), "{error}");
 }

@@ -260,6 +260,18 @@ impl ZooKeeper {
         Ok(Restored::Done)
     }
 
+    async fn proved(&self, session: &mut Session, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let seen = self.look(session, id).await?;
+        if !seen.markers.contains(marker) {
+            return Ok(false);
+        }
+        // What a former version left has no rule.
+        if let Some(application) = &seen.application {
+            self.would_change(session, application).await?;
+        }
+        Ok(true)
+    }
+
     async fn count(&self, session: &mut Session, id: &str) -> Result<Others, RegistryError> {
         let (name, own) = super::service_and_instance(&self.registry, id)?;
         // Proves that this user sees the service's instances, ourselves among them.
@@ -339,6 +351,13 @@ impl Registry for ZooKeeper {
         let drained = self.drain_by(&mut session, id, marker).await;
         session.close().await;
         drained
+    }
+
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let mut session = self.session().await?;
+        let proved = self.proved(&mut session, id, marker).await;
+        session.close().await;
+        proved
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

@@ -225,6 +225,7 @@ async fn zookeeper_conforms_and_what_others_do_is_theirs() {
     assert_eq!(later.restore(US, &found.marker, &NULL).await.unwrap(), Restored::Done);
     assert!(world.finds(US).await && world.rule().await.is_none());
 
+    a_rule_that_may_not_be_written_any_more_is_met_while_a_drain_stands(&world).await;
     what_a_person_disables_is_theirs(&world).await;
     what_a_former_version_disabled_is_found_and_given_back(&world).await;
     others_that_are_taken_out_are_not_healthy(&world).await;
@@ -234,6 +235,20 @@ async fn zookeeper_conforms_and_what_others_do_is_theirs() {
 #[tokio::test]
 async fn a_newer_zookeeper_conforms() {
     conforms(&DubboWorld::on(TestZooKeeper::start_newest().await, None).await).await;
+}
+
+/// Met before the restart; and no consumer is told of the write that asks.
+async fn a_rule_that_may_not_be_written_any_more_is_met_while_a_drain_stands(world: &DubboWorld) {
+    world.registry.drain(US, &marker("i")).await.unwrap();
+    let before = world.shop(async |session| session.read(RULE).await.unwrap()).await;
+    assert!(world.registry.takes_writes(US, &marker("i")).await.unwrap());
+    assert_eq!(world.shop(async |session| session.read(RULE).await.unwrap()).await, before);
+    world.shop(async |session| session.keep_from_all(RULE).await).await;
+    assert!(!world.registry.hold(US, &marker("i")).await.unwrap());
+    let error = world.registry.takes_writes(US, &marker("i")).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { .. }) && error.to_string().contains("NoAuth"), "{error}");
+    world.remove(RULE).await;
+    assert!(!world.registry.takes_writes(US, &marker("i")).await.unwrap());
 }
 
 async fn what_a_person_disables_is_theirs(world: &DubboWorld) {

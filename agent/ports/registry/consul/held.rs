@@ -128,6 +128,16 @@ impl Registry for Consul {
         Ok(came_back)
     }
 
+    /// Consul asks for the right to write first, and changes nothing where maintenance is on (`EnableServiceMaintenance`).
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        let local = &self.local;
+        let _one = local.changing.lock().await;
+        let own = local.own(id).await?;
+        let Some(scope) = local.scope_of(&own.id, marker).await? else { return Ok(false) };
+        local.set_maintenance(scope, &own.id, Some((marker, id))).await?;
+        Ok(true)
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         // A look that has begun ends first; one that comes too late finds nothing noted, and takes nothing out again.
         let _one = self.local.changing.lock().await;

@@ -366,10 +366,10 @@ impl<H: Hooks> Backend for Hookable<H> {
 
     fn caveats(&self) -> &'static [&'static str] {
         match (self.hooks.may_arrive_late(), self.hooks.counts()) {
-            (false, true) => &[UNKNOWN, HELD],
-            (false, false) => &[UNKNOWN, HELD, NO_COUNT],
-            (true, true) => &[UNKNOWN, HELD, LATE],
-            (true, false) => &[UNKNOWN, HELD, LATE, NO_COUNT],
+            (false, true) => &[UNKNOWN, HELD, UNPROVEN],
+            (false, false) => &[UNKNOWN, HELD, UNPROVEN, NO_COUNT],
+            (true, true) => &[UNKNOWN, HELD, UNPROVEN, LATE],
+            (true, false) => &[UNKNOWN, HELD, UNPROVEN, LATE, NO_COUNT],
         }
     }
 }
@@ -377,6 +377,8 @@ impl<H: Hooks> Backend for Hookable<H> {
 const UNKNOWN: &str = "what the hooks do, and whether what they say is true, is known to whoever wrote them alone";
 const HELD: &str = "an instance that others put back is in traffic until the agent isolates it again, and for good while \
                     no agent runs; whose drain it is stands in the state directory";
+const UNPROVEN: &str = "`isolate` is not repeated just before the restart: a backend that takes no writes any more by then is \
+                        found by `restore`";
 const LATE: &str = "a request whose answer is not waited for (the agent was stopped, its deadline passed) cannot be called \
                     off: an `isolate` that arrives after the `restore` takes the instance out, and nobody is told";
 const NO_COUNT: &str = "no hook counts the others: min_healthy needs another registry of the service that does";

@@ -362,7 +362,7 @@ impl Registry for Redis {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        let look = self.entries.look_again_by("prove", id, marker).await?;
+        let look = self.entries.look_again(id, marker).await?;
         if look != Look::NotOurs {
             self.holder.hold(&self.entries, id, marker);
             return Ok(look == Look::OutAgain);
@@ -376,6 +376,10 @@ impl Registry for Redis {
             Ok(_) | Err(RegistryError::NotRegistered { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(self.entries.look_again_by("prove", id, marker).await? == Look::Out)
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -106,8 +106,24 @@ impl ZooKeeper {
                 return Ok(true);
             }
         }
+        Err(self.changed_ever_again(&path))
+    }
+
+    /// Would a change of the rule be taken? Nothing is asked where it is gone.
+    pub(super) async fn would_change(&self, session: &mut Session, application: &str) -> Result<(), RegistryError> {
+        let path = self.rule_path(application);
+        for _ in 0..TRIES {
+            let Some(node) = session.read(&path).await.map_err(|error| self.told(error))? else { return Ok(()) };
+            if session.would_write(&path, &node.data, node.version).await.map_err(|error| self.told(error))? {
+                return Ok(());
+            }
+        }
+        Err(self.changed_ever_again(&path))
+    }
+
+    fn changed_ever_again(&self, path: &str) -> RegistryError {
         let detail = format!("the tag rule `{path}` was changed by others {TRIES} times while we changed it");
-        Err(RegistryError::Unreachable { registry: self.registry.clone(), detail })
+        RegistryError::Unreachable { registry: self.registry.clone(), detail }
     }
 
     /// That of the rules. Not all who may write there may create what is there already.
