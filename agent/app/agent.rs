@@ -119,6 +119,7 @@ impl Agent {
             retained: Duration::ZERO,
             keeping: None,
         };
+        agent.follow_fleet();
         remind::of_lost_memory(&agent.wiring, &agent.store);
         approvals::withdraw(&agent.wiring, &agent.store);
         agent.recover()?;
@@ -228,6 +229,7 @@ impl Agent {
         if now.saturating_sub(self.released) >= RELEASE_EVERY {
             self.released = now;
             self.release_slots().await;
+            self.follow_fleet();
         }
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
@@ -241,6 +243,10 @@ impl Agent {
             let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
             self.keeping = Some(tokio::spawn(async move { sweep::keep_slots(&ports, &store).await }));
         }
+    }
+
+    fn follow_fleet(&mut self) {
+        self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
     }
 
     async fn release_slots(&self) {
@@ -440,6 +446,7 @@ impl Agent {
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
+                self.follow_fleet();
                 self.open_board();
                 approvals::withdraw(&self.wiring, &self.store);
                 // New adapters hold the drains that they find.

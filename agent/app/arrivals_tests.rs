@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::testing::wire;
 use super::*;
-use crate::clock::SystemClock;
-use crate::config;
 use crate::execute::saga::{Event, Saga};
 use crate::execute::steps::{self, Done, Failure};
 use crate::model::plan::Binding;
@@ -26,6 +25,8 @@ print(server.getsockname()[1], flush=True)
 while True:
     server.accept()[0].close()
 ";
+
+const STEPS: &str = "snapshot, drain: { settle: 0s }, restart, health_check, restore";
 
 /// A service, and a client of its.
 struct Set {
@@ -84,26 +85,20 @@ fn set(each: Duration, follows: bool) -> Set {
         }
     });
     let store = Arc::new(Store::open(Path::new(":memory:")).unwrap());
-    Set { wiring: wire(dir.path(), &agent), store, ends, client: Some(client), service, _dir: dir }
+    Set {
+        wiring: wire(dir.path(), &agent, "process:gate", STEPS),
+        store,
+        ends,
+        client: Some(client),
+        service,
+        _dir: dir,
+    }
 }
 
 fn is_in_traffic(registry: &PathBuf) -> bool {
     let text = std::fs::read(registry).unwrap_or_default();
     let read: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     read["instances"][0]["drained"].is_null()
-}
-
-fn wire(dir: &Path, agent: &str) -> Wiring {
-    let policy = "policy: p\nservices: [process:gate]\nwhen: close_wait > 1000000\nfor: 1m\nrunbook: r\n";
-    let runbook = "runbook: r\nsteps: [snapshot, drain: { settle: 0s }, restart, health_check, restore]\n";
-    for (folder, file, text) in [("policies", "p.yaml", policy), ("runbooks", "r.yaml", runbook)] {
-        std::fs::create_dir(dir.join(folder)).unwrap();
-        std::fs::write(dir.join(folder).join(file), text).unwrap();
-    }
-    std::fs::write(dir.join("agent.yaml"), agent).unwrap();
-    let config = config::load(dir).unwrap_or_else(|wrong| panic!("{wrong}"));
-    let host = Host { name: "bj1-03".into(), clock: Arc::new(SystemClock), on_message: Arc::new(|_| {}) };
-    Wiring::new(config, host, None).unwrap()
 }
 
 impl Set {

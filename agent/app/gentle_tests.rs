@@ -7,10 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::testing::wire;
 use super::*;
 use crate::attribute::workers::workers;
 use crate::clock::SystemClock;
-use crate::config;
 use crate::execute::saga::{Event, Helped, Saga};
 use crate::execute::steps::{self, Done, Failure};
 use crate::execute::world::World;
@@ -20,6 +20,8 @@ use crate::model::{Plan, PlannedStep, Reason, ServiceName, Step, Trigger, Worker
 const WORKERS: usize = 8;
 const LEAKING: usize = 3;
 const SOON: Duration = Duration::from_secs(10);
+
+const STEPS: &str = "recycle_workers, health_check";
 
 /// The service, and an agent's wiring that knows it.
 struct Set {
@@ -53,25 +55,6 @@ fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     panic!("waited for {what}");
 }
 
-/// A wiring over this host's file, with a policy that nothing breaches.
-fn wire(dir: &Path, agent: &str) -> Wiring {
-    for (folder, file, text) in [
-        (
-            "policies",
-            "p.yaml",
-            "policy: p\nservices: [process:prefork]\nwhen: close_wait > 1000000\nfor: 1m\nrunbook: r\n",
-        ),
-        ("runbooks", "r.yaml", "runbook: r\nsteps: [recycle_workers, health_check]\n"),
-    ] {
-        std::fs::create_dir(dir.join(folder)).unwrap();
-        std::fs::write(dir.join(folder).join(file), text).unwrap();
-    }
-    std::fs::write(dir.join("agent.yaml"), agent).unwrap();
-    let config = config::load(dir).unwrap_or_else(|wrong| panic!("{wrong}"));
-    let host = Host { name: "bj1-03".into(), clock: Arc::new(SystemClock), on_message: Arc::new(|_| {}) };
-    Wiring::new(config, host, None).unwrap()
-}
-
 /// Returns when the peer has closed on all workers that leak.
 fn set(words: &[&str]) -> Set {
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +75,7 @@ fn set(words: &[&str]) -> Set {
     );
     wait_until("the pid file", || pid_file.exists().then_some(()));
     let store = Arc::new(Store::open(Path::new(":memory:")).unwrap());
-    let set = Set { wiring: wire(dir.path(), &agent), store, master, _dir: dir };
+    let set = Set { wiring: wire(dir.path(), &agent, "process:prefork", STEPS), store, master, _dir: dir };
     for _ in 0..LEAKING + usize::from(words.contains(&"nested")) {
         drop(peer.accept().unwrap());
     }
@@ -280,7 +263,7 @@ fn an_idle_inbound_connection_counts_by_idle_for_and_one_with_traffic_does_not()
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let agent = format!("services:\n  - service: process:prefork\n    match: {{ ports: [{}] }}\n", address.port());
-    let wiring = wire(dir.path(), &agent);
+    let wiring = wire(dir.path(), &agent, "process:prefork", STEPS);
     let inbound = |quiet| wiring.sensor.lock().inbound(&service(), quiet).unwrap();
     let _idle = TcpStream::connect(address).unwrap();
     let mut busy = TcpStream::connect(address).unwrap();

@@ -163,6 +163,14 @@ impl Senses {
     }
 }
 
+impl Senses {
+    async fn main_pid(&self, plan: &Plan) -> Result<u32, String> {
+        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
+        let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
+        Ok(seen.main_pid.ok_or("its main process is not told by a pid of this host")?)
+    }
+}
+
 #[async_trait]
 impl Measure for Senses {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
@@ -184,9 +192,7 @@ impl Measure for Senses {
 
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
         supervised::tell(&self.0).await;
-        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
-        let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
-        let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
+        let main = self.main_pid(plan).await?;
         let leaked = self.0.sensor.free().await.leaked(&plan.target.service, older_than)?;
         let look = || {
             let (leaked, clock) = (leaked.clone(), Arc::clone(&self.0.host.clock));
@@ -203,9 +209,7 @@ impl Measure for Senses {
     }
 
     async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
-        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
-        let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
-        let main = seen.main_pid.ok_or("its main process is not told by a pid of this host")?;
+        let main = self.main_pid(plan).await?;
         ends_a_holder(&self.0, &plan.target.service, main).await
     }
 

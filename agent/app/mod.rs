@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod control;
 pub mod discover;
 pub mod explain;
+pub mod fleet;
 pub mod hands;
 pub mod held;
 pub mod kernel;
@@ -40,7 +41,11 @@ mod asking_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod fleet_tests;
+#[cfg(test)]
 mod gentle_tests;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -50,11 +55,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use globset::Glob;
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
-use crate::config::{Config, RegistryConfig, ServiceConfig};
+use crate::config::{Config, FleetConfig, RegistryConfig, ServiceConfig};
 use crate::decide::guards::{Gate, Tally};
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
@@ -124,6 +128,8 @@ pub struct Wiring {
     pub config: Arc<Config>,
     pub host: Host,
     pub ports: Ports,
+    /// As the host's file has it; `config` has the one that is asked ([`fleet`]).
+    named_fleet: Option<FleetConfig>,
     made: BTreeMap<String, Made>,
     shared: Shared,
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
@@ -142,14 +148,6 @@ pub struct Wiring {
 struct Made {
     adapter: Arc<dyn Registry>,
     config: RegistryConfig,
-    secret: Option<SecretString>,
-}
-
-impl Made {
-    fn is_of(&self, config: &RegistryConfig, secret: Option<&SecretString>) -> bool {
-        let text = |secret: &SecretString| secret.expose_secret().to_owned();
-        self.config == *config && self.secret.as_ref().map(text) == secret.map(text)
-    }
 }
 
 impl std::fmt::Debug for Wiring {
@@ -176,10 +174,9 @@ impl Wiring {
         let shared = former.map(|former| former.shared.clone()).unwrap_or_default();
         let mut made: BTreeMap<String, Made> = BTreeMap::new();
         for (name, registry) in &config.host.registries {
-            // One that cannot be read is told of where the adapter is made.
-            let secret_now = registry.secret_file().and_then(|path| adapters::secret(path, "a registry's secret").ok());
             let before = former.and_then(|former| former.made.get(name));
-            if let Some(before) = before.filter(|made| made.is_of(registry, secret_now.as_ref())) {
+            // Another secret in its file is read by the adapter itself, once the server refuses the former.
+            if let Some(before) = before.filter(|made| made.config == *registry) {
                 made.insert(name.clone(), before.clone());
                 continue;
             }
@@ -188,7 +185,7 @@ impl Wiring {
                 adapters::registry(name, registry, &config.host.state, &host.name, &shared),
                 |none| Arc::new(none),
             )?;
-            made.insert(name.clone(), Made { adapter, config: registry.clone(), secret: secret_now });
+            made.insert(name.clone(), Made { adapter, config: registry.clone() });
         }
         let registries = made.iter().map(|(name, made)| (name.clone(), Arc::clone(&made.adapter))).collect();
         let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host, &shared)).transpose() {
@@ -244,6 +241,7 @@ impl Wiring {
             },
         );
         Ok(Self {
+            named_fleet: config.host.fleet.clone(),
             config: Arc::new(config),
             host,
             ports,

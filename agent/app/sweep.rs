@@ -12,6 +12,7 @@ use crate::model::incident::Ending;
 use crate::model::plan::Binding;
 use crate::model::{EventKind, IncidentId, Marker, Message, Outcome, Reason, ServiceName};
 use crate::ports::Ports;
+use crate::ports::fleet::FleetError;
 use crate::ports::registry::FoundMarker;
 use crate::store::Store;
 
@@ -135,10 +136,12 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
         Ok(slots) => slots,
         Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
     };
-    let Some(fleet) = &ports.fleet else { return };
     for (incident, scope) in slots {
         crash::point("slot", "releasing");
-        let released = fleet.release(&scope, &incident.0).await;
+        let released = match &ports.fleet {
+            Some(fleet) => fleet.release(&scope, &incident.0).await,
+            None => Err(FleetError::Refused("agent.yaml names no store that could be asked to take it back".into())),
+        };
         crash::point("slot", "released");
         let noted = match released {
             Ok(()) => store.forget_slot(&incident),

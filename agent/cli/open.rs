@@ -71,6 +71,17 @@ pub fn has_run(state: &Path) -> Result<bool, Failure> {
     })
 }
 
+/// Asks the fleet's store in which this host's slots were taken, where that still holds some.
+pub fn former_fleet(wiring: &mut Wiring, store: &Store) -> Result<(), Failure> {
+    let named = wiring.config.host.fleet.as_ref();
+    let fleet = app::fleet::in_force(named, store, true).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    if fleet != wiring.config.host.fleet {
+        eprintln!("`fleet` was changed while this host holds a slot: the former store is asked");
+        wiring.ask_fleet(fleet);
+    }
+    Ok(())
+}
+
 /// The configuration with its adapters, for one look.
 pub fn wiring(config: Config) -> Result<Wiring, Failure> {
     let name = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;

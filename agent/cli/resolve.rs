@@ -45,7 +45,8 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
     let taken = StateDir::take(&state).map_err(|error| unreachable(&error))?;
     let store =
         Arc::new(Store::open_with(&taken.database(), Arc::new(SystemClock)).map_err(|error| unreachable(&error))?);
-    let wiring = open::wiring(config)?;
+    let mut wiring = open::wiring(config)?;
+    open::former_fleet(&mut wiring, &store)?;
     let world = wiring.world(&store, Duration::ZERO);
     let reply = decide(&store, &world, &arguments.service, how).await;
     sweep::release_slots(&wiring.ports, &store, SystemClock.now()).await;

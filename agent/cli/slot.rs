@@ -84,9 +84,12 @@ fn phase(slot: &Held) -> String {
 
 async fn give_back(arguments: ReleaseArguments) -> Outcome {
     let ReleaseArguments { host, service, place } = arguments;
-    let wiring = open::wiring(open::config(&place)?)?;
-    let state = &wiring.config.host.state;
-    let store = if StateDir::database_of(state).exists() { Some(open::store(state)?) } else { None };
+    let mut wiring = open::wiring(open::config(&place)?)?;
+    let state = wiring.config.host.state.clone();
+    let store = if StateDir::database_of(&state).exists() { Some(open::store(&state)?) } else { None };
+    if let Some(store) = &store {
+        open::former_fleet(&mut wiring, store)?;
+    }
     let given_back = slots::give_back(&wiring, store.as_deref(), &host, service).await.map_err(failed)?;
     if place.json {
         render::json(&json!({ "holder": host, "given_back": given_back.slots }));
@@ -102,7 +105,7 @@ fn say(host: &str, given_back: &GivenBack) {
         println!("given back: {service}, held by {host} since {since} ({phase}, incident {incident})");
     }
     if given_back.slots.is_empty() {
-        println!("the server confirms that {host} does not hold it any more");
+        println!("the server answers that {host} does not hold it; whether it held it before is not told");
     }
     println!(
         "Another host may work on it now. Where {host} is not gone, it stops before its next change, but what it has \

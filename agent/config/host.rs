@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Diagnostic;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
@@ -112,19 +114,6 @@ impl RegistryConfig {
         }
     }
 
-    /// The file that its adapter reads a secret from when it is made.
-    pub fn secret_file(&self) -> Option<&PathBuf> {
-        match self {
-            Self::Consul { token_file: file, .. } | Self::Http { headers_file: file, .. } => file.as_ref(),
-            Self::Redis { access: RedisConfig { login, .. }, .. }
-            | Self::Etcd { login, .. }
-            | Self::ZooKeeper { login, .. }
-            | Self::Nacos { login, .. }
-            | Self::Eureka { login, .. } => login.as_ref().map(|login| &login.password_file),
-            Self::Exec(_) | Self::File { .. } | Self::HaProxy { .. } | Self::HealthFile { .. } => None,
-        }
-    }
-
     /// What an instance's id looks like there, where not everything will do.
     pub fn id_form(&self) -> Option<&'static str> {
         match self {
@@ -141,7 +130,7 @@ impl RegistryConfig {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FleetConfig {
     Consul {
         urls: Vec<String>,
@@ -207,7 +196,7 @@ impl FleetConfig {
 }
 
 /// A Redis, and whom it and its sentinels know this host as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedisConfig {
     pub servers: RedisServers,
     pub login: Option<Login>,
@@ -230,7 +219,7 @@ impl RedisConfig {
 }
 
 /// Whom a store knows this host as. The name may be empty for Redis: its default user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     pub user: String,
     pub password_file: PathBuf,

@@ -3,15 +3,17 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// A Redis, and which of its databases.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedisServers {
     pub at: RedisAt,
     /// In a Cluster it is 0.
     pub database: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RedisAt {
     /// This one server, which must be a master.
     One(RedisAddress),
@@ -21,7 +23,7 @@ pub enum RedisAt {
     Cluster { nodes: Vec<RedisAddress> },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RedisAddress {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),

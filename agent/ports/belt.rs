@@ -43,8 +43,13 @@ pub fn belted(ports: Ports) -> Ports {
         supervisord: restarter(ports.supervisord),
         supervise: restarter(ports.supervise),
         probe: Arc::new(Belted { name: "probe".into(), inner: ports.probe }),
-        fleet: ports.fleet.map(|inner| Arc::new(Belted { name: "fleet".into(), inner }) as Arc<dyn Fleet>),
+        fleet: ports.fleet.map(around_fleet),
     }
+}
+
+/// Around the fleet's store alone.
+pub fn around_fleet(inner: Arc<dyn Fleet>) -> Arc<dyn Fleet> {
+    Arc::new(Belted { name: "fleet".into(), inner })
 }
 
 struct Belted<T: ?Sized> {

@@ -49,7 +49,7 @@ mod zookeeper;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use belt::belted;
+pub use belt::{around_fleet, belted};
 pub use http::{Servers, Via};
 pub use login::{Login, Secret};
 pub use redis::RedisAccess;

@@ -17,6 +17,11 @@ ALTER TABLE slot ADD COLUMN failing_since INTEGER;
 ALTER TABLE slot ADD COLUMN due_line INTEGER;
 ";
 
+/// One row: the fleet's store in which this host takes its slots, as its configuration names it.
+pub(super) const TAKEN_IN: &str = "
+CREATE TABLE fleet (id INTEGER PRIMARY KEY CHECK (id = 1), taken_in TEXT NOT NULL) STRICT;
+";
+
 /// A slot that is not needed any more, and that the fleet's store does not take back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnreturnedSlot {
@@ -37,6 +42,25 @@ impl Store {
                 .execute("INSERT OR REPLACE INTO slot(incident, scope) VALUES (?1, ?2)", params![incident.0, scope])
                 .map(drop)
         })
+    }
+
+    /// Notes in which store slots are taken from now on.
+    pub fn note_fleet(&self, taken_in: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.execute("INSERT OR REPLACE INTO fleet(id, taken_in) VALUES (1, ?1)", [taken_in]).map(drop)
+        })
+    }
+
+    /// In which store slots were taken last; `None` where no agent has noted one.
+    pub fn fleet_of_slots(&self) -> Result<Option<String>, StoreError> {
+        self.read(|connection| {
+            connection.prepare_cached("SELECT taken_in FROM fleet")?.query_row([], |row| row.get(0)).optional()
+        })
+    }
+
+    /// May any slot be this host's?
+    pub fn notes_a_slot(&self) -> Result<bool, StoreError> {
+        self.read(|connection| connection.prepare_cached("SELECT 1 FROM slot")?.exists([]))
     }
 
     pub fn forget_slot(&self, incident: &IncidentId) -> Result<(), StoreError> {

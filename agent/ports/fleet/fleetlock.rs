@@ -52,7 +52,8 @@ impl std::fmt::Debug for FleetLock {
 
 /// What the server makes of a question.
 enum Answer {
-    Done,
+    /// The server's own words.
+    Done(String),
     /// All slots of the group are held; the server's own words.
     Full(String),
 }
@@ -124,7 +125,7 @@ impl FleetLock {
         let body = http::body(response, http::MAX_ANSWER_BYTES).await.map_err(unanswered)?;
         let says = says(&body);
         match status {
-            StatusCode::OK => Ok(Answer::Done),
+            StatusCode::OK => Ok(Answer::Done(says)),
             // The protocol names no status for it, and airlock answers 500 with words.
             StatusCode::CONFLICT | StatusCode::LOCKED => Ok(Answer::Full(says)),
             _ if says.contains("currently locked") || says.contains("all_slots_full") => Ok(Answer::Full(says)),
@@ -190,7 +191,7 @@ impl Fleet for FleetLock {
             return Ok(Acquired::No { held: vec![begun], says: None });
         }
         match self.ask("pre-reboot", service, &self.host).await? {
-            Answer::Done => {
+            Answer::Done(_) => {
                 self.hold(service, incident, Phase::Waiting { until: self.clock.now() + LEASE });
                 Ok(Acquired::Yes { until })
             }
@@ -208,7 +209,7 @@ impl Fleet for FleetLock {
             return Err(lost(format!("this host holds it for incident {}", other.incident)));
         }
         match self.ask("pre-reboot", service, &self.host).await? {
-            Answer::Done => {
+            Answer::Done(_) => {
                 self.hold(service, incident, Phase::Changing);
                 Ok(until)
             }
@@ -238,8 +239,9 @@ impl Fleet for FleetLock {
     /// Whether it held one is not said.
     async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
         match self.ask("steady-state", service, host).await? {
-            Answer::Done => Ok(Vec::new()),
-            Answer::Full(says) => {
+            // Poseidon's, where nobody holds the group's lock; airlock answers alike whether the id held one or not.
+            Answer::Done(says) if !says.contains("already unlocked") => Ok(Vec::new()),
+            Answer::Done(says) | Answer::Full(says) => {
                 let id = self.id(service, host);
                 Err(FleetError::Refused(format!(
                     "nothing was given back: `{id}` does not hold it; the server says: {says}"

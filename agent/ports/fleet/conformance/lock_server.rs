@@ -194,6 +194,9 @@ async fn poseidons_words_name_the_holder_and_an_id_that_is_no_node_is_never_take
     assert!(matches!(&lost, FleetError::Lost(why) if why.contains("held by a")), "{lost}");
 
     // Given back for one who does not hold it: said so, and not "released".
+    // As long as nobody holds it, neither.
+    let nobody = a.release_host("another", "b").await.unwrap_err();
+    assert!(nobody.to_string().contains("reboot lease already unlocked"), "{nobody}");
     let not = a.release_host("rpc-order", "b").await.unwrap_err();
     assert!(matches!(&not, FleetError::Refused(_)), "{not:?}");
     for word in ["nothing was given back", "reboot lease unlock unavailable, held by a"] {
