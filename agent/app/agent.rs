@@ -119,7 +119,7 @@ impl Agent {
             retained: Duration::ZERO,
             keeping: None,
         };
-        agent.follow_fleet();
+        agent.wiring.follow_fleet(&agent.store, true);
         remind::of_lost_memory(&agent.wiring, &agent.store);
         approvals::withdraw(&agent.wiring, &agent.store);
         agent.recover()?;
@@ -229,7 +229,6 @@ impl Agent {
         if now.saturating_sub(self.released) >= RELEASE_EVERY {
             self.released = now;
             self.release_slots().await;
-            self.follow_fleet();
         }
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
@@ -245,12 +244,9 @@ impl Agent {
         }
     }
 
-    fn follow_fleet(&mut self) {
-        self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
-    }
-
-    async fn release_slots(&self) {
+    async fn release_slots(&mut self) {
         sweep::release_slots(&self.wiring.ports, &self.store, self.wiring.host.clock.now()).await;
+        self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
     }
 
     async fn decide(&mut self, look: &Look) {
@@ -338,12 +334,8 @@ impl Agent {
                 tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
             } else if again {
                 let labels = self.wiring.labels();
-                let teller = crate::execute::tell::Teller {
-                    plan: &proposal.plan,
-                    host: &self.wiring.host.name,
-                    labels: &labels,
-                    at: now,
-                };
+                let host = &self.wiring.host.name;
+                let teller = crate::execute::tell::Teller { plan: &proposal.plan, host, labels: &labels, at: now };
                 self.tell(teller.held(&refusal, refusal.reason));
             }
             self.held.insert(key, Held { refusal, told });
@@ -446,7 +438,7 @@ impl Agent {
                 self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
                 self.attention = Attention::new(&wiring.config);
                 self.wiring = wiring;
-                self.follow_fleet();
+                self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
                 self.open_board();
                 approvals::withdraw(&self.wiring, &self.store);
                 // New adapters hold the drains that they find.
