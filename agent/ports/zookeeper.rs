@@ -7,6 +7,8 @@
 //!
 //! Each call ends by a deadline; no error shows a password.
 
+mod word;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -127,6 +127,14 @@ impl Server {
     }
 }
 
+/// By INFO's section `server`. Valkey's `redis_version` is that of the Redis which it stands in for.
+pub(super) fn named(server: &str) -> Option<String> {
+    match field(server, "valkey_version") {
+        Some(version) => Some(format!("Valkey {version}")),
+        None => field(server, "redis_version").map(|version| format!("Redis {version}")),
+    }
+}
+
 fn field<'a>(section: &'a str, name: &str) -> Option<&'a str> {
     section.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
@@ -153,5 +161,9 @@ mod tests {
             };
             assert_eq!(found, Server { mode, replica_of: replica_of.map(Into::into), replicas });
         }
+        assert_eq!(named(redis).as_deref(), Some("Redis 7.0.15"));
+        let both = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
+        assert_eq!(named(both).as_deref(), Some("Valkey 9.1.2"));
+        assert_eq!(named("-NOPERM"), None);
     }
 }

@@ -130,6 +130,12 @@ impl Api {
         self.put(Some(key), command, true).await
     }
 
+    /// What a master calls itself, with its version.
+    pub async fn server(&self) -> Result<Option<String>, ApiError> {
+        let info: String = self.put(None, redis::cmd("INFO").arg("server"), false).await?;
+        Ok(connect::named(&info))
+    }
+
     /// Every key that matches, at every master, looked at in small rounds; all of them or an error.
     pub async fn scan(&self, pattern: &[u8]) -> Result<Vec<Vec<u8>>, ApiError> {
         let masters = match &self.way {

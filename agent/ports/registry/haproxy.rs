@@ -344,6 +344,14 @@ impl Backend for Balancers {
         Ok(others)
     }
 
+    /// The first balancer's.
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        let Some(socket) = self.sockets.first() else { return Ok(None) };
+        let info = self.ask(socket, "show info").await?;
+        let version = info.lines().find_map(|line| line.strip_prefix("Version:"));
+        Ok(version.map(|version| format!("HAProxy {}", said::first_line(version, []))))
+    }
+
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut names = HashMap::new();
         for socket in &self.sockets {

@@ -229,7 +229,7 @@ pub trait Registry: Send + Sync {
         Ok(vec![])
     }
 
-    /// What the server calls itself, with its version; `None` where it does not say.
+    /// What the server calls itself, with its version; `None` where it does not say, as Eureka.
     async fn server(&self) -> Result<Option<String>, RegistryError> {
         Ok(None)
     }

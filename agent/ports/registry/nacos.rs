@@ -262,6 +262,10 @@ impl Backend for Instances {
         Ok(others)
     }
 
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        Ok(Some(self.api.server().await?.to_string()))
+    }
+
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut all = Vec::new();
         match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {

@@ -61,6 +61,9 @@ pub trait Backend: Send + Sync + 'static {
     fn counts(&self) -> bool {
         true
     }
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        Ok(None)
+    }
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError>;
     fn ends_within(&self) -> Duration {
@@ -234,6 +237,10 @@ impl<B: Backend> Registry for Noted<B> {
 
     fn counts(&self) -> bool {
         self.backend().counts()
+    }
+
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        self.backend().server().await
     }
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {

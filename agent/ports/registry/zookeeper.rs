@@ -381,6 +381,10 @@ impl Registry for ZooKeeper {
         found
     }
 
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        self.api.version().await.map_err(|error| self.told(error))
+    }
+
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut all = BTreeSet::new();
         match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {

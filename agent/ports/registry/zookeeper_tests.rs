@@ -234,7 +234,9 @@ async fn zookeeper_conforms_and_what_others_do_is_theirs() {
 
 #[tokio::test]
 async fn a_newer_zookeeper_conforms() {
-    conforms(&DubboWorld::on(TestZooKeeper::start_newest().await, None).await).await;
+    let world = DubboWorld::on(TestZooKeeper::start_newest().await, None).await;
+    assert_eq!(world.registry.server().await.unwrap().as_deref(), Some("ZooKeeper 3.9.5"));
+    conforms(&world).await;
 }
 
 /// Met before the restart; and no consumer is told of the write that asks.

@@ -423,6 +423,10 @@ impl Registry for Redis {
         Ok(found)
     }
 
+    async fn server(&self) -> Result<Option<String>, RegistryError> {
+        self.entries.api.server().await.map_err(|error| self.entries.told(error))
+    }
+
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         let mut all = Vec::new();
         match tokio::time::timeout(NAMES_DEADLINE, self.entries.read_all(&mut all)).await {
