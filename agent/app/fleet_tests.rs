@@ -30,7 +30,12 @@ async fn server() -> (String, mpsc::UnboundedReceiver<String>) {
 }
 
 fn wiring(dir: &Path, fleet: &str) -> Wiring {
-    wire(dir, &format!("services: [{{ service: process:gate }}]\n{fleet}"), "process:gate", "snapshot")
+    wire(
+        dir,
+        &format!("services: [{{ service: process:gate, match: {{ ports: [9001] }} }}]\n{fleet}"),
+        "process:gate",
+        "snapshot",
+    )
 }
 
 #[tokio::test]

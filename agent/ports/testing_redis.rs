@@ -269,10 +269,15 @@ impl TestSentinels {
     }
 }
 
-/// The masters of a Cluster.
+/// The masters of a Cluster; behind them, where it has such, a replica of each in the same order.
 #[derive(Debug)]
 pub struct TestCluster {
     pub nodes: Vec<TestRedis>,
+}
+
+fn cluster_node(bus: &str) -> [&str; 8] {
+    let timeout = ["--cluster-node-timeout", "2000", "--cluster-replica-validity-factor", "0"];
+    ["--cluster-enabled", "yes", "--cluster-port", bus, timeout[0], timeout[1], timeout[2], timeout[3]]
 }
 
 impl TestCluster {
@@ -280,6 +285,62 @@ impl TestCluster {
     pub async fn start(make: Make) -> Self {
         let buses: [u16; 3] = free_ports();
         Self::of(make, &buses, &[["0", "5460"], ["5461", "10922"], ["10923", "16383"]]).await
+    }
+
+    /// The same, and a replica of each, which takes its place some seconds after it is gone, however old its data are.
+    pub async fn start_with_replicas(make: Make) -> Self {
+        let mut cluster = Self::start(make).await;
+        for (nth, bus) in free_ports::<3>().into_iter().enumerate() {
+            let bus = bus.to_string();
+            let more = [&cluster_node(&bus)[..], &["--repl-diskless-sync-delay", "0"]].concat();
+            let replica = TestRedis::started(make, &more).await;
+            let master = cluster.id(nth).await;
+            cluster.nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &replica.port.to_string(), &bus]).await;
+            let is_one = async || replica.try_ask(&["CLUSTER", "REPLICATE", &master]).await.is_ok();
+            wait_for("the replica to know its master", is_one).await;
+            cluster.nodes.push(replica);
+        }
+        wait_for("the replicas", async || {
+            for node in &cluster.nodes {
+                let (knows, says) = (node.says(&["CLUSTER", "NODES"]).await, node.says(&["INFO", "replication"]).await);
+                let copied = says.contains("master_link_status:up") || says.contains("state=online");
+                if knows.matches(" slave ").count() + knows.matches(",slave ").count() != 3 || !copied {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+        cluster
+    }
+
+    /// Ends the rule of the n-th of three masters; its replica rules then, and the others know it.
+    pub async fn goes(&self, nth: usize, how: Goes) {
+        let replica = &self.nodes[nth + 3];
+        match how {
+            Goes::Killed => self.nodes[nth].signal(Signal::SIGKILL),
+            Goes::Paused => self.nodes[nth].signal(Signal::SIGSTOP),
+            Goes::Planned => drop(replica.ask(&["CLUSTER", "FAILOVER"]).await),
+        }
+        let port = format!(":{}@", replica.port);
+        wait_for("the replica to rule", async || {
+            for other in (0..3).filter(|other| *other != nth) {
+                let known = self.nodes[other].says(&["CLUSTER", "NODES"]).await;
+                let rules = known.lines().any(|line| line.contains(&port) && line.contains("master"));
+                let is_whole = self.nodes[other].says(&["CLUSTER", "INFO"]).await.contains("cluster_state:ok");
+                if !rules || !is_whole {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// Which of three masters has had the slot of this key from the start.
+    pub async fn at(&self, key: &str) -> (u16, usize) {
+        let slot: u16 = redis::from_redis_value(self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key]).await).unwrap();
+        (slot, (0..3).find(|nth| slot <= [5460, 10922, 16383][*nth]).unwrap())
     }
 
     /// One that has all slots: the rules of a Cluster, and one server to look at.
@@ -292,8 +353,7 @@ impl TestCluster {
         let mut nodes = Vec::new();
         for bus in buses {
             let bus = bus.to_string();
-            let more = ["--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-port", &bus];
-            nodes.push(TestRedis::started(make, &more).await);
+            nodes.push(TestRedis::started(make, &cluster_node(&bus)).await);
         }
         for (nth, slots) in ranges.iter().enumerate() {
             let (port, bus) = (nodes[nth].port.to_string(), buses[nth].to_string());
@@ -334,6 +394,12 @@ impl TestCluster {
         for node in [to, from] {
             self.nodes[node].ask(&["CLUSTER", "SETSLOT", &name, "NODE", &ids[1]]).await;
         }
+    }
+
+    /// By all of them: some may be gone.
+    pub fn access_by_all(&self) -> RedisAccess {
+        let nodes = self.nodes.iter().map(TestRedis::address).collect();
+        RedisAccess::to(RedisServers { at: RedisAt::Cluster { nodes }, database: 0 })
     }
 
     pub fn access(&self) -> RedisAccess {

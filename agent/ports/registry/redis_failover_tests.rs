@@ -8,7 +8,7 @@ use super::redis_tests::{DRAINS, NEVER, US};
 use super::*;
 use crate::model::{RedisLayout, RedisProfile};
 use crate::ports::testing_consul::wait_for;
-use crate::ports::testing_redis::{Goes, Make, TestRedis, TestSentinels};
+use crate::ports::testing_redis::{Goes, Make, TestCluster, TestRedis, TestSentinels};
 
 const KEY: &str = "rpc:rpc-order";
 const INSTANCE: &str = "127.0.0.1:7801";
@@ -93,4 +93,31 @@ async fn a_redis_that_takes_no_writes_any_more_is_met_while_a_drain_is_held() {
     redis.ask(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let error = registry.takes_writes(US, &marker("i")).await.unwrap_err();
     assert!(error.is_passing() && error.to_string().contains("it is a replica of 127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_drain_that_a_clusters_failover_lost_is_made_again() {
+    for make in [Make::Redis, Make::Valkey] {
+        let cluster = TestCluster::start_with_replicas(make).await;
+        let (_, at) = cluster.at(KEY).await;
+        let (master, replica) = (&cluster.nodes[at], &cluster.nodes[at + 3]);
+        master.ask(&["HSET", KEY, INSTANCE, "up"]).await;
+        wait_for("the replica to have it", async || replica.says(&["INFO", "keyspace"]).await.contains("keys=1,"))
+            .await;
+        let layout = RedisLayout { profile: RedisProfile::Hash, key: "rpc:{service}".into(), hold_every: NEVER };
+        let registry = Redis::new("redis", cluster.access_by_all(), layout, "bj1-03");
+        // It never hears of the drain, also by what is on its way, and takes its master's place.
+        replica.signal(nix::sys::signal::Signal::SIGSTOP);
+        master.ask(&["CLIENT", "KILL", "TYPE", "REPLICA"]).await;
+        registry.drain(US, &marker("i")).await.unwrap();
+        master.signal(nix::sys::signal::Signal::SIGKILL);
+        replica.signal(nix::sys::signal::Signal::SIGCONT);
+        cluster.goes(at, Goes::Killed).await;
+        assert!(is_in(replica).await);
+        assert!(registry.hold(US, &marker("i")).await.unwrap(), "{make:?}");
+        assert!(!is_in(replica).await && registry.takes_writes(US, &marker("i")).await.unwrap());
+        let null = serde_json::Value::Null;
+        assert_eq!(registry.restore(US, &marker("i"), &null).await.unwrap(), Restored::Done);
+        assert!(is_in(replica).await);
+    }
 }
