@@ -172,22 +172,26 @@ impl Attributor {
     /// Counts the descriptors of one service that it never closed, of the sockets that are not `listed`. False where the
     /// kernel or a sandbox does not let us know.
     pub fn count_closed(&mut self, service: &ServiceName, held: &mut ServiceCensus, listed: &Listed) -> bool {
-        let (mut sum, mut seen, mut all_read) = (0, BTreeSet::new(), true);
+        let (mut sum, mut holders, mut all_read) = (None, BTreeSet::new(), true);
         let mut budget = Budget::of_a_tick();
         let complete = self.each_process(service, held, &mut budget, &mut |process, budget| {
             let counted = closed::count(process, listed, budget).and_then(|closed| Ok((closed, process.seen()?)));
             match counted {
-                Ok((0, _)) | Err(Unseen::Ended) => {}
                 Ok((closed, process)) => {
-                    sum += closed;
-                    seen.insert(process);
+                    *sum.get_or_insert(0) += closed;
+                    holders.extend((closed > 0).then_some(process));
                 }
+                Err(Unseen::Ended) => {}
                 Err(Unseen::Hidden) => all_read = false,
             }
         });
-        held.closed = (complete && all_read).then_some(sum);
-        self.closed.note(service, held, seen);
-        held.closed.is_some()
+        let is_known = complete && all_read;
+        held.closed = sum.filter(|_| is_known);
+        self.closed.note(service, held, holders);
+        if held.leaks() && held.descriptors.is_none() {
+            held.descriptors = self.descriptors(service, held, &mut budget);
+        }
+        is_known
     }
 
     fn census(&self, snapshot: Snapshot, owners: &Owners) -> Census {
