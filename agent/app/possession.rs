@@ -48,11 +48,14 @@ impl Holders {
     async fn look(&self, plan: &Plan) -> Result<Option<String>, String> {
         let readings = Senses(self.0.clone(), Arc::clone(&self.1)).now(plan).await?;
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
+        let holds = plan.when.truth(&readings);
         let Some(found) = apart(move || sensor.lock().elsewhere(&service, readings)).await? else { return Ok(None) };
         let unit = match &plan.target.restart {
             Some(Restart::Systemd { unit, .. }) => unit,
             _ => plan.target.service.as_str(),
         };
-        Ok((plan.when.truth(&found.without) != Truth::True).then(|| found.says(unit)))
+        // Where it leaks nothing else, no remedy of it ends the breach, whatever the condition asks.
+        let ends = holds == Truth::True && plan.when.truth(&found.without) == Truth::False;
+        Ok((found.left == 0 || ends).then(|| found.says(unit)))
     }
 }

@@ -201,6 +201,12 @@ impl Sensor {
             let snapshot = self.collector.snapshot(clock, ask)?;
             census = self.attributor.attribute(snapshot, descriptors, clock);
         }
+        // After a remedy it may leak nothing, and its descriptors are asked about all the same.
+        if let (Effort::Of(service), DescriptorAsk::Count) = (effort, descriptors)
+            && let Some(held) = census.services.get_mut(service).filter(|held| held.descriptors.is_none())
+        {
+            self.attributor.count_descriptors_of(service, held);
+        }
         if closed {
             blind_spots.extend(self.count_closed(&mut census, effort));
         }

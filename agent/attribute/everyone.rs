@@ -10,6 +10,17 @@ use std::time::Duration;
 use super::processes::{Budget, ProcRoot, Process, Unseen};
 use crate::clock::Clock;
 
+/// What one look found.
+#[derive(Debug)]
+pub struct Found {
+    /// Most first.
+    pub by: Vec<HeldBy>,
+    /// Processes that could not be looked into (CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, a security module).
+    pub hidden: usize,
+    /// Why others may be left out, where some may.
+    pub unlisted: Option<String>,
+}
+
 /// One process, and which of the sockets it holds, by their inodes.
 #[derive(Debug)]
 pub struct HeldBy {
@@ -20,16 +31,11 @@ pub struct HeldBy {
     pub inodes: BTreeSet<u64>,
 }
 
-/// Who of all processes holds which, most first; and why not all could be looked into, where it is so. Some 3 µs a
-/// descriptor. A user other than root judges by
+/// Who of all processes holds which, some 3 µs a descriptor. A user other than root judges by
 /// the processes of their own: they see no others, and could act on none.
-pub(super) fn held(
-    proc: &ProcRoot,
-    wanted: &HashSet<u64>,
-    clock: &dyn Clock,
-    within: Duration,
-) -> (Vec<HeldBy>, Option<String>) {
-    let until = Some((clock, clock.monotonic() + within));
+pub(super) fn held(proc: &ProcRoot, wanted: &HashSet<u64>, clock: &dyn Clock, within: Duration) -> Found {
+    let began = clock.monotonic();
+    let until = Some((clock, began + within));
     let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
     let own = nix::unistd::geteuid();
     let is_root = own.is_root();
@@ -49,24 +55,29 @@ pub(super) fn held(
             found.extend(named(process, here).map(|by| (process.pid, by)));
         }
     });
-    let unseen = match (complete, hidden) {
-        (true, 0) => None,
-        (_, 1..) => Some(format!(
-            "{hidden} processes could not be looked into (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), or not in time"
-        )),
-        (false, 0) => Some("not all processes are listed here, or could be looked into in time".into()),
-    };
+    // Under hidepid not even process 1 is listed.
+    let complete = complete && proc.open(1).is_ok();
+    // Under hidepid not even process 1 is listed.
+    let complete = complete && proc.open(1).is_ok();
+    let is_late = clock.monotonic() >= began + within;
+    let unlisted =
+        (!complete || is_late).then(|| "not all processes are listed here, or could be looked into in time".into());
     let mut by: Vec<HeldBy> = found.into_values().collect();
     by.sort_by_key(|held| std::cmp::Reverse(held.inodes.len()));
-    (by, unseen)
+    Found { by, hidden, unlisted }
 }
 
 /// `None` where it has ended meanwhile: then it holds nothing.
 fn named(process: &Process, inodes: BTreeSet<u64>) -> Option<HeldBy> {
-    let comm = process.comm().ok()?;
-    let cgroup = process.cgroups().ok()?;
-    let path = ["0::", "1:name=systemd:"]
-        .iter()
-        .find_map(|tree| cgroup.lines().find_map(|line| line.strip_prefix(tree)).filter(|path| *path != "/"));
+    let told = |read: Result<String, Unseen>| match read {
+        Ok(text) => Some(text),
+        Err(Unseen::Hidden) => Some(String::new()),
+        Err(Unseen::Ended) => None,
+    };
+    let (comm, cgroups) = (told(process.comm())?, told(process.cgroups())?);
+    let path = ["::", ":name=systemd:"].iter().find_map(|tree| {
+        let path = cgroups.lines().find_map(|line| line.split_once(tree));
+        path.map(|(_, path)| path).filter(|path| *path != "/")
+    });
     Some(HeldBy { pid: process.pid, comm, cgroup: path.unwrap_or_default().to_owned(), inodes })
 }

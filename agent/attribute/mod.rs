@@ -40,7 +40,7 @@ use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
 pub use elsewhere::{Elsewhere, elsewhere};
-pub use everyone::HeldBy;
+pub use everyone::{Found, HeldBy};
 pub use unit::by_id as container_by_id;
 
 const MOST_SUBCGROUPS: usize = 1024; // of one service
@@ -167,6 +167,11 @@ impl Attributor {
                 self.uncounted = names.get(at.max(1)).cloned();
             }
         }
+    }
+
+    /// Counts the descriptors of this one, also where it leaks nothing any more.
+    pub fn count_descriptors_of(&mut self, service: &ServiceName, held: &mut ServiceCensus) {
+        held.descriptors = self.descriptors(service, held, &mut Budget::of_a_tick());
     }
 
     /// Counts the descriptors of one service that it never closed, of the sockets that are not `listed`. False where the
@@ -388,20 +393,15 @@ impl Attributor {
         found.complete.then_some(found.sockets)
     }
 
-    /// Forgets who held what: after a restart no answer about the former processes is believed.
-    pub fn search_anew(&mut self) {
-        self.searched = Holders::new(self.proc.clone());
-        self.doubted.clear();
-    }
-
     /// Who holds these sockets (by their inodes), of all processes; may take up to `budget`.
-    pub fn held_by(&self, inodes: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> (Vec<HeldBy>, Option<String>) {
+    pub fn held_by(&self, inodes: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Found {
         everyone::held(&self.proc, inodes, clock, budget)
     }
 
-    /// Does a process in this cgroup belong to the service?
-    pub fn is_of(&self, cgroup: &str, service: &ServiceName) -> bool {
-        matches!(self.owner(cgroup), (Owner::Service(owner), _) if owner == *service)
+    /// Does this process, in this cgroup, belong to the service?
+    pub fn is_of(&self, by: &HeldBy, service: &ServiceName) -> bool {
+        let found = self.processes.get(service).is_some_and(|found| found.iter().any(|seen| seen.pid == by.pid));
+        found || matches!(self.owner(&by.cgroup), (Owner::Service(owner), _) if owner == *service)
     }
 
     /// The owner of a cgroup's path, and the path of the whole service's cgroup.

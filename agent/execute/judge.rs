@@ -1,13 +1,18 @@
 //! What a saga that has done every step came to: a statement about the very sockets that were leaked just before its pivot,
 //! and about the policy's condition. Both have to be known.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::saga::{Event, Helped, LEAKED, Saga};
 use super::world::World;
 use crate::model::leaked::why_they_stay;
 use crate::model::plan::Restart;
-use crate::model::{Plan, Remaining, Truth};
+use crate::model::{Leaked, Plan, Remaining, Step, Truth};
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
 /// How many holders are named.
 const MOST_NAMED: usize = 5;
@@ -26,18 +31,34 @@ pub async fn note_leaked(plan: &Plan, preimage: &mut Value, world: &World) {
 pub async fn judged(saga: &Saga, world: &World) -> Event {
     let plan = saga.plan();
     let remaining = match saga.leaked() {
-        Ok(leaked) => world.measure.remaining(plan, &leaked).await,
+        Ok(leaked) => settled(plan, &leaked, world).await,
         Err(why) => Err(format!("which were leaked before is not known: {why}")),
     };
     let (helped, detail) = helped(plan, remaining, world.measure.is_over(plan).await);
     Event::Judged { helped, detail }
 }
 
+/// What a reload or a command has set off goes on for a moment: what stands is looked at again until it is gone.
+async fn settled(plan: &Plan, leaked: &Leaked, world: &World) -> Result<Remaining, String> {
+    let is_at_once = plan.pivot().is_some_and(|step| matches!(plan.steps[step].step, Step::Restart { .. }));
+    let until = world.pace.elapsed() + if is_at_once { Duration::ZERO } else { SETTLES_WITHIN };
+    loop {
+        let found = world.measure.remaining(plan, leaked).await?;
+        if found.left == 0 || world.pace.elapsed() >= until {
+            return Ok(found);
+        }
+        world.pace.wait(LOOK_EVERY).await;
+    }
+}
+
 /// Helped: all of them are gone, and the breach is known to be over.
 fn helped(plan: &Plan, remaining: Result<Remaining, String>, over: Result<Truth, String>) -> (Helped, String) {
     let (gone, sockets) = match remaining {
         Err(why) => (Truth::Unknown, format!("what became of the leaked sockets could not be seen: {why}")),
-        Ok(remaining) => (gone(&remaining), became_of(plan, &remaining)),
+        Ok(mut remaining) => {
+            doubt_the_hidden(plan, &mut remaining);
+            (gone(&remaining), became_of(plan, &remaining))
+        }
     };
     let (over, condition) = match over {
         Ok(Truth::True) => (Truth::True, None),
@@ -53,6 +74,17 @@ fn helped(plan: &Plan, remaining: Result<Remaining, String>, over: Result<Truth,
         _ => Helped::Unknown,
     };
     (helped, [Some(sockets), condition].into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+/// Where the step closes connections itself, no table tells of what a hidden process may hold.
+fn doubt_the_hidden(plan: &Plan, remaining: &mut Remaining) {
+    let pivot = plan.pivot().map(|step| &plan.steps[step].step);
+    if let (Some(Step::CloseSockets { .. } | Step::Run { .. }), 1..) = (pivot, remaining.hidden) {
+        let hidden = remaining.hidden;
+        remaining.unseen.get_or_insert_with(|| {
+            format!("{hidden} processes could not be looked into (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
+        });
+    }
 }
 
 /// What is restarted, by its manager's name.
@@ -72,7 +104,7 @@ fn gone(remaining: &Remaining) -> Truth {
 }
 
 fn became_of(plan: &Plan, found: &Remaining) -> String {
-    let Remaining { of, left, holders, unheld, unseen } = found;
+    let Remaining { of, left, holders, unheld, unseen, .. } = found;
     let mut says = match (of, left, unseen) {
         (0, ..) => return "no socket was leaked just before".into(),
         (_, 0, None) => return format!("{of} of {of} leaked sockets are gone"),
@@ -138,7 +170,7 @@ mod tests {
     #[test]
     fn who_holds_what_is_left_is_said_with_what_frees_it() {
         let says = |holders: Vec<Holder>, unheld: usize| {
-            judged(Ok(Remaining { of: 60, left: 60, holders, unheld, unseen: None }), Ok(Truth::True)).1
+            judged(Ok(Remaining { of: 60, left: 60, holders, unheld, ..Remaining::default() }), Ok(Truth::True)).1
         };
         assert_eq!(
             judged(Ok(Remaining { of: 60, ..Remaining::default() }), Ok(Truth::True)).1,

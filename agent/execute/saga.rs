@@ -313,8 +313,7 @@ impl Saga {
             Helped::No => Reason::NotHelped,
             Helped::Unknown => Reason::Unverified,
         };
-        let says = format!("{}: {detail}", reason.says());
-        let detail = self.notes.iter().fold(says, |says, note| format!("{says}; {note}"));
+        let detail = self.notes.iter().fold(detail.to_owned(), |says, note| format!("{says}; {note}"));
         Ending { outcome: Outcome::Completed, reason, detail }
     }
 

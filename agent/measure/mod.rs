@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::model::socket::Quality;
-use crate::model::{Brief, Census, Readings, ServiceCensus, ServiceName, Signal};
+use crate::model::{Brief, Census, Reading, Readings, ServiceCensus, ServiceName, Signal};
 
 use exhaustion::Exhaustion;
 use growth::Growth;
@@ -153,7 +153,13 @@ impl Meter {
     /// These readings, with what is told by the service's sockets alone as it would be if it held these.
     pub fn with(&self, readings: Readings, held: &ServiceCensus) -> Readings {
         let held = ServiceCensus { established: None, descriptors: None, ..held.clone() };
-        self.counted(readings, &held, None)
+        let known = |signal| match readings.get(signal) {
+            Reading::Known(value) => Some(value),
+            Reading::Unknown => None,
+        };
+        let taken = known(Signal::CloseWait).map(|all| all - held.close_wait() as f64);
+        let host = known(Signal::HostCloseWait).zip(taken).map(|(host, taken)| host - taken);
+        self.counted(readings, &held, host)
     }
 
     fn counts(&self, held: &ServiceCensus, host: Option<f64>) -> Readings {

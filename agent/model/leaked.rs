@@ -76,6 +76,9 @@ pub struct Remaining {
     pub holders: Vec<Holder>,
     /// Those that stand, and that no process is seen to hold.
     pub unheld: usize,
+    /// Processes that could not be looked into. What one of them holds is listed by a table nevertheless, until keepalive or
+    /// SOCK_DESTROY ends that.
+    pub hidden: usize,
     /// Why not all could be looked for; then none that was not found counts as gone.
     pub unseen: Option<String>,
 }

@@ -111,13 +111,22 @@ impl Condition {
         }
     }
 
-    /// The least age of sockets in CLOSE_WAIT that it asks for; zero where it asks for none.
+    /// The least age of the sockets in CLOSE_WAIT that it can come to hold by; zero where it asks for none.
     pub fn least_age(&self) -> Duration {
-        let aged = |comparison: &Comparison| match comparison.signal {
-            Signal::CloseWaitAged(least) => Some(least),
-            _ => None,
-        };
-        self.comparisons().into_iter().filter_map(aged).min().unwrap_or_default()
+        self.age().unwrap_or_default()
+    }
+
+    /// `None` where it is not about them.
+    fn age(&self) -> Option<Duration> {
+        match self {
+            Self::Compare(comparison) => match comparison.signal {
+                Signal::CloseWaitAged(least) => Some(least),
+                signal if signal.to_string().contains("close_wait") => Some(Duration::ZERO),
+                _ => None,
+            },
+            Self::All(parts) => parts.iter().filter_map(Self::age).max(),
+            Self::Any(parts) => parts.iter().filter_map(Self::age).min(),
+        }
     }
 
     /// Every comparison in it, in the order written.

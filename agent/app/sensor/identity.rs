@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Sensor;
-use crate::attribute::HeldBy;
+use crate::attribute::{Found, HeldBy};
 use crate::collect::CollectError;
+use crate::model::census::Owned;
 use crate::model::leaked::why_they_stay;
 use crate::model::socket::{BlindSpot, Detail, Quality};
 use crate::model::{Brief, Holder, Leaked, NetNs, Readings, Remaining, ServiceName, SocketId};
@@ -28,11 +29,11 @@ impl Sensor {
         let held = census.services.remove(service).unwrap_or_default();
         let sending: HashSet<u64> = held.sockets().filter(|s| s.sending).map(|s| u64::from(s.inode)).collect();
         let is_leaked = |at_least: Duration| {
-            let of = |owned: &&crate::model::census::Owned| {
+            let of = |owned: &&Owned| {
                 owned.socket.age.unwrap_or_default() >= at_least
                     && (owned.socket.inode == 0 || !sending.contains(&owned.socket.inode))
             };
-            let id = |owned: &crate::model::census::Owned| SocketId {
+            let id = |owned: &Owned| SocketId {
                 namespace: owned.namespace,
                 cookie: owned.socket.cookie,
                 inode: owned.socket.inode,
@@ -54,18 +55,18 @@ impl Sensor {
             return Ok(Remaining { of, ..Remaining::default() });
         }
         self.collector.discover();
-        self.attributor.search_anew();
         let detail = self.listed()?;
         if let Quality::Partial { why } = &detail.snapshot.quality {
             return Err(why.clone());
         }
+        let listed = Listed::of(&detail);
+        let leaked = listed.as_accepted(leaked);
         let blind = detail.snapshot.blind_spots.iter().find(|spot| matches!(spot, BlindSpot::NotRead(_)));
-        let blind = blind.map(ToString::to_string);
+        let blind = blind.map(ToString::to_string).or_else(|| listed.cannot_tell(&leaked));
         let inodes = leaked.sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
-        let (held, unseen) = self.attributor.held_by(&inodes, self.clock.as_ref(), LOOK_WITHIN);
-        let is_own = |by: &HeldBy| self.attributor.is_of(&by.cgroup, service);
-        let found = became_of(leaked, &Listed::of(&detail), &held, is_own);
-        Ok(Remaining { unseen: blind.or(unseen), ..found })
+        let Found { by: held, hidden, unlisted } = self.attributor.held_by(&inodes, self.clock.as_ref(), LOOK_WITHIN);
+        let found = became_of(&leaked, &listed, &held, |by| self.attributor.is_of(by, service));
+        Ok(Remaining { unseen: blind.or(unlisted), hidden, ..found })
     }
 
     /// The service's sockets that processes of others alone hold, and what it would read without them; `None` where there are
@@ -85,8 +86,8 @@ impl Sensor {
         if not_own.is_empty() {
             return Ok(None);
         }
-        let (by, _) = self.attributor.held_by(&not_own, clock.as_ref(), LOOK_WITHIN);
-        let by: Vec<HeldBy> = by.into_iter().filter(|by| !self.attributor.is_of(&by.cgroup, service)).collect();
+        let Found { by, .. } = self.attributor.held_by(&not_own, clock.as_ref(), LOOK_WITHIN);
+        let by: Vec<HeldBy> = by.into_iter().filter(|by| !self.attributor.is_of(by, service)).collect();
         let elsewhere: HashSet<u64> = by.iter().flat_map(|by| by.inodes.iter().copied()).collect();
         if elsewhere.is_empty() {
             return Ok(None);
@@ -95,9 +96,9 @@ impl Sensor {
         let stays = |socket: &Brief| !elsewhere.contains(&u64::from(socket.inode));
         held.inbound.retain(stays);
         held.outbound.retain(stays);
-        let without = self.meter.with(readings, &held);
+        let (without, left) = (self.meter.with(readings, &held), held.close_wait());
         let holders = by.iter().map(|by| holder(by, by.inodes.len(), false)).collect();
-        Ok(Some(Elsewhere { of, sockets, holders, without }))
+        Ok(Some(Elsewhere { of, sockets, holders, left, without }))
     }
 
     fn listed(&mut self) -> Result<Detail, String> {
@@ -117,6 +118,8 @@ pub struct Elsewhere {
     of: usize,
     sockets: usize,
     holders: Vec<Holder>,
+    /// That others do not hold.
+    pub left: usize,
     /// What the service would read without them.
     pub without: Readings,
 }
@@ -137,6 +140,8 @@ struct Listed {
     by_cookie: HashMap<(NetNs, u64), u64>,
     /// The namespace and the cookie of each, by its inode: sockfs is one for all namespaces.
     by_inode: HashMap<u64, (NetNs, u64)>,
+    /// Those of which the source tells no cookies.
+    without_cookies: HashSet<NetNs>,
 }
 
 impl Listed {
@@ -150,18 +155,41 @@ impl Listed {
     }
 
     fn add(&mut self, SocketId { namespace, cookie, inode }: SocketId) {
-        if cookie != 0 {
-            self.by_cookie.insert((namespace, cookie), inode);
+        match cookie {
+            0 => _ = self.without_cookies.insert(namespace),
+            cookie => _ = self.by_cookie.insert((namespace, cookie), inode),
         }
         if inode != 0 {
             self.by_inode.insert(inode, (namespace, cookie));
         }
     }
 
+    /// The same sockets, those that were accepted meanwhile by the inodes that they have now.
+    fn as_accepted(&self, leaked: &Leaked) -> Leaked {
+        let now = |socket: &SocketId| match self.by_cookie.get(&(socket.namespace, socket.cookie)) {
+            Some(inode) if socket.inode == 0 => SocketId { inode: *inode, ..*socket },
+            _ => *socket,
+        };
+        Leaked { sockets: leaked.sockets.iter().map(now).collect(), ..leaked.clone() }
+    }
+
+    /// What waited in an accept queue has its cookie alone: why it cannot be known again, where cookies are not told.
+    fn cannot_tell(&self, leaked: &Leaked) -> Option<String> {
+        let untold = |socket: &&SocketId| {
+            let has_no_cookies = || self.without_cookies.contains(&socket.namespace);
+            socket.inode == 0 && (socket.cookie == 0 || has_no_cookies())
+        };
+        let count = leaked.sockets.iter().filter(untold).count();
+        (count > 0).then(|| format!("{count} of them waited in the accept queue, and /proc does not tell them apart"))
+    }
+
     /// Is this very socket listed? A cookie stays with it, also when it is accepted; by the inode alone where the source
     /// tells no cookies.
     fn lists(&self, socket: &SocketId) -> bool {
         match socket.cookie {
+            _ if self.without_cookies.contains(&socket.namespace) => {
+                self.by_inode.get(&socket.inode).is_some_and(|(namespace, _)| *namespace == socket.namespace)
+            }
             0 => self.by_inode.get(&socket.inode).is_some_and(|(namespace, _)| *namespace == socket.namespace),
             cookie => self.by_cookie.contains_key(&(socket.namespace, cookie)),
         }
@@ -195,7 +223,7 @@ fn became_of(leaked: &Leaked, listed: &Listed, held: &[HeldBy], is_own: impl Fn(
     let named = |by: &HeldBy| Some(holder(by, *holds.get(&by.pid)?, is_own(by)));
     let mut holders: Vec<Holder> = held.iter().filter_map(named).collect();
     holders.sort_by_key(|holder| (std::cmp::Reverse(holder.sockets), holder.pid));
-    Remaining { of: leaked.sockets.len(), left, holders, unheld, unseen: None }
+    Remaining { of: leaked.sockets.len(), left, holders, unheld, hidden: 0, unseen: None }
 }
 
 #[cfg(test)]
