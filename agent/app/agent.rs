@@ -16,7 +16,7 @@ use super::held::{self, Held};
 use super::pacing::every;
 use super::plans::{self, Proposal};
 use super::run::RunError;
-use super::sensor::{Effort, Look};
+use super::sensor::{Effort, Look, cautions::DISCOVER_EVERY};
 use super::{
     Wiring, approvals, breaker, control, explain, last_good, outbox, remind, resolve, supervised, sweep, words,
 };
@@ -45,8 +45,6 @@ pub struct Inbox {
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Where one of them did not answer: after a reboot the agent is often there before its registry is.
 const SWEEP_AGAIN: Duration = Duration::from_secs(10);
-/// How often the host's network namespaces are looked for.
-const DISCOVER_EVERY: Duration = Duration::from_secs(60);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
@@ -218,9 +216,8 @@ impl Agent {
                 self.last_failure = Some(error.to_string());
             }
         }
-        remind::of_latches(&self.wiring, &self.store);
-        remind::of_slots(&self.wiring, &self.store);
-        remind::of_lost_memory(&self.wiring, &self.store);
+        remind::of_all(&self.wiring, &self.store);
+        self.attention.remind(&self.wiring, &self.store);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due {
             let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };

@@ -3,15 +3,21 @@
 use std::mem::discriminant;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::Wiring;
 use super::pacing::Pacing;
 use super::sensor::{Effort, Look, Sensor};
+use super::unowned::{self, Unowned};
 use crate::collect::CollectError;
 use crate::config::Config;
 use crate::decide::possible::{AtMost, may_hold};
 use crate::model::socket::BlindSpot;
-use crate::model::{Reading, duration};
+use crate::model::{Caution, Reading, duration};
 use crate::store::Store;
+
+/// How often it is looked for what the counts do not say by themselves: some 10 µs a process.
+const SURVEY_EVERY: Duration = Duration::from_secs(600);
 
 /// What is remembered from one look to the next.
 #[derive(Debug)]
@@ -23,12 +29,27 @@ pub struct Attention {
     looked_whole: Option<i64>,
     /// What could not be seen then.
     not_seen: Vec<BlindSpot>,
+    /// What was no service's then, where a policy counts it.
+    unowned: Option<Unowned>,
+    told_of_unowned: Option<Timestamp>,
+    /// What the counts do not say by themselves, and when that was last looked for, since boot.
+    cautions: Vec<Caution>,
+    surveyed: Option<Duration>,
 }
 
 impl Attention {
     pub fn new(config: &Config) -> Self {
         let pacing = Pacing::new(config.host.interval, config.host.cpu_budget);
-        Self { pacing, spacing: pacing.period(), looked_whole: None, not_seen: Vec::new() }
+        Self {
+            pacing,
+            spacing: pacing.period(),
+            looked_whole: None,
+            not_seen: Vec::new(),
+            unowned: None,
+            told_of_unowned: None,
+            cautions: Vec::new(),
+            surveyed: None,
+        }
     }
 
     /// One look. `quiet`: no policy holds or counts as breached for anybody, and no saga is under way; then only what
@@ -45,6 +66,8 @@ impl Attention {
         if !gated {
             self.looked_whole = Some(minute);
             self.note_not_seen(&look.blind_spots);
+            self.unowned = unowned::of(&wiring.config, &look, sensor);
+            self.survey(sensor, wiring.host.clock.monotonic());
         }
         let (lengthened, before) = (self.is_lengthened(), self.period());
         self.pacing.spent(look.cost);
@@ -67,6 +90,36 @@ impl Attention {
             tracing::warn!("not seen: {spot}");
         }
         self.not_seen = blind_spots.to_vec();
+    }
+
+    /// Every few minutes: it goes through all processes.
+    fn survey(&mut self, sensor: &mut Sensor, now: Duration) {
+        if self.surveyed.is_some_and(|surveyed| now.saturating_sub(surveyed) < SURVEY_EVERY) {
+            return;
+        }
+        self.surveyed = Some(now);
+        let cautions = sensor.cautions_of_an_agent();
+        // Containers come and go: how many there are is for `status`.
+        let is_news = |caution: &&Caution| !matches!(caution, Caution::NewNamespaces { .. });
+        for caution in cautions.iter().filter(is_news).filter(|caution| !self.cautions.contains(caution)) {
+            tracing::warn!("mind: {caution}");
+        }
+        self.cautions = cautions;
+    }
+
+    /// Tells of what is no service's, where that is due.
+    pub fn remind(&mut self, wiring: &Wiring, store: &Store) {
+        unowned::remind(wiring, store, self.unowned.as_ref(), &mut self.told_of_unowned);
+    }
+
+    /// What was no service's at the last look at everything, where a policy counts it.
+    pub fn unowned(&self) -> Option<&Unowned> {
+        self.unowned.as_ref()
+    }
+
+    /// What the counts do not say by themselves.
+    pub fn cautions(&self) -> &[Caution] {
+        &self.cautions
     }
 
     /// What the last look at everything could not see.

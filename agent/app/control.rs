@@ -210,6 +210,8 @@ pub fn status(agent: &Agent) -> Reply {
         "host.close_wait": agent.last.as_ref().map(|look| look.host_close_wait),
         "passed_over_at_most": agent.last.as_ref().map(|look| look.passed_over.at_most),
         "looks_every": crate::model::duration::format(agent.attention.period()),
+        "cautions": agent.attention.cautions().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "of_no_service": agent.attention.unowned().map(ToString::to_string),
         "not_seen": agent.attention.not_seen().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "held": agent.held.iter().map(|((policy, service), held)| serde_json::json!({
             "policy": policy,

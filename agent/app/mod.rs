@@ -32,6 +32,7 @@ mod servers;
 pub mod slots;
 pub mod supervised;
 pub mod sweep;
+pub mod unowned;
 mod words;
 
 #[cfg(test)]

@@ -5,6 +5,13 @@ use super::{Wiring, words};
 use crate::model::{EventKind, IncidentId, Message, ServiceName, duration};
 use crate::store::{AGENT, Latch, Store};
 
+/// All of these, where they are due.
+pub fn of_all(wiring: &Wiring, store: &Store) {
+    of_latches(wiring, store);
+    of_slots(wiring, store);
+    of_lost_memory(wiring, store);
+}
+
 /// Reminds people of each latch that they were last told of a period ago.
 pub fn of_latches(wiring: &Wiring, store: &Store) {
     let (now, every) = (wiring.host.clock.now(), wiring.config.host.remind);

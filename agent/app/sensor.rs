@@ -1,5 +1,6 @@
 //! Collect, attribute, measure: one look at the host.
 
+pub mod cautions;
 mod closed;
 pub mod gentle;
 pub mod identity;

@@ -192,12 +192,21 @@ fn leaking(matches: &[ServiceMatch], snapshot: &Snapshot) -> HashSet<u64> {
     inodes.filter(|inode| *inode != 0).collect()
 }
 
+pub(super) fn named_by(pid_file: &Path) -> Option<u32> {
+    std::fs::read_to_string(pid_file).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The init, of which all else descends, or a thread of the kernel: no service's main process. A program that is the
+/// first of its pid namespace writes so into its pid file.
+pub(super) fn is_the_hosts_own(process: &Process) -> bool {
+    process.pid == 1 || process.is_the_kernels() == Ok(true)
+}
+
 /// The process that a pid file names; none where that process began after the file was written, since then the
-/// file is an old one and the pid has gone to another.
+/// file is an old one and the pid has gone to another, and none where it is the host's own.
 fn main_process(file: &Path, snapshot: &Snapshot, proc: &ProcRoot) -> Option<Process> {
-    let pid = std::fs::read_to_string(file).ok()?.split_ascii_whitespace().next()?.parse().ok()?;
     let written = std::fs::metadata(file).ok()?.mtime();
-    let process = proc.open(pid).ok()?;
+    let process = proc.open(named_by(file)?).ok().filter(|process| !is_the_hosts_own(process))?;
     let process_age = snapshot.monotonic.saturating_sub(process.started().ok()?);
     let file_age = Duration::from_secs(u64::try_from(snapshot.at.as_second() - written).unwrap_or(0));
     (process_age.as_secs_f64() + CLOCK_SLACK >= file_age.as_secs_f64()).then_some(process)

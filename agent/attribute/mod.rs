@@ -13,6 +13,7 @@ mod join_tests;
 mod membership;
 mod numbers;
 mod processes;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -41,6 +42,7 @@ use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
 pub use elsewhere::{Elsewhere, elsewhere};
 pub use everyone::{Found, HeldBy};
+pub use survey::Proxy;
 pub use unit::by_id as container_by_id;
 
 const MOST_SUBCGROUPS: usize = 1024; // of one service

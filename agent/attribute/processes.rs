@@ -246,6 +246,12 @@ impl Process {
         Ok(matches!(self.stat_field(3)?, 'Z' | 'X' | 'x'))
     }
 
+    /// A thread of the kernel's own.
+    pub fn is_the_kernels(&self) -> Result<bool, Unseen> {
+        const PF_KTHREAD: u64 = 0x0020_0000; // include/linux/sched.h
+        Ok(self.stat_field::<u64>(9)? & PF_KTHREAD != 0)
+    }
+
     pub fn parent(&self) -> Result<u32, Unseen> {
         self.stat_field(4)
     }
@@ -279,6 +285,11 @@ impl Process {
     /// What the kernel calls it, which is at most 15 bytes of it.
     pub fn comm(&self) -> Result<String, Unseen> {
         Ok(self.read("comm")?.trim_end_matches('\n').to_owned())
+    }
+
+    /// Its command line; empty for a thread of the kernel.
+    pub fn argv(&self) -> Result<Vec<String>, Unseen> {
+        Ok(self.read("cmdline")?.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
     }
 
     pub fn seen(&self) -> Result<Seen, Unseen> {

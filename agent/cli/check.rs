@@ -78,6 +78,9 @@ pub async fn check(arguments: Arguments) -> Outcome {
     let met = config.already_met();
     let caveats = wiring.ports.fleet.as_ref().map(|fleet| fleet.caveats()).unwrap_or_default();
     let restarts = plans::restart_caveats(&wiring).await;
+    // A configuration may be checked far from its host: there, nothing is found.
+    let cautions: Vec<String> =
+        wiring.sensor.free().await.cautions_of_an_agent().iter().map(ToString::to_string).collect();
     let registries = &wiring.ports.registries;
     let asked = if arguments.ask { wiring.ask_all().await } else { Vec::new() };
     if place.json {
@@ -103,7 +106,8 @@ pub async fn check(arguments: Arguments) -> Outcome {
         render::json(&json!({
             "ok": true, "policies": policies, "not_actionable": lacking, "fleet_cannot_promise": caveats,
             "restart_cannot_promise": restarts, "short_deadlines": short,
-            "labels_of_no_service": of_none, "random_ids": random_ids, "expectations_met_at_once": at_once,
+            "cautions": cautions, "labels_of_no_service": of_none, "random_ids": random_ids,
+            "expectations_met_at_once": at_once,
             "registries_cannot_promise": cannot, "certificates_end_soon": soon,
             "asked": asked.iter().map(asking::json).collect::<Vec<_>>(),
         }));
@@ -123,6 +127,9 @@ pub async fn check(arguments: Arguments) -> Outcome {
         }
         for (runbook, service, says) in &short {
             println!("{runbook} for {service}: {says}");
+        }
+        for caution in &cautions {
+            println!("mind: {caution}");
         }
         for caveat in caveats {
             println!("limit of the fleet: {caveat}");

@@ -16,7 +16,7 @@ use crate::app::sensor::{Effort, Look, Sensor};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::census::Stray;
-use crate::model::{Reading, Readings, ServiceName, Signal, duration};
+use crate::model::{Caution, Reading, Readings, ServiceName, Signal, duration};
 
 /// Long enough to be a leak, and no connection that is just being closed.
 const AGED: Signal = Signal::CloseWaitAged(Duration::from_secs(300));
@@ -89,15 +89,17 @@ pub async fn scan(arguments: Arguments) -> Outcome {
             }
         };
         let strays = sensor.strays(&look);
+        let mut cautions = sensor.cautions();
+        cautions.extend(sensor.behind_proxies());
         let text = match (arguments.place.json, every) {
-            (true, None) => format!("{:#}\n", value(&look, &strays)?),
-            (true, Some(_)) => format!("{}\n", value(&look, &strays)?),
-            (false, None) => table(&look, &strays, &asked),
+            (true, None) => format!("{:#}\n", value(&look, &strays, &cautions)?),
+            (true, Some(_)) => format!("{}\n", value(&look, &strays, &cautions)?),
+            (false, None) => table(&look, &strays, &cautions, &asked),
             (false, Some(_)) if std::io::stdout().is_terminal() => {
                 out::clear_screen();
-                table(&look, &strays, &asked)
+                table(&look, &strays, &cautions, &asked)
             }
-            (false, Some(_)) => format!("{}\n", table(&look, &strays, &asked)),
+            (false, Some(_)) => format!("{}\n", table(&look, &strays, &cautions, &asked)),
         };
         print!("{text}");
         out::finish()?;
@@ -143,7 +145,7 @@ fn ranked(look: &Look) -> Vec<(&ServiceName, &Readings)> {
     services
 }
 
-fn value(look: &Look, strays: &[Stray]) -> Result<Value, Failure> {
+fn value(look: &Look, strays: &[Stray], cautions: &[Caution]) -> Result<Value, Failure> {
     let host = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let services: Vec<Value> = ranked(look)
         .into_iter()
@@ -164,7 +166,8 @@ fn value(look: &Look, strays: &[Stray]) -> Result<Value, Failure> {
         "unattributed": look.unattributed.values().sum::<u64>(),
         "unattributed_reasons": reasons(look),
         "of_no_service": strays,
-        "not_seen": not_seen(look),
+        "not_seen": not_seen(look, cautions),
+        "cautions": mind(cautions),
         "source": look.source,
         "complete": look.measurements.untrusted.is_none(),
     }))
@@ -176,8 +179,9 @@ fn reasons(look: &Look) -> std::collections::BTreeMap<&'static str, u64> {
 }
 
 /// What could not be seen, and which capability would show it.
-fn not_seen(look: &Look) -> Vec<String> {
-    let mut spots: Vec<String> = look.blind_spots.iter().map(ToString::to_string).collect();
+fn not_seen(look: &Look, cautions: &[Caution]) -> Vec<String> {
+    let blind = cautions.iter().filter(|caution| caution.is_blindness()).map(ToString::to_string);
+    let mut spots: Vec<String> = look.blind_spots.iter().map(ToString::to_string).chain(blind).collect();
     if !nix::unistd::geteuid().is_root() {
         spots.push(
             "descriptors of other users' processes, since this is not root: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
@@ -188,7 +192,12 @@ fn not_seen(look: &Look) -> Vec<String> {
     spots
 }
 
-fn table(look: &Look, strays: &[Stray], asked: &[Signal]) -> String {
+/// What the counts do not say by themselves.
+fn mind(cautions: &[Caution]) -> Vec<String> {
+    cautions.iter().filter(|caution| !caution.is_blindness()).map(ToString::to_string).collect()
+}
+
+fn table(look: &Look, strays: &[Stray], cautions: &[Caution], asked: &[Signal]) -> String {
     let columns = [
         (">CLOSE_WAIT", Signal::CloseWait),
         (">OVER 5m", AGED),
@@ -243,11 +252,10 @@ fn table(look: &Look, strays: &[Stray], asked: &[Signal]) -> String {
     if strays.len() > MOST_STRAYS {
         let _ = writeln!(text, "  and {} more; see --json", strays.len() - MOST_STRAYS);
     }
-    let not_seen = not_seen(look);
-    if !not_seen.is_empty() {
-        text.push_str("\nNot seen:\n");
-        for spot in &not_seen {
-            let _ = writeln!(text, "  {spot}");
+    for (heading, lines) in [("Mind", mind(cautions)), ("Not seen", not_seen(look, cautions))] {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n{heading}:");
+            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
         }
     }
     text

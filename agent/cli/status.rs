@@ -153,6 +153,12 @@ fn say_agent(agent: Option<&Value>) {
     if let Some(failure) = agent["last_failure"].as_str() {
         println!("NOT MEASURING: {failure}");
     }
+    if let Some(unowned) = agent["of_no_service"].as_str() {
+        println!("NO OWNER: {unowned}");
+    }
+    for caution in agent["cautions"].as_array().into_iter().flatten() {
+        println!("MIND: {}", caution.as_str().unwrap_or_default());
+    }
     for spot in agent["not_seen"].as_array().into_iter().flatten() {
         println!("NOT SEEN: {}", spot.as_str().unwrap_or_default());
     }

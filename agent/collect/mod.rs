@@ -30,7 +30,7 @@ use gather::{ByCgroup, Gather, Leaks, MOST_UNASKED};
 use ledger::Ledger;
 use namespaces::{Discovery, EnterError, MOUNTS, Namespace, discover};
 use reader::{Reader, Source, Wanted};
-use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, LISTEN};
+use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_2, LISTEN};
 
 /// How often every socket is asked whether it still sends; between, only those that are new, or did send, or come to an age
 /// that counts.
@@ -320,6 +320,16 @@ impl Collector {
             }
         }
         Ok((all, mptcp))
+    }
+
+    /// Sockets of our own namespace that have closed their side and wait for the peer to close its own (FIN_WAIT_2).
+    pub fn waiting_for_the_peer(&mut self) -> Result<Vec<TableRow>, CollectError> {
+        Ok(self.rows(Wanted { states: 1 << FIN_WAIT_2, info: false }, &[self.own_namespace()].into())?.0)
+    }
+
+    /// How many network namespaces are known beside our own.
+    pub fn namespaces_beside(&self) -> usize {
+        self.namespaces.namespaces.len().saturating_sub(1)
     }
 
     /// Our own network namespace.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 /// TCP states as the kernel numbers them (`include/net/tcp_states.h`); a set of states is a mask of `1 << state`.
 pub(super) const ESTABLISHED: u8 = 1;
+pub(super) const FIN_WAIT_2: u8 = 5;
 pub(super) const CLOSE_WAIT: u8 = 8;
 pub(super) const LISTEN: u8 = 10;
 /// `ESTABLISHED` (1) to `CLOSING` (11).

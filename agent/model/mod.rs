@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod caution;
 pub mod census;
 pub mod duration;
 pub mod incident;
@@ -19,6 +20,7 @@ pub mod socket;
 pub mod tls;
 pub mod window;
 
+pub use caution::Caution;
 pub use census::{Census, Owner, ServiceCensus};
 pub use incident::{IncidentId, Marker, Outcome, Trigger};
 pub use leaked::{Holder, Leaked, Remaining, SocketId};

@@ -37,3 +37,4 @@ mod signals;
 mod stopped;
 mod traffic;
 mod unbelieved;
+mod unowned;

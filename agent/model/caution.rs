@@ -1,0 +1,84 @@
+//! What a count does not say by itself: services that share what the configuration tells apart, and what runs where no
+//! count reaches. Found by the attributor's survey; shown by `scan`, `check` and `status`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{ServiceName, duration};
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caution {
+    /// One process listens on ports that the configuration gives to several services.
+    OneProcess { services: Vec<ServiceName>, pid: u32, comm: String },
+    /// Processes of the name that the configuration gives run in several containers, or in one and outside of it.
+    SeveralPlaces { service: ServiceName, name: String, places: Vec<String> },
+    /// The pid file names the host's own process: a program inside a container writes the number that it has there.
+    HostsOwn { service: ServiceName, pid_file: PathBuf, pid: u32 },
+    /// There are so many network namespaces beside the host's own; a new one is found within this time.
+    NewNamespaces { beside: usize, within: Duration },
+    /// A port of the service is listened on in so many other network namespaces too.
+    ElsewhereToo { service: ServiceName, port: u16, namespaces: usize },
+    /// A container whose connections are its runtime's own, and not the kernel's.
+    NotTheKernels { container: String, runtime: &'static str },
+    /// So many connections of a container's userland proxy wait for the container to close its side.
+    BehindAProxy { container: SocketAddr, host_port: String, connections: usize },
+}
+
+impl Caution {
+    /// Nothing at all is seen of it.
+    pub fn is_blindness(&self) -> bool {
+        matches!(self, Self::NotTheKernels { .. })
+    }
+}
+
+impl fmt::Display for Caution {
+    /// What is so, what it means for the counts, what to do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneProcess { services, pid, comm } => {
+                let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
+                // A process may call itself anything, over several lines too.
+                let (names, comm) = (names.join(" and "), comm.escape_debug());
+                write!(
+                    f,
+                    "{names} are one process, {pid} ({comm}), which listens on the ports of all of them; all that it \
+                     holds counts for one of them: make them one service under `services:`"
+                )
+            }
+            Self::SeveralPlaces { service, name, places } => write!(
+                f,
+                "{service} counts processes named `{name}` of {} together; containers are services without being \
+                 named: take `match: {{ process }}` away, or name a path that only one of them has",
+                places.join(", ")
+            ),
+            Self::HostsOwn { service, pid_file, pid } => write!(
+                f,
+                "{service}: {} names pid {pid}, which is the host's own and no service's; nothing is counted by this file. \
+                 A program in a container writes the number that it has inside: the container is a service by itself",
+                pid_file.display()
+            ),
+            Self::NewNamespaces { beside, within } => write!(
+                f,
+                "{beside} network namespaces beside the host's own; what a new one holds (a container that starts, \
+                 PrivateNetwork=) is seen within {}",
+                duration::format(*within)
+            ),
+            Self::ElsewhereToo { service, port, namespaces } => write!(
+                f,
+                "{service}: port {port} is listened on in {namespaces} other network namespaces too; \
+                 `match: {{ ports }}` counts in the host's own alone"
+            ),
+            Self::NotTheKernels { container, runtime } => write!(
+                f,
+                "connections inside {container}: {runtime} keeps them to itself, and the host's kernel does not show them"
+            ),
+            Self::BehindAProxy { container, host_port, connections } => write!(
+                f,
+                "{connections} connections of docker-proxy (host port {host_port}) wait for the container's {container} \
+                 to close its side (FIN_WAIT_2): the leak is inside that container"
+            ),
+        }
+    }
+}
