@@ -19,7 +19,6 @@ mod tests;
 mod unit;
 pub mod workers;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -28,7 +27,7 @@ use std::time::Duration;
 use globset::GlobMatcher;
 
 use crate::clock::Clock;
-use crate::model::census::{Descriptors, NoOwner, Owned, Stray, StrayAt};
+use crate::model::census::{Descriptors, NoOwner, Owned};
 use crate::model::socket::Quality;
 use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Snapshot};
 
@@ -306,25 +305,6 @@ impl Attributor {
             (Owner::Nobody(why), _) => Err(why),
             (Owner::Service(_), None) => Err(NoOwner::NotAService),
         }
-    }
-
-    /// Where the last look found the sockets that are no service's, most first; `by_cgroup` as its census has them.
-    pub fn strays(&mut self, by_cgroup: &BTreeMap<u64, u64>) -> Vec<Stray> {
-        let counts = |inode: u64| !self.searched_listeners.contains(&inode);
-        let searched = self.searched.of_no_service(&|path| self.place(path), counts);
-        let named = |(seen, sockets): (Seen, u64)| {
-            let comm = self.proc.reopen(seen).and_then(|process| process.comm()).ok()?;
-            Some(Stray { sockets, at: StrayAt::Process { pid: seen.pid, comm } })
-        };
-        let mut strays: Vec<Stray> = searched.into_iter().filter_map(named).collect();
-        for (id, sockets) in by_cgroup {
-            // Where the cgroup tells nothing, the search has found the processes.
-            if let Some(cgroup) = self.cgroups.path(*id).filter(|path| unit::tells(path)) {
-                strays.push(Stray { sockets: *sockets, at: StrayAt::Cgroup { cgroup: cgroup.into() } });
-            }
-        }
-        strays.sort_by_key(|stray| Reverse(stray.sockets));
-        strays
     }
 
     /// Which of the service's processes hold how many of the given sockets; those that hold none are left out.

@@ -2,14 +2,16 @@
 //! containers whose connections the kernel does not have. Called by `scan`, `check` and, every few minutes, by the agent; no tick
 //! needs it: it goes once through all processes, some 10 µs each, within the budget of an attribution.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::caution::Caution;
+use crate::model::census::{Stray, StrayAt};
 use crate::model::{Listener, NetNs, ServiceName};
 
 use super::configured::{is_the_hosts_own, named_by};
-use super::processes::{Budget, Process};
+use super::processes::{Budget, Process, Seen};
 use super::{Attributor, unit};
 
 /// What is outside of all containers, beside their names.
@@ -31,6 +33,25 @@ impl Attributor {
         cautions.extend(self.one_process(listeners, own));
         cautions.extend(self.of_processes());
         cautions
+    }
+
+    /// Where the last look found the sockets that are no service's, most first; `by_cgroup` as its census has them.
+    pub fn strays(&mut self, by_cgroup: &BTreeMap<u64, u64>) -> Vec<Stray> {
+        let counts = |inode: u64| !self.searched_listeners.contains(&inode);
+        let searched = self.searched.of_no_service(&|path| self.place(path), counts);
+        let named = |(seen, sockets): (Seen, u64)| {
+            let comm = self.proc.reopen(seen).and_then(|process| process.comm()).ok()?;
+            Some(Stray { sockets, at: StrayAt::Process { pid: seen.pid, comm } })
+        };
+        let mut strays: Vec<Stray> = searched.into_iter().filter_map(named).collect();
+        for (id, sockets) in by_cgroup {
+            // Where the cgroup tells nothing, the search has found the processes.
+            if let Some(cgroup) = self.cgroups.path(*id).filter(|path| unit::tells(path)) {
+                strays.push(Stray { sockets: *sockets, at: StrayAt::Cgroup { cgroup: cgroup.into() } });
+            }
+        }
+        strays.sort_by_key(|stray| Reverse(stray.sockets));
+        strays
     }
 
     /// Is any service found by its ports?
