@@ -65,7 +65,8 @@ fn each_fault_ends_as_it_should() {
         }
         RegistersLate | RegistersLateInTraffic | FailsItsCheck => (Completed, Reason::Recovered),
         PutBackWhileDrained | ClientsSlow => (Completed, Reason::Recovered),
-        NotHelped | CannotBeMeasuredAtTheEnd => (Completed, Reason::NotHelped),
+        NotHelped => (Completed, Reason::NotHelped),
+        CannotBeMeasuredAtTheEnd => (Completed, Reason::Unverified),
         EvidenceNotKept => (Unwound, Reason::EvidenceNotKept),
         RefusedAtFirst | RefusedAtSecond => (Unwound, Reason::GuardRefused),
         DrainRefused | DrainAnswerLost | FullOnceDrained => (Unwound, Reason::DrainFailed),
