@@ -140,7 +140,10 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
         crash::point("slot", "releasing");
         let released = match &ports.fleet {
             Some(fleet) => fleet.release(&scope, &incident.0).await,
-            None => Err(FleetError::Refused("agent.yaml names no store that could be asked to take it back".into())),
+            None => Err(FleetError::Refused(
+                "the fleet's store cannot be asked: agent.yaml names none, or it could not be read at the last start"
+                    .into(),
+            )),
         };
         crash::point("slot", "released");
         let noted = match released {

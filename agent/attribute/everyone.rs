@@ -57,8 +57,6 @@ pub(super) fn held(proc: &ProcRoot, wanted: &HashSet<u64>, clock: &dyn Clock, wi
     });
     // Under hidepid not even process 1 is listed.
     let complete = complete && proc.open(1).is_ok();
-    // Under hidepid not even process 1 is listed.
-    let complete = complete && proc.open(1).is_ok();
     let is_late = clock.monotonic() >= began + within;
     let unlisted =
         (!complete || is_late).then(|| "not all processes are listed here, or could be looked into in time".into());

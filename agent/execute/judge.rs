@@ -32,10 +32,18 @@ pub async fn judged(saga: &Saga, world: &World) -> Event {
     let plan = saga.plan();
     let remaining = match saga.leaked() {
         Ok(leaked) => settled(plan, &leaked, world).await,
-        Err(why) => Err(format!("which were leaked before is not known: {why}")),
+        Err(why) => Err(format!("the incident does not know which were leaked: {why}")),
     };
     let (helped, detail) = helped(plan, remaining, world.measure.is_over(plan).await);
     Event::Judged { helped, detail }
+}
+
+/// What says that the breach is not over.
+fn condition(plan: &Plan) -> &'static str {
+    match plan.clear {
+        Some(_) => "`clear` does not hold",
+        None => "condition is not over",
+    }
 }
 
 /// What a reload or a command has set off goes on for a moment: what stands is looked at again until it is gone.
@@ -62,7 +70,7 @@ fn helped(plan: &Plan, remaining: Result<Remaining, String>, over: Result<Truth,
     };
     let (over, condition) = match over {
         Ok(Truth::True) => (Truth::True, None),
-        Ok(Truth::False) => (Truth::False, Some("the policy's condition holds as before".to_owned())),
+        Ok(Truth::False) => (Truth::False, Some(format!("the policy's {} yet", condition(plan)))),
         Ok(Truth::Unknown) => (Truth::Unknown, Some("whether the policy's condition holds is unknown".to_owned())),
         Err(why) => {
             (Truth::Unknown, Some(format!("whether the policy's condition holds could not be measured: {why}")))
@@ -106,7 +114,7 @@ fn gone(remaining: &Remaining) -> Truth {
 fn became_of(plan: &Plan, found: &Remaining) -> String {
     let Remaining { of, left, holders, unheld, unseen, .. } = found;
     let mut says = match (of, left, unseen) {
-        (0, ..) => return "no socket was leaked just before".into(),
+        (0, ..) => return "no leaked socket was left when the step began".into(),
         (_, 0, None) => return format!("{of} of {of} leaked sockets are gone"),
         (_, 0, Some(why)) => return format!("whether {of} leaked sockets are gone could not be seen: {why}"),
         (_, _, None) => format!("{left} of {of} leaked sockets still stand"),
@@ -118,7 +126,7 @@ fn became_of(plan: &Plan, found: &Remaining) -> String {
     }
     if *unheld > 0 {
         who.push(format!(
-            "{unheld} held by no descriptor that can be seen (one in flight over a unix socket, for example)"
+            "{unheld} held by no descriptor that can be seen (in an accept queue, or in flight over a unix socket, for example)"
         ));
     }
     says.push_str(": ");
@@ -179,7 +187,7 @@ mod tests {
         let systemd = says(vec![holder(1, false), holder(812, true)], 0);
         assert!(systemd.starts_with("60 of 60 leaked sockets still stand: 60 held by pid 1 (leak\\ny, "), "{systemd}");
         assert!(systemd.contains("fd store") && systemd.contains("`systemctl stop rpc-order.service`"), "{systemd}");
-        assert!(says(vec![holder(812, true)], 0).ends_with("or was handed them again"));
+        assert!(says(vec![holder(812, true)], 0).ends_with("or were handed them again"));
         assert!(says(vec![holder(813, false)], 0).ends_with("close them or end"));
         let many = says((2..12).map(|pid| holder(pid, false)).collect(), 0);
         assert!(many.contains("and 5 more processes"), "{many}");

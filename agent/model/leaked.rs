@@ -117,7 +117,7 @@ pub fn why_they_stay(unit: &str, holders: &[Holder]) -> Option<String> {
     match holders {
         [] => None,
         _ if holders.iter().all(|holder| holder.own) => {
-            Some("the service holds them as before, or was handed them again".into())
+            Some("the service's own processes hold them: these were not ended, or were handed them again".into())
         }
         _ => Some("they are freed once these processes close them or end".into()),
     }

@@ -33,7 +33,7 @@ pub async fn apply(
         Some(0) => Ok(Done::saying(format!("{closed} sockets were closed{more}, and their descriptors are free"))),
         Some(leaked) => not_helped(format!(
             "{closed} sockets were closed{more}, but {leaked} of their descriptors STAY LEAKED: the service holds them in \
-             state CLOSE, where no look shows them; only the program itself, or its end, frees them"
+             state CLOSE, where they count against its limit (`fd.closed`); a restart frees them"
         )),
         None => Ok(Done {
             helped: Some(Helped::Unknown),

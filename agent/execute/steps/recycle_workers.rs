@@ -104,7 +104,8 @@ pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Re
             let deaf = match deaf.as_slice() {
                 [] => String::new(),
                 deaf => format!(
-                    "; pid {} were asked to end before, live on, and count as gone: `kill_after` of the runbook ends them",
+                    "; pid {} were asked to end before, live on, and count as gone: set `kill_after` in the runbook, or end them \
+                     by hand",
                     pids(deaf.iter().copied())
                 ),
             };

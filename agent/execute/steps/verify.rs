@@ -1,6 +1,6 @@
 //! `verify`: watch the service in traffic for `soak`, healthy throughout, and then expect its signals to be so.
 //! Unhealthy: it is taken out again. Healthy but leaking: `not_helped`, and it stays in traffic. What became of the leaked
-//! sockets is looked at once every step is done (`execute::verdict`), with this step or without.
+//! sockets is looked at once every step is done (`execute::judge`), with this step or without.
 
 use std::time::Duration;
 
@@ -46,7 +46,9 @@ pub async fn apply(saga: &Saga, soak: Duration, expect: &[Comparison], world: &W
         (_, []) => format!("healthy for {soaked}, and every expectation holds"),
         (_, unmet) => format!("healthy for {soaked}, but {}", unmet.join(", ")),
     };
-    Ok(Done { helped: Some(helped), ..Done::saying(says) })
+    // The end is about the sockets; why else it did not help stands beside them.
+    let note = (!unmet.is_empty()).then(|| format!("`verify` expected more: {}", unmet.join(", ")));
+    Ok(Done { helped: Some(helped), note, ..Done::saying(says) })
 }
 
 /// The first binding that clients do not find, by an answer of the view that they read.

@@ -19,7 +19,7 @@ use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
 use crate::execute::world::Pace;
 use crate::model::plan::Binding;
-use crate::model::{IncidentId, Marker, Outcome, RedisLayout, RedisProfile};
+use crate::model::{IncidentId, Marker, Outcome, RedisLayout, RedisProfile, Step};
 use crate::ports::fleet::{self, Acquired, Fleet};
 use crate::ports::registry::redis::Redis;
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
@@ -153,6 +153,12 @@ async fn host(name: &'static str, set_up: &TestSentinels, shared: Arc<Shared>) -
         let mut world = fakes::world(&scene);
         let mut plan = fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing));
         plan.incident = IncidentId(incident.clone());
+        // Of the machine's time and not of the service's, which is well at once.
+        for planned in &mut plan.steps {
+            if let Step::HealthCheck { timeout, .. } = &mut planned.step {
+                *timeout = Duration::from_secs(60) * FASTER;
+            }
+        }
         plan.target.bindings = vec![Binding::new("redis", format!("{SERVICE}/{name}"))];
         plan.fleet_scope = Some(SERVICE.into());
         plan.guards.fleet_slots = Some(1);
