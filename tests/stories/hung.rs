@@ -129,7 +129,7 @@ fn workers_that_do_not_end_are_told_and_cost_the_service_nothing_more() {
     let (ended, shown) = act(&lab);
     assert_ended(&ended, "completed", "not_helped", &shown);
     assert!(shown.contains("2 must serve (`floor: 50%`) and 2 do, so only 0 were ended"), "{shown}");
-    assert!(shown.contains("`kill_after` of the runbook ends them"), "{shown}");
+    assert!(shown.contains("set `kill_after` in the runbook"), "{shown}");
     assert_eq!((workers(&lab), answers(&lab)), (all.clone(), 20));
 
     // Where they are killed, those that were asked before go first, and all four serve again.
