@@ -1,7 +1,7 @@
 //! Half-closed by design is no leak: a real HAProxy between clients that have shut down their side and a server that sends
 //! them an event now and then. Without the lab: it changes nothing.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
@@ -19,6 +19,8 @@ const SERVICE: &str = "process:haproxy";
 const STREAMS: usize = 20;
 /// Longer than what counts as still being sent, 10 s.
 const EVENT_EVERY: Duration = Duration::from_secs(11);
+/// What the server says to each at once.
+const GREETING: &[u8] = b"event: here\n\n";
 const SOON: Duration = Duration::from_secs(30);
 
 struct Running(Child);
@@ -39,7 +41,13 @@ impl Events {
         let address = listener.local_addr().unwrap();
         let (ends, streams) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::<TcpStream>::new())));
         let accepted = Arc::clone(&streams);
-        thread::spawn(move || listener.incoming().for_each(|stream| accepted.lock().unwrap().push(stream.unwrap())));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.write_all(GREETING);
+                accepted.lock().unwrap().push(stream);
+            }
+        });
         let ended = Arc::clone(&ends);
         thread::spawn(move || {
             for turn in (0..STREAMS).cycle() {
@@ -84,7 +92,12 @@ fn streams_whose_clients_have_shut_down_their_side_never_grow_old() {
 
     let first = wait_until("HAProxy to listen", SOON, || TcpStream::connect(port).ok());
     let streams: Vec<_> = (1..STREAMS).map(|_| TcpStream::connect(port).unwrap()).chain([first]).collect();
-    streams.iter().for_each(|stream| stream.shutdown(Shutdown::Write).unwrap());
+    for mut stream in &streams {
+        // HAProxy gives up a client that shuts down its side before the server is reached.
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.read_exact(&mut [0; GREETING.len()]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
 
     let host = format!(
         "interval: 1s\nwarm_up: 0s\nstate: {}\nservices:\n  - service: {SERVICE}\n    match: {{ ports: [{}] }}\n",
