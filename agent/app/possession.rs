@@ -13,7 +13,6 @@ use super::hands::Senses;
 use super::sensor::apart;
 use crate::decide::guards::Possession;
 use crate::execute::world::Measure;
-use crate::model::plan::Restart;
 use crate::model::{Incarnation, Plan, ServiceName, Truth};
 use crate::store::Store;
 
@@ -50,12 +49,8 @@ impl Holders {
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
         let holds = plan.when.truth(&readings);
         let Some(found) = apart(move || sensor.lock().elsewhere(&service, readings)).await? else { return Ok(None) };
-        let unit = match &plan.target.restart {
-            Some(Restart::Systemd { unit, .. }) => unit,
-            _ => plan.target.service.as_str(),
-        };
         // Where it leaks nothing else, no remedy of it ends the breach, whatever the condition asks.
         let ends = holds == Truth::True && plan.when.truth(&found.without) == Truth::False;
-        Ok((found.left == 0 || ends).then(|| found.says(unit)))
+        Ok((found.left == 0 || ends).then(|| found.says(plan.restarted())))
     }
 }

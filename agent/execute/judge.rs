@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::saga::{Event, Helped, LEAKED, Saga};
 use super::world::World;
 use crate::model::leaked::why_they_stay;
-use crate::model::plan::Restart;
 use crate::model::{Leaked, Plan, Remaining, Step, Truth};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -95,14 +94,6 @@ fn doubt_the_hidden(plan: &Plan, remaining: &mut Remaining) {
     }
 }
 
-/// What is restarted, by its manager's name.
-fn unit(plan: &Plan) -> &str {
-    match &plan.target.restart {
-        Some(Restart::Systemd { unit, .. }) => unit,
-        _ => plan.target.service.as_str(),
-    }
-}
-
 fn gone(remaining: &Remaining) -> Truth {
     match remaining {
         Remaining { left: 1.., .. } => Truth::False,
@@ -131,7 +122,7 @@ fn became_of(plan: &Plan, found: &Remaining) -> String {
     }
     says.push_str(": ");
     says.push_str(&who.join(", "));
-    if let Some(why) = why_they_stay(unit(plan), holders) {
+    if let Some(why) = why_they_stay(plan.restarted(), holders) {
         says.push_str("; ");
         says.push_str(&why);
     }

@@ -193,6 +193,14 @@ impl Plan {
         Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// What is restarted, by the name that its manager knows it by.
+    pub fn restarted(&self) -> &str {
+        match &self.target.restart {
+            Some(Restart::Systemd { unit, .. }) => unit,
+            _ => self.target.service.as_str(),
+        }
+    }
+
     /// The index of the first step past which there is no way back.
     pub fn pivot(&self) -> Option<usize> {
         self.steps.iter().position(|planned| planned.effect == Effect::Pivot)

@@ -276,6 +276,26 @@ pub fn wait_for_end(lab: &Lab, deadline: Duration) -> Value {
     })
 }
 
+/// Waits until each of these services has an incident of `close-wait-leak` that has ended, and returns two words of each.
+pub fn wait_for_ends(
+    lab: &Lab,
+    services: &[&str],
+    deadline: Duration,
+    [one, other]: [&str; 2],
+) -> BTreeMap<String, (String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    wait_until_seen(&format!("the incidents of {services:?} to end"), deadline, || {
+        let incidents = history(lab);
+        let ended = incidents.iter().filter(|row| row["ended"].is_string() && row["policy"] == "close-wait-leak");
+        let ended: BTreeMap<String, (String, String)> =
+            ended.map(|row| (text(&row["service"]), (text(&row[one]), text(&row[other])))).collect();
+        match services.iter().all(|service| ended.contains_key(*service)) {
+            true => Ok(ended),
+            false => Err(format!("{incidents:#?}\n{}", lab.journal(UNIT))),
+        }
+    })
+}
+
 fn steps(lab: &Lab, incident: &Value) -> String {
     unwait(lab, &["show", incident["incident"].as_str().unwrap_or_default()]).all()
 }

@@ -1,6 +1,5 @@
 //! What a restart came to, by the sockets themselves: wherever they were held, the end says what became of each of them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,21 +22,6 @@ fn write(lab: &Lab, webhook: &Webhook<'_>) {
     let host = "interval: 1s\ncpu_budget: 100%\nrestart_grace: 0s\nmax_parallel: 4\nevidence: { min_free: 1MiB }\nnotify:\n  - to: \
          { generic: { url_file: ${CREDENTIALS_DIRECTORY}/webhook, key_file: ${CREDENTIALS_DIRECTORY}/webhook-key } }\n";
     Etc::shipped().with(HOST, host).with(POLICY, policy).with("runbooks/restart-in-place.yaml", RUNBOOK).write(lab);
-}
-
-/// Waits until each of these has an incident that has ended: its reason, and what is said of it.
-fn wait_for_ends(lab: &Lab, services: &[&str]) -> BTreeMap<String, (String, String)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    wait_until_seen(&format!("the incidents of {services:?} to end"), SOON, || {
-        let incidents = agent::history(lab);
-        let ended = incidents.iter().filter(|one| one["ended"].is_string() && one["policy"] == "close-wait-leak");
-        let ended: BTreeMap<String, (String, String)> =
-            ended.map(|one| (text(&one["service"]), (text(&one["reason"]), text(&one["detail"])))).collect();
-        match services.iter().all(|service| ended.contains_key(*service)) {
-            true => Ok(ended),
-            false => Err(format!("{incidents:#?}\n{}", lab.journal(agent::UNIT))),
-        }
-    })
 }
 
 #[test]
@@ -68,7 +52,7 @@ fn the_end_says_of_each_leaked_socket_whether_it_is_gone_and_who_holds_what_is_l
 
     let restarted = ["here", "stored", "shared", "ring", "thread", "apart"].map(|name| format!("leak-{name}.service"));
     let restarted: Vec<&str> = restarted.iter().map(String::as_str).collect();
-    let ends = wait_for_ends(&lab, &restarted);
+    let ends = agent::wait_for_ends(&lab, &restarted, SOON, ["reason", "detail"]);
     let says = |name: &str, reason: &str, words: &[&str]| {
         let (ended, detail) = &ends[&format!("leak-{name}.service")];
         assert_eq!(ended, reason, "{name}: {detail}\n{}", lab.journal(agent::UNIT));

@@ -7,8 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::lab::agent::{self, Etc, HOST, POLICY, unwait};
 use crate::lab::deadline::wait_until_seen;
 use crate::lab::installed::installed;
@@ -42,17 +40,7 @@ fn write(lab: &Lab, webhook: &Webhook<'_>, services: &str, host: &str) {
 
 /// Waits until each of these has an incident that has ended: its outcome and reason.
 fn wait_for_ends(lab: &Lab, services: &[&str]) -> BTreeMap<String, (String, String)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    wait_until_seen(&format!("the incidents of {services:?} to end"), SOON, || {
-        let incidents = agent::history(lab);
-        let ended = incidents.iter().filter(|one| one["ended"].is_string() && one["policy"] == "close-wait-leak");
-        let ended: BTreeMap<String, (String, String)> =
-            ended.map(|one| (text(&one["service"]), (text(&one["outcome"]), text(&one["reason"])))).collect();
-        match services.iter().all(|service| ended.contains_key(*service)) {
-            true => Ok(ended),
-            false => Err(format!("{incidents:#?}\n{}", lab.journal(agent::UNIT))),
-        }
-    })
+    agent::wait_for_ends(lab, services, SOON, ["outcome", "reason"])
 }
 
 fn outcome<'a>(ends: &'a BTreeMap<String, (String, String)>, service: &str) -> (&'a str, &'a str) {
