@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 17] = [
+const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("trust", &[]),
     ("clock", &[]),
@@ -24,14 +24,29 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
     ("serve", &["model"]),
     ("decide", &["model", "clock", "store", "ports", "crash"]),
     ("execute", &["model", "clock", "store", "ports", "crash"]),
+    ("sense", &["model", "clock", "collect", "attribute", "measure", "config", "decide::possible", "execute::world"]),
+    ("wiring", &BELOW_THE_WIRING),
+    ("daemon", &BELOW_THE_DAEMON),
     (
         "cli",
-        &["app", "config", "model", "store", "clock", "decide::rehearse", "execute::saga", "execute::tell", "collect"],
+        &[
+            "daemon",
+            "wiring",
+            "sense",
+            "config",
+            "model",
+            "store",
+            "clock",
+            "decide::rehearse",
+            "execute::saga",
+            "execute::tell",
+            "collect",
+        ],
     ),
-    ("app", &EVERYTHING),
 ];
 
-const EVERYTHING: [&str; 16] = [
+const BELOW_THE_WIRING: [&str; 14] = [
+    "sense",
     "model",
     "trust",
     "clock",
@@ -39,16 +54,17 @@ const EVERYTHING: [&str; 16] = [
     "crash",
     "collect",
     "attribute",
-    "measure",
     "config",
     "store",
     "ports",
     "evidence",
     "decide",
     "execute",
-    "serve",
-    "cli",
 ];
+
+/// Of `ports` the traits: adapters are the wiring's.
+const BELOW_THE_DAEMON: [&str; 12] =
+    ["wiring", "sense", "model", "clock", "crash", "measure", "config", "store", "ports", "decide", "execute", "serve"];
 
 /// Where a direction is broken knowingly, and why.
 const EXCEPTIONS: [(&str, &str, &str); 1] =
@@ -339,7 +355,8 @@ fn broken_directions(path: &str, code: &str, adapters: &BTreeSet<String>) -> Vec
         .into_iter()
         .filter(|known| {
             let own = is_below(known, module);
-            let adapter = adapters.iter().any(|adapter| is_below(known, adapter)) && !matches!(module, "app" | "ports");
+            let adapter =
+                adapters.iter().any(|adapter| is_below(known, adapter)) && !matches!(module, "wiring" | "ports");
             let excepted = EXCEPTIONS.iter().any(|(file, what, _)| *file == path && is_below(known, what));
             let lies_in_the_crate = MAY_KNOW.iter().any(|(name, _)| is_below(known, name));
             let fits = own || allowed.iter().any(|allowed| is_below(known, allowed));
@@ -372,12 +389,12 @@ fn the_scan_sees_what_it_is_meant_to_see() {
         ("agent/execute/x.rs", "use crate::ports::registry::{Registry, Traffic};", 0),
         ("agent/execute/x.rs", "use crate::ports::registry::{Registry, consul::Consul};", 1),
         ("agent/execute/x.rs", "use crate::ports::{self, probe as p, fleet::{dry::DrySlots as D, Slot}};", 1),
-        ("agent/decide/x.rs", "// crate::app::Agent\nconst A: &str = \"crate::app\"; const B: char = '\"';", 0),
-        ("agent/decide/x.rs", "const B: char = '\"'; use crate::app::Agent;", 1),
+        ("agent/decide/x.rs", "// crate::wiring::Agent\nconst A: &str = \"crate::wiring\"; const B: char = '\"';", 0),
+        ("agent/decide/x.rs", "const B: char = '\"'; use crate::wiring::Agent;", 1),
         ("agent/decide/x.rs", "const R: &str = r#\"a \" b\"#; use crate::collect::Collector;", 1),
-        ("agent/decide/x.rs", "#[cfg(test)]\nmod t { use crate::app::Agent; fn f() { } } use crate::app::b;", 1),
+        ("agent/decide/x.rs", "#[cfg(test)]\nmod t { use crate::wiring::Agent; fn f() { } } use crate::wiring::b;", 1),
         ("agent/cli/x.rs", "use crate::decide::{rehearse::rehearse, guards::Gate};", 1),
-        ("agent/app/x.rs", "use crate::ports::registry::consul::Consul;", 0),
+        ("agent/wiring/x.rs", "use crate::ports::registry::consul::Consul;", 0),
         ("agent/serve/x.rs", "use crate::{model::Reason, store::Store};", 1),
         ("agent/unheard_of/x.rs", "", 1),
     ] {

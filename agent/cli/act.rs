@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::control::{self, Request};
+use crate::daemon::control::{self, Request};
 use crate::model::ServiceName;
 
 #[derive(Debug, Args)]

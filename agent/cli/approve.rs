@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::{Outcome, Place, act, open};
-use crate::app::control::Request;
+use crate::daemon::control::Request;
 
 #[derive(Debug, Args)]
 pub struct ApproveArguments {

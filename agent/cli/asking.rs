@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::asking::{Asked, Certificate};
+use crate::wiring::asking::{Asked, Certificate};
 
 pub fn say(party: &Asked) {
     let Asked { of, address, server, answer, tls, own } = party;

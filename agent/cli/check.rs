@@ -5,10 +5,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Failure, Outcome, Place, asking, open, render};
-use crate::app::{certificates, plans};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::{Mode, Runbook, ServiceName};
+use crate::wiring::{certificates, plans};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

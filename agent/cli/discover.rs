@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::discover;
+use crate::wiring::discover;
 
 #[derive(Debug, Args)]
 pub struct Arguments {

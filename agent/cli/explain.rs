@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::control::{self, Request};
-use crate::app::explain::Asking;
-use crate::app::sensor::Effort;
-use crate::app::supervised;
+use crate::daemon::control::{self, Request};
+use crate::daemon::explain::Asking;
 use crate::model::signal::AT_LEAST;
 use crate::model::{Reason, ServiceName};
+use crate::sense::sensor::Effort;
+use crate::wiring::supervised;
 
 #[derive(Debug, Args)]
 pub struct Arguments {

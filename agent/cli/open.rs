@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, Place};
-use crate::app::{self, Host, Wiring, last_good};
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
+use crate::daemon::last_good;
 use crate::store::{StateDir, Store};
+use crate::wiring;
+use crate::wiring::{Host, Wiring};
 
 /// The configuration, or every error of it.
 pub fn config(place: &Place) -> Result<Config, Failure> {
@@ -74,7 +76,7 @@ pub fn has_run(state: &Path) -> Result<bool, Failure> {
 /// Asks the fleet's store in which this host's slots were taken, where that still holds some.
 pub fn former_fleet(wiring: &mut Wiring, store: &Store) -> Result<(), Failure> {
     let named = wiring.config.host.fleet.as_ref();
-    let fleet = app::fleet::in_force(named, store, true).map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let fleet = wiring::fleet::in_force(named, store, true).map_err(|error| Failure::Unreachable(error.to_string()))?;
     if fleet != wiring.config.host.fleet {
         eprintln!("`fleet` was changed while this host holds a slot: the former store is asked");
         wiring.ask_fleet(fleet);
@@ -84,7 +86,7 @@ pub fn former_fleet(wiring: &mut Wiring, store: &Store) -> Result<(), Failure> {
 
 /// The configuration with its adapters, for one look.
 pub fn wiring(config: Config) -> Result<Wiring, Failure> {
-    let name = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let name = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(|_| {}) };
     Wiring::new(config, host, None).map_err(|error| match error.is_of_the_configuration() {
         true => Failure::Usage(error.to_string()),

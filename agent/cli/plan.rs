@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::control::{self, Request};
-use crate::app::explain::{Asking, Clients, Planned, choose};
+use crate::daemon::control::{self, Request};
+use crate::daemon::explain::{Asking, Clients, Planned, choose};
 use crate::model::{ServiceName, Step, Trigger, duration};
 
 #[derive(Debug, Args)]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, Outcome, Place, act, open, render};
-use crate::app::control::{self, Request};
-use crate::app::resolve::{How, resolve as decide};
-use crate::app::sweep;
 use crate::clock::{Clock, SystemClock};
+use crate::daemon::control::{self, Request};
+use crate::daemon::duties::resolve::{How, resolve as decide};
+use crate::daemon::duties::sweep;
 use crate::model::ServiceName;
 use crate::store::{StateDir, Store};
 

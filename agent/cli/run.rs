@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{Failure, Outcome};
-use crate::app::run::{self, RunError};
-use crate::app::{self, Host};
 use crate::clock::SystemClock;
+use crate::daemon::run::{self, RunError};
 use crate::model::{EventKind, Message};
+use crate::wiring;
+use crate::wiring::Host;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -50,7 +51,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
             }
         }
     });
-    let name = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let name = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(log) };
     let result = run::run(&arguments.config, host, reloading, stopping).await;
     signals.abort();

@@ -11,12 +11,11 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{CONFIG_DIR, Failure, Outcome, Place, out, render};
-use crate::app;
-use crate::app::sensor::{Effort, Look, Sensor};
 use crate::clock::{Clock, SystemClock};
-use crate::config;
 use crate::model::census::Stray;
 use crate::model::{Caution, Reading, Readings, ServiceName, Signal, duration};
+use crate::sense::sensor::{Effort, Look, Sensor};
+use crate::{config, wiring};
 
 /// Long enough to be a leak, and no connection that is just being closed.
 const AGED: Signal = Signal::CloseWaitAged(Duration::from_secs(300));
@@ -63,7 +62,7 @@ pub async fn scan(arguments: Arguments) -> Outcome {
             None
         }
     };
-    let matches = config.as_ref().map(app::matches).unwrap_or_default();
+    let matches = config.as_ref().map(wiring::matches).unwrap_or_default();
     let mut asked = vec![AGED, Signal::FdUsed, Signal::FdRatio, Signal::FdClosed];
     asked.extend(arguments.established.then_some(Signal::Established));
     if every.is_some() {
@@ -77,7 +76,7 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     }
     loop {
         if let Some(config) = &config {
-            sensor.told(app::supervised::ask(config, &clock).await);
+            sensor.told(wiring::supervised::ask(config, &clock).await);
         }
         let look = match (sensor.look(Effort::Afresh), every) {
             (Ok(look), _) => look,
@@ -146,7 +145,7 @@ fn ranked(look: &Look) -> Vec<(&ServiceName, &Readings)> {
 }
 
 fn value(look: &Look, strays: &[Stray], cautions: &[Caution]) -> Result<Value, Failure> {
-    let host = app::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let host = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let services: Vec<Value> = ranked(look)
         .into_iter()
         .map(|(name, readings)| {

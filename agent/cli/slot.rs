@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::slots::{self, GivenBack, Held, SlotsError};
+use crate::daemon::duties::slots::{self, GivenBack, Held, SlotsError};
 use crate::store::StateDir;
 
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::app::control::{self, Request};
 use crate::clock::{Clock, SystemClock};
+use crate::daemon::control::{self, Request};
 use crate::execute::tell;
 use crate::store::{Approval, ApprovalState};
 

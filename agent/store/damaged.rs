@@ -2,7 +2,7 @@
 //!
 //! What stood in it is lost for the agent: latches, pauses, budgets, what was under way. So the file that takes its place
 //! holds a pause, by the agent itself, until a person says `unwait resume`: nothing is done on the word of a memory that is
-//! gone. What was drained is found by its marker, told and latched (`app::sweep`).
+//! gone. What was drained is found by its marker, told and latched (`daemon::duties::sweep`).
 //!
 //! The new file is made and closed beside the old one, and takes its place by one rename. Whoever dies on the way leaves
 //! either the damaged file or `unwait.db.fresh`, with which the next start goes on; an old log is never left beside a

@@ -1,6 +1,6 @@
 //! `unwait demo`: the whole story on this machine, in half a minute, without root and with nothing installed.
 //!
-//! Nothing in it is pretended. The real agent ([`crate::app::run`]) runs in this process, on a configuration that
+//! Nothing in it is pretended. The real agent ([`crate::daemon::run`]) runs in this process, on a configuration that
 //! [`stage`] writes; the leaking service and the peer that closes on it are processes with sockets of their own
 //! ([`service`], started by [`cast`]); the registry is a file; the chat is a webhook ([`chat`]). This file watches,
 //! and [`narrator`] says what is seen. Whatever happens, nothing of it runs on when the demo has ended; the evidence
@@ -26,10 +26,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Outcome;
-use crate::app::{self, Host, run};
 use crate::clock::{Clock, SystemClock};
 use crate::collect::Collector;
+use crate::daemon::run;
 use crate::model::{EventKind, Message};
+use crate::wiring;
+use crate::wiring::Host;
 
 pub use service::{ServiceArguments, service};
 
@@ -88,7 +90,7 @@ async fn perform(
     interrupts: &mut Interrupts,
 ) -> Result<Curtain, String> {
     let of_a_file = |error: io::Error| format!("{}: {error}", stage.dir.display());
-    let host = app::host_name().map_err(|error| error.to_string())?;
+    let host = wiring::host_name().map_err(|error| error.to_string())?;
     log_to(stage).map_err(of_a_file)?;
     let chat = Chat::open().await.map_err(|error| format!("a port on 127.0.0.1: {error}"))?;
     let cast = Cast::start(stage).await?;

@@ -15,9 +15,8 @@ use strum::IntoEnumIterator;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::runbooks::shipped;
-use crate::app::hands::Asks;
-use crate::app::{outbox, sweep};
 use crate::clock::{Clock, VirtualClock};
+use crate::daemon::duties::{delivery, sweep};
 use crate::decide::guards::Gate;
 use crate::execute::driver::{Driven, drive};
 use crate::execute::fakes::{self, Fake, Fault, HOST, ID, REGISTRY, Scene};
@@ -35,6 +34,7 @@ use crate::ports::registry::{FoundMarker, Others, Registration, Registry, Regist
 use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::ports::{Ports, belted};
 use crate::store::Store;
+use crate::wiring::saga_world::Asks;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
 enum Who {
@@ -334,7 +334,7 @@ struct Case {
     plan: Plan,
     sick: Arc<Sick>,
     heard: Arc<Ears>,
-    outbox: outbox::Outbox,
+    outbox: delivery::Outbox,
 }
 
 impl Case {
@@ -395,7 +395,7 @@ impl Case {
         world.recheck = Arc::new(Asks { gate, measure: Arc::new(Fake(Arc::clone(&scene))) });
         let heard = Arc::new(Ears::default());
         let notifier = Ill::of(&sick, heard.clone() as Arc<dyn Notifier>);
-        let outbox = outbox::Outbox {
+        let outbox = delivery::Outbox {
             store: world.store.clone(),
             notifiers: [("chat".to_string(), notifier as Arc<dyn Notifier>)].into(),
             clock: virtual_time,
@@ -419,7 +419,7 @@ impl Case {
         let (world, plan, what) = (&self.world, &self.plan, &self.what);
         let start = world.teller(plan).start(Vec::new());
         world.store.begin_incident(plan, world.clock.now(), &world.audience, &[start]).unwrap();
-        let delivery = outbox::Delivery::start(self.outbox.clone());
+        let delivery = delivery::Delivery::start(self.outbox.clone());
         let stop = self.scene.trip.stop.subscribe();
         let driven = drive(Saga::new(plan.clone()), Journal::new(), world, stop);
         let watched = async {

@@ -1,4 +1,4 @@
-//! One life of an agent: the loop of `app::agent` over the same detector, gate, saga, journal, recovery and release of
+//! One life of an agent: the loop of `daemon::agent` over the same detector, gate, saga, journal, recovery and release of
 //! slots, with a service that says by itself what it leaks in place of the kernel.
 
 use std::sync::Arc;
@@ -11,18 +11,15 @@ use tokio::time::MissedTickBehavior;
 
 use super::doors::{Door, Everybody, readings};
 use super::host::{Broken, Host, NAME, turns_true};
-use crate::app::hands::Asks;
-use crate::app::sweep;
 use crate::clock::Clock;
+use crate::daemon::duties::sweep;
 use crate::decide::detector::{Detector, Watch};
 use crate::decide::guards::{Gate, Question};
-use crate::execute::driver;
-use crate::execute::fakes;
 use crate::execute::journal::Journal;
-use crate::execute::recovery;
 use crate::execute::saga::Saga;
 use crate::execute::seen::Seen;
 use crate::execute::world::World;
+use crate::execute::{driver, fakes, recovery};
 use crate::model::plan::Binding;
 use crate::model::policy::{Budget, GuardSettings, Limits, Operator};
 use crate::model::runbook::{OnTimeout, Runbook};
@@ -33,6 +30,7 @@ use crate::ports::Ports;
 use crate::ports::registry::Registry;
 use crate::ports::restarter::Restarter;
 use crate::store::Audience;
+use crate::wiring::saga_world::Asks;
 
 /// As shipped.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
@@ -225,7 +223,7 @@ impl Agent {
         }
     }
 
-    /// As `app::plans` binds a policy to a service.
+    /// As `wiring::plans` binds a policy to a service.
     async fn propose(&self) -> Plan {
         let mut plan = fakes::plan(self.policy.runbook.steps.clone());
         let restart = plan.target.restart.clone().expect("the fakes' service can be restarted");

@@ -1,0 +1,225 @@
+//! The control socket: `act`, `approve`, `deny`, `resolve`, `status` and `explain` ask the running agent here.
+//!
+//! One JSON request a line, one JSON reply a line, over a unix socket in the state directory. The peer's uid is
+//! checked: root, or the user that the agent runs as. Pause and resume do not come this way: a kill switch must work
+//! on an agent that does not answer, so they are written to the store itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::agent::Agent;
+use super::duties::resolve::How;
+use crate::store::StateDir;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Request {
+    Status,
+    Explain {
+        service: String,
+    },
+    Act {
+        service: String,
+        policy: Option<String>,
+        dry_run: bool,
+        /// Filled in from the peer's credentials, whatever the client says.
+        #[serde(default)]
+        who: String,
+    },
+    Resolve {
+        service: String,
+        how: How,
+    },
+    Approve {
+        id: String,
+        /// Filled in as with `Act`.
+        #[serde(default)]
+        who: String,
+    },
+    Deny {
+        id: String,
+        why: Option<String>,
+        /// Filled in as with `Act`.
+        #[serde(default)]
+        who: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// False: nothing was done, and `text` says why.
+    pub ok: bool,
+    pub text: String,
+    /// The same for machines, where there is more to say than the text.
+    pub detail: serde_json::Value,
+}
+
+impl Reply {
+    pub fn done(text: impl Into<String>) -> Self {
+        Self { ok: true, text: text.into(), detail: serde_json::Value::Null }
+    }
+
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { ok: false, text: text.into(), detail: serde_json::Value::Null }
+    }
+}
+
+/// Longest request that is read.
+const REQUEST_BYTES: u64 = 16 * 1024;
+/// For reading a request; a client that is slower is let go.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+/// For an answer; `act` and `resolve` ask registries and restarters.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
+/// The receiver of requests, and what keeps listening for as long as it lives.
+pub type Listening = (mpsc::Receiver<(Request, oneshot::Sender<Reply>)>, Listener);
+
+/// Listens until it is dropped.
+#[derive(Debug)]
+pub struct Listener(tokio::task::JoinHandle<()>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Listens in the state directory. The caller holds its lock, so a socket that lies there is a dead agent's.
+pub fn listen(state: &Path) -> std::io::Result<Listening> {
+    let path = StateDir::socket_of(state);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The directory is 0700, so nobody else reaches the socket whatever its own mode is.
+    let listener = UnixListener::bind(&path)?;
+    let (sender, receiver) = mpsc::channel(8);
+    let task = tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let sender = sender.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = serve(stream, sender).await {
+                            tracing::debug!(%error, "a control connection ended early");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    });
+    Ok((receiver, Listener(task)))
+}
+
+async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sender<Reply>)>) -> std::io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    let own = nix::unistd::geteuid().as_raw();
+    let (reader, mut writer) = stream.into_split();
+    // Read whoever asks: a client that is refused before it has written would see a broken pipe and no reason.
+    let mut line = String::new();
+    let mut limited = BufReader::new(reader.take(REQUEST_BYTES));
+    match tokio::time::timeout(READ_WITHIN, limited.read_line(&mut line)).await {
+        Err(_) => return Ok(()),
+        Ok(read) => read?,
+    };
+    let reply = match serde_json::from_str(&line) {
+        _ if uid != 0 && uid != own => Reply::refused(format!("uid {uid} may not control this agent")),
+        Ok(request) => ask_agent(signed(request, uid), sender).await,
+        Err(error) => Reply::refused(format!("not a request: {error}")),
+    };
+    let mut text = serde_json::to_string(&reply).expect("a reply is plain data");
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await
+}
+
+/// Who asks is what the kernel says of the peer.
+fn signed(request: Request, uid: u32) -> Request {
+    let who = || {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+        user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+    };
+    match request {
+        Request::Act { service, policy, dry_run, .. } => Request::Act { service, policy, dry_run, who: who() },
+        Request::Approve { id, .. } => Request::Approve { id, who: who() },
+        Request::Deny { id, why, .. } => Request::Deny { id, why, who: who() },
+        other @ (Request::Status | Request::Explain { .. } | Request::Resolve { .. }) => other,
+    }
+}
+
+async fn ask_agent(request: Request, sender: mpsc::Sender<(Request, oneshot::Sender<Reply>)>) -> Reply {
+    let (answer, answered) = oneshot::channel();
+    if sender.send((request, answer)).await.is_err() {
+        return Reply::refused("the agent is ending");
+    }
+    match tokio::time::timeout(ANSWER_WITHIN, answered).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(_)) => Reply::refused("the agent is ending"),
+        Err(_) => Reply::refused("the agent did not answer in time; what was asked may still be done"),
+    }
+}
+
+/// The client's side: `None` where no agent listens on this state directory.
+pub async fn call(state: &Path, request: &Request) -> std::io::Result<Option<Reply>> {
+    let socket = StateDir::socket_of(state);
+    let stream = match UnixStream::connect(&socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            use std::io::ErrorKind::{ConnectionRefused, NotFound};
+            if matches!(error.kind(), NotFound | ConnectionRefused) {
+                return Ok(None);
+            }
+            let said = format!("{}: {error}; run as the agent's user, mostly root", socket.display());
+            return Err(std::io::Error::new(error.kind(), said));
+        }
+    };
+    let (reader, mut writer) = stream.into_split();
+    let mut text = serde_json::to_string(request).expect("a request is plain data");
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await?;
+    let mut line = String::new();
+    tokio::time::timeout(ANSWER_WITHIN + READ_WITHIN, BufReader::new(reader).read_line(&mut line))
+        .await
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the agent did not answer in time"))??;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(&line).map(Some).map_err(std::io::Error::other)
+}
+
+/// What only the running agent knows of itself; the rest of `status` is read from the store.
+pub fn status(agent: &Agent) -> Reply {
+    let config = &agent.wiring.config;
+    let mut reply = Reply::done("running");
+    reply.detail = serde_json::json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "observe_only": agent.store.health() == crate::store::Health::Failing,
+        "policies": config.policies.len(),
+        "interval": crate::model::duration::format(config.host.interval),
+        "last_snapshot": agent.last.as_ref().map(|look| look.measurements.at.to_string()),
+        "last_failure": agent.last_failure,
+        "host.close_wait": agent.last.as_ref().map(|look| look.host_close_wait),
+        "passed_over_at_most": agent.last.as_ref().map(|look| look.passed_over.at_most),
+        "looks_every": crate::model::duration::format(agent.attention.period()),
+        "cautions": agent.attention.cautions().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "of_no_service": agent.attention.unowned().map(ToString::to_string),
+        "not_seen": agent.attention.not_seen().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "held": agent.held.iter().map(|((policy, service), held)| serde_json::json!({
+            "policy": policy,
+            "service": service,
+            "reason": held.refusal.reason,
+            "detail": held.refusal.detail,
+            "until": held.refusal.until.map(|until| until.to_string()),
+        })).collect::<Vec<_>>(),
+    });
+    reply
+}

@@ -1,0 +1,112 @@
+//! `mode: approve`: people are asked about a plan, and say their word over the control socket.
+
+use crate::daemon::control::Reply;
+use crate::daemon::explain;
+use crate::model::{EventKind, Message, Mode, Plan, Policy, Reason, ServiceName, duration};
+use crate::store::{Approval, ApprovalState, Decided, Store, Word};
+use crate::wiring::Wiring;
+
+/// Asks people about a plan that nothing but their word is missing to. Where that cannot be written, the next look tries
+/// again.
+pub fn ask(wiring: &Wiring, store: &Store, policy: &Policy, plan: &Plan, why: Vec<String>) {
+    let now = wiring.host.clock.now();
+    let hash = plan.hash();
+    let approval = Approval {
+        id: id(&hash, now),
+        policy: plan.policy.clone(),
+        service: plan.target.service.to_string(),
+        runbook: plan.runbook.clone(),
+        hash,
+        created: now,
+        expires: now + policy.limits.approval_expires,
+        state: ApprovalState::Pending,
+        who: None,
+        why: None,
+        decided: None,
+    };
+    let message = message(wiring, plan, &approval, policy, why);
+    match store.ask_approval(&approval, &wiring.audience, &message) {
+        Ok(()) => (wiring.host.on_message)(&message),
+        Err(error) => tracing::error!(%error, "an approval could not be asked for"),
+    }
+}
+
+/// Eight hex digits that a person can type.
+fn id(hash: &str, now: jiff::Timestamp) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(format!("{hash} {}", now.as_nanosecond()));
+    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn message(wiring: &Wiring, plan: &Plan, approval: &Approval, policy: &Policy, why: Vec<String>) -> Message {
+    let service = &plan.target.service;
+    let steps: Vec<&str> = plan.steps.iter().map(|planned| planned.step.name()).collect();
+    let mut lines = why;
+    lines.extend(plan.rung.clone());
+    lines.push(format!("steps: {}", steps.join(", ")));
+    lines.push(format!("look:   unwait plan {service} --policy {}", plan.policy));
+    lines.push(format!("decide: unwait approve {0}   (or: unwait deny {0} --why TEXT)", approval.id));
+    lines.push(format!(
+        "It expires in {}, at {}; it is for this plan alone, and for once.",
+        duration::format(policy.limits.approval_expires),
+        approval.expires
+    ));
+    Message {
+        labels: wiring.labels(),
+        service: Some(service.clone()),
+        policy: Some(plan.policy.clone()),
+        reason: Some(Reason::AwaitingApproval),
+        lines,
+        ..Message::new(
+            EventKind::Approval,
+            &wiring.host.name,
+            approval.created,
+            format!("{service} on {}: may {} begin? ({})", wiring.host.name, plan.runbook, approval.id),
+        )
+    }
+}
+
+/// What no policy asks for any more, once the configuration is another one, is not to be decided either.
+pub fn withdraw(wiring: &Wiring, store: &Store) {
+    let withdrawn = store.open_approvals(wiring.host.clock.now()).and_then(|open| {
+        let stale = open.iter().filter(|approval| !is_asked_for(wiring, approval));
+        stale.map(|approval| &approval.id).try_for_each(|id| {
+            tracing::info!(id, "no policy asks for this approval any more");
+            store.withdraw_approval(id)
+        })
+    });
+    if let Err(error) = withdrawn {
+        tracing::error!(%error, "approvals that no policy asks for any more are still shown");
+    }
+}
+
+fn is_asked_for(wiring: &Wiring, approval: &Approval) -> bool {
+    let Ok(service) = ServiceName::parse(&approval.service) else { return false };
+    let mut policies = explain::selecting(&wiring.config, &service).into_iter();
+    policies.any(|policy| policy.name == approval.policy && policy.mode == Mode::Approve)
+}
+
+/// A person's word. What was approved begins at the next look, if the plan is the same then and no guard is against it.
+pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, who: &str, why: Option<&str>) -> Reply {
+    let now = wiring.host.clock.now();
+    match store.decide_approval(id, &Word { approved, who, why, at: now }) {
+        Ok(Decided::Yes(approval)) if approved => Reply::done(format!(
+            "{} of {} is approved; it begins at the next look, if the plan is the same then and no guard is against it",
+            approval.runbook, approval.service
+        )),
+        Ok(Decided::Yes(approval)) => {
+            Reply::done(format!("{} of {} is denied for as long as a cooldown", approval.runbook, approval.service))
+        }
+        Ok(Decided::TooLate(approval)) => Reply::refused(match approval.state {
+            ApprovalState::Pending => format!("{id} expired at {}", approval.expires),
+            ApprovalState::Approved if now >= approval.expires => {
+                let who = approval.who.unwrap_or_default();
+                format!("{id} was approved by {who}, could not begin, and expired at {}", approval.expires)
+            }
+            ApprovalState::Replaced => format!("{id} is not asked for any more; `unwait status` shows what is"),
+            state => format!("{id} is {state} already; `unwait status` shows what is to be decided"),
+        }),
+        Ok(Decided::Unknown) => Reply::refused(format!("no approval `{id}`; `unwait status` shows them")),
+        Err(error) => Reply::refused(error.to_string()),
+    }
+}

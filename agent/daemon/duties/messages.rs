@@ -1,0 +1,125 @@
+//! The words of what is told outside an incident: a breach, before there is one; a memory that is lost, or out of reach.
+
+use crate::model::{EventKind, IncidentId, Message, Mode, Policy, Readings, Reason, ServiceName, Truth, duration};
+use crate::store::{Pause, UnreturnedSlot};
+use crate::wiring::Wiring;
+
+/// Each comparison of the condition with the value beside it.
+pub fn why(policy: &Policy, readings: &Readings) -> Vec<String> {
+    let comparisons = policy.when.comparisons();
+    comparisons
+        .iter()
+        .filter(|comparison| comparison.truth(readings) == Truth::True)
+        .map(|comparison| format!("{comparison}: now {}", readings.show(comparison.signal)))
+        .collect()
+}
+
+pub fn breach(wiring: &Wiring, policy: &Policy, service: &ServiceName, readings: &Readings) -> Message {
+    let title = format!("{service} on {}: {} is breached", wiring.host.name, policy.name);
+    message(wiring, policy, service, EventKind::Breach, title, why(policy, readings))
+}
+
+pub fn recovered(wiring: &Wiring, policy: &Policy, service: &ServiceName) -> Message {
+    let title = format!("{service} on {}: {} is over", wiring.host.name, policy.name);
+    message(wiring, policy, service, EventKind::Recovered, title, Vec::new())
+}
+
+/// The agent does not know any more what it knew, and does nothing until a person has looked.
+pub fn forgot(wiring: &Wiring, pause: &Pause) -> Message {
+    let forgotten = "Services that it had drained are looked for in the registries, and told. Restarts that were under way, \
+                     and slots of the fleet that it held, are forgotten: look at both.";
+    Message {
+        labels: wiring.labels(),
+        reason: Some(Reason::Paused),
+        lines: vec![
+            pause.why.clone(),
+            forgotten.into(),
+            "look:   unwait status; unwait slot".into(),
+            "decide: unwait resume   (once the services of this host are as they should be)".into(),
+        ],
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: it has lost its memory, and is paused", wiring.host.name),
+        )
+    }
+}
+
+/// The other hosts wait for a slot that this one needs no more.
+pub fn unreturned(wiring: &Wiring, slot: &UnreturnedSlot) -> Message {
+    let (host, now) = (&wiring.host.name, wiring.host.clock.now());
+    let UnreturnedSlot { incident, service, error, since } = slot;
+    let lasts = now.duration_since(*since).unsigned_abs().as_secs() / 60 * 60;
+    let lasts = duration::format(std::time::Duration::from_secs(lasts));
+    Message {
+        labels: wiring.labels(),
+        incident: Some(IncidentId(incident.clone())),
+        lines: vec![
+            error.clone(),
+            format!(
+                "Until it is given back, other hosts may have to wait to work on {service}. This host tries again every 30s."
+            ),
+            format!("look: unwait slot --service {service}"),
+            format!("free it now: unwait slot release {host} --service {service}, or in the fleet's store itself"),
+        ],
+        ..Message::new(
+            EventKind::Stuck,
+            host,
+            now,
+            format!("{service} on {host}: the fleet's store has not taken its slot back, for {lasts} now"),
+        )
+    }
+}
+
+/// The agent is there, and can neither watch nor go on with what a former one began.
+pub fn no_state(wiring: &Wiring, error: &dyn std::fmt::Display) -> Message {
+    let state = wiring.config.host.state.display();
+    Message {
+        labels: wiring.labels(),
+        reason: Some(Reason::JournalNotWritable),
+        lines: vec![
+            error.to_string(),
+            "While its state cannot be opened, unwait watches nothing and finishes nothing. Services that it drained before \
+             may still be out of traffic."
+                .into(),
+            format!("look: findmnt --target {state}; df {state}; make it writable, and the agent goes on by itself"),
+        ],
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: its state cannot be opened", wiring.host.name),
+        )
+    }
+}
+
+pub fn state_again(wiring: &Wiring) -> Message {
+    Message {
+        labels: wiring.labels(),
+        ..Message::new(
+            EventKind::Recovered,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("unwait on {}: its state is open, and it goes on", wiring.host.name),
+        )
+    }
+}
+
+fn message(
+    wiring: &Wiring,
+    policy: &Policy,
+    service: &ServiceName,
+    event: EventKind,
+    title: String,
+    lines: Vec<String>,
+) -> Message {
+    Message {
+        labels: wiring.labels(),
+        service: Some(service.clone()),
+        policy: Some(policy.name.clone()),
+        dry_run: policy.mode == Mode::DryRun,
+        lines,
+        ..Message::new(event, &wiring.host.name, wiring.host.clock.now(), title)
+    }
+}

@@ -1,0 +1,16 @@
+//! What the agent looks after beside its sagas: a file each.
+
+pub mod approvals;
+pub mod breaches;
+pub mod breaker;
+pub mod delivery;
+pub mod held;
+pub mod messages;
+pub mod remind;
+pub mod resolve;
+pub mod slots;
+pub mod sweep;
+pub mod unowned;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! `unwait resolve`: a person decides what becomes of a service that rests stuck.
+
+use serde::{Deserialize, Serialize};
+
+use super::sweep;
+use crate::daemon::control::Reply;
+use crate::execute::journal::Journal;
+use crate::execute::resolve as put_back;
+use crate::execute::saga::Saga;
+use crate::execute::steps::drain;
+use crate::execute::world::{World, key};
+use crate::model::{IncidentId, Plan, ServiceName};
+use crate::store::{Latch, Store};
+
+/// What a person decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Health check, put back, unlatch.
+    Restore,
+    /// Let go of the drain, unlatch, and leave traffic as it is.
+    Leave,
+    /// Only where nothing is drained.
+    Unsaid,
+}
+
+pub async fn resolve(store: &Store, world: &World, service: &str, how: How) -> Reply {
+    let service = match ServiceName::parse(service) {
+        Ok(service) => service,
+        Err(error) => return Reply::refused(error),
+    };
+    match decide(store, world, &service, how).await {
+        Ok(said) => Reply::done(said),
+        Err(error) => Reply::refused(error),
+    }
+}
+
+async fn decide(store: &Store, world: &World, service: &ServiceName, how: How) -> Result<String, String> {
+    let latch = store.latch(service).map_err(|error| error.to_string())?;
+    let Some(latch) = latch else { return Err(format!("{service} is not latched; nothing is to be decided")) };
+    let incident = IncidentId(latch.incident.clone());
+    let said = match how {
+        How::Leave => match let_go(store, world, &incident, &latch).await?.as_slice() {
+            [] => "left as it is; unlatched".to_string(),
+            places => format!(
+                "left as it is; unlatched. Where it is out of traffic ({}) it stays so: to put it back is a person's now, in \
+                     the registry itself",
+                places.join(", ")
+            ),
+        },
+        How::Restore => restore(store, world, service, &incident).await?,
+        How::Unsaid => {
+            refuse_if_drained(store, world, service, &incident, &latch).await?;
+            let_go(store, world, &incident, &latch).await?;
+            "unlatched".to_string()
+        }
+    };
+    store.unlatch(service, &incident).map_err(|error| error.to_string())?;
+    Ok(format!("{service}: {said}"))
+}
+
+async fn restore(store: &Store, world: &World, service: &ServiceName, incident: &IncidentId) -> Result<String, String> {
+    let Some(plan) = store.plan(incident).map_err(|error| error.to_string())? else {
+        return Err(format!(
+            "{service}: no plan of incident {incident} is kept, so what it drained is not known; decide with \
+             --leave, then put it back in the registry"
+        ));
+    };
+    let saga = replayed(store, &plan)?;
+    put_back::restore(&plan, saga.drain_preimage(), world).await.map_err(|error| error.to_string())
+}
+
+/// The saga of an incident, as its journal tells it.
+fn replayed(store: &Store, plan: &Plan) -> Result<Saga, String> {
+    let rows = store.journal(&plan.incident).map_err(|error| error.to_string())?;
+    let mut saga = Saga::new(plan.clone());
+    Journal::replay(&rows, &mut saga).map_err(|error| error.to_string())?;
+    Ok(saga)
+}
+
+/// Without a word on what becomes of it, a service that is out of traffic stays latched.
+async fn refuse_if_drained(
+    store: &Store,
+    world: &World,
+    service: &ServiceName,
+    incident: &IncidentId,
+    latch: &Latch,
+) -> Result<(), String> {
+    let drained = match store.plan(incident).map_err(|error| error.to_string())? {
+        Some(plan) => {
+            // Of a journal that cannot be read the worse is taken for true.
+            let rests = replayed(store, &plan).map_or(plan.drains(), |saga| saga.holds_drain_at_rest());
+            let keeps_out = drain::keeps_out(&plan, rests, world).await;
+            keeps_out.map_err(|error| format!("{error}; say --restore or --leave"))?
+        }
+        // An orphaned marker: there is a drain, and nobody knows of it.
+        None => sweep::orphaned(&latch.detail).is_some(),
+    };
+    match drained {
+        true => Err(format!("{service} is out of traffic: say --restore to put it back, or --leave to keep it out")),
+        false => Ok(()),
+    }
+}
+
+/// What a person has decided on, no adapter takes out of traffic again. Returns where it may be out of traffic.
+async fn let_go(store: &Store, world: &World, incident: &IncidentId, latch: &Latch) -> Result<Vec<String>, String> {
+    let plan = store.plan(incident).map_err(|error| error.to_string())?;
+    let (bindings, marker) = match (plan, sweep::orphaned(&latch.detail)) {
+        (Some(plan), _) => {
+            let marker = drain::marker(&plan, world);
+            (plan.target.bindings, marker)
+        }
+        (None, Some((binding, marker))) => (vec![binding], marker),
+        (None, None) => return Ok(Vec::new()),
+    };
+    let forgotten = drain::forget(&bindings, &marker, world).await;
+    forgotten.map_err(|error| format!("its drain is held still, and it stays latched: {error}; try again"))?;
+    Ok(bindings.iter().map(key).collect())
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

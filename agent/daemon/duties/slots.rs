@@ -1,0 +1,162 @@
+//! The fleet's slots as a person looks at them: who holds which, and giving one back for a host that is gone.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::model::IncidentId;
+use crate::ports::fleet::{Fleet, FleetError, Phase, Slot};
+use crate::store::{Store, StoreError};
+use crate::wiring::Wiring;
+
+/// One slot, in the words that `--json` has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// The name that hosts contend under.
+    pub service: String,
+    pub holder: String,
+    /// `waiting`, `changing` or `drained`.
+    pub phase: &'static str,
+    /// Until when it waits, by its holder's clock.
+    pub until: Option<Timestamp>,
+    /// Its lease has ended: anyone may take its place.
+    pub ended: bool,
+    pub since: Timestamp,
+    pub incident: String,
+}
+
+/// A document that is not one of ours, or of another version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unreadable {
+    pub service: String,
+    pub error: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SlotsError {
+    #[error("agent.yaml names no `fleet`: the hosts share no slots")]
+    NoFleet,
+    #[error("{0}: say which one with --service")]
+    UnsaidService(FleetError),
+    #[error("{0}")]
+    Fleet(#[from] FleetError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error(
+        "this host itself holds the slot of {service} for incident {incident}, which is not over: it gives it back when \
+         it has ended; see `unwait status`, and `unwait resolve` where it is latched"
+    )]
+    AtWork { service: String, incident: IncidentId },
+    #[error("{0} holds no slot; `unwait slot` shows who does")]
+    HoldsNone(String),
+}
+
+impl SlotsError {
+    /// May it pass by itself?
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Fleet(error) if error.is_passing())
+    }
+}
+
+fn fleet_of(wiring: &Wiring) -> Result<&dyn Fleet, SlotsError> {
+    wiring.ports.fleet.as_deref().ok_or(SlotsError::NoFleet)
+}
+
+/// The slots of one service, or of all that somebody holds or has waited for some of.
+pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<(Vec<Held>, Vec<Unreadable>), SlotsError> {
+    let fleet = fleet_of(wiring)?;
+    let services = match service {
+        Some(service) => vec![service],
+        None => fleet.services().await?,
+    };
+    let mut held = Vec::new();
+    let mut unreadable = Vec::new();
+    for service in services {
+        match fleet.holders(&service).await {
+            Ok(slots) => held.extend(slots.into_iter().map(|slot| seen(&service, slot, wiring))),
+            Err(error @ FleetError::Refused(_)) => unreadable.push(Unreadable { error: error.to_string(), service }),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((held, unreadable))
+}
+
+fn seen(service: &str, slot: Slot, wiring: &Wiring) -> Held {
+    let (phase, until) = match slot.phase {
+        Phase::Waiting { until } => ("waiting", Some(until)),
+        Phase::Changing => ("changing", None),
+        Phase::Drained => ("drained", None),
+    };
+    let ended = !slot.counts(wiring.host.clock.now());
+    let Slot { holder, incident, since, .. } = slot;
+    Held { service: service.into(), holder, phase, until, ended, since, incident }
+}
+
+/// What was given back for a host.
+#[derive(Debug)]
+pub struct GivenBack {
+    pub slots: Vec<Held>,
+    /// The store took back what the host held, and does not say what that was.
+    pub untold: bool,
+    /// What could not be given back, after the rest was.
+    pub failed: Option<SlotsError>,
+}
+
+/// Gives back what `host` holds: of one service, or of all. Refused for this very host (`store` is its state, where it
+/// has one) as long as an incident of its own needs it.
+pub async fn give_back(
+    wiring: &Wiring,
+    store: Option<&Store>,
+    host: &str,
+    service: Option<String>,
+) -> Result<GivenBack, SlotsError> {
+    let fleet = fleet_of(wiring)?;
+    let services = match service {
+        Some(service) => vec![service],
+        None => fleet.services().await.map_err(|error| match error {
+            FleetError::Cannot(_) => SlotsError::UnsaidService(error),
+            error => error.into(),
+        })?,
+    };
+    let scopes: Vec<String> = services
+        .iter()
+        .map(|service| match &wiring.config.host.fleet {
+            Some(fleet) => fleet.scope(service.clone()),
+            None => service.clone(),
+        })
+        .collect();
+    if host == wiring.host.name
+        && let Some(store) = store
+        && let Some((service, incident)) = at_work(store, &scopes)?
+    {
+        return Err(SlotsError::AtWork { service, incident });
+    }
+    let mut given_back = GivenBack { slots: Vec::new(), untold: false, failed: None };
+    for service in services {
+        match fleet.release_host(&service, host).await {
+            Ok(slots) => given_back.slots.extend(slots.into_iter().map(|slot| seen(&service, slot, wiring))),
+            Err(error) => {
+                given_back.failed.get_or_insert(error.into());
+                continue;
+            }
+        }
+        given_back.untold |= matches!(fleet.holders(&service).await, Err(FleetError::Cannot(_)));
+    }
+    match given_back {
+        GivenBack { slots, untold: false, failed } if slots.is_empty() => {
+            Err(failed.unwrap_or_else(|| SlotsError::HoldsNone(host.into())))
+        }
+        given_back => Ok(given_back),
+    }
+}
+
+/// An incident of this host that is open or latched, and contends under one of these names.
+fn at_work(store: &Store, scopes: &[String]) -> Result<Option<(String, IncidentId)>, StoreError> {
+    let mut plans: Vec<_> = store.open_incidents()?.into_iter().map(|open| open.plan).collect();
+    for latch in store.latches()? {
+        plans.extend(store.plan(&IncidentId(latch.incident))?);
+    }
+    Ok(plans.into_iter().filter(|plan| !plan.dry_run).find_map(|plan| {
+        let scope = plan.fleet_scope.filter(|scope| scopes.contains(scope))?;
+        Some((scope, plan.incident))
+    }))
+}

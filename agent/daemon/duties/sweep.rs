@@ -1,0 +1,199 @@
+//! What is looked after besides: drains of ours that no incident knows of, slots to give back, evidence to let go.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::crash;
+use crate::model::incident::Ending;
+use crate::model::plan::Binding;
+use crate::model::{EventKind, IncidentId, Marker, Message, Outcome, Reason, ServiceName};
+use crate::ports::Ports;
+use crate::ports::fleet::FleetError;
+use crate::ports::registry::FoundMarker;
+use crate::store::Store;
+use crate::wiring::Wiring;
+
+/// Asks each registry for this host's drains of ours. One that no open or latched incident knows of is told, and its
+/// service latched: a person must say whether it may go back. False where a registry could not be asked.
+pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
+    let known = match known(store) {
+        Ok(known) => known,
+        Err(error) => {
+            tracing::error!(%error, "markers could not be compared with the incidents");
+            return false;
+        }
+    };
+    let mut all_answered = true;
+    for (name, registry) in &wiring.ports.registries {
+        let found = match registry.markers().await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(registry = %name, %error, "our drains in {name} cannot be listed");
+                all_answered = false;
+                continue;
+            }
+        };
+        for found in found {
+            let incident = &found.marker.incident;
+            if found.marker.host != wiring.host.name || known.contains(incident) {
+                continue;
+            }
+            if !left_by_a_person(store, incident) {
+                orphan(wiring, store, name, &found);
+            } else if let Err(error) = registry.forget(&found.id, &found.marker).await {
+                tracing::warn!(registry = %name, id = %found.id, %error, "the drain of {}, which a person has decided on, cannot be dropped yet", found.id);
+                all_answered = false;
+            }
+        }
+    }
+    all_answered
+}
+
+fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError> {
+    let open = store.open_incidents()?.into_iter().map(|open| open.plan.incident);
+    let latched = store.latches()?.into_iter().map(|latch| IncidentId(latch.incident));
+    Ok(open.chain(latched).collect())
+}
+
+/// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands, and its
+/// drain is held no more. Where it cannot be read, the marker is told of rather than forgotten.
+fn left_by_a_person(store: &Store, incident: &IncidentId) -> bool {
+    let stuck: &str = Outcome::Stuck.into();
+    store.incident(incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.as_deref() == Some(stuck)))
+}
+
+/// Where the drain stands that the latch of an orphan is for, by the latch's own words.
+pub fn orphaned(detail: &str) -> Option<(Binding, Marker)> {
+    let (place, marker) = detail.split_once(CARRIES)?;
+    let (registry, id) = place.split_once('/')?;
+    Some((Binding::new(registry, id), Marker::parse(marker)?))
+}
+
+const CARRIES: &str = " carries: ";
+
+fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
+    let service = wiring.config.service_bound_to(registry, &found.id);
+    let ending = Ending {
+        outcome: Outcome::Stuck,
+        reason: Reason::OrphanedMarker,
+        detail: format!("{registry}/{}{CARRIES}{}", found.id, found.marker),
+    };
+    let message = orphan_message(wiring, service.as_ref(), &found.marker.incident, &ending);
+    tracing::error!(registry, id = %found.id, marker = %found.marker, "a drain of ours that no incident knows of");
+    (wiring.host.on_message)(&message);
+    match service {
+        Some(service) => {
+            let now = wiring.host.clock.now();
+            let incident = &found.marker.incident;
+            if let Err(error) = store.latch_orphan(&service, incident, &ending, now, &wiring.audience, &message) {
+                tracing::error!(%error, "the latch could not be written; it is told all the same");
+                store.tell(&wiring.audience, &[message]);
+            }
+        }
+        None => store.tell(&wiring.audience, &[message]),
+    }
+}
+
+fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &IncidentId, ending: &Ending) -> Message {
+    let who = service.map_or("a service that the host's file does not name".to_string(), ToString::to_string);
+    let mut lines = vec![
+        ending.reason.says().to_string(),
+        ending.detail.clone(),
+        "Our drain keeps it OUT OF TRAFFIC, and nobody takes it back.".into(),
+    ];
+    if let Some(service) = service {
+        // Without the incident's plan it is not known what stood there before.
+        lines.push(format!(
+            "let go of it: unwait resolve {service} --leave; then put it back in the registry by hand. While our marker \
+             stands there, this is told again"
+        ));
+    }
+    Message {
+        labels: wiring.labels(),
+        service: service.cloned(),
+        incident: Some(incident.clone()),
+        outcome: Some(ending.outcome),
+        reason: Some(ending.reason),
+        lines,
+        ..Message::new(
+            EventKind::Stuck,
+            &wiring.host.name,
+            wiring.host.clock.now(),
+            format!("{who} on {}: needs a person: {}", wiring.host.name, ending.reason),
+        )
+    }
+}
+
+/// For so long a slot is tried to be given back before people are told ([`super::remind::of_slots`]).
+const TELL_AFTER: Duration = Duration::from_secs(120);
+
+/// Gives back the slots of incidents that completed or unwound. What cannot be given back now is tried again.
+pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
+    let slots = match store.slots_to_release() {
+        Ok(slots) => slots,
+        Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
+    };
+    for (incident, scope) in slots {
+        crash::point("slot", "releasing");
+        let released = match &ports.fleet {
+            Some(fleet) => fleet.release(&scope, &incident.0).await,
+            None => Err(FleetError::Refused(
+                "the fleet's store cannot be asked: agent.yaml names none, or it could not be read at the last start"
+                    .into(),
+            )),
+        };
+        crash::point("slot", "released");
+        let noted = match released {
+            Ok(()) => store.forget_slot(&incident),
+            Err(error) => store.slot_not_taken_back(&incident, &error.to_string(), now, TELL_AFTER).map(|first| {
+                if first {
+                    tracing::warn!(service = scope, %incident, %error, "cannot give back the fleet slot of {scope}, trying again: {error}");
+                }
+            }),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%error, %incident, "whether the fleet slot of {scope} is given back could not be noted");
+        }
+    }
+}
+
+/// Makes the fleet's word of this host true again, where its store has lost some of it.
+pub async fn keep_slots(ports: &Ports, store: &Store) {
+    let Some(fleet) = &ports.fleet else { return };
+    let needed = match store.needed_slots() {
+        Ok(needed) => needed,
+        Err(error) => return tracing::error!(%error, "the slots that are needed cannot be read: {error}"),
+    };
+    let strays = match fleet.keep(&needed).await {
+        Ok(strays) => strays,
+        Err(error) => return tracing::warn!(%error, "the fleet slots of this host cannot be looked at: {error}"),
+    };
+    for (service, slot) in strays {
+        let incident = IncidentId(slot.incident);
+        // One that this host knows nothing of is a person's: `unwait slot` shows it.
+        let is_over = store.incident(&incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.is_some()));
+        if is_over && let Err(error) = store.note_slot(&incident, &service) {
+            tracing::warn!(%error, %incident, "the fleet slot of {service} was given back, stands again, and cannot be noted");
+        }
+    }
+}
+
+/// Lets old evidence go; never that of incidents that are open or wait for a person.
+pub fn retain_evidence(wiring: &Wiring, store: &Store) {
+    let spare = match known(store) {
+        Ok(spare) => spare,
+        Err(error) => return tracing::error!(%error, "no evidence is let go while the incidents cannot be read"),
+    };
+    match wiring.vault.retain(wiring.host.clock.now(), &spare) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(bundles = removed.len(), "old evidence was let go"),
+        Err(error) => tracing::warn!(%error, "old evidence could not be let go"),
+    }
+    let month = Duration::from_secs(30 * 86_400);
+    if let Err(error) = store.forget_refused(wiring.host.clock.now() - month) {
+        tracing::warn!(%error, "refused messages could not be dropped");
+    }
+}

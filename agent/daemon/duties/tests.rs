@@ -1,0 +1,282 @@
+//! What the agent tells and remembers beside its sagas, over a real configuration and a real store: breakers, approvals,
+//! reminders, and what the fleet hears of breaches.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::breaches::Published;
+use super::{approvals, breaker, messages, remind, sweep};
+use crate::clock::{Clock, ManualClock};
+use crate::decide::detector::Detector;
+use crate::model::incident::Ending;
+use crate::model::{
+    EventKind, IncidentId, Message, Outcome, Plan, Policy, Readings, Reason, ServiceName, Signal, Trigger,
+};
+use crate::ports::fleet::SKEW;
+use crate::ports::fleet::fake::FakeStore;
+use crate::store::{ApprovalState, Audience, Implied, JournalRow, Store};
+use crate::wiring::{Host, OnMessage, Wiring, plans};
+use crate::{config, trust};
+
+const AGENT: &str = "\
+remind: 1h
+notify: [{ to: { slack: { url_file: URL } }, events: [approval, stuck] }]
+registries: { file: { path: REGISTRY } }
+services:
+  - service: process:rpc-order
+    restart: { process: { argv: [/usr/bin/true], pid_file: /nonexistent/rpc-order.pid } }
+    register: [{ registry: file, id: rpc-order-1 }]
+";
+const POLICY: &str = "\
+policy: leak
+services: [process:rpc-order]
+when: close_wait > 200
+for: 0s
+mode: approve
+guards: { fleet_slots: none, common_cause: 55% }
+runbook: restart
+";
+const RUNBOOK: &str = "\
+runbook: restart
+steps:
+  - restart
+  - verify: { expect: [close_wait < 20] }
+";
+const REGISTRY: &str =
+    r#"{"instances": [{"id": "rpc-order-1", "name": "rpc-order", "address": "127.0.0.1:7801", "healthy": true}]}"#;
+
+/// One agent's wiring; a clone of the fleet's store is what other hosts see.
+struct Set {
+    wiring: Wiring,
+    store: Arc<Store>,
+    clock: Arc<ManualClock>,
+    fleet: FakeStore,
+    told: Arc<Mutex<Vec<Message>>>,
+    _dir: tempfile::TempDir,
+}
+
+fn set() -> Set {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let host = AGENT
+        .replace("URL", &path("url").display().to_string())
+        .replace("REGISTRY", &path("registry.json").display().to_string());
+    // The fleet is put in below: what the configuration names would be a real one.
+    let host = format!("{host}fleet: {{ consul: {{ url: \"http://127.0.0.1:1\" }} }}\n");
+    std::fs::create_dir(path("policies")).unwrap();
+    std::fs::create_dir(path("runbooks")).unwrap();
+    for (name, text) in [
+        ("agent.yaml", host.as_str()),
+        ("policies/p.yaml", POLICY),
+        ("runbooks/r.yaml", RUNBOOK),
+        ("url", "https://127.0.0.1:1/nobody"),
+        ("registry.json", REGISTRY),
+    ] {
+        trust::write_secret(&path(name), text);
+    }
+    let config = config::load(dir.path()).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let clock = Arc::new(ManualClock::new("2026-11-22T18:43:29Z".parse().unwrap()));
+    let told: Arc<Mutex<Vec<Message>>> = Arc::default();
+    let hears = told.clone();
+    let on_message: OnMessage = Arc::new(move |message| hears.lock().unwrap().push(message.clone()));
+    let host = Host { name: "bj1-03".into(), clock: clock.clone(), on_message };
+    let mut wiring = Wiring::new(config, host, None).unwrap();
+    let fleet = FakeStore::default();
+    wiring.ports.fleet = Some(fleet.host("bj1-03", clock.clone()));
+    let store = Arc::new(Store::open(Path::new(":memory:")).unwrap());
+    Set { wiring, store, clock, fleet, told, _dir: dir }
+}
+
+impl Set {
+    fn policy(&self) -> &Policy {
+        &self.wiring.config.policies[0]
+    }
+
+    fn plan(&self, incident: &str) -> Plan {
+        let service = service();
+        let proposed = plans::propose(&self.wiring, &self.store, self.policy(), &service, Trigger::Breach, false);
+        let plan = block(proposed).plan;
+        Plan { incident: IncidentId(incident.into()), ..plan }
+    }
+
+    /// An incident of the policy that is carried out, and ends now.
+    fn ends(&self, incident: &str, reason: Reason) {
+        let (plan, now) = (self.plan(incident), self.clock.now());
+        let audience = Audience::default();
+        self.store.begin_incident(&plan, now, &audience, &[]).unwrap();
+        let ending = Ending { outcome: Outcome::Completed, reason, detail: String::new() };
+        let implied = Implied { changed: true, ending: Some(&ending), latch: None, audience: &audience, messages: &[] };
+        let row = JournalRow { seq: 0, at: now, event: String::new() };
+        self.store.append(&plan.incident, &[row], &implied).unwrap();
+        self.clock.advance(Duration::from_secs(60));
+    }
+
+    /// What was told since this was last asked, by event and title; each of it is in the outbox as well.
+    fn told(&self) -> Vec<(EventKind, String)> {
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
+        let outbox = self.store.undelivered(99).unwrap();
+        assert!(told.iter().all(|message| outbox.iter().any(|outgoing| outgoing.message == *message)), "{told:?}");
+        told.into_iter().map(|message| (message.event, message.title)).collect()
+    }
+
+    fn breaker_is_open(&self) -> bool {
+        breaker::is_open(&self.wiring, &self.store, self.policy(), &service())
+    }
+}
+
+fn service() -> ServiceName {
+    ServiceName::parse("process:rpc-order").unwrap()
+}
+
+fn block<T>(asked: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(asked)
+}
+
+#[test]
+fn a_policy_that_did_not_help_twice_goes_back_to_dry_run_and_is_told_once() {
+    let set = set();
+    set.ends("i-1", Reason::NotHelped);
+    set.ends("i-2", Reason::Recovered);
+    set.ends("i-3", Reason::NotHelped);
+    assert!(!set.breaker_is_open());
+    set.ends("i-4", Reason::NotHelped);
+    assert_eq!(set.told(), []);
+    assert!(set.breaker_is_open() && set.breaker_is_open());
+    assert_eq!(set.told(), [(EventKind::Stuck, "process:rpc-order on bj1-03: leak goes back to dry-run".to_string())]);
+
+    set.store.rearm("leak", None, set.clock.now()).unwrap();
+    set.clock.advance(Duration::from_secs(1));
+    assert!(!set.breaker_is_open());
+    set.ends("i-5", Reason::NotHelped);
+    assert!(!set.breaker_is_open(), "it counts anew");
+    set.ends("i-6", Reason::NotHelped);
+    assert!(set.breaker_is_open());
+    assert_eq!(set.told().len(), 1);
+}
+
+#[test]
+fn people_are_asked_about_a_plan_and_their_word_is_taken_once() {
+    let set = set();
+    let plan = set.plan("i-1");
+    approvals::ask(&set.wiring, &set.store, set.policy(), &plan, vec!["close_wait > 200: now 288".into()]);
+    let approval = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap();
+    assert_eq!((approval.state, approval.hash), (ApprovalState::Pending, plan.hash()));
+    assert_eq!(approval.expires, set.clock.now() + Duration::from_secs(30 * 60));
+    let message = set.told.lock().unwrap()[0].clone();
+    let says = message.to_string();
+    for word in ["close_wait > 200: now 288", "steps: restart, verify", &format!("unwait approve {}", approval.id)] {
+        assert!(says.contains(word), "{word}: {says}");
+    }
+    assert_eq!(set.told()[0].0, EventKind::Approval);
+
+    let say = |id: &str, approved| approvals::decide(&set.wiring, &set.store, id, approved, "ann", None);
+    assert!(!say("00000000", true).ok);
+    assert!(say(&approval.id, true).ok);
+    let again = say(&approval.id, true);
+    assert!(!again.ok && again.text.contains("approved already"), "{again:?}");
+    set.ends("i-2", Reason::Recovered);
+    let used = say(&approval.id, false);
+    assert!(!used.ok && used.text.contains("used already"), "{used:?}");
+}
+
+#[test]
+fn a_word_that_comes_too_late_is_refused() {
+    let set = set();
+    approvals::ask(&set.wiring, &set.store, set.policy(), &set.plan("i-1"), Vec::new());
+    let id = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap().id;
+    set.clock.advance(Duration::from_secs(30 * 60));
+    let late = approvals::decide(&set.wiring, &set.store, &id, true, "ann", None);
+    assert!(!late.ok && late.text.contains("expired at 2026-11-22T19:13:29Z"), "{late:?}");
+}
+
+#[test]
+fn a_latch_is_told_again_each_period() {
+    let set = set();
+    let ending = Ending { outcome: Outcome::Stuck, reason: Reason::Unhealthy, detail: "no answer".into() };
+    let first = messages::recovered(&set.wiring, set.policy(), &service());
+    let incident = IncidentId("i-1".into());
+    set.store.latch_orphan(&service(), &incident, &ending, set.clock.now(), &Audience::default(), &first).unwrap();
+    let mut told = Vec::new();
+    for minute in 1..=150 {
+        set.clock.advance(Duration::from_secs(60));
+        remind::of_latches(&set.wiring, &set.store);
+        told.extend(set.told().into_iter().map(|(event, title)| (minute, event, title)));
+    }
+    let title = |hours| format!("process:rpc-order on bj1-03: still needs a person, for {hours}h now: unhealthy");
+    assert_eq!(told, [(60, EventKind::Stuck, title(1)), (120, EventKind::Stuck, title(2))]);
+}
+
+#[test]
+fn a_slot_that_the_fleets_store_does_not_take_back_is_told_within_minutes_and_again_each_period() {
+    let set = set();
+    let incident = IncidentId("i-1".into());
+    set.store.note_slot(&incident, "rpc-order").unwrap();
+    set.fleet.set_unreachable(true);
+    let mut told = Vec::new();
+    let mut before = 0;
+    for minute in [0, 1, 2, 3, 30, 61, 62, 63] {
+        set.clock.advance(Duration::from_secs(60 * (minute - before)));
+        before = minute;
+        block(sweep::release_slots(&set.wiring.ports, &set.store, set.clock.now()));
+        remind::of_slots(&set.wiring, &set.store);
+        told.extend(set.told().into_iter().map(|(event, title)| (minute, event, title)));
+    }
+    let title = |lasts| format!("rpc-order on bj1-03: the fleet's store has not taken its slot back, for {lasts} now");
+    assert_eq!(told, [(2, EventKind::Stuck, title("2m")), (62, EventKind::Stuck, title("1h2m"))]);
+    let [slot] = set.store.unreturned_slots().unwrap().try_into().unwrap();
+    assert_eq!((slot.service.as_str(), slot.error.as_str()), ("rpc-order", "fleet: nobody answers"));
+
+    set.fleet.set_unreachable(false);
+    block(sweep::release_slots(&set.wiring.ports, &set.store, set.clock.now()));
+    assert_eq!(set.store.unreturned_slots().unwrap(), []);
+}
+
+#[test]
+fn a_breach_stands_in_the_fleet_while_it_lasts_and_no_longer() {
+    let set = set();
+    let others = set.fleet.host("bj1-04", set.clock.clone());
+    let known = || block(others.breaches("rpc-order")).unwrap();
+    let (mut detector, mut published) = (Detector::default(), Published::default());
+    let mut look = |close_wait: f64, published: &mut Published| {
+        set.clock.advance(Duration::from_secs(15));
+        let mut readings = Readings::default();
+        readings.set(Signal::CloseWait, close_wait);
+        detector.tick(set.policy(), &service(), &readings, set.clock.monotonic(), Duration::from_secs(15));
+        block(published.follow(&set.wiring, &detector));
+    };
+    look(10.0, &mut published);
+    assert!(known().is_empty());
+    // Longer than a lease, and each look would meet its end.
+    for _ in 0..20 {
+        look(288.0, &mut published);
+        assert_eq!(known(), ["bj1-03"]);
+    }
+    look(10.0, &mut published);
+    assert!(known().is_empty(), "taken back at once");
+
+    // A host that died is not counted for long.
+    look(288.0, &mut published);
+    assert_eq!(known(), ["bj1-03"]);
+    set.clock.advance(Duration::from_secs(60) + SKEW);
+    assert!(known().is_empty());
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_tried_again_and_not_at_every_look() {
+    let set = set();
+    let others = set.fleet.host("bj1-04", set.clock.clone());
+    let (mut detector, mut published) = (Detector::default(), Published::default());
+    let mut readings = Readings::default();
+    readings.set(Signal::CloseWait, 288.0);
+    set.fleet.set_unreachable(true);
+    for second in 0..40 {
+        set.clock.advance(Duration::from_secs(1));
+        detector.tick(set.policy(), &service(), &readings, set.clock.monotonic(), Duration::from_secs(1));
+        block(published.follow(&set.wiring, &detector));
+        if second == 20 {
+            set.fleet.set_unreachable(false);
+        }
+    }
+    assert_eq!(block(others.breaches("rpc-order")).unwrap(), ["bj1-03"]);
+}

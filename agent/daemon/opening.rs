@@ -1,0 +1,124 @@
+//! The state, opened; where the disk does not let it, people are told, and it is tried again until it does.
+//!
+//! An agent that merely ended here would be started again and again, and nobody would hear of it: what a former one had
+//! drained would stay out of traffic untold.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+use tokio::sync::watch;
+
+use super::control::{self, Listening};
+use super::duties::{delivery, messages};
+use super::run::RunError;
+use crate::model::Message;
+use crate::store::{StateDir, StateDirError, Store, StoreError};
+use crate::wiring::Wiring;
+
+/// How often a state that cannot be opened is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What an agent holds for as long as it runs.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub directory: StateDir,
+    pub store: Arc<Store>,
+    pub control: Listening,
+}
+
+/// Opens the state directory, the store in it and the control socket, as soon as the disk lets it; `None` where the agent
+/// is asked to end before.
+///
+/// # Errors
+/// At once, where waiting does not help: another agent holds the directory, its permissions are wrong, a newer version
+/// wrote the file.
+pub(crate) async fn open(wiring: &Wiring, mut stop: watch::Receiver<bool>) -> Result<Option<Opened>, RunError> {
+    let error = match open_now(wiring) {
+        Err(error) if error.is_of_the_disk() => error,
+        opened => return opened.map(Some),
+    };
+    let waiting = Waiting::of(wiring)?;
+    waiting.tell(messages::no_state(wiring, &error));
+    let mut told = wiring.host.clock.monotonic();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            _ = stop.wait_for(|stop| *stop) => {
+                waiting.end().await;
+                return Ok(None);
+            }
+        }
+        match open_now(wiring) {
+            Ok(opened) => {
+                waiting.tell(messages::state_again(wiring));
+                waiting.end().await;
+                return Ok(Some(opened));
+            }
+            Err(error) if error.is_of_the_disk() => {
+                let now = wiring.host.clock.monotonic();
+                if now.saturating_sub(told) >= wiring.config.host.remind {
+                    waiting.tell(messages::no_state(wiring, &error));
+                    told = now;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn open_now(wiring: &Wiring) -> Result<Opened, RunError> {
+    let state = &wiring.config.host.state;
+    let directory = StateDir::take(state)?;
+    let store = Arc::new(Store::open_or_set_aside(&directory.database(), Arc::clone(&wiring.host.clock))?);
+    let control = control::listen(state).map_err(RunError::Control)?;
+    Ok(Opened { directory, store, control })
+}
+
+/// An outbox in memory: there is no other.
+struct Waiting<'a> {
+    wiring: &'a Wiring,
+    store: Arc<Store>,
+    delivery: delivery::Delivery,
+}
+
+impl<'a> Waiting<'a> {
+    fn of(wiring: &'a Wiring) -> Result<Self, StoreError> {
+        let store = Arc::new(Store::open_with(Path::new(":memory:"), Arc::clone(&wiring.host.clock))?);
+        let delivery = delivery::Delivery::start(delivery::of(wiring, &store));
+        Ok(Self { wiring, store, delivery })
+    }
+
+    fn tell(&self, message: Message) {
+        self.store.tell(&self.wiring.audience, std::slice::from_ref(&message));
+        (self.wiring.host.on_message)(&message);
+    }
+
+    /// What is not delivered by then is in the log alone.
+    async fn end(self) {
+        self.delivery.end().await;
+    }
+}
+
+impl RunError {
+    /// Will it pass without a change to the configuration, or by who else runs here?
+    fn is_of_the_disk(&self) -> bool {
+        match self {
+            Self::StateDir(StateDirError::Io { source, .. }) | Self::Control(source) => fails(source),
+            Self::Store(StoreError::SetAside { source, .. }) => fails(source),
+            Self::Store(StoreError::Sqlite { source, .. }) => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::ReadOnly | ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)
+            ),
+            _ => false,
+        }
+    }
+}
+
+/// Is it the disk, and not its permissions?
+fn fails(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        || matches!(error.raw_os_error(), Some(libc::EIO | libc::ENODEV | libc::ENXIO | libc::ESTALE))
+}

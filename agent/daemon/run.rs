@@ -1,0 +1,67 @@
+//! What `unwait run` and the demo call: everything is opened, and the agent runs until it is asked to stop.
+
+use std::path::Path;
+
+use tokio::sync::{mpsc, watch};
+
+use super::agent::{Agent, Inbox};
+use super::last_good;
+use super::opening::{self, Opened};
+use crate::config::{self, Diagnostics};
+use crate::store::StoreError;
+use crate::wiring::{Host, Wiring, WiringError};
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Config(Diagnostics),
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+    #[error(transparent)]
+    StateDir(#[from] crate::store::StateDirError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the control socket: {0}")]
+    Control(std::io::Error),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Opens everything and runs until `stop`; what `unwait run` and the demo call.
+pub async fn run(
+    config_dir: &Path,
+    host: Host,
+    reload: mpsc::Receiver<()>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let config = match config::load(config_dir) {
+        Ok(config) => config,
+        Err(diagnostics) => {
+            last_good::finish_open_incidents(config_dir, &host, stop).await;
+            return Err(RunError::Config(diagnostics));
+        }
+    };
+    let wiring = match Wiring::new(config, host.clone(), None) {
+        Ok(wiring) => wiring,
+        Err(error) => {
+            last_good::finish_open_incidents(config_dir, &host, stop).await;
+            return Err(error.into());
+        }
+    };
+    // Held until the agent has ended.
+    let Some(Opened { directory: _taken, store, control: (requests, _listener) }) =
+        opening::open(&wiring, stop.clone()).await?
+    else {
+        return Ok(());
+    };
+    last_good::keep(config_dir, &wiring.config.host.state);
+    let agent = Agent::start(config_dir, wiring, store, stop.clone()).await?;
+    tracing::info!(
+        host = %agent.wiring.host.name,
+        policies = agent.wiring.config.policies.len(),
+        interval = %crate::model::duration::format(agent.wiring.config.host.interval),
+        "watching"
+    );
+    agent.run(Inbox { requests, reload, stop }).await
+}

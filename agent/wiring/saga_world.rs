@@ -1,0 +1,431 @@
+//! What a saga may reach: the traits of `execute::world`, joined with the other stages; for real, and for dry-run.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::kernel::{DryKernel, RealKernel};
+use super::{Wiring, supervised};
+use crate::attribute::workers::{family_holds, fewer, workers};
+use crate::clock::Clock;
+use crate::collect::CollectError;
+use crate::decide::guards::{Gate, Question, holds_now};
+use crate::execute::seen::Seen;
+use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
+use crate::model::census::NoOwner;
+use crate::model::plan::Restart;
+use crate::model::{
+    Comparison, Leaked, Plan, Readings, Reason, Remaining, Sample, ServiceName, Trigger, Truth, Worker,
+};
+use crate::sense::sensor::gentle::LOOK_WITHIN;
+use crate::sense::sensor::{Effort, Look, apart};
+use crate::store::Store;
+use crate::{command, evidence};
+
+pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
+    let measure = Arc::new(Senses(wiring.clone(), Arc::clone(store)));
+    World {
+        host: wiring.host.name.clone(),
+        labels: wiring.labels(),
+        ports: wiring.ports.clone(),
+        pace: Arc::new(RealPace::new(&wiring.host.clock)),
+        commands: Arc::new(RealCommands),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: true }),
+        recheck: Arc::new(Asks { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
+        measure,
+        kernel: Arc::new(RealKernel(wiring.clone(), Arc::clone(store))),
+        store: Arc::clone(store),
+        audience: Arc::clone(&wiring.audience),
+        clock: Arc::clone(&wiring.host.clock),
+        seen: Seen::default(),
+        on_message: Arc::clone(&wiring.host.on_message),
+    }
+}
+
+pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
+    let ports = wiring.dry_ports();
+    let measure = Arc::new(Senses(wiring.clone(), Arc::clone(store)));
+    World {
+        pace: Arc::new(NoPace::default()),
+        commands: Arc::new(NoCommands),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
+        recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
+        measure: Arc::new(DrySenses(Senses(wiring.clone(), Arc::clone(store)))),
+        kernel: Arc::new(DryKernel(wiring.clone())),
+        ports,
+        ..real(wiring, store, started)
+    }
+}
+
+struct RealPace {
+    clock: Arc<dyn Clock>,
+    /// How many times faster than on a host: 1, but in the crash sweep, which has no minutes to wait.
+    faster: u32,
+}
+
+impl RealPace {
+    fn new(clock: &Arc<dyn Clock>) -> Self {
+        #[cfg(feature = "crash-points")]
+        let faster =
+            std::env::var("UNWAIT_FASTER").ok().and_then(|times| times.parse().ok()).map_or(1, |n: u32| n.max(1));
+        #[cfg(not(feature = "crash-points"))]
+        let faster = 1;
+        Self { clock: Arc::clone(clock), faster }
+    }
+}
+
+#[async_trait]
+impl Pace for RealPace {
+    fn elapsed(&self) -> Duration {
+        self.clock.monotonic() * self.faster
+    }
+
+    async fn wait(&self, duration: Duration) {
+        tokio::time::sleep(duration / self.faster).await;
+    }
+}
+
+/// Time that passes at once.
+#[derive(Default)]
+struct NoPace(Mutex<Duration>);
+
+#[async_trait]
+impl Pace for NoPace {
+    fn elapsed(&self) -> Duration {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn wait(&self, duration: Duration) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += duration;
+    }
+}
+
+/// The operator's commands, so that they outlive the agent.
+struct RealCommands;
+
+const OUTPUT_BYTES: usize = 16 * 1024;
+
+#[async_trait]
+impl Commands for RealCommands {
+    async fn run(&self, argv: &[String], deadline: Duration) -> Result<String, String> {
+        let ran = command::apart(argv, &[], deadline, OUTPUT_BYTES).await;
+        let name = argv.first().map(String::as_str).unwrap_or_default();
+        if ran.ended.is_success() {
+            return Ok(format!("{name}: {}", ran.ended));
+        }
+        let said = evidence::redact::text(ran.output.trim());
+        match said.lines().last().unwrap_or_default() {
+            "" => Err(format!("{name}: {}", ran.ended)),
+            last => Err(format!("{name}: {}: {last}", ran.ended)),
+        }
+    }
+}
+
+/// A peer by its address, and the name that a registry knows it by.
+fn named(peer: &evidence::peers::Peer) -> String {
+    match peer.names.first() {
+        Some(name) => format!("{} ({name})", peer.peer),
+        None => peer.peer.clone(),
+    }
+}
+
+struct NoCommands;
+
+#[async_trait]
+impl Commands for NoCommands {
+    async fn run(&self, argv: &[String], _deadline: Duration) -> Result<String, String> {
+        Ok(format!("{}: not run", argv.first().map(String::as_str).unwrap_or_default()))
+    }
+}
+
+/// Between the two looks at the workers.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// Measures afresh. The store knows who was asked to end before.
+pub(crate) struct Senses(pub(super) Wiring, pub(super) Arc<Store>);
+
+/// How long the search for sockets' holders may go on at the end of an incident.
+const SEARCHED_WITHIN: Duration = Duration::from_secs(10);
+
+impl Senses {
+    /// A look afresh, that can be trusted.
+    async fn look(&self, plan: &Plan) -> Result<Look, String> {
+        supervised::tell(&self.0).await;
+        let look = self.0.sensor.free().await.look(Effort::Of(&plan.target.service));
+        let look = look.map_err(|error| error.to_string())?;
+        match look.measurements.untrusted {
+            Some(why) => Err(why),
+            None => Ok(look),
+        }
+    }
+}
+
+impl Senses {
+    async fn main_pid(&self, plan: &Plan) -> Result<u32, String> {
+        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
+        let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
+        Ok(seen.main_pid.ok_or("its main process is not told by a pid of this host")?)
+    }
+}
+
+#[async_trait]
+impl Measure for Senses {
+    async fn now(&self, plan: &Plan) -> Result<Readings, String> {
+        Ok(self.look(plan).await?.measurements.of(&plan.target.service))
+    }
+
+    async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
+        self.0.sensor.free().await.inbound(&plan.target.service, quiet)
+    }
+
+    async fn arrivals(&self, plan: &Plan) -> Result<Arrivals, String> {
+        let mut sensor = self.0.sensor.free().await;
+        self.0.arrivals.read(&plan.target.service, &mut sensor, self.0.host.clock.as_ref())
+    }
+
+    async fn talks(&self, plan: &Plan) -> Result<Vec<Talk>, String> {
+        self.0.sensor.free().await.talks(&plan.target.service)
+    }
+
+    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
+        supervised::tell(&self.0).await;
+        let main = self.main_pid(plan).await?;
+        let leaked = self.0.sensor.free().await.leaked(&plan.target.service, older_than)?;
+        let look = || {
+            let (leaked, clock) = (leaked.clone(), Arc::clone(&self.0.host.clock));
+            apart(move || workers(main, &leaked, clock.as_ref(), LOOK_WITHIN))
+        };
+        let first = look().await?;
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let mut workers = fewer(first, look().await?);
+        let asked = self.1.asked(&self.0.host.clock.boot()).map_err(|error| error.to_string())?;
+        for worker in &mut workers {
+            worker.asked = asked.contains(&(worker.pid, worker.began));
+        }
+        Ok(workers)
+    }
+
+    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
+        let main = self.main_pid(plan).await?;
+        ends_a_holder(&self.0, &plan.target.service, main).await
+    }
+
+    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
+        apart(move || sensor.lock().identities(&service, at_least)).await
+    }
+
+    async fn remaining(&self, plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        supervised::tell(&self.0).await;
+        let (sensor, service, leaked) = (self.0.sensor.clone(), plan.target.service.clone(), leaked.clone());
+        apart(move || sensor.lock().remaining(&service, &leaked)).await
+    }
+
+    async fn is_over(&self, plan: &Plan) -> Result<Truth, String> {
+        let until = self.0.host.clock.monotonic() + SEARCHED_WITHIN;
+        loop {
+            let look = self.look(plan).await?;
+            let over = plan.is_over(&look.measurements.of(&plan.target.service));
+            // Some may be its own.
+            let unsearched = look.unattributed.get(&NoOwner::NotLookedAt).copied().unwrap_or_default();
+            if over != Truth::True || unsearched == 0 {
+                return Ok(over);
+            }
+            if self.0.host.clock.monotonic() >= until {
+                return Err(format!(
+                    "the holders of {unsearched} sockets in CLOSE_WAIT were not all searched for in time"
+                ));
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    async fn expectation(&self, plan: &Plan, expect: &Comparison) -> Result<Truth, String> {
+        Ok(expect.truth(&self.now(plan).await?))
+    }
+}
+
+/// Does the process, or one that descends from it, hold any of the service's leaked sockets? True where nothing is leaked.
+pub(crate) async fn ends_a_holder(wiring: &Wiring, service: &ServiceName, main: u32) -> Result<bool, String> {
+    let leaked = wiring.sensor.free().await.leaked(service, Duration::ZERO)?;
+    if leaked.is_empty() {
+        return Ok(true);
+    }
+    let clock = Arc::clone(&wiring.host.clock);
+    apart(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
+}
+
+/// What a drain would have made of it is not known.
+const NO_TRAFFIC: &str = "a dry run drains nothing";
+
+/// Reads are real; what only an action would have brought about counts as brought about.
+struct DrySenses(Senses);
+
+#[async_trait]
+impl Measure for DrySenses {
+    async fn now(&self, plan: &Plan) -> Result<Readings, String> {
+        self.0.now(plan).await
+    }
+
+    async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
+        Ok(Inbound { left: 0, active: 0 })
+    }
+
+    async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
+        Err(NO_TRAFFIC.into())
+    }
+
+    async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
+        Err(NO_TRAFFIC.into())
+    }
+
+    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
+        self.0.workers(plan, older_than).await
+    }
+
+    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
+        self.0.ends_a_holder(plan).await
+    }
+
+    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        self.0.leaked(plan, at_least).await
+    }
+
+    async fn remaining(&self, _plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        Ok(Remaining { of: leaked.sockets.len(), ..Remaining::default() })
+    }
+
+    async fn is_over(&self, _plan: &Plan) -> Result<Truth, String> {
+        Ok(Truth::True)
+    }
+
+    async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
+        Ok(Truth::True)
+    }
+}
+
+/// Asks everything again. The plan stands as it was made: a configuration that was replaced meanwhile does not
+/// change it.
+pub struct Asks<M> {
+    pub gate: Gate,
+    pub measure: Arc<M>,
+}
+
+impl<M> std::fmt::Debug for Asks<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asks").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<M: Measure> Recheck for Asks<M> {
+    async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)> {
+        if plan.trigger == Trigger::Breach {
+            let readings = self.measure.now(plan).await.map_err(|error| (Reason::MeasurementFailed, error))?;
+            holds_now(plan, &readings)?;
+        }
+        let question = Question {
+            plan,
+            named_in_full: true,
+            protected: None,
+            lacks: &[],
+            grace: Duration::ZERO,
+            jitter: Duration::ZERO,
+            breached: None,
+            rungs_spent: None,
+            needs_approval: false,
+            unnamed: None,
+            take_slot: true,
+            own_saga: true,
+        };
+        self.gate.ask(&question).await.map_err(|refusal| match refusal.reason {
+            Reason::IncarnationChanged => (Reason::IncarnationChanged, refusal.detail),
+            _ => (Reason::GuardRefused, refusal.to_string()),
+        })
+    }
+
+    async fn enough_beside_others(&self, plan: &Plan) -> Result<(), (Reason, String)> {
+        let enough = self.gate.enough_beside_others(plan).await;
+        enough.map_err(|refusal| (Reason::GuardRefused, refusal.to_string()))
+    }
+}
+
+/// Keeps the evidence: what the kernel, the attribution and the registries say, handed to the vault.
+struct RealKeeper {
+    wiring: Wiring,
+    store: Arc<Store>,
+    /// Dry-run runs no commands.
+    commands: bool,
+}
+
+/// How much of the signals' history is kept with the evidence.
+const HISTORY: Duration = Duration::from_secs(86_400);
+
+impl RealKeeper {
+    /// The ticks that the meter remembers, and before them what the store keeps. A history that cannot be read must
+    /// not keep the rest from being kept.
+    fn history(&self, service: &ServiceName, ticks: Vec<(Timestamp, Readings)>, at: Timestamp) -> Vec<Sample> {
+        let first = ticks.first().map_or(at, |(first, _)| *first);
+        let mut history = self.store.samples(service, at - HISTORY, first).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the evidence has the last ticks of the signals alone");
+            Vec::new()
+        });
+        // The step within which the ticks begin is told by them.
+        history.retain(|sample| sample.until() <= first);
+        history.extend(ticks.into_iter().map(|(at, readings)| Sample::moment(at, readings)));
+        history
+    }
+}
+
+/// For naming peers; a registry that is slower leaves them unnamed.
+const NAMES_WITHIN: Duration = Duration::from_secs(5);
+
+#[async_trait]
+impl Keeper for RealKeeper {
+    async fn keep(&self, plan: &Plan, commands: &[Vec<String>], deadline: Duration) -> Result<Kept, String> {
+        let service = &plan.target.service;
+        let mut names = std::collections::HashMap::new();
+        for (name, registry) in &self.wiring.ports.registries {
+            match tokio::time::timeout(NAMES_WITHIN.min(deadline / 4), registry.names()).await {
+                Ok(Ok(known)) => names.extend(known),
+                Ok(Err(error)) => tracing::warn!(registry = %name, %error, "peers stay unnamed"),
+                Err(_) => tracing::warn!(registry = %name, "peers stay unnamed: no answer in time"),
+            }
+        }
+        let (sensor, of) = (self.wiring.sensor.clone(), service.clone());
+        let looked = apart(move || {
+            let mut sensor = sensor.lock();
+            Ok((sensor.closely(&of, deadline / 4)?, sensor.meter().history(&of)))
+        });
+        let (closely, ticks) = looked.await.map_err(|error: CollectError| error.to_string())?;
+        let history = self.history(service, ticks, closely.at);
+        let sockets = closely.sockets;
+        let unit = match &plan.target.restart {
+            Some(Restart::Systemd { unit, .. }) => Some(unit.as_str()),
+            _ => None,
+        };
+        let request = evidence::Request {
+            incident: &plan.incident,
+            service,
+            host: &self.wiring.host.name,
+            at: closely.at,
+            partial: closely.partial.as_deref(),
+            sockets: &sockets,
+            table: &closely.table,
+            holders: &closely.holders,
+            names: &names,
+            history: &history,
+            unit,
+            commands: if self.commands { commands } else { &[] },
+            deadline,
+        };
+        let bundle = self.wiring.vault.keep(&request).await.map_err(|error| error.to_string())?;
+        let ranked = evidence::peers::rank(&sockets, &names, closely.at);
+        let by =
+            ranked.peers.first().map(|peer| format!(", most of them closed by {}", named(peer))).unwrap_or_default();
+        let says = format!("{} sockets in CLOSE_WAIT{by}; evidence in {}", sockets.len(), bundle.dir.display());
+        Ok(Kept { dir: Some(bundle.dir), says })
+    }
+}
