@@ -21,10 +21,10 @@ impl Cluster {
         Self { nodes, known: Mutex::default() }
     }
 
-    /// Whom to ask after so many tries in vain.
-    pub fn node_of(&self, slot: Option<u16>, tries: usize) -> RedisAddress {
+    /// Whom to ask after so many were asked in vain.
+    pub fn node_of(&self, slot: Option<u16>, vain: usize) -> RedisAddress {
         let known = slot.and_then(|slot| self.known().get(&slot).cloned());
-        known.unwrap_or_else(|| self.nodes[tries % self.nodes.len()].clone())
+        known.unwrap_or_else(|| self.nodes[vain % self.nodes.len()].clone())
     }
 
     pub fn learn(&self, slot: Option<u16>, at: &RedisAddress) {

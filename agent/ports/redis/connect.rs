@@ -108,6 +108,13 @@ fn carried(error: &RedisError) -> &(dyn Error + 'static) {
 }
 
 impl Server {
+    pub fn is_master(&self, at: &RedisAddress) -> Result<(), Miss> {
+        match &self.replica_of {
+            None => Ok(()),
+            Some(master) => Err(Miss::replica(at, master)),
+        }
+    }
+
     /// By two sections of INFO. A sentinel has the first alone. Valkey calls the mode `server_mode`.
     fn read(server: &str, replication: &str) -> Self {
         let mode = match field(server, "redis_mode").or_else(|| field(server, "server_mode")) {

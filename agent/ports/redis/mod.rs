@@ -2,9 +2,13 @@
 //! is put to the server that holds its key, on a connection of its own that is closed after it: this agent least of all
 //! should hold idle ones, and a kept connection would go on with a master that has been replaced.
 //!
-//! Nothing is ever read or written at a replica: each server is asked what it is before the question (`connect`). What stands in
-//! place of an answer is sorted in one place (`words`): ask there, ask again, it passes, a person's. Every question ends by
-//! a deadline; no error shows a password.
+//! Nothing is ever read or written at a replica: each server is asked what it is before the question (`connect`), and a
+//! Cluster's replica only says who its master is. What stands in place of an answer is sorted in one place (`words`): ask
+//! there, ask again, it passes, a person's. Every question ends by a deadline; no error shows a password.
+//!
+//! A node of a Cluster that accepts and never answers costs a question one second, and the question goes to another node: it
+//! has not been put yet. Where a node falls silent once it has been put, the question ends, since what came of it is not
+//! known; the next one learns anew who has the slot.
 
 mod cluster;
 mod connect;
@@ -17,6 +21,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue};
 use tokio::time::Instant;
 
@@ -31,6 +36,8 @@ use words::{Miss, Next};
 
 /// For one question, the connections to ask it on included. Redis stands on the local network.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// For one node of a Cluster to say what it is, before another is asked.
+const NODE_DEADLINE: Duration = Duration::from_secs(1);
 /// Before a question is put again: slots that move, and sentinels that have just elected, need some tenths of a second.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a replica may take to have a write: on a local network it is a millisecond.
@@ -77,7 +84,7 @@ enum Way {
 
 /// Where a question goes next.
 enum Turn {
-    /// As the way has it; so many tries were in vain.
+    /// As the way has it; so many nodes were asked in vain.
     Try(usize),
     /// Where the last answer sends it.
     There(RedisAddress),
@@ -130,7 +137,7 @@ impl Api {
         self.put(Some(key), command, true).await
     }
 
-    /// What a master calls itself, with its version.
+    /// What a server of them calls itself, with its version.
     pub async fn server(&self) -> Result<Option<String>, ApiError> {
         let info: String = self.put(None, redis::cmd("INFO").arg("server"), false).await?;
         Ok(connect::named(&info))
@@ -144,11 +151,11 @@ impl Api {
                 cluster::masters(&slots).map_err(ApiError::Unreachable)?
             }
             Way::One(at) => vec![at.clone()],
-            Way::Master(sentinels) => vec![in_time(sentinels.master()).await?],
+            Way::Master(sentinels) => vec![self.in_time(sentinels.master()).await?],
         };
         let mut keys = Vec::new();
         for at in masters {
-            keys.extend(in_time(self.scan_at(&at, pattern)).await?);
+            keys.extend(self.in_time(self.scan_at(&at, pattern)).await?);
         }
         // A key may come twice while the server's table grows, or while its slot moves.
         keys.sort_unstable();
@@ -157,8 +164,8 @@ impl Api {
     }
 
     async fn scan_at(&self, at: &RedisAddress, pattern: &[u8]) -> Result<Vec<Vec<u8>>, Miss> {
-        let (mut connection, server) = self.door.open(at).await?;
-        self.fits(&server, at)?;
+        let (mut connection, server) = self.open(at).await?;
+        server.is_master(at)?;
         let (mut keys, mut cursor) = (Vec::new(), 0u64);
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -176,14 +183,18 @@ impl Api {
     async fn put<T: FromRedisValue>(&self, key: Option<&[u8]>, command: &Cmd, copied: bool) -> Result<T, ApiError> {
         let until = Instant::now() + CALL_DEADLINE;
         let slot = key.map(cluster::slot);
-        let (mut turn, mut tries, mut last) = (Turn::Try(0), 0, None);
+        let (mut turn, mut vain, mut last) = (Turn::Try(0), 0, None);
         loop {
             let miss = match tokio::time::timeout_at(until, self.once(slot, &turn, command, copied)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(miss)) => miss,
-                Err(_) => return Err(ApiError::Unreachable(last.unwrap_or_else(no_answer))),
+                Err(_) => Miss { next: Next::Passing, words: last.unwrap_or_else(|| self.no_answer()) },
             };
-            tries += 1;
+            let learns = matches!(miss.next, Next::There(_) | Next::Asking(_));
+            if let (false, Way::Cluster(cluster)) = (learns, &self.way) {
+                // Another node may know who has the slot by now.
+                cluster.forget(slot);
+            }
             turn = match (miss.next, &self.way) {
                 (Next::There(to), Way::Cluster(cluster)) => {
                     cluster.learn(slot, &to);
@@ -194,12 +205,10 @@ impl Api {
                 (Next::There(_) | Next::Asking(_), _) | (Next::Person | Next::Login, _) => {
                     return Err(ApiError::Refused(miss.words));
                 }
-                // Another node may know who has the slot by now.
-                (Next::Again | Next::Unreached, Way::Cluster(cluster)) => {
-                    cluster.forget(slot);
-                    Turn::Try(tries)
+                (Next::Again | Next::Unreached, Way::Cluster(_)) | (Next::Again, Way::Master(_)) => {
+                    vain += 1;
+                    Turn::Try(vain)
                 }
-                (Next::Again, Way::Master(_)) => Turn::Try(tries),
                 (Next::Again | Next::Unreached | Next::Passing, _) => return Err(ApiError::Unreachable(miss.words)),
             };
             last = Some(miss.words);
@@ -220,10 +229,14 @@ impl Api {
             (Turn::There(at) | Turn::Asking(at), _) => at.clone(),
             (Turn::Try(_), Way::One(at)) => at.clone(),
             (Turn::Try(_), Way::Master(sentinels)) => sentinels.master().await?,
-            (Turn::Try(tries), Way::Cluster(cluster)) => cluster.node_of(slot, *tries),
+            (Turn::Try(vain), Way::Cluster(cluster)) => cluster.node_of(slot, *vain),
         };
-        let (mut connection, server) = self.door.open(&at).await?;
-        self.fits(&server, &at)?;
+        let (mut connection, server) = self.open(&at).await?;
+        match &self.way {
+            // A replica that is not told READONLY answers no question about a key: it names the master that holds the slot.
+            Way::Cluster(_) => {}
+            Way::One(_) | Way::Master(_) => server.is_master(&at)?,
+        }
         let told = |error: redis::RedisError| words::of(&error, &at);
         if matches!(turn, Turn::Asking(_)) {
             redis::cmd("ASKING").query_async::<()>(&mut connection).await.map_err(told)?;
@@ -239,7 +252,16 @@ impl Api {
         Ok(answer)
     }
 
-    /// Is it a server that we mean, and a master?
+    /// A connection to a server that we mean, whatever it is master of.
+    async fn open(&self, at: &RedisAddress) -> Result<(MultiplexedConnection, Server), Miss> {
+        let patience = if self.is_cluster() { NODE_DEADLINE } else { CALL_DEADLINE };
+        let opened = tokio::time::timeout(patience, self.door.open(at)).await;
+        let (connection, server) = opened.unwrap_or_else(|_| Err(Miss::silent(at, patience)))?;
+        self.fits(&server, at)?;
+        Ok((connection, server))
+    }
+
+    /// Is it a server that we mean?
     fn fits(&self, server: &Server, at: &RedisAddress) -> Result<(), Miss> {
         let person = |words| Err(Miss::person(at, words));
         match (&server.mode, &self.way) {
@@ -251,24 +273,26 @@ impl Api {
                 person("the sentinels' master is a node of a Redis Cluster: name nodes by `nodes`")
             }
             (Mode::Standalone, Way::Cluster(_)) => person("it is no node of a Redis Cluster: name it by `url`"),
-            _ => match &server.replica_of {
-                None => Ok(()),
-                Some(master) => Err(Miss::replica(at, master)),
-            },
+            _ => Ok(()),
         }
     }
-}
 
-fn no_answer() -> String {
-    format!("Redis: no answer within {} s", CALL_DEADLINE.as_secs())
-}
+    fn no_answer(&self) -> String {
+        let asked = match &self.way {
+            Way::One(at) => format!("Redis at {at}"),
+            Way::Master(sentinels) => format!("Redis, `{}` of the sentinels", sentinels.master),
+            Way::Cluster(_) => "Redis Cluster".into(),
+        };
+        format!("{asked}: no answer within {} s", CALL_DEADLINE.as_secs())
+    }
 
-async fn in_time<T>(asked: impl Future<Output = Result<T, Miss>>) -> Result<T, ApiError> {
-    match tokio::time::timeout(CALL_DEADLINE, asked).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(Miss { next: Next::Person | Next::Login, words })) => Err(ApiError::Refused(words)),
-        Ok(Err(Miss { next: Next::Distrusted, words })) => Err(ApiError::Distrusted(words)),
-        Ok(Err(Miss { words, .. })) => Err(ApiError::Unreachable(words)),
-        Err(_) => Err(ApiError::Unreachable(no_answer())),
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Miss>>) -> Result<T, ApiError> {
+        match tokio::time::timeout(CALL_DEADLINE, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Miss { next: Next::Person | Next::Login, words })) => Err(ApiError::Refused(words)),
+            Ok(Err(Miss { next: Next::Distrusted, words })) => Err(ApiError::Distrusted(words)),
+            Ok(Err(Miss { words, .. })) => Err(ApiError::Unreachable(words)),
+            Err(_) => Err(ApiError::Unreachable(self.no_answer())),
+        }
     }
 }

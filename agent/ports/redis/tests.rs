@@ -197,6 +197,52 @@ async fn in_a_cluster_each_key_is_found_also_while_its_slot_moves() {
     }
 }
 
+/// It accepts, and never answers; until a replica takes its place, and after that.
+#[tokio::test]
+async fn a_node_of_a_cluster_that_hangs_holds_up_no_question_about_what_others_have() {
+    let cluster = TestCluster::start_with_replicas(Make::Valkey).await;
+    let api = Api::new(cluster.access_by_all());
+    let of = async |at: usize| {
+        let mut keys = (0..).map(|nth| format!("k{nth}"));
+        loop {
+            let key = keys.next().unwrap();
+            if cluster.at(&key).await.1 == at {
+                return key;
+            }
+        }
+    };
+    let [hangs, other] = [of(0).await, of(1).await];
+    for key in [&hangs, &other] {
+        api.change::<()>(key.as_bytes(), &set(key, "1")).await.unwrap();
+    }
+    // The first that anybody who knows nothing asks, and the one that the slot was learnt to be at.
+    cluster.nodes[0].signal(Signal::SIGSTOP);
+    let anew = Api::new(cluster.access_by_all());
+    assert_eq!(anew.ask::<String>(other.as_bytes(), &get(&other)).await.unwrap(), "1");
+    assert!(anew.server().await.unwrap().is_some_and(|name| name.starts_with("Valkey ")));
+    cluster.goes(0, Goes::Paused).await;
+    api.change::<()>(hangs.as_bytes(), &set(&hangs, "2")).await.unwrap();
+    assert_eq!(cluster.nodes[3].says(&["GET", &hangs]).await, "2");
+    // It comes back as its replica's replica, which knows who is the master.
+    cluster.nodes[0].signal(Signal::SIGCONT);
+    assert_eq!(api.ask::<String>(hangs.as_bytes(), &get(&hangs)).await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn replicas_of_a_cluster_tell_who_has_a_key() {
+    for make in [Make::Redis, Make::Valkey] {
+        let cluster = TestCluster::start_with_replicas(make).await;
+        let nodes = cluster.nodes[3..].iter().map(TestRedis::address).collect();
+        let by_replicas = api(RedisAt::Cluster { nodes });
+        for nth in 0..10 {
+            let key = format!("k{nth}");
+            by_replicas.change::<()>(key.as_bytes(), &set(&key, "1")).await.unwrap();
+            assert_eq!(by_replicas.ask::<String>(key.as_bytes(), &get(&key)).await.unwrap(), "1");
+        }
+        assert_eq!(by_replicas.scan(b"k*").await.unwrap().len(), 10);
+    }
+}
+
 /// A server that wants certificates of both sides, as production has it; and what a plain question to it is told.
 #[tokio::test]
 async fn redis_by_tls_knows_both_sides() {

@@ -121,3 +121,50 @@ async fn a_drain_that_a_clusters_failover_lost_is_made_again() {
         assert!(is_in(replica).await);
     }
 }
+
+/// It accepts, and never answers; what it had is its replica's, and what it is left with when it comes back is the same.
+#[tokio::test]
+async fn a_drain_is_taken_back_once_the_node_of_a_cluster_that_hangs_is_replaced() {
+    for make in [Make::Redis, Make::Valkey] {
+        let cluster = TestCluster::start_with_replicas(make).await;
+        let (_, at) = cluster.at(KEY).await;
+        let (master, replica) = (&cluster.nodes[at], &cluster.nodes[at + 3]);
+        master.ask(&["HSET", KEY, INSTANCE, "up"]).await;
+        let layout = RedisLayout { profile: RedisProfile::Hash, key: "rpc:{service}".into(), hold_every: NEVER };
+        let registry = Redis::new("redis", cluster.access_by_all(), layout, "bj1-03");
+        registry.drain(US, &marker("i")).await.unwrap();
+        let drained = format!("unwait:drained:{{{KEY}}}");
+        master.ask(&["WAIT", "1", "5000"]).await;
+
+        master.signal(nix::sys::signal::Signal::SIGSTOP);
+        let null = serde_json::Value::Null;
+        wait_for("the restore, as a saga tries it again", async || {
+            match registry.restore(US, &marker("i"), &null).await {
+                Ok(restored) => {
+                    assert_eq!(restored, Restored::Done, "{make:?}");
+                    true
+                }
+                Err(error) => {
+                    assert!(error.is_passing(), "{make:?}: {error}");
+                    false
+                }
+            }
+        })
+        .await;
+        let is_right = async |node: &TestRedis| is_in(node).await && node.field(&drained, US).await.is_none();
+        assert!(is_right(replica).await, "{make:?}");
+        // The next drain, by the same registry, and its end.
+        registry.drain(US, &marker("j")).await.unwrap();
+        assert!(!is_in(replica).await && !registry.hold(US, &marker("j")).await.unwrap());
+        assert_eq!(registry.restore(US, &marker("j"), &null).await.unwrap(), Restored::Done);
+
+        master.signal(nix::sys::signal::Signal::SIGCONT);
+        wait_for("the former master to follow", async || {
+            let says = master.says(&["INFO", "replication"]).await;
+            says.contains(&format!("master_port:{}", replica.port)) && says.contains("master_link_status:up")
+        })
+        .await;
+        assert!(is_right(replica).await, "{make:?}");
+        assert_eq!(registry.markers().await.unwrap(), []);
+    }
+}
