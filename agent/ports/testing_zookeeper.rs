@@ -14,6 +14,22 @@ pub struct TestZooKeeper {
     pub server: String,
 }
 
+/// Whose release it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Distribution {
+    Debian,
+    Newest,
+}
+
+impl Distribution {
+    fn jars(self) -> String {
+        match self {
+            Self::Debian => debian(),
+            Self::Newest => installed("zookeeper_newest-3.9.5").join("*").display().to_string(),
+        }
+    }
+}
+
 /// Debian's, with the client that a person has.
 fn debian() -> String {
     let folder = installed("zookeeper").join("usr/share/java");
@@ -31,25 +47,44 @@ fn java(jars: &str, main: &str) -> Command {
 
 impl TestZooKeeper {
     pub async fn start() -> Self {
-        Self::of(&debian()).await
+        Self::with(Distribution::Debian, "").await
     }
 
     /// A newer release than Debian's.
     pub async fn start_newest() -> Self {
-        Self::of(&installed("zookeeper_newest-3.9.5").join("*").display().to_string()).await
+        Self::with(Distribution::Newest, "").await
     }
 
     /// The same, with further lines of its configuration.
     pub async fn start_newest_with(lines: &str) -> Self {
-        Self::with(&installed("zookeeper_newest-3.9.5").join("*").display().to_string(), lines).await
+        Self::with(Distribution::Newest, lines).await
     }
 
-    async fn of(jars: &str) -> Self {
-        Self::with(jars, "").await
+    /// One of the servers of an ensemble, each with a port for its peers and one for elections; it serves once more than
+    /// half of them have started.
+    pub async fn start_member(distribution: Distribution, nth: usize, ensemble: &[[u16; 2]]) -> Self {
+        let mut lines = "initLimit=5\nsyncLimit=2\n".to_owned();
+        for (nth, [peers, elections]) in ensemble.iter().enumerate() {
+            lines += &format!("server.{}=127.0.0.1:{peers}:{elections}\n", nth + 1);
+        }
+        let member = Self::spawned(distribution, &lines, Some(nth + 1));
+        wait_for("ZooKeeper to listen", async || tokio::net::TcpStream::connect(&member.server).await.is_ok()).await;
+        member
     }
 
-    async fn with(jars: &str, lines: &str) -> Self {
+    async fn with(distribution: Distribution, lines: &str) -> Self {
+        let zookeeper = Self::spawned(distribution, lines, None);
+        // Measured: one that is still starting may take a connection and never answer it.
+        let asked = Api::new(vec![zookeeper.server.clone()], None, Duration::from_secs(1));
+        wait_for("ZooKeeper to give a session", async || asked.session().await.is_ok()).await;
+        zookeeper
+    }
+
+    fn spawned(distribution: Distribution, lines: &str, id: Option<usize>) -> Self {
         let data = tempfile::tempdir().unwrap();
+        if let Some(id) = id {
+            std::fs::write(data.path().join("myid"), id.to_string()).unwrap();
+        }
         let [port] = free_ports();
         let config = data.path().join("zoo.cfg");
         let folder = data.path().display();
@@ -61,16 +96,12 @@ impl TestZooKeeper {
             ),
         )
         .unwrap();
-        let child = java(jars, "org.apache.zookeeper.server.quorum.QuorumPeerMain")
+        let child = java(&distribution.jars(), "org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(&config)
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("java: {error}: `tests/run` installs openjdk-17-jre-headless"));
-        let zookeeper = Self { child, _data: data, server: format!("127.0.0.1:{port}") };
-        // Measured: one that is still starting may take a connection and never answer it.
-        let asked = Api::new(vec![zookeeper.server.clone()], None, Duration::from_secs(1));
-        wait_for("ZooKeeper to give a session", async || asked.session().await.is_ok()).await;
-        zookeeper
+        Self { child, _data: data, server: format!("127.0.0.1:{port}") }
     }
 
     pub async fn session(&self) -> Session {

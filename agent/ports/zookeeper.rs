@@ -179,7 +179,10 @@ impl Api {
         hello.int(0).long(0).int(SESSION.as_millis() as i32).long(0).bytes(&[0; 16]);
         hello.0.push(0);
         stream.send(&hello.0).await?;
-        let answer = stream.receive().await?;
+        let answer = match stream.receive().await {
+            Err(ApiError::Unreachable(why)) => return Err(self.no_session(server, why).await),
+            answer => answer?,
+        };
         let mut answer = Answer(&answer);
         answer.int()?;
         // A server that will not have us says so by a session without time.

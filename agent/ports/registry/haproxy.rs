@@ -118,11 +118,23 @@ impl Balancers {
         parsed(&answer).map_err(|why| self.refused(format!("{socket}: show servers state: {why}")))
     }
 
+    /// A socket of a lower level shows everything and sets nothing: that is said before any other balancer is changed.
+    async fn may_set(&self, socket: &str) -> Result<(), RegistryError> {
+        match self.ask(socket, "show cli level").await?.trim() {
+            level @ ("user" | "operator") => Err(self.refused(format!(
+                "{socket}: this socket has the level `{level}`, and a drain needs another: write `level admin` behind its \
+                 `stats socket` in HAProxy's configuration, and reload"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The server as each balancer has it: all of them or none, otherwise it is refused.
     async fn everywhere(&self, id: &str) -> Result<Vec<(&str, Server)>, RegistryError> {
         let (backend, name) = self.split(id)?;
         let mut found = Vec::new();
         for socket in &self.sockets {
+            self.may_set(socket).await?;
             let servers = self.servers(socket, backend).await?;
             found
                 .extend(servers.into_iter().find(|server| server.name == name).map(|server| (socket.as_str(), server)));

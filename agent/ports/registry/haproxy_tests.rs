@@ -217,12 +217,18 @@ async fn one_balancer_that_is_away_keeps_the_others_as_they_are(world: &mut Bala
     let [port] = free_ports();
     let config = format!("listen rpc-order\n  bind 127.0.0.1:{port}\n  server s1 127.0.0.1:7801\n");
     let denied = TestHaProxy::start("operator", &config).await;
-    let sockets = vec![world.balancers[0].socket(), denied.socket()];
-    let registry = HaProxy::new("haproxy", sockets, world.state.path().join("others.json"));
-    let error = registry.drain(US, &marker("i")).await.unwrap_err();
-    assert!(matches!(&error, RegistryError::Refused { detail, .. } if detail.contains("ermission denied")), "{error}");
-    assert!(world.reaches(0, US).await);
-    assert!(registry.markers().await.unwrap().is_empty());
+    for (socket, level) in [(denied.socket(), "operator"), (denied.reader(), "user")] {
+        let sockets = vec![world.balancers[0].socket(), socket.clone()];
+        let registry = HaProxy::new("haproxy", sockets, world.state.path().join("others.json"));
+        for error in [registry.observe(US).await.unwrap_err(), registry.drain(US, &marker("i")).await.unwrap_err()] {
+            let says = format!(
+                "{socket}: this socket has the level `{level}`, and a drain needs another: write `level admin`"
+            );
+            assert!(matches!(&error, RegistryError::Refused { detail, .. } if detail.contains(&says)), "{error}");
+        }
+        assert!(world.reaches(0, US).await);
+        assert!(registry.markers().await.unwrap().is_empty());
+    }
 
     world.registry.drain(US, &marker("i")).await.unwrap();
     world.balancers[1].end();

@@ -12,7 +12,8 @@ use super::conformance::{NEIGHBOUR, OURS, Tells, World, conforms, marker, nobody
 use super::dubbo::{address, decoded, encoded};
 use super::zookeeper::ZooKeeper;
 use super::*;
-use crate::ports::testing_zookeeper::TestZooKeeper;
+use crate::ports::testing_consul::{free_ports, wait_for};
+use crate::ports::testing_zookeeper::{Distribution, TestZooKeeper};
 use crate::ports::zookeeper::Session;
 use crate::ports::{Secret, User};
 
@@ -403,4 +404,31 @@ async fn a_zookeeper_that_is_away_is_worth_trying_again() {
     let away = ZooKeeper::new("zookeeper", vec!["127.0.0.1:1".into()], user("hush"), "/dubbo", false, "h");
     let error = away.observe(US).await.unwrap_err();
     assert!(error.is_passing() && !format!("{error:?} {away:?}").contains("hush"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_zookeeper_without_a_quorum_says_so_and_is_worth_trying_again() {
+    for made in [Distribution::Debian, Distribution::Newest] {
+        let ports: [u16; 6] = free_ports();
+        let ensemble = [[ports[0], ports[1]], [ports[2], ports[3]], [ports[4], ports[5]]];
+        let first = TestZooKeeper::start_member(made, 0, &ensemble).await;
+        let registry = ZooKeeper::new("zookeeper", vec![first.server.clone()], None, "/dubbo", false, "h");
+        let says_so = async || {
+            let error = registry.observe(US).await.unwrap_err();
+            assert!(error.is_passing(), "{error}");
+            let says =
+                format!("{}: ZooKeeper: no session: \"This ZooKeeper instance is not currently serving", first.server);
+            error.to_string().contains(&says)
+        };
+        wait_for("it to say that it has no quorum", says_so).await;
+        let second = TestZooKeeper::start_member(made, 1, &ensemble).await;
+        wait_for("a quorum", async || matches!(registry.observe(US).await, Err(RegistryError::NotRegistered { .. })))
+            .await;
+        drop(second);
+        wait_for("it to say that its quorum is gone", async || {
+            let seen = registry.observe(US).await;
+            matches!(seen, Err(RegistryError::Unreachable { .. })) && says_so().await
+        })
+        .await;
+    }
 }

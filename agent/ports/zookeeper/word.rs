@@ -1,8 +1,9 @@
-//! ZooKeeper's words of four letters, spoken without a session: its version.
+//! ZooKeeper's words of four letters, spoken without a session: its version, and why it gives none.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Api, ApiError, Stream, within};
+use crate::ports::said;
 
 /// Of the answer to a word of four letters.
 const MAX_WORD_BYTES: u64 = 4096;
@@ -20,6 +21,20 @@ impl Api {
             }
         }
         Err(failed)
+    }
+
+    /// Of a server that took our connection and closed it at our first word. One whose ensemble has no quorum says why by its
+    /// word `srvr` (3.8.0, 3.9.5).
+    pub(super) async fn no_session(&self, server: &str, why: String) -> ApiError {
+        let detail = match within(self.deadline, self.srvr(server)).await {
+            Ok(says) if says.contains("not currently serving requests") => format!(
+                "ZooKeeper: no session: \"{}\": it has just started, or reaches too few of its ensemble's other servers; \
+                 start those",
+                said::first_line(&says, [])
+            ),
+            _ => why,
+        };
+        ApiError::Unreachable(detail)
     }
 
     async fn srvr(&self, server: &str) -> Result<String, ApiError> {
