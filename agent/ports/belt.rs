@@ -323,6 +323,10 @@ impl Fleet for Belted<dyn Fleet> {
         self.read(|| self.inner.breaches(service)).await
     }
 
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        self.read(|| self.inner.server()).await
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.inner.caveats()
     }

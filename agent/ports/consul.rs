@@ -12,6 +12,7 @@ use std::time::Duration;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Secret;
@@ -107,6 +108,22 @@ impl Api {
 
     pub async fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Answer, ApiError> {
         self.call(Method::DELETE, path, query, Vec::new()).await
+    }
+
+    /// What answers there, by the right agent:read.
+    pub async fn version(&self) -> Result<String, ApiError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Agent {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Config {
+            version: String,
+        }
+        let agent: Agent = self.get(&["agent", "self"], &[]).await?.json()?;
+        Ok(format!("Consul {}", agent.config.version))
     }
 
     async fn call(

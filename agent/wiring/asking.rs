@@ -50,11 +50,11 @@ impl Wiring {
             }
         }
         for (address, config) in self.config.host.fleet.iter().flat_map(each_fleet) {
-            let answer = match adapters::fleet(&config, &self.host, &self.shared) {
-                Ok(fleet) => self.read_fleet(fleet, &config).await,
-                Err(error) => Err(error.to_string()),
+            let (server, answer) = match adapters::fleet(&config, &self.host, &self.shared) {
+                Ok(fleet) => (fleet.server().await.ok().flatten(), self.read_fleet(fleet, &config).await),
+                Err(error) => (None, Err(error.to_string())),
             };
-            all.push(self.asked(adapters::FLEET, address, None, answer, config.tls()));
+            all.push(self.asked(adapters::FLEET, address, server, answer, config.tls()));
         }
         for (service, config) in &self.config.host.services {
             let Some(health) = &config.health else { continue };

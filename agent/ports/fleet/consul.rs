@@ -96,4 +96,8 @@ impl Documents for Consul {
             .filter_map(|pair| pair.key.strip_prefix(&prefix).map(|name| Ok((name.to_owned(), pair.text()?))))
             .collect()
     }
+
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        Ok(Some(self.0.version().await?))
+    }
 }

@@ -72,6 +72,11 @@ pub(super) trait Documents: Send + Sync {
     /// Everything in one folder, by name.
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError>;
 
+    /// See [`super::Fleet::server`].
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        Ok(None)
+    }
+
     /// See [`super::Fleet::caveats`].
     fn caveats(&self) -> &'static [&'static str] {
         &[]

@@ -77,6 +77,10 @@ impl Fleet for DryFleet {
         self.real.breaches(service).await
     }
 
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        self.real.server().await
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.real.caveats()
     }

@@ -49,6 +49,10 @@ impl Documents for Etcd {
         Ok(self.0.below(&prefix).await.map_err(FleetError::from)?.into_iter().map(named).collect())
     }
 
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        Ok(self.0.version().await?.map(|version| format!("etcd {version}")))
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         &[
             "an etcd that is full (NOSPACE) gives no slots, and takes one back only where no other host holds one of that service",

@@ -247,4 +247,5 @@ async fn slots_lie_in_a_cluster_and_stay_held_while_they_move() {
     cluster.nodes[1].known_for_long().await;
     assert!(matches!(b.acquire(SERVICE, "ib", 1).await.unwrap(), Acquired::Yes { .. }));
     assert_eq!(b.breaches(SERVICE).await.unwrap(), ["b"]);
+    assert!(b.server().await.unwrap().is_some_and(|name| name.starts_with("Redis ")));
 }

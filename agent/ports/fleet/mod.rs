@@ -165,6 +165,11 @@ pub trait Fleet: Send + Sync {
         Err(FleetError::Cannot("this store shares no breaches"))
     }
 
+    /// What the server calls itself, with its version; `None` where it does not say, as those of FleetLock.
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        Ok(None)
+    }
+
     /// What this kind of store cannot promise, a sentence each; `unwait check` shows them.
     fn caveats(&self) -> &'static [&'static str] {
         &[]

@@ -148,6 +148,10 @@ impl Documents for Redis {
         fields.into_iter().map(|(name, value)| parsed(folder, &name, &value).map(|text| (name, text))).collect()
     }
 
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        Ok(self.api.server().await?)
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         const FORGETS: &str = "after a failover or a restart of Redis no slot is given for 70 s, until each host at work has \
                                written its own again; one that is down or cut off for so long loses it to another";

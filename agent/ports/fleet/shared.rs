@@ -461,6 +461,10 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         .await
     }
 
+    async fn server(&self) -> Result<Option<String>, FleetError> {
+        self.documents.server().await
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.documents.caveats()
     }

@@ -79,8 +79,6 @@ struct AgentSelf {
 struct SelfConfig {
     #[serde(rename = "NodeName")]
     node: String,
-    #[serde(rename = "Version", default)]
-    version: String,
 }
 
 #[derive(Deserialize)]
@@ -182,7 +180,7 @@ impl Local {
     }
 
     async fn version(&self) -> Result<Option<String>, RegistryError> {
-        Ok(Some(format!("Consul {}", self.get::<AgentSelf>(&["agent", "self"], &[]).await?.config.version)))
+        self.api.version().await.map(Some).map_err(|error| self.told(error))
     }
 
     async fn checks(&self) -> Result<BTreeMap<String, Value>, RegistryError> {

@@ -25,6 +25,7 @@ async fn the_user_who_may_is_taken_and_no_other_and_each_refusal_is_in_etcds_own
         may.acquire(SERVICE, "ia", 1).await.unwrap();
         may.begin(SERVICE, "ia").await.unwrap();
         assert_eq!(may.services().await.unwrap(), [SERVICE]);
+        assert!(may.server().await.unwrap().is_some_and(|name| name.starts_with("etcd 3.")));
         refuses(&*fleet(&store, user("unwait", "wrong-word"), "a"), "authentication failed", "wrong-word").await;
         refuses(&*fleet(&store, None, "a"), "user name is empty", "no secret here").await;
         store.add_user("blind", "hush-hush", &[("READ", "other/")]).await;
