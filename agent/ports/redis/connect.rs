@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::words::{self, Miss, Next};
-use super::{CALL_DEADLINE, TlsContext, User};
+use super::{TlsContext, User};
 use crate::model::RedisAddress;
 
 /// What opens a server.
@@ -64,7 +64,8 @@ impl Door {
                 settings = settings.set_username(name);
             }
         }
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(CALL_DEADLINE));
+        // Who asks has one deadline for all of it.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let wire = self.dial(at).await?;
         let told = |error: RedisError| match self.tls.as_ref().and_then(|tls| tls.failed(carried(&error))) {
             // In TLS 1.3 a server refuses a client after the client believes itself connected.
