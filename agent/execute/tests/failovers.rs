@@ -1,6 +1,9 @@
-//! Two hosts whose registry and fleet are one Redis with sentinels, whose master is killed, paused or replaced as planned while
-//! a saga is at work: never are both out of traffic, none stays out, and both come to an end.
+//! Two hosts whose registry and fleet are one Redis with sentinels, whose master is killed, paused or replaced as planned just
+//! before one of the calls that a saga makes of it: never are both out of traffic, none stays out, and both come to an end.
+//!
+//! Some calls, others in each run; all with `UNWAIT_FAILOVERS=all`, one alone with `UNWAIT_FAILOVERS='Redis Killed 7'`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,7 +23,7 @@ use crate::execute::saga::Saga;
 use crate::execute::world::Pace;
 use crate::model::plan::Binding;
 use crate::model::{IncidentId, Marker, Outcome, RedisLayout, RedisProfile, Step};
-use crate::ports::fleet::{self, Acquired, Fleet};
+use crate::ports::fleet::{self, Acquired, Fleet, FleetError, Slot};
 use crate::ports::registry::redis::Redis;
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::ports::testing_consul::wait_for;
@@ -31,6 +34,12 @@ const KEY: &str = "rpc:rpc-order";
 
 /// Steps wait so many times shorter; Redis and its sentinels do not.
 const FASTER: u32 = 20;
+
+/// The host whose first saga is counted; the other one begins behind it.
+const FIRST: &str = "a";
+
+/// What one saga asks of the registry and the fleet, from its slot to the slot's release.
+const CALLS: u32 = 25;
 
 /// In traffic for so long, without a break, before the next saga.
 const COOLDOWN: Duration = Duration::from_secs(4);
@@ -52,37 +61,87 @@ impl Pace for Fast {
 struct Shared {
     /// Hosts whose instance is drained, or may be.
     out: AtomicU32,
+    /// What the first saga has asked of the registry and the fleet.
     calls: AtomicU32,
-    /// The master goes at this call.
+    /// The master goes just before this call, and the call is made once it has gone.
     at: u32,
-    now: Notify,
+    gone: Notify,
+    /// Sagas.
+    ended: AtomicU32,
     stop: AtomicBool,
 }
 
-/// The registry of one host; counts the calls.
-struct Counted {
-    real: Arc<Redis>,
-    shared: Arc<Shared>,
-    is_out: AtomicBool,
-}
-
-impl Counted {
-    fn called(&self) {
-        if self.shared.calls.fetch_add(1, Ordering::Relaxed) == self.shared.at {
-            self.shared.now.notify_one();
+impl Shared {
+    async fn called(&self, host: &str) {
+        let is_first = host == FIRST && self.ended.load(Ordering::Relaxed) == 0;
+        if is_first && self.calls.fetch_add(1, Ordering::Relaxed) == self.at {
+            self.gone.notified().await;
         }
     }
 }
 
+/// Registry and fleet of one host, with their calls counted.
+struct Counted<T: ?Sized> {
+    host: &'static str,
+    shared: Arc<Shared>,
+    is_out: AtomicBool,
+    real: Arc<T>,
+}
+
+impl<T: ?Sized> Counted<T> {
+    fn new(host: &'static str, shared: &Arc<Shared>, real: Arc<T>) -> Arc<Self> {
+        Arc::new(Self { host, shared: Arc::clone(shared), is_out: AtomicBool::new(false), real })
+    }
+
+    async fn called(&self) {
+        self.shared.called(self.host).await;
+    }
+}
+
 #[async_trait]
-impl Registry for Counted {
+impl Fleet for Counted<dyn Fleet> {
+    async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
+        self.called().await;
+        self.real.acquire(service, incident, slots).await
+    }
+
+    async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
+        self.called().await;
+        self.real.begin(service, incident).await
+    }
+
+    async fn drained(&self, service: &str, incident: &str) -> Result<(), FleetError> {
+        self.called().await;
+        self.real.drained(service, incident).await
+    }
+
+    async fn release(&self, service: &str, incident: &str) -> Result<(), FleetError> {
+        self.called().await;
+        self.real.release(service, incident).await
+    }
+
+    async fn keep(&self, needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        self.real.keep(needed).await
+    }
+
+    async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
+        self.real.blocked_by(service, incident, slots).await
+    }
+
+    async fn release_host(&self, service: &str, host: &str) -> Result<Vec<Slot>, FleetError> {
+        self.real.release_host(service, host).await
+    }
+}
+
+#[async_trait]
+impl Registry for Counted<Redis> {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        self.called();
+        self.called().await;
         self.real.observe(id).await
     }
 
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.called();
+        self.called().await;
         if !self.is_out.swap(true, Ordering::Relaxed) {
             assert_eq!(self.shared.out.fetch_add(1, Ordering::Relaxed), 0, "two at work");
         }
@@ -90,17 +149,17 @@ impl Registry for Counted {
     }
 
     async fn hold(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.called();
+        self.called().await;
         self.real.hold(id, marker).await
     }
 
     async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
-        self.called();
+        self.called().await;
         self.real.takes_writes(id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
-        self.called();
+        self.called().await;
         self.real.restore(id, marker, record).await
     }
 
@@ -117,31 +176,52 @@ impl Registry for Counted {
     }
 }
 
-/// One host: a saga after the other, until the story is over. Says how many came to an end.
+/// The incidents of one host.
+#[derive(Default)]
+struct Own {
+    /// The one at work, with its service.
+    needed: Vec<(String, String)>,
+    over: Vec<String>,
+}
+
+impl Own {
+    fn ends(&mut self, incident: &str) {
+        self.needed.clear();
+        self.over.push(incident.to_owned());
+    }
+}
+
+/// One host: a saga after the other, until the story is over. Says how many completed.
 async fn host(name: &'static str, set_up: &TestSentinels, shared: Arc<Shared>) -> u32 {
+    while name != FIRST && shared.calls.load(Ordering::Relaxed) < 2 && !shared.stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let layout = RedisLayout {
         profile: RedisProfile::Hash,
         key: "rpc:{service}".into(),
         hold_every: Duration::from_millis(200),
     };
     let real = Arc::new(Redis::new("redis", set_up.access(), layout, name));
-    let counted = Arc::new(Counted { real, shared: Arc::clone(&shared), is_out: AtomicBool::new(false) });
-    let fleet: Arc<dyn Fleet> = fleet::redis::redis(set_up.access(), name, Arc::new(SystemClock));
+    let counted = Counted::new(name, &shared, real);
+    let fleet: Arc<dyn Fleet> =
+        Counted::<dyn Fleet>::new(name, &shared, fleet::redis::redis(set_up.access(), name, Arc::new(SystemClock)));
     // As the agent does beside its loop: what a failover lost is written again, and what it brought back is given back.
-    let needed: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+    let own: Arc<Mutex<Own>> = Arc::default();
     let keeping = tokio::spawn({
-        let (fleet, needed) = (Arc::clone(&fleet), Arc::clone(&needed));
+        let (fleet, own) = (Arc::clone(&fleet), Arc::clone(&own));
         async move {
             loop {
                 tokio::time::sleep(Duration::from_millis(300)).await;
-                let now = needed.lock().unwrap().clone();
-                for (service, slot) in fleet.keep(&now).await.unwrap_or_default() {
-                    let _ = fleet.release(&service, &slot.incident).await;
+                let needed = own.lock().unwrap().needed.clone();
+                for (service, slot) in fleet.keep(&needed).await.unwrap_or_default() {
+                    if own.lock().unwrap().over.contains(&slot.incident) {
+                        let _ = fleet.release(&service, &slot.incident).await;
+                    }
                 }
             }
         }
     });
-    let mut ended = 0;
+    let (mut ended, mut completed) = (0, 0);
     while !shared.stop.load(Ordering::Relaxed) {
         let incident = format!("{name}-{ended}");
         let acquired = fleet.acquire(SERVICE, &incident, 1).await;
@@ -168,7 +248,7 @@ async fn host(name: &'static str, set_up: &TestSentinels, shared: Arc<Shared>) -
         world.ports.fleet = Some(Arc::clone(&fleet));
         let start = world.teller(&plan).start(Vec::new());
         world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[start]).unwrap();
-        *needed.lock().unwrap() = vec![(SERVICE.to_owned(), incident.clone())];
+        own.lock().unwrap().needed = vec![(SERVICE.to_owned(), incident.clone())];
         let stop = scene.trip.stop.subscribe();
         let Driven::Rested(ending) = drive(Saga::new(plan), Journal::new(), &world, stop).await else {
             panic!("nobody told it to leave");
@@ -178,11 +258,13 @@ async fn host(name: &'static str, set_up: &TestSentinels, shared: Arc<Shared>) -
         if counted.is_out.swap(false, Ordering::Relaxed) {
             shared.out.fetch_sub(1, Ordering::Relaxed);
         }
-        needed.lock().unwrap().clear();
+        own.lock().unwrap().ends(&incident);
         while fleet.release(SERVICE, &incident).await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        ended += u32::from(ending.outcome == Outcome::Completed);
+        completed += u32::from(ending.outcome == Outcome::Completed);
+        ended += 1;
+        shared.ended.fetch_add(1, Ordering::Relaxed);
         // As a cooldown does: what the new master has lost of it is put right before another begins.
         let mut since = tokio::time::Instant::now();
         while since.elapsed() < COOLDOWN {
@@ -201,7 +283,7 @@ async fn host(name: &'static str, set_up: &TestSentinels, shared: Arc<Shared>) -
     };
     wait_for("the instance to be in traffic", is_in).await;
     keeping.abort();
-    ended
+    completed
 }
 
 /// After a failover hosts wait for so long here, in place of 70 s.
@@ -211,6 +293,7 @@ local since = tonumber(redis.call('HGET', KEYS[1], 'since'))
 if since and now - since > 8000 then redis.call('HSET', KEYS[1], 'since', 1) end
 ";
 
+/// The master goes just before the call `at` of the first saga; of [`CALLS`], once that has ended.
 async fn story(make: Make, how: Goes, at: u32) {
     let set_up = TestSentinels::start(make).await;
     let master = set_up.master().await;
@@ -220,44 +303,68 @@ async fn story(make: Make, how: Goes, at: u32) {
         out: AtomicU32::new(0),
         calls: AtomicU32::new(0),
         at,
-        now: Notify::new(),
+        gone: Notify::new(),
+        ended: AtomicU32::new(0),
         stop: AtomicBool::new(false),
     });
+    let ended = || shared.ended.load(Ordering::Relaxed);
     let failover = async {
-        shared.now.notified().await;
+        let calls = || shared.calls.load(Ordering::Relaxed);
+        wait_for("the call", async || calls() > at || ended() > 0).await;
+        assert_eq!(calls(), CALLS.min(at + 1), "a saga asks otherwise than it did: see `CALLS`");
         let former = set_up.go(how).await;
+        shared.gone.notify_one();
         let master = set_up.replaced(former).await;
         if matches!(how, Goes::Paused) {
             former.signal(Signal::SIGCONT);
         }
-        let before = shared.calls.load(Ordering::Relaxed);
-        // Some saga after it, by whichever host.
-        while shared.calls.load(Ordering::Relaxed) < before + 40 {
+        // The saga that was at work, where it goes on, and one after it, by whichever host.
+        let before = ended();
+        wait_for("two sagas to end", async || {
             let _ = master.try_ask(&["EVAL", SHORTLY, "1", "unwait:line:{unwait:slots}"]).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            ended() >= before + 2
+        })
+        .await;
         shared.stop.store(true, Ordering::Relaxed);
     };
     let (a, b) = (host("a", &set_up, Arc::clone(&shared)), host("b", &set_up, Arc::clone(&shared)));
     let ((), a, b) = tokio::join!(failover, a, b);
-    println!("{make:?} {how:?} at call {at}: {a} and {b} completed");
+    println!("{make:?} {how:?} {at}: {a} and {b} completed");
     assert!(a + b > 0, "{make:?} {how:?} {at}");
 }
 
-#[tokio::test]
-async fn a_master_of_redis_goes_while_a_saga_is_at_work() {
-    tokio::join!(
-        story(Make::Redis, Goes::Killed, 2),
-        story(Make::Redis, Goes::Paused, 6),
-        story(Make::Redis, Goes::Planned, 10)
-    );
+const WAYS: [Goes; 3] = [Goes::Killed, Goes::Paused, Goes::Planned];
+
+async fn swept(make: Make) {
+    let all = (0..=CALLS).flat_map(|at| WAYS.map(|how| (how, at)));
+    let told: Vec<(Goes, u32)> = match std::env::var("UNWAIT_FAILOVERS") {
+        Ok(how) if how == "all" => all.collect(),
+        Ok(one) => all.filter(|(how, at)| format!("{make:?} {how:?} {at}") == one).collect(),
+        // Two that lie half a saga apart, others in each run, and the end.
+        Err(_) => {
+            let now = SystemClock.now().as_second() as u32;
+            let way = |nth: u32| WAYS[((now + nth) % 3) as usize];
+            vec![(way(0), now % CALLS), (way(1), (now + CALLS / 2) % CALLS), (way(2), CALLS)]
+        }
+    };
+    let (count, left) = (told.len(), RefCell::new(told));
+    let plays = async || {
+        loop {
+            let Some((how, at)) = left.borrow_mut().pop() else { return };
+            println!("UNWAIT_FAILOVERS='{make:?} {how:?} {at}' plays it alone");
+            story(make, how, at).await;
+        }
+    };
+    tokio::join!(plays(), plays(), plays(), plays());
+    println!("{count} failovers of {make:?}");
 }
 
 #[tokio::test]
-async fn a_master_of_valkey_goes_while_a_saga_is_at_work() {
-    tokio::join!(
-        story(Make::Valkey, Goes::Planned, 4),
-        story(Make::Valkey, Goes::Killed, 8),
-        story(Make::Valkey, Goes::Paused, 12)
-    );
+async fn a_master_of_redis_goes_at_a_call_of_a_saga() {
+    swept(Make::Redis).await;
+}
+
+#[tokio::test]
+async fn a_master_of_valkey_goes_at_a_call_of_a_saga() {
+    swept(Make::Valkey).await;
 }

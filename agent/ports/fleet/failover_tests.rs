@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::ports::testing_consul::wait_for;
-use crate::ports::testing_redis::{Goes, Make, TestCluster, TestSentinels};
+use crate::ports::testing_redis::{Goes, Make, TestCluster, TestRedis, TestSentinels};
 
 const SERVICE: &str = "rpc-order";
 
@@ -156,6 +156,8 @@ async fn works(fleet: &dyn Fleet, host: &str, at_work: &Cell<u32>, turns: &Cell<
             while fleet.release(SERVICE, &incident).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            // The other asks meanwhile.
+            tokio::time::sleep(Duration::from_millis(150)).await;
         }
     };
     let keeping = async {
@@ -182,7 +184,36 @@ async fn never_two_at_work(make: Make) {
 async fn over(make: Make, how: Goes) {
     let set_up = TestSentinels::start(make).await;
     set_up.master().await.known_for_long().await;
-    let (a, b) = (host(&set_up, "a"), host(&set_up, "b"));
+    let hosts = ["a", "b"].map(|name| host(&set_up, name));
+    let goes = async || {
+        let former = set_up.go(how).await;
+        let master = set_up.replaced(former).await;
+        if matches!(how, Goes::Paused) {
+            former.signal(nix::sys::signal::Signal::SIGCONT);
+        }
+        master
+    };
+    both_get_their_turns(hosts, goes, &format!("{make:?} {how:?}")).await;
+}
+
+/// The same in a Cluster, where the slots lie at the first of its masters.
+async fn over_in_a_cluster(make: Make, how: Goes) {
+    let cluster = TestCluster::start_with_replicas(make).await;
+    cluster.nodes[0].known_for_long().await;
+    let hosts = ["a", "b"].map(|name| redis::redis(cluster.access_by_all(), name, Arc::new(SystemClock)));
+    let goes = async || {
+        cluster.goes(0, how).await;
+        if matches!(how, Goes::Paused) {
+            cluster.nodes[0].signal(nix::sys::signal::Signal::SIGCONT);
+        }
+        &cluster.nodes[3]
+    };
+    both_get_their_turns(hosts, goes, &format!("{make:?} {how:?} in a Cluster")).await;
+}
+
+/// Before the master goes, and after; `goes` says who follows it.
+async fn both_get_their_turns<'a>(hosts: [Arc<dyn Fleet>; 2], goes: impl AsyncFnOnce() -> &'a TestRedis, story: &str) {
+    let [a, b] = hosts;
     let (at_work, stop) = (Cell::new(0), Cell::new(false));
     let turns = [Cell::new(0), Cell::new(0)];
     let both_have = async |count: u32| {
@@ -190,27 +221,22 @@ async fn over(make: Make, how: Goes) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let story = async {
+    let played = async {
         both_have(2).await;
-        let former = set_up.go(how).await;
-        let master = set_up.replaced(former).await;
-        if matches!(how, Goes::Paused) {
-            former.signal(nix::sys::signal::Signal::SIGCONT);
-        }
-        let before: Vec<u32> = turns.iter().map(Cell::get).collect();
-        let all = before.iter().max().unwrap() + 2;
+        let master = goes().await;
+        let before = turns.clone();
         let in_time = async {
-            while turns.iter().any(|turns| turns.get() < all) {
+            while turns.iter().zip(&before).any(|(turns, before)| turns.get() < before.get() + 2) {
                 let _ = master.try_ask(&["EVAL", SHORTLY, "1", "unwait:line:{unwait:slots}"]).await;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         let ended = tokio::time::timeout(Duration::from_secs(120), in_time).await;
-        assert!(ended.is_ok(), "{make:?} {how:?}: {turns:?}");
+        assert!(ended.is_ok(), "{story}: {turns:?}");
         stop.set(true);
     };
-    tokio::join!(story, works(&*a, "a", &at_work, &turns[0], &stop), works(&*b, "b", &at_work, &turns[1], &stop));
-    assert!(holders(&*a).await.is_empty(), "{make:?} {how:?}");
+    tokio::join!(played, works(&*a, "a", &at_work, &turns[0], &stop), works(&*b, "b", &at_work, &turns[1], &stop));
+    assert!(holders(&*a).await.is_empty(), "{story}");
 }
 
 #[tokio::test]
@@ -221,6 +247,15 @@ async fn over_failovers_of_redis_never_two_are_at_work_and_both_get_their_turns(
 #[tokio::test]
 async fn over_failovers_of_valkey_never_two_are_at_work_and_both_get_their_turns() {
     never_two_at_work(Make::Valkey).await;
+}
+
+#[tokio::test]
+async fn over_failovers_in_a_cluster_never_two_are_at_work_and_both_get_their_turns() {
+    tokio::join!(
+        over_in_a_cluster(Make::Redis, Goes::Planned),
+        over_in_a_cluster(Make::Valkey, Goes::Paused),
+        over_in_a_cluster(Make::Redis, Goes::Killed)
+    );
 }
 
 #[tokio::test]
