@@ -30,6 +30,7 @@ mod not_helped;
 mod orphans;
 mod outcomes;
 mod per_connection;
+mod quadlet;
 mod readme;
 mod restarters;
 mod scan;

@@ -18,6 +18,8 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::owner::{self, Called};
+use super::systemd::bus::Bus;
 use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
@@ -41,6 +43,7 @@ const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 pub struct DockerRestarter {
     clock: Arc<dyn Clock>,
+    bus: Bus,
 }
 
 impl std::fmt::Debug for DockerRestarter {
@@ -128,16 +131,6 @@ impl Inspected {
     /// The systemd unit that podman was started by: Quadlet's, or one of `podman generate systemd`.
     fn unit(&self) -> Option<&str> {
         self.config.labels.as_ref()?.get(UNIT_LABEL).map(String::as_str).filter(|unit| !unit.is_empty())
-    }
-
-    /// Measured on podman 5.8 with Quadlet's unit: the daemon answers 204, and the container is gone for good, since its unit
-    /// removes it once it has stopped.
-    fn is_a_units(&self, container: &Container<'_>) -> Option<String> {
-        let (unit, service) = (self.unit()?, container.service());
-        Some(format!(
-            "{service} is {unit}'s (label {UNIT_LABEL}), which removes it when it stops: have the unit restarted, by \
-             `service: {unit}` in its place"
-        ))
     }
 
     fn is_never_killed(&self) -> bool {
@@ -264,7 +257,25 @@ fn says(status: StatusCode, body: &[u8]) -> String {
 
 impl DockerRestarter {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, bus: Bus::default() }
+    }
+
+    /// Why its unit alone may restart it. Measured on podman 5.8 with Quadlet's unit: the daemon answers 204, and the container
+    /// is gone for good, since its unit removes it once it has stopped.
+    async fn is_a_units(&self, container: &Container<'_>, seen: &Inspected) -> Option<String> {
+        let service = container.service();
+        if let Some(unit) = seen.unit() {
+            return Some(format!(
+                "{service} is {unit}'s (label {UNIT_LABEL}), which removes it when it stops: have the unit restarted, by \
+                 `service: {unit}` in its place"
+            ));
+        }
+        let called = Called { name: seen.name.trim_start_matches('/'), id: &seen.id };
+        let (unit, command) = owner::unit_of(&self.bus, called).await?;
+        Some(format!(
+            "{service} is run by {unit} ({command}), which ends or begins anew when the container stops: have the unit \
+             restarted, by `run: {{ argv: [systemctl, restart, {unit}] }}` in place of `restart`"
+        ))
     }
 
     /// The id, 64 hex digits, of the container that bears the name now.
@@ -295,7 +306,7 @@ impl Restarter for DockerRestarter {
         if before.run_state() != RunState::Active {
             return Err(container.refused(format!("it is {}; only what runs is restarted", before.shown())));
         }
-        if let Some(why) = before.is_a_units(&container) {
+        if let Some(why) = self.is_a_units(&container, &before).await {
             return Err(container.refused(why));
         }
         super::alone(&container.service(), &container.guests(&before).await?)?;
@@ -346,7 +357,8 @@ impl Restarter for DockerRestarter {
 
     async fn unfit(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
         let container = Container::of(target)?;
-        Ok(container.inspect().await?.is_a_units(&container))
+        let seen = container.inspect().await?;
+        Ok(self.is_a_units(&container, &seen).await)
     }
 
     async fn would_not_start(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {

@@ -13,6 +13,7 @@ use crate::model::{Incarnation, plan};
 
 pub mod docker;
 pub mod dry;
+mod owner;
 pub mod pidfd;
 pub mod process;
 mod room;

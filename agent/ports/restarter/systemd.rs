@@ -19,7 +19,7 @@
 //!
 //! Needs root, or a polkit rule for `org.freedesktop.systemd1.manage-units` with the unit and the verb.
 
-mod bus;
+pub(super) mod bus;
 mod start;
 
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use zbus::{Connection, DynamicType, MatchRule, Message, MessageStream, OwnedObje
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
 /// Where systemd's own tools look (sd-bus.h: DEFAULT_SYSTEM_BUS_ADDRESS); zbus' default goes by /var/run, a link that
 /// a small root file system may lack.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
@@ -26,13 +27,13 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const QUEUED_JOBS: NonZeroUsize = NonZeroUsize::new(1_024).expect("1,024 is not 0");
 
 #[derive(Debug, Default)]
-pub(super) struct Bus {
+pub(in crate::ports::restarter) struct Bus {
     connection: Mutex<Option<Connection>>,
 }
 
 /// Why a call gave nothing.
 #[derive(Debug)]
-pub(super) enum BusError {
+pub(in crate::ports::restarter) enum BusError {
     /// systemd said no: the D-Bus error's name and text.
     Answered { name: String, text: String },
     /// Nobody answered in time, or the bus is not there.
@@ -49,7 +50,7 @@ impl std::fmt::Display for BusError {
 }
 
 /// The Manager's `JobRemoved` signals: every end of a job, with the job's path and result.
-pub(super) struct JobsRemoved(MessageStream);
+pub(in crate::ports::restarter) struct JobsRemoved(MessageStream);
 
 impl JobsRemoved {
     /// The result of this job, once it has ended: `done`, `failed`, `canceled`, `timeout`, `dependency`, `skipped`…
@@ -69,8 +70,14 @@ impl JobsRemoved {
     }
 }
 
+/// One command of a unit: its program, its arguments, whether its failure is ignored; and its last run.
+pub(in crate::ports::restarter) type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+/// One unit of `ListUnits`: its name is the first field, its object's path the seventh.
+type ListedUnit = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
 /// Properties of one interface, as systemd gave them.
-pub(super) struct Properties(HashMap<String, OwnedVariant>);
+pub(in crate::ports::restarter) struct Properties(HashMap<String, OwnedVariant>);
 
 impl Properties {
     /// A property that is absent or of another type is its type's empty value: older versions lack some.
@@ -141,12 +148,38 @@ impl Bus {
         Ok(Properties(properties))
     }
 
+    async fn get<T: TryFrom<OwnedVariant>>(&self, path: &str, interface: &str, name: &str) -> Result<T, BusError>
+    where
+        T::Error: std::fmt::Display,
+    {
+        let answer = self.call(path, "org.freedesktop.DBus.Properties", "Get", &(interface, name)).await?;
+        let value: OwnedVariant = answer.body().deserialize().map_err(|error| BusError::Silent(error.to_string()))?;
+        T::try_from(value).map_err(|error| BusError::Silent(error.to_string()))
+    }
+
     /// Of the whole host: `running`, `degraded`, `stopping`…
     pub async fn system_state(&self) -> Result<String, BusError> {
-        let which = (MANAGER, "SystemState");
-        let answer = self.call(MANAGER_PATH, "org.freedesktop.DBus.Properties", "Get", &which).await?;
-        let state: OwnedVariant = answer.body().deserialize().map_err(|error| BusError::Silent(error.to_string()))?;
-        String::try_from(state).map_err(|error| BusError::Silent(error.to_string()))
+        self.get(MANAGER_PATH, MANAGER, "SystemState").await
+    }
+
+    /// The main process of a service; 0 where it has none.
+    pub async fn main_pid(&self, unit: &OwnedObjectPath) -> Result<u32, BusError> {
+        self.get(unit.as_str(), SERVICE, "MainPID").await
+    }
+
+    /// The arguments of each command of this kind (`ExecStart`, `ExecStop`…), the program first.
+    pub async fn commands(&self, unit: &OwnedObjectPath, kind: &str) -> Result<Vec<Vec<String>>, BusError> {
+        let commands: Vec<Command> = self.get(unit.as_str(), SERVICE, kind).await?;
+        Ok(commands.into_iter().map(|(_, argv, ..)| argv).collect())
+    }
+
+    /// The services that run, each with its object's path.
+    pub async fn running_services(&self) -> Result<Vec<(String, OwnedObjectPath)>, BusError> {
+        let which = (["active", "reloading", "deactivating"].as_slice(), ["*.service"].as_slice());
+        let answer = self.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &which).await?;
+        let units: Vec<ListedUnit> =
+            answer.body().deserialize().map_err(|error| BusError::Silent(error.to_string()))?;
+        Ok(units.into_iter().map(|unit| (unit.0, unit.6)).collect())
     }
 
     /// The ends of jobs from now on. The match comes first: systemd sends no signal before somebody has subscribed.

@@ -5,11 +5,8 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::bus::Properties;
+use super::bus::{Command, Properties};
 use crate::model::duration;
-
-/// One command of `ExecStart`: its program, its arguments, whether its failure is ignored; and its last run.
-type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 /// `up_for`: how long the present lifetime has lasted, where that is known.
 pub(super) fn in_the_way(
