@@ -149,6 +149,20 @@ impl Cgroups {
         self.directory(path).into_iter().chain(of_systemd).filter(|directory| directory.is_dir())
     }
 
+    /// All paths, each with its directory, in both hierarchies; those of one that cannot be read are left out.
+    pub fn all(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let mounts = self.mount.iter().map(|mount| &mount.at).chain(&self.of_systemd);
+        mounts.flat_map(|mount| {
+            let paths = walk(mount).unwrap_or_default().into_values();
+            paths.map(|path| (path.clone(), below(mount, &path)))
+        })
+    }
+
+    /// The cgroups of the v2 tree, by their ids; none where it cannot be read.
+    pub fn ids(&self) -> HashMap<u64, String> {
+        self.mount.as_ref().and_then(|mount| walk(&mount.at).ok()).unwrap_or_default()
+    }
+
     /// The directory of a path that [`Cgroups::path`] gave.
     pub fn directory(&self, path: &str) -> Option<PathBuf> {
         self.mount.as_ref().map(|mount| below(&mount.at, path))

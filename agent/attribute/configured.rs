@@ -3,7 +3,8 @@
 //! Only the processes of cgroups that hold sockets in CLOSE_WAIT, those of the cgroup of a configured port's
 //! listener, and the family of a main process are looked at, and for a name all processes where a socket's cgroup is not
 //! told; of these, only the descriptors of those that
-//! may be meant. Nothing at all is read where no such service is configured, or nothing is in CLOSE_WAIT. What
+//! may be meant. Nothing at all is read where no such service is configured, or nothing is in CLOSE_WAIT; but once in a while
+//! ([`Reach::Everyone`]) each of these services is looked for, whatever it holds. What
 //! could not be looked at is said so: whose the rest of such a cgroup is, is not guessed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -20,6 +21,15 @@ use super::processes::{Budget, ProcRoot, Process, Seen, Unseen};
 const MOST_GENERATIONS: usize = 32; // of a main process; a pre-forking server has two or three
 const CLOCK_SLACK: f64 = 10.0; // seconds that a clock may have been stepped by since a pid file was written
 
+/// How far is looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Where something is in CLOSE_WAIT.
+    Leaking,
+    /// And among all processes, for who holds none.
+    Everyone,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -34,6 +44,7 @@ pub(super) struct Claims {
 
 /// `paths` are those of the snapshot's cgroups.
 pub(super) fn claims(
+    reach: Reach,
     matches: &[ServiceMatch],
     mains: &BTreeMap<ServiceName, Seen>,
     snapshot: &Snapshot,
@@ -42,10 +53,13 @@ pub(super) fn claims(
     proc: &ProcRoot,
 ) -> Claims {
     let mut search = Search::new(matches, snapshot);
-    if search.is_needless() {
+    if !matches.iter().any(is_by_holder) || (reach == Reach::Leaking && search.leaking.is_empty()) {
         return search.claims;
     }
-    let mut budget = Budget::of_a_tick();
+    let mut budget = match reach {
+        Reach::Leaking => Budget::of_a_tick(),
+        Reach::Everyone => Budget::of_a_slow_search(),
+    };
     for service in matches {
         let by_pid_file = service.pid_file.as_deref().and_then(|file| main_process(file, snapshot, proc));
         let told = mains.get(&service.service).filter(|_| service.supervised);
@@ -72,12 +86,13 @@ pub(super) fn claims(
         }
     }
     // Where the kernel tells no cgroup, a name is looked for among all processes.
-    if by_name && snapshot.groups.iter().any(|group| group.cgroup_id.is_none()) {
+    let is_untold = snapshot.groups.iter().any(|group| group.cgroup_id.is_none());
+    if by_name && (is_untold || reach == Reach::Everyone) {
         let mut all_seen = true;
         let complete = proc.all(&mut budget, &mut |process, budget| {
             all_seen &= search.process(process, false, budget);
         });
-        search.claims.unseen_where_untold = !(complete && all_seen);
+        search.claims.unseen_where_untold = is_untold && !(complete && all_seen);
     }
     search.claims
 }
@@ -104,10 +119,6 @@ impl<'a> Search<'a> {
             listeners: snapshot.listeners.iter().map(|l| (l.inode, by_port(l))).collect(),
             claims: Claims::default(),
         }
-    }
-
-    fn is_needless(&self) -> bool {
-        self.leaking.is_empty()
     }
 
     fn listening_cgroups(&self, snapshot: &Snapshot) -> BTreeSet<u64> {
@@ -183,11 +194,14 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Is it told by what its processes hold?
+fn is_by_holder(found: &ServiceMatch) -> bool {
+    !found.ports.is_empty() || found.process.is_some() || found.pid_file.is_some() || found.supervised
+}
+
 /// The inodes of the sockets in CLOSE_WAIT, where a service is configured that is told by what it holds.
 fn leaking(matches: &[ServiceMatch], snapshot: &Snapshot) -> HashSet<u64> {
-    let by_holder =
-        |m: &ServiceMatch| !m.ports.is_empty() || m.process.is_some() || m.pid_file.is_some() || m.supervised;
-    let groups = if matches.iter().any(by_holder) { &snapshot.groups[..] } else { &[] };
+    let groups = if matches.iter().any(is_by_holder) { &snapshot.groups[..] } else { &[] };
     let inodes = groups.iter().flat_map(|group| &group.sockets).map(|socket| u64::from(socket.inode));
     inodes.filter(|inode| *inode != 0).collect()
 }

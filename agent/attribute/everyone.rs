@@ -7,8 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
+use super::cgroup::Cgroups;
 use super::processes::{Budget, ProcRoot, Process, Unseen};
 use crate::clock::Clock;
+use crate::model::ServiceName;
+use crate::model::census::NoOwner;
 
 /// What one look found.
 #[derive(Debug)]
@@ -65,6 +68,27 @@ pub(super) fn held(proc: &ProcRoot, wanted: &HashSet<u64>, clock: &dyn Clock, wi
     Found { by, hidden, unlisted }
 }
 
+/// In a pid namespace of our own, /proc lists no process of the host's others, though their cgroups may be seen: then why what
+/// is not found is not gone. `service` tells whose a cgroup's path is.
+pub(super) fn beyond(
+    proc: &ProcRoot,
+    cgroups: &Cgroups,
+    service: &dyn Fn(&str) -> Result<ServiceName, NoOwner>,
+) -> Option<String> {
+    if proc.is_the_hosts() {
+        return None;
+    }
+    let others = cgroups.all().find_map(|(path, directory)| {
+        // 0 stands for a process that our pid namespace does not have.
+        let members = std::fs::read_to_string(directory.join("cgroup.procs")).ok()?;
+        members.lines().any(|pid| pid == "0").then(|| service(&path).ok()).flatten()
+    })?;
+    Some(format!(
+        "the agent runs in a pid namespace that does not show all processes, such as those of {others} (the host's shows them: \
+         `--pid=host`, `hostPID: true`)"
+    ))
+}
+
 /// `None` where it has ended meanwhile: then it holds nothing.
 fn named(process: &Process, inodes: BTreeSet<u64>) -> Option<HeldBy> {
     let told = |read: Result<String, Unseen>| match read {
@@ -78,4 +102,36 @@ fn named(process: &Process, inodes: BTreeSet<u64>) -> Option<HeldBy> {
         path.map(|(_, path)| path).filter(|path| *path != "/")
     });
     Some(HeldBy { pid: process.pid, comm, cgroup: path.unwrap_or_default().to_owned(), inodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::unit::place;
+    use super::*;
+
+    #[test]
+    fn in_another_pid_namespace_a_service_whose_processes_are_not_listed_keeps_what_is_not_found_from_being_gone() {
+        let tree = tempfile::tempdir().unwrap();
+        let [v2, of_systemd, proc] = ["unified", "systemd", "proc"].map(|name| tree.path().join(name));
+        std::fs::create_dir_all(proc.join("self/ns")).unwrap();
+        std::fs::write(proc.join("self/ns/pid"), "").unwrap();
+        let lists = |cgroup: &str, members: &str| {
+            std::fs::create_dir_all(v2.join(cgroup)).unwrap();
+            std::fs::write(v2.join(cgroup).join("cgroup.procs"), members).unwrap();
+        };
+        let says = |proc: &ProcRoot| {
+            let service = |path: &str| place(path).map(|place| place.service);
+            beyond(proc, &Cgroups::hybrid(&v2, &of_systemd), &service)
+        };
+        let contained = ProcRoot(proc.clone());
+        lists("system.slice/seen.service", "7\n");
+        lists("no-service", "0\n");
+        assert_eq!(says(&contained), None);
+        lists("system.slice/unseen.service/below", "7\n0\n");
+        assert!(says(&contained).unwrap().contains("such as those of unseen.service"));
+        // Where this machine is a host.
+        if ProcRoot("/proc".into()).is_the_hosts() {
+            assert_eq!(says(&ProcRoot("/proc".into())), None);
+        }
+    }
 }

@@ -21,7 +21,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::CStr;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -37,8 +36,6 @@ use super::unit::Place;
 const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// A new pass, though every socket has been looked for: at 100,000 descriptors 0.1 s of CPU in these two minutes.
 const PASS_AGAIN_AFTER: Duration = Duration::from_secs(120);
-/// The inode number of the host's own pid namespace (PID_NS_INIT_INO, include/uapi/linux/nsfs.h).
-const HOSTS_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Whose a socket is, by who holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -397,8 +394,7 @@ impl Holders {
 
     /// Does /proc list the host's processes? Process 1 always lives; it is missing under hidepid.
     fn lists_all(&self) -> bool {
-        let namespace = std::fs::metadata(self.proc.0.join("self/ns/pid"));
-        self.proc.open(1).is_ok() && namespace.is_ok_and(|found| found.ino() == HOSTS_PID_NAMESPACE)
+        self.proc.open(1).is_ok() && self.proc.is_the_hosts()
     }
 
     /// Reads on where it stopped; false where the budget ended first.

@@ -453,7 +453,7 @@ fn that_no_process_holds_it_is_said_only_where_all_processes_were_seen() {
         (holders.owners(&place), progress.hidden)
     };
     let expected = |why, hidden| ([(77, service("a.service")), (78, Whose::Nobody(why))].into(), hidden);
-    if std::fs::metadata("/proc/self/ns/pid").unwrap().ino() == HOSTS_PID_NAMESPACE {
+    if ProcRoot("/proc".into()).is_the_hosts() {
         assert_eq!(look(), expected(NoOwner::NoHolder, 0));
     }
     // As hidepid does.

@@ -3,6 +3,7 @@
 mod cgroup;
 pub mod closed;
 mod configured;
+mod descriptors;
 mod elsewhere;
 mod everyone;
 mod held;
@@ -27,13 +28,13 @@ use std::time::Duration;
 use globset::GlobMatcher;
 
 use crate::clock::Clock;
-use crate::model::census::{Descriptors, NoOwner, Owned};
+use crate::model::census::{NoOwner, Owned};
 use crate::model::socket::Quality;
 use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Snapshot};
 
 use cgroup::Cgroups;
-use closed::{Counts, Listed};
-use configured::{Claims, claims};
+use closed::Counts;
+use configured::{Claims, Reach, claims};
 use held::Held;
 use holders::Holders;
 use join::{Owners, Whose, join};
@@ -81,6 +82,8 @@ pub struct Attributor {
     proc: ProcRoot,
     /// The processes of the services that were found by port, process or pid file, in the last snapshot.
     processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
+    /// The same, as [`Self::attribute_quiet_too`] found them last: for those that no snapshot since has led to.
+    quiet: BTreeMap<ServiceName, BTreeSet<Seen>>,
     /// The main processes that supervisors told of last.
     mains: BTreeMap<ServiceName, Seen>,
     /// Containers by the names that the config calls them by, with what their cgroups call them.
@@ -110,6 +113,7 @@ impl Attributor {
             searched: Holders::new(proc.clone()),
             proc,
             processes: BTreeMap::new(),
+            quiet: BTreeMap::new(),
             mains: BTreeMap::new(),
             containers: BTreeMap::new(),
             searched_listeners: HashSet::new(),
@@ -121,9 +125,9 @@ impl Attributor {
         }
     }
 
-    /// For whoever looks only once: the search for holders may take so long.
-    pub fn search_within(&mut self, budget: Duration) {
-        self.search_within = budget;
+    /// For whoever looks only once: the search for holders may take so long. Returns how long it might before.
+    pub fn search_within(&mut self, budget: Duration) -> Duration {
+        std::mem::replace(&mut self.search_within, budget)
     }
 
     /// The main processes of supervised services, as their supervisors told them a moment ago. A service that is not
@@ -144,60 +148,23 @@ impl Attributor {
     /// Joins the snapshot with its owners. The configured services are in the census also where they hold
     /// nothing, and so is every service that listens; a service that is in neither, and holds nothing, is not.
     pub fn attribute(&mut self, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
-        let owners = self.owners(&snapshot, clock);
+        self.attributed(Reach::Leaking, snapshot, ask, clock)
+    }
+
+    /// The same, and the processes of the services that the configuration names are looked for also where they hold nothing
+    /// in CLOSE_WAIT, among all processes: some 10 µs each. They are known until the next such search.
+    pub fn attribute_quiet_too(&mut self, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
+        self.attributed(Reach::Everyone, snapshot, ask, clock)
+    }
+
+    fn attributed(&mut self, reach: Reach, snapshot: Snapshot, ask: DescriptorAsk, clock: &dyn Clock) -> Census {
+        let owners = self.owners(reach, &snapshot, clock);
         let mut census = self.census(snapshot, &owners);
         self.closed.recall(&mut census.services, &self.proc);
         if ask == DescriptorAsk::Count {
             self.count_descriptors(&mut census.services, &mut Budget::of_a_tick());
         }
         census
-    }
-
-    /// Counts the descriptors of those that leak, going on where the last count ran out of its
-    /// budget: each gets its turn, whatever its name.
-    fn count_descriptors(&mut self, services: &mut BTreeMap<ServiceName, ServiceCensus>, budget: &mut Budget) {
-        let mut names: Vec<ServiceName> =
-            services.iter().filter(|(_, held)| held.leaks()).map(|(name, _)| name.clone()).collect();
-        let first = self.uncounted.take().map_or(0, |from| names.partition_point(|name| *name < from));
-        names.rotate_left(first);
-        for (at, name) in names.iter().enumerate() {
-            let Some(held) = services.get_mut(name) else { continue };
-            held.descriptors = self.descriptors(name, held, budget);
-            if budget.is_spent() && self.uncounted.is_none() {
-                // One that takes a whole budget for itself is not waited for.
-                self.uncounted = names.get(at.max(1)).cloned();
-            }
-        }
-    }
-
-    /// Counts the descriptors of this one, also where it leaks nothing any more.
-    pub fn count_descriptors_of(&mut self, service: &ServiceName, held: &mut ServiceCensus) {
-        held.descriptors = self.descriptors(service, held, &mut Budget::of_a_tick());
-    }
-
-    /// Counts the descriptors of one service that it never closed, of the sockets that are not `listed`. False where the
-    /// kernel or a sandbox does not let us know.
-    pub fn count_closed(&mut self, service: &ServiceName, held: &mut ServiceCensus, listed: &Listed) -> bool {
-        let (mut sum, mut holders, mut all_read) = (None, BTreeSet::new(), true);
-        let mut budget = Budget::of_a_tick();
-        let complete = self.each_process(service, held, &mut budget, &mut |process, budget| {
-            let counted = closed::count(process, listed, budget).and_then(|closed| Ok((closed, process.seen()?)));
-            match counted {
-                Ok((closed, process)) => {
-                    *sum.get_or_insert(0) += closed;
-                    holders.extend((closed > 0).then_some(process));
-                }
-                Err(Unseen::Ended) => {}
-                Err(Unseen::Hidden) => all_read = false,
-            }
-        });
-        let is_known = complete && all_read;
-        held.closed = sum.filter(|_| is_known);
-        self.closed.note(service, held, holders);
-        if held.leaks() && held.descriptors.is_none() {
-            held.descriptors = self.descriptors(service, held, &mut budget);
-        }
-        is_known
     }
 
     fn census(&self, snapshot: Snapshot, owners: &Owners) -> Census {
@@ -210,7 +177,7 @@ impl Attributor {
 
     /// Joins a detailed snapshot with its owners, and tells the sockets of one service, each in full.
     pub fn owned(&mut self, detail: Detail, service: &ServiceName, clock: &dyn Clock) -> (Census, Vec<Owned>) {
-        let owners = self.owners(&detail.snapshot, clock);
+        let owners = self.owners(Reach::Leaking, &detail.snapshot, clock);
         let whose = Whose::new(&detail.snapshot, &owners);
         let mut owned = Vec::new();
         for (group, socket) in detail.sockets {
@@ -224,7 +191,7 @@ impl Attributor {
     }
 
     /// All that is known of owners at the moment of the snapshot.
-    fn owners(&mut self, snapshot: &Snapshot, clock: &dyn Clock) -> Owners {
+    fn owners(&mut self, reach: Reach, snapshot: &Snapshot, clock: &dyn Clock) -> Owners {
         let leaking: HashSet<u64> = snapshot.groups.iter().filter_map(|group| group.cgroup_id).collect();
         let listening = snapshot.listeners.iter().filter_map(|listener| listener.cgroup_id);
         let established = snapshot.established.iter().flat_map(|counts| counts.keys().copied());
@@ -237,8 +204,14 @@ impl Attributor {
             paths.extend(path.map(|path| (*id, path.to_owned())));
         }
         let Claims { held, unseen, unseen_where_untold, processes } =
-            claims(&self.matches, &self.mains, snapshot, &paths, &self.cgroups, &self.proc);
+            claims(reach, &self.matches, &self.mains, snapshot, &paths, &self.cgroups, &self.proc);
+        if reach == Reach::Everyone {
+            self.quiet.clone_from(&processes);
+        }
         self.processes = processes;
+        for (service, found) in &self.quiet {
+            self.processes.entry(service.clone()).or_insert_with(|| found.clone());
+        }
         let owner = |id: &u64| paths.get(id).map_or(Owner::Nobody(NoOwner::CgroupGone), |path| self.owner(path).0);
         let ports = self.matches.iter().flat_map(|m| m.ports.iter().map(|port| (*port, m.service.clone())));
         let mut owners = Owners {
@@ -377,7 +350,10 @@ impl Attributor {
 
     /// Who holds these sockets (by their inodes), of all processes; may take up to `budget`.
     pub fn held_by(&self, inodes: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Found {
-        everyone::held(&self.proc, inodes, clock, budget)
+        let found = everyone::held(&self.proc, inodes, clock, budget);
+        let beyond =
+            || everyone::beyond(&self.proc, &self.cgroups, &|path| self.place(path).map(|place| place.service));
+        Found { unlisted: found.unlisted.or_else(beyond), ..found }
     }
 
     /// Does this process, in this cgroup, belong to the service?
@@ -400,31 +376,6 @@ impl Attributor {
             }
             Err(why) => (Owner::Nobody(why), None),
         })
-    }
-
-    /// Counts the descriptors; `None` where a process of the service could not be read, since a part of a count is
-    /// not the count.
-    fn descriptors(&mut self, name: &ServiceName, held: &ServiceCensus, budget: &mut Budget) -> Option<Descriptors> {
-        let mut sum = None;
-        let mut all_read = true;
-        let complete = self.each_process(name, held, budget, &mut |process, _| {
-            let read = || -> Result<(u64, f64, Duration), Unseen> {
-                let used = process.open_descriptors()?;
-                let ratio = process.descriptor_limit()?.map_or(0.0, |limit| used as f64 / limit.max(1) as f64);
-                Ok((used, ratio.min(1.0), process.started()?))
-            };
-            match read() {
-                Ok((used, ratio, began)) => {
-                    let so_far = sum.get_or_insert(Descriptors { used: 0, worst_ratio: 0.0, oldest: began });
-                    so_far.used += used;
-                    so_far.worst_ratio = so_far.worst_ratio.max(ratio);
-                    so_far.oldest = so_far.oldest.min(began);
-                }
-                Err(Unseen::Ended) => {}
-                Err(Unseen::Hidden) => all_read = false,
-            }
-        });
-        sum.filter(|_| complete && all_read)
     }
 
     /// Visits the service's processes: those that were found by the config's words, or else all of its cgroups.

@@ -341,3 +341,50 @@ fn without_rights_a_unit_is_still_found_and_a_hidden_holder_is_said_to_be_unseen
     assert_eq!((directions(&census, &sleep.service), directions(&census, &unit.service)), ((0, 0), (0, 0)));
     assert!(census.unattributed[&NoOwner::HolderUnseen] >= 3, "{:?}", census.unattributed);
 }
+
+#[test]
+fn descriptors_that_were_never_closed_are_counted_also_where_nothing_is_in_close_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    // 15 bytes are what the kernel keeps of a name.
+    let name = format!("quiet{}", std::process::id());
+    let program = dir.path().join(&name);
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let mut child = Command::new(&program).arg("600").spawn().unwrap();
+    let pid_file = dir.path().join("pid");
+    std::fs::write(&pid_file, child.id().to_string()).unwrap();
+    let by = |service: &str| ServiceMatch {
+        service: ServiceName::parse(service).unwrap(),
+        ports: vec![],
+        cgroup: None,
+        process: None,
+        pid_file: None,
+        supervised: false,
+    };
+    let matches = vec![
+        ServiceMatch { process: Some(name), ..by("process:by-name") },
+        ServiceMatch { pid_file: Some(pid_file), ..by("process:by-pid-file") },
+    ];
+    let mut attributor = Attributor::new(matches.clone());
+    let mut collector = Collector::new().unwrap();
+    let mut nothing_leaks = || {
+        let mut snapshot = collector.snapshot(&SystemClock, Ask::default()).unwrap();
+        snapshot.groups.clear();
+        snapshot
+    };
+    let counted = |attributor: &mut Attributor, mut census: Census| {
+        let mut of = |found: &ServiceMatch| {
+            let held = census.services.get_mut(&found.service).unwrap();
+            attributor.count_closed(&found.service, held, &closed::Listed::default());
+            held.closed
+        };
+        matches.iter().map(&mut of).collect::<Vec<_>>()
+    };
+    let census = attributor.attribute(nothing_leaks(), DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(counted(&mut attributor, census), [None; 2]);
+    let census = attributor.attribute_quiet_too(nothing_leaks(), DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(counted(&mut attributor, census), [Some(0); 2]);
+    let census = attributor.attribute(nothing_leaks(), DescriptorAsk::Skip, &SystemClock);
+    assert_eq!(counted(&mut attributor, census), [Some(0); 2], "until the next such search");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

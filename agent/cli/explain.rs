@@ -83,7 +83,7 @@ fn say(explanation: &Value) {
         }
         if let Some(breaker) = policy["breaker"].as_object() {
             let of = |key: &str| breaker.get(key).and_then(Value::as_str).unwrap_or_default();
-            println!("  back in dry-run since {}: {} did not help", of("since"), of("runbook"));
+            println!("  back in dry-run since {}: {} was not seen to help", of("since"), of("runbook"));
             println!("  unwait show {}; unwait rearm {}", of("incident"), of("policy"));
         }
         if let Some(rung) = policy["rung"].as_str() {

@@ -69,7 +69,7 @@ pub async fn status(arguments: Arguments) -> Outcome {
         }
         for breaker in &breakers {
             println!(
-                "DRY-RUN AGAIN {} for {} since {}: {} did not help",
+                "DRY-RUN AGAIN {} for {} since {}: {} was not seen to help",
                 breaker.policy,
                 breaker.service,
                 render::time(breaker.since),

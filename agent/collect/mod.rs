@@ -332,6 +332,11 @@ impl Collector {
         self.namespaces.namespaces.len().saturating_sub(1)
     }
 
+    /// Every network namespace that is known.
+    pub fn every_namespace(&self) -> BTreeSet<NetNs> {
+        self.namespaces.namespaces.iter().map(|namespace| NetNs(namespace.inode)).collect()
+    }
+
     /// Our own network namespace.
     pub fn own_namespace(&self) -> NetNs {
         self.namespaces.namespaces.first().map_or(NetNs::default(), |own| NetNs(own.inode))

@@ -226,8 +226,10 @@ fn a_socket_of_multipath_tcp_is_seen_beside_those_of_tcp() {
         // The end of file has come.
         std::io::copy(&mut &accepted, &mut std::io::sink()).unwrap();
         let detail = look(&mut Collector::new().unwrap());
-        let seen = detail.sockets.iter().filter(|(_, s)| s.local == local && s.remote == remote).count();
-        assert_eq!(seen, 1, "{local} -> {remote}");
+        let seen = detail.sockets.iter().filter(|(_, s)| s.local == local && s.remote == remote);
+        let seen: Vec<&Socket> = seen.map(|(_, socket)| socket).collect();
+        assert_eq!(seen.len(), 1, "{local} -> {remote}");
+        assert!(seen[0].at_least, "the kernel tells no times of it: it is as old as it was seen to be");
     }
 }
 

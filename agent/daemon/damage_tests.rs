@@ -17,6 +17,7 @@ use crate::execute::driver::drive;
 use crate::execute::fakes::{self, Crash, Fake, Fault, ID, Scene, Shape};
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
+use crate::execute::tests::run::all_kept;
 use crate::model::{EventKind, Message, Plan};
 use crate::ports::Ports;
 use crate::ports::notifier::{DeliveryError, Notifier};
@@ -269,7 +270,8 @@ fn sweep_over(fault: Fault, with_log: bool) {
             }
         }
     }
-    println!("{fault:?}, {}: {counts:?}", if with_log { "with its log" } else { "written back" });
+    let which = if with_log { "with its log" } else { "written back" };
+    all_kept(counts.opened + counts.set_aside, format_args!("the state damaged, {fault:?}, {which}, {counts:?}"));
     // A log is valid up to where it is damaged: what follows is as if it had not been written.
     assert!(counts.opened > 50 && (with_log || counts.set_aside > 10), "{counts:?}");
 }

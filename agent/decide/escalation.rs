@@ -3,14 +3,15 @@
 //!
 //! A rung that did not help within the last [`MEMORY`] is passed over. Once all of them have been, it is held, and a
 //! person is told. A runbook that did not help the same service twice, with no success of the policy on it in between,
-//! opens the policy's breaker for that service: it goes back to dry-run until a person re-arms it.
+//! opens the policy's breaker for that service: it goes back to dry-run until a person re-arms it. So does what nobody could
+//! see the outcome of three times in a row: one such action counts neither way, but a person is to look at why it stays unseen.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::model::{Policy, Runbook};
-use crate::store::Attempt;
+use crate::store::{Attempt, Verdict};
 
 /// For how long a rung that did not help is passed over.
 pub const MEMORY: Duration = Duration::from_secs(24 * 3_600);
@@ -20,6 +21,9 @@ pub const BREAKER_MEMORY: Duration = Duration::from_secs(30 * 86_400);
 
 /// How often one runbook may not help.
 const NOT_HELPED_AT_MOST: usize = 2;
+
+/// How often in a row nobody may have seen whether the policy's actions helped.
+const UNVERIFIED_AT_MOST: usize = 3;
 
 /// Which runbook of the policy it is now.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +39,9 @@ pub struct Rung<'a> {
 pub fn rung<'a>(policy: &'a Policy, attempts: &[Attempt], now: Timestamp) -> Rung<'a> {
     let rungs: Vec<&Runbook> = policy.rungs().collect();
     let last_try = |runbook: &&Runbook| {
-        let last = attempts.iter().rev().find(|attempt| attempt.runbook == runbook.name)?;
-        (!last.helped && now < passed_over_until(last)).then_some(last)
+        let of_it = |attempt: &&Attempt| attempt.runbook == runbook.name && attempt.verdict != Verdict::Unverified;
+        let last = attempts.iter().rev().find(of_it)?;
+        (last.verdict == Verdict::NotHelped && now < passed_over_until(last)).then_some(last)
     };
     let tried: Vec<(&Runbook, &Attempt)> =
         rungs.iter().map_while(|runbook| last_try(runbook).map(|attempt| (*runbook, attempt))).collect();
@@ -67,13 +72,25 @@ fn passed_over_until(attempt: &Attempt) -> Timestamp {
 
 /// The attempt by which a breaker is to open: the second time that a runbook did not help, without a success since the
 /// first; where the policy has no other runbook, the first time that clients did not follow its drain, or workers did not
-/// end. `attempts` as in [`rung`].
+/// end; or the third in a row of which nobody could see whether it helped. `attempts` as in [`rung`].
 pub fn breaks<'a>(policy: &Policy, attempts: &'a [Attempt]) -> Option<&'a Attempt> {
     let is_only = policy.rungs().count() == 1;
-    let since_success = attempts.iter().rposition(|attempt| attempt.helped).map_or(0, |at| at + 1);
-    let failed = &attempts[since_success..];
-    failed.iter().enumerate().find_map(|(at, attempt)| {
-        let times = failed[..=at].iter().filter(|earlier| earlier.runbook == attempt.runbook).count();
-        (times >= NOT_HELPED_AT_MOST || is_only && attempt.until_rearmed).then_some(attempt)
+    let last_success = attempts.iter().rposition(|attempt| attempt.verdict == Verdict::Helped);
+    let since = &attempts[last_success.map_or(0, |at| at + 1)..];
+    since.iter().enumerate().find_map(|(at, attempt)| {
+        let so_far = &since[..=at];
+        let breaks = match attempt.verdict {
+            Verdict::Helped => false,
+            Verdict::NotHelped => {
+                let same =
+                    |earlier: &&Attempt| (&earlier.runbook, earlier.verdict) == (&attempt.runbook, attempt.verdict);
+                so_far.iter().filter(same).count() >= NOT_HELPED_AT_MOST || is_only && attempt.until_rearmed
+            }
+            Verdict::Unverified => {
+                let in_a_row = so_far.iter().rev().take_while(|earlier| earlier.verdict == Verdict::Unverified);
+                in_a_row.count() >= UNVERIFIED_AT_MOST
+            }
+        };
+        breaks.then_some(attempt)
     })
 }

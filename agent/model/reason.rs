@@ -114,7 +114,7 @@ pub enum Reason {
     NotAsBefore,
     /// The runbook ends with a person.
     NeedsPerson,
-    /// An action did not help twice: the policy only says what it would do.
+    /// An action did not help twice, or was not seen to three times in a row: the policy only says what it would do.
     BreakerOpen,
 
     // How it ended well.
@@ -216,7 +216,9 @@ impl Reason {
             Self::CloseFailed => "the sockets could not be closed",
             Self::NotAsBefore => "what cannot be taken back was begun, and the service is not as it was before",
             Self::NeedsPerson => "the runbook leaves the rest to a person",
-            Self::BreakerOpen => "what the policy does did not help, so it only says what it would do; `unwait rearm`",
+            Self::BreakerOpen => {
+                "what the policy does was not seen to help, so it only says what it would do; `unwait rearm`"
+            }
             Self::Recovered => "every step is done, and it helped",
             Self::NotHelped => "every step is done, and it did not help",
             Self::Unverified => "every step is done, and whether it helped is not known",

@@ -202,7 +202,11 @@ impl Sensor {
         let clock = self.clock.as_ref();
         let snapshot = self.collector.snapshot(clock, ask)?;
         let (source, mut blind_spots) = (snapshot.source, snapshot.blind_spots.clone());
-        let mut census = self.attributor.attribute(snapshot, descriptors, clock);
+        let due = closed.then(|| self.pace.due(snapshot.monotonic, effort)).flatten();
+        let mut census = match due {
+            Some(_) => self.attributor.attribute_quiet_too(snapshot, descriptors, clock),
+            None => self.attributor.attribute(snapshot, descriptors, clock),
+        };
         if let Effort::Of(service) = effort
             && let Some(held) = census.services.get(service)
             && self.attributor.confirm(service, held, clock, CONFIRM_WITHIN) > 0
@@ -216,8 +220,11 @@ impl Sensor {
         {
             self.attributor.count_descriptors_of(service, held);
         }
+        if let Some(due) = due {
+            self.count_closed(&mut census, due, descriptors, begun);
+        }
         if closed {
-            blind_spots.extend(self.count_closed(&mut census, effort));
+            blind_spots.extend(self.pace.blind_spot());
         }
         let measurements = self.meter.feed(&census);
         Ok(Look {

@@ -23,12 +23,21 @@ CREATE TABLE breaker (
 ) STRICT;
 ";
 
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Helped,
+    NotHelped,
+    /// Whether it helped could not be seen.
+    Unverified,
+}
+
 /// A real incident that was carried out to its end, or whose drain clients did not follow, or whose workers did not end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub incident: String,
     pub runbook: String,
-    pub helped: bool,
+    pub verdict: Verdict,
     /// Clients did not follow the drain, or workers did not end: it is no use, or does harm, to try that again before a
     /// person has looked.
     pub until_rearmed: bool,
@@ -40,7 +49,7 @@ pub struct Attempt {
 pub struct Breaker {
     pub policy: String,
     pub service: String,
-    /// What did not help.
+    /// What did not help, or of which nobody could see whether it did.
     pub runbook: String,
     /// The last time.
     pub incident: String,
@@ -63,9 +72,9 @@ impl Store {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, json_extract(plan, '$.runbook'), reason = ?4, reason IN (?5, ?6), ended_line FROM incident
+                    "SELECT id, json_extract(plan, '$.runbook'), reason, reason IN (?4, ?5), ended_line FROM incident
                      WHERE policy = ?1 AND service = ?2 AND dry_run = 0 AND changed = 1
-                       AND (outcome = 'completed' AND reason <> ?7 OR reason IN (?5, ?6))
+                       AND (outcome = 'completed' OR reason IN (?4, ?5))
                        AND ended_line > max(?3, coalesce((SELECT rearmed FROM breaker
                                                      WHERE breaker.policy = ?1 AND breaker.service = ?2), ?3))
                      ORDER BY ended_line, id",
@@ -75,17 +84,20 @@ impl Store {
                         policy,
                         service.as_str(),
                         since,
-                        Reason::NotHelped.as_str(),
                         Reason::DrainIneffective.as_str(),
-                        Reason::RecycleFailed.as_str(),
-                        Reason::Unverified.as_str()
+                        Reason::RecycleFailed.as_str()
                     ],
                     |row| {
                         let until_rearmed: bool = row.get(3)?;
                         Ok(Attempt {
                             incident: row.get(0)?,
                             runbook: row.get(1)?,
-                            helped: !row.get::<_, bool>(2)? && !until_rearmed,
+                            verdict: match row.get_ref(2)?.as_str()? {
+                                _ if until_rearmed => Verdict::NotHelped,
+                                reason if reason == Reason::NotHelped.as_str() => Verdict::NotHelped,
+                                reason if reason == Reason::Unverified.as_str() => Verdict::Unverified,
+                                _ => Verdict::Helped,
+                            },
                             until_rearmed,
                             ended: self.line.as_seen(now, row.get(4)?),
                         })
@@ -218,20 +230,23 @@ mod tests {
         let other = ServiceName::parse("other.service").unwrap();
         incident(&store, "elsewhere", 80, |plan| plan.target.service = other, not_helped);
 
+        incident(&store, "unseen", 90, |_| {}, (Outcome::Completed, Reason::Unverified, true));
+
         let attempts = store.attempts(POLICY, &service, at(110), Duration::from_secs(100)).unwrap();
-        let attempt = |incident: &str, runbook: &str, helped, second| Attempt {
+        let attempt = |incident: &str, runbook: &str, verdict, second| Attempt {
             incident: incident.into(),
             runbook: runbook.into(),
-            helped,
+            verdict,
             until_rearmed: matches!(incident, "clients" | "workers"),
             ended: at(second),
         };
         let runbook = plan().runbook;
         let expected = [
-            attempt("helped", &runbook, true, 20),
-            attempt("failed", "restart-in-place", false, 30),
-            attempt("clients", &runbook, false, 55),
-            attempt("workers", &runbook, false, 57),
+            attempt("helped", &runbook, Verdict::Helped, 20),
+            attempt("failed", "restart-in-place", Verdict::NotHelped, 30),
+            attempt("clients", &runbook, Verdict::NotHelped, 55),
+            attempt("workers", &runbook, Verdict::NotHelped, 57),
+            attempt("unseen", &runbook, Verdict::Unverified, 90),
         ];
         assert_eq!(attempts, expected, "the old one is as old as the memory is long");
     }

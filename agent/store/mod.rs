@@ -32,7 +32,7 @@ use crate::crash;
 use line::Line;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
-pub use breakers::{Attempt, Breaker};
+pub use breakers::{Attempt, Breaker, Verdict};
 pub use counts::{Ended, Undelivered};
 pub use damaged::AGENT;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};

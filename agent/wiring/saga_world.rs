@@ -20,6 +20,7 @@ use crate::model::{
     Comparison, Leaked, Plan, Readings, Reason, Remaining, Sample, ServiceName, Trigger, Truth, Worker,
 };
 use crate::sense::sensor::gentle::LOOK_WITHIN;
+use crate::sense::sensor::identity::not_searched;
 use crate::sense::sensor::{Effort, Look, apart};
 use crate::store::Store;
 use crate::{command, evidence};
@@ -234,9 +235,7 @@ impl Measure for Senses {
                 return Ok(over);
             }
             if self.0.host.clock.monotonic() >= until {
-                return Err(format!(
-                    "the holders of {unsearched} sockets in CLOSE_WAIT were not all searched for in time"
-                ));
+                return Err(not_searched(unsearched));
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }

@@ -63,3 +63,13 @@ install_gunicorn() {
         mv "$work/packaging/unpacked/packaging" "$at/unpacked" &&
         keep "$at/unpacked" "$name"
 }
+
+# The client of Redis that sets keepalive by itself, with what it needs on Python before 3.11.3.
+install_redis_py() {
+    local name=redispy-8.1.0 at=$work/redis
+    [[ -d $cache/$name/redis ]] && return
+    wheel redis 8.1.0 "$at" &&
+        wheel async-timeout 5.0.1 "$work/async-timeout" &&
+        mv "$work/async-timeout/unpacked/async_timeout" "$at/unpacked" &&
+        keep "$at/unpacked" "$name"
+}

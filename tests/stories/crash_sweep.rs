@@ -131,7 +131,10 @@ impl<'lab> Sweep<'lab> {
         for end in played.iter().flat_map(|(_, played)| &played.ends) {
             *ends.entry(end).or_default() += 1;
         }
-        println!("{cases} runs at {} points, {kills} kills, {twice} runs killed twice", names.len());
+        println!(
+            "{cases} of {cases} kept the promise: the real agent killed {kills} times at {} points, {twice} runs twice",
+            names.len()
+        );
         println!("ended: {ends:#?}");
         // A sweep that kills nothing proves nothing, and neither does one that only ever ends in the arms of a person.
         assert!(kills * 10 > cases * 9, "only {kills} of {cases} were killed");

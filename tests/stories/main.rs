@@ -32,6 +32,7 @@ mod outcomes;
 mod per_connection;
 mod quadlet;
 mod readme;
+mod redis_py;
 mod restarters;
 mod scan;
 mod signals;

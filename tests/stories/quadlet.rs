@@ -112,7 +112,7 @@ fn a_container_whose_unit_removes_it_when_it_stops_is_not_restarted_behind_the_u
         _ => Ok(()),
     });
     write(&lab, &webhook, "by-hand", "hand.service");
-    is_refused(&lab, "by-hand", "container:by-hand is run by hand.service (ExecStart");
+    is_refused(&lab, "by-hand", "container:by-hand is run by hand.service (its ExecStart= names it)");
 }
 
 #[test]

@@ -163,13 +163,54 @@ fn what_would_not_start_again_or_is_frozen_is_not_begun() {
     let ends = wait_for_ends(&lab, &["leak-frozen.service"]);
     assert_eq!(outcome(&ends, "leak-frozen.service").0, "completed");
 
-    // Without room, nothing is begun either; nor where a person has not told systemd of a new unit file.
-    lab.add_unit("leak-full.service", &format!("[Service]\nExecStart={}\n", leaky(7315)));
-    lab.start_unit("leak-full.service");
-    fs::write(lab.inside("/etc/systemd/system/leak-full.service"), "[Service]\nExecStart=/bin/true\n")
+    // A person has not told systemd of a new unit file.
+    lab.add_unit("leak-new.service", &format!("[Service]\nExecStart={}\n", leaky(7315)));
+    lab.start_unit("leak-new.service");
+    fs::write(lab.inside("/etc/systemd/system/leak-new.service"), "[Service]\nExecStart=/bin/true\n")
         .expect("it is ours");
-    let plan = unwait(&lab, &["plan", "leak-full.service", "--policy", "close-wait-leak"]);
+    let plan = unwait(&lab, &["plan", "leak-new.service", "--policy", "close-wait-leak"]);
     assert!(plan.out.contains("its unit file has changed since systemd read it"), "{plan:?}");
+}
+
+#[test]
+fn nothing_is_begun_on_a_full_disk_nor_while_the_host_shuts_down() {
+    let lab = Lab::start();
+    let webhook = Webhook::start(&lab);
+    // A shutdown stops whatever does not say otherwise.
+    for unit in ["dbus.service", "dbus.socket"] {
+        let drop_in = lab.inside("/etc/systemd/system").join(format!("{unit}.d"));
+        fs::create_dir_all(&drop_in).expect("the lab's /etc is writable");
+        fs::write(drop_in.join("stays.conf"), "[Unit]\nDefaultDependencies=no\n").expect("the lab's /etc is writable");
+    }
+    let leaky = format!("[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/usr/bin/php {LEAKY} 7321 {LEAKED} 0\n");
+    lab.add_unit("leak-stays.service", &leaky);
+    let stopping = "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep infinity\nTimeoutStopSec=infinity\n";
+    lab.add_unit("slow.service", stopping);
+    ["dbus.service", "leak-stays.service", "slow.service"].iter().for_each(|unit| lab.start_unit(unit));
+    write(&lab, &webhook, "[\"leak-*.service\"]", "");
+    let lifetime = lab.show("leak-stays.service", "InvocationID");
+    let filler = lab.inside("/tmp/filler");
+    lab.run(&["mount", "-o", "remount,size=1M", "/tmp"]);
+    lab.command(&["dd", "if=/dev/zero", "of=/tmp/filler", "bs=64k"]).output().expect("dd starts");
+
+    let _agent = agent::run(&lab);
+    let detail = wait_for_held(&lab, "leak-stays.service", "would_not_start");
+    assert!(detail.contains("/tmp has no space left"), "{detail}");
+
+    lab.add_unit("down.target", "[Unit]\nDefaultDependencies=no\nRequires=shutdown.target\n");
+    lab.run(&["systemctl", "start", "--no-block", "--job-mode=replace-irreversibly", "down.target"]);
+    wait_until_seen("the lab to be stopping", SOON, || {
+        let said = lab.command(&["systemctl", "is-system-running"]).output().expect("systemctl starts");
+        let said = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+        if said == "stopping" { Ok(()) } else { Err(said) }
+    });
+    fs::remove_file(&filler).expect("it is ours");
+    wait_until_seen("the breach to be held for the shutdown", SOON, || {
+        let detail = wait_for_held(&lab, "leak-stays.service", "would_not_start");
+        if detail.contains("the host is shutting down") { Ok(()) } else { Err(detail) }
+    });
+    assert_eq!(lab.show("leak-stays.service", "InvocationID"), lifetime);
+    assert!(agent::history(&lab).is_empty(), "{:#?}", agent::history(&lab));
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! The breaker: a policy whose action did not help a service twice only says what it would do for it, until a person
+//! The breaker: a policy whose action did not help a service twice, or of whose actions nobody saw three times in a row
+//! whether they helped, only says what it would do for it, until a person
 //! re-arms it.
 
 use crate::decide::escalation::{BREAKER_MEMORY, breaks};
-use crate::model::{EventKind, Message, Policy, Reason, ServiceName, duration};
+use crate::model::{EventKind, IncidentId, Message, Policy, Reason, ServiceName, duration};
 use crate::store::{Breaker, Store, StoreError};
 use crate::wiring::Wiring;
 
@@ -38,7 +39,7 @@ pub fn is_open(wiring: &Wiring, store: &Store, policy: &Policy, service: &Servic
             return true;
         }
     };
-    let message = message(wiring, &breaker, service);
+    let message = message(wiring, &breaker, why(store, &breaker), service);
     match store.open_breaker(&breaker, &wiring.audience, &message) {
         Ok(true) => (wiring.host.on_message)(&message),
         Ok(false) => {}
@@ -47,7 +48,16 @@ pub fn is_open(wiring: &Wiring, store: &Store, policy: &Policy, service: &Servic
     true
 }
 
-fn message(wiring: &Wiring, breaker: &Breaker, service: &ServiceName) -> Message {
+/// What its last incident says of the runbook.
+pub fn why(store: &Store, breaker: &Breaker) -> &'static str {
+    let last = store.incident(&IncidentId(breaker.incident.clone())).ok().flatten();
+    match last.and_then(|row| row.reason) {
+        Some(reason) if reason == Reason::Unverified.as_str() => "was not seen to help, three times in a row",
+        _ => "did not help",
+    }
+}
+
+fn message(wiring: &Wiring, breaker: &Breaker, why: &str, service: &ServiceName) -> Message {
     let reason = Reason::BreakerOpen;
     let Breaker { policy, runbook, incident, .. } = breaker;
     Message {
@@ -56,7 +66,7 @@ fn message(wiring: &Wiring, breaker: &Breaker, service: &ServiceName) -> Message
         policy: Some(policy.clone()),
         reason: Some(reason),
         lines: vec![
-            format!("{runbook} did not help, without a success in {}.", duration::format(BREAKER_MEMORY)),
+            format!("{runbook} {why}, without a success in {}.", duration::format(BREAKER_MEMORY)),
             format!("look:   unwait show {incident}"),
             format!("decide: unwait rearm {policy} --service {service}"),
         ],

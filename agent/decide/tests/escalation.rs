@@ -7,24 +7,24 @@ use super::*;
 use crate::decide::escalation::{MEMORY, breaks, rung};
 use crate::decide::guards::Guard;
 use crate::model::{Reason, Trigger};
-use crate::store::Attempt;
+use crate::store::{Attempt, Verdict};
 
 fn at(minute: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
 }
 
-fn attempt(runbook: &str, minute: i64, helped: bool) -> Attempt {
+fn attempt(runbook: &str, minute: i64, verdict: Verdict) -> Attempt {
     Attempt {
         incident: format!("i-{minute}"),
         runbook: runbook.into(),
-        helped,
+        verdict,
         until_rearmed: false,
         ended: at(minute),
     }
 }
 
 fn failed(runbook: &str, minute: i64) -> Attempt {
-    attempt(runbook, minute, false)
+    attempt(runbook, minute, Verdict::NotHelped)
 }
 
 /// Clients did not follow its drain.
@@ -33,7 +33,12 @@ fn in_vain(runbook: &str, minute: i64) -> Attempt {
 }
 
 fn helped(runbook: &str, minute: i64) -> Attempt {
-    attempt(runbook, minute, true)
+    attempt(runbook, minute, Verdict::Helped)
+}
+
+/// Nobody could see whether it helped.
+fn unseen(runbook: &str, minute: i64) -> Attempt {
+    attempt(runbook, minute, Verdict::Unverified)
 }
 
 fn runbook(name: &str) -> Runbook {
@@ -65,6 +70,9 @@ fn a_rung_that_did_not_help_is_passed_over_for_a_day() {
         // A drain that clients do not follow is not tried again after a day.
         (vec![in_vain("a", 0)], 2 * DAY, "b", None),
         (vec![in_vain("a", 0)], 30 * DAY, "a", None),
+        // Of one nobody saw what it came to.
+        (vec![unseen("a", 0)], 1, "a", None),
+        (vec![failed("a", 0), unseen("a", 60)], 61, "b", None),
         // A runbook that the policy does not have any more.
         (vec![failed("z", 0)], 1, "a", None),
     ] {
@@ -117,6 +125,13 @@ fn a_breaker_opens_at_the_second_time_that_one_runbook_did_not_help_without_a_su
         // Two rungs that were tried once each are an escalation, and not yet a policy that does not help.
         (vec![failed("a", 0), failed("b", 60)], None),
         (vec![failed("a", 0), failed("b", 60), failed("a", DAY)], Some("i-1440")),
+        // What nobody could see counts neither way, but for three in a row.
+        (vec![failed("a", 0), unseen("a", 30)], None),
+        (vec![failed("a", 0), unseen("a", 30), failed("a", 60)], Some("i-60")),
+        (vec![unseen("a", 0), unseen("a", 30)], None),
+        (vec![unseen("a", 0), unseen("b", 30), unseen("a", 60)], Some("i-60")),
+        (vec![unseen("a", 0), unseen("a", 30), failed("a", 45), unseen("a", 60)], None),
+        (vec![unseen("a", 0), unseen("a", 30), helped("a", 45), unseen("a", 60)], None),
         // It is open since then; what came later, by hand, does not matter.
         (vec![failed("a", 0), failed("a", 60), failed("a", 90)], Some("i-60")),
     ] {

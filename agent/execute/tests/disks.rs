@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::run::{Life, Run};
+use super::run::{Life, Run, all_kept};
 use crate::execute::driver::drive;
 use crate::execute::fakes::{self, Fault, Shape};
 use crate::execute::journal::Journal;
@@ -50,7 +50,8 @@ fn every_write_that_fails_once_or_for_ever_strands_nothing() {
             }
         }
     }
-    println!("{counts:?}");
+    let Counts { refused_at_start, not_begun, driven } = counts;
+    all_kept(refused_at_start + not_begun + driven, format_args!("each write failed once or for ever, {counts:?}"));
     assert!(counts.refused_at_start > 50 && counts.driven > 500, "{counts:?}");
 }
 
@@ -132,6 +133,6 @@ fn disk_that_errs_once_at_any_write_ends_the_incident_by_itself() {
         }
         count += 1;
     }
-    println!("a write failed once at {count} places");
+    all_kept(count, "a write failed once, and the agent lived on");
     assert!(count > 30, "{count}");
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use super::run::all_kept;
 use crate::clock::{Clock, SystemClock};
 use crate::execute::driver::{Driven, drive};
 use crate::execute::fakes::{self, Fault, Scene, Shape};
@@ -329,7 +330,7 @@ async fn story(make: Make, how: Goes, at: u32) {
     };
     let (a, b) = (host("a", &set_up, Arc::clone(&shared)), host("b", &set_up, Arc::clone(&shared)));
     let ((), a, b) = tokio::join!(failover, a, b);
-    println!("{make:?} {how:?} {at}: {a} and {b} completed");
+    all_kept(a + b, format_args!("a master of {make:?} {how:?} {at}"));
     assert!(a + b > 0, "{make:?} {how:?} {at}");
 }
 

@@ -9,7 +9,7 @@ mod parties;
 mod registers;
 mod registries;
 mod resolving;
-mod run;
+pub(crate) mod run;
 pub(crate) mod runbooks;
 mod simulation;
 mod slots;

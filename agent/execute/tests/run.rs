@@ -25,6 +25,12 @@ pub struct Run {
     pub runtime: tokio::runtime::Runtime,
 }
 
+/// Says of a sweep how many runs kept the promise: all of them, since one that does not fails its test. tests/README.md
+/// sums these lines up.
+pub fn all_kept(runs: impl std::fmt::Display, sweep: impl std::fmt::Display) {
+    println!("{runs} of {runs} kept the promise: {sweep}");
+}
+
 /// How one lifetime of the agent ended.
 #[derive(Debug, PartialEq)]
 pub enum Life {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use strum::IntoEnumIterator;
 
-use super::run::{Life, PATIENCE, Run};
+use super::run::{Life, PATIENCE, Run, all_kept};
 use crate::execute::driver::drive;
 use crate::execute::fakes::{Fault, ID, Shape};
 use crate::execute::journal::Journal;
@@ -196,7 +196,7 @@ fn kill(shapes: &[Shape]) {
             count += 1;
         }
     }
-    println!("{shapes:?}: killed at {count} moments");
+    all_kept(count, format_args!("killed at any moment, {shapes:?}"));
     assert!(count > 1_000, "{count}");
 }
 
@@ -228,7 +228,7 @@ fn agent_killed_again_during_recovery_goes_on_all_the_same() {
             }
         }
     }
-    println!("killed at {count} pairs of moments");
+    all_kept(count, "killed at any moment, and again while recovering");
     assert!(count > 1_000, "{count}");
 }
 
@@ -271,7 +271,7 @@ fn fill_the_disk(shapes: &[Shape]) {
             count += 1;
         }
     }
-    println!("{shapes:?}: a full disk from {count} moments on");
+    all_kept(count, format_args!("the disk full from any moment on, {shapes:?}"));
     assert!(count > 500, "{count}");
 }
 
@@ -308,7 +308,7 @@ fn disk_that_is_freed_again_ends_the_incident_by_itself() {
             count += 1;
         }
     }
-    println!("a disk freed again: {count}");
+    all_kept(count, "the disk full from any moment on, and freed again");
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn asked_to_stop_at_any_moment_it_unwinds_or_is_gone_on_with() {
             count += 1;
         }
     }
-    println!("asked to stop at {count} moments");
+    all_kept(count, "asked to stop at any moment");
     assert!(count > 1_000, "{count}");
 }
 

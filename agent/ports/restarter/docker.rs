@@ -273,7 +273,7 @@ impl DockerRestarter {
         let called = Called { name: seen.name.trim_start_matches('/'), id: &seen.id };
         let (unit, command) = owner::unit_of(&self.bus, called).await?;
         Some(format!(
-            "{service} is run by {unit} ({command}), which ends or begins anew when the container stops: have the unit \
+            "{service} is run by {unit} (its {command}= names it), which ends or begins anew when the container stops: have the unit \
              restarted, by `run: {{ argv: [systemctl, restart, {unit}] }}` in place of `restart`"
         ))
     }

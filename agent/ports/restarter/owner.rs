@@ -4,6 +4,8 @@
 //! Told by the commands of each running unit as systemd has them, since nothing else leads from a container of Docker to
 //! its unit. A unit that names its container by a variable or within a script of its own is not found. Called by `docker`.
 
+use zbus::OwnedObjectPath;
+
 use super::systemd::bus::{Bus, BusError};
 
 const CLIENTS: [&str; 3] = ["docker", "podman", "nerdctl"];
@@ -17,29 +19,38 @@ pub struct Called<'a> {
     pub id: &'a str,
 }
 
-/// The unit, and the command of its that names the container; `None` where no unit does, or systemd is not there.
-pub async fn unit_of(bus: &Bus, container: Called<'_>) -> Option<(String, String)> {
-    match found(bus, container).await {
-        Ok(found) => found,
+/// The unit, and which of its commands names the container; `None` where none does, or systemd cannot be asked.
+pub async fn unit_of(bus: &Bus, container: Called<'_>) -> Option<(String, &'static str)> {
+    let units = match bus.running_services().await {
+        Ok(units) => units,
         Err(error) => {
             tracing::debug!(container = container.name, %error, "which unit runs the container is unknown");
-            None
+            return None;
+        }
+    };
+    for (unit, path) in units {
+        match command_of(bus, &path, container).await {
+            Ok(Some(command)) => return Some((unit, command)),
+            Ok(None) => {}
+            // It has gone meanwhile, for example.
+            Err(error) => tracing::debug!(unit, %error, "whether the unit runs a container is unknown"),
         }
     }
+    None
 }
 
-async fn found(bus: &Bus, container: Called<'_>) -> Result<Option<(String, String)>, BusError> {
-    for (unit, path) in bus.running_services().await? {
-        // One whose commands have ended, such as a oneshot's `docker run --detach`, does nothing when the container stops.
-        if bus.main_pid(&path).await? == 0 {
-            continue;
-        }
-        for kind in COMMANDS {
-            for argv in bus.commands(&path, kind).await? {
-                if container.is_named_by(&argv) {
-                    return Ok(Some((unit, format!("{kind}={}", argv.join(" ")))));
-                }
-            }
+async fn command_of(
+    bus: &Bus,
+    unit: &OwnedObjectPath,
+    container: Called<'_>,
+) -> Result<Option<&'static str>, BusError> {
+    // Where its commands have ended, such as a oneshot's `docker run --detach`, nothing happens when the container stops.
+    if bus.main_pid(unit).await? == 0 {
+        return Ok(None);
+    }
+    for kind in COMMANDS {
+        if bus.commands(unit, kind).await?.iter().any(|argv| container.is_named_by(argv)) {
+            return Ok(Some(kind));
         }
     }
     Ok(None)

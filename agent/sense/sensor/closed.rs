@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Effort, Sensor};
+use crate::attribute::DescriptorAsk;
 use crate::attribute::closed::Listed;
 use crate::clock::thread_cpu_time;
 use crate::model::socket::{BlindSpot, Quality};
@@ -19,58 +20,93 @@ const COSTS_AT_MOST: u32 = 200;
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     /// Since boot; `None`: nothing was counted yet.
-    due: Option<Duration>,
+    next: Option<Duration>,
     /// Of so many services it could not be known.
     unknown: usize,
 }
 
-impl Sensor {
-    /// Counts where it is due, all services or the one that is looked at before something is changed. What could not be.
-    pub(crate) fn count_closed(&mut self, census: &mut Census, effort: Effort) -> Option<BlindSpot> {
-        let begun = thread_cpu_time();
-        let now = census.monotonic;
-        let only = match effort {
-            Effort::Gated(_) => return None,
-            Effort::Of(service) => Some(service),
-            Effort::Whole | Effort::Afresh => None,
-        };
-        if census.quality != Quality::Complete {
-            return None;
+/// Whose descriptors are counted at this look.
+#[derive(Clone, Copy)]
+pub(crate) enum Due<'a> {
+    Everyones,
+    /// Of the service that is looked at before something is changed.
+    One(&'a ServiceName),
+}
+
+impl Pace {
+    pub fn due<'a>(&self, now: Duration, effort: Effort<'a>) -> Option<Due<'a>> {
+        match effort {
+            Effort::Gated(_) => None,
+            Effort::Of(service) => Some(Due::One(service)),
+            Effort::Whole | Effort::Afresh => self.next.is_none_or(|next| now >= next).then_some(Due::Everyones),
         }
-        if only.is_some() || self.pace.due.is_none_or(|due| now >= due) {
-            let services = census.services.iter_mut().filter(|(name, _)| only.is_none_or(|only| *name == only));
-            let unknown = count(&mut self.collector, &mut self.attributor, services);
-            if only.is_none() {
-                let cost = thread_cpu_time().saturating_sub(begun);
-                self.pace = Pace { due: Some(now + EVERY.max(cost * COSTS_AT_MOST)), unknown };
-            }
-        }
-        (self.pace.unknown > 0).then_some(BlindSpot::ClosedDescriptors(self.pace.unknown))
+    }
+
+    pub fn blind_spot(&self) -> Option<BlindSpot> {
+        (self.unknown > 0).then_some(BlindSpot::ClosedDescriptors(self.unknown))
     }
 }
 
-/// Of how many of them it is not known.
-fn count<'a>(
-    collector: &mut crate::collect::Collector,
-    attributor: &mut crate::attribute::Attributor,
-    services: impl Iterator<Item = (&'a ServiceName, &'a mut ServiceCensus)>,
-) -> usize {
-    // Most services live in the host's namespace, whose table is read once for all of them.
-    let mut tables: BTreeMap<BTreeSet<NetNs>, Option<Listed>> = BTreeMap::new();
-    let mut unknown = 0;
-    for (name, held) in services {
+impl Sensor {
+    /// Counts. The look has cost CPU time since `begun`.
+    pub(crate) fn count_closed(&mut self, census: &mut Census, due: Due, ask: DescriptorAsk, begun: Duration) {
+        if census.quality != Quality::Complete {
+            return;
+        }
+        let unknown = self.count(census, due, ask);
+        if let Due::Everyones = due {
+            let cost = thread_cpu_time().saturating_sub(begun);
+            self.pace = Pace { next: Some(census.monotonic + EVERY.max(cost * COSTS_AT_MOST)), unknown };
+        }
+    }
+
+    /// Of how many services it is not known.
+    fn count(&mut self, census: &mut Census, due: Due, ask: DescriptorAsk) -> usize {
+        let mut tables = Tables::new();
+        let mut unknown = 0;
+        let is_due = |name: &ServiceName| match due {
+            Due::Everyones => true,
+            Due::One(service) => service == name,
+        };
+        for (name, held) in census.services.iter_mut().filter(|(name, _)| is_due(name)) {
+            unknown += usize::from(!self.count_of(name, held, &mut tables, ask));
+        }
+        // Where keepalive has taken all that a service had, and it listens nowhere, no table has a trace of it.
+        let quiet = self.attributor.quiet(&census.services);
+        for (name, mut held) in quiet.into_iter().filter(|(name, _)| is_due(name)) {
+            unknown += usize::from(!self.count_of(&name, &mut held, &mut tables, ask));
+            if held.leaks() || self.meter.has_held(&name) {
+                census.services.insert(name, held);
+            }
+        }
+        unknown
+    }
+
+    /// False where it is not known.
+    fn count_of(
+        &mut self,
+        name: &ServiceName,
+        held: &mut ServiceCensus,
+        tables: &mut Tables,
+        ask: DescriptorAsk,
+    ) -> bool {
         let listening = held.listening.iter().map(|(namespace, _)| *namespace);
         let mut of: BTreeSet<NetNs> = held.namespaces.iter().copied().chain(listening).collect();
         if of.is_empty() {
-            of.insert(collector.own_namespace());
+            of = self.collector.every_namespace();
         }
         let listed = tables
             .entry(of)
-            .or_insert_with_key(|of| collector.inodes(of).ok().map(|(inodes, mptcp)| Listed { inodes, mptcp }));
+            .or_insert_with_key(|of| self.collector.inodes(of).ok().map(|(inodes, mptcp)| Listed { inodes, mptcp }));
         // After a broken walk what was counted last stands.
-        if let Some(listed) = listed {
-            unknown += usize::from(!attributor.count_closed(name, held, listed));
+        let is_known = listed.as_ref().is_none_or(|listed| self.attributor.count_closed(name, held, listed));
+        // What leaked once and leaks no more is told by its descriptors, where it is not known what it never closed.
+        if ask == DescriptorAsk::Count && held.descriptors.is_none() && self.meter.has_held(name) {
+            self.attributor.count_descriptors_of(name, held);
         }
+        is_known
     }
-    unknown
 }
+
+/// What the tables of these namespaces list; most services live in the host's, which is read once for all of them.
+type Tables = BTreeMap<BTreeSet<NetNs>, Option<Listed>>;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Sensor;
 use crate::attribute::{Found, HeldBy};
 use crate::collect::CollectError;
-use crate::model::census::Owned;
+use crate::model::census::{NoOwner, Owned};
 use crate::model::leaked::why_they_stay;
 use crate::model::socket::{BlindSpot, Detail, Quality};
 use crate::model::{Brief, Holder, Leaked, NetNs, Readings, Remaining, ServiceName, SocketId};
@@ -19,32 +19,28 @@ const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 impl Sensor {
     /// The service's sockets that have been in CLOSE_WAIT for at least so long and send no more; where none has, all of
-    /// its sockets in CLOSE_WAIT. An error where the look was partial.
+    /// its sockets in CLOSE_WAIT. An error where the look was partial, or where others may be its own.
     pub fn identities(&mut self, service: &ServiceName, at_least: Duration) -> Result<Leaked, String> {
         let detail = self.listed()?;
+        let usual = self.attributor.search_within(LOOK_WITHIN);
         let (mut census, owned) = self.attributor.owned(detail, service, self.clock.as_ref());
+        self.attributor.search_within(usual);
         if let Quality::Partial { why } = census.quality {
             return Err(why);
         }
+        if let Some(unsearched) = census.unattributed.get(&NoOwner::NotLookedAt) {
+            return Err(not_searched(*unsearched));
+        }
         let held = census.services.remove(service).unwrap_or_default();
         let sending: HashSet<u64> = held.sockets().filter(|s| s.sending).map(|s| u64::from(s.inode)).collect();
-        let is_leaked = |at_least: Duration| {
-            let of = |owned: &&Owned| {
-                owned.socket.age.unwrap_or_default() >= at_least
-                    && (owned.socket.inode == 0 || !sending.contains(&owned.socket.inode))
-            };
-            let id = |owned: &Owned| SocketId {
-                namespace: owned.namespace,
-                cookie: owned.socket.cookie,
-                inode: owned.socket.inode,
-            };
-            owned.iter().filter(of).map(id).collect::<Vec<_>>()
+        let silent = owned.iter().filter(|o| o.socket.inode == 0 || !sending.contains(&o.socket.inode));
+        let with_age = |Owned { namespace, socket, .. }: &Owned| {
+            let id = SocketId { namespace: *namespace, cookie: socket.cookie, inode: socket.inode };
+            (id, socket.age.unwrap_or_default())
         };
-        let boot = self.clock.boot();
-        Ok(match is_leaked(at_least) {
-            old if !old.is_empty() => Leaked { boot, at_least, sockets: old },
-            _ => Leaked { boot, at_least: Duration::ZERO, sockets: is_leaked(Duration::ZERO) },
-        })
+        let silent: Vec<_> = silent.map(with_age).collect();
+        let (at_least, sockets) = old_enough(&silent, at_least);
+        Ok(Leaked { boot: self.clock.boot(), at_least, sockets })
     }
 
     /// What became of these sockets: network namespaces are looked for anew, all tables are read, and the descriptors of all
@@ -104,6 +100,18 @@ impl Sensor {
     fn listed(&mut self) -> Result<Detail, String> {
         self.collector.detail(self.clock.as_ref()).map_err(|error: CollectError| error.to_string())
     }
+}
+
+/// Why it is not known what is a service's.
+pub fn not_searched(sockets: u64) -> String {
+    format!("the holders of {sockets} sockets in CLOSE_WAIT were not all searched for in time")
+}
+
+/// Those that are at least so old; where none is, all: with the age that they have in common.
+fn old_enough(sockets: &[(SocketId, Duration)], at_least: Duration) -> (Duration, Vec<SocketId>) {
+    let of = |at_least: Duration| sockets.iter().filter(move |(_, age)| *age >= at_least).map(|(id, _)| *id);
+    let old: Vec<SocketId> = of(at_least).collect();
+    if old.is_empty() { (Duration::ZERO, of(Duration::ZERO).collect()) } else { (at_least, old) }
 }
 
 fn holder(by: &HeldBy, sockets: usize, own: bool) -> Holder {
@@ -236,6 +244,9 @@ mod tests {
 
     use super::*;
 
+    /// What the policy's condition asks for, in seconds.
+    const OLD: u64 = 60;
+
     /// What happens to sockets and to those that hold them.
     #[derive(Clone, Debug)]
     enum Happens {
@@ -270,6 +281,10 @@ mod tests {
         Ends {
             process: u32,
         },
+        /// Time goes by.
+        Ages {
+            by: u64,
+        },
         /// The number of one that nobody holds is given to a new one of this process.
         InodeGoes {
             socket: usize,
@@ -288,6 +303,7 @@ mod tests {
             2 => (socket.clone(), process.clone()).prop_map(|(socket, by)| Happens::Closed { socket, by }),
             1 => socket.clone().prop_map(|socket| Happens::Reset { socket }),
             1 => process.clone().prop_map(|process| Happens::Ends { process }),
+            2 => (1..100u64).prop_map(|by| Happens::Ages { by }),
             1 => (socket, process).prop_map(|(socket, to)| Happens::InodeGoes { socket, to }),
         ]
     }
@@ -298,6 +314,8 @@ mod tests {
         held_by: BTreeSet<u32>,
         hidden: bool,
         listed: bool,
+        /// In seconds.
+        age: u64,
         /// Its inode was another's before: 2^32 are given before one is given again.
         inode_again: bool,
     }
@@ -339,7 +357,7 @@ mod tests {
             let n = self.sockets.len() as u64 + 1;
             let id = SocketId { namespace: NetNs(n % 2), cookie: n, inode: inode.unwrap_or(1_000 + n) };
             let inode_again = inode.is_some();
-            self.sockets.push(Modelled { id, held_by: [by].into(), hidden: false, listed: true, inode_again });
+            self.sockets.push(Modelled { id, held_by: [by].into(), hidden: false, listed: true, age: 0, inode_again });
         }
 
         fn at(&mut self, socket: usize) -> Option<&mut Modelled> {
@@ -350,6 +368,7 @@ mod tests {
         fn happens(&mut self, what: &Happens) {
             match *what {
                 Happens::Leaks { by } => self.leaks(by, None),
+                Happens::Ages { by } => self.sockets.iter_mut().for_each(|socket| socket.age += by),
                 Happens::InodeGoes { socket, to } => {
                     let inode = self.at(socket).map(|socket| socket.id.inode);
                     let is_taken = |inode: u64| self.sockets.iter().any(|s| s.id.inode == inode && s.stands());
@@ -410,7 +429,14 @@ mod tests {
         ) {
             let mut model = Model::default();
             before.iter().for_each(|what| model.happens(what));
-            let leaked: Vec<SocketId> = model.sockets.iter().filter(|socket| socket.listed).map(|socket| socket.id).collect();
+            let listed: Vec<&Modelled> = model.sockets.iter().filter(|socket| socket.listed).collect();
+            let seen: Vec<_> = listed.iter().map(|socket| (socket.id, Duration::from_secs(socket.age))).collect();
+            let any_is_old = listed.iter().any(|socket| socket.age >= OLD);
+            let known: Vec<SocketId> =
+                listed.iter().filter(|socket| !any_is_old || socket.age >= OLD).map(|socket| socket.id).collect();
+            let (at_least, leaked) = old_enough(&seen, Duration::from_secs(OLD));
+            prop_assert_eq!(&leaked, &known);
+            prop_assert_eq!(at_least, Duration::from_secs(if any_is_old { OLD } else { 0 }));
             after.iter().for_each(|what| model.happens(what));
             let ours: Vec<&Modelled> = model.sockets.iter().filter(|socket| leaked.contains(&socket.id)).collect();
 

@@ -29,6 +29,7 @@ use std::time::Duration;
 use strum::IntoEnumIterator;
 use tokio::task::JoinSet;
 
+use super::run::all_kept;
 use host::{Broken, Host, Shared};
 use observer::Counts;
 use scenario::{CHAOS_ENDS, Scenario};
@@ -135,7 +136,7 @@ fn sweep(test: &str, seeds: u64, hosts: usize) {
         panic!("\n{broken}");
     }
     let counts = counts.into_inner().unwrap();
-    println!("{seeds} seeds of {hosts} agents, {counts}");
+    all_kept(counts.ends, format_args!("{seeds} seeds of {hosts} agents, {counts}"));
     for (what, count, a_seed) in
         [("restarts", counts.restarts, 2.0), ("ends", counts.ends, 1.0), ("stuck", counts.stuck, 0.2)]
     {
