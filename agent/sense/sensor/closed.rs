@@ -110,3 +110,47 @@ impl Sensor {
 
 /// What the tables of these namespaces list; most services live in the host's, which is read once for all of them.
 type Tables = BTreeMap<BTreeSet<NetNs>, Option<Listed>>;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attribute::ServiceMatch;
+    use crate::clock::SystemClock;
+    use crate::model::{Reading, Signal};
+
+    /// Where what it never closed cannot be known, a breach for descriptors can end by these.
+    #[test]
+    fn the_descriptors_of_what_leaked_once_are_counted_also_once_it_leaks_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        std::fs::write(&pid_file, std::process::id().to_string()).unwrap();
+        let service = ServiceName::parse("process:ours").unwrap();
+        let found = ServiceMatch {
+            service: service.clone(),
+            ports: vec![],
+            cgroup: None,
+            process: None,
+            pid_file: Some(pid_file),
+            supervised: false,
+        };
+        let asked = vec![Signal::FdRatio, Signal::FdClosed];
+        let mut sensor = Sensor::new(vec![found], asked, Arc::new(SystemClock)).unwrap();
+        let mut look = || {
+            sensor.pace = Pace::default(); // a minute has gone by
+            let readings = sensor.look(Effort::Whole).unwrap().measurements.of(&service);
+            let is_known = matches!(readings.get(Signal::FdRatio), Reading::Known(_));
+            (readings.get(Signal::CloseWait), is_known)
+        };
+        assert_eq!(look(), (Reading::Known(0.0), false), "nothing was ever leaked");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (leaked, _) = listener.accept().unwrap();
+        std::io::copy(&mut &leaked, &mut std::io::sink()).unwrap();
+        assert_eq!(look(), (Reading::Known(1.0), true));
+        drop(leaked);
+        assert_eq!(look(), (Reading::Known(0.0), true));
+    }
+}
