@@ -8,7 +8,7 @@ use crate::config::expand::Environment;
 use crate::config::host::RedisConfig;
 use crate::config::place::Place;
 use crate::config::spec::Items;
-use crate::config::spec::address::HostPort;
+use crate::config::spec::address::{HostPort, url_lacks_brackets};
 use crate::config::spec::host::{SentinelSpec, TlsSpec};
 use crate::config::spec::scalar::Typed;
 use crate::model::{RedisAddress, RedisAt, RedisServers, Tls};
@@ -101,6 +101,10 @@ fn server(place: &Place, text: String, to: &mut Compiling) -> Option<RedisServer
     if text.contains('@') {
         // Says what is wrong with that, and repeats nothing of it.
         address(place, text, &["redis", "rediss"], URL, to);
+        return None;
+    }
+    if let Some(hint) = url_lacks_brackets(&text) {
+        to.wrong(place, hint);
         return None;
     }
     RedisServers::of_url(&text).map_err(|why| to.wrong(place, why)).ok()

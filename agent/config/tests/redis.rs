@@ -58,6 +58,10 @@ fn what_names_no_redis_is_said() {
             vec!["1:24 expected redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"],
         ),
         (
+            "fleet: { redis: { url: \"redis://::1:6379/2\" } }",
+            vec!["1:24 an IPv6 address stands in brackets: redis://[::1]:6379"],
+        ),
+        (
             "fleet: { redis: { url: \"redis://:pw@h:6379\" } }",
             vec!["1:24 a URL with credentials in it would end up in logs: put the token into its own file"],
         ),

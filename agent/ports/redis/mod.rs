@@ -255,8 +255,9 @@ impl Api {
     /// A connection to a server that we mean, whatever it is master of.
     async fn open(&self, at: &RedisAddress) -> Result<(MultiplexedConnection, Server), Miss> {
         let patience = if self.is_cluster() { NODE_DEADLINE } else { CALL_DEADLINE };
+        let silent = || Miss { next: Next::Unreached, words: self.silence(&format!("Redis at {at}"), patience) };
         let opened = tokio::time::timeout(patience, self.door.open(at)).await;
-        let (connection, server) = opened.unwrap_or_else(|_| Err(Miss::silent(at, patience)))?;
+        let (connection, server) = opened.unwrap_or_else(|_| Err(silent()))?;
         self.fits(&server, at)?;
         Ok((connection, server))
     }
@@ -283,7 +284,13 @@ impl Api {
             Way::Master(sentinels) => format!("Redis, `{}` of the sentinels", sentinels.master),
             Way::Cluster(_) => "Redis Cluster".into(),
         };
-        format!("{asked}: no answer within {} s", CALL_DEADLINE.as_secs())
+        self.silence(&asked, CALL_DEADLINE)
+    }
+
+    /// Redis waits for the rest of what it does not understand.
+    fn silence(&self, asked: &str, waited: Duration) -> String {
+        let why = if self.door.tls.is_some() { " (as of a port that speaks no TLS)" } else { "" };
+        format!("{asked}: no answer within {} s{why}", waited.as_secs())
     }
 
     async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Miss>>) -> Result<T, ApiError> {

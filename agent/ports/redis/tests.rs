@@ -253,7 +253,7 @@ async fn redis_by_tls_knows_both_sides() {
     let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let (port, cert, key, authority) = (tls_port.to_string(), text(&cert), text(&key), text(&ca.ca_file()));
     let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
-    let _redis = TestRedis::started(Make::Redis, &[&["--tls-port", &port][..], &files].concat()).await;
+    let redis = TestRedis::started(Make::Redis, &[&["--tls-port", &port][..], &files].concat()).await;
     let with = |tls: Option<Tls>| {
         let tls = tls.map(|files| TlsContext::new("redis", files).unwrap());
         let at = RedisAt::One(RedisAddress::Tcp { host: "127.0.0.1".into(), port: tls_port });
@@ -272,6 +272,14 @@ async fn redis_by_tls_knows_both_sides() {
     }
     let says = unreachable(&with(None)).await;
     assert!(says.contains("a port that speaks TLS does so"), "{says}");
+    // The other way round: by what the handshake happens to hold, it waits for more of it, or answers in plain text.
+    let by_tls = TlsContext::new("redis", Tls { ca_file: Some(ca.ca_file()), ..Tls::default() }).unwrap();
+    let at = RedisAt::One(redis.address());
+    let plain = Api::new(RedisAccess { tls: Some(by_tls), ..RedisAccess::to(RedisServers { at, database: 0 }) });
+    match plain.ask::<Option<String>>(b"a", &get("a")).await {
+        Err(ApiError::Unreachable(says) | ApiError::Distrusted(says)) => assert!(says.contains("TLS"), "{says}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A login and certificates of the sentinels' own, beside a Redis in plain text.

@@ -1,7 +1,6 @@
 //! What comes in place of an answer: whether to ask there, ask again, wait, or call a person; and the words for it. Pure.
 
 use std::io;
-use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
 
@@ -51,11 +50,6 @@ impl Miss {
 
     pub fn unreached(at: &RedisAddress, error: &io::Error) -> Self {
         Self::new(Next::Unreached, at, &format!("no connection: {error}"))
-    }
-
-    /// It was not asked yet.
-    pub fn silent(at: &RedisAddress, waited: Duration) -> Self {
-        Self::new(Next::Unreached, at, &format!("no answer within {} s", waited.as_secs()))
     }
 
     pub fn tls(at: &RedisAddress, failure: TlsFailure) -> Self {
