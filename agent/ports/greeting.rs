@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::http::{self, Via};
+use crate::model::duration;
 
 /// In TLS 1.3 a server that refuses a client says so after the handshake: so long it is listened to.
 const LISTENED: Duration = Duration::from_millis(300);
@@ -30,7 +31,8 @@ pub async fn greet(url: &str, via: &Via, deadline: Duration) -> Result<(), Strin
             Ok(Ok(_)) | Err(_) => Ok(()),
         }
     };
-    tokio::time::timeout(deadline, greeted).await.unwrap_or_else(|_| Err("no answer within the deadline".into()))
+    let silent = || Err(format!("no answer within {}", duration::format(deadline)));
+    tokio::time::timeout(deadline, greeted).await.unwrap_or_else(|_| silent())
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {

@@ -152,6 +152,16 @@ async fn zookeepers_secure_port_is_spoken_to_by_tls() {
     wants_a_certificate(&registry(believing(&ca)).names().await.unwrap_err());
     let other = registry(believing(&authority())).names().await.unwrap_err();
     assert!(matches!(&other, RegistryError::Distrusted { .. }) && other.to_string().contains("`CN=server`"), "{other}");
+    // Each by the other's words.
+    let no_tls = Ensemble { servers: vec![zookeeper.server.clone()], ..ensemble(showing(&ca)) };
+    let plainly = Ensemble { tls: None, ..ensemble(showing(&ca)) };
+    for (ensemble, words) in [
+        (no_tls, "closed the connection in the TLS handshake, as a port does that speaks no TLS"),
+        (plainly, "closed at our first word, as by a port that speaks TLS"),
+    ] {
+        let asked = ZooKeeper::new("zookeeper", ensemble, None, "/dubbo", false, HOST).names().await.unwrap_err();
+        assert!(asked.is_passing() && asked.to_string().contains(words), "{asked}");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::User;
 use super::api_error::ApiError;
 use super::tls::{TlsContext, TlsFailure};
+use crate::model::duration;
 
 /// An answer longer than this is refused: some 20,000 names of 400 B.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -365,7 +366,7 @@ impl Session {
 async fn within<T>(deadline: Duration, asked: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     match tokio::time::timeout(deadline, asked).await {
         Ok(answer) => answer,
-        Err(_) => Err(ApiError::Unreachable("ZooKeeper: no answer within the deadline".into())),
+        Err(_) => Err(ApiError::Unreachable(format!("ZooKeeper: no answer within {}", duration::format(deadline)))),
     }
 }
 

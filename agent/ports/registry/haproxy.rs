@@ -105,7 +105,7 @@ impl Balancers {
         match tokio::time::timeout(CALL_DEADLINE, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Err(_) => Err(unreachable("no answer within the deadline".into())),
+            Err(_) => Err(unreachable(format!("no answer within {} s", CALL_DEADLINE.as_secs()))),
         }
     }
 

@@ -187,9 +187,15 @@ impl TlsContext {
         })?;
         let connected = TlsConnector::from(Arc::new(self.config())).connect(name, stream).await;
         connected.map_err(|error| {
-            self.failed(&error).unwrap_or_else(|| TlsFailure {
-                words: format!("during the TLS handshake: {error}"),
-                needs_a_person: false,
+            self.failed(&error).unwrap_or_else(|| {
+                let words = match error.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        "the server closed the connection in the TLS handshake, as a port does that speaks no TLS"
+                            .into()
+                    }
+                    _ => format!("during the TLS handshake: {error}"),
+                };
+                TlsFailure { words, needs_a_person: false }
             })
         })
     }

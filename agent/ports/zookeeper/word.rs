@@ -1,5 +1,7 @@
 //! ZooKeeper's words of four letters, spoken without a session: its version, and why it gives none.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Api, ApiError, Stream, within};
@@ -7,6 +9,9 @@ use crate::ports::said;
 
 /// Of the answer to a word of four letters.
 const MAX_WORD_BYTES: u64 = 4096;
+
+/// For the reason of what is known already.
+const WHY_DEADLINE: Duration = Duration::from_millis(500);
 
 impl Api {
     /// What the first server that answers says of its version: its word `srvr`, which it answers where its `4lw.commands.whitelist`
@@ -26,12 +31,15 @@ impl Api {
     /// Of a server that took our connection and closed it at our first word. One whose ensemble has no quorum says why by its
     /// word `srvr` (3.8.0, 3.9.5).
     pub(super) async fn no_session(&self, server: &str, why: String) -> ApiError {
-        let detail = match within(self.deadline, self.srvr(server)).await {
+        let detail = match within(WHY_DEADLINE, self.srvr(server)).await {
             Ok(says) if says.contains("not currently serving requests") => format!(
                 "ZooKeeper: no session: \"{}\": it has just started, or reaches too few of its ensemble's other servers; \
                  start those",
                 said::first_line(&says, [])
             ),
+            _ if self.ensemble.tls.is_none() => {
+                format!("{why} (closed at our first word, as by a port that speaks TLS)")
+            }
             _ => why,
         };
         ApiError::Unreachable(detail)
