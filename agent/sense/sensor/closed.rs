@@ -75,7 +75,7 @@ impl Sensor {
         let quiet = self.attributor.quiet(&census.services);
         for (name, mut held) in quiet.into_iter().filter(|(name, _)| is_due(name)) {
             unknown += usize::from(!self.count_of(&name, &mut held, &mut tables, ask));
-            if held.leaks() || self.meter.has_held(&name) {
+            if held.leaks() || self.meter.has_held(&name) || matches!(due, Due::One(_)) {
                 census.services.insert(name, held);
             }
         }
