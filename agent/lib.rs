@@ -19,4 +19,5 @@ pub mod sense;
 pub mod serve;
 pub mod store;
 pub mod trust;
+pub mod view;
 pub mod wiring;

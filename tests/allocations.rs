@@ -63,6 +63,7 @@ fn a_look_makes_no_allocation_a_socket() {
     let few = (0..5).map(|_| look()).min().expect("five looks");
     held.extend(leak(&listener, 350));
     let many = (0..5).map(|_| look()).min().expect("five looks");
-    assert!(many.1 >= few.1 + 350, "{} and then {} sockets were seen", few.1, many.1);
+    // Other tests open and close some of their own meanwhile.
+    assert!(many.1 >= few.1 + 300, "{} and then {} sockets were seen", few.1, many.1);
     assert!(many.0 < few.0 + 100, "{} allocations for {} sockets, {} for {}", few.0, few.1, many.0, many.1);
 }

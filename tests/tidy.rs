@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 19] = [
+const MAY_KNOW: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("trust", &[]),
     ("clock", &[]),
@@ -26,14 +26,17 @@ const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("execute", &["model", "clock", "store", "ports", "crash"]),
     ("sense", &["model", "clock", "collect", "attribute", "measure", "config", "decide::possible", "execute::world"]),
     ("wiring", &BELOW_THE_WIRING),
+    ("view", &["model", "store", "decide::detector", "decide::guards", "execute::tell"]),
     ("daemon", &BELOW_THE_DAEMON),
     (
         "cli",
         &[
             "daemon",
+            "view",
             "wiring",
             "sense",
             "config",
+            "decide::guards::Refusal",
             "model",
             "store",
             "clock",
@@ -63,8 +66,10 @@ const BELOW_THE_WIRING: [&str; 14] = [
 ];
 
 /// Of `ports` the traits: adapters are the wiring's.
-const BELOW_THE_DAEMON: [&str; 12] =
-    ["wiring", "sense", "model", "clock", "crash", "measure", "config", "store", "ports", "decide", "execute", "serve"];
+const BELOW_THE_DAEMON: [&str; 13] = [
+    "view", "wiring", "sense", "model", "clock", "crash", "measure", "config", "store", "ports", "decide", "execute",
+    "serve",
+];
 
 /// Where a direction is broken knowingly, and why.
 const EXCEPTIONS: [(&str, &str, &str); 1] =

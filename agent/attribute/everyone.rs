@@ -34,6 +34,17 @@ pub struct HeldBy {
     pub inodes: BTreeSet<u64>,
 }
 
+/// All processes of the host.
+#[derive(Clone, Debug)]
+pub struct Everyone(pub(super) ProcRoot);
+
+impl Everyone {
+    /// Who holds these sockets (by their inodes); may take up to `within`.
+    pub fn held_by(&self, inodes: &HashSet<u64>, clock: &dyn Clock, within: Duration) -> Found {
+        held(&self.0, inodes, clock, within)
+    }
+}
+
 /// Who of all processes holds which, some 3 µs a descriptor. A user other than root judges by
 /// the processes of their own: they see no others, and could act on none.
 pub(super) fn held(proc: &ProcRoot, wanted: &HashSet<u64>, clock: &dyn Clock, within: Duration) -> Found {

@@ -41,7 +41,7 @@ use join::{Owners, Whose, join};
 use processes::{Budget, ProcRoot, Process, Seen, Unseen};
 
 pub use elsewhere::{Elsewhere, elsewhere};
-pub use everyone::{Found, HeldBy};
+pub use everyone::{Everyone, Found, HeldBy};
 pub use survey::Proxy;
 pub use unit::by_id as container_by_id;
 
@@ -348,12 +348,14 @@ impl Attributor {
         found.complete.then_some(found.sockets)
     }
 
-    /// Who holds these sockets (by their inodes), of all processes; may take up to `budget`.
-    pub fn held_by(&self, inodes: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Found {
-        let found = everyone::held(&self.proc, inodes, clock, budget);
-        let beyond =
-            || everyone::beyond(&self.proc, &self.cgroups, &|path| self.place(path).map(|place| place.service));
-        Found { unlisted: found.unlisted.or_else(beyond), ..found }
+    /// All processes, to be searched by whoever must not keep the attribution from others meanwhile.
+    pub fn everyone(&self) -> Everyone {
+        Everyone(self.proc.clone())
+    }
+
+    /// Why some processes cannot have been among them, where that is so.
+    pub fn beyond(&self) -> Option<String> {
+        everyone::beyond(&self.proc, &self.cgroups, &|path| self.place(path).map(|place| place.service))
     }
 
     /// Does this process, in this cgroup, belong to the service?

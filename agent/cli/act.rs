@@ -3,8 +3,9 @@
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::daemon::control::{self, Request};
+use crate::daemon::control;
 use crate::model::ServiceName;
+use crate::view::request::Request;
 
 #[derive(Debug, Args)]
 pub struct Arguments {

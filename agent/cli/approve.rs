@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::{Outcome, Place, act, open};
-use crate::daemon::control::Request;
+use crate::view::request::Request;
 
 #[derive(Debug, Args)]
 pub struct ApproveArguments {

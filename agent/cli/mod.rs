@@ -156,6 +156,8 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(dispatch(cli.verb)).and(out::finish());
+    // A thread that hangs in a name look-up, or on a disk, keeps nobody from ending.
+    runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

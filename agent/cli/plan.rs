@@ -5,9 +5,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, Outcome, Place, open, render};
-use crate::daemon::control::{self, Request};
-use crate::daemon::explain::{Asking, Clients, Planned, choose};
+use crate::daemon::control;
+use crate::daemon::explain::{Asking, choose};
 use crate::model::{ServiceName, Step, Trigger, duration};
+use crate::view::explanation::{Clients, Planned};
+use crate::view::request::Request;
+use crate::view::status::AgentNow;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -27,7 +30,7 @@ pub async fn plan(arguments: Arguments) -> Outcome {
     let store = open::store_or_empty(&config.host.state)?;
     // What the running agent has found of its disk is against it here too.
     let agent = control::call(&config.host.state, &Request::Status).await.ok().flatten();
-    if agent.is_some_and(|agent| agent.detail["observe_only"] == true) {
+    if agent.and_then(|reply| reply.carries::<AgentNow>().ok()).is_some_and(|agent| agent.observe_only) {
         store.distrust();
     }
     let wiring = open::wiring(config)?;

@@ -8,11 +8,12 @@ use clap::Args;
 
 use super::{Failure, Outcome, Place, act, open, render};
 use crate::clock::{Clock, SystemClock};
-use crate::daemon::control::{self, Request};
-use crate::daemon::duties::resolve::{How, resolve as decide};
+use crate::daemon::control;
+use crate::daemon::duties::resolve::resolve as decide;
 use crate::daemon::duties::sweep;
 use crate::model::ServiceName;
 use crate::store::{StateDir, Store};
+use crate::view::request::{How, Request};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -1,36 +1,34 @@
-//! The loop of `unwait run`: a tick, a decision, a saga; and what comes in from outside between ticks.
+//! The loop of `unwait run`. It owns the agent's state, decides, and waits for nobody: looks, the guards' questions, sagas,
+//! duties and requests are tasks that send it events ([`super::beside`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
-use super::board::Board;
-use super::control::{self, Reply, Request};
-use super::duties::breaches::{self, Published};
-use super::duties::held::{self, Held};
-use super::duties::{approvals, breaker, delivery, messages, remind, resolve, sweep, unowned};
+use super::beside::{Beside, Kind};
+use super::board::{Board, Listed};
+use super::deciding::{Beginning, Begun, Considered};
+use super::duties::breaches::Published;
+use super::duties::held::Held;
+use super::duties::{approvals, breaker, delivery, remind, sweep, unowned};
+use super::history;
 use super::run::RunError;
-use super::{explain, history, last_good};
-use crate::config;
-use crate::decide::detector::{Change, Detector, Watch};
-use crate::decide::guards::{Question, Refusal};
-use crate::execute::driver::{self, Driven};
-use crate::execute::journal::Journal;
-use crate::execute::saga::Saga;
+use crate::decide::detector::Detector;
+use crate::execute::driver::Driven;
 use crate::execute::world::World;
-use crate::model::{IncidentId, Message, Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
+use crate::model::{Message, Plan, ServiceName};
 use crate::ports::fleet::KEPT_EVERY;
 use crate::sense::attention::Attention;
 use crate::sense::pacing::every;
 use crate::sense::sensor::cautions::DISCOVER_EVERY;
-use crate::sense::sensor::{Effort, Look};
+use crate::sense::sensor::{Look, apart};
 use crate::store::Store;
-use crate::wiring::plans::{self, Proposal};
+use crate::view::request::{Reply, Request};
 use crate::wiring::{Wiring, supervised};
 
 /// What the running agent is asked from outside.
@@ -50,6 +48,43 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
+/// For the supervisors' and daemons' answers: a look goes on without those that take longer.
+const SUPERVISORS_WITHIN: Duration = Duration::from_millis(250);
+/// For what is given back and delivered before the agent ends, where it was idle: the rest is the next start's.
+const LAST_WHEN_IDLE: Duration = Duration::from_secs(1);
+
+/// What the loop hears of.
+#[derive(Debug)]
+pub(super) enum Event {
+    Looked(Box<Looked>),
+    Considered(Box<Considered>),
+    Begun(Box<Begun>),
+    Published(Published),
+    /// Did all registries answer?
+    Swept(bool),
+    SlotsReturned,
+    /// A new configuration with its adapters, or why it is not put in force.
+    Reloaded(Box<Result<Wiring, String>>),
+    /// The files of this configuration are kept for a start on broken ones.
+    Kept(u64),
+    /// Work is over of which nothing is to be heard.
+    Over,
+}
+
+/// What came of a look.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// Since boot.
+    begun: Duration,
+    /// Of which configuration, counted from the start on.
+    configuration: u64,
+    attention: Attention,
+    /// An error in words.
+    look: Result<Look, String>,
+    /// For the board, where somebody may read it.
+    listed: Option<Listed>,
+}
+
 /// A saga that came to rest, or was left for the next start.
 pub(crate) struct Ended {
     pub plan: Plan,
@@ -58,27 +93,43 @@ pub(crate) struct Ended {
 
 /// The running agent.
 pub struct Agent {
-    config_dir: PathBuf,
-    pub(crate) wiring: Wiring,
-    pub(crate) store: Arc<Store>,
-    pub(crate) started: Duration,
-    pub(crate) detector: Detector,
-    pub(crate) held: BTreeMap<(String, ServiceName), Held>,
-    pub(crate) last: Option<Look>,
-    pub(crate) last_failure: Option<String>,
-    pub(crate) attention: Attention,
-    pub(crate) board: Board,
+    pub(super) config_dir: PathBuf,
+    pub(super) wiring: Wiring,
+    /// How many configurations were in force before this one.
+    pub(super) configuration: u64,
+    pub(super) store: Arc<Store>,
+    pub(super) started: Duration,
+    pub(super) detector: Detector,
+    pub(super) held: BTreeMap<(String, ServiceName), Held>,
+    pub(super) last: Option<Look>,
+    pub(super) last_failure: Option<String>,
+    /// As the last look left it.
+    pub(super) attention: Attention,
+    pub(super) board: Board,
+    pub(super) beside: Beside,
+    /// What no guard is against; begun one after another.
+    pub(super) to_begin: VecDeque<Beginning>,
     /// By what the configuration in force names.
-    delivery: delivery::Delivery,
-    pub(crate) sagas: JoinSet<Ended>,
-    pub(crate) stop: watch::Receiver<bool>,
-    /// What the fleet was told of this host's breaches.
-    published: Published,
+    pub(super) delivery: delivery::Delivery,
+    pub(super) sagas: JoinSet<Ended>,
+    pub(super) stop: watch::Receiver<bool>,
+    /// What the fleet was told of this host's breaches; `None` while it is being told.
+    pub(super) published: Option<Published>,
+    /// The policy and the service of what is being begun.
+    pub(super) being_begun: Option<(String, ServiceName)>,
+    /// A configuration that was read while something is being begun by the one in force.
+    pub(super) waits: Option<Wiring>,
+    /// Held while slots are given back, and from a slot's note to its incident.
+    pub(super) slots: Arc<Mutex<()>>,
+    /// Held while a person's decision is carried out.
+    pub(super) resolving: Arc<Mutex<()>>,
+    pub(super) requests: u64,
+    /// A tick came while a look was under way.
+    missed: bool,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
-    sweep_due: Duration,
+    pub(super) sweep_due: Duration,
     released: Duration,
     retained: Duration,
-    keeping: Option<JoinHandle<()>>,
     told_of_unowned: Option<Timestamp>,
 }
 
@@ -103,6 +154,7 @@ impl Agent {
         let mut agent = Self {
             config_dir: config_dir.into(),
             wiring,
+            configuration: 0,
             store,
             started: now,
             detector: Detector::default(),
@@ -111,14 +163,21 @@ impl Agent {
             last_failure: None,
             attention,
             board,
+            beside: Beside::default(),
+            to_begin: VecDeque::new(),
             delivery,
             sagas: JoinSet::new(),
             stop,
-            published: Published::default(),
+            published: Some(Published::default()),
+            being_begun: None,
+            waits: None,
+            slots: Arc::default(),
+            resolving: Arc::default(),
+            requests: 0,
+            missed: false,
             sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
-            keeping: None,
             told_of_unowned: None,
         };
         agent.wiring.follow_fleet(&agent.store, true);
@@ -145,241 +204,194 @@ impl Agent {
         discoveries.reset();
         let mut keeps = every(KEPT_EVERY);
         self.open_board();
-        loop {
+        let mut stopping = false;
+        let mut idle = true;
+        // What is begun is unwound, or left, before the agent ends; people may ask meanwhile.
+        while !stopping || !self.sagas.is_empty() || self.beside.is_changing_anything() {
             tokio::select! {
-                _ = ticks.tick() => {
-                    let begun = self.wiring.host.clock.monotonic();
-                    self.tick().await;
-                    self.board.ticked(begun, self.wiring.host.clock.monotonic());
-                    self.post();
-                    if self.attention.is_lengthened() {
-                        ticks.reset_after(self.attention.period());
-                    }
+                _ = ticks.tick(), if !stopping => {
+                    self.tick();
                 }
                 _ = keeps.tick() => self.keep_slots(),
-                _ = discoveries.tick() => self.wiring.sensor.free().await.discover(),
+                _ = discoveries.tick() => {
+                    let sensor = self.wiring.sensor.clone();
+                    let discover = apart(move || sensor.lock().discover());
+                    self.beside.start(Kind::Discovery, async { discover.await; Event::Over });
+                }
                 Some(ended) = self.sagas.join_next() => {
                     self.ended(ended);
                     self.post();
                 }
-                Some((request, reply)) = inbox.requests.recv() => {
-                    let answer = self.answer(request).await;
-                    // Whoever asked may have gone away; the answer is in the log all the same.
-                    let _ = reply.send(answer);
-                }
-                Some(()) = inbox.reload.recv() => {
-                    if self.reload() {
-                        self.delivery = delivery::Delivery::start(delivery::of(&self.wiring, &self.store));
-                        if self.wiring.config.host.interval != ticks.period() {
-                            ticks = every(self.wiring.config.host.interval);
-                        }
+                event = self.beside.next() => {
+                    let is_of_a_look = matches!(event, Event::Looked(_));
+                    self.hear(event);
+                    if is_of_a_look && self.attention.is_lengthened() {
+                        ticks.reset_after(self.attention.period());
+                    }
+                    let interval = self.wiring.config.host.interval;
+                    if interval != ticks.period() {
+                        ticks = every(interval);
                     }
                 }
-                _ = inbox.stop.wait_for(|stop| *stop) => break,
+                Some((request, reply)) = inbox.requests.recv() => self.answer(request, reply, stopping),
+                Some(()) = inbox.reload.recv(), if !stopping && !self.beside.is_under_way(&Kind::Reload) => self.reload(),
+                _ = inbox.stop.wait_for(|stop| *stop), if !stopping => {
+                    tracing::info!("asked to stop");
+                    stopping = true;
+                    idle = self.sagas.is_empty() && !self.beside.is_changing_anything();
+                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off("the agent is ending"));
+                }
             }
         }
-        tracing::info!("asked to stop");
-        while let Some(ended) = self.sagas.join_next().await {
-            self.ended(ended);
-        }
         self.store.write_samples();
-        self.release_slots().await;
-        self.delivery.end().await;
+        let within = if idle { LAST_WHEN_IDLE } else { delivery::LAST };
+        let slots = self.slots_returned();
+        let (_, ()) = tokio::join!(tokio::time::timeout(within, slots), self.delivery.end(within));
         Ok(())
     }
 
-    /// Collect, attribute, measure, decide; then begin what may begin.
-    async fn tick(&mut self) {
+    /// Sets a look off, where none is under way, and what else is due.
+    fn tick(&mut self) {
         if self.store.health() == crate::store::Health::Failing {
             // A later synced write ends observe-only by itself.
             let _ = self.store.test_write(self.wiring.host.clock.now());
         }
-        supervised::tell(&self.wiring).await;
+        self.look();
+        remind::of_all(&self.wiring, &self.store);
+        unowned::remind(&self.wiring, &self.store, self.attention.unowned(), &mut self.told_of_unowned);
+        let now = self.wiring.host.clock.monotonic();
+        if now >= self.sweep_due && !self.beside.is_under_way(&Kind::Sweep) {
+            // An incident that ends meanwhile asks for another one.
+            self.sweep_due = Duration::MAX;
+            let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
+            self.beside.start(Kind::Sweep, async move { Event::Swept(sweep::orphans(&wiring, &store).await) });
+        }
+        if now.saturating_sub(self.released) >= RELEASE_EVERY {
+            self.return_slots();
+        }
+        if now.saturating_sub(self.retained) >= SWEEP_EVERY {
+            self.retained = now;
+            let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
+            let retained = apart(move || sweep::retain_evidence(&wiring, &store));
+            self.beside.start(Kind::Evidence, async {
+                retained.await;
+                Event::Over
+            });
+        }
+    }
+
+    fn look(&mut self) {
+        // One that is late is made up for at once.
+        self.missed = self.beside.is_under_way(&Kind::Look);
+        if self.missed {
+            return;
+        }
+        let (told, hears) = oneshot::channel::<()>();
+        let wiring = self.wiring.clone();
+        self.beside.start(Kind::Supervisors, async move {
+            supervised::tell(&wiring).await;
+            // A look that has gone on without it hears of it at the next one.
+            let _ = told.send(());
+            Event::Over
+        });
         let quiet = self.detector.is_quiet() && self.sagas.is_empty();
-        let looked = {
-            let mut sensor = self.wiring.sensor.free().await;
-            let looked = self.attention.look(&self.wiring.config, self.wiring.host.clock.as_ref(), &mut sensor, quiet);
-            if let Ok(look) = &looked {
-                self.board.looked(&self.wiring, look, sensor.meter());
+        let (wiring, mut attention) = (self.wiring.clone(), self.attention.clone());
+        let (begun, configuration) = (wiring.host.clock.monotonic(), self.configuration);
+        self.beside.start(Kind::Look, async move {
+            // Where the question before is still under way, this one was dropped, and nobody is waited for.
+            let _ = tokio::time::timeout(SUPERVISORS_WITHIN, hears).await;
+            let looked = move || {
+                let mut sensor = wiring.sensor.lock();
+                let look = attention.look(&wiring.config, wiring.host.clock.as_ref(), &mut sensor, quiet);
+                let listed = look.as_ref().ok().and_then(|look| Listed::of(&wiring, look, sensor.meter()));
+                Looked { begun, configuration, attention, look: look.map_err(|error| error.to_string()), listed }
+            };
+            Event::Looked(Box::new(apart(looked).await))
+        });
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Looked(looked) => self.looked(*looked),
+            Event::Considered(considered) => self.considered(*considered),
+            Event::Begun(begun) => self.begun(*begun),
+            Event::Published(published) => self.published = Some(published),
+            Event::Swept(all_answered) => {
+                let every = if all_answered { SWEEP_EVERY } else { SWEEP_AGAIN };
+                self.sweep_due = self.sweep_due.min(self.wiring.host.clock.monotonic() + every);
             }
-            looked
-        };
-        match looked {
+            Event::SlotsReturned => {
+                let idle = self.sagas.is_empty() && !self.beside.is_under_way(&Kind::Beginning);
+                self.wiring.follow_fleet(&self.store, idle);
+            }
+            Event::Reloaded(reloaded) => match *reloaded {
+                Ok(wiring) => {
+                    self.waits = Some(wiring);
+                    self.put_in_force_what_waits();
+                }
+                Err(why) => tracing::error!("{why}"),
+            },
+            Event::Kept(configuration) if configuration != self.configuration => self.keep_last_good(),
+            Event::Kept(_) => {}
+            Event::Over => {}
+        }
+    }
+
+    fn looked(&mut self, looked: Looked) {
+        let Looked { begun, configuration, attention, look, listed } = looked;
+        if configuration == self.configuration {
+            self.attention = attention;
+        }
+        match look {
             Ok(look) => {
+                self.board.looked(&look, listed);
                 self.last_failure = look.measurements.untrusted.clone();
                 if let Some(why) = &look.measurements.untrusted {
                     tracing::warn!(why, "a partial snapshot is not acted on");
                 }
                 history::record(&self.store, &look);
-                self.decide(&look).await;
+                self.decide(&look);
                 self.last = Some(look);
             }
             Err(error) => {
-                tracing::warn!(%error, "no snapshot at this tick");
+                tracing::warn!(error, "the sockets cannot be looked at; nothing is decided at this tick: {error}");
                 self.board.not_looked();
-                self.last_failure = Some(error.to_string());
+                self.last_failure = Some(error);
             }
         }
-        remind::of_all(&self.wiring, &self.store);
-        unowned::remind(&self.wiring, &self.store, self.attention.unowned(), &mut self.told_of_unowned);
-        let now = self.wiring.host.clock.monotonic();
-        if now >= self.sweep_due {
-            let every = if sweep::orphans(&self.wiring, &self.store).await { SWEEP_EVERY } else { SWEEP_AGAIN };
-            self.sweep_due = now + every;
-        }
-        if now.saturating_sub(self.released) >= RELEASE_EVERY {
-            self.released = now;
-            self.release_slots().await;
-        }
-        if now.saturating_sub(self.retained) >= SWEEP_EVERY {
-            self.retained = now;
-            sweep::retain_evidence(&self.wiring, &self.store);
+        self.board.ticked(begun, self.wiring.host.clock.monotonic());
+        self.post();
+        if self.missed && !*self.stop.borrow() {
+            self.look();
         }
     }
 
-    /// Looks at the slots of this host, beside the loop.
+    /// Looks at the slots of this host.
     fn keep_slots(&mut self) {
-        if self.keeping.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
-            self.keeping = Some(tokio::spawn(async move { sweep::keep_slots(&ports, &store).await }));
-        }
-    }
-
-    async fn release_slots(&mut self) {
-        sweep::release_slots(&self.wiring.ports, &self.store, self.wiring.host.clock.now()).await;
-        self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
-    }
-
-    async fn decide(&mut self, look: &Look) {
-        let wiring = self.wiring.clone();
-        let measured = &look.measurements;
-        let seen: BTreeSet<ServiceName> =
-            measured.services().map(|(service, _)| service.clone()).chain(self.detector.watched().cloned()).collect();
-        let mut wanted: Vec<(Policy, ServiceName)> = Vec::new();
-        for policy in &wiring.config.policies {
-            for service in &seen {
-                if wiring.config.selects(policy, service).is_none() {
-                    continue;
-                }
-                let readings = measured.of(service);
-                match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.spacing()) {
-                    Some(Change::Breach) => {
-                        self.board.breached(policy);
-                        self.tell(messages::breach(&wiring, policy, service, &readings));
-                    }
-                    Some(Change::Cleared) => {
-                        self.held.remove(&(policy.name.clone(), service.clone()));
-                        self.tell(messages::recovered(&wiring, policy, service));
-                    }
-                    None => {}
-                }
-                let breached = matches!(self.detector.watch(&policy.name, service), Watch::Breached { .. });
-                if breached && policy.mode != Mode::Observe && policy.when.truth(&readings) == Truth::True {
-                    wanted.push((policy.clone(), service.clone()));
-                }
-            }
-        }
-        self.published.follow(&wiring, &self.detector).await;
-        let under_way = self.under_way();
-        self.count_arrivals(&wiring, &under_way).await;
-        // What an incident under way is about needs no second decision, and is not held either.
-        wanted.retain(|(_, service)| !under_way.contains(service));
-        for (policy, service) in wanted {
-            self.consider(&policy, &service, &measured.of(&service)).await;
-        }
-    }
-
-    /// New connections are counted of whatever may be drained soon, or is.
-    async fn count_arrivals(&self, wiring: &Wiring, under_way: &BTreeSet<ServiceName>) {
-        let mut counted = under_way.clone();
-        for policy in wiring.config.policies.iter().filter(|policy| policy.mode.acts()) {
-            if policy.rungs().any(Runbook::drains) {
-                counted.extend(self.detector.held_or_breached(&policy.name).cloned());
-            }
-        }
-        if counted.is_empty() {
-            return wiring.arrivals.end();
-        }
-        let mut sensor = wiring.sensor.free().await;
-        wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
-    }
-
-    /// The services that a saga works on now.
-    fn under_way(&self) -> BTreeSet<ServiceName> {
-        match self.store.open_incidents() {
-            Ok(open) => open.into_iter().map(|open| open.plan.target.service).collect(),
-            // The guards ask the store again, and an error there is a deny.
-            Err(error) => {
-                tracing::error!(%error, "the open incidents cannot be read");
-                BTreeSet::new()
-            }
-        }
-    }
-
-    /// A breach stands: begin the plan, or say why not.
-    async fn consider(&mut self, policy: &Policy, service: &ServiceName, readings: &Readings) {
-        let dry_run = plans::is_dry(policy) || breaker::is_open(&self.wiring, &self.store, policy, service);
-        let proposal = plans::propose(&self.wiring, &self.store, policy, service, Trigger::Breach, dry_run).await;
-        let proposal = Proposal { breached: self.detector.breached_since(&policy.name, service), ..proposal };
-        if let Err(refusal) = self.begin(proposal.clone(), policy, readings).await {
-            if refusal.reason == Reason::NeedsApproval {
-                let why = messages::why(policy, readings);
-                approvals::ask(&self.wiring, &self.store, policy, &proposal.plan, why);
-            }
-            let key = (policy.name.clone(), service.clone());
-            let now = self.wiring.host.clock.now();
-            let before = self.held.get(&key);
-            let again = held::is_due(before, &refusal, now);
-            let told = if again { Some(now) } else { before.and_then(|before| before.told) };
-            if again && refusal.reason == Reason::CommonCause && !breaches::speaks(&self.wiring, service).await {
-                tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
-            } else if again {
-                let labels = self.wiring.labels();
-                let host = &self.wiring.host.name;
-                let teller = crate::execute::tell::Teller { plan: &proposal.plan, host, labels: &labels, at: now };
-                self.tell(teller.held(&refusal, refusal.reason));
-            }
-            self.held.insert(key, Held { refusal, told });
-        }
-    }
-
-    /// Asks the guards, commits the incident, and sets its saga off.
-    pub(crate) async fn begin(
-        &mut self,
-        proposal: Proposal,
-        policy: &Policy,
-        readings: &Readings,
-    ) -> Result<IncidentId, Refusal> {
-        let world = self.world_of(&proposal.plan);
-        let gate = self.wiring.gate(&self.store, &world.ports, self.started);
-        gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
-        let plan = proposal.plan;
-
-        let why = messages::why(policy, readings);
-        let start = world.teller(&plan).start(why);
-        let now = self.wiring.host.clock.now();
-        if let Err(error) = self.store.begin_incident(&plan, now, &self.wiring.audience, std::slice::from_ref(&start)) {
-            return Err(Refusal {
-                guard: crate::decide::guards::Guard::Trust,
-                reason: Reason::JournalNotWritable,
-                detail: error.to_string(),
-                until: None,
-            });
-        }
-        (self.wiring.host.on_message)(&start);
-        self.held.remove(&(policy.name.clone(), plan.target.service.clone()));
-        let incident = plan.incident.clone();
-        self.spawn(Saga::new(plan), Journal::new(), world);
-        Ok(incident)
-    }
-
-    fn spawn(&mut self, saga: Saga, journal: Journal, world: World) {
-        let stop = self.stop.clone();
-        self.sagas.spawn(async move {
-            let plan = saga.plan().clone();
-            let driven = driver::drive(saga, journal, &world, stop).await;
-            Ended { plan, driven }
+        let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
+        self.beside.start(Kind::SlotsKept, async move {
+            sweep::keep_slots(&ports, &store).await;
+            Event::Over
         });
+    }
+
+    fn return_slots(&mut self) {
+        self.released = self.wiring.host.clock.monotonic();
+        let returned = self.slots_returned();
+        self.beside.start(Kind::SlotsReturned, async {
+            returned.await;
+            Event::SlotsReturned
+        });
+    }
+
+    /// Gives back the slots that are to be; by one at a time.
+    pub(super) fn slots_returned(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
+        let (clock, one) = (Arc::clone(&self.wiring.host.clock), Arc::clone(&self.slots));
+        async move {
+            let _one = one.lock().await;
+            sweep::release_slots(&ports, &store, clock.now()).await;
+        }
     }
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
@@ -389,6 +401,9 @@ impl Agent {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         self.detector.rearm(&plan.target.service);
+        self.held.retain(|(_, service), _| *service != plan.target.service);
+        self.return_slots();
+        // For the case that some are being returned already.
         self.released = Duration::ZERO;
         // A registry that gave an old answer may hold a drain that the saga believes to be undone.
         self.sweep_due = Duration::ZERO;
@@ -416,85 +431,12 @@ impl Agent {
         }
         // As after each saga of a tick; and a registry may have come back meanwhile.
         sweep::orphans(&self.wiring, &self.store).await;
-        self.release_slots().await;
-        self.delivery.end().await;
+        self.slots_returned().await;
+        self.delivery.end(delivery::LAST).await;
     }
 
-    /// Loads the configuration anew, whole or not at all. True where the new one is in force.
-    fn reload(&mut self) -> bool {
-        let config = match config::load(&self.config_dir) {
-            Ok(config) => config,
-            Err(diagnostics) => {
-                tracing::error!("the configuration cannot be read; the one in force stays:\n{diagnostics}");
-                return false;
-            }
-        };
-        if config.host.state != self.wiring.config.host.state {
-            tracing::error!("`state` cannot be changed while the agent runs; the configuration in force stays");
-            return false;
-        }
-        match Wiring::new(config, self.wiring.host.clone(), Some(&self.wiring)) {
-            Ok(mut wiring) => {
-                wiring.tally = Arc::clone(&self.wiring.tally);
-                self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
-                self.attention = Attention::new(&wiring.config);
-                self.wiring = wiring;
-                self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
-                self.open_board();
-                approvals::withdraw(&self.wiring, &self.store);
-                // New adapters hold the drains that they find.
-                self.sweep_due = Duration::ZERO;
-                self.held.clear();
-                last_good::keep(&self.config_dir, &self.wiring.config.host.state);
-                tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "the configuration cannot be put in force; the one before stays");
-                false
-            }
-        }
-    }
-
-    fn tell(&self, message: Message) {
+    pub(super) fn tell(&self, message: Message) {
         (self.wiring.host.on_message)(&message);
         self.store.tell(&self.wiring.audience, &[message]);
-    }
-
-    async fn answer(&mut self, request: Request) -> Reply {
-        match request {
-            Request::Status => control::status(self),
-            Request::Explain { service } => explain::of_agent(self, &service).await,
-            Request::Act { service, policy, dry_run, who } => self.act(&service, policy.as_deref(), dry_run, who).await,
-            Request::Approve { id, who } => approvals::decide(&self.wiring, &self.store, &id, true, &who, None),
-            Request::Deny { id, why, who } => {
-                approvals::decide(&self.wiring, &self.store, &id, false, &who, why.as_deref())
-            }
-            Request::Resolve { service, how } => {
-                let world = self.wiring.world(&self.store, self.started);
-                let reply = resolve::resolve(&self.store, &world, &service, how).await;
-                self.release_slots().await;
-                reply
-            }
-        }
-    }
-
-    async fn act(&mut self, service: &str, policy: Option<&str>, dry_run: bool, who: String) -> Reply {
-        let chosen = ServiceName::parse(service).and_then(|service| {
-            let policy = explain::choose(&self.wiring.config, &service, policy)?;
-            Ok((service, policy))
-        });
-        let (service, policy) = match chosen {
-            Ok(chosen) => chosen,
-            Err(error) => return Reply::refused(error),
-        };
-        let proposal =
-            plans::propose(&self.wiring, &self.store, &policy, &service, Trigger::Person { who }, dry_run).await;
-        let look = self.wiring.sensor.free().await.look(Effort::Afresh);
-        let readings = look.map(|look| look.measurements.of(&service)).unwrap_or_default();
-        match self.begin(proposal, &policy, &readings).await {
-            Ok(incident) => Reply::done(format!("incident {incident} has begun; `unwait show {incident}` follows it")),
-            Err(refusal) => Reply::refused(refusal.to_string()),
-        }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::agent::Agent;
 use super::explain;
+use crate::config::Config;
 use crate::decide::inaction::{self, Standing};
 use crate::execute::tell;
 use crate::measure::Meter;
@@ -74,15 +75,12 @@ impl Board {
 
     /// A look that gave something. One that passed namespaces over says nothing of what lies in them: what was seen
     /// at the last whole look, a minute ago at the most, stands.
-    pub fn looked(&mut self, wiring: &Wiring, look: &Look, meter: &Meter) {
+    pub fn looked(&mut self, look: &Look, listed: Option<Listed>) {
         self.work.looking += look.cost;
         if look.measurements.untrusted.is_some() {
             return self.not_looked();
         }
-        if look.passed_over.namespaces > 0 || wiring.config.host.http.is_none() {
-            return;
-        }
-        let (services, left_out) = listed(wiring, look, meter);
+        let Some(Listed { services, left_out }) = listed else { return };
         self.seen = Some(Seen {
             at: look.measurements.at,
             host_close_wait: look.host_close_wait,
@@ -107,8 +105,21 @@ impl Board {
 
 /// The services that a bulletin speaks of, and how many are left out: the configured ones first, then those with the
 /// most sockets.
-fn listed(wiring: &Wiring, look: &Look, meter: &Meter) -> (Vec<(ServiceName, Readings)>, usize) {
-    let config = &wiring.config;
+#[derive(Debug)]
+pub(super) struct Listed {
+    services: Vec<(ServiceName, Readings)>,
+    left_out: usize,
+}
+
+impl Listed {
+    /// `None` where nobody reads of them, or the look passed some over.
+    pub fn of(wiring: &Wiring, look: &Look, meter: &Meter) -> Option<Self> {
+        let is_whole = look.passed_over.namespaces == 0 && look.measurements.untrusted.is_none();
+        (is_whole && wiring.config.host.http.is_some()).then(|| listed(&wiring.config, look, meter))
+    }
+}
+
+fn listed(config: &Config, look: &Look, meter: &Meter) -> Listed {
     let in_full = config.policies.iter().flat_map(|policy| &policy.services).filter_map(|selector| match selector {
         Selector::Name(name) => ServiceName::parse(name).ok(),
         Selector::Glob(_) | Selector::Label { .. } => None,
@@ -124,7 +135,8 @@ fn listed(wiring: &Wiring, look: &Look, meter: &Meter) -> (Vec<(ServiceName, Rea
         measured.services().filter(holds).map(|(service, readings)| (service.clone(), count(readings))).collect()
     };
     let (listed, left_out) = bounded(named, holding);
-    (listed.into_iter().map(|service| (service.clone(), measured.of(&service))).collect(), left_out)
+    let services = listed.into_iter().map(|service| (service.clone(), measured.of(&service))).collect();
+    Listed { services, left_out }
 }
 
 /// `holding`: with how many sockets.

@@ -7,67 +7,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::agent::Agent;
-use super::duties::resolve::How;
 use crate::store::StateDir;
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "verb")]
-pub enum Request {
-    Status,
-    Explain {
-        service: String,
-    },
-    Act {
-        service: String,
-        policy: Option<String>,
-        dry_run: bool,
-        /// Filled in from the peer's credentials, whatever the client says.
-        #[serde(default)]
-        who: String,
-    },
-    Resolve {
-        service: String,
-        how: How,
-    },
-    Approve {
-        id: String,
-        /// Filled in as with `Act`.
-        #[serde(default)]
-        who: String,
-    },
-    Deny {
-        id: String,
-        why: Option<String>,
-        /// Filled in as with `Act`.
-        #[serde(default)]
-        who: String,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reply {
-    /// False: nothing was done, and `text` says why.
-    pub ok: bool,
-    pub text: String,
-    /// The same for machines, where there is more to say than the text.
-    pub detail: serde_json::Value,
-}
-
-impl Reply {
-    pub fn done(text: impl Into<String>) -> Self {
-        Self { ok: true, text: text.into(), detail: serde_json::Value::Null }
-    }
-
-    pub fn refused(text: impl Into<String>) -> Self {
-        Self { ok: false, text: text.into(), detail: serde_json::Value::Null }
-    }
-}
+use crate::view::request::{Reply, Request};
 
 /// Longest request that is read.
 const REQUEST_BYTES: u64 = 16 * 1024;
@@ -133,7 +78,7 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sende
     };
     let reply = match serde_json::from_str(&line) {
         _ if uid != 0 && uid != own => Reply::refused(format!("uid {uid} may not control this agent")),
-        Ok(request) => ask_agent(signed(request, uid), sender).await,
+        Ok(request) => ask_agent(signed(request, uid).await, sender).await,
         Err(error) => Reply::refused(format!("not a request: {error}")),
     };
     let mut text = serde_json::to_string(&reply).expect("a reply is plain data");
@@ -141,17 +86,26 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sende
     writer.write_all(text.as_bytes()).await
 }
 
+/// For a user's name, which a directory service on another host may have to tell.
+const NAME_WITHIN: Duration = Duration::from_secs(1);
+
 /// Who asks is what the kernel says of the peer.
-fn signed(request: Request, uid: u32) -> Request {
-    let who = || {
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
-        user.map_or_else(|| format!("uid {uid}"), |user| user.name)
-    };
+async fn signed(request: Request, uid: u32) -> Request {
     match request {
-        Request::Act { service, policy, dry_run, .. } => Request::Act { service, policy, dry_run, who: who() },
-        Request::Approve { id, .. } => Request::Approve { id, who: who() },
-        Request::Deny { id, why, .. } => Request::Deny { id, why, who: who() },
+        Request::Act { service, policy, dry_run, .. } => {
+            Request::Act { service, policy, dry_run, who: name_of(uid).await }
+        }
+        Request::Approve { id, .. } => Request::Approve { id, who: name_of(uid).await },
+        Request::Deny { id, why, .. } => Request::Deny { id, why, who: name_of(uid).await },
         other @ (Request::Status | Request::Explain { .. } | Request::Resolve { .. }) => other,
+    }
+}
+
+async fn name_of(uid: u32) -> String {
+    let named = tokio::task::spawn_blocking(move || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)));
+    match tokio::time::timeout(NAME_WITHIN, named).await {
+        Ok(Ok(Ok(Some(user)))) => user.name,
+        _ => format!("uid {uid}"),
     }
 }
 
@@ -193,33 +147,4 @@ pub async fn call(state: &Path, request: &Request) -> std::io::Result<Option<Rep
         return Ok(None);
     }
     serde_json::from_str(&line).map(Some).map_err(std::io::Error::other)
-}
-
-/// What only the running agent knows of itself; the rest of `status` is read from the store.
-pub fn status(agent: &Agent) -> Reply {
-    let config = &agent.wiring.config;
-    let mut reply = Reply::done("running");
-    reply.detail = serde_json::json!({
-        "pid": std::process::id(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "observe_only": agent.store.health() == crate::store::Health::Failing,
-        "policies": config.policies.len(),
-        "interval": crate::model::duration::format(config.host.interval),
-        "last_snapshot": agent.last.as_ref().map(|look| look.measurements.at.to_string()),
-        "last_failure": agent.last_failure,
-        "host.close_wait": agent.last.as_ref().map(|look| look.host_close_wait),
-        "passed_over_at_most": agent.last.as_ref().map(|look| look.passed_over.at_most),
-        "looks_every": crate::model::duration::format(agent.attention.period()),
-        "cautions": agent.attention.cautions().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "of_no_service": agent.attention.unowned().map(ToString::to_string),
-        "not_seen": agent.attention.not_seen().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "held": agent.held.iter().map(|((policy, service), held)| serde_json::json!({
-            "policy": policy,
-            "service": service,
-            "reason": held.refusal.reason,
-            "detail": held.refusal.detail,
-            "until": held.refusal.until.map(|until| until.to_string()),
-        })).collect::<Vec<_>>(),
-    });
-    reply
 }

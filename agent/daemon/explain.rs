@@ -5,93 +5,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::agent::Agent;
-use super::control::Reply;
 use super::duties::breaker;
 use crate::config::Config;
-use crate::decide::detector::{Detector, Watch};
-use crate::decide::guards::Refusal;
+use crate::decide::detector::Detector;
 use crate::decide::inaction::{self, Standing};
 use crate::execute::steps::clients;
-use crate::model::{
-    Condition, IncidentId, Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger, Truth, duration,
-};
-use crate::sense::sensor::Effort;
+use crate::model::{Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger};
+use crate::ports::sharing;
+use crate::sense::sensor::{Effort, apart};
 use crate::store::{Breaker, Store};
+use crate::view::explanation::{Clients, Explanation, Planned, PolicyExplained, explained, standing, truth};
+use crate::view::request::Reply;
 use crate::wiring::Wiring;
 use crate::wiring::plans::{self, Proposal};
-
-/// What is so of one service now.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    pub service: ServiceName,
-    pub signals: Readings,
-    pub policies: Vec<PolicyExplained>,
-    /// Why nothing is being done where no policy selects it.
-    pub nothing_is_done: Option<Reason>,
-    /// The incident under way.
-    pub under_way: Option<IncidentId>,
-    /// One look only: no agent runs, so what needs time is not known.
-    pub one_look: bool,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct PolicyExplained {
-    pub policy: String,
-    pub mode: String,
-    /// Each comparison with the present value beside it.
-    pub when: Vec<ComparisonExplained>,
-    /// `true`, `false` or `unknown`.
-    pub holds: String,
-    /// `quiet`, `holding for 30s of 2m`, `breached`.
-    pub standing: String,
-    /// Why nothing is being done; `None` where the policy is about to act, or an incident is under way.
-    pub nothing_is_done: Option<Reason>,
-    /// Back in dry-run by itself.
-    pub breaker: Option<Breaker>,
-    /// What would be carried out now.
-    pub runbook: Option<String>,
-    /// Which rung of an escalation that is, and why.
-    pub rung: Option<String>,
-    /// What is against acting now, by the guards' order.
-    pub held_by: Vec<Refusal>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct ComparisonExplained {
-    /// How deep it is nested in all / any.
-    pub depth: usize,
-    pub text: String,
-    pub now: String,
-    pub holds: String,
-}
-
-/// A plan filled in, and what is against it now.
-#[derive(Clone, Debug, Serialize)]
-pub struct Planned {
-    pub plan: Plan,
-    pub blocked_by: Vec<Refusal>,
-    /// What the restart, and the registries that it drains from, cannot promise, each by its name: `redis: …`; and
-    /// steps whose deadlines are too short for it: `drain: …`.
-    pub cannot_promise: Vec<String>,
-    /// Where the plan drains: whom it takes the service from.
-    pub clients: Option<Clients>,
-}
-
-/// Those who use a service now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Clients {
-    /// From a change in the registry until the last of them follows it.
-    #[serde(with = "duration::as_text")]
-    pub follow_within: Duration,
-    /// Inbound connections that are in use now, and the addresses that they come from.
-    pub connections: Option<usize>,
-    pub addresses: Option<usize>,
-    /// Why these are not known.
-    pub unknown: Option<String>,
-}
 
 /// The policy that a person means. Without its name: the first that selects the service.
 pub fn choose(config: &Config, service: &ServiceName, policy: Option<&str>) -> Result<Policy, String> {
@@ -115,22 +42,36 @@ pub fn selecting<'a>(config: &'a Config, service: &ServiceName) -> Vec<&'a Polic
     config.policies.iter().filter(|policy| config.selects(policy, service).is_some()).collect()
 }
 
-pub async fn of_agent(agent: &Agent, service: &str) -> Reply {
-    let service = match ServiceName::parse(service) {
-        Ok(service) => service,
-        Err(error) => return Reply::refused(error),
-    };
-    let look = match agent.wiring.sensor.free().await.look(Effort::Afresh) {
-        Ok(look) => look,
-        Err(error) => return Reply::refused(error.to_string()),
-    };
-    let readings = look.measurements.of(&service);
-    let now = agent.wiring.host.clock.monotonic();
-    let asking = Asking { wiring: &agent.wiring, store: &agent.store, started: agent.started };
-    let explanation = asking.explain(&service, readings, Some((&agent.detector, now))).await;
-    let mut reply = Reply::done("");
-    reply.detail = serde_json::to_value(explanation).expect("an explanation is plain data");
-    reply
+/// For each party that is asked: whoever has not answered by then is shown as silent.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For a look of its own.
+const FRESH_WITHIN: Duration = Duration::from_millis(250);
+
+/// As the agent stands now; the guards' questions are asked beside it.
+pub(super) fn of_agent(agent: &Agent, service: String) -> impl Future<Output = Reply> + Send + 'static {
+    let (wiring, store, started) = (agent.wiring.clone(), Arc::clone(&agent.store), agent.started);
+    let detector = agent.detector.clone();
+    let service = ServiceName::parse(&service);
+    let last = service.as_ref().ok().zip(agent.last.as_ref()).map(|(service, last)| last.measurements.of(service));
+    async move {
+        let service = match service {
+            Ok(service) => service,
+            Err(error) => return Reply::refused(error),
+        };
+        let sensor = wiring.sensor.clone();
+        let look = apart(move || sensor.lock().look(Effort::Afresh));
+        let readings = match tokio::time::timeout(FRESH_WITHIN, look).await {
+            Ok(Ok(look)) => look.measurements.of(&service),
+            Ok(Err(error)) => return Reply::refused(error.to_string()),
+            // Somebody else looks, for long: what the last look saw is at most an interval old.
+            Err(_) => last.unwrap_or_default(),
+        };
+        let now = wiring.host.clock.monotonic();
+        let asking = Asking { wiring: &wiring, store: &store, started };
+        let explanation = asking.explain(&service, readings, Some((&detector, now)));
+        let explanation = sharing(Some(PATIENCE), explanation).await;
+        Reply::with(&explanation)
+    }
 }
 
 /// Asks the guards without acting.
@@ -247,51 +188,9 @@ impl Asking<'_> {
             let caveats = self.wiring.ports.restarter(restart).caveats(restart).await;
             cannot_promise.extend(caveats.into_iter().map(|caveat| format!("restart: {caveat}")));
         }
-        let steps = plan.steps.iter().map(|planned| &planned.step);
+        let steps: Vec<_> = plan.steps.iter().map(|planned| &planned.step).collect();
         cannot_promise.extend(plans::short_deadlines(self.wiring, steps, &plan.target).await);
         let clients = if plan.drains() { Some(self.clients(&plan).await) } else { None };
         Planned { plan, blocked_by, cannot_promise, clients }
-    }
-}
-
-fn standing(watch: Watch, policy: &Policy, now: Duration) -> String {
-    let seconds = |duration: Duration| duration::format(Duration::from_secs(duration.as_secs()));
-    match watch {
-        Watch::Quiet => "quiet".into(),
-        Watch::Holding { since, .. } => {
-            format!("holding for {} of {}", seconds(now.saturating_sub(since)), duration::format(policy.hold))
-        }
-        Watch::Breached { since } => format!("breached for {}", seconds(now.saturating_sub(since))),
-    }
-}
-
-fn explained(condition: &Condition, readings: &Readings, depth: usize) -> Vec<ComparisonExplained> {
-    let group = |name: &str, parts: &[Condition]| {
-        let mut lines = vec![ComparisonExplained {
-            depth,
-            text: name.into(),
-            now: String::new(),
-            holds: truth(condition.truth(readings)).into(),
-        }];
-        lines.extend(parts.iter().flat_map(|part| explained(part, readings, depth + 1)));
-        lines
-    };
-    match condition {
-        Condition::All(parts) => group("all of", parts),
-        Condition::Any(parts) => group("any of", parts),
-        Condition::Compare(comparison) => vec![ComparisonExplained {
-            depth,
-            text: comparison.to_string(),
-            now: readings.show(comparison.signal),
-            holds: truth(comparison.truth(readings)).into(),
-        }],
-    }
-}
-
-fn truth(truth: Truth) -> &'static str {
-    match truth {
-        Truth::True => "true",
-        Truth::False => "false",
-        Truth::Unknown => "unknown",
     }
 }

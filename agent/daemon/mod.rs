@@ -1,14 +1,18 @@
 #![doc = include_str!("README.md")]
 
 pub mod agent;
+mod beside;
 mod board;
 pub mod control;
+mod deciding;
 pub mod duties;
 pub mod explain;
 mod history;
 pub mod last_good;
 mod opening;
 mod recover;
+mod reload;
+mod requests;
 pub mod run;
 
 #[cfg(test)]

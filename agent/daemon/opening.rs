@@ -98,7 +98,7 @@ impl<'a> Waiting<'a> {
 
     /// What is not delivered by then is in the log alone.
     async fn end(self) {
-        self.delivery.end().await;
+        self.delivery.end(delivery::LAST).await;
     }
 }
 

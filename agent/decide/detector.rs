@@ -37,7 +37,7 @@ pub enum Watch {
 }
 
 /// Every policy's standing for every service.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Detector {
     watches: BTreeMap<(String, ServiceName), Watch>,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::model::moment::after;
 use crate::model::{Policy, Runbook};
 use crate::store::{Attempt, Verdict};
 
@@ -67,7 +68,7 @@ pub fn rung<'a>(policy: &'a Policy, attempts: &[Attempt], now: Timestamp) -> Run
 /// Until when a rung is passed over that did not help so. A drain that clients do not follow, and workers that do
 /// not end, stay so until a person has looked and re-armed the policy.
 fn passed_over_until(attempt: &Attempt) -> Timestamp {
-    attempt.ended + if attempt.until_rearmed { BREAKER_MEMORY } else { MEMORY }
+    after(attempt.ended, if attempt.until_rearmed { BREAKER_MEMORY } else { MEMORY })
 }
 
 /// The attempt by which a breaker is to open: the second time that a runbook did not help, without a success since the

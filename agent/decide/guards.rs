@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::model::{Plan, Reason, Truth};
@@ -50,7 +50,7 @@ pub const GUARDS: [Guard; 22] = [
 ];
 
 /// One gate before action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, strum::Display, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Guard {
@@ -109,7 +109,7 @@ pub enum Verdict {
 }
 
 /// Why nothing is done now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Refusal {
     pub guard: Guard,
     pub reason: Reason,
@@ -198,7 +198,20 @@ type Answer = Result<Verdict, String>;
 impl Gate {
     /// The first refusal, if there is one.
     pub async fn ask(&self, question: &Question<'_>) -> Result<(), Refusal> {
-        for guard in GUARDS {
+        self.ask_each(GUARDS.into_iter(), question).await
+    }
+
+    /// The same without the slot's guard, which a plan asks when its turn has come.
+    pub async fn ask_but_slot(&self, question: &Question<'_>) -> Result<(), Refusal> {
+        self.ask_each(GUARDS.into_iter().filter(|guard| *guard != Guard::FleetSlot), question).await
+    }
+
+    async fn ask_each(
+        &self,
+        guards: impl Iterator<Item = Guard> + Send,
+        question: &Question<'_>,
+    ) -> Result<(), Refusal> {
+        for guard in guards {
             let answer = self.verdict(guard, question).await;
             self.tally.count(guard, &answer);
             if let Some(refusal) = guard.refusal(answer) {

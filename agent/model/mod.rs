@@ -6,6 +6,7 @@ pub mod duration;
 pub mod incident;
 pub mod leaked;
 pub mod message;
+pub mod moment;
 pub mod plan;
 pub mod policy;
 pub mod policy_test;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::moment::after;
 use super::{Readings, duration};
 
 /// The signals of one service at a moment, or over a step.
@@ -36,7 +37,7 @@ impl Sample {
 
     /// The moment from which on the sample says nothing more.
     pub fn until(&self) -> Timestamp {
-        self.spread.as_ref().map_or(self.at, |spread| self.at + spread.step)
+        self.spread.as_ref().map_or(self.at, |spread| after(self.at, spread.step))
     }
 }
 

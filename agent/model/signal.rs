@@ -249,6 +249,15 @@ impl Readings {
         Readings { known, at_least: self.at_least.clone() }
     }
 
+    /// Each with its value as JSON has it, `>= ` before a lower bound.
+    pub fn written(&self) -> impl Iterator<Item = (Signal, String)> + '_ {
+        self.known.iter().map(|(signal, value)| {
+            let bound = if self.at_least.contains(signal) { ">= " } else { "" };
+            let value = serde_json::to_string(&Number(*value)).unwrap_or_default();
+            (*signal, format!("{bound}{value}"))
+        })
+    }
+
     /// Writes them as entries of a map that has others besides.
     pub fn serialize_into<M: serde::ser::SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         self.known.iter().try_for_each(|(signal, value)| {
@@ -270,6 +279,23 @@ impl serde::Serialize for Readings {
         let mut map = to.serialize_map(None)?;
         self.serialize_into(&mut map)?;
         serde::ser::SerializeMap::end(map)
+    }
+}
+
+/// Whole, as they were written: an entry that is neither a signal nor its bound is an error.
+impl<'de> serde::Deserialize<'de> for Readings {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut readings = Readings::default();
+        for (key, value) in BTreeMap::<String, serde_json::Value>::deserialize(from)? {
+            let (name, is_bound) = key.strip_suffix(AT_LEAST).map_or((key.as_str(), false), |name| (name, true));
+            let signal = Signal::parse(name).map_err(serde::de::Error::custom)?;
+            match (is_bound, value.as_f64()) {
+                (true, _) => drop(readings.at_least.insert(signal)),
+                (false, Some(value)) => readings.set(signal, value),
+                (false, None) => return Err(serde::de::Error::custom(format!("{key} is no number"))),
+            }
+        }
+        Ok(readings)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The belt: no call to a port outlasts its deadline, also where an adapter would wait for ever.
 //!
 //! Each adapter ends its calls by deadlines of its own, sooner and with a better word. The belt is for what they did not
-//! think of: a call that has not ended by then is an error of that call, and the saga goes on from there. Put on by the
-//! wiring, once, around every adapter.
+//! think of: a call that has not ended by then is an error of that call, and the saga goes on from there. Who has not
+//! answered is asked one question at a time ([`super::silence`]); what is to be written is tried all the same. Put on by
+//! the wiring, once, around every adapter.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use super::fleet::{self, Acquired, Fleet, FleetError, Slot};
 use super::probe::{Probe, ProbeFailure};
 use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
 use super::restarter::{Before, Liveness, RestartError, Restarted, Restarter};
+use super::silence::{Silences, patient};
 use crate::model::plan::{Health, Restart};
 use crate::model::{Incarnation, Marker, duration};
 
@@ -30,31 +32,38 @@ const FLEET: Duration = Duration::from_secs(fleet::DEADLINE.as_secs() + 8);
 
 /// The same ports, each call ending by its deadline.
 pub fn belted(ports: Ports) -> Ports {
-    let restarter = |inner: Arc<dyn Restarter>| Arc::new(Belted { name: String::new(), inner }) as Arc<dyn Restarter>;
+    let restarter = |inner: Arc<dyn Restarter>| Arc::new(Belted::new("", inner)) as Arc<dyn Restarter>;
     Ports {
         registries: ports
             .registries
             .into_iter()
-            .map(|(name, inner)| (name.clone(), Arc::new(Belted { name, inner }) as Arc<dyn Registry>))
+            .map(|(name, inner)| (name.clone(), Arc::new(Belted::new(&name, inner)) as Arc<dyn Registry>))
             .collect(),
         systemd: restarter(ports.systemd),
         process: restarter(ports.process),
         docker: restarter(ports.docker),
         supervisord: restarter(ports.supervisord),
         supervise: restarter(ports.supervise),
-        probe: Arc::new(Belted { name: "probe".into(), inner: ports.probe }),
+        probe: Arc::new(Belted::new("probe", ports.probe)),
         fleet: ports.fleet.map(around_fleet),
     }
 }
 
 /// Around the fleet's store alone.
 pub fn around_fleet(inner: Arc<dyn Fleet>) -> Arc<dyn Fleet> {
-    Arc::new(Belted { name: "fleet".into(), inner })
+    Arc::new(Belted::new("fleet", inner))
 }
 
 struct Belted<T: ?Sized> {
     name: String,
     inner: Arc<T>,
+    silences: Silences,
+}
+
+impl<T: ?Sized> Belted<T> {
+    fn new(name: &str, inner: Arc<T>) -> Self {
+        Self { name: name.into(), inner, silences: Silences::default() }
+    }
 }
 
 /// What is only read may be asked again: a leader changes, a connection is reset, while a question is under way. Once, and
@@ -83,6 +92,7 @@ async fn by<T, E>(
     call: impl Future<Output = Result<T, E>> + Send,
     late: impl FnOnce(String) -> E,
 ) -> Result<T, E> {
+    let deadline = patient(deadline);
     match tokio::time::timeout(deadline, call).await {
         Ok(answer) => answer,
         Err(_) => Err(late(format!("no answer within {}", duration::format(deadline)))),
@@ -99,7 +109,14 @@ impl Belted<dyn Registry> {
     where
         F: Future<Output = Result<T, RegistryError>> + Send,
     {
-        self.by(twice(ask, RegistryError::is_passing)).await
+        let registry = &self.name;
+        let asked = self.silences.ask(registry).map_err(|silent| RegistryError::Unreachable {
+            registry: registry.clone(),
+            detail: format!("registry {registry} {silent}"),
+        })?;
+        let answer = self.by(twice(ask, RegistryError::is_passing)).await;
+        asked.back(matches!(answer, Err(RegistryError::Unreachable { .. })));
+        answer
     }
 }
 
@@ -193,12 +210,28 @@ impl Belted<dyn Restarter> {
         by(deadline, call, |detail| RestartError::Unreachable { service: super::restarter::named(target), detail })
             .await
     }
+
+    /// Of each service by itself: a daemon that hangs over one container answers for the others.
+    async fn read<T>(
+        &self,
+        target: &Restart,
+        call: impl Future<Output = Result<T, RestartError>> + Send,
+    ) -> Result<T, RestartError> {
+        let service = super::restarter::named(target);
+        let asked = self.silences.ask(&service).map_err(|silent| RestartError::Unreachable {
+            detail: format!("what runs it {silent}"),
+            service: service.clone(),
+        })?;
+        let answer = self.by(RESTARTER, target, call).await;
+        asked.back(matches!(answer, Err(RestartError::Unreachable { .. })));
+        answer
+    }
 }
 
 #[async_trait]
 impl Restarter for Belted<dyn Restarter> {
     async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
-        self.by(RESTARTER, target, self.inner.observe(target)).await
+        self.read(target, self.inner.observe(target)).await
     }
 
     async fn remember(&self, target: &Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
@@ -214,11 +247,11 @@ impl Restarter for Belted<dyn Restarter> {
     }
 
     async fn settles_within(&self, target: &Restart) -> Result<Duration, RestartError> {
-        self.by(RESTARTER, target, self.inner.settles_within(target)).await
+        self.read(target, self.inner.settles_within(target)).await
     }
 
     async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
-        self.by(RESTARTER, target, self.inner.own_deadline(target)).await
+        self.read(target, self.inner.own_deadline(target)).await
     }
 
     fn overtime(&self, target: &Restart) -> Duration {
@@ -226,7 +259,7 @@ impl Restarter for Belted<dyn Restarter> {
     }
 
     async fn no_reload(&self, target: &Restart) -> Result<Option<String>, RestartError> {
-        self.by(RESTARTER, target, self.inner.no_reload(target)).await
+        self.read(target, self.inner.no_reload(target)).await
     }
 
     async fn reload(&self, target: &Restart, deadline: Duration) -> Result<(), RestartError> {
@@ -234,15 +267,15 @@ impl Restarter for Belted<dyn Restarter> {
     }
 
     async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
-        self.by(RESTARTER, target, self.inner.dependents(target)).await
+        self.read(target, self.inner.dependents(target)).await
     }
 
     async fn unfit(&self, target: &Restart) -> Result<Option<String>, RestartError> {
-        self.by(RESTARTER, target, self.inner.unfit(target)).await
+        self.read(target, self.inner.unfit(target)).await
     }
 
     async fn would_not_start(&self, target: &Restart) -> Result<Option<String>, RestartError> {
-        self.by(RESTARTER, target, self.inner.would_not_start(target)).await
+        self.read(target, self.inner.would_not_start(target)).await
     }
 
     async fn caveats(&self, target: &Restart) -> Vec<String> {
@@ -273,14 +306,23 @@ impl Belted<dyn Fleet> {
     where
         F: Future<Output = Result<T, FleetError>> + Send,
     {
-        self.by(twice(ask, FleetError::is_passing)).await
+        self.once(twice(ask, FleetError::is_passing)).await
+    }
+
+    /// A question, or what may be left for later as well.
+    async fn once<T>(&self, ask: impl Future<Output = Result<T, FleetError>> + Send) -> Result<T, FleetError> {
+        let asked = self.silences.ask(&self.name);
+        let asked = asked.map_err(|silent| FleetError::NotAsked(format!("the fleet's store {silent}")))?;
+        let answer = self.by(ask).await;
+        asked.back(matches!(answer, Err(FleetError::Unreachable(_))));
+        answer
     }
 }
 
 #[async_trait]
 impl Fleet for Belted<dyn Fleet> {
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
-        self.by(self.inner.acquire(service, incident, slots)).await
+        self.once(self.inner.acquire(service, incident, slots)).await
     }
 
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
@@ -296,7 +338,7 @@ impl Fleet for Belted<dyn Fleet> {
     }
 
     async fn keep(&self, needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
-        self.by(self.inner.keep(needed)).await
+        self.once(self.inner.keep(needed)).await
     }
 
     async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError> {
@@ -316,7 +358,7 @@ impl Fleet for Belted<dyn Fleet> {
     }
 
     async fn publish_breach(&self, service: &str, until: Timestamp) -> Result<(), FleetError> {
-        self.by(self.inner.publish_breach(service, until)).await
+        self.read(|| self.inner.publish_breach(service, until)).await
     }
 
     async fn breaches(&self, service: &str) -> Result<Vec<String>, FleetError> {
@@ -391,7 +433,7 @@ mod tests {
     async fn a_restart_that_puts_away_what_it_began_is_not_cut() {
         let target = Restart::Systemd { unit: "a.service".into(), with_dependents: false };
         let inner: Arc<dyn Restarter> = Arc::new(Cleaning(Duration::from_secs(300)));
-        let belt = Belted { name: String::new(), inner };
+        let belt = Belted::new("", inner);
         let before = Before { incarnation: Incarnation("1".into()), kept: Value::Null };
         let deadline = Duration::from_secs(1);
         for ended in

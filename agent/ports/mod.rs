@@ -22,6 +22,7 @@ pub mod restarter;
 mod said;
 #[cfg(test)]
 mod secured_tests;
+mod silence;
 #[cfg(test)]
 pub mod testing_consul;
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub use belt::{around_fleet, belted};
 pub use http::{Servers, Via};
 pub use login::{Login, Secret};
 pub use redis::RedisAccess;
+pub use silence::sharing;
 pub use zookeeper::Ensemble;
 
 use crate::model::plan::Restart;

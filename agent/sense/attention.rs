@@ -17,7 +17,7 @@ use crate::model::{Caution, duration};
 const SURVEY_EVERY: Duration = Duration::from_secs(600);
 
 /// What is remembered from one look to the next.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Attention {
     pacing: Pacing,
     /// The longer one of the periods before and after the last look.

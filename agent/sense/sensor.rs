@@ -2,6 +2,7 @@
 
 pub mod cautions;
 mod closed;
+mod elsewhere;
 pub mod gentle;
 pub mod identity;
 mod inbound;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Audience, Store, StoreError, outbox, time};
 use crate::model::{Message, Plan, ServiceName};
@@ -26,7 +26,7 @@ CREATE TABLE approval (
 CREATE INDEX approval_by_plan ON approval(policy, service, created);
 ";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::Display, strum::EnumString)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, strum::Display, strum::EnumString)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ApprovalState {
@@ -39,7 +39,7 @@ pub enum ApprovalState {
     Replaced,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Approval {
     pub id: String,
     pub policy: String,

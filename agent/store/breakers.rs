@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Audience, Store, StoreError, outbox, time};
 use crate::model::{Message, Reason, ServiceName};
@@ -45,7 +45,7 @@ pub struct Attempt {
 }
 
 /// The policy only says what it would do for the service, until a person re-arms it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Breaker {
     pub policy: String,
     pub service: String,

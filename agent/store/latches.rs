@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, time};
 use crate::model::{IncidentId, ServiceName};
 
 /// No further action on this service until a person has looked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Latch {
     pub service: String,
     pub incident: String,
@@ -19,7 +19,7 @@ pub struct Latch {
 }
 
 /// The kill switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Pause {
     pub who: String,
     pub why: String,

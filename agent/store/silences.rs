@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use rusqlite::params;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, time};
 use crate::model::ServiceName;
@@ -19,7 +19,7 @@ CREATE TABLE silence (
 ) STRICT;
 ";
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Silence {
     /// `None`: every service of this host.
     pub service: Option<String>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Audience, Store, StoreError, outbox, time};
 use crate::model::{IncidentId, Message};
@@ -23,7 +23,7 @@ CREATE TABLE fleet (id INTEGER PRIMARY KEY CHECK (id = 1), taken_in TEXT NOT NUL
 ";
 
 /// A slot that is not needed any more, and that the fleet's store does not take back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct UnreturnedSlot {
     pub incident: String,
     /// The name that hosts contend under.

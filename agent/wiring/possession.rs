@@ -13,7 +13,7 @@ use super::saga_world::Senses;
 use crate::decide::guards::Possession;
 use crate::execute::world::Measure;
 use crate::model::{Incarnation, Plan, ServiceName, Truth};
-use crate::sense::sensor::apart;
+use crate::sense::sensor::{Sensor, apart};
 use crate::store::Store;
 
 const ANSWER_STANDS_FOR: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Holders {
         let readings = Senses(self.0.clone(), Arc::clone(&self.1)).now(plan).await?;
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
         let holds = plan.when.truth(&readings);
-        let Some(found) = apart(move || sensor.lock().elsewhere(&service, readings)).await? else { return Ok(None) };
+        let Some(found) = apart(move || Sensor::elsewhere(&sensor, &service, readings)).await? else { return Ok(None) };
         // Where it leaks nothing else, no remedy of it ends the breach, whatever the condition asks.
         let ends = holds == Truth::True && plan.when.truth(&found.without) == Truth::False;
         Ok((found.left == 0 || ends).then(|| found.says(plan.restarted())))

@@ -21,7 +21,7 @@ use crate::model::{
 };
 use crate::sense::sensor::gentle::LOOK_WITHIN;
 use crate::sense::sensor::identity::not_searched;
-use crate::sense::sensor::{Effort, Look, apart};
+use crate::sense::sensor::{Effort, Look, Sensor, apart};
 use crate::store::Store;
 use crate::{command, evidence};
 
@@ -221,7 +221,7 @@ impl Measure for Senses {
     async fn remaining(&self, plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
         supervised::tell(&self.0).await;
         let (sensor, service, leaked) = (self.0.sensor.clone(), plan.target.service.clone(), leaked.clone());
-        apart(move || sensor.lock().remaining(&service, &leaked)).await
+        apart(move || Sensor::remaining(&sensor, &service, &leaked)).await
     }
 
     async fn is_over(&self, plan: &Plan) -> Result<Truth, String> {

@@ -209,7 +209,7 @@ impl<'lab> Plain<'lab> {
         fs::write(etc.join("agent.yaml"), text).expect("the lab's directory is writable");
         let etc = etc.to_str().expect("UTF-8").to_owned();
         let mut plain = Self { lab, etc, state, sound: Vec::new() };
-        plain.run_until_it_watches();
+        plain.run_until_it_says("watching");
         plain.sound = fs::read(plain.database()).expect("the agent made it");
         plain
     }
@@ -223,10 +223,10 @@ impl<'lab> Plain<'lab> {
     }
 
     /// What it said from its start to its end.
-    fn run_until_it_watches(&self) -> String {
+    fn run_until_it_says(&self, word: &str) -> String {
         let mut agent = self.run();
-        wait_until_seen("the agent to watch", SOON, || {
-            if agent.output().contains("watching") { Ok(()) } else { Err(agent.output()) }
+        wait_until_seen(&format!("the agent to say {word:?}"), SOON, || {
+            if agent.output().contains(word) { Ok(()) } else { Err(agent.output()) }
         });
         agent.signal(Signal::SIGTERM);
         assert_eq!(agent.wait(SOON).code(), Some(0), "{}", agent.output());
@@ -281,7 +281,7 @@ fn a_state_file_that_is_damaged_is_set_aside_and_the_agent_is_paused() {
         let file = plain.damage(damage);
         assert_eq!(plain.status().status.code(), Some(3), "a file {what}: no verb sets it aside");
 
-        let output = plain.run_until_it_watches();
+        let output = plain.run_until_it_says("has lost its memory");
 
         for word in [says, "damaged and set aside", "has lost its memory"] {
             assert!(output.contains(word), "a file {what}: no {word:?} in {output}");

@@ -36,6 +36,7 @@ mod redis_py;
 mod restarters;
 mod scan;
 mod signals;
+mod silent;
 mod stopped;
 mod traffic;
 mod unbelieved;

@@ -1,9 +1,9 @@
 //! `mode: approve`: people are asked about a plan, and say their word over the control socket.
 
-use crate::daemon::control::Reply;
 use crate::daemon::explain;
 use crate::model::{EventKind, Message, Mode, Plan, Policy, Reason, ServiceName, duration};
 use crate::store::{Approval, ApprovalState, Decided, Store, Word};
+use crate::view::request::Reply;
 use crate::wiring::Wiring;
 
 /// Asks people about a plan that nothing but their word is missing to. Where that cannot be written, the next look tries

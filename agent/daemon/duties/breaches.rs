@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::decide::detector::Detector;
 use crate::model::ServiceName;
 use crate::ports::fleet::Fleet;
@@ -32,15 +33,12 @@ struct Entry {
 
 impl Published {
     /// Publishes what is in breach now, where that is due, and takes back what is not any more.
-    pub async fn follow(&mut self, wiring: &Wiring, detector: &Detector) {
+    pub async fn follow(&mut self, wiring: &Wiring, breached: &BTreeSet<ServiceName>) {
         let Some(fleet) = &wiring.ports.fleet else { return };
-        let shared = wiring.config.policies.iter().filter(|policy| policy.guards.common_cause.is_some());
-        let breached: BTreeSet<ServiceName> =
-            shared.flat_map(|policy| detector.breached(&policy.name)).cloned().collect();
         let clock = &wiring.host.clock;
         let lease = SHORTEST_LEASE.max(wiring.config.host.interval * LEASE_INTERVALS);
         let now = clock.monotonic();
-        for service in &breached {
+        for service in breached {
             let known = match self.0.get(service) {
                 Some(entry) if now < entry.due => continue,
                 Some(Entry { name: Some(name), .. }) => Ok(name.clone()),
@@ -72,6 +70,12 @@ impl Published {
             }
         }
     }
+}
+
+/// The services in breach of which the fleet is told.
+pub fn shared(config: &Config, detector: &Detector) -> BTreeSet<ServiceName> {
+    let shared = config.policies.iter().filter(|policy| policy.guards.common_cause.is_some());
+    shared.flat_map(|policy| detector.breached(&policy.name)).cloned().collect()
 }
 
 async fn name(wiring: &Wiring, service: &ServiceName) -> Result<String, String> {

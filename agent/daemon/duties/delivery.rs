@@ -17,10 +17,10 @@ use crate::wiring::Wiring;
 const EVERY: Duration = Duration::from_secs(1);
 /// Messages a look and destination; chat services take about one a second.
 const AT_ONCE: usize = 20;
+/// For what is due when the agent ends after it has done something; systemd gives it 90 s in all.
+pub const LAST: Duration = Duration::from_secs(10);
 /// One try of one message.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// For what is due when the agent ends, all destinations at once; systemd gives it 90 s in all.
-const LAST: Duration = Duration::from_secs(10);
 /// Doubled from try to try up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -55,11 +55,11 @@ impl Delivery {
         Self { ends, task: Task::spawn(deliver_until(outbox, ending)) }
     }
 
-    /// Before the agent ends: what can still be delivered in a few seconds is; the rest stays for the next start, and a
+    /// Before the agent ends: what can still be delivered `within` that time is, to all destinations at once; the rest stays for the next start, and a
     /// destination that hangs keeps neither the agent from ending nor the others from being told.
-    pub async fn end(self) {
+    pub async fn end(self, within: Duration) {
         self.ends.send_replace(true);
-        if tokio::time::timeout(LAST, self.task.ended()).await.is_err() {
+        if tokio::time::timeout(within, self.task.ended()).await.is_err() {
             tracing::warn!("a destination does not answer; what is not delivered stays for the next start");
         }
     }
@@ -268,7 +268,7 @@ mod tests {
     async fn a_destination_that_hangs_as_the_agent_ends_keeps_no_message_from_another() {
         let ears = Arc::new(Ears::default());
         let outbox = a_backlog_before_one(&ears);
-        Delivery::start(outbox).end().await;
+        Delivery::start(outbox).end(LAST).await;
         assert_eq!(ears.titles(), ["OUT OF TRAFFIC"]);
     }
 
@@ -293,7 +293,7 @@ mod tests {
         let delivery = Delivery::start(outbox.clone());
         dawdles.0.has_heard(1).await;
         tell(&outbox, "pager", "the agent stops");
-        delivery.end().await;
+        delivery.end(LAST).await;
         assert_eq!(dawdles.0.titles(), ["OUT OF TRAFFIC", "the agent stops"]);
         assert!(outbox.store.undelivered(10).unwrap().is_empty());
     }
@@ -335,7 +335,7 @@ mod tests {
             let delivery = Delivery::start(after);
             let _delivery = match ends {
                 true => {
-                    delivery.end().await;
+                    delivery.end(LAST).await;
                     None
                 }
                 false => Some(delivery),

@@ -1,9 +1,6 @@
 //! `unwait resolve`: a person decides what becomes of a service that rests stuck.
 
-use serde::{Deserialize, Serialize};
-
 use super::sweep;
-use crate::daemon::control::Reply;
 use crate::execute::journal::Journal;
 use crate::execute::resolve as put_back;
 use crate::execute::saga::Saga;
@@ -11,18 +8,7 @@ use crate::execute::steps::drain;
 use crate::execute::world::{World, key};
 use crate::model::{IncidentId, Plan, ServiceName};
 use crate::store::{Latch, Store};
-
-/// What a person decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum How {
-    /// Health check, put back, unlatch.
-    Restore,
-    /// Let go of the drain, unlatch, and leave traffic as it is.
-    Leave,
-    /// Only where nothing is drained.
-    Unsaid,
-}
+use crate::view::request::{How, Reply};
 
 pub async fn resolve(store: &Store, world: &World, service: &str, how: How) -> Reply {
     let service = match ServiceName::parse(service) {

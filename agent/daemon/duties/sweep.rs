@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::crash;
 use crate::model::incident::Ending;
@@ -19,16 +20,26 @@ use crate::wiring::Wiring;
 /// Asks each registry for this host's drains of ours. One that no open or latched incident knows of is told, and its
 /// service latched: a person must say whether it may go back. False where a registry could not be asked.
 pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
-    let known = match known(store) {
+    let mut known = match known(store) {
         Ok(known) => known,
         Err(error) => {
-            tracing::error!(%error, "markers could not be compared with the incidents");
+            tracing::error!(%error, "drains of ours cannot be compared with the incidents: {error}");
             return false;
         }
     };
+    let began = wiring.host.clock.now();
     let mut all_answered = true;
     for (name, registry) in &wiring.ports.registries {
-        let found = match registry.markers().await {
+        let found = registry.markers().await;
+        // An incident may end, and another begin, while the registry answers.
+        match self::known(store) {
+            Ok(now) => known.extend(now),
+            Err(error) => {
+                tracing::error!(%error, "the drains in {name} cannot be compared with the incidents: {error}");
+                return false;
+            }
+        }
+        let found = match found {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(registry = %name, %error, "our drains in {name} cannot be listed");
@@ -41,7 +52,10 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
             if found.marker.host != wiring.host.name || known.contains(incident) {
                 continue;
             }
-            if !left_by_a_person(store, incident) {
+            if ended_since(store, incident, began) {
+                // Its drain may have been gone before its end, and the answer older than that.
+                all_answered = false;
+            } else if !left_by_a_person(store, incident) {
                 orphan(wiring, store, name, &found);
             } else if let Err(error) = registry.forget(&found.id, &found.marker).await {
                 tracing::warn!(registry = %name, id = %found.id, %error, "the drain of {}, which a person has decided on, cannot be dropped yet", found.id);
@@ -56,6 +70,12 @@ fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError
     let open = store.open_incidents()?.into_iter().map(|open| open.plan.incident);
     let latched = store.latches()?.into_iter().map(|latch| IncidentId(latch.incident));
     Ok(open.chain(latched).collect())
+}
+
+/// Did the incident end, in whatever way, since `began`?
+fn ended_since(store: &Store, incident: &IncidentId, began: Timestamp) -> bool {
+    let row = store.incident(incident).ok().flatten();
+    row.is_some_and(|row| row.ended.is_some_and(|ended| ended >= began))
 }
 
 /// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands, and its
@@ -130,6 +150,9 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
 /// For so long a slot is tried to be given back before people are told ([`super::remind::of_slots`]).
 const TELL_AFTER: Duration = Duration::from_secs(120);
 
+/// A store that fails later than this has been waited for.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+
 /// Gives back the slots of incidents that completed or unwound. What cannot be given back now is tried again.
 pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
     let slots = match store.slots_to_release() {
@@ -137,6 +160,7 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
         Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
     };
     for (incident, scope) in slots {
+        let began = Instant::now();
         crash::point("slot", "releasing");
         let released = match &ports.fleet {
             Some(fleet) => fleet.release(&scope, &incident.0).await,
@@ -146,6 +170,8 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
             )),
         };
         crash::point("slot", "released");
+        // It is silent: the others are tried later.
+        let is_silent = matches!(released, Err(FleetError::Unreachable(_))) && began.elapsed() >= SILENT_AFTER;
         let noted = match released {
             Ok(()) => store.forget_slot(&incident),
             Err(error) => store.slot_not_taken_back(&incident, &error.to_string(), now, TELL_AFTER).map(|first| {
@@ -156,6 +182,9 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
         };
         if let Err(error) = noted {
             tracing::warn!(%error, %incident, "whether the fleet slot of {scope} is given back could not be noted");
+        }
+        if is_silent {
+            return;
         }
     }
 }

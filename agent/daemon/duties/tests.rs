@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::breaches::Published;
-use super::{approvals, breaker, messages, remind, sweep};
+use super::{approvals, breaches, breaker, messages, remind, sweep};
 use crate::clock::{Clock, ManualClock};
 use crate::decide::detector::Detector;
 use crate::model::incident::Ending;
@@ -243,7 +243,7 @@ fn a_breach_stands_in_the_fleet_while_it_lasts_and_no_longer() {
         let mut readings = Readings::default();
         readings.set(Signal::CloseWait, close_wait);
         detector.tick(set.policy(), &service(), &readings, set.clock.monotonic(), Duration::from_secs(15));
-        block(published.follow(&set.wiring, &detector));
+        block(published.follow(&set.wiring, &breaches::shared(&set.wiring.config, &detector)));
     };
     look(10.0, &mut published);
     assert!(known().is_empty());
@@ -273,7 +273,7 @@ fn a_store_that_does_not_answer_is_tried_again_and_not_at_every_look() {
     for second in 0..40 {
         set.clock.advance(Duration::from_secs(1));
         detector.tick(set.policy(), &service(), &readings, set.clock.monotonic(), Duration::from_secs(1));
-        block(published.follow(&set.wiring, &detector));
+        block(published.follow(&set.wiring, &breaches::shared(&set.wiring.config, &detector)));
         if second == 20 {
             set.fleet.set_unreachable(false);
         }

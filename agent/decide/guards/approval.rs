@@ -2,6 +2,7 @@
 
 use super::{Answer, Gate, Question, Verdict, deny, text};
 use crate::model::Reason;
+use crate::model::moment::after;
 use crate::store::ApprovalState;
 
 impl Gate {
@@ -20,10 +21,10 @@ impl Gate {
         match last.state {
             ApprovalState::Denied => {
                 let (at, who) = (last.decided.unwrap_or(last.created), last.who.unwrap_or_default());
-                if now < at + cooldown {
+                if now < after(at, cooldown) {
                     let why = last.why.map(|why| format!(": {why}")).unwrap_or_default();
                     let detail = format!("{who} denied {} at {at}{why}", last.id);
-                    return Ok(Verdict::Defer { until: at + cooldown, reason: Reason::ApprovalDenied, detail });
+                    return Ok(Verdict::Defer { until: after(at, cooldown), reason: Reason::ApprovalDenied, detail });
                 }
                 needs(format!("{who} denied {} at {at}, which is long enough ago", last.id))
             }
@@ -33,7 +34,7 @@ impl Gate {
             }
             ApprovalState::Pending | ApprovalState::Approved if now >= last.expires => {
                 // Asked at once, people would be asked all night long.
-                let until = last.expires + cooldown;
+                let until = after(last.expires, cooldown);
                 if now < until {
                     let detail = match last.who {
                         Some(who) => {

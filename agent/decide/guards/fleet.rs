@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Answer, Gate, Guard, Question, Refusal, Verdict, deny, text};
 use crate::crash;
+use crate::model::moment::after;
 use crate::model::plan::Binding;
 use crate::model::policy::MinHealthy;
 use crate::model::{Plan, Reason};
@@ -116,8 +117,9 @@ impl Gate {
             return Ok(0);
         };
         let now = self.clock.now();
-        let counts =
-            |slot: &Slot| slot.phase == Phase::Changing && slot.holder != self.host && slot.since + SEEN_AFTER > now;
+        let counts = |slot: &Slot| {
+            slot.phase == Phase::Changing && slot.holder != self.host && after(slot.since, SEEN_AFTER) > now
+        };
         match fleet.holders(scope).await {
             Ok(slots) => Ok(slots.iter().filter(|slot| counts(slot)).count() as u32),
             Err(FleetError::Cannot(_)) => Ok(0),
@@ -192,6 +194,10 @@ impl Gate {
         crash::point("slot", "acquiring");
         let acquired = fleet.acquire(scope, &plan.incident.0, slots).await;
         crash::point("slot", "acquired");
+        if let Err(FleetError::NotAsked(why)) = acquired {
+            self.store.forget_slot(&plan.incident).map_err(text)?;
+            return Err(why);
+        }
         match acquired.map_err(text)? {
             Acquired::Yes { .. } => Ok(Verdict::Allow),
             Acquired::NotYet(why) => {

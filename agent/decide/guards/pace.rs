@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Answer, Gate, Question, Verdict, deny, text, whole_seconds};
+use crate::model::moment::after;
 use crate::model::{Reason, ServiceName, duration};
 
 /// An incident that ended before it changed anything is tried again after this part of the cooldown: 5m of 30m.
@@ -26,10 +27,9 @@ impl Gate {
             // of each.
             (last.without, cooldown / RETRY_SHARE, "the last incident ended before it changed anything,"),
         ];
-        let until = |ended: Timestamp, hold: Duration| ended + hold;
         let longest = holds
             .into_iter()
-            .filter_map(|(ended, hold, what)| ended.map(|ended| (until(ended, hold), ended, what)))
+            .filter_map(|(ended, hold, what)| ended.map(|ended| (after(ended, hold), ended, what)))
             .max_by_key(|(until, ..)| *until);
         Ok(match longest {
             Some((until, ended, what)) if now < until => {
@@ -58,7 +58,7 @@ impl Gate {
                 // One leaves the window when the oldest that counts is as old as the window is long; one that is under
                 // way may be older, and leaves when it ends.
                 let leaves = began.len() - budget.incidents.min(began.len() as u32) as usize;
-                let until = began.get(leaves).map(|oldest| *oldest + budget.per).filter(|until| *until > now);
+                let until = began.get(leaves).map(|oldest| after(*oldest, budget.per)).filter(|until| *until > now);
                 return Ok(match until {
                     Some(until) => Verdict::Defer { until, reason, detail },
                     None => Verdict::Deny { reason, detail },

@@ -467,7 +467,7 @@ impl Case {
         // Before the end, which tells a last time what is due.
         let waits = world.store.undelivered(1_000).unwrap();
         assert!(waits.is_empty(), "not delivered, although everybody is well: {what}: {waits:?}");
-        delivery.end().await;
+        delivery.end(delivery::LAST).await;
     }
 }
 

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, Slot};
+use crate::model::moment::after;
 
 /// How long a waiting entry counts, and how long any answer is good. Renewed by each acquire; long enough for the steps
 /// before the first change (evidence: 20 s), short enough that a host that vanished while waiting holds nobody up.
@@ -96,7 +97,7 @@ impl Slot {
     /// Counts against the slots, in the eyes of a host whose wall clock says `now`.
     pub fn counts(&self, now: Timestamp) -> bool {
         match self.phase {
-            Phase::Waiting { until } => until + SKEW > now,
+            Phase::Waiting { until } => after(until, SKEW) > now,
             Phase::Changing | Phase::Drained => true,
         }
     }

@@ -89,6 +89,9 @@ pub enum FleetError {
     /// May pass by itself.
     #[error("fleet: {0}")]
     Unreachable(String),
+    /// It has not answered others, and was not asked: nothing was done.
+    #[error("fleet: {0}")]
+    NotAsked(String),
     /// TLS: one side does not believe the other, and nothing was done. A person must look; it is tried again all the same.
     #[error("fleet: {0}")]
     Distrusted(String),
@@ -105,7 +108,7 @@ pub enum FleetError {
 
 impl FleetError {
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Distrusted(_))
+        matches!(self, Self::Unreachable(_) | Self::NotAsked(_) | Self::Distrusted(_))
     }
 }
 

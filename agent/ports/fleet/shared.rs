@@ -23,6 +23,7 @@ use super::documents::{ABSENT, Documents, Key, Lineage, folder_path};
 use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, YOUNG, breach};
 use crate::clock::Clock;
 use crate::model::duration;
+use crate::model::moment::after;
 
 pub(super) const SLOTS: &[&str] = &["slots"];
 const BREACHES: &str = "breaches";
@@ -445,9 +446,9 @@ impl<D: Documents> Fleet for SharedFleet<D> {
                     // Of a service whose name begins with this one's and a slash.
                     continue;
                 }
-                if told.until + LITTER < now {
+                if after(told.until, LITTER) < now {
                     litter = Some((name, read.revision));
-                } else if told.until + SKEW > now {
+                } else if after(told.until, SKEW) > now {
                     hosts.push(told.host);
                 }
             }

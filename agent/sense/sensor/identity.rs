@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Sensor;
-use crate::attribute::{Found, HeldBy};
+use super::{Sensor, SharedSensor};
+use crate::attribute::{Everyone, Found, HeldBy};
+use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::model::census::{NoOwner, Owned};
-use crate::model::leaked::why_they_stay;
 use crate::model::socket::{BlindSpot, Detail, Quality};
-use crate::model::{Brief, Holder, Leaked, NetNs, Readings, Remaining, ServiceName, SocketId};
+use crate::model::{Holder, Leaked, NetNs, Remaining, ServiceName, SocketId};
 
 /// How many holders are named.
-const MOST_NAMED: usize = 5;
+pub(super) const MOST_NAMED: usize = 5;
 /// For looking through the descriptors of all processes: some 3 µs each, so three million of them.
-const LOOK_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 impl Sensor {
     /// The service's sockets that have been in CLOSE_WAIT for at least so long and send no more; where none has, all of
@@ -45,10 +45,26 @@ impl Sensor {
 
     /// What became of these sockets: network namespaces are looked for anew, all tables are read, and the descriptors of all
     /// processes, each afresh. An error where a table could not be read whole.
-    pub fn remaining(&mut self, service: &ServiceName, leaked: &Leaked) -> Result<Remaining, String> {
-        let of = leaked.sockets.len();
+    ///
+    /// The tables are read under the sensor's lock; the search through the descriptors, which may take seconds, is not: looks
+    /// go on meanwhile.
+    pub fn remaining(sensor: &SharedSensor, service: &ServiceName, leaked: &Leaked) -> Result<Remaining, String> {
+        let Some(sought) = sensor.lock().seek(leaked)? else {
+            return Ok(Remaining { of: leaked.sockets.len(), ..Remaining::default() });
+        };
+        let Sought { leaked, listed, blind, everyone, clock } = sought;
+        let inodes = leaked.sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
+        let Found { by: held, hidden, unlisted } = everyone.held_by(&inodes, clock.as_ref(), LOOK_WITHIN);
+        let sensor = sensor.lock();
+        let found = became_of(&leaked, &listed, &held, |by| sensor.attributor.is_of(by, service));
+        let unseen = blind.or(unlisted).or_else(|| sensor.attributor.beyond());
+        Ok(Remaining { unseen, hidden, ..found })
+    }
+
+    /// `None` where none of them can be there any more: there were none, or the host was booted.
+    fn seek(&mut self, leaked: &Leaked) -> Result<Option<Sought>, String> {
         if leaked.sockets.is_empty() || leaked.boot != self.clock.boot() {
-            return Ok(Remaining { of, ..Remaining::default() });
+            return Ok(None);
         }
         self.collector.discover();
         let detail = self.listed()?;
@@ -59,42 +75,8 @@ impl Sensor {
         let leaked = listed.as_accepted(leaked);
         let blind = detail.snapshot.blind_spots.iter().find(|spot| matches!(spot, BlindSpot::NotRead(_)));
         let blind = blind.map(ToString::to_string).or_else(|| listed.cannot_tell(&leaked));
-        let inodes = leaked.sockets.iter().map(|socket| socket.inode).filter(|inode| *inode != 0).collect();
-        let Found { by: held, hidden, unlisted } = self.attributor.held_by(&inodes, self.clock.as_ref(), LOOK_WITHIN);
-        let found = became_of(&leaked, &listed, &held, |by| self.attributor.is_of(by, service));
-        Ok(Remaining { unseen: blind.or(unlisted), hidden, ..found })
-    }
-
-    /// The service's sockets that processes of others alone hold, and what it would read without them; `None` where there are
-    /// none, or not all of its own processes could be looked into.
-    pub fn elsewhere(&mut self, service: &ServiceName, readings: Readings) -> Result<Option<Elsewhere>, String> {
-        let census = self.census().map_err(|error| error.to_string())?;
-        if let Quality::Partial { why } = census.quality {
-            return Err(why);
-        }
-        let Some(mut held) = census.services.get(service).cloned() else { return Ok(None) };
-        let inodes: HashSet<u64> = held.sockets().map(|s| u64::from(s.inode)).filter(|inode| *inode != 0).collect();
-        let clock = Arc::clone(&self.clock);
-        let Some(own) = self.attributor.held_of(service, &held, inodes.clone(), clock.as_ref(), LOOK_WITHIN) else {
-            return Ok(None);
-        };
-        let not_own: HashSet<u64> = inodes.difference(&own).copied().collect();
-        if not_own.is_empty() {
-            return Ok(None);
-        }
-        let Found { by, .. } = self.attributor.held_by(&not_own, clock.as_ref(), LOOK_WITHIN);
-        let by: Vec<HeldBy> = by.into_iter().filter(|by| !self.attributor.is_of(by, service)).collect();
-        let elsewhere: HashSet<u64> = by.iter().flat_map(|by| by.inodes.iter().copied()).collect();
-        if elsewhere.is_empty() {
-            return Ok(None);
-        }
-        let (of, sockets) = (held.close_wait(), elsewhere.len());
-        let stays = |socket: &Brief| !elsewhere.contains(&u64::from(socket.inode));
-        held.inbound.retain(stays);
-        held.outbound.retain(stays);
-        let (without, left) = (self.meter.with(readings, &held), held.close_wait());
-        let holders = by.iter().map(|by| holder(by, by.inodes.len(), false)).collect();
-        Ok(Some(Elsewhere { of, sockets, holders, left, without }))
+        let (everyone, clock) = (self.attributor.everyone(), Arc::clone(&self.clock));
+        Ok(Some(Sought { leaked, listed, blind, everyone, clock }))
     }
 
     fn listed(&mut self) -> Result<Detail, String> {
@@ -114,31 +96,19 @@ fn old_enough(sockets: &[(SocketId, Duration)], at_least: Duration) -> (Duration
     if old.is_empty() { (Duration::ZERO, of(Duration::ZERO).collect()) } else { (at_least, old) }
 }
 
-fn holder(by: &HeldBy, sockets: usize, own: bool) -> Holder {
+/// The leaked sockets as they are known now, and what it takes to search for their holders.
+struct Sought {
+    leaked: Leaked,
+    listed: Listed,
+    /// Why not everything can be seen.
+    blind: Option<String>,
+    everyone: Everyone,
+    clock: Arc<dyn Clock>,
+}
+
+pub(super) fn holder(by: &HeldBy, sockets: usize, own: bool) -> Holder {
     let HeldBy { pid, comm, cgroup, .. } = by;
     Holder { pid: *pid, comm: comm.clone(), cgroup: cgroup.clone(), sockets, own }
-}
-
-/// Sockets that count as a service's, since its living cgroup made them, and that no process of it holds.
-#[derive(Debug)]
-pub struct Elsewhere {
-    /// All that count as the service's.
-    of: usize,
-    sockets: usize,
-    holders: Vec<Holder>,
-    /// That others do not hold.
-    pub left: usize,
-    /// What the service would read without them.
-    pub without: Readings,
-}
-
-impl Elsewhere {
-    pub fn says(&self, unit: &str) -> String {
-        let Self { of, sockets, holders, .. } = self;
-        let who: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
-        let why = why_they_stay(unit, holders).map(|why| format!("; {why}")).unwrap_or_default();
-        format!("{sockets} of its {of} sockets in CLOSE_WAIT are held by others: {}{why}", who.join(", "))
-    }
 }
 
 /// The sockets in CLOSE_WAIT of all tables.
@@ -405,18 +375,19 @@ mod tests {
 
     #[test]
     fn no_socket_outlives_its_boot() {
-        let mut sensor = Sensor::new(Vec::new(), Vec::new(), Arc::new(crate::clock::SystemClock)).unwrap();
+        let sensor = Sensor::new(Vec::new(), Vec::new(), Arc::new(crate::clock::SystemClock)).unwrap();
+        let sensor = SharedSensor::new(sensor);
         let service = ServiceName::parse("rpc-order.service").unwrap();
         // One that this very boot has: our own process holds it.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let kept = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let inode = std::os::fd::AsFd::as_fd(&kept);
         let inode = nix::sys::stat::fstat(inode).unwrap().st_ino;
-        let sockets = vec![SocketId { namespace: sensor.collector.own_namespace(), cookie: 0, inode }];
+        let sockets = vec![SocketId { namespace: sensor.lock().collector.own_namespace(), cookie: 0, inode }];
         let leaked = |boot: String| Leaked { boot, at_least: Duration::ZERO, sockets: sockets.clone() };
-        let left = |sensor: &mut Sensor, boot| sensor.remaining(&service, &leaked(boot)).unwrap().left;
-        assert_eq!(left(&mut sensor, crate::clock::SystemClock.boot()), 1);
-        assert_eq!(left(&mut sensor, "another".into()), 0);
+        let left = |boot| Sensor::remaining(&sensor, &service, &leaked(boot)).unwrap().left;
+        assert_eq!(left(crate::clock::SystemClock.boot()), 1);
+        assert_eq!(left("another".into()), 0);
     }
 
     proptest! {

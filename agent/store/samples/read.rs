@@ -49,7 +49,7 @@ impl Store {
             finer = Some((tier, new.keys().map(|at| tier.block_of(*at)).collect()));
             samples.extend(new);
         }
-        let within = |at: &i64, tier: &Tier| at + tier.step_millis() > from && *at < until;
+        let within = |at: &i64, tier: &Tier| at.saturating_add(tier.step_millis()) > from && *at < until;
         let samples = samples.into_iter().filter(|(at, (tier, _))| within(at, tier));
         Ok(samples.map(|(at, (tier, moment))| moment.sample(at, tier, &zero)).collect())
     }
@@ -84,7 +84,7 @@ impl Store {
             else {
                 continue;
             };
-            let at = |index: u16| block.start + i64::from(index) * tier.step_millis();
+            let at = |index: u16| block.start.saturating_add(i64::from(index) * tier.step_millis());
             for (index, known) in host {
                 moments.entry(at(index)).or_default().host = known;
             }

@@ -1,0 +1,365 @@
+//! From a look to a saga: policies are judged at once, the guards are asked beside the loop, each breach by itself; what
+//! none of them is against is begun one after another, since only one at a time may take a slot.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::agent::{Agent, Ended, Event};
+use super::beside::Kind;
+use super::duties::held::{self, Held};
+use super::duties::{approvals, breaches, breaker, messages};
+use super::explain;
+use crate::decide::detector::{Change, Watch};
+use crate::decide::guards::{Gate, Guard, Question, Refusal};
+use crate::execute::driver;
+use crate::execute::journal::Journal;
+use crate::execute::saga::Saga;
+use crate::execute::tell::Teller;
+use crate::execute::world::World;
+use crate::model::{Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
+use crate::sense::sensor::{Effort, Look, apart};
+use crate::store::Store;
+use crate::view::request::Reply;
+use crate::wiring::Wiring;
+use crate::wiring::plans::{self, Proposal};
+
+/// To who waits for what was asked of the former configuration.
+pub(super) const ANOTHER: &str = "another configuration is in force by now; ask again";
+
+/// What may begin, and who waits for the answer.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    proposal: Proposal,
+    policy: Policy,
+    readings: Readings,
+    /// Of which configuration, counted from the agent's start on.
+    configuration: u64,
+    reply: Option<oneshot::Sender<Reply>>,
+}
+
+impl Beginning {
+    /// A person waits for it.
+    fn is_a_persons(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// Not now, and why, where a person waits.
+    pub fn put_off(self, why: &str) {
+        refuse(self.reply, || why.into());
+    }
+}
+
+/// What the guards say of it, but for the slot.
+#[derive(Debug)]
+pub(super) struct Considered {
+    beginning: Beginning,
+    answer: Result<(), Refusal>,
+    /// Another host tells of this refusal.
+    another_tells: bool,
+}
+
+/// It has begun, or a guard was against it in the end.
+pub(super) struct Begun {
+    beginning: Beginning,
+    began: Result<World, Refusal>,
+    another_tells: bool,
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Begun").field("beginning", &self.beginning).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// What each policy makes of a look; what is in breach is considered.
+    pub(super) fn decide(&mut self, look: &Look) {
+        let wiring = self.wiring.clone();
+        let measured = &look.measurements;
+        let seen: BTreeSet<ServiceName> =
+            measured.services().map(|(service, _)| service.clone()).chain(self.detector.watched().cloned()).collect();
+        let mut wanted: Vec<(Policy, ServiceName)> = Vec::new();
+        for policy in &wiring.config.policies {
+            for service in &seen {
+                if wiring.config.selects(policy, service).is_none() {
+                    continue;
+                }
+                let readings = measured.of(service);
+                match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.spacing()) {
+                    Some(Change::Breach) => {
+                        self.board.breached(policy);
+                        self.tell(messages::breach(&wiring, policy, service, &readings));
+                    }
+                    Some(Change::Cleared) => {
+                        self.held.remove(&(policy.name.clone(), service.clone()));
+                        self.tell(messages::recovered(&wiring, policy, service));
+                    }
+                    None => {}
+                }
+                let breached = matches!(self.detector.watch(&policy.name, service), Watch::Breached { .. });
+                if breached && policy.mode != Mode::Observe && policy.when.truth(&readings) == Truth::True {
+                    wanted.push((policy.clone(), service.clone()));
+                }
+            }
+        }
+        self.publish_breaches();
+        let under_way = self.under_way();
+        self.count_arrivals(&under_way);
+        // What an incident under way is about needs no second decision, and is not held either.
+        wanted.retain(|(_, service)| !under_way.contains(service));
+        for (policy, service) in wanted {
+            let readings = measured.of(&service);
+            self.consider(policy, service, readings);
+        }
+    }
+
+    fn publish_breaches(&mut self) {
+        let breached = breaches::shared(&self.wiring.config, &self.detector);
+        // Still being told of those before: the next look comes soon.
+        let Some(mut published) = self.published.take() else { return };
+        let wiring = self.wiring.clone();
+        self.beside.start(Kind::Breaches, async move {
+            published.follow(&wiring, &breached).await;
+            Event::Published(published)
+        });
+    }
+
+    /// New connections are counted of whatever may be drained soon, or is.
+    fn count_arrivals(&mut self, under_way: &BTreeSet<ServiceName>) {
+        let mut counted = under_way.clone();
+        for policy in self.wiring.config.policies.iter().filter(|policy| policy.mode.acts()) {
+            if policy.rungs().any(Runbook::drains) {
+                counted.extend(self.detector.held_or_breached(&policy.name).cloned());
+            }
+        }
+        if counted.is_empty() {
+            return self.wiring.arrivals.end();
+        }
+        let wiring = self.wiring.clone();
+        let count = apart(move || {
+            let mut sensor = wiring.sensor.lock();
+            wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
+        });
+        self.beside.start(Kind::Arrivals, async {
+            count.await;
+            Event::Over
+        });
+    }
+
+    /// The services that a saga works on now.
+    fn under_way(&self) -> BTreeSet<ServiceName> {
+        match self.store.open_incidents() {
+            Ok(open) => open.into_iter().map(|open| open.plan.target.service).collect(),
+            // The guards ask the store again, and an error there is a deny.
+            Err(error) => {
+                tracing::error!(%error, "the open incidents cannot be read");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// A breach stands: the guards are asked whether its plan may begin.
+    fn consider(&mut self, policy: Policy, service: ServiceName, readings: Readings) {
+        let is_next = |next: &Beginning| {
+            next.policy.name == policy.name && next.proposal.plan.target.service == service && next.reply.is_none()
+        };
+        let kind = Kind::Guards(policy.name.clone(), service.clone());
+        let is_being_begun = self.being_begun.as_ref().is_some_and(|(of, at)| *of == policy.name && *at == service);
+        if is_being_begun || self.beside.is_under_way(&kind) || self.to_begin.iter().any(is_next) {
+            return;
+        }
+        let dry_run = plans::is_dry(&policy) || breaker::is_open(&self.wiring, &self.store, &policy, &service);
+        let breached = self.detector.breached_since(&policy.name, &service);
+        let (wiring, store, started) = (self.wiring.clone(), Arc::clone(&self.store), self.started);
+        let configuration = self.configuration;
+        self.beside.start(kind, async move {
+            let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Breach, dry_run).await;
+            let proposal = Proposal { breached, ..proposal };
+            let beginning = Beginning { proposal, policy, readings, configuration, reply: None };
+            Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
+        });
+    }
+
+    /// A person asks for it.
+    pub(super) fn act(
+        &mut self,
+        service: &str,
+        policy: Option<&str>,
+        dry_run: bool,
+        who: String,
+        reply: oneshot::Sender<Reply>,
+    ) {
+        let chosen = ServiceName::parse(service).and_then(|service| {
+            let policy = explain::choose(&self.wiring.config, &service, policy)?;
+            Ok((service, policy))
+        });
+        let (service, policy) = match chosen {
+            Ok(chosen) => chosen,
+            Err(error) => return drop(reply.send(Reply::refused(error))),
+        };
+        let (wiring, store, started) = (self.wiring.clone(), Arc::clone(&self.store), self.started);
+        let configuration = self.configuration;
+        self.beside_a_person(async move {
+            let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Person { who }, dry_run).await;
+            let (sensor, of) = (wiring.sensor.clone(), service);
+            let look = apart(move || sensor.lock().look(Effort::Afresh).map(|look| look.measurements.of(&of)));
+            let readings = look.await.unwrap_or_default();
+            let beginning = Beginning { proposal, policy, readings, configuration, reply: Some(reply) };
+            Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
+        });
+    }
+
+    pub(super) fn considered(&mut self, considered: Considered) {
+        let Considered { beginning, answer, another_tells } = considered;
+        let ending = *self.stop.borrow();
+        match answer {
+            _ if ending => refuse(beginning.reply, || "the agent is ending".into()),
+            // The configuration in force may want something else.
+            _ if beginning.configuration != self.configuration => refuse(beginning.reply, || ANOTHER.into()),
+            _ if !self.still_stands(&beginning) => {}
+            Ok(()) => {
+                self.to_begin.push_back(beginning);
+                self.begin_next();
+            }
+            Err(refusal) => self.refused(beginning, refusal, another_tells),
+        }
+    }
+
+    /// Takes the slot and commits the incident of what may begin next, where nothing else is being begun.
+    fn begin_next(&mut self) {
+        if self.beside.is_under_way(&Kind::Beginning) {
+            return;
+        }
+        let Some(beginning) = self.to_begin.pop_front() else { return };
+        if !self.still_stands(&beginning) {
+            return self.begin_next();
+        }
+        let wiring = self.wiring.clone();
+        let world = self.world_of(&beginning.proposal.plan);
+        let gate = wiring.gate(&self.store, &world.ports, self.started);
+        let slots = Arc::clone(&self.slots);
+        self.being_begun = Some((beginning.policy.name.clone(), beginning.proposal.plan.target.service.clone()));
+        self.beside.start(Kind::Beginning, async move {
+            // A slot that is noted before its incident is would be given back.
+            let _taking = slots.lock().await;
+            let began = begin(&beginning, &gate, &world).await;
+            let another_tells = match &began {
+                Err(refusal) => is_told_elsewhere(&wiring, refusal, &beginning).await,
+                Ok(()) => false,
+            };
+            Event::Begun(Box::new(Begun { beginning, began: began.map(|()| world), another_tells }))
+        });
+    }
+
+    /// A person asks for it, or the breach that does is the one of which it was considered.
+    fn still_stands(&self, beginning: &Beginning) -> bool {
+        let Beginning { policy, proposal, .. } = beginning;
+        let since = self.detector.breached_since(&policy.name, &proposal.plan.target.service);
+        beginning.is_a_persons() || since.is_some() && since == proposal.breached
+    }
+
+    pub(super) fn begun(&mut self, begun: Begun) {
+        let Begun { beginning, began, another_tells } = begun;
+        self.being_begun = None;
+        match began {
+            Ok(world) => {
+                let Beginning { proposal: Proposal { plan, .. }, policy, reply, .. } = beginning;
+                self.held.remove(&(policy.name, plan.target.service.clone()));
+                let said = format!("incident {0} has begun; `unwait show {0}` follows it", plan.incident);
+                if let Some(reply) = reply {
+                    // Whoever asked may have gone away; the answer is in the log all the same.
+                    let _ = reply.send(Reply::done(said));
+                }
+                self.set_off(plan, world);
+            }
+            Err(refusal) => self.refused(beginning, refusal, another_tells),
+        }
+        self.put_in_force_what_waits();
+        self.begin_next();
+    }
+
+    fn set_off(&mut self, plan: Plan, world: World) {
+        let stop = self.stop.clone();
+        self.sagas.spawn(async move {
+            let driven = driver::drive(Saga::new(plan.clone()), Journal::new(), &world, stop).await;
+            Ended { plan, driven }
+        });
+    }
+
+    /// A person hears why not; of a breach that stands it is noted, and told where that is due.
+    fn refused(&mut self, beginning: Beginning, refusal: Refusal, another_tells: bool) {
+        let Beginning { proposal, policy, readings, reply, .. } = beginning;
+        if reply.is_some() {
+            return refuse(reply, || refusal.to_string());
+        }
+        let service = &proposal.plan.target.service;
+        if self.detector.breached_since(&policy.name, service).is_none() {
+            return;
+        }
+        if refusal.reason == Reason::NeedsApproval {
+            let why = messages::why(&policy, &readings);
+            approvals::ask(&self.wiring, &self.store, &policy, &proposal.plan, why);
+        }
+        let key = (policy.name.clone(), service.clone());
+        let now = self.wiring.host.clock.now();
+        let before = self.held.get(&key);
+        let again = held::is_due(before, &refusal, now);
+        let told = if again { Some(now) } else { before.and_then(|before| before.told) };
+        if again && another_tells {
+            tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
+        } else if again {
+            let labels = self.wiring.labels();
+            let teller = Teller { plan: &proposal.plan, host: &self.wiring.host.name, labels: &labels, at: now };
+            self.tell(teller.held(&refusal, refusal.reason));
+        }
+        self.held.insert(key, Held { refusal, told });
+        if !self.beside.asks_guards() {
+            self.post();
+        }
+    }
+}
+
+fn refuse(reply: Option<oneshot::Sender<Reply>>, why: impl FnOnce() -> String) {
+    if let Some(reply) = reply {
+        let _ = reply.send(Reply::refused(why()));
+    }
+}
+
+/// Every guard but the slot's, which is asked when it is this plan's turn.
+async fn ask(wiring: &Wiring, store: &Arc<Store>, started: Duration, beginning: Beginning) -> Considered {
+    let dry_run = beginning.proposal.plan.dry_run;
+    let ports = if dry_run { wiring.dry_ports() } else { wiring.ports.clone() };
+    let gate = wiring.gate(store, &ports, started);
+    let answer = gate.ask_but_slot(&beginning.proposal.question()).await;
+    let another_tells = match &answer {
+        Err(refusal) => is_told_elsewhere(wiring, refusal, &beginning).await,
+        Ok(()) => false,
+    };
+    Considered { beginning, answer, another_tells }
+}
+
+/// Of many hosts that are held by one cause, one tells.
+async fn is_told_elsewhere(wiring: &Wiring, refusal: &Refusal, beginning: &Beginning) -> bool {
+    let service = &beginning.proposal.plan.target.service;
+    refusal.reason == Reason::CommonCause && !breaches::speaks(wiring, service).await
+}
+
+/// Asks all guards, which takes the slot, and commits the incident.
+async fn begin(beginning: &Beginning, gate: &Gate, world: &World) -> Result<(), Refusal> {
+    let Beginning { proposal, policy, readings, .. } = beginning;
+    gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
+    let plan = &proposal.plan;
+    let start = world.teller(plan).start(messages::why(policy, readings));
+    let (now, messages) = (world.clock.now(), std::slice::from_ref(&start));
+    world.store.begin_incident(plan, now, &world.audience, messages).map_err(|error| Refusal {
+        guard: Guard::Trust,
+        reason: Reason::JournalNotWritable,
+        detail: error.to_string(),
+        until: None,
+    })?;
+    (world.on_message)(&start);
+    Ok(())
+}

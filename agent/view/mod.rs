@@ -1,0 +1,5 @@
+#![doc = include_str!("README.md")]
+
+pub mod explanation;
+pub mod request;
+pub mod status;

@@ -1,0 +1,85 @@
+//! What is asked of the running agent over its control socket, and the answer: one JSON object a line each.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Request {
+    Status,
+    Explain {
+        service: String,
+    },
+    Act {
+        service: String,
+        policy: Option<String>,
+        dry_run: bool,
+        /// Filled in from the peer's credentials, whatever the client says.
+        #[serde(default)]
+        who: String,
+    },
+    Resolve {
+        service: String,
+        how: How,
+    },
+    Approve {
+        id: String,
+        /// Filled in as with `Act`.
+        #[serde(default)]
+        who: String,
+    },
+    Deny {
+        id: String,
+        why: Option<String>,
+        /// Filled in as with `Act`.
+        #[serde(default)]
+        who: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// False: nothing was done, and `text` says why.
+    pub ok: bool,
+    pub text: String,
+    /// The same for machines, where there is more to say than the text.
+    pub detail: serde_json::Value,
+}
+
+impl Reply {
+    pub fn done(text: impl Into<String>) -> Self {
+        Self { ok: true, text: text.into(), detail: serde_json::Value::Null }
+    }
+
+    /// The same for machines alone.
+    pub fn with(detail: &impl Serialize) -> Self {
+        let detail = serde_json::to_value(detail).expect("what is shown is plain data");
+        Self { ok: true, text: String::new(), detail }
+    }
+
+    /// What it carries for machines.
+    ///
+    /// # Errors
+    /// In words, where an agent of another version has answered something else.
+    pub fn carries<T: DeserializeOwned>(self) -> Result<T, String> {
+        serde_json::from_value(self.detail).map_err(|error| {
+            format!("the running agent's answer cannot be read, it may be of another version; restart it: {error}")
+        })
+    }
+
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { ok: false, text: text.into(), detail: serde_json::Value::Null }
+    }
+}
+
+/// What a person decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Health check, put back, unlatch.
+    Restore,
+    /// Let go of the drain, unlatch, and leave traffic as it is.
+    Leave,
+    /// Unlatch, only where nothing is drained.
+    Unsaid,
+}

@@ -1,0 +1,130 @@
+//! One screen: is the agent running; what is paused, latched, under way, to be approved, undelivered.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::execute::tell;
+use crate::model::{IncidentId, Reason, ServiceName, duration};
+use crate::store::{Approval, Breaker, Latch, OpenIncident, Pause, Silence, Store, StoreError, UnreturnedSlot};
+
+/// What only the running agent knows of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentNow {
+    pub pid: u32,
+    pub version: String,
+    /// The state directory cannot be written.
+    pub observe_only: bool,
+    pub policies: usize,
+    #[serde(with = "duration::as_text")]
+    pub interval: Duration,
+    pub last_snapshot: Option<Timestamp>,
+    /// Why the last look gave nothing that can be trusted.
+    pub last_failure: Option<String>,
+    /// At the last look, with those that were walked alone.
+    #[serde(rename = "host.close_wait")]
+    pub host_close_wait: Option<u64>,
+    pub passed_over_at_most: Option<u64>,
+    #[serde(with = "duration::as_text")]
+    pub looks_every: Duration,
+    pub cautions: Vec<String>,
+    /// Sockets that no service owns, where a policy counts them.
+    pub of_no_service: Option<String>,
+    pub not_seen: Vec<String>,
+    pub held: Vec<HeldNow>,
+}
+
+/// A breach about which nothing is done now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldNow {
+    pub policy: String,
+    pub service: ServiceName,
+    pub reason: Reason,
+    pub detail: String,
+    /// When it may pass by itself, where that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// The whole screen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `None`: no agent listens.
+    pub agent: Option<AgentNow>,
+    pub paused: Option<Pause>,
+    pub silences: Vec<Silence>,
+    pub approvals: Vec<Approval>,
+    pub breakers: Vec<Breaker>,
+    pub latches: Vec<Latch>,
+    pub open: Vec<IncidentNow>,
+    pub unreturned_slots: Vec<UnreturnedSlot>,
+    pub undelivered: Vec<UndeliveredMessage>,
+}
+
+/// An incident under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentNow {
+    pub incident: IncidentId,
+    pub service: ServiceName,
+    pub runbook: String,
+    pub step: String,
+    /// What it has been waiting for, where people were told of that.
+    pub in_the_way: Option<String>,
+}
+
+/// A message that its destination has not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndeliveredMessage {
+    pub destination: String,
+    pub title: String,
+    pub attempts: u32,
+    /// Of the last attempt.
+    pub error: Option<String>,
+}
+
+/// Undelivered messages that are shown.
+const MESSAGES: usize = 20;
+
+impl Status {
+    /// With what the store has at `now`.
+    pub fn of(store: &Store, agent: Option<AgentNow>, now: Timestamp) -> Result<Self, StoreError> {
+        let undelivered = store.undelivered(MESSAGES)?.into_iter().map(|one| UndeliveredMessage {
+            destination: one.destination,
+            title: one.message.title,
+            attempts: one.attempts,
+            error: one.error,
+        });
+        Ok(Self {
+            agent,
+            paused: store.paused(now)?,
+            silences: store.silences(now)?,
+            approvals: store.open_approvals(now)?,
+            breakers: store.breakers()?,
+            latches: store.latches()?,
+            open: store.open_incidents()?.iter().map(under_way).collect(),
+            unreturned_slots: store.unreturned_slots()?,
+            undelivered: undelivered.collect(),
+        })
+    }
+
+    /// Does anything of it want a person?
+    pub fn wants_a_person(&self) -> bool {
+        let fails = |agent: &AgentNow| agent.observe_only || agent.last_failure.is_some();
+        !self.latches.is_empty()
+            || !self.unreturned_slots.is_empty()
+            || !self.breakers.is_empty()
+            || self.open.iter().any(|open| open.in_the_way.is_some())
+            || self.undelivered.iter().any(|one| one.error.is_some())
+            || self.agent.as_ref().is_some_and(fails)
+    }
+}
+
+fn under_way(open: &OpenIncident) -> IncidentNow {
+    IncidentNow {
+        incident: open.plan.incident.clone(),
+        service: open.plan.target.service.clone(),
+        runbook: open.plan.runbook.clone(),
+        step: tell::under_way(&open.plan, &open.journal).into(),
+        in_the_way: open.in_the_way.clone(),
+    }
+}
