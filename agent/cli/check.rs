@@ -129,7 +129,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
             println!("{runbook} for {service}: {says}");
         }
         for caution in &cautions {
-            println!("mind: {caution}");
+            println!("note: {caution}");
         }
         for caveat in caveats {
             println!("limit of the fleet: {caveat}");

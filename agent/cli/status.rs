@@ -113,7 +113,7 @@ fn say_agent(agent: &AgentNow) {
         println!("NO OWNER: {unowned}");
     }
     for caution in &agent.cautions {
-        println!("MIND: {caution}");
+        println!("NOTE: {caution}");
     }
     for spot in &agent.not_seen {
         println!("NOT SEEN: {spot}");

@@ -103,7 +103,7 @@ impl Attention {
         // Containers come and go: how many there are is for `status`.
         let is_news = |caution: &&Caution| !matches!(caution, Caution::NewNamespaces { .. });
         for caution in cautions.iter().filter(is_news).filter(|caution| !self.cautions.contains(caution)) {
-            tracing::warn!("mind: {caution}");
+            tracing::warn!("note: {caution}");
         }
         self.cautions = cautions;
     }
