@@ -244,7 +244,8 @@ impl Agent {
         self.being_begun = Some((beginning.policy.name.clone(), beginning.proposal.plan.target.service.clone()));
         self.beside.start(Kind::Beginning, async move {
             // A slot that is noted before its incident is would be given back.
-            let _taking = slots.lock().await;
+            let takes_one = beginning.proposal.plan.guards.fleet_slots.is_some();
+            let _taking = if takes_one { Some(slots.lock().await) } else { None };
             let began = begin(&beginning, &gate, &world).await;
             let another_tells = match &began {
                 Err(refusal) => is_told_elsewhere(&wiring, refusal, &beginning).await,

@@ -1,14 +1,16 @@
 //! Parties that accept and never answer hold up what depends on them, and nothing else: not the ticks, not `status`, not
 //! another service, not the end of the agent.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::lab::agent::{self, Etc, HOST, unwait_within, wait_for_held};
+use crate::lab::agent::{self, Etc, HOST, unwait, unwait_within, wait_for_held};
+use crate::lab::closewait::close_wait_of;
 use crate::lab::deadline::{holds_for, wait_until, wait_until_seen};
+use crate::lab::net::loopback;
 use crate::lab::stage::OTHERS;
-use crate::lab::{Behaviour, Lab, Stage, consul, service};
+use crate::lab::{Behaviour, Lab, Stage, consul, http, service};
 
 /// Bound to no registry.
 const TWIN: &str = "alone.service";
@@ -88,4 +90,64 @@ fn an_agent_that_is_idle_beside_a_registry_that_hangs_ends_when_it_is_asked_to()
     agent.signal(Signal::SIGTERM);
     agent.wait(ENDS_WITHIN);
     signal(&lab, consul::UNIT, "CONT");
+}
+
+/// What tests/README.md says: the same host beside a registry that answers, and beside one that hangs.
+#[test]
+#[ignore = "prints figures, and takes two minutes"]
+fn figures() {
+    for hangs in [false, true] {
+        let lab = Lab::start();
+        let stage = Stage::set(&lab, Behaviour::LeakAlways);
+        stage.service.wait_for_leak();
+        stage.service.start_twin(TWIN, stage.redis.port(), Behaviour::LeakUntilRestarted);
+        wait_until("the twin's leak", SOON, || (close_wait_of(&lab, TWIN) > 200).then_some(()));
+        let twins = lab.show(TWIN, "InvocationID");
+        if hangs {
+            signal(&lab, consul::UNIT, "STOP");
+        }
+        etc().edit(HOST, "evidence:", "http: {}\nevidence:").write(&lab);
+        let mut agent = agent::run(&lab);
+        let began = Instant::now();
+        let get = |path| http::ask(lab.network(), loopback(9817), "GET", path, None, "");
+        wait_until("the agent to listen", SOON, || get("/healthz").ok());
+        let (mut restarted, mut slowest) = (None, [Duration::ZERO; 3]);
+        let (ticks, from) = (ticked(&get("/metrics").expect("it answers").body), Instant::now());
+        while from.elapsed() < Duration::from_secs(40) {
+            let ways: [&dyn Fn(); 3] =
+                [&|| drop(get("/healthz").expect("it answers")), &|| drop(unwait(&lab, &["status"])), &|| {
+                    drop(unwait(&lab, &["explain", service::UNIT]))
+                }];
+            for (way, slowest) in ways.iter().zip(&mut slowest) {
+                let asked = Instant::now();
+                way();
+                *slowest = asked.elapsed().max(*slowest);
+            }
+            if restarted.is_none() && lab.show(TWIN, "InvocationID") != twins {
+                restarted = Some(began.elapsed());
+            }
+        }
+        let per_second = (ticked(&get("/metrics").expect("it answers").body) - ticks) / from.elapsed().as_secs_f64();
+        wait_until("no saga", Duration::from_secs(120), || {
+            let status = unwait(&lab, &["status", "--json"]).json();
+            status["open"].as_array().is_some_and(Vec::is_empty).then_some(())
+        });
+        let asked = Instant::now();
+        agent.signal(Signal::SIGTERM);
+        agent.wait(SOON);
+        let ended = asked.elapsed();
+        let [healthz, status, explain] = slowest;
+        println!(
+            "registry {}: {per_second:.2} ticks a second of 1; slowest /healthz {healthz:.0?}, status {status:.0?}, \
+             explain {explain:.0?}; the other service restarted after {:.1?}; ended {ended:.1?} after SIGTERM",
+            if hangs { "hangs" } else { "answers" },
+            restarted.unwrap_or_default()
+        );
+        signal(&lab, consul::UNIT, "CONT");
+    }
+}
+
+fn ticked(metrics: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.starts_with("unwait_ticks_total "));
+    line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("the ticks are counted")
 }

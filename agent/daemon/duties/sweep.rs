@@ -52,7 +52,7 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
             if found.marker.host != wiring.host.name || known.contains(incident) {
                 continue;
             }
-            if ended_since(store, incident, began) {
+            if ended_between(store, incident, began, wiring.host.clock.now()) {
                 // Its drain may have been gone before its end, and the answer older than that.
                 all_answered = false;
             } else if !left_by_a_person(store, incident) {
@@ -72,10 +72,11 @@ fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError
     Ok(open.chain(latched).collect())
 }
 
-/// Did the incident end, in whatever way, since `began`?
-fn ended_since(store: &Store, incident: &IncidentId, began: Timestamp) -> bool {
+/// Did the incident end, in whatever way, while the registries were asked? A damaged row, or a clock that was set, may say of
+/// any other that it ended in days to come.
+fn ended_between(store: &Store, incident: &IncidentId, began: Timestamp, now: Timestamp) -> bool {
     let row = store.incident(incident).ok().flatten();
-    row.is_some_and(|row| row.ended.is_some_and(|ended| ended >= began))
+    row.is_some_and(|row| row.ended.is_some_and(|ended| began < ended && ended <= now))
 }
 
 /// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands, and its
