@@ -39,7 +39,7 @@ const FASTER: u32 = 20;
 /// The host whose first saga is counted; the other one begins behind it.
 const FIRST: &str = "a";
 
-/// What one saga asks of the registry and the fleet, from its slot to the slot's release.
+/// What one saga asks of the registry and the fleet at least, from its slot to the slot's release.
 const CALLS: u32 = 25;
 
 /// In traffic for so long, without a break, before the next saga.
@@ -312,7 +312,8 @@ async fn story(make: Make, how: Goes, at: u32) {
     let failover = async {
         let calls = || shared.calls.load(Ordering::Relaxed);
         wait_for("the call", async || calls() > at || ended() > 0).await;
-        assert_eq!(calls(), CALLS.min(at + 1), "a saga asks otherwise than it did: see `CALLS`");
+        // One that is slow may be read back once more.
+        assert!(calls() >= CALLS.min(at + 1), "a saga asks less than it did: {} and not {CALLS}, see `CALLS`", calls());
         let former = set_up.go(how).await;
         shared.gone.notify_one();
         let master = set_up.replaced(former).await;
