@@ -209,14 +209,11 @@ impl Agent {
         // What is begun is unwound, or left, before the agent ends; people may ask meanwhile.
         while !stopping || !self.sagas.is_empty() || self.beside.is_changing_anything() {
             tokio::select! {
-                _ = ticks.tick(), if !stopping => {
-                    self.tick();
-                }
+                _ = ticks.tick(), if !stopping => self.tick(),
                 _ = keeps.tick() => self.keep_slots(),
                 _ = discoveries.tick() => {
                     let sensor = self.wiring.sensor.clone();
-                    let discover = apart(move || sensor.lock().discover());
-                    self.beside.start(Kind::Discovery, async { discover.await; Event::Over });
+                    self.beside.start_quietly(Kind::Discovery, apart(move || sensor.lock().discover()));
                 }
                 Some(ended) = self.sagas.join_next() => {
                     self.ended(ended);
@@ -272,11 +269,7 @@ impl Agent {
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
             let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
-            let retained = apart(move || sweep::retain_evidence(&wiring, &store));
-            self.beside.start(Kind::Evidence, async {
-                retained.await;
-                Event::Over
-            });
+            self.beside.start_quietly(Kind::Evidence, apart(move || sweep::retain_evidence(&wiring, &store)));
         }
     }
 
@@ -288,11 +281,10 @@ impl Agent {
         }
         let (told, hears) = oneshot::channel::<()>();
         let wiring = self.wiring.clone();
-        self.beside.start(Kind::Supervisors, async move {
+        self.beside.start_quietly(Kind::Supervisors, async move {
             supervised::tell(&wiring).await;
             // A look that has gone on without it hears of it at the next one.
             let _ = told.send(());
-            Event::Over
         });
         let quiet = self.detector.is_quiet() && self.sagas.is_empty();
         let (wiring, mut attention) = (self.wiring.clone(), self.attention.clone());
@@ -332,8 +324,7 @@ impl Agent {
                 Err(why) => tracing::error!("{why}"),
             },
             Event::Kept(configuration) if configuration != self.configuration => self.keep_last_good(),
-            Event::Kept(_) => {}
-            Event::Over => {}
+            Event::Kept(_) | Event::Over => {}
         }
     }
 
@@ -369,10 +360,7 @@ impl Agent {
     /// Looks at the slots of this host.
     fn keep_slots(&mut self) {
         let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
-        self.beside.start(Kind::SlotsKept, async move {
-            sweep::keep_slots(&ports, &store).await;
-            Event::Over
-        });
+        self.beside.start_quietly(Kind::SlotsKept, async move { sweep::keep_slots(&ports, &store).await });
     }
 
     fn return_slots(&mut self) {

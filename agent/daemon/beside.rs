@@ -53,6 +53,14 @@ impl Beside {
         };
     }
 
+    /// The same, of which nothing is to be heard but its end.
+    pub fn start_quietly(&mut self, kind: Kind, work: impl Future<Output = ()> + Send + 'static) {
+        self.start(kind, async {
+            work.await;
+            Event::Over
+        });
+    }
+
     pub fn is_under_way(&self, kind: &Kind) -> bool {
         self.under_way.contains(kind)
     }

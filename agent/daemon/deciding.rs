@@ -139,14 +139,13 @@ impl Agent {
             return self.wiring.arrivals.end();
         }
         let wiring = self.wiring.clone();
-        let count = apart(move || {
-            let mut sensor = wiring.sensor.lock();
-            wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
-        });
-        self.beside.start(Kind::Arrivals, async {
-            count.await;
-            Event::Over
-        });
+        self.beside.start_quietly(
+            Kind::Arrivals,
+            apart(move || {
+                let mut sensor = wiring.sensor.lock();
+                wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
+            }),
+        );
     }
 
     /// The services that a saga works on now.

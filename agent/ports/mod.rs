@@ -54,7 +54,7 @@ pub use belt::{around_fleet, belted};
 pub use http::{Servers, Via};
 pub use login::{Login, Secret};
 pub use redis::RedisAccess;
-pub use silence::sharing;
+pub use silence::{SILENT_AFTER, sharing};
 pub use zookeeper::Ensemble;
 
 use crate::model::plan::Restart;

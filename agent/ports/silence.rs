@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::model::duration;
 
 /// A question that has had no answer for so long was met by silence. One that fails sooner was refused, and costs nobody a wait.
-const SILENT_AFTER: Duration = Duration::from_secs(1);
+pub const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// From a question that was not answered to the next: doubled each time up to the longest, by which a party that answers again
 /// is heard late at the most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);

@@ -11,9 +11,9 @@ use crate::crash;
 use crate::model::incident::Ending;
 use crate::model::plan::Binding;
 use crate::model::{EventKind, IncidentId, Marker, Message, Outcome, Reason, ServiceName};
-use crate::ports::Ports;
 use crate::ports::fleet::FleetError;
 use crate::ports::registry::FoundMarker;
+use crate::ports::{Ports, SILENT_AFTER};
 use crate::store::Store;
 use crate::wiring::Wiring;
 
@@ -150,9 +150,6 @@ fn orphan_message(wiring: &Wiring, service: Option<&ServiceName>, incident: &Inc
 
 /// For so long a slot is tried to be given back before people are told ([`super::remind::of_slots`]).
 const TELL_AFTER: Duration = Duration::from_secs(120);
-
-/// A store that fails later than this has been waited for.
-const SILENT_AFTER: Duration = Duration::from_secs(1);
 
 /// Gives back the slots of incidents that completed or unwound. What cannot be given back now is tried again.
 pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
