@@ -9,7 +9,7 @@
 //!
 //! Nothing here blacks out secrets: what is kept goes through [`crate::evidence::redact`] first.
 
-mod apart;
+mod detached;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
 
-pub use apart::{apart, apart_as, carries_variable, end};
+pub use detached::{carries_variable, detached, detached_as, end};
 
 /// Where commands are looked for; the agent's own PATH is not handed on.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

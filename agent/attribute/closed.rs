@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::processes::{Budget, ProcRoot, Process, Seen, Unseen};
+use super::processes::{Budget, ProcRoot, Process, ProcessKey, Unseen};
 use crate::model::{ServiceCensus, ServiceName};
 
 /// What the kernel's table lists; sockets by their inodes.
@@ -33,14 +33,14 @@ pub(super) struct Counts(BTreeMap<ServiceName, Count>);
 struct Count {
     closed: u64,
     /// The processes that hold them: once one has ended, the count is no longer true.
-    holders: BTreeSet<Seen>,
+    holders: BTreeSet<ProcessKey>,
     /// Where the service's processes are found, also where it holds no other socket.
     cgroups: BTreeSet<u64>,
 }
 
 impl Counts {
     /// What `held` says was counted now.
-    pub fn note(&mut self, service: &ServiceName, held: &ServiceCensus, holders: BTreeSet<Seen>) {
+    pub fn note(&mut self, service: &ServiceName, held: &ServiceCensus, holders: BTreeSet<ProcessKey>) {
         match held.closed {
             Some(closed) => {
                 let count = Count { closed, holders, cgroups: held.cgroups.clone() };
@@ -242,7 +242,7 @@ mod tests {
         counts.recall(&mut services, &proc);
         let recalled = &services[&service];
         assert_eq!((recalled.closed, recalled.leaks(), &recalled.cgroups), (Some(7), true, &[9].into()));
-        let ended = Seen { started: own.started + std::time::Duration::from_secs(1), ..own };
+        let ended = ProcessKey { started: own.started + std::time::Duration::from_secs(1), ..own };
         counts.note(&service, &held, [own, ended].into());
         let mut services = BTreeMap::new();
         counts.recall(&mut services, &proc);

@@ -16,7 +16,7 @@ use crate::model::{Listener, ServiceName, Snapshot};
 
 use super::ServiceMatch;
 use super::cgroup::Cgroups;
-use super::processes::{Budget, ProcRoot, Process, Seen, Unseen};
+use super::processes::{Budget, ProcRoot, Process, ProcessKey, Unseen};
 
 const MOST_GENERATIONS: usize = 32; // of a main process; a pre-forking server has two or three
 const CLOCK_SLACK: f64 = 10.0; // seconds that a clock may have been stepped by since a pid file was written
@@ -39,14 +39,14 @@ pub(super) struct Claims {
     pub unseen: HashSet<u64>,
     /// The same of the sockets of which the kernel tells no cgroup.
     pub unseen_where_untold: bool,
-    pub processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
+    pub processes: BTreeMap<ServiceName, BTreeSet<ProcessKey>>,
 }
 
 /// `paths` are those of the snapshot's cgroups.
 pub(super) fn claims(
     reach: Reach,
     matches: &[ServiceMatch],
-    mains: &BTreeMap<ServiceName, Seen>,
+    mains: &BTreeMap<ServiceName, ProcessKey>,
     snapshot: &Snapshot,
     paths: &HashMap<u64, String>,
     cgroups: &Cgroups,

@@ -7,7 +7,7 @@ use super::processes::{Budget, Process, Unseen};
 
 /// Which of some sockets the processes of one service hold themselves: filled by a visit to each of them.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldSockets {
     wanted: HashSet<u64>,
     pub sockets: HashSet<u64>,
     /// How many each process holds; those that hold none are left out.
@@ -16,7 +16,7 @@ pub(super) struct Held {
     pub complete: bool,
 }
 
-impl Held {
+impl HeldSockets {
     pub fn of(wanted: HashSet<u64>) -> Self {
         Self { wanted, sockets: HashSet::new(), by_process: BTreeMap::new(), complete: true }
     }

@@ -29,8 +29,8 @@ use crate::model::{Owner, ServiceName};
 
 use super::membership::Membership;
 use super::numbers::{Numbers, socket_inode};
-use super::processes::{Budget, ProcRoot, Process, Seen, Unseen};
-use super::unit::Place;
+use super::processes::{Budget, ProcRoot, Process, ProcessKey, Unseen};
+use super::unit::ServiceCgroup;
 
 /// A known holder is checked again in every look, but not sooner than this: 0.7 µs a socket.
 const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ struct Wanted {
 /// A process that holds wanted sockets, or lately did.
 #[derive(Debug)]
 struct Known {
-    seen: Seen,
+    seen: ProcessKey,
     cgroup: Membership,
     /// Descriptors with the wanted sockets that they lead to.
     holds: BTreeMap<u32, u64>,
@@ -168,7 +168,7 @@ impl Holders {
     }
 
     /// Whose each wanted socket is; `place` tells the service of a single cgroup's path.
-    pub fn owners(&self, place: &impl Fn(&str) -> Result<Place, NoOwner>) -> HashMap<u64, Whose> {
+    pub fn owners(&self, place: &impl Fn(&str) -> Result<ServiceCgroup, NoOwner>) -> HashMap<u64, Whose> {
         let services: BTreeMap<u32, Result<ServiceName, NoOwner>> = self
             .processes
             .iter()
@@ -197,7 +197,10 @@ impl Holders {
     }
 
     /// Where the services lie whose processes hold wanted sockets.
-    pub fn places(&self, place: &impl Fn(&str) -> Result<Place, NoOwner>) -> impl Iterator<Item = Place> {
+    pub fn places(
+        &self,
+        place: &impl Fn(&str) -> Result<ServiceCgroup, NoOwner>,
+    ) -> impl Iterator<Item = ServiceCgroup> {
         let holding = self.processes.values().filter(|known| !known.holds.is_empty());
         holding.filter_map(|known| known.cgroup.place(place).ok())
     }
@@ -205,9 +208,9 @@ impl Holders {
     /// The processes that hold sockets which are no service's, and how many of them each; only of those that `counts`.
     pub fn of_no_service(
         &self,
-        place: &impl Fn(&str) -> Result<Place, NoOwner>,
+        place: &impl Fn(&str) -> Result<ServiceCgroup, NoOwner>,
         counts: impl Fn(u64) -> bool,
-    ) -> Vec<(Seen, u64)> {
+    ) -> Vec<(ProcessKey, u64)> {
         let owners = self.owners(place);
         let stray = |inode: &u64| counts(*inode) && owners.get(inode) == Some(&Whose::Nobody(NoOwner::NotAService));
         let held =
@@ -285,7 +288,7 @@ impl Holders {
     }
 
     /// False where the budget ended first.
-    fn check_one(&mut self, seen: Seen, budget: &mut Budget) -> Result<bool, Unseen> {
+    fn check_one(&mut self, seen: ProcessKey, budget: &mut Budget) -> Result<bool, Unseen> {
         let process = self.proc.reopen(seen)?;
         let cgroup = process.membership()?;
         let directory = process.descriptor_directory()?;

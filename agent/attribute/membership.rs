@@ -11,7 +11,7 @@
 use crate::model::census::NoOwner;
 use crate::model::service::ServiceKind;
 
-use super::unit::Place;
+use super::unit::ServiceCgroup;
 
 /// One process' paths, each from the root of its hierarchy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl Membership {
     }
 
     /// The service that the paths lead to, and where all of it lies; `place` tells it of a single path.
-    pub fn place(&self, place: &impl Fn(&str) -> Result<Place, NoOwner>) -> Result<Place, NoOwner> {
-        let mut best: Option<(u8, Place)> = None;
+    pub fn place(&self, place: &impl Fn(&str) -> Result<ServiceCgroup, NoOwner>) -> Result<ServiceCgroup, NoOwner> {
+        let mut best: Option<(u8, ServiceCgroup)> = None;
         let mut contradicted = false;
         let by_units = self.units.iter().map(|path| (path, true));
         let by_controllers = self.controllers.iter().map(|path| (path, false));

@@ -35,10 +35,10 @@ use crate::model::{Census, Detail, Group, Owner, ServiceCensus, ServiceName, Sna
 use cgroup::Cgroups;
 use closed::Counts;
 use configured::{Claims, Reach, claims};
-use held::Held;
+use held::HeldSockets;
 use holders::Holders;
 use join::{Owners, Whose, join};
-use processes::{Budget, ProcRoot, Process, Seen, Unseen};
+use processes::{Budget, ProcRoot, Process, ProcessKey, Unseen};
 
 pub use elsewhere::{Elsewhere, elsewhere};
 pub use everyone::{Everyone, Found, HeldBy};
@@ -81,11 +81,11 @@ pub struct Attributor {
     cgroups: Cgroups,
     proc: ProcRoot,
     /// The processes of the services that were found by port, process or pid file, in the last snapshot.
-    processes: BTreeMap<ServiceName, BTreeSet<Seen>>,
+    processes: BTreeMap<ServiceName, BTreeSet<ProcessKey>>,
     /// The same, as [`Self::attribute_quiet_too`] found them last: for those that no snapshot since has led to.
-    quiet: BTreeMap<ServiceName, BTreeSet<Seen>>,
+    quiet: BTreeMap<ServiceName, BTreeSet<ProcessKey>>,
     /// The main processes that supervisors told of last.
-    mains: BTreeMap<ServiceName, Seen>,
+    mains: BTreeMap<ServiceName, ProcessKey>,
     /// Containers by the names that the config calls them by, with what their cgroups call them.
     containers: BTreeMap<ServiceName, ServiceName>,
     searched: Holders,
@@ -265,16 +265,16 @@ impl Attributor {
         let stays = |inode: &u64, owner: &Owner| self.doubted.contains(inode) && matches!(owner, Owner::Nobody(_));
         let found: HashMap<u64, Owner> = found.filter(|(inode, owner)| !stays(inode, owner)).collect();
         let mut roots: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
-        for unit::Place { service, root } in self.searched.places(&place) {
+        for unit::ServiceCgroup { service, root } in self.searched.places(&place) {
             roots.entry(service).or_default().insert(root);
         }
         self.searched_roots = roots;
         found
     }
 
-    fn place(&self, path: &str) -> Result<unit::Place, NoOwner> {
+    fn place(&self, path: &str) -> Result<unit::ServiceCgroup, NoOwner> {
         match self.owner(path) {
-            (Owner::Service(service), Some(root)) => Ok(unit::Place { service, root }),
+            (Owner::Service(service), Some(root)) => Ok(unit::ServiceCgroup { service, root }),
             (Owner::Nobody(why), _) => Err(why),
             (Owner::Service(_), None) => Err(NoOwner::NotAService),
         }
@@ -313,7 +313,13 @@ impl Attributor {
         doubted.len()
     }
 
-    fn held(&mut self, service: &ServiceName, held: &ServiceCensus, clock: &dyn Clock, budget: Duration) -> Held {
+    fn held(
+        &mut self,
+        service: &ServiceName,
+        held: &ServiceCensus,
+        clock: &dyn Clock,
+        budget: Duration,
+    ) -> HeldSockets {
         let wanted = held.sockets().map(|socket| u64::from(socket.inode)).filter(|inode| *inode != 0);
         self.look_for(service, held, wanted.collect(), clock, budget)
     }
@@ -325,10 +331,10 @@ impl Attributor {
         wanted: HashSet<u64>,
         clock: &dyn Clock,
         budget: Duration,
-    ) -> Held {
+    ) -> HeldSockets {
         let until = Some((clock, clock.monotonic() + budget));
         let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
-        let mut found = Held::of(wanted);
+        let mut found = HeldSockets::of(wanted);
         let looked = self.each_process(service, held, &mut budget, &mut |process, budget| found.look(process, budget));
         found.complete &= looked;
         found
@@ -372,7 +378,7 @@ impl Attributor {
             self.matches.iter().find(matching).map(|m| (Owner::Service(m.service.clone()), Some(part.to_owned())))
         });
         configured.unwrap_or_else(|| match unit::place(path) {
-            Ok(unit::Place { service, root }) => {
+            Ok(unit::ServiceCgroup { service, root }) => {
                 let called = self.containers.iter().find(|(_, by_id)| **by_id == service).map(|(name, _)| name.clone());
                 (Owner::Service(called.unwrap_or(service)), Some(root))
             }

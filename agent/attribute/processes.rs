@@ -131,7 +131,7 @@ impl ProcRoot {
     }
 
     /// Opens a process again that was seen before; `Ended` where the pid has gone to another since.
-    pub(super) fn reopen(&self, seen: Seen) -> Result<Process, Unseen> {
+    pub(super) fn reopen(&self, seen: ProcessKey) -> Result<Process, Unseen> {
         let process = self.open(seen.pid)?;
         if process.started()? == seen.started { Ok(process) } else { Err(Unseen::Ended) }
     }
@@ -220,7 +220,7 @@ impl ProcRoot {
 
 /// A process by its pid and when it began (time since boot): together they are never another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Seen {
+pub(super) struct ProcessKey {
     pub pid: u32,
     pub started: Duration,
 }
@@ -307,8 +307,8 @@ impl Process {
         Ok(self.read("cmdline")?.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
     }
 
-    pub fn seen(&self) -> Result<Seen, Unseen> {
-        Ok(Seen { pid: self.pid, started: self.started()? })
+    pub fn seen(&self) -> Result<ProcessKey, Unseen> {
+        Ok(ProcessKey { pid: self.pid, started: self.started()? })
     }
 
     /// Is this what it is called: its `comm`, or the last component of its executable's path? The executable of

@@ -53,7 +53,7 @@ fn a_pid_that_has_gone_to_another_is_not_the_process_that_was_seen() {
     let (_tree, root) = proc_with(42, "gate", 250);
     let seen = root.open(42).unwrap().seen().unwrap();
     assert_eq!(root.reopen(seen).map(|p| p.pid), Ok(42));
-    let other = Seen { started: seen.started + Duration::from_secs(1), ..seen };
+    let other = ProcessKey { started: seen.started + Duration::from_secs(1), ..seen };
     assert_eq!(root.reopen(other).map(|p| p.pid), Err(Unseen::Ended));
     assert_eq!(root.open(43).map(|p| p.pid), Err(Unseen::Ended));
 }

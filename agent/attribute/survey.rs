@@ -11,7 +11,7 @@ use crate::model::census::{Stray, StrayAt};
 use crate::model::{Listener, NetNs, ServiceName};
 
 use super::configured::{is_the_hosts_own, named_by};
-use super::processes::{Budget, Process, Seen};
+use super::processes::{Budget, Process, ProcessKey};
 use super::{Attributor, unit};
 
 /// What is outside of all containers, beside their names.
@@ -39,7 +39,7 @@ impl Attributor {
     pub fn strays(&mut self, by_cgroup: &BTreeMap<u64, u64>) -> Vec<Stray> {
         let counts = |inode: u64| !self.searched_listeners.contains(&inode);
         let searched = self.searched.of_no_service(&|path| self.place(path), counts);
-        let named = |(seen, sockets): (Seen, u64)| {
+        let named = |(seen, sockets): (ProcessKey, u64)| {
             let comm = self.proc.reopen(seen).and_then(|process| process.comm()).ok()?;
             Some(Stray { sockets, at: StrayAt::Process { pid: seen.pid, comm } })
         };

@@ -38,7 +38,7 @@ const SHORT_ID: usize = 12;
 
 /// A service, and the cgroup that holds all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ServiceCgroup {
     pub service: ServiceName,
     /// The path of the service's own cgroup; the one that was asked for is this one or lies below it.
     pub root: String,
@@ -50,7 +50,7 @@ pub fn by_id(id: &str) -> Option<ServiceName> {
 }
 
 /// The service that a cgroup's path (from the mount's root, starting with `/`) belongs to.
-pub(super) fn place(path: &str) -> Result<Place, NoOwner> {
+pub(super) fn place(path: &str) -> Result<ServiceCgroup, NoOwner> {
     let components = || path.split('/').skip(1).enumerate();
     let nspawn = components().position(|(_, name)| name.starts_with("systemd-nspawn@")).unwrap_or(usize::MAX);
     let container = components().find_map(|(depth, name)| Some((depth, container(path, depth, name)?)));
@@ -111,8 +111,8 @@ pub(super) fn tells(path: &str) -> bool {
     unit.is_none_or(|unit| !unit.ends_with(".socket") && !is_runtime(unit))
 }
 
-fn named(name: String, root: String) -> Result<Place, NoOwner> {
-    ServiceName::parse(&name).map(|service| Place { service, root }).map_err(|_| NoOwner::NotAService)
+fn named(name: String, root: String) -> Result<ServiceCgroup, NoOwner> {
+    ServiceName::parse(&name).map(|service| ServiceCgroup { service, root }).map_err(|_| NoOwner::NotAService)
 }
 
 /// The path up to and with the component of this depth.
@@ -196,7 +196,7 @@ mod tests {
             ("/at@10.0.0.1:80.service", "at@10.0.0.1:80.service", "/at@10.0.0.1:80.service"),
             ("/to@a-10.0.0.1:80-10.0.0.2:9.service", "to@a-10.0.0.1:80-10.0.0.2:9.service", TO),
         ] {
-            let expected = Place { service: ServiceName::parse(service).unwrap(), root: root.into() };
+            let expected = ServiceCgroup { service: ServiceName::parse(service).unwrap(), root: root.into() };
             assert_eq!(place(path), Ok(expected), "{path}");
         }
     }
@@ -225,7 +225,7 @@ mod tests {
             (format!("/docker/{ID}"), &*format!("/kubepods/besteffort/pod1/{}", ID.replace('4', "5"))),
         ] {
             let service = ServiceName::parse("container:4f1c2d3e4f50").unwrap();
-            assert_eq!(place(&format!("{root}{below}")), Ok(Place { service, root }), "{below}");
+            assert_eq!(place(&format!("{root}{below}")), Ok(ServiceCgroup { service, root }), "{below}");
         }
         for (root, below, service) in [
             ("/lxc.payload.web-1", "/system.slice/nginx.service", "container:lxc:web-1"),
@@ -235,7 +235,7 @@ mod tests {
             (r"/machine.slice/machine-web\x2d1.scope", "/payload/init.scope", "container:machine:web-1"),
         ] {
             let service = ServiceName::parse(service).unwrap();
-            assert_eq!(place(&format!("{root}{below}")), Ok(Place { service, root: root.into() }), "{root}");
+            assert_eq!(place(&format!("{root}{below}")), Ok(ServiceCgroup { service, root: root.into() }), "{root}");
         }
     }
 

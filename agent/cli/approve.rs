@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::{Outcome, Place, act, open};
+use super::{ConfigArguments, Outcome, act, open};
 use crate::view::request::Request;
 
 #[derive(Debug, Args)]
@@ -11,7 +11,7 @@ pub struct ApproveArguments {
     /// As the message and `status` name it.
     id: String,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub struct DenyArguments {
     #[arg(long)]
     why: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn approve(arguments: ApproveArguments) -> Outcome {

@@ -4,7 +4,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, asking, open, render};
+use super::{ConfigArguments, Failure, Outcome, asking, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::model::{Mode, Runbook, ServiceName};
@@ -17,7 +17,7 @@ pub struct Arguments {
     #[arg(long)]
     ask: bool,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn check(arguments: Arguments) -> Outcome {
@@ -80,7 +80,7 @@ pub async fn check(arguments: Arguments) -> Outcome {
     let restarts = plans::restart_caveats(&wiring).await;
     // A configuration may be checked far from its host: there, nothing is found.
     let cautions: Vec<String> =
-        wiring.sensor.free().await.cautions_of_an_agent().iter().map(ToString::to_string).collect();
+        wiring.sensor.acquire().await.cautions_of_an_agent().iter().map(ToString::to_string).collect();
     let registries = &wiring.ports.registries;
     let asked = if arguments.ask { wiring.ask_all().await } else { Vec::new() };
     if place.json {

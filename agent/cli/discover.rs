@@ -3,13 +3,13 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::wiring::discover;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
     /// Ask each port that is registered for a Redis PING as well. Without it nothing is sent to any service.
     #[arg(long)]
     probe: bool,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::daemon::control;
 use crate::daemon::explain::Asking;
 use crate::decide::guards::Refusal;
@@ -19,7 +19,7 @@ pub struct Arguments {
     /// NAME.service, container:NAME, program:NAME or process:NAME.
     service: String,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn explain(arguments: Arguments) -> Outcome {
@@ -36,7 +36,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
             supervised::tell(&wiring).await;
             let look = wiring
                 .sensor
-                .free()
+                .acquire()
                 .await
                 .look(Effort::Afresh)
                 .map_err(|error| Failure::Unreachable(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, Outcome, Place, open, render, signals};
+use super::{ConfigArguments, Failure, Outcome, open, render, signals};
 use crate::execute::tell;
 use crate::model::ServiceName;
 
@@ -23,7 +23,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", requires = "signals")]
     signal: Vec<String>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub fn history(arguments: Arguments) -> Outcome {

@@ -96,7 +96,7 @@ enum Verb {
 
 /// Where the configuration lies; every verb but `demo` takes it.
 #[derive(Debug, Clone, Args)]
-struct Place {
+struct ConfigArguments {
     /// The directory that holds agent.yaml, policies/ and runbooks/.
     #[arg(long, value_name = "DIR", default_value = CONFIG_DIR)]
     config: PathBuf,

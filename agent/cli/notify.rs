@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::model::{EventKind, Message};
 
 #[derive(Debug, Subcommand)]
@@ -17,7 +17,7 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 const DEADLINE: Duration = Duration::from_secs(15);

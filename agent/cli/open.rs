@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Failure, Place};
+use super::{ConfigArguments, Failure};
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::daemon::last_good;
@@ -12,14 +12,14 @@ use crate::wiring;
 use crate::wiring::{Host, Wiring};
 
 /// The configuration, or every error of it.
-pub fn config(place: &Place) -> Result<Config, Failure> {
+pub fn config(place: &ConfigArguments) -> Result<Config, Failure> {
     config::load(&place.config).map_err(|diagnostics| Failure::Usage(diagnostics.to_string()))
 }
 
 /// Where the state lies, as the configuration says. One that is broken elsewhere is said to be, and does not keep a verb
 /// from the agent that runs; one that does not even tell where the state lies is an error, never a guess: a kill switch
 /// that is thrown somewhere else would be believed.
-pub fn state(place: &Place) -> Result<PathBuf, Failure> {
+pub fn state(place: &ConfigArguments) -> Result<PathBuf, Failure> {
     let diagnostics = match config::load(&place.config) {
         Ok(config) => return Ok(config.host.state),
         Err(diagnostics) => diagnostics,

@@ -4,7 +4,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::execute::tell;
 use crate::model::duration;
@@ -19,13 +19,13 @@ pub struct PauseArguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true)]
     lasting: Option<std::time::Duration>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 #[derive(Debug, Args)]
 pub struct ResumeArguments {
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 fn lasting(text: &str) -> Result<std::time::Duration, String> {
@@ -98,7 +98,7 @@ pub fn resume(arguments: ResumeArguments) -> Outcome {
 }
 
 /// A host can be paused before the agent has run there for the first time.
-pub(super) fn opened(place: &Place) -> Result<Store, Failure> {
+pub(super) fn opened(place: &ConfigArguments) -> Result<Store, Failure> {
     let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
     let state = open::state(place)?;
     if !open::has_run(&state)? {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::daemon::control;
 use crate::daemon::explain::{Asking, choose};
 use crate::model::{ServiceName, Step, Trigger, duration};
@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(long)]
     policy: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn plan(arguments: Arguments) -> Outcome {

@@ -4,7 +4,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::ServiceName;
 
@@ -16,7 +16,7 @@ pub struct Arguments {
     #[arg(long)]
     service: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub fn rearm(arguments: Arguments) -> Outcome {

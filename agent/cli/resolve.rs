@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, Outcome, Place, act, open, render};
+use super::{ConfigArguments, Failure, Outcome, act, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::control;
 use crate::daemon::duties::resolve::resolve as decide;
@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long)]
     leave: bool,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn resolve(arguments: Arguments) -> Outcome {

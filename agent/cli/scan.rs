@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG_DIR, Failure, Outcome, Place, out, render};
+use super::{CONFIG_DIR, ConfigArguments, Failure, Outcome, out, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::census::Stray;
 use crate::model::{Caution, Reading, Readings, ServiceName, Signal, duration};
@@ -31,7 +31,7 @@ const MOST_STRAYS: usize = 10;
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
     /// Look again and again, every so long, until Ctrl-C; shows growth as well.
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s")]
     watch: Option<String>,

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::execute::saga::Event;
 use crate::execute::tell;
 use crate::model::{IncidentId, Plan};
@@ -14,7 +14,7 @@ pub struct Arguments {
     /// As `history` names it.
     incident: String,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub fn show(arguments: Arguments) -> Outcome {
@@ -61,8 +61,8 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
         }
         None => {
             println!("  under way {}", tell::under_way(plan, journal));
-            if let Some(in_the_way) = &row.detail {
-                println!("            {in_the_way}");
+            if let Some(waits_for) = &row.detail {
+                println!("            {waits_for}");
             }
         }
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Reading, Readings, Sample, ServiceName, Signal, duration};
 
 /// Bars in a line: with the figures beside them it fits a terminal of 120 columns.
 const BARS: usize = 48;
 
-pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &Place) -> Outcome {
+pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &ConfigArguments) -> Outcome {
     let since = duration::parse(since).map_err(|error| Failure::Usage(format!("--since: {error}")))?;
     let only: BTreeSet<Signal> = only
         .iter()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, pause, render};
+use super::{ConfigArguments, Failure, Outcome, pause, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{ServiceName, duration};
 use crate::store::Silence;
@@ -29,7 +29,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["lasting", "why"])]
     end: bool,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);

@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
-use crate::daemon::duties::slots::{self, GivenBack, Held, SlotsError};
+use super::{ConfigArguments, Failure, Outcome, open, render};
+use crate::daemon::duties::slots::{self, GivenBack, HeldSlot, SlotsError};
 use crate::store::StateDir;
 
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub struct Arguments {
     #[arg(long)]
     service: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,7 +33,7 @@ struct ReleaseArguments {
     #[arg(long)]
     service: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn slot(arguments: Arguments) -> Outcome {
@@ -47,19 +47,19 @@ fn failed(error: SlotsError) -> Failure {
     let says = error.to_string();
     match error {
         error if error.is_passing() => Failure::Unreachable(says),
-        SlotsError::NoFleet | SlotsError::UnsaidService(_) => Failure::Usage(says),
+        SlotsError::NoFleet | SlotsError::ServiceNotNamed(_) => Failure::Usage(says),
         SlotsError::Store(_) => Failure::Unreachable(says),
         SlotsError::Fleet(_) | SlotsError::AtWork { .. } | SlotsError::HoldsNone(_) => Failure::Wrong(says),
     }
 }
 
-async fn list(place: &Place, service: Option<String>) -> Outcome {
+async fn list(place: &ConfigArguments, service: Option<String>) -> Outcome {
     let wiring = open::wiring(open::config(place)?)?;
     let (held, unreadable) = slots::held(&wiring, service).await.map_err(failed)?;
     if place.json {
         render::json(&json!({ "slots": held, "unreadable": unreadable }));
     } else if !held.is_empty() {
-        let row = |slot: &Held| {
+        let row = |slot: &HeldSlot| {
             let (service, holder, incident) = (slot.service.clone(), slot.holder.clone(), slot.incident.clone());
             vec![service, holder, phase(slot), render::time(slot.since), incident]
         };
@@ -74,7 +74,7 @@ async fn list(place: &Place, service: Option<String>) -> Outcome {
     }
 }
 
-fn phase(slot: &Held) -> String {
+fn phase(slot: &HeldSlot) -> String {
     match slot.until {
         _ if slot.ended => "waited, and lost it".into(),
         Some(until) => format!("{} until {}", slot.phase, render::time(until)),

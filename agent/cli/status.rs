@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::control;
 use crate::model::duration;
@@ -13,7 +13,7 @@ use crate::view::status::{AgentNow, HeldNow, IncidentNow, Status};
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub async fn status(arguments: Arguments) -> Outcome {
@@ -56,9 +56,9 @@ fn say(status: &Status) {
         println!("LATCHED {service} since {}: {reason} ({detail})", render::time(*since));
         println!("        unwait show {incident}; unwait resolve {service} --restore | --leave");
     }
-    for IncidentNow { incident, service, runbook, step, in_the_way } in &status.open {
+    for IncidentNow { incident, service, runbook, step, waits_for } in &status.open {
         println!("UNDER WAY {service}: {runbook}, {step} ({incident})");
-        if let Some(what) = in_the_way {
+        if let Some(what) = waits_for {
             println!("        {what}");
         }
     }

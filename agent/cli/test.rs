@@ -3,13 +3,13 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Outcome, Place, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::decide::rehearse::rehearse;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    place: Place,
+    place: ConfigArguments,
 }
 
 pub fn test(arguments: Arguments) -> Outcome {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 
-use super::ledger::{Heard, Ledger, Place, Standing};
+use super::ledger::{EntryIndex, Heard, Ledger, Standing};
 use super::wire::{CLOSE_WAIT, ESTABLISHED, Entry, Identity, LISTEN};
 use crate::clock::Clock;
 use crate::model::socket::accepts;
@@ -33,7 +33,7 @@ struct Key {
 #[derive(Clone, Debug)]
 pub(super) struct Unasked {
     pub identity: Identity,
-    place: Place,
+    place: EntryIndex,
     unacknowledged: u32,
     group: usize,
     socket: usize,

@@ -82,7 +82,7 @@ impl Standing {
 
 /// Where a socket stands in the ledger until its walk ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum EntryIndex {
     Known(usize),
     New(usize),
 }
@@ -90,14 +90,14 @@ pub(super) enum Place {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// In the order of the last walks.
-    seen: Vec<Seen>,
+    seen: Vec<LedgerEntry>,
     generation: u8,
     /// Of the walk under way: where its next socket is looked for.
     next: usize,
     /// How many of `seen` it has met.
     met: usize,
     /// What it has met that is not in `seen`, each with the entry that it came before.
-    new: Vec<(u32, Seen)>,
+    new: Vec<(u32, LedgerEntry)>,
     /// The greatest name in `seen`: cookies count up, so that a new socket's is mostly beyond it.
     greatest: u64,
     /// All of `seen` by name; made by a walk that needs it.
@@ -107,7 +107,7 @@ pub(super) struct Ledger {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct LedgerEntry {
     name: u64,
     /// Tenths of a second since boot, rounded up so that no age is overstated; 13 years.
     since: u32,
@@ -157,12 +157,12 @@ impl Ledger {
         unacknowledged: u32,
         heard: Option<Heard>,
         askable: bool,
-    ) -> (Place, Standing) {
+    ) -> (EntryIndex, Standing) {
         let place = match self.seen.get(self.next) {
-            Some(seen) if seen.name == name => Place::Known(self.next),
+            Some(seen) if seen.name == name => EntryIndex::Known(self.next),
             _ => self.look_up(name, now),
         };
-        if let Place::Known(at) = place {
+        if let EntryIndex::Known(at) = place {
             let seen = &mut self.seen[at];
             self.met += usize::from(seen.generation != self.generation);
             seen.generation = self.generation;
@@ -173,22 +173,22 @@ impl Ledger {
 
     /// The same socket again, where it was asked by itself before the walk has ended.
     #[inline]
-    pub fn hear(&mut self, place: Place, now: Duration, unacknowledged: u32, heard: Heard) -> Standing {
+    pub fn hear(&mut self, place: EntryIndex, now: Duration, unacknowledged: u32, heard: Heard) -> Standing {
         self.stand(place, now, unacknowledged, Some(heard), false)
     }
 
     #[inline]
     fn stand(
         &mut self,
-        place: Place,
+        place: EntryIndex,
         now: Duration,
         unacknowledged: u32,
         heard: Option<Heard>,
         to_be_asked: bool,
     ) -> Standing {
         let seen = match place {
-            Place::Known(at) => &mut self.seen[at],
-            Place::New(at) => &mut self.new[at].1,
+            EntryIndex::Known(at) => &mut self.seen[at],
+            EntryIndex::New(at) => &mut self.new[at].1,
         };
         if let Some(heard) = heard {
             seen.hear(now, heard, &self.ages);
@@ -200,21 +200,21 @@ impl Ledger {
 
     /// One that is not the next: some before it are gone, it is new, or the order is another.
     #[cold]
-    fn look_up(&mut self, name: u64, now: Duration) -> Place {
+    fn look_up(&mut self, name: u64, now: Duration) -> EntryIndex {
         let ahead = self.seen.get(self.next..).unwrap_or_default();
         if let Some(gone) = ahead.iter().take(LOOKED_THROUGH).position(|seen| seen.name == name) {
-            return Place::Known(self.next + gone);
+            return EntryIndex::Known(self.next + gone);
         }
         if name <= self.greatest {
             let seen = &self.seen;
             let index = self.index.get_or_insert_with(|| seen.iter().map(|seen| seen.name).zip(0..).collect());
             if let Some(at) = index.get(&name) {
-                return Place::Known(*at as usize);
+                return EntryIndex::Known(*at as usize);
             }
         }
-        let seen = Seen { name, since: tenths(now), generation: self.generation, confirmed: 0, is: AT_LEAST };
+        let seen = LedgerEntry { name, since: tenths(now), generation: self.generation, confirmed: 0, is: AT_LEAST };
         self.new.push((self.next as u32, seen));
-        Place::New(self.new.len() - 1)
+        EntryIndex::New(self.new.len() - 1)
     }
 
     /// Ends a whole walk: what was not in it is forgotten.
@@ -224,7 +224,7 @@ impl Ledger {
     }
 
     /// Puts what is new in its place among the known, of which `kept` are kept.
-    fn settle(&mut self, kept: usize, is_kept: impl Fn(&Seen) -> bool) {
+    fn settle(&mut self, kept: usize, is_kept: impl Fn(&LedgerEntry) -> bool) {
         self.index = None;
         let (known, new) = (self.seen.len(), std::mem::take(&mut self.new));
         if let Some((_, any)) = new.first() {
@@ -257,7 +257,7 @@ impl Ledger {
     }
 }
 
-impl Seen {
+impl LedgerEntry {
     fn is(&self, flag: u8) -> bool {
         self.is & flag != 0
     }

@@ -14,7 +14,7 @@ use super::beside::{Beside, Kind};
 use super::board::{Board, Listed};
 use super::deciding::{Beginning, Begun, Considered};
 use super::duties::breaches::Published;
-use super::duties::held::Held;
+use super::duties::held::HeldBreach;
 use super::duties::{approvals, breaker, delivery, remind, sweep, unowned};
 use super::history;
 use super::run::RunError;
@@ -26,7 +26,7 @@ use crate::ports::fleet::KEPT_EVERY;
 use crate::sense::attention::Attention;
 use crate::sense::pacing::every;
 use crate::sense::sensor::cautions::DISCOVER_EVERY;
-use crate::sense::sensor::{Look, apart};
+use crate::sense::sensor::{Look, on_blocking_thread};
 use crate::store::Store;
 use crate::view::request::{Reply, Request};
 use crate::wiring::{Wiring, supervised};
@@ -100,7 +100,7 @@ pub struct Agent {
     pub(super) store: Arc<Store>,
     pub(super) started: Duration,
     pub(super) detector: Detector,
-    pub(super) held: BTreeMap<(String, ServiceName), Held>,
+    pub(super) held: BTreeMap<(String, ServiceName), HeldBreach>,
     pub(super) last: Option<Look>,
     pub(super) last_failure: Option<String>,
     /// As the last look left it.
@@ -213,7 +213,7 @@ impl Agent {
                 _ = keeps.tick() => self.keep_slots(),
                 _ = discoveries.tick() => {
                     let sensor = self.wiring.sensor.clone();
-                    self.beside.start_quietly(Kind::Discovery, apart(move || sensor.lock().discover()));
+                    self.beside.start_quietly(Kind::Discovery, on_blocking_thread(move || sensor.lock().discover()));
                 }
                 Some(ended) = self.sagas.join_next() => {
                     self.ended(ended);
@@ -269,7 +269,8 @@ impl Agent {
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
             let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
-            self.beside.start_quietly(Kind::Evidence, apart(move || sweep::retain_evidence(&wiring, &store)));
+            self.beside
+                .start_quietly(Kind::Evidence, on_blocking_thread(move || sweep::retain_evidence(&wiring, &store)));
         }
     }
 
@@ -298,7 +299,7 @@ impl Agent {
                 let listed = look.as_ref().ok().and_then(|look| Listed::of(&wiring, look, sensor.meter()));
                 Looked { begun, configuration, attention, look: look.map_err(|error| error.to_string()), listed }
             };
-            Event::Looked(Box::new(apart(looked).await))
+            Event::Looked(Box::new(on_blocking_thread(looked).await))
         });
     }
 

@@ -20,7 +20,7 @@ use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
 use crate::model::{Policy, Reading, Readings, Reason, ServiceName, Signal};
 use crate::sense::sensor::Look;
-use crate::serve::{Bulletin, CertificateOf, Held, Incidents, MOST_SERVICES, Server, UnderWay, Work};
+use crate::serve::{Bulletin, CertificateOf, HeldService, Incidents, MOST_SERVICES, Server, UnderWay, Work};
 use crate::store::{Health, OpenIncident, Store, StoreError};
 use crate::wiring::Wiring;
 
@@ -33,12 +33,12 @@ pub struct Board {
     server: Option<(SocketAddr, Server)>,
     work: Work,
     ticked: Option<Duration>,
-    seen: Option<Seen>,
+    seen: Option<LastLook>,
 }
 
 /// What the last look at everything saw.
 #[derive(Debug)]
-struct Seen {
+struct LastLook {
     at: Timestamp,
     host_close_wait: u64,
     unattributed: BTreeMap<NoOwner, u64>,
@@ -81,7 +81,7 @@ impl Board {
             return self.not_looked();
         }
         let Some(Listed { services, left_out }) = listed else { return };
-        self.seen = Some(Seen {
+        self.seen = Some(LastLook {
             at: look.measurements.at,
             host_close_wait: look.host_close_wait,
             unattributed: look.unattributed.clone(),
@@ -222,13 +222,13 @@ impl Agent {
         services: &[(ServiceName, Readings)],
         open: &[OpenIncident],
         breakers: &[(String, String)],
-    ) -> Vec<Held> {
+    ) -> Vec<HeldService> {
         let mut all = Vec::new();
         for (service, readings) in services {
             if open.iter().any(|open| open.plan.target.service == *service) {
                 continue;
             }
-            let held = |policy, reason| Held { service: service.clone(), policy, reason };
+            let held = |policy, reason| HeldService { service: service.clone(), policy, reason };
             let selecting = explain::selecting(&self.wiring.config, service);
             if selecting.is_empty() {
                 all.push(held(None, Reason::NoPolicy));

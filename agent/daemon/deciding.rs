@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::agent::{Agent, Ended, Event};
 use super::beside::Kind;
-use super::duties::held::{self, Held};
+use super::duties::held::{self, HeldBreach};
 use super::duties::{approvals, breaches, breaker, messages};
 use super::explain;
 use crate::decide::detector::{Change, Watch};
@@ -17,10 +17,10 @@ use crate::decide::guards::{Gate, Guard, Question, Refusal};
 use crate::execute::driver;
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
-use crate::execute::tell::Teller;
+use crate::execute::tell::MessageBuilder;
 use crate::execute::world::World;
 use crate::model::{Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
-use crate::sense::sensor::{Effort, Look, apart};
+use crate::sense::sensor::{Effort, Look, on_blocking_thread};
 use crate::store::Store;
 use crate::view::request::Reply;
 use crate::wiring::Wiring;
@@ -141,7 +141,7 @@ impl Agent {
         let wiring = self.wiring.clone();
         self.beside.start_quietly(
             Kind::Arrivals,
-            apart(move || {
+            on_blocking_thread(move || {
                 let mut sensor = wiring.sensor.lock();
                 wiring.arrivals.only(&counted, &mut sensor, wiring.host.clock.as_ref());
             }),
@@ -204,7 +204,8 @@ impl Agent {
         self.beside_a_person(async move {
             let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Person { who }, dry_run).await;
             let (sensor, of) = (wiring.sensor.clone(), service);
-            let look = apart(move || sensor.lock().look(Effort::Afresh).map(|look| look.measurements.of(&of)));
+            let look =
+                on_blocking_thread(move || sensor.lock().look(Effort::Afresh).map(|look| look.measurements.of(&of)));
             let readings = look.await.unwrap_or_default();
             let beginning = Beginning { proposal, policy, readings, configuration, reply: Some(reply) };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
@@ -312,10 +313,11 @@ impl Agent {
             tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
         } else if again {
             let labels = self.wiring.labels();
-            let teller = Teller { plan: &proposal.plan, host: &self.wiring.host.name, labels: &labels, at: now };
+            let teller =
+                MessageBuilder { plan: &proposal.plan, host: &self.wiring.host.name, labels: &labels, at: now };
             self.tell(teller.held(&refusal, refusal.reason));
         }
-        self.held.insert(key, Held { refusal, told });
+        self.held.insert(key, HeldBreach { refusal, told });
         if !self.beside.asks_guards() {
             self.post();
         }
@@ -344,7 +346,7 @@ async fn ask(wiring: &Wiring, store: &Arc<Store>, started: Duration, beginning: 
 /// Of many hosts that are held by one cause, one tells.
 async fn is_told_elsewhere(wiring: &Wiring, refusal: &Refusal, beginning: &Beginning) -> bool {
     let service = &beginning.proposal.plan.target.service;
-    refusal.reason == Reason::CommonCause && !breaches::speaks(wiring, service).await
+    refusal.reason == Reason::CommonCause && !breaches::announces_common_cause(wiring, service).await
 }
 
 /// Asks all guards, which takes the slot, and commits the incident.

@@ -13,7 +13,7 @@ use crate::decide::inaction::{self, Standing};
 use crate::execute::steps::clients;
 use crate::model::{Mode, Plan, Policy, Readings, Reason, ServiceName, Trigger};
 use crate::ports::sharing;
-use crate::sense::sensor::{Effort, apart};
+use crate::sense::sensor::{Effort, on_blocking_thread};
 use crate::store::{Breaker, Store};
 use crate::view::explanation::{Clients, Explanation, Planned, PolicyExplained, explained, standing, truth};
 use crate::view::request::Reply;
@@ -59,7 +59,7 @@ pub(super) fn of_agent(agent: &Agent, service: String) -> impl Future<Output = R
             Err(error) => return Reply::refused(error),
         };
         let sensor = wiring.sensor.clone();
-        let look = apart(move || sensor.lock().look(Effort::Afresh));
+        let look = on_blocking_thread(move || sensor.lock().look(Effort::Afresh));
         let readings = match tokio::time::timeout(FRESH_WITHIN, look).await {
             Ok(Ok(look)) => look.measurements.of(&service),
             Ok(Err(error)) => return Reply::refused(error.to_string()),
@@ -158,7 +158,7 @@ impl Asking<'_> {
 
     async fn clients(&self, plan: &Plan) -> Clients {
         let follow_within = clients::follow_within(plan, &self.wiring.ports);
-        match self.wiring.sensor.free().await.talks(&plan.target.service) {
+        match self.wiring.sensor.acquire().await.talks(&plan.target.service) {
             Ok(talks) => {
                 let addresses: BTreeSet<IpAddr> = talks.iter().map(|talk| talk.peer).collect();
                 let (connections, addresses) = (Some(talks.len()), Some(addresses.len()));

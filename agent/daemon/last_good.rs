@@ -110,7 +110,7 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
         return Ok(());
     }
     tracing::warn!("the configuration cannot be used: ending what is open with the last one that could be read");
-    let wiring = Wiring::making_do(config, host.clone())?;
+    let wiring = Wiring::degraded(config, host.clone())?;
     let agent = Agent::start(&kept, wiring, store, stop).await?;
     agent.finish().await;
     Ok(())

@@ -51,7 +51,7 @@ fn left() -> Left {
     let row = |(seq, event)| JournalRow { seq, at: clock.now(), event: serde_json::to_string(event).unwrap() };
     let rows: Vec<JournalRow> = (0..).zip(&events).map(row).collect();
     let ending = Ending { outcome: Outcome::Stuck, reason: Reason::RestartUnknown, detail: String::new() };
-    let teller = crate::execute::tell::Teller { plan: &plan, host: fakes::HOST, labels: &[], at: clock.now() };
+    let teller = crate::execute::tell::MessageBuilder { plan: &plan, host: fakes::HOST, labels: &[], at: clock.now() };
     let messages = [teller.end(EventKind::Stuck, &ending, None)];
     let implied = Implied { changed: true, ending: None, latch: None, audience: &wiring.audience, messages: &messages };
     store.append(&plan.incident, &rows, &implied).unwrap();

@@ -11,14 +11,14 @@ use super::duties::{approvals, delivery};
 use super::last_good;
 use crate::config;
 use crate::sense::attention::Attention;
-use crate::sense::sensor::apart;
+use crate::sense::sensor::on_blocking_thread;
 use crate::wiring::Wiring;
 
 impl Agent {
     /// Loads the configuration anew, whole or not at all.
     pub(super) fn reload(&mut self) {
         let (dir, former) = (self.config_dir.clone(), self.wiring.clone());
-        let reloaded = apart(move || reloaded(&dir, &former));
+        let reloaded = on_blocking_thread(move || reloaded(&dir, &former));
         self.beside.start(Kind::Reload, async { Event::Reloaded(Box::new(reloaded.await)) });
     }
 
@@ -53,7 +53,7 @@ impl Agent {
     /// Where one is being kept, its end begins the next.
     pub(super) fn keep_last_good(&mut self) {
         let (dir, state) = (self.config_dir.clone(), self.wiring.config.host.state.clone());
-        let (configuration, kept) = (self.configuration, apart(move || last_good::keep(&dir, &state)));
+        let (configuration, kept) = (self.configuration, on_blocking_thread(move || last_good::keep(&dir, &state)));
         self.beside.start(Kind::LastGood, async move {
             kept.await;
             Event::Kept(configuration)

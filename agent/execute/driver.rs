@@ -17,7 +17,7 @@ use super::recovery;
 use super::saga::{Event, Saga, Task};
 use super::steps::traffic::Before;
 use super::steps::{self, Failure, UndoError};
-use super::tell::Place;
+use super::tell::TrafficState;
 use super::world::World;
 
 /// How driving ended.
@@ -374,12 +374,12 @@ impl Back<'_> {
     }
 
     /// What is being tried, and where the service stands meanwhile.
-    fn words(self, saga: &Saga) -> (String, Place) {
+    fn words(self, saga: &Saga) -> (String, TrafficState) {
         match self {
             Self::Undo { step, .. } => {
-                (format!("taking {} back", saga.plan().steps[step].step.name()), Place::OutOfTraffic)
+                (format!("taking {} back", saga.plan().steps[step].step.name()), TrafficState::OutOfTraffic)
             }
-            Self::Withdraw => ("taking it out again".into(), Place::InTraffic),
+            Self::Withdraw => ("taking it out again".into(), TrafficState::InTraffic),
         }
     }
 }

@@ -18,9 +18,9 @@ pub struct Look {
 
 /// The last answer of each registry, by binding. A clone is the same.
 #[derive(Clone, Debug, Default)]
-pub struct Seen(Arc<Mutex<BTreeMap<String, (bool, Duration)>>>);
+pub struct LastSeen(Arc<Mutex<BTreeMap<String, (bool, Duration)>>>);
 
-impl Seen {
+impl LastSeen {
     /// What a registry said at `now`. No answer leaves what was seen before.
     pub fn answered(&self, binding: &Binding, answer: &Result<Registration, RegistryError>, now: Duration) {
         match answer {
@@ -54,7 +54,7 @@ mod tests {
     fn the_oldest_of_the_last_looks_counts_and_no_answer_is_no_look() {
         let [one, other] = ["consul", "haproxy"].map(|registry| Binding::new(registry, "rpc-order-1"));
         let both = [one.clone(), other.clone()];
-        let seen = Seen::default();
+        let seen = LastSeen::default();
         let shows = |traffic| Ok(Registration { name: "rpc-order".into(), traffic, record: serde_json::Value::Null });
         let out = || shows(Traffic::Isolated { reason: "deploy".into() });
         let gone = || Err(RegistryError::NotRegistered { registry: "consul".into(), id: "rpc-order-1".into() });

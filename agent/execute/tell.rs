@@ -15,14 +15,14 @@ use super::seen::Look;
 
 /// Builds the messages of one plan.
 #[derive(Clone, Copy, Debug)]
-pub struct Teller<'a> {
+pub struct MessageBuilder<'a> {
     pub plan: &'a Plan,
     pub host: &'a str,
     pub labels: &'a [String],
     pub at: Timestamp,
 }
 
-impl Teller<'_> {
+impl MessageBuilder<'_> {
     fn message(&self, event: EventKind, title: String, lines: Vec<String>) -> Message {
         Message {
             labels: self.labels.to_vec(),
@@ -127,10 +127,10 @@ impl Teller<'_> {
     }
 
     /// A wait that passed its deadline and goes on. `look`: where the service was seen last.
-    pub fn still_trying(&self, what: &str, error: &str, place: Place, look: Option<Look>) -> Message {
+    pub fn still_trying(&self, what: &str, error: &str, place: TrafficState, look: Option<Look>) -> Message {
         let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
         let stands = match look {
-            Some(look) if place == Place::OutOfTraffic && !look.out => {
+            Some(look) if place == TrafficState::OutOfTraffic && !look.out => {
                 format!("Not all registries had it out of traffic when last asked, {} ago", ago(look))
             }
             Some(look) => format!("The service was {place} when last seen, {} ago", ago(look)),
@@ -176,7 +176,7 @@ fn drained_at(who: &str, look: Option<Look>) -> String {
 
 /// Where a service stands while something is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
-pub enum Place {
+pub enum TrafficState {
     #[strum(to_string = "OUT OF TRAFFIC")]
     OutOfTraffic,
     #[strum(to_string = "unhealthy and IN TRAFFIC")]

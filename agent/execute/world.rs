@@ -18,8 +18,8 @@ use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
 use crate::store::{Audience, Store};
 
-use super::seen::{Look, Seen};
-use super::tell::{Place, Teller};
+use super::seen::{LastSeen, Look};
+use super::tell::{MessageBuilder, TrafficState};
 
 /// Waiting, and how much of it has gone by. In dry-run the time passes at once.
 #[async_trait]
@@ -154,7 +154,7 @@ pub struct World {
     pub audience: Arc<Audience>,
     pub clock: Arc<dyn Clock>,
     /// Where the service was seen last.
-    pub seen: Seen,
+    pub seen: LastSeen,
     /// Sees every message as it is told; the demo's timeline and the log.
     pub on_message: Arc<dyn Fn(&Message) + Send + Sync>,
 }
@@ -166,17 +166,17 @@ impl std::fmt::Debug for World {
 }
 
 impl World {
-    pub fn teller<'a>(&'a self, plan: &'a Plan) -> Teller<'a> {
-        Teller { plan, host: &self.host, labels: &self.labels, at: self.clock.now() }
+    pub fn teller<'a>(&'a self, plan: &'a Plan) -> MessageBuilder<'a> {
+        MessageBuilder { plan, host: &self.host, labels: &self.labels, at: self.clock.now() }
     }
 
     /// Something is tried longer than it should take: people are told, and it is shown beside the incident until that goes on.
-    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: Place) {
+    pub fn tell_still_trying(&self, plan: &Plan, what: &str, error: &str, place: TrafficState) {
         let message = self.teller(plan).still_trying(what, error, place, self.last_look(plan));
         (self.on_message)(&message);
-        let in_the_way = format!("{what} is still being tried: {}", message.lines.join("; "));
+        let waits_for = format!("{what} is still being tried: {}", message.lines.join("; "));
         self.store.tell(&self.audience, &[message]);
-        if let Err(error) = self.store.set_in_the_way(&plan.incident, &in_the_way) {
+        if let Err(error) = self.store.set_waits_for(&plan.incident, &waits_for) {
             tracing::warn!(%error, incident = %plan.incident, "`status` will not show what is in its way");
         }
     }

@@ -4,8 +4,8 @@
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
 mod api_error;
-mod belt;
 mod consul;
+mod deadlines;
 mod etcd;
 pub mod fleet;
 pub mod greeting;
@@ -42,7 +42,7 @@ pub mod testing_tls;
 #[cfg(test)]
 mod testing_zookeeper;
 pub mod tls;
-pub mod unmade;
+pub mod unavailable;
 #[cfg(test)]
 mod wire_tests;
 mod zookeeper;
@@ -50,7 +50,7 @@ mod zookeeper;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use belt::{around_fleet, belted};
+pub use deadlines::{around_fleet, with_deadlines};
 pub use http::{Servers, Via};
 pub use login::{Login, Secret};
 pub use redis::RedisAccess;

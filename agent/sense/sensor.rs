@@ -95,7 +95,7 @@ impl std::fmt::Debug for Effort<'_> {
 }
 
 /// The sensor, shared by the tick and by sagas that measure afresh. Never locked across a wait. A look takes milliseconds;
-/// a close one for the evidence takes seconds, on a thread of its own ([`apart`]).
+/// a close one for the evidence takes seconds, on a thread of its own ([`on_blocking_thread`]).
 #[derive(Clone, Debug)]
 pub struct SharedSensor(Arc<Mutex<Sensor>>);
 
@@ -105,7 +105,7 @@ impl SharedSensor {
     }
 
     /// Waits until nobody else looks, and keeps no other task of this thread from its turn meanwhile.
-    pub async fn free(&self) -> MutexGuard<'_, Sensor> {
+    pub async fn acquire(&self) -> MutexGuard<'_, Sensor> {
         loop {
             if let Some(sensor) = self.try_lock() {
                 return sensor;
@@ -290,7 +290,7 @@ impl Sensor {
 }
 
 /// A look that may take seconds, on a thread of its own: the agent's one thread holds drains and asks probes meanwhile.
-pub async fn apart<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn on_blocking_thread<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(look).await {
         Ok(seen) => seen,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
@@ -320,14 +320,14 @@ mod tests {
         let (looks, looking) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
         let closely = sensor.clone();
-        let look = apart(move || {
+        let look = on_blocking_thread(move || {
             let _held = closely.lock();
             looks.send(()).unwrap();
             told.recv_timeout(Duration::from_secs(10)).is_ok()
         });
         let waits = async {
             looking.await.unwrap();
-            drop(sensor.free().await);
+            drop(sensor.acquire().await);
         };
         let others = async {
             // Its turn comes only where the one who waits leaves it one.

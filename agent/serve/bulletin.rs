@@ -32,7 +32,7 @@ pub struct Bulletin {
     pub services: Vec<(ServiceName, Readings)>,
     /// Services that would have been listed, but for the bound.
     pub services_left_out: usize,
-    pub held: Vec<Held>,
+    pub held: Vec<HeldService>,
     /// Service and policy.
     pub breached: Vec<(ServiceName, String)>,
     pub under_way: Vec<UnderWay>,
@@ -76,7 +76,7 @@ pub struct Work {
 
 /// Why nothing is being done about a service.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct HeldService {
     pub service: ServiceName,
     /// `None`: no policy selects it.
     pub policy: Option<String>,

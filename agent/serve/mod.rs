@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub use bulletin::{Bulletin, CertificateOf, Held, Incidents, UnderWay, Work};
+pub use bulletin::{Bulletin, CertificateOf, HeldService, Incidents, UnderWay, Work};
 use exposition::Exposition;
 
 /// Services of which a bulletin speaks at the most: with every signal some 20 series each.

@@ -31,7 +31,7 @@ fn bulletin() -> Bulletin {
     let mut unknown = Readings::default();
     unknown.set(Signal::CloseWait, 0.0);
     let (order, pay) = (service("rpc-order.service"), service("a\\x2db.service"));
-    let held = |service: &ServiceName, policy: Option<&str>, reason| Held {
+    let held = |service: &ServiceName, policy: Option<&str>, reason| HeldService {
         service: service.clone(),
         policy: policy.map(String::from),
         reason,

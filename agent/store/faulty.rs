@@ -12,7 +12,7 @@ use std::sync::Once;
 use rusqlite::ffi;
 use rusqlite::{Connection, OpenFlags};
 
-use super::line::Line;
+use super::timeline::Timeline;
 use super::{Store, StoreError, schema};
 
 /// How the disk fails.
@@ -68,7 +68,7 @@ impl Store {
         let connection = Connection::open_with_flags_and_vfs(path, flags, c"unwait-faulty")
             .map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
         schema::prepare(&connection, path)?;
-        Self::over(connection, path, Line::Told).checked()
+        Self::over(connection, path, Timeline::Told).checked()
     }
 }
 

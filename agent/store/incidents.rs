@@ -17,7 +17,7 @@ pub struct OpenIncident {
     pub plan: Plan,
     pub journal: Vec<JournalRow>,
     /// What it has been waiting for since its last event, where people were told of that.
-    pub in_the_way: Option<String>,
+    pub waits_for: Option<String>,
 }
 
 /// When the newest incidents of a service ended.
@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// Notes what keeps an incident from going on; its next event takes that back.
-    pub fn set_in_the_way(&self, incident: &IncidentId, what: &str) -> Result<(), StoreError> {
+    pub fn set_waits_for(&self, incident: &IncidentId, what: &str) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction
                 .execute("UPDATE incident SET detail = ?2 WHERE id = ?1 AND ended IS NULL", params![incident.0, what])
@@ -174,10 +174,10 @@ impl Store {
         })?;
         plans
             .into_iter()
-            .map(|(id, plan, in_the_way)| {
+            .map(|(id, plan, waits_for)| {
                 let plan =
                     serde_json::from_str(&plan).map_err(|e| self.corrupt(format!("the plan of incident {id}"), e))?;
-                Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))?, in_the_way })
+                Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))?, waits_for })
             })
             .collect()
     }

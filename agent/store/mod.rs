@@ -9,7 +9,6 @@ mod damaged;
 pub mod faulty;
 mod incidents;
 mod latches;
-mod line;
 mod outbox;
 mod reminders;
 mod samples;
@@ -17,6 +16,7 @@ mod schema;
 mod silences;
 mod slots;
 mod state_dir;
+mod timeline;
 
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::clock::Clock;
 use crate::crash;
 
-use line::Line;
+use timeline::Timeline;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use breakers::{Attempt, Breaker, Verdict};
@@ -85,8 +85,8 @@ pub struct Store {
     connection: Mutex<Connection>,
     path: PathBuf,
     failing: AtomicBool,
-    line: Line,
-    outbox: outbox::Spill,
+    line: Timeline,
+    outbox: outbox::MemoryOutbox,
     samples: samples::Recorder,
 }
 
@@ -100,7 +100,7 @@ impl Store {
         let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
         let connection = opened.map_err(sqlite)?;
         schema::prepare(&connection, path)?;
-        let line = Line::of(&connection, clock).map_err(sqlite)?;
+        let line = Timeline::of(&connection, clock).map_err(sqlite)?;
         Ok(Self::over(connection, path, line))
     }
 
@@ -110,18 +110,18 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         schema::accept(&connection, path)?;
-        let line = Line::of(&connection, clock).map_err(sqlite)?;
+        let line = Timeline::of(&connection, clock).map_err(sqlite)?;
         Ok(Self::over(connection, path, line))
     }
 
-    fn over(connection: Connection, path: &Path, line: Line) -> Self {
+    fn over(connection: Connection, path: &Path, line: Timeline) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Self {
             connection: Mutex::new(connection),
             path: path.into(),
             failing: AtomicBool::new(false),
             line,
-            outbox: outbox::Spill::default(),
+            outbox: outbox::MemoryOutbox::default(),
             samples: samples::Recorder::default(),
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Transaction, params};
 
-use super::line::Line;
+use super::timeline::Timeline;
 use super::{Store, StoreError};
 use crate::model::{EventKind, Message};
 
@@ -40,7 +40,7 @@ pub struct Outgoing {
 
 /// What the disk would not take.
 #[derive(Debug, Default)]
-pub(super) struct Spill {
+pub(super) struct MemoryOutbox {
     waiting: Mutex<Vec<Waiting>>,
     /// Delivered, and still in the table.
     delivered: Mutex<BTreeSet<String>>,
@@ -54,7 +54,7 @@ pub(super) struct Waiting {
     due: i64,
 }
 
-impl Spill {
+impl MemoryOutbox {
     pub(super) fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -229,7 +229,7 @@ impl Store {
 }
 
 /// Each is due at once.
-pub(super) fn insert(transaction: &Transaction<'_>, outgoing: &[Outgoing], line: &Line) -> rusqlite::Result<()> {
+pub(super) fn insert(transaction: &Transaction<'_>, outgoing: &[Outgoing], line: &Timeline) -> rusqlite::Result<()> {
     for one in outgoing {
         let message = serde_json::to_string(&one.message).expect("a message is plain data");
         transaction.execute(

@@ -17,7 +17,7 @@ const MIGRATIONS: [&str; 10] = [
     super::breakers::MIGRATION,
     super::approvals::MIGRATION,
     super::reminders::MIGRATION,
-    super::line::MIGRATION,
+    super::timeline::MIGRATION,
     super::slots::MIGRATION,
     super::asked::MIGRATION,
     super::slots::TAKEN_IN,

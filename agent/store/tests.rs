@@ -10,7 +10,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
         schema::prepare(&connection, path)?;
-        Ok(Self::over(connection, path, Line::Told))
+        Ok(Self::over(connection, path, Timeline::Told))
     }
 
     /// As a disk that is full, or read-only: each write fails until it is called off.
@@ -379,17 +379,17 @@ fn what_is_in_an_incidents_way_stands_until_its_next_event() {
     let store = memory();
     let id = IncidentId("i-1".into());
     begin(&store, "i-1");
-    let in_the_way = || store.open_incidents().unwrap().pop().and_then(|open| open.in_the_way);
+    let waits_for = || store.open_incidents().unwrap().pop().and_then(|open| open.waits_for);
     for seq in [0, 1] {
-        store.set_in_the_way(&id, "consul: nobody answers").unwrap();
-        assert_eq!(in_the_way().as_deref(), Some("consul: nobody answers"));
+        store.set_waits_for(&id, "consul: nobody answers").unwrap();
+        assert_eq!(waits_for().as_deref(), Some("consul: nobody answers"));
         append(&store, "i-1", &[row(seq)], None).unwrap();
-        assert_eq!(in_the_way(), None);
+        assert_eq!(waits_for(), None);
     }
-    store.set_in_the_way(&id, "consul: nobody answers").unwrap();
+    store.set_waits_for(&id, "consul: nobody answers").unwrap();
     let ended = ending(Outcome::Stuck, Reason::Unhealthy);
     append(&store, "i-1", &[row(2)], Some(&ended)).unwrap();
-    store.set_in_the_way(&id, "too late").unwrap();
+    store.set_waits_for(&id, "too late").unwrap();
     assert_eq!(store.incident(&id).unwrap().unwrap().detail, Some(ended.detail));
 }
 

@@ -69,7 +69,7 @@ pub struct IncidentNow {
     pub runbook: String,
     pub step: String,
     /// What it has been waiting for, where people were told of that.
-    pub in_the_way: Option<String>,
+    pub waits_for: Option<String>,
 }
 
 /// A message that its destination has not taken.
@@ -113,7 +113,7 @@ impl Status {
         !self.latches.is_empty()
             || !self.unreturned_slots.is_empty()
             || !self.breakers.is_empty()
-            || self.open.iter().any(|open| open.in_the_way.is_some())
+            || self.open.iter().any(|open| open.waits_for.is_some())
             || self.undelivered.iter().any(|one| one.error.is_some())
             || self.agent.as_ref().is_some_and(fails)
     }
@@ -125,6 +125,6 @@ fn under_way(open: &OpenIncident) -> IncidentNow {
         service: open.plan.target.service.clone(),
         runbook: open.plan.runbook.clone(),
         step: tell::under_way(&open.plan, &open.journal).into(),
-        in_the_way: open.in_the_way.clone(),
+        waits_for: open.waits_for.clone(),
     }
 }

@@ -27,7 +27,7 @@ use crate::ports::registry::redis::Redis;
 use crate::ports::registry::zookeeper::ZooKeeper;
 use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::tls::{Contexts, TlsContext};
-use crate::ports::unmade::Unmade;
+use crate::ports::unavailable::UnavailableAdapter;
 use crate::ports::{Ensemble, RedisAccess, Secret, Servers, User, Via, login};
 use crate::store::StateDir;
 use crate::trust;
@@ -45,12 +45,12 @@ impl Missing {
         self,
         name: &str,
         made: Result<Arc<T>, WiringError>,
-        unmade: impl FnOnce(Unmade) -> Arc<T>,
+        unmade: impl FnOnce(UnavailableAdapter) -> Arc<T>,
     ) -> Result<Arc<T>, WiringError> {
         match made {
             Err(error) if self == Self::DoesNotAnswer => {
                 tracing::error!(%error, adapter = name, "{name} cannot be asked");
-                Ok(unmade(Unmade { name: name.into(), why: error.to_string() }))
+                Ok(unmade(UnavailableAdapter { name: name.into(), why: error.to_string() }))
             }
             made => made,
         }

@@ -12,7 +12,7 @@ use crate::ports::fleet::{Fleet, FleetError};
 use crate::ports::greeting::greet;
 use crate::ports::registry::{Registry, RegistryError, Traffic};
 pub use crate::ports::tls::Certificate;
-use crate::ports::tls::{Seen, Whose};
+use crate::ports::tls::{HandshakeSeen, Whose};
 
 /// For one connection, or one question to a probe.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub struct Asked {
     /// What was read, or why it could not be.
     pub answer: Result<String, String>,
     /// Where TLS was spoken.
-    pub tls: Option<Seen>,
+    pub tls: Option<HandshakeSeen>,
     /// What we showed.
     pub own: Option<Certificate>,
 }

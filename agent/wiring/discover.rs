@@ -47,7 +47,7 @@ pub struct Discovery {
 
 /// Looks at this host and asks every registry. With `probe` each port that is bound is asked whether it speaks Redis.
 pub async fn discover(wiring: &Wiring, probe: bool) -> Result<Discovery, CollectError> {
-    let listening = wiring.sensor.free().await.listening()?;
+    let listening = wiring.sensor.acquire().await.listening()?;
     let mut known = BTreeMap::new();
     let mut not_asked = BTreeMap::new();
     for (name, registry) in &wiring.ports.registries {

@@ -11,8 +11,8 @@ use super::{Wiring, supervised};
 use crate::execute::world::{Closed, Kernel};
 use crate::model::runbook::Recycle;
 use crate::model::{Plan, Worker};
-use crate::ports::restarter::pidfd::{self, Held};
-use crate::sense::sensor::apart;
+use crate::ports::restarter::pidfd::{self, ProcessHandle};
+use crate::sense::sensor::on_blocking_thread;
 use crate::store::Store;
 
 /// A program that looks at its sockets hears of their end at once; within this it has let go of them, or will not.
@@ -37,7 +37,7 @@ impl Kernel for RealKernel {
         let mut held = Vec::new();
         for worker in workers {
             let (pid, parent) = (worker.pid.cast_signed(), worker.parent.cast_signed());
-            match Held::hold_child(pid, worker.began, parent) {
+            match ProcessHandle::hold_child(pid, worker.began, parent) {
                 Ok(Some(process)) => held.push((*worker, process)),
                 // It has ended, or its pid is another's: nobody is signalled.
                 Ok(None) => {}
@@ -62,13 +62,13 @@ impl Kernel for RealKernel {
     async fn close_sockets(&self, plan: &Plan, older_than: Duration, at_most: u64) -> Result<Closed, String> {
         supervised::tell(&self.0).await;
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
-        let closing = Arc::new(apart(move || sensor.lock().close(&service, older_than, at_most)).await?);
+        let closing = Arc::new(on_blocking_thread(move || sensor.lock().close(&service, older_than, at_most)).await?);
         let found = closing.found;
         let until = Instant::now() + LETS_GO_WITHIN;
         let leaked = loop {
             let began = Instant::now();
             let (sensor, closing) = (self.0.sensor.clone(), Arc::clone(&closing));
-            match apart(move || sensor.lock().still_open(&closing)).await {
+            match on_blocking_thread(move || sensor.lock().still_open(&closing)).await {
                 Some(0) => break Some(0),
                 leaked if Instant::now() >= until => break leaked,
                 _ => {}
@@ -80,7 +80,7 @@ impl Kernel for RealKernel {
     }
 }
 
-async fn still_there(held: &[(Worker, Held)], until: Instant) -> Vec<&(Worker, Held)> {
+async fn still_there(held: &[(Worker, ProcessHandle)], until: Instant) -> Vec<&(Worker, ProcessHandle)> {
     let mut left = Vec::new();
     for one in held {
         let patience = until.saturating_duration_since(Instant::now());
@@ -103,7 +103,7 @@ impl Kernel for DryKernel {
     async fn close_sockets(&self, plan: &Plan, older_than: Duration, at_most: u64) -> Result<Closed, String> {
         supervised::tell(&self.0).await;
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
-        let found = apart(move || sensor.lock().closable(&service, older_than)).await?;
+        let found = on_blocking_thread(move || sensor.lock().closable(&service, older_than)).await?;
         // What only an action would have brought about counts as brought about.
         Ok(Closed { found, closed: found.min(at_most), leaked: Some(0) })
     }

@@ -49,7 +49,7 @@ use crate::ports::restarter::{
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
 use crate::ports::tls::{Certificate, TlsContext, Whose};
-use crate::ports::{Ports, belted};
+use crate::ports::{Ports, with_deadlines};
 use crate::sense::arrivals::Counted;
 use crate::sense::sensor::{Sensor, SharedSensor};
 use crate::store::{Audience, StateDir, Store};
@@ -142,7 +142,7 @@ impl Wiring {
 
     /// The same, for an agent that only ends what was begun: an adapter that cannot be made, mostly for a secret that
     /// cannot be read, is one that does not answer.
-    pub fn making_do(config: Config, host: Host) -> Result<Self, WiringError> {
+    pub fn degraded(config: Config, host: Host) -> Result<Self, WiringError> {
         Self::wire(config, host, None, Missing::DoesNotAnswer)
     }
 
@@ -171,7 +171,7 @@ impl Wiring {
             }
             fleet => fleet?,
         };
-        let ports = belted(Ports {
+        let ports = with_deadlines(Ports {
             registries,
             systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
             process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),

@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Wiring;
-use super::saga_world::Senses;
+use super::saga_world::FreshMeasure;
 use crate::decide::guards::Possession;
 use crate::execute::world::Measure;
 use crate::model::{Incarnation, Plan, ServiceName, Truth};
-use crate::sense::sensor::{Sensor, apart};
+use crate::sense::sensor::{Sensor, on_blocking_thread};
 use crate::store::Store;
 
 const ANSWER_STANDS_FOR: Duration = Duration::from_secs(60);
@@ -45,10 +45,12 @@ impl Possession for Holders {
 
 impl Holders {
     async fn look(&self, plan: &Plan) -> Result<Option<String>, String> {
-        let readings = Senses(self.0.clone(), Arc::clone(&self.1)).now(plan).await?;
+        let readings = FreshMeasure(self.0.clone(), Arc::clone(&self.1)).now(plan).await?;
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
         let holds = plan.when.truth(&readings);
-        let Some(found) = apart(move || Sensor::elsewhere(&sensor, &service, readings)).await? else { return Ok(None) };
+        let Some(found) = on_blocking_thread(move || Sensor::elsewhere(&sensor, &service, readings)).await? else {
+            return Ok(None);
+        };
         // Where it leaks nothing else, no remedy of it ends the breach, whatever the condition asks.
         let ends = holds == Truth::True && plan.when.truth(&found.without) == Truth::False;
         Ok((found.left == 0 || ends).then(|| found.says(plan.restarted())))

@@ -12,7 +12,7 @@ use crate::attribute::workers::{family_holds, fewer, workers};
 use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::decide::guards::{Gate, Question, holds_now};
-use crate::execute::seen::Seen;
+use crate::execute::seen::LastSeen;
 use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
 use crate::model::census::NoOwner;
 use crate::model::plan::Restart;
@@ -21,12 +21,12 @@ use crate::model::{
 };
 use crate::sense::sensor::gentle::LOOK_WITHIN;
 use crate::sense::sensor::identity::not_searched;
-use crate::sense::sensor::{Effort, Look, Sensor, apart};
+use crate::sense::sensor::{Effort, Look, Sensor, on_blocking_thread};
 use crate::store::Store;
 use crate::{command, evidence};
 
 pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
-    let measure = Arc::new(Senses(wiring.clone(), Arc::clone(store)));
+    let measure = Arc::new(FreshMeasure(wiring.clone(), Arc::clone(store)));
     World {
         host: wiring.host.name.clone(),
         labels: wiring.labels(),
@@ -34,26 +34,26 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         pace: Arc::new(RealPace::new(&wiring.host.clock)),
         commands: Arc::new(RealCommands),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: true }),
-        recheck: Arc::new(Asks { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
+        recheck: Arc::new(GuardRecheck { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
         measure,
         kernel: Arc::new(RealKernel(wiring.clone(), Arc::clone(store))),
         store: Arc::clone(store),
         audience: Arc::clone(&wiring.audience),
         clock: Arc::clone(&wiring.host.clock),
-        seen: Seen::default(),
+        seen: LastSeen::default(),
         on_message: Arc::clone(&wiring.host.on_message),
     }
 }
 
 pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
     let ports = wiring.dry_ports();
-    let measure = Arc::new(Senses(wiring.clone(), Arc::clone(store)));
+    let measure = Arc::new(FreshMeasure(wiring.clone(), Arc::clone(store)));
     World {
         pace: Arc::new(NoPace::default()),
         commands: Arc::new(NoCommands),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
-        recheck: Arc::new(Asks { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
-        measure: Arc::new(DrySenses(Senses(wiring.clone(), Arc::clone(store)))),
+        recheck: Arc::new(GuardRecheck { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
+        measure: Arc::new(DrySenses(FreshMeasure(wiring.clone(), Arc::clone(store)))),
         kernel: Arc::new(DryKernel(wiring.clone())),
         ports,
         ..real(wiring, store, started)
@@ -111,7 +111,7 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 #[async_trait]
 impl Commands for RealCommands {
     async fn run(&self, argv: &[String], deadline: Duration) -> Result<String, String> {
-        let ran = command::apart(argv, &[], deadline, OUTPUT_BYTES).await;
+        let ran = command::detached(argv, &[], deadline, OUTPUT_BYTES).await;
         let name = argv.first().map(String::as_str).unwrap_or_default();
         if ran.ended.is_success() {
             return Ok(format!("{name}: {}", ran.ended));
@@ -145,16 +145,16 @@ impl Commands for NoCommands {
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// Measures afresh. The store knows who was asked to end before.
-pub(crate) struct Senses(pub(super) Wiring, pub(super) Arc<Store>);
+pub(crate) struct FreshMeasure(pub(super) Wiring, pub(super) Arc<Store>);
 
 /// How long the search for sockets' holders may go on at the end of an incident.
 const SEARCHED_WITHIN: Duration = Duration::from_secs(10);
 
-impl Senses {
+impl FreshMeasure {
     /// A look afresh, that can be trusted.
     async fn look(&self, plan: &Plan) -> Result<Look, String> {
         supervised::tell(&self.0).await;
-        let look = self.0.sensor.free().await.look(Effort::Of(&plan.target.service));
+        let look = self.0.sensor.acquire().await.look(Effort::Of(&plan.target.service));
         let look = look.map_err(|error| error.to_string())?;
         match look.measurements.untrusted {
             Some(why) => Err(why),
@@ -163,7 +163,7 @@ impl Senses {
     }
 }
 
-impl Senses {
+impl FreshMeasure {
     async fn main_pid(&self, plan: &Plan) -> Result<u32, String> {
         let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
         let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
@@ -172,31 +172,31 @@ impl Senses {
 }
 
 #[async_trait]
-impl Measure for Senses {
+impl Measure for FreshMeasure {
     async fn now(&self, plan: &Plan) -> Result<Readings, String> {
         Ok(self.look(plan).await?.measurements.of(&plan.target.service))
     }
 
     async fn inbound(&self, plan: &Plan, quiet: Duration) -> Result<Inbound, String> {
-        self.0.sensor.free().await.inbound(&plan.target.service, quiet)
+        self.0.sensor.acquire().await.inbound(&plan.target.service, quiet)
     }
 
     async fn arrivals(&self, plan: &Plan) -> Result<Arrivals, String> {
-        let mut sensor = self.0.sensor.free().await;
+        let mut sensor = self.0.sensor.acquire().await;
         self.0.arrivals.read(&plan.target.service, &mut sensor, self.0.host.clock.as_ref())
     }
 
     async fn talks(&self, plan: &Plan) -> Result<Vec<Talk>, String> {
-        self.0.sensor.free().await.talks(&plan.target.service)
+        self.0.sensor.acquire().await.talks(&plan.target.service)
     }
 
     async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
         supervised::tell(&self.0).await;
         let main = self.main_pid(plan).await?;
-        let leaked = self.0.sensor.free().await.leaked(&plan.target.service, older_than)?;
+        let leaked = self.0.sensor.acquire().await.leaked(&plan.target.service, older_than)?;
         let look = || {
             let (leaked, clock) = (leaked.clone(), Arc::clone(&self.0.host.clock));
-            apart(move || workers(main, &leaked, clock.as_ref(), LOOK_WITHIN))
+            on_blocking_thread(move || workers(main, &leaked, clock.as_ref(), LOOK_WITHIN))
         };
         let first = look().await?;
         tokio::time::sleep(BETWEEN_LOOKS).await;
@@ -215,13 +215,13 @@ impl Measure for Senses {
 
     async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
         let (sensor, service) = (self.0.sensor.clone(), plan.target.service.clone());
-        apart(move || sensor.lock().identities(&service, at_least)).await
+        on_blocking_thread(move || sensor.lock().identities(&service, at_least)).await
     }
 
     async fn remaining(&self, plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
         supervised::tell(&self.0).await;
         let (sensor, service, leaked) = (self.0.sensor.clone(), plan.target.service.clone(), leaked.clone());
-        apart(move || Sensor::remaining(&sensor, &service, &leaked)).await
+        on_blocking_thread(move || Sensor::remaining(&sensor, &service, &leaked)).await
     }
 
     async fn is_over(&self, plan: &Plan) -> Result<Truth, String> {
@@ -248,19 +248,19 @@ impl Measure for Senses {
 
 /// Does the process, or one that descends from it, hold any of the service's leaked sockets? True where nothing is leaked.
 pub(crate) async fn ends_a_holder(wiring: &Wiring, service: &ServiceName, main: u32) -> Result<bool, String> {
-    let leaked = wiring.sensor.free().await.leaked(service, Duration::ZERO)?;
+    let leaked = wiring.sensor.acquire().await.leaked(service, Duration::ZERO)?;
     if leaked.is_empty() {
         return Ok(true);
     }
     let clock = Arc::clone(&wiring.host.clock);
-    apart(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
+    on_blocking_thread(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
 }
 
 /// What a drain would have made of it is not known.
 const NO_TRAFFIC: &str = "a dry run drains nothing";
 
 /// Reads are real; what only an action would have brought about counts as brought about.
-struct DrySenses(Senses);
+struct DrySenses(FreshMeasure);
 
 #[async_trait]
 impl Measure for DrySenses {
@@ -307,19 +307,19 @@ impl Measure for DrySenses {
 
 /// Asks everything again. The plan stands as it was made: a configuration that was replaced meanwhile does not
 /// change it.
-pub struct Asks<M> {
+pub struct GuardRecheck<M> {
     pub gate: Gate,
     pub measure: Arc<M>,
 }
 
-impl<M> std::fmt::Debug for Asks<M> {
+impl<M> std::fmt::Debug for GuardRecheck<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asks").field("gate", &self.gate).finish_non_exhaustive()
+        f.debug_struct("GuardRecheck").field("gate", &self.gate).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl<M: Measure> Recheck for Asks<M> {
+impl<M: Measure> Recheck for GuardRecheck<M> {
     async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)> {
         if plan.trigger == Trigger::Breach {
             let readings = self.measure.now(plan).await.map_err(|error| (Reason::MeasurementFailed, error))?;
@@ -394,7 +394,7 @@ impl Keeper for RealKeeper {
             }
         }
         let (sensor, of) = (self.wiring.sensor.clone(), service.clone());
-        let looked = apart(move || {
+        let looked = on_blocking_thread(move || {
             let mut sensor = sensor.lock();
             Ok((sensor.closely(&of, deadline / 4)?, sensor.meter().history(&of)))
         });

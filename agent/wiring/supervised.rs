@@ -38,7 +38,7 @@ pub fn has_a_main(restart: Option<&Restart>) -> bool {
 /// Asks, and tells the sensor.
 pub async fn tell(wiring: &Wiring) {
     let told = ask(&wiring.config, &wiring.host.clock).await;
-    wiring.sensor.free().await.told(told);
+    wiring.sensor.acquire().await.told(told);
 }
 
 /// Asks about the services that the configuration names; who does not answer is left out.

@@ -11,7 +11,7 @@ use unwait::clock::{Clock, SystemClock};
 
 use super::child::Child;
 use super::holder::{self, Leaks};
-use super::look::Seen;
+use super::look::LookCounts;
 use super::machine::{self, OwnCgroups};
 use super::walker::{Walk, Walker};
 
@@ -40,7 +40,7 @@ impl fmt::Display for Size {
 
 /// Where the bench runs, and so how exactly it can say what must be seen.
 #[derive(Debug)]
-pub struct Place {
+pub struct BenchCgroup {
     pub own_network: bool,
     /// `None` where the machine allows none: the servers are no services then.
     pub cgroups: Option<OwnCgroups>,
@@ -50,12 +50,12 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Crowd<'a> {
     holders: Vec<Child>,
-    place: &'a Place,
+    place: &'a BenchCgroup,
     size: Size,
 }
 
 impl<'a> Crowd<'a> {
-    pub fn start(place: &'a Place) -> anyhow::Result<Self> {
+    pub fn start(place: &'a BenchCgroup) -> anyhow::Result<Self> {
         let mut holders = Vec::with_capacity(HOLDERS);
         for index in 0..HOLDERS {
             let leaks = if index % 2 == 0 { Leaks::Inbound } else { Leaks::Outbound };
@@ -104,7 +104,7 @@ impl<'a> Crowd<'a> {
     }
 
     /// The same, for each of the servers.
-    pub fn check(&self, what: &str, seen: &Seen) -> anyhow::Result<()> {
+    pub fn check(&self, what: &str, seen: &LookCounts) -> anyhow::Result<()> {
         self.check_total(what, seen.host)?;
         if self.place.cgroups.is_some() {
             for index in 0..HOLDERS {

@@ -9,7 +9,7 @@ use unwait::model::Census;
 
 /// What a look counted in CLOSE_WAIT.
 #[derive(Debug)]
-pub struct Seen {
+pub struct LookCounts {
     pub host: usize,
     pub services: BTreeMap<String, usize>,
     /// Of the services' sockets, those by which data may still leave.
@@ -47,10 +47,10 @@ impl Eyes {
     }
 
     /// The counts of the last look.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> LookCounts {
         let services = self.census.iter().flat_map(|census| &census.services);
         let sockets = services.clone().flat_map(|(_, held)| held.sockets());
-        Seen {
+        LookCounts {
             sending: sockets.filter(|socket| socket.sending).count(),
             host: self.census.as_ref().map_or(0, Census::host_close_wait) as usize,
             services: services.map(|(name, held)| (name.to_string(), held.close_wait())).collect(),

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use strum::VariantNames;
 
-use crowd::{Crowd, Place, Size};
+use crowd::{BenchCgroup, Crowd, Size};
 use figures::Table;
 use machine::OwnCgroups;
 use walker::Walker;
@@ -133,7 +133,7 @@ fn measure(tables: &mut [(Part, Table)], own_network: bool) -> anyhow::Result<()
 }
 
 /// Up the ladder with one crowd that grows, as far as the machine allows.
-fn climb(place: &Place, walker: &mut Walker, tables: &mut [(Part, Table)]) -> anyhow::Result<()> {
+fn climb(place: &BenchCgroup, walker: &mut Walker, tables: &mut [(Part, Table)]) -> anyhow::Result<()> {
     let mut crowd = Crowd::start(place)?;
     for size in LADDER {
         let mut here: Vec<_> = tables.iter_mut().filter(|(part, _)| part.is_measured_at(size)).collect();
@@ -159,10 +159,10 @@ fn climb(place: &Place, walker: &mut Walker, tables: &mut [(Part, Table)]) -> an
 }
 
 /// Says what the machine does not allow.
-fn place(own_network: bool) -> Place {
+fn place(own_network: bool) -> BenchCgroup {
     let cgroups = OwnCgroups::make();
     if let Err(why) = &cgroups {
         println!("Without cgroups, so that what a look sees of each service is not checked: {why:#}");
     }
-    Place { own_network, cgroups: cgroups.ok() }
+    BenchCgroup { own_network, cgroups: cgroups.ok() }
 }

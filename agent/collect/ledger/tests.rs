@@ -96,7 +96,7 @@ fn what_a_burst_took_is_given_back() {
     let mut ledger = Ledger::default();
     let many: Vec<_> = (0..50_000).map(|name| (name, 0, None)).collect();
     walk(&mut ledger, SECOND, &many);
-    assert!(std::mem::size_of::<Seen>() == 16);
+    assert!(std::mem::size_of::<LedgerEntry>() == 16);
     walk(&mut ledger, 2 * SECOND, &many[..10]);
     assert!(ledger.seen.capacity() < 100 && ledger.new.capacity() == 0, "{}", ledger.seen.capacity());
 }

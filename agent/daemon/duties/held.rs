@@ -9,7 +9,7 @@ use crate::model::Reason;
 
 /// With which refusal nothing is done about a breach, and when people were last told so.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct HeldBreach {
     pub refusal: Refusal,
     pub told: Option<Timestamp>,
 }
@@ -20,8 +20,8 @@ const TELL_HELD_EVERY: Duration = Duration::from_secs(3600);
 const TELL_CHANGED_EVERY: Duration = Duration::from_secs(30);
 
 /// Is this refusal to be told at `now`? `before` is what was held at the last look.
-pub fn is_due(before: Option<&Held>, refusal: &Refusal, now: Timestamp) -> bool {
-    if is_no_news(refusal.reason) {
+pub fn is_due(before: Option<&HeldBreach>, refusal: &Refusal, now: Timestamp) -> bool {
+    if is_never_told(refusal.reason) {
         return false;
     }
     let Some((before, told)) = before.and_then(|before| before.told.map(|told| (before, told))) else { return true };
@@ -31,7 +31,7 @@ pub fn is_due(before: Option<&Held>, refusal: &Refusal, now: Timestamp) -> bool 
 
 /// Who is asked for an approval needs not be told as well that it is waited for; and the jitter of each breach is over
 /// before anybody has read of it. `status` and `explain` show both.
-fn is_no_news(reason: Reason) -> bool {
+fn is_never_told(reason: Reason) -> bool {
     matches!(reason, Reason::NeedsApproval | Reason::AwaitingApproval | Reason::Jitter)
 }
 
@@ -57,7 +57,7 @@ mod tests {
             (Some(Reason::Jitter), None, Reason::TooFewHealthy, 1, true),
             (Some(Reason::AwaitingApproval), None, Reason::ApprovalDenied, 1, true),
         ] {
-            let before = before.map(|reason| Held { refusal: refusal(reason), told: told.map(at) });
+            let before = before.map(|reason| HeldBreach { refusal: refusal(reason), told: told.map(at) });
             let found = is_due(before.as_ref(), &refusal(now_held), at(now));
             assert_eq!(found, due, "{before:?}, then {now_held} at {now}");
         }

@@ -10,7 +10,7 @@ use crate::wiring::Wiring;
 
 /// One slot, in the words that `--json` has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Held {
+pub struct HeldSlot {
     /// The name that hosts contend under.
     pub service: String,
     pub holder: String,
@@ -36,7 +36,7 @@ pub enum SlotsError {
     #[error("agent.yaml names no `fleet`: the hosts share no slots")]
     NoFleet,
     #[error("{0}: say which one with --service")]
-    UnsaidService(FleetError),
+    ServiceNotNamed(FleetError),
     #[error("{0}")]
     Fleet(#[from] FleetError),
     #[error("{0}")]
@@ -62,7 +62,7 @@ fn fleet_of(wiring: &Wiring) -> Result<&dyn Fleet, SlotsError> {
 }
 
 /// The slots of one service, or of all that somebody holds or has waited for some of.
-pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<(Vec<Held>, Vec<Unreadable>), SlotsError> {
+pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<(Vec<HeldSlot>, Vec<Unreadable>), SlotsError> {
     let fleet = fleet_of(wiring)?;
     let services = match service {
         Some(service) => vec![service],
@@ -80,7 +80,7 @@ pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<(Vec<Held>
     Ok((held, unreadable))
 }
 
-fn seen(service: &str, slot: Slot, wiring: &Wiring) -> Held {
+fn seen(service: &str, slot: Slot, wiring: &Wiring) -> HeldSlot {
     let (phase, until) = match slot.phase {
         Phase::Waiting { until } => ("waiting", Some(until)),
         Phase::Changing => ("changing", None),
@@ -88,13 +88,13 @@ fn seen(service: &str, slot: Slot, wiring: &Wiring) -> Held {
     };
     let ended = !slot.counts(wiring.host.clock.now());
     let Slot { holder, incident, since, .. } = slot;
-    Held { service: service.into(), holder, phase, until, ended, since, incident }
+    HeldSlot { service: service.into(), holder, phase, until, ended, since, incident }
 }
 
 /// What was given back for a host.
 #[derive(Debug)]
 pub struct GivenBack {
-    pub slots: Vec<Held>,
+    pub slots: Vec<HeldSlot>,
     /// The store took back what the host held, and does not say what that was.
     pub untold: bool,
     /// What could not be given back, after the rest was.
@@ -113,7 +113,7 @@ pub async fn give_back(
     let services = match service {
         Some(service) => vec![service],
         None => fleet.services().await.map_err(|error| match error {
-            FleetError::Cannot(_) => SlotsError::UnsaidService(error),
+            FleetError::Cannot(_) => SlotsError::ServiceNotNamed(error),
             error => error.into(),
         })?,
     };

@@ -28,7 +28,8 @@ impl Scenery {
             why: None,
             decided: None,
         };
-        let message = crate::execute::tell::Teller { plan, host: "h", labels: &[], at: self.now() }.start(Vec::new());
+        let message =
+            crate::execute::tell::MessageBuilder { plan, host: "h", labels: &[], at: self.now() }.start(Vec::new());
         self.store.ask_approval(&approval, &Audience::default(), &message).unwrap();
     }
 

@@ -118,8 +118,13 @@ impl World {
     }
 
     fn message(&self) -> Message {
-        crate::execute::tell::Teller { plan: &self.scenery.plan, host: "bj1-03", labels: &[], at: self.scenery.now() }
-            .end(EventKind::Stuck, &Self::ending(Outcome::Stuck), None)
+        crate::execute::tell::MessageBuilder {
+            plan: &self.scenery.plan,
+            host: "bj1-03",
+            labels: &[],
+            at: self.scenery.now(),
+        }
+        .end(EventKind::Stuck, &Self::ending(Outcome::Stuck), None)
     }
 
     fn plays(&mut self, happens: &Happens) {

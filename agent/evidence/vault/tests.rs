@@ -96,15 +96,15 @@ fn names_in(path: &Path) -> Vec<String> {
     names
 }
 
-struct Place {
+struct TestVault {
     folder: tempfile::TempDir,
     vault: Vault,
 }
 
-fn place() -> Place {
+fn place() -> TestVault {
     let folder = tempfile::tempdir().unwrap();
     let vault = Vault::new(folder.path().join("evidence"), ROOMY);
-    Place { folder, vault }
+    TestVault { folder, vault }
 }
 
 fn is_send<T: Send>(value: T) -> T {
@@ -113,7 +113,7 @@ fn is_send<T: Send>(value: T) -> T {
 
 #[tokio::test]
 async fn a_bundle_holds_what_was_known_and_is_read_back_whole() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let mut scene = Scene::new();
     scene.commands = vec![
         argv(&["sh", "-c", "echo password=hunter2; echo fine; exit 3"]),
@@ -170,7 +170,7 @@ async fn a_bundle_holds_what_was_known_and_is_read_back_whole() {
 
 #[tokio::test]
 async fn environment_values_are_never_kept() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let mut child = std::process::Command::new("sleep").arg("300").env("ANYTHING", "zq-env-zq").spawn().unwrap();
     let mut scene = Scene::new();
     scene.holders = BTreeMap::from([(child.id(), 1)]);
@@ -186,7 +186,7 @@ async fn environment_values_are_never_kept() {
 
 #[tokio::test]
 async fn the_biggest_holders_are_read_and_the_rest_is_counted() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let mut scene = Scene::new();
     // Numbers that no process has: above PID_MAX_LIMIT (4,194,304).
     scene.holders.extend((0..40u32).map(|n| (5_000_000 + n, 10 + n as usize)));
@@ -202,7 +202,7 @@ async fn the_biggest_holders_are_read_and_the_rest_is_counted() {
 
 #[tokio::test]
 async fn of_a_partial_look_the_bundle_says_that_it_is_partial() {
-    let (Place { vault, folder: _folder }, scene) = (place(), Scene::new());
+    let (TestVault { vault, folder: _folder }, scene) = (place(), Scene::new());
     let partial = Some("the dump was interrupted 3 times");
     let bundle = vault.keep(&Request { partial, ..scene.request() }).await.unwrap();
     assert!(bundle.text("summary.txt").unwrap().contains("\nPARTIAL: some sockets may be missing: the dump was "));
@@ -212,7 +212,7 @@ async fn of_a_partial_look_the_bundle_says_that_it_is_partial() {
 
 #[tokio::test]
 async fn the_journal_is_kept_or_said_to_be_missing() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let scene = Scene::new();
     let bundle = vault.keep(&Request { unit: Some("rpc-order.service"), ..scene.request() }).await.unwrap();
     let kept = bundle.manifest.files.iter().any(|file| file.name == "journal.txt");
@@ -222,7 +222,7 @@ async fn the_journal_is_kept_or_said_to_be_missing() {
 
 #[tokio::test]
 async fn a_command_that_hangs_costs_its_share_of_the_time_and_not_the_bundle() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let mut scene = Scene::new();
     scene.commands = vec![argv(&["sh", "-c", "echo begun; sleep 300"]), argv(&["echo", "second"])];
     let request = Request { deadline: Duration::from_secs(4), ..scene.request() };
@@ -234,7 +234,7 @@ async fn a_command_that_hangs_costs_its_share_of_the_time_and_not_the_bundle() {
 
 #[tokio::test]
 async fn no_time_at_all_is_an_error_and_leaves_nothing() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let scene = Scene::new();
     std::fs::create_dir(&vault.root).unwrap();
     // The blocking thread may be through with a step before it is looked at: a later one is late then.
@@ -251,7 +251,7 @@ async fn no_time_at_all_is_an_error_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_dropped_capture_leaves_nothing() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let mut scene = Scene::new();
     scene.commands = vec![argv(&["sleep", "300"])];
     let request = scene.request();
@@ -275,7 +275,7 @@ async fn a_dropped_capture_leaves_nothing() {
 
 #[tokio::test]
 async fn a_flipped_byte_a_missing_file_and_a_swapped_one_are_found() {
-    let Place { vault, folder } = place();
+    let TestVault { vault, folder } = place();
     let scene = Scene::new();
     let bundle = vault.keep(&scene.request()).await.unwrap();
     let path = bundle.dir.join("peers.json");
@@ -308,7 +308,7 @@ async fn a_flipped_byte_a_missing_file_and_a_swapped_one_are_found() {
 
 #[tokio::test]
 async fn a_manifest_that_was_tampered_with_leads_nowhere() {
-    let Place { vault, folder } = place();
+    let TestVault { vault, folder } = place();
     let scene = Scene::new();
     let bundle = vault.keep(&scene.request()).await.unwrap();
     std::fs::write(folder.path().join("outside"), "secret").unwrap();
@@ -329,7 +329,7 @@ async fn a_manifest_that_was_tampered_with_leads_nowhere() {
 
 #[tokio::test]
 async fn a_link_in_the_bundles_place_is_refused() {
-    let Place { vault, folder } = place();
+    let TestVault { vault, folder } = place();
     let scene = Scene::new();
     let elsewhere = folder.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
@@ -360,7 +360,7 @@ async fn a_link_in_the_bundles_place_is_refused() {
 
 #[tokio::test]
 async fn what_is_kept_is_never_written_over_and_what_a_killed_agent_left_is() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let scene = Scene::new();
     let left = vault.root.join(format!(".draft-{}", scene.incident));
     std::fs::create_dir_all(left.join("commands")).unwrap();
@@ -375,7 +375,7 @@ async fn what_is_kept_is_never_written_over_and_what_a_killed_agent_left_is() {
 
 #[tokio::test]
 async fn ids_are_one_component_and_nothing_else() {
-    let Place { vault, folder } = place();
+    let TestVault { vault, folder } = place();
     let mut scene = Scene::new();
     let long = "x".repeat(201);
     for id in ["", ".", "..", "../up", "a/b", "/etc", ".draft-x", "a\0b", "a b", "a\nb", &long] {
@@ -389,7 +389,7 @@ async fn ids_are_one_component_and_nothing_else() {
 
 #[tokio::test]
 async fn too_little_free_space_is_said_before_anything_is_written() {
-    let Place { mut vault, folder: _folder } = place();
+    let TestVault { mut vault, folder: _folder } = place();
     vault.limits.min_free = MinFree::Percent(100.0);
     let error = vault.keep(&Scene::new().request()).await.unwrap_err();
     assert!(error.is_no_space(), "{error}");
@@ -441,7 +441,7 @@ async fn a_full_disk_is_an_error_and_leaves_no_half_bundle() {
 
 #[tokio::test]
 async fn retention_removes_the_oldest_and_leaves_what_is_open_or_not_ours() {
-    let Place { mut vault, folder } = place();
+    let TestVault { mut vault, folder } = place();
     let mut scene = Scene::new();
     let day = |days: u64| at() - Duration::from_secs(days * 86_400);
     for (id, days) in [("a", 5), ("b", 4), ("c", 3), ("d", 2), ("e", 1)] {
@@ -490,7 +490,7 @@ async fn retention_removes_the_oldest_and_leaves_what_is_open_or_not_ours() {
 
 #[test]
 fn a_vault_that_was_never_written_reads_as_absent() {
-    let Place { vault, folder: _folder } = place();
+    let TestVault { vault, folder: _folder } = place();
     let incident = IncidentId("a".into());
     assert!(matches!(vault.read(&incident), Err(EvidenceError::Absent { path }) if path.ends_with("evidence/a")));
     assert_eq!(vault.retain(at(), &BTreeSet::new()).unwrap(), []);

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use self::fault::Fault;
 pub use self::plans::{Shape, plan, steps};
 pub use self::trip::{Crash, Trip};
-use super::seen::Seen;
+use super::seen::LastSeen;
 use super::world::{Arrivals, World};
 use crate::model::{EventKind, Incarnation, Worker};
 use crate::ports::Ports;
@@ -258,7 +258,7 @@ pub fn world(scene: &Arc<Scene>) -> World {
         store,
         audience: Arc::new(Audience(vec![("chat".into(), events)])),
         clock: fake,
-        seen: Seen::default(),
+        seen: LastSeen::default(),
         on_message: Arc::new(|_| {}),
     }
 }

@@ -161,7 +161,7 @@ impl Restarter for Fake {
         if self.0.trip.pass() || fault == Fault::RestartAnswerLost {
             return Err(Scene::silent());
         }
-        Ok(Restarted::Anew(self.0.service().incarnation()))
+        Ok(Restarted::NewIncarnation(self.0.service().incarnation()))
     }
 
     async fn start(

@@ -35,11 +35,11 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
         restarter.start(restart, &before, deadline).await.map_err(failed)?
     } else {
         match restarter.restart(restart, deadline).await.map_err(failed)? {
-            Restarted::Anew(same) if super::before(saga, step).as_ref() == Some(&same) => {
+            Restarted::NewIncarnation(same) if super::before(saga, step).as_ref() == Some(&same) => {
                 let detail = format!("a restart was reported, and the same process still runs: {same}");
                 return Err(Failure::new(Reason::RestartFailed, detail));
             }
-            Restarted::Anew(incarnation) => incarnation,
+            Restarted::NewIncarnation(incarnation) => incarnation,
             Restarted::Stopping => return Ok(Done { stopped: true, ..Done::saying("it is being stopped") }),
         }
     };

@@ -6,7 +6,7 @@ use super::clients::{self, Shown};
 use super::{Done, Failing, Failure, PROBE_DEADLINE, UndoError, drain};
 use crate::execute::driver::BACKOFF;
 use crate::execute::saga::Saga;
-use crate::execute::tell::Place;
+use crate::execute::tell::TrafficState;
 use crate::execute::world::World;
 use crate::model::{Plan, Reason, duration};
 
@@ -52,7 +52,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
                 if !told && (needs_a_person || world.pace.elapsed() >= told_at) {
                     told = true;
-                    world.tell_still_trying(plan, "putting it back", &error, Place::OutOfTraffic);
+                    world.tell_still_trying(plan, "putting it back", &error, TrafficState::OutOfTraffic);
                 }
             }
         }

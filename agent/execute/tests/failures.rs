@@ -176,7 +176,7 @@ fn while_it_is_tried_to_put_it_back_what_is_in_the_way_stands_beside_the_inciden
             run.scene.service().away = 20;
             run.scene.trip.crash_at(at);
             match run.first_life() {
-                Life::Crashed => run.world.store.open_incidents().unwrap().pop().and_then(|open| open.in_the_way),
+                Life::Crashed => run.world.store.open_incidents().unwrap().pop().and_then(|open| open.waits_for),
                 other => Some(format!("it was never shown: {other:?}")),
             }
         });

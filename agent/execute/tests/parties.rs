@@ -1,5 +1,5 @@
 //! Each party outside falls ill in each way as each step of each shipped runbook begins, for twenty minutes, in virtual
-//! time: over the guards, the saga, the slots and the outbox as they are, and the belt around the ports.
+//! time: over the guards, the saga, the slots and the outbox as they are, and the deadlines around the ports.
 //!
 //! At the end the service is in traffic and healthy, or latched and told; it was restarted once at most; no drain stands
 //! that nobody knows of once the registry was asked for them; no slot is left held but by who is stuck.
@@ -33,9 +33,9 @@ use crate::ports::notifier::{DeliveryError, Notifier};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
-use crate::ports::{Ports, belted};
+use crate::ports::{Ports, with_deadlines};
 use crate::store::Store;
-use crate::wiring::saga_world::Asks;
+use crate::wiring::saga_world::GuardRecheck;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
 enum Who {
@@ -236,7 +236,7 @@ impl Restarter for Ill<dyn Restarter> {
     }
 
     async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
-        let same = || Restarted::Anew(Incarnation("lifetime-1".into()));
+        let same = || Restarted::NewIncarnation(Incarnation("lifetime-1".into()));
         self.told(Who::Restarter, self.inner.restart(target, deadline), same, silent).await
     }
 
@@ -370,7 +370,7 @@ impl Case {
         let fake = Arc::new(Fake(Arc::clone(&scene)));
         let restarter = Ill::of(&sick, fake.clone() as Arc<dyn Restarter>);
         let registry = Ill::of(&sick, fake.clone() as Arc<dyn Registry>);
-        world.ports = belted(Ports {
+        world.ports = with_deadlines(Ports {
             registries: [(REGISTRY.to_string(), registry as Arc<dyn Registry>)].into(),
             systemd: restarter.clone(),
             process: restarter.clone(),
@@ -393,7 +393,7 @@ impl Case {
             tally: Arc::default(),
             possession: Arc::new(Fake(Arc::clone(&scene))),
         };
-        world.recheck = Arc::new(Asks { gate, measure: Arc::new(Fake(Arc::clone(&scene))) });
+        world.recheck = Arc::new(GuardRecheck { gate, measure: Arc::new(Fake(Arc::clone(&scene))) });
         let heard = Arc::new(Ears::default());
         let notifier = Ill::of(&sick, heard.clone() as Arc<dyn Notifier>);
         let outbox = delivery::Outbox {

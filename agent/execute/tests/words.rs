@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::execute::fakes::{self, Fault, HOST, Shape};
 use crate::execute::seen::Look;
-use crate::execute::tell::Teller;
+use crate::execute::tell::MessageBuilder;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, Outcome, Plan, Reason};
 
@@ -12,8 +12,8 @@ fn plan() -> Plan {
     fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing))
 }
 
-fn teller(plan: &Plan) -> Teller<'_> {
-    Teller { plan, host: HOST, labels: &[], at: jiff::Timestamp::UNIX_EPOCH }
+fn teller(plan: &Plan) -> MessageBuilder<'_> {
+    MessageBuilder { plan, host: HOST, labels: &[], at: jiff::Timestamp::UNIX_EPOCH }
 }
 
 #[test]
@@ -57,7 +57,8 @@ fn a_service_is_never_said_to_stand_where_it_does_not() {
 fn a_message_says_of_which_service_policy_and_incident_and_under_which_labels() {
     for dry_run in [false, true] {
         let plan = Plan { dry_run, ..plan() };
-        let told = Teller { labels: &["region=bj".into()], ..teller(&plan) }.step("drain", "done", "the detail");
+        let told =
+            MessageBuilder { labels: &["region=bj".into()], ..teller(&plan) }.step("drain", "done", "the detail");
         assert_eq!(told.labels, ["region=bj"]);
         assert_eq!(told.service.as_ref(), Some(&plan.target.service));
         assert_eq!(told.policy.as_ref(), Some(&plan.policy));

@@ -37,7 +37,7 @@ pub struct Etcd {
 }
 
 /// An instance, and what stands under its two keys.
-struct Seen {
+struct EtcdInstance {
     registration: Registration,
     /// The revision of the override; 0 where there is none.
     revision: u64,
@@ -77,7 +77,7 @@ impl Etcd {
         super::service_and_instance(&self.registry, id)
     }
 
-    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
+    async fn look(&self, id: &str) -> Result<EtcdInstance, RegistryError> {
         let (service, instance) = self.split(id)?;
         let own = filled(&self.layout.key, service, instance);
         let over = filled(&self.layout.override_key, service, instance);
@@ -93,7 +93,7 @@ impl Etcd {
     }
 
     /// What an instance's two keys come to.
-    fn seen(&self, id: &str, service: &str, [own, over]: [Vec<Pair>; 2]) -> Result<Seen, RegistryError> {
+    fn seen(&self, id: &str, service: &str, [own, over]: [Vec<Pair>; 2]) -> Result<EtcdInstance, RegistryError> {
         let Some(own) = own.into_iter().next() else {
             return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
         };
@@ -101,7 +101,7 @@ impl Etcd {
         let revision = over.as_ref().map_or(0, |pair| pair.mod_revision);
         let traffic = over.map_or(Traffic::Passing, |pair| self.traffic(&pair));
         let record = json!({ "key": own.key, "value": String::from_utf8_lossy(&own.value) });
-        Ok(Seen { registration: Registration { name: service.into(), traffic, record }, revision })
+        Ok(EtcdInstance { registration: Registration { name: service.into(), traffic, record }, revision })
     }
 
     /// What an override says. Whatever is not a value of ours is another hand's.

@@ -26,7 +26,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::ledger::Ledger;
-use super::noted::{Backend, Noted, until_seen};
+use super::ledger_registry::{Backend, LedgerRegistry, until_seen};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError};
 use crate::model::{Marker, StandsAt};
@@ -48,7 +48,7 @@ const CLIENTS_FOLLOW: Duration = Duration::from_secs(30 + 30 + 35);
 
 const OUT: &str = "OUT_OF_SERVICE";
 
-pub type Eureka = Noted<Apps>;
+pub type Eureka = LedgerRegistry<Apps>;
 
 #[derive(Debug)]
 pub struct Apps {
@@ -58,7 +58,7 @@ pub struct Apps {
 
 /// An instance as its own record has it.
 #[derive(Debug)]
-pub struct Seen {
+pub struct EurekaInstance {
     registration: Registration,
     status: String,
     overridden: String,
@@ -143,7 +143,7 @@ impl Apps {
 
 #[async_trait]
 impl Backend for Apps {
-    type Seen = Seen;
+    type Instance = EurekaInstance;
 
     fn registry(&self) -> &str {
         &self.rest.registry
@@ -153,7 +153,7 @@ impl Backend for Apps {
         &self.ledger
     }
 
-    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
+    async fn look(&self, id: &str) -> Result<EurekaInstance, RegistryError> {
         let Ours { app, instance, .. } = self.ours(id).await?;
         let Some((record, _)) = self.rest.record(&app, &instance).await? else {
             return Err(self.not_registered(id).await);
@@ -169,10 +169,10 @@ impl Backend for Apps {
         };
         let traffic = whose(shown, None, self.note(id)?.as_ref());
         let record = json!({ "status": status, "overridden": overridden });
-        Ok(Seen { registration: Registration { name: app, traffic, record }, status, overridden })
+        Ok(EurekaInstance { registration: Registration { name: app, traffic, record }, status, overridden })
     }
 
-    fn registration(seen: &Seen) -> &Registration {
+    fn registration(seen: &EurekaInstance) -> &Registration {
         &seen.registration
     }
 
@@ -192,7 +192,13 @@ impl Backend for Apps {
     }
 
     /// Where no override stands, taking one back changes nothing.
-    async fn put_back(&self, id: &str, _marker: &Marker, seen: Seen, record: &Value) -> Result<(), RegistryError> {
+    async fn put_back(
+        &self,
+        id: &str,
+        _marker: &Marker,
+        seen: EurekaInstance,
+        record: &Value,
+    ) -> Result<(), RegistryError> {
         let status = match (seen.status.as_str(), record["status"].as_str()) {
             // What the application itself has said since stands over an override, and is newer than what we kept.
             (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::ledger::Ledger;
-use super::noted::{Backend, Noted};
+use super::ledger_registry::{Backend, LedgerRegistry};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError, Traffic};
 use crate::model::Marker;
@@ -40,7 +40,7 @@ const RUNNING: u32 = 2;
 /// `srv_admin_state`, a bit each: drained by a command; everything else was set by others.
 const FORCED_DRAIN: u32 = 0x08;
 
-pub type HaProxy = Noted<Balancers>;
+pub type HaProxy = LedgerRegistry<Balancers>;
 
 #[derive(Debug)]
 pub struct Balancers {
@@ -263,7 +263,7 @@ fn parsed(answer: &str) -> Result<Vec<Server>, String> {
 
 #[async_trait]
 impl Backend for Balancers {
-    type Seen = Registration;
+    type Instance = Registration;
 
     fn registry(&self) -> &str {
         &self.registry

@@ -26,7 +26,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Value, json};
 
-use super::holder::{Held, Holder, Look};
+use super::holder::{Holder, HoldsDrains, Look};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{IncidentId, Marker};
 
@@ -48,7 +48,7 @@ struct Files {
 }
 
 /// Where an instance's file stands.
-struct Place<'a> {
+struct InstanceFile<'a> {
     id: &'a str,
     service: &'a str,
     file: &'a str,
@@ -86,17 +86,17 @@ impl Files {
         self.refused(format!("{}: {error}", path.display()))
     }
 
-    fn place<'a>(&self, id: &'a str) -> Result<Place<'a>, RegistryError> {
+    fn place<'a>(&self, id: &'a str) -> Result<InstanceFile<'a>, RegistryError> {
         let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['/', '~', '\0']);
         let (service, file) = id
             .split_once('/')
             .filter(|(service, file)| plain(service) && plain(file))
             .ok_or_else(|| self.refused(format!("`{id}` names no file: expected SERVICE/FILE, as in rpc-order/up")))?;
-        Ok(Place { id, service, file, path: self.directory.join(service).join(file) })
+        Ok(InstanceFile { id, service, file, path: self.directory.join(service).join(file) })
     }
 
-    fn kept_as(&self, place: &Place, marker: &Marker) -> Result<PathBuf, RegistryError> {
-        let Place { service, file, .. } = place;
+    fn kept_as(&self, place: &InstanceFile, marker: &Marker) -> Result<PathBuf, RegistryError> {
+        let InstanceFile { service, file, .. } = place;
         let name = format!("{PREFIX}{service}~{file}~{}~{}", marker.incident, marker.host);
         match kept_in(&self.directory, &name) {
             Some(kept) if kept.marker == *marker && name.len() < 256 => Ok(kept.path),
@@ -116,7 +116,7 @@ impl Files {
     }
 
     /// What was kept of this instance; of two drains nobody knows which to put back.
-    fn kept(&self, place: &Place) -> Result<Option<Kept>, RegistryError> {
+    fn kept(&self, place: &InstanceFile) -> Result<Option<Kept>, RegistryError> {
         let mut of_it = self.all_kept()?.into_iter().filter(|kept| kept.id == place.id);
         match (of_it.next(), of_it.next()) {
             (kept, None) => Ok(kept),
@@ -125,7 +125,7 @@ impl Files {
     }
 
     /// Does the file stand where the balancer looks? Only a plain file counts: a link would lead elsewhere.
-    fn stands(&self, place: &Place) -> Result<Option<fs::Metadata>, RegistryError> {
+    fn stands(&self, place: &InstanceFile) -> Result<Option<fs::Metadata>, RegistryError> {
         match fs::symlink_metadata(&place.path) {
             Ok(metadata) if metadata.is_file() => Ok(Some(metadata)),
             Ok(_) => Err(self.failed(&place.path, "no plain file")),
@@ -152,7 +152,7 @@ impl Files {
     }
 
     /// Takes the file out where it stands, over what an earlier one has left. True where it stood.
-    fn take(&self, place: &Place, kept: &Path) -> Result<bool, RegistryError> {
+    fn take(&self, place: &InstanceFile, kept: &Path) -> Result<bool, RegistryError> {
         if self.stands(place)?.is_none() {
             return Ok(false);
         }
@@ -190,7 +190,7 @@ impl Files {
         }
     }
 
-    fn sync(&self, place: &Place) -> io::Result<()> {
+    fn sync(&self, place: &InstanceFile) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()?;
         File::open(place.path.parent().unwrap_or(&self.directory))?.sync_all()
     }
@@ -206,7 +206,7 @@ fn kept_in(directory: &Path, name: &str) -> Option<Kept> {
 }
 
 #[async_trait]
-impl Held for Files {
+impl HoldsDrains for Files {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
         let _one = self.changing.lock().await;
         let place = self.place(id)?;

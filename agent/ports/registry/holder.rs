@@ -26,7 +26,7 @@ pub(super) enum Look {
 
 /// An adapter whose drains are held.
 #[async_trait]
-pub(super) trait Held: Send + Sync + 'static {
+pub(super) trait HoldsDrains: Send + Sync + 'static {
     /// Takes the instance out again where it came back and the drain under this marker still stands.
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError>;
 }
@@ -52,7 +52,7 @@ impl Holder {
     }
 
     /// From now on this drain is held, until [`Self::put_back`] or [`Self::forget`], or until it does not stand any more.
-    pub fn hold<A: Held>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) {
+    pub fn hold<A: HoldsDrains>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) {
         let mut state = lock(&self.state);
         state.drains.insert(id.into(), marker.clone());
         if !state.runs {
@@ -63,7 +63,12 @@ impl Holder {
     }
 
     /// Looks at the drain now, and holds it from then on where it stands. True where it had come back and is out again.
-    pub async fn look_now<A: Held>(&self, adapter: &Arc<A>, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
+    pub async fn look_now<A: HoldsDrains>(
+        &self,
+        adapter: &Arc<A>,
+        id: &str,
+        marker: &Marker,
+    ) -> Result<bool, RegistryError> {
         let look = adapter.look_again(id, marker).await?;
         if look != Look::NotOurs {
             self.hold(adapter, id, marker);
@@ -73,7 +78,7 @@ impl Holder {
 
     /// Restores with the drain let go of, whatever is found: what is in traffic already, by whatever hand, is not to be
     /// taken out again. Where that fails, what was held is held on. The caller keeps looks away meanwhile.
-    pub async fn put_back<A: Held>(
+    pub async fn put_back<A: HoldsDrains>(
         &self,
         adapter: &Arc<A>,
         id: &str,
@@ -109,7 +114,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("nothing panics while it holds the drains")
 }
 
-async fn look_after<A: Held>(
+async fn look_after<A: HoldsDrains>(
     adapter: Weak<A>,
     state: Arc<Mutex<State>>,
     looking: Arc<tokio::sync::Mutex<()>>,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::conformance::marker;
 use super::hook::{ExecHooks, Hooked};
 use super::hook_tests::{NEVER, OFTEN, exec, words};
-use super::noted::Backend;
+use super::ledger_registry::Backend;
 use super::*;
 use crate::model::ExecHook;
 use crate::ports::testing_consul::wait_for;

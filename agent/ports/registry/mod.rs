@@ -27,8 +27,8 @@ mod holder;
 pub mod hook;
 mod instances;
 mod ledger;
+mod ledger_registry;
 pub mod nacos;
-mod noted;
 pub mod redis;
 mod whose;
 pub mod zookeeper;
@@ -56,13 +56,13 @@ mod hook_tests;
 #[cfg(test)]
 mod hook_word_tests;
 #[cfg(test)]
+mod ledger_registry_tests;
+#[cfg(test)]
 mod nacos_server_tests;
 #[cfg(test)]
 mod nacos_stub;
 #[cfg(test)]
 mod nacos_tests;
-#[cfg(test)]
-mod noted_tests;
 #[cfg(test)]
 mod proxies_tests;
 #[cfg(test)]

@@ -29,14 +29,14 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::ledger::Ledger;
-use super::noted::{Backend, Noted, until_seen};
+use super::ledger_registry::{Backend, LedgerRegistry, until_seen};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError};
 use crate::model::{Marker, NacosLayout};
 use crate::ports::{Servers, User};
 
 use api::Api;
-use calls::Place;
+use calls::InstanceAddress;
 use server::Kind;
 
 /// For one call.
@@ -51,7 +51,7 @@ const NAMES_SERVICES: usize = 500;
 /// The key of our marker among the metadata.
 const MARKER: &str = "unwait";
 
-pub type Nacos = Noted<Instances>;
+pub type Nacos = LedgerRegistry<Instances>;
 
 #[derive(Debug)]
 pub struct Instances {
@@ -62,7 +62,7 @@ pub struct Instances {
 
 /// An instance as its record and the list have it.
 #[derive(Debug)]
-pub struct Seen {
+pub struct NacosInstance {
     registration: Registration,
     enabled: bool,
     /// What stands under our key.
@@ -104,13 +104,18 @@ impl Nacos {
 }
 
 impl Instances {
-    fn place<'a>(&'a self, id: &'a str) -> Result<Place<'a>, RegistryError> {
+    fn place<'a>(&'a self, id: &'a str) -> Result<InstanceAddress<'a>, RegistryError> {
         let (service, instance) = super::service_and_instance(&self.registry, id)?;
         self.api.place(id, service, instance)
     }
 
     /// Disables it under this marker, or enables it without one; returns once both read back.
-    async fn set(&self, place: &Place<'_>, seen: Seen, drained_by: Option<&Marker>) -> Result<(), RegistryError> {
+    async fn set(
+        &self,
+        place: &InstanceAddress<'_>,
+        seen: NacosInstance,
+        drained_by: Option<&Marker>,
+    ) -> Result<(), RegistryError> {
         let enabled = drained_by.is_none();
         let kind = self.api.server().await?.kind;
         if !kind.lays_over() {
@@ -172,7 +177,7 @@ fn whole(kind: Kind, mut metadata: Map<String, Value>, is_marked: bool, marker: 
 
 #[async_trait]
 impl Backend for Instances {
-    type Seen = Seen;
+    type Instance = NacosInstance;
 
     fn registry(&self) -> &str {
         &self.registry
@@ -182,7 +187,7 @@ impl Backend for Instances {
         &self.ledger
     }
 
-    async fn look(&self, id: &str) -> Result<Seen, RegistryError> {
+    async fn look(&self, id: &str) -> Result<NacosInstance, RegistryError> {
         let place = self.place(id)?;
         let Some(record) = self.api.record(&place).await? else {
             return Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() });
@@ -205,10 +210,10 @@ impl Backend for Instances {
         let weight = record["weight"].clone();
         let record = json!({ "weight": weight, "metadata": metadata, "ephemeral": ephemeral });
         let registration = Registration { name: place.service.into(), traffic, record };
-        Ok(Seen { registration, enabled, kept, metadata, weight, ephemeral })
+        Ok(NacosInstance { registration, enabled, kept, metadata, weight, ephemeral })
     }
 
-    fn registration(seen: &Seen) -> &Registration {
+    fn registration(seen: &NacosInstance) -> &Registration {
         &seen.registration
     }
 
@@ -221,7 +226,13 @@ impl Backend for Instances {
         Ok(true)
     }
 
-    async fn put_back(&self, id: &str, _marker: &Marker, mut seen: Seen, record: &Value) -> Result<(), RegistryError> {
+    async fn put_back(
+        &self,
+        id: &str,
+        _marker: &Marker,
+        mut seen: NacosInstance,
+        record: &Value,
+    ) -> Result<(), RegistryError> {
         seen.ephemeral = seen.ephemeral.or(record["ephemeral"].as_bool());
         self.set(&self.place(id)?, seen, None).await
     }
@@ -233,7 +244,7 @@ impl Backend for Instances {
 
     /// Our key alone, where that is laid over the metadata. Nacos 1 and r-nacos have no such call: theirs replaces the
     /// record, and r-nacos takes it for a heartbeat.
-    async fn write_again(&self, id: &str, marker: &Marker, seen: Seen) -> Result<(), RegistryError> {
+    async fn write_again(&self, id: &str, marker: &Marker, seen: NacosInstance) -> Result<(), RegistryError> {
         let is_marked = seen.kept.as_deref().and_then(Marker::parse).as_ref() == Some(marker);
         if !is_marked || !self.api.server().await?.kind.lays_over() {
             return Ok(());

@@ -66,7 +66,7 @@ struct Override {
 }
 
 /// An instance, and what stands over it.
-struct Seen {
+struct DubboInstance {
     registration: Registration,
     application: Option<String>,
     /// Of all who provide the same, itself among them.
@@ -143,7 +143,7 @@ impl ZooKeeper {
         Ok(marked.map(|(marker, version)| Override { path, url: url.into(), marker, version }))
     }
 
-    async fn look(&self, session: &mut Session, id: &str) -> Result<Seen, RegistryError> {
+    async fn look(&self, session: &mut Session, id: &str) -> Result<DubboInstance, RegistryError> {
         let (name, instance) = super::service_and_instance(&self.registry, id)?;
         let service = self.service(session, name, instance).await?;
         let provided = &service.providers[instance];
@@ -167,11 +167,11 @@ impl ZooKeeper {
         let applications: BTreeSet<String> = service.rules.keys().cloned().collect();
         let record = json!({ "providers": provided, "application": service.application });
         let registration = Registration { name: name.into(), traffic, record };
-        Ok(Seen { registration, application: service.application, applications, markers, left_over })
+        Ok(DubboInstance { registration, application: service.application, applications, markers, left_over })
     }
 
     /// After a change of ours, or of a former version: a provider may be away for a moment just then.
-    async fn look_settled(&self, session: &mut Session, id: &str) -> Result<Seen, RegistryError> {
+    async fn look_settled(&self, session: &mut Session, id: &str) -> Result<DubboInstance, RegistryError> {
         let mut patience = Patience::new();
         loop {
             let seen = self.look(session, id).await;

@@ -327,7 +327,7 @@ impl Restarter for DockerRestarter {
                 match (now.run_state(), &steady) {
                     (RunState::Active, Some((same, since))) if *same == new => {
                         if since.elapsed() >= STABLE_FOR {
-                            return Ok(Restarted::Anew(new));
+                            return Ok(Restarted::NewIncarnation(new));
                         }
                     }
                     (RunState::Active, _) if new != before.incarnation() => steady = Some((new, Instant::now())),

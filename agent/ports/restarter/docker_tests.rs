@@ -132,7 +132,7 @@ async fn containers_are_restarted_by_id_and_by_name_and_what_may_not_be_is_refus
     assert!(before.up_for.unwrap() < LONG);
     assert_eq!(restarter.own_deadline(&by_id).await.unwrap(), Duration::from_secs(7 + 90 + 10));
     assert_eq!(restarter.settles_within(&by_id).await.unwrap(), Duration::from_secs(7 + 5));
-    let new = restarter.restart(&by_id, LONG).await.unwrap().anew();
+    let new = restarter.restart(&by_id, LONG).await.unwrap().new_incarnation();
     assert_ne!(Some(&new), before.incarnation.as_ref());
     let after = restarter.observe(&docker.target("web")).await.unwrap();
     assert_eq!(after.incarnation, Some(new));
@@ -173,7 +173,7 @@ async fn containers_are_restarted_by_id_and_by_name_and_what_may_not_be_is_refus
     assert_eq!(restarter.own_deadline(&target).await.unwrap(), Duration::from_secs(15 * 60 + 90 + 10));
     assert!(restarter.caveats(&target).await[0].contains("--stop-timeout -1"));
     assert_eq!(restarter.caveats(&by_id).await, Vec::<String>::new());
-    restarter.restart(&target, LONG).await.unwrap().anew();
+    restarter.restart(&target, LONG).await.unwrap().new_incarnation();
     assert_eq!(docker.say(&["logs", &patient]), "its own end");
 
     for nobody in ["nobody", "lxc:web", "../web"] {

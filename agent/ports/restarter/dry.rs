@@ -72,7 +72,7 @@ impl Restarter for DryRestarter {
         let mut restarted = self.restarted();
         let pretended = Incarnation(format!("dry-run-{}-after-{real}", restarted.len() + 1));
         restarted.push(Pretence { target: target.clone(), real, pretended: pretended.clone() });
-        Ok(Restarted::Anew(pretended))
+        Ok(Restarted::NewIncarnation(pretended))
     }
 
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
@@ -167,12 +167,12 @@ mod tests {
     async fn a_dry_restart_is_a_new_incarnation_until_somebody_really_restarts_it() {
         let real = Real::running("A", &[]);
         let dry = DryRestarter::new(real.clone());
-        let first = dry.restart(&unit(false), Duration::ZERO).await.unwrap().anew();
+        let first = dry.restart(&unit(false), Duration::ZERO).await.unwrap().new_incarnation();
         assert_eq!(
             dry.observe(&unit(false)).await.unwrap(),
             Liveness { incarnation: Some(first.clone()), ..running("") }
         );
-        let second = dry.restart(&unit(false), Duration::ZERO).await.unwrap().anew();
+        let second = dry.restart(&unit(false), Duration::ZERO).await.unwrap().new_incarnation();
         assert!(first != second && first.0 != "A");
         *real.0.lock().unwrap() = running("B");
         assert_eq!(dry.observe(&unit(false)).await.unwrap(), running("B"));

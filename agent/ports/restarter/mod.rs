@@ -88,7 +88,7 @@ pub struct Before {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Restarted {
     /// A new lifetime runs, and has been seen to be stable.
-    Anew(Incarnation),
+    NewIncarnation(Incarnation),
     /// The old lifetime is being ended at our word, and nobody begins a new one but [`Restarter::start`]. Journaled
     /// before that is called, so that a service which an agent had stopped when it died is started by the next one.
     Stopping,
@@ -96,9 +96,9 @@ pub enum Restarted {
 
 impl Restarted {
     #[cfg(test)]
-    pub fn anew(self) -> Incarnation {
+    pub fn new_incarnation(self) -> Incarnation {
         match self {
-            Self::Anew(incarnation) => incarnation,
+            Self::NewIncarnation(incarnation) => incarnation,
             Self::Stopping => panic!("only half a restart"),
         }
     }

@@ -47,13 +47,13 @@ pub fn number(signal: StopSignal) -> i32 {
 
 /// A process held by pidfd: a signal reaches that process or none.
 #[derive(Debug)]
-pub struct Held {
+pub struct ProcessHandle {
     pid: i32,
     began: u64,
     fd: AsyncFd<OwnedFd>,
 }
 
-impl Held {
+impl ProcessHandle {
     /// `None` where the process of that start time has ended.
     pub fn hold(pid: i32, began: u64) -> io::Result<Option<Self>> {
         // SAFETY: pidfd_open(2) takes a pid and flags, and returns a new descriptor or -1.
@@ -77,7 +77,7 @@ impl Held {
     pub fn hold_child(pid: i32, began: u64, parent: i32) -> io::Result<Option<Self>> {
         let held = Self::hold(pid, began)?;
         match Process::new(pid).and_then(|process| process.stat()) {
-            // Held, so what is read under its pid is its own.
+            // ProcessHandle, so what is read under its pid is its own.
             Ok(stat) if stat.starttime == began && stat.ppid == parent => Ok(held),
             Ok(_) | Err(procfs::ProcError::NotFound(_)) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
@@ -125,28 +125,28 @@ impl Held {
 
 /// The other members of the process group that this process leads, each held. (Linux signals a whole group by pidfd only
 /// since 6.9, and kill(2) on a group knows it by a number alone.)
-fn group_of(leader: i32) -> Vec<Held> {
+fn group_of(leader: i32) -> Vec<ProcessHandle> {
     let leads = Process::new(leader).and_then(|process| process.stat()).is_ok_and(|stat| stat.pgrp == leader);
     if leads { all(|stat| stat.pgrp == leader && stat.pid != leader) } else { Vec::new() }
 }
 
 /// The members of the session that this process began, each held. It must not have been waited for: its number is the
 /// session's own only for so long.
-pub(super) fn session_of(leader: i32) -> Vec<Held> {
+pub(super) fn session_of(leader: i32) -> Vec<ProcessHandle> {
     all(|stat| stat.session == leader)
 }
 
 /// The members of each session in which a process carries this variable (`NAME=value`), each held: not all need to carry
 /// it, since a worker's environment may be another.
-pub(super) fn sessions_with(variable: &str) -> Vec<Held> {
+pub(super) fn sessions_with(variable: &str) -> Vec<ProcessHandle> {
     let carries = |stat: &Stat| carries_variable(stat.pid, variable);
     let sessions: BTreeSet<i32> = stats().filter(carries).map(|stat| stat.session).collect();
     all(|stat| sessions.contains(&stat.session))
 }
 
 /// Processes of this kind; what ends meanwhile is left out.
-fn all(is_meant: impl Fn(&Stat) -> bool) -> Vec<Held> {
-    stats().filter(is_meant).filter_map(|stat| Held::hold(stat.pid, stat.starttime).ok().flatten()).collect()
+fn all(is_meant: impl Fn(&Stat) -> bool) -> Vec<ProcessHandle> {
+    stats().filter(is_meant).filter_map(|stat| ProcessHandle::hold(stat.pid, stat.starttime).ok().flatten()).collect()
 }
 
 fn stats() -> impl Iterator<Item = Stat> {

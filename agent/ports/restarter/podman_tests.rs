@@ -144,7 +144,7 @@ async fn containers_of_podman_are_restarted_by_name_and_found_again_once_they_ar
     let before = restarter.observe(&web).await.unwrap();
     assert_eq!(before.state, RunState::Active);
     assert_eq!(restarter.own_deadline(&web).await.unwrap(), Duration::from_secs(5 + 90 + 10));
-    let new = restarter.restart(&web, LONG).await.unwrap().anew();
+    let new = restarter.restart(&web, LONG).await.unwrap().new_incarnation();
     assert_ne!(Some(&new), before.incarnation.as_ref());
     assert_eq!(restarter.observe(&podman.target(&id[..12])).await.unwrap().incarnation, Some(new));
 

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 use self::former::Former;
 use self::successor::{Environment, Started};
-use super::pidfd::{self, Held, start_time};
+use super::pidfd::{self, ProcessHandle, start_time};
 use super::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::crash;
@@ -217,7 +217,7 @@ async fn end(spec: &ProcessRestart, before: &Incarnation) -> Result<(), RestartE
     };
     let (pid, began): (i32, u64) = old;
     let unreachable = |detail: String| RestartError::Unreachable { service: service(spec), detail };
-    let ended = match Held::hold(pid, began) {
+    let ended = match ProcessHandle::hold(pid, began) {
         Ok(Some(held)) => held.end(spec.stop_timeout).await,
         Ok(None) => Ok(true),
         Err(error) => Err(error),
@@ -268,7 +268,7 @@ impl Restarter for ProcessRestarter {
         if let Some(why) = no_program(spec) {
             return Err(refused(why));
         }
-        let held = Held::hold(old.pid, old.start_time)
+        let held = ProcessHandle::hold(old.pid, old.start_time)
             .map_err(|error| refused(format!("pid {} cannot be held: {error}", old.pid)))?
             .ok_or_else(|| refused("it has just ended without us".into()))?;
         let environment = former::environment(old.pid);
@@ -340,7 +340,7 @@ impl Restarter for ProcessRestarter {
             return Err(refused(self.no_reload(target).await?.unwrap_or_default()));
         };
         let Found::Alive(old) = find(spec)? else { return Err(refused("it does not run".into())) };
-        let held = Held::hold(old.pid, old.start_time).and_then(|held| {
+        let held = ProcessHandle::hold(old.pid, old.start_time).and_then(|held| {
             if let Some(held) = &held {
                 held.signal(pidfd::number(signal))?;
             }

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use procfs::process::Process;
 use tokio::time::Instant;
 
-use super::pidfd::{self, Held, start_time};
+use super::pidfd::{self, ProcessHandle, start_time};
 use super::{Liveness, RestartError, Restarted, Restarter, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
@@ -95,13 +95,13 @@ impl Status {
 
 /// What its supervisor says of a service, and /proc of its process.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Seen {
+struct SupervisedState {
     status: Status,
     /// The pid and start time of `./run`, where it runs.
     process: Option<(i32, u64)>,
 }
 
-impl Seen {
+impl SupervisedState {
     fn incarnation(&self) -> Option<Incarnation> {
         self.process.map(|(pid, began)| Incarnation(format!("{pid}@{began}")))
     }
@@ -198,7 +198,7 @@ impl<'a> Directory<'a> {
         }
     }
 
-    fn look(&self) -> Result<Seen, RestartError> {
+    fn look(&self) -> Result<SupervisedState, RestartError> {
         self.control()?;
         let path = self.0.dir.join("supervise/status");
         let mut bytes = Vec::new();
@@ -216,7 +216,7 @@ impl<'a> Directory<'a> {
             Status { pid: 0, .. } | Status { finishing: true, .. } => None,
             Status { pid, .. } => self.process(pid)?,
         };
-        Ok(Seen { status, process })
+        Ok(SupervisedState { status, process })
     }
 
     /// The process that the supervisor calls by this pid; `None` where it has ended.
@@ -268,7 +268,7 @@ impl Restarter for SuperviseRestarter {
             return Err(directory.refused(format!("it is {}; only what runs is restarted", before.shown())));
         };
         let ended_itself = || directory.refused("it has just ended without us; only what runs is restarted".into());
-        let held = Held::hold(pid, began).map_err(|error| directory.refused(format!("pid {pid}: {error}")))?;
+        let held = ProcessHandle::hold(pid, began).map_err(|error| directory.refused(format!("pid {pid}: {error}")))?;
         let held = held.ok_or_else(ended_itself)?;
         // One byte into a fifo is written whole, or not at all.
         directory
@@ -289,7 +289,7 @@ impl Restarter for SuperviseRestarter {
                 match (now.state(), now.incarnation(), &steady) {
                     (RunState::Active, Some(new), Some((same, since))) if *same == new => {
                         if since.elapsed() >= STABLE_FOR {
-                            return Ok(Restarted::Anew(new));
+                            return Ok(Restarted::NewIncarnation(new));
                         }
                     }
                     (RunState::Active, Some(new), _) => steady = Some((new, Instant::now())),

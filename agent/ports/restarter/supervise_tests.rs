@@ -141,7 +141,7 @@ async fn a_restart_is_another_process_after_the_finish_script() {
         };
         let before = service.until("the service's own process", sleeps).await;
         assert!(before.up_for.unwrap() < LONG, "{before:?}");
-        let new = restarter().restart(&service.target(), LONG).await.unwrap().anew();
+        let new = restarter().restart(&service.target(), LONG).await.unwrap().new_incarnation();
         let after = service.observe().await;
         assert_eq!((after.state, after.incarnation.as_ref()), (RunState::Active, Some(&new)), "{by:?}");
         assert!(after.incarnation != before.incarnation && after.main_pid != before.main_pid);
@@ -157,7 +157,7 @@ async fn what_ignores_its_end_is_killed_after_the_stop_timeout() {
         let service = Service::ignoring_sigterm(by).await;
         let before = service.observe().await.incarnation;
         let asked = Instant::now();
-        let new = restarter().restart(&service.target(), LONG).await.unwrap().anew();
+        let new = restarter().restart(&service.target(), LONG).await.unwrap().new_incarnation();
         assert!(asked.elapsed() >= service.spec().stop_timeout);
         assert_ne!(Some(new), before, "{by:?}");
     })

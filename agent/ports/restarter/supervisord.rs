@@ -78,7 +78,7 @@ struct Program<'a> {
 
 /// What supervisord says of a program, and /proc of its process.
 #[derive(Clone, Debug, PartialEq)]
-struct Seen {
+struct ProgramState {
     state: i64,
     state_name: String,
     /// When supervisord last started it; seconds since 1970.
@@ -90,7 +90,7 @@ struct Seen {
     process: Option<(i32, u64)>,
 }
 
-impl Seen {
+impl ProgramState {
     fn incarnation(&self) -> Option<Incarnation> {
         let (pid, began) = self.process?;
         Some(Incarnation(format!("{}/{pid}@{began}", self.last_start)))
@@ -161,7 +161,7 @@ impl<'a> Program<'a> {
         self.call(method, &[Value::Text(self.name.into()), Value::Boolean(false)]).await.map(|_| ())
     }
 
-    async fn look(&self) -> Result<Seen, RestartError> {
+    async fn look(&self) -> Result<ProgramState, RestartError> {
         let told = match self.call("getProcessInfo", &[Value::Text(self.name.into())]).await {
             Ok(told) => told,
             Err(CallError::Fault { code: BAD_NAME, .. }) => return Err(self.unknown().await),
@@ -173,7 +173,7 @@ impl<'a> Program<'a> {
             0 => None,
             pid => self.process(pid).await?,
         };
-        Ok(Seen {
+        Ok(ProgramState {
             state: number("state")?,
             state_name: told.text("statename").unwrap_or("in a state without a name").into(),
             last_start: number("start")?,
@@ -275,7 +275,7 @@ impl Restarter for SupervisordRestarter {
         let before = &before.incarnation;
         let mut until = Instant::now() + deadline;
         let mut asked = false;
-        let mut steady: Option<(Seen, Instant)> = None;
+        let mut steady: Option<(ProgramState, Instant)> = None;
         loop {
             let look = program.look().await;
             if let Ok(now) = &look {

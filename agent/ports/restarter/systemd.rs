@@ -292,7 +292,7 @@ impl Restarter for SystemdRestarter {
         drop(removed);
         // A restart that was done in time is given the time to prove itself.
         let until = until.max(Instant::now() + STABLE_FOR + POLL * 4);
-        self.settled(name, &before, result.as_deref(), until).await.map(Restarted::Anew)
+        self.settled(name, &before, result.as_deref(), until).await.map(Restarted::NewIncarnation)
     }
 
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
@@ -349,7 +349,7 @@ impl Restarter for SystemdRestarter {
             return Ok(Some("the host is shutting down".into()));
         }
         let (_, unit, service) = self.load(name).await?;
-        Ok(start::in_the_way(name, &unit, &service, self.up_for(&unit)).or_else(super::room::full))
+        Ok(start::start_obstacle(name, &unit, &service, self.up_for(&unit)).or_else(super::room::full))
     }
 
     async fn caveats(&self, target: &plan::Restart) -> Vec<String> {

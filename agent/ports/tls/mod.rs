@@ -46,7 +46,7 @@ pub struct TlsContext {
     of: String,
     files: Tls,
     kept: Mutex<Kept>,
-    seen: Mutex<Seen>,
+    seen: Mutex<HandshakeSeen>,
 }
 
 /// What was made of the files last.
@@ -59,7 +59,7 @@ struct Kept {
 
 /// What the server showed at the last handshake.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct HandshakeSeen {
     pub theirs: Option<Certificate>,
     /// `TLS 1.3` or `TLS 1.2`.
     pub version: Option<&'static str>,
@@ -139,7 +139,7 @@ impl TlsContext {
         locked(&self.kept).refused.clone().map_or(Ok(()), Err)
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> HandshakeSeen {
         locked(&self.seen).clone()
     }
 

@@ -38,7 +38,7 @@ use super::{Health, Store, StoreError};
 use crate::model::{Reading, Readings, ServiceName};
 
 use encoding::{Known, Steps};
-use pending::{Pending, Seen};
+use pending::{Pending, PendingStep};
 use rows::{HOST, Rewrite};
 use tiers::TIERS;
 
@@ -145,7 +145,7 @@ impl Store {
 }
 
 /// The rows of a block with what was seen since; without those that need no write.
-fn joined(mut rows: BTreeMap<String, Option<Steps>>, seen: &[(u16, &Seen)]) -> BTreeMap<String, Steps> {
+fn joined(mut rows: BTreeMap<String, Option<Steps>>, seen: &[(u16, &PendingStep)]) -> BTreeMap<String, Steps> {
     let loud = |known: &Known| !pending::is_quiet(known);
     let mut changed: BTreeMap<String, Steps> = BTreeMap::new();
     let mut take = |service: &str| rows.remove(service).map(|damaged| damaged.unwrap_or_default());

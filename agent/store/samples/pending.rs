@@ -8,7 +8,7 @@ use crate::model::{Reading, Readings, ServiceName, Signal};
 
 /// One step of all services. A service that is not in it was measured all the same, and held no socket.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct PendingStep {
     /// What speaks of the whole host. Empty: looked at, and no look could be trusted.
     pub host: Known,
     pub services: BTreeMap<ServiceName, Known>,
@@ -16,7 +16,7 @@ pub struct Seen {
 
 /// By tier (its place in [`TIERS`]) and the beginning of the step.
 #[derive(Debug, Default)]
-pub struct Pending(pub BTreeMap<(usize, i64), Seen>);
+pub struct Pending(pub BTreeMap<(usize, i64), PendingStep>);
 
 impl Pending {
     /// One tick.
@@ -53,8 +53,8 @@ impl Pending {
     }
 
     /// What was seen in each block (by tier and beginning), by the steps' places in it.
-    pub fn by_block(&self) -> BTreeMap<(usize, i64), Vec<(u16, &Seen)>> {
-        let mut blocks: BTreeMap<(usize, i64), Vec<(u16, &Seen)>> = BTreeMap::new();
+    pub fn by_block(&self) -> BTreeMap<(usize, i64), Vec<(u16, &PendingStep)>> {
+        let mut blocks: BTreeMap<(usize, i64), Vec<(u16, &PendingStep)>> = BTreeMap::new();
         for ((place, step), seen) in &self.0 {
             let tier = &TIERS[*place];
             blocks.entry((*place, tier.block_of(*step))).or_default().push((tier.index_of(*step), seen));

@@ -16,7 +16,7 @@ use unwait::clock::{Clock, SystemClock};
 use crate::agent::PROGRAM;
 use crate::crowd::{Crowd, Size};
 use crate::figures::{ROUNDS, Table, Took, Unit};
-use crate::look::Seen;
+use crate::look::LookCounts;
 use crate::walker::Walker;
 
 pub const TITLE: &str =
@@ -128,7 +128,7 @@ fn rows(output: &[u8]) -> usize {
     output.iter().filter(|byte| **byte == b'\n').count().saturating_sub(1)
 }
 
-fn seen(output: &[u8]) -> anyhow::Result<Seen> {
+fn seen(output: &[u8]) -> anyhow::Result<LookCounts> {
     let said: Value = serde_json::from_slice(output).context("what `unwait scan --json` says")?;
     let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
     let mut services = BTreeMap::new();
@@ -137,5 +137,5 @@ fn seen(output: &[u8]) -> anyhow::Result<Seen> {
         services.insert(name.to_owned(), count(&service["close_wait"]).unwrap_or(0));
     }
     let host = count(&said["host.close_wait"]).context("`host.close_wait` of `unwait scan --json`")?;
-    Ok(Seen { host, services, sending: 0 })
+    Ok(LookCounts { host, services, sending: 0 })
 }

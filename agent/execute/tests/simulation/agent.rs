@@ -17,7 +17,7 @@ use crate::decide::detector::{Detector, Watch};
 use crate::decide::guards::{Gate, Question};
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
-use crate::execute::seen::Seen;
+use crate::execute::seen::LastSeen;
 use crate::execute::world::World;
 use crate::execute::{driver, fakes, recovery};
 use crate::model::plan::Binding;
@@ -30,7 +30,7 @@ use crate::ports::Ports;
 use crate::ports::registry::Registry;
 use crate::ports::restarter::Restarter;
 use crate::store::Audience;
-use crate::wiring::saga_world::Asks;
+use crate::wiring::saga_world::GuardRecheck;
 
 /// As shipped.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
@@ -213,12 +213,12 @@ impl Agent {
             keeper: door.clone(),
             measure: door.clone(),
             kernel: door.clone(),
-            recheck: Arc::new(Asks { gate: self.gate(&ports), measure: door.clone() }),
+            recheck: Arc::new(GuardRecheck { gate: self.gate(&ports), measure: door.clone() }),
             ports,
             store: self.host.store(),
             audience: Arc::new(Audience(vec![("chat".into(), vec![EventKind::Stuck])])),
             clock: door,
-            seen: Seen::default(),
+            seen: LastSeen::default(),
             on_message: Arc::new(|_| {}),
         }
     }

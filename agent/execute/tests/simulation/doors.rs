@@ -127,7 +127,7 @@ impl Restarter for Door {
         }
         let now = self.0.service().clone();
         match now.state {
-            RunState::Active => Ok(Restarted::Anew(incarnation(now.lifetime))),
+            RunState::Active => Ok(Restarted::NewIncarnation(incarnation(now.lifetime))),
             _ => Err(RestartError::Failed { service: service(), detail: "exit code 1".into() }),
         }
     }

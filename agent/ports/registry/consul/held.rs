@@ -14,7 +14,7 @@ use crate::ports::{Secret, Servers};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::super::holder::{Held, Holder, Look};
+use super::super::holder::{Holder, HoldsDrains, Look};
 use super::super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use super::Local;
 use crate::model::{ConsulScope, Marker};
@@ -81,7 +81,7 @@ impl Local {
 }
 
 #[async_trait]
-impl Held for Local {
+impl HoldsDrains for Local {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
         let _one = self.changing.lock().await;
         match self.observe(id).await.map(|seen| seen.traffic) {

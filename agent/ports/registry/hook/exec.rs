@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Counted, Failure, Hooks, Seen, Words};
+use super::{Counted, Failure, HookInstance, Hooks, Words};
 use crate::command::{self, Captured, Ended};
 use crate::model::ExecHook;
 use crate::ports::said;
@@ -45,7 +45,7 @@ impl ExecHooks {
         // It would do its part after this one, and nobody would be told.
         let ended = command::end(&words.change).await;
         ended.map_err(|why| Failure::Passing(format!("`{hook}`: the change before it runs still: {why}")))?;
-        let ran = command::apart_as(&words.change, &argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
+        let ran = command::detached_as(&words.change, &argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
         self.told(hook, &ran).map(drop)
     }
 
@@ -87,15 +87,15 @@ impl ExecHooks {
 
 #[async_trait]
 impl Hooks for ExecHooks {
-    async fn isolate(&self, words: &Words, _seen: &Seen) -> Result<(), Failure> {
+    async fn isolate(&self, words: &Words, _seen: &HookInstance) -> Result<(), Failure> {
         self.change("isolate", &self.0.isolate, words).await
     }
 
-    async fn restore(&self, words: &Words, _seen: &Seen) -> Result<(), Failure> {
+    async fn restore(&self, words: &Words, _seen: &HookInstance) -> Result<(), Failure> {
         self.change("restore", &self.0.restore, words).await
     }
 
-    async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure> {
+    async fn observe(&self, words: &Words) -> Result<Option<HookInstance>, Failure> {
         let answer: Value = self.ask("observe", &self.0.observe, words).await?;
         match answer["traffic"] == "absent" {
             true => Ok(None),

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::counting::{self, Tally};
-use super::{Counted, Failure, Hooks, Seen, State, Words};
+use super::{Counted, Failure, HookInstance, Hooks, State, Words};
 use crate::model::{HttpCall, HttpHook, IncludesUs, Ourselves};
 use crate::ports::http::{self, Client, FailureKind, Via};
 use crate::ports::{Secret, said};
@@ -66,7 +66,13 @@ impl HttpHooks {
         Ok(parsed)
     }
 
-    async fn call(&self, what: &str, call: &HttpCall, words: &Words, seen: Option<&Seen>) -> Result<Answer, Failure> {
+    async fn call(
+        &self,
+        what: &str,
+        call: &HttpCall,
+        words: &Words,
+        seen: Option<&HookInstance>,
+    ) -> Result<Answer, Failure> {
         let refused = |why: String| Failure::Refused(format!("`{what}`: {why}"));
         let passing = |why: String| Failure::Passing(format!("`{what}`: {why}"));
         let url = http::address(&words.fill(&call.url, in_address)).map_err(refused)?;
@@ -127,20 +133,20 @@ fn in_json(word: &str) -> String {
 
 #[async_trait]
 impl Hooks for HttpHooks {
-    async fn isolate(&self, words: &Words, seen: &Seen) -> Result<(), Failure> {
+    async fn isolate(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure> {
         self.call("isolate", &self.hook.isolate, words, Some(seen)).await.map(drop)
     }
 
-    async fn restore(&self, words: &Words, seen: &Seen) -> Result<(), Failure> {
+    async fn restore(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure> {
         self.call("restore", &self.hook.restore, words, Some(seen)).await.map(drop)
     }
 
-    async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure> {
+    async fn observe(&self, words: &Words) -> Result<Option<HookInstance>, Failure> {
         let hook = &self.hook;
         let expect = [&[200], &hook.absent[..], &hook.drained_status].concat();
         let answer = self.call("observe", &HttpCall { expect, ..hook.observe.clone() }, words, None).await?;
         let version = answer.version.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
-        let seen = |traffic, marker| Ok(Some(Seen { traffic, marker, name: None, version }));
+        let seen = |traffic, marker| Ok(Some(HookInstance { traffic, marker, name: None, version }));
         match answer.status.as_u16() {
             status if hook.absent.contains(&status) => return Ok(None),
             status if hook.drained_status.contains(&status) => return seen(State::Drained, None),

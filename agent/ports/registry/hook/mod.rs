@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::ledger::Ledger;
-use super::noted::{Backend, Noted};
+use super::ledger_registry::{Backend, LedgerRegistry};
 use super::whose::{Shown, whose};
 use super::{Others, Registration, RegistryError};
 use crate::model::Marker;
@@ -40,10 +40,10 @@ const TURNS: u32 = 3;
 #[async_trait]
 pub trait Hooks: Send + Sync + 'static {
     /// `seen` is what was read just before, on which the change is founded.
-    async fn isolate(&self, words: &Words, seen: &Seen) -> Result<(), Failure>;
-    async fn restore(&self, words: &Words, seen: &Seen) -> Result<(), Failure>;
+    async fn isolate(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure>;
+    async fn restore(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure>;
     /// `None`: the backend knows no such instance.
-    async fn observe(&self, words: &Words) -> Result<Option<Seen>, Failure>;
+    async fn observe(&self, words: &Words) -> Result<Option<HookInstance>, Failure>;
     /// Is there a hook that counts?
     fn counts(&self) -> bool;
     async fn count(&self, words: &Words) -> Result<Counted, Failure>;
@@ -102,7 +102,7 @@ impl Words {
 /// How a backend has an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Seen {
+pub struct HookInstance {
     pub traffic: State,
     /// Our marker, as the backend gives it back; or somebody else's words.
     #[serde(default)]
@@ -115,7 +115,7 @@ pub struct Seen {
     pub version: Option<String>,
 }
 
-impl Seen {
+impl HookInstance {
     fn is_out(&self) -> bool {
         matches!(self.traffic, State::Drained | State::Isolated)
     }
@@ -147,12 +147,12 @@ pub struct Counted {
 /// One look, and whose it is.
 #[derive(Debug)]
 pub struct Looked {
-    seen: Seen,
+    seen: HookInstance,
     registration: Registration,
 }
 
 /// A registry by its hooks.
-pub type Hooked<H> = Noted<Hookable<H>>;
+pub type Hooked<H> = LedgerRegistry<Hookable<H>>;
 
 pub struct Hookable<H> {
     registry: String,
@@ -214,13 +214,13 @@ impl<H: Hooks> Hookable<H> {
         format!("unwait-hook-{}-{short}", self.registry)
     }
 
-    async fn seen(&self, id: &str) -> Result<Seen, RegistryError> {
+    async fn seen(&self, id: &str) -> Result<HookInstance, RegistryError> {
         let seen = self.hooks.observe(&self.words(id, None)?).await.map_err(|failure| self.told(failure))?;
         seen.ok_or_else(|| RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() })
     }
 
     /// Asks until the backend says so, or until the deadline.
-    async fn until(&self, id: &str, still: &str, is_so: impl Fn(&Seen) -> bool) -> Result<(), RegistryError> {
+    async fn until(&self, id: &str, still: &str, is_so: impl Fn(&HookInstance) -> bool) -> Result<(), RegistryError> {
         let deadline = tokio::time::Instant::now() + self.hooks.deadline();
         loop {
             let seen = self.seen(id).await;
@@ -241,7 +241,7 @@ impl<H: Hooks> Hookable<H> {
 
 #[async_trait]
 impl<H: Hooks> Backend for Hookable<H> {
-    type Seen = Looked;
+    type Instance = Looked;
 
     fn registry(&self) -> &str {
         &self.registry
@@ -285,7 +285,7 @@ impl<H: Hooks> Backend for Hookable<H> {
                 isolated => break isolated.map_err(|failure| self.told(failure))?,
             }
         }
-        self.until(id, "in traffic still", Seen::is_out).await?;
+        self.until(id, "in traffic still", HookInstance::is_out).await?;
         Ok(true)
     }
 
@@ -294,7 +294,7 @@ impl<H: Hooks> Backend for Hookable<H> {
         self.hooks.restore(&words, &looked.seen).await.map_err(|failure| self.told(failure))?;
         // A marker that stays behind would make somebody's next drain ours.
         let ours = marker.to_string();
-        let is_back = |seen: &Seen| seen.traffic != State::Drained && seen.marker.as_ref() != Some(&ours);
+        let is_back = |seen: &HookInstance| seen.traffic != State::Drained && seen.marker.as_ref() != Some(&ours);
         self.until(id, "drained or marked as ours still", is_back).await
     }
 

@@ -17,7 +17,7 @@ const ABSENT_CODE: i64 = 20004;
 const EMPTY_CODE: i64 = 30000;
 
 /// Where an instance stands.
-pub(super) struct Place<'a> {
+pub(super) struct InstanceAddress<'a> {
     pub id: &'a str,
     pub service: &'a str,
     cluster: &'a str,
@@ -25,7 +25,7 @@ pub(super) struct Place<'a> {
     port: u16,
 }
 
-impl Place<'_> {
+impl InstanceAddress<'_> {
     /// Is it this one, of those in a list?
     pub fn is(&self, listed: &Value) -> bool {
         listed["ip"] == self.ip && listed["port"] == self.port && self.is_cluster(listed)
@@ -38,15 +38,20 @@ impl Place<'_> {
 }
 
 impl Api {
-    pub fn place<'a>(&'a self, id: &'a str, service: &'a str, instance: &'a str) -> Result<Place<'a>, RegistryError> {
+    pub fn place<'a>(
+        &'a self,
+        id: &'a str,
+        service: &'a str,
+        instance: &'a str,
+    ) -> Result<InstanceAddress<'a>, RegistryError> {
         let parts = instance.rsplit_once(':').and_then(|(ip, port)| Some((ip, port.parse().ok()?)));
         let (ip, port) = parts.ok_or_else(|| {
             self.refused(format!("`{id}` names no instance: expected SERVICE/IP:PORT, as in rpc-order/10.0.0.1:7801"))
         })?;
-        Ok(Place { id, service, cluster: &self.layout.cluster, ip, port })
+        Ok(InstanceAddress { id, service, cluster: &self.layout.cluster, ip, port })
     }
 
-    fn of_instance(&self, place: &Place<'_>) -> Vec<Parameter> {
+    fn of_instance(&self, place: &InstanceAddress<'_>) -> Vec<Parameter> {
         let mut query = self.of_service(place.service);
         query.extend([
             ("ip", place.ip.into()),
@@ -57,7 +62,7 @@ impl Api {
     }
 
     /// The instance's own record, enabled or not; `None` only where the server itself says that there is none.
-    pub async fn record(&self, place: &Place<'_>) -> Result<Option<Value>, RegistryError> {
+    pub async fn record(&self, place: &InstanceAddress<'_>) -> Result<Option<Value>, RegistryError> {
         let path = self.server().await?.instance();
         let body = match self.get(path, &self.of_instance(place)).await? {
             Ok(record) => return Ok(Some(record).filter(|record| place.is_cluster(record))),
@@ -83,7 +88,7 @@ impl Api {
         ) else {
             return Ok(false);
         };
-        let record = self.record(&Place { id: "", service, cluster, ip, port }).await?;
+        let record = self.record(&InstanceAddress { id: "", service, cluster, ip, port }).await?;
         Ok(record.is_some_and(|record| record["healthy"] == true))
     }
 
@@ -129,7 +134,7 @@ impl Api {
     /// Replaces all that may be changed of an instance, the metadata too.
     pub async fn replace(
         &self,
-        place: &Place<'_>,
+        place: &InstanceAddress<'_>,
         enabled: bool,
         weight: &Value,
         metadata: Map<String, Value>,
@@ -146,7 +151,12 @@ impl Api {
     }
 
     /// Changes `enabled`, and nothing else: the weight goes along, since without it some versions take 1 for it.
-    pub async fn enable(&self, place: &Place<'_>, enabled: bool, weight: &Value) -> Result<(), RegistryError> {
+    pub async fn enable(
+        &self,
+        place: &InstanceAddress<'_>,
+        enabled: bool,
+        weight: &Value,
+    ) -> Result<(), RegistryError> {
         let server = self.server().await?;
         let mut query = self.of_instance(place);
         query.extend([("enabled", enabled.to_string()), ("weight", weight.to_string())]);
@@ -166,7 +176,7 @@ impl Api {
     /// Lays our key over the metadata, or takes it away, and no other.
     pub async fn mark(
         &self,
-        place: &Place<'_>,
+        place: &InstanceAddress<'_>,
         marker: Option<&Marker>,
         ephemeral: Option<bool>,
     ) -> Result<(), RegistryError> {

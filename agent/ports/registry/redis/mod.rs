@@ -32,7 +32,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::dubbo;
-use super::holder::{Held, Holder, Look};
+use super::holder::{Holder, HoldsDrains, Look};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::{Marker, RedisLayout, RedisProfile};
 use crate::ports::api_error::ApiError;
@@ -65,7 +65,7 @@ struct Entries {
 }
 
 /// Where an instance stands.
-struct Place<'a> {
+struct InstanceKey<'a> {
     id: &'a str,
     service: &'a str,
     instance: &'a str,
@@ -123,11 +123,11 @@ impl Entries {
         self.layout.key.replace("{instance}", instance).replace("{service}", service)
     }
 
-    fn place<'a>(&self, id: &'a str) -> Result<Place<'a>, RegistryError> {
+    fn place<'a>(&self, id: &'a str) -> Result<InstanceKey<'a>, RegistryError> {
         let (service, instance) = super::service_and_instance(&self.registry, id)?;
         let key = self.key(service, instance);
         let changed = self.changed(&key);
-        Ok(Place { id, service, instance, key, changed })
+        Ok(InstanceKey { id, service, instance, key, changed })
     }
 
     /// What a drain changes of this entry.
@@ -135,7 +135,12 @@ impl Entries {
         if self.layout.profile == RedisProfile::Dubbo { configurators(key) } else { key.into() }
     }
 
-    async fn change(&self, doing: &str, place: &Place<'_>, marker: Option<&Marker>) -> Result<Answer, RegistryError> {
+    async fn change(
+        &self,
+        doing: &str,
+        place: &InstanceKey<'_>,
+        marker: Option<&Marker>,
+    ) -> Result<Answer, RegistryError> {
         let marker = marker.map(ToString::to_string).unwrap_or_default();
         let drains = self.api.beside(&place.changed, DRAINS);
         let mut arguments = vec![doing.to_owned(), place.id.into(), place.instance.into(), marker];
@@ -321,7 +326,7 @@ fn marker_of(drain: &[u8]) -> Option<Marker> {
 }
 
 #[async_trait]
-impl Held for Entries {
+impl HoldsDrains for Entries {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
         self.look_again_by("hold", id, marker).await
     }

@@ -27,7 +27,7 @@ use super::former::Former;
 use crate::command;
 use crate::model::Incarnation;
 use crate::model::plan::ProcessRestart;
-use crate::ports::restarter::pidfd::{self, Held};
+use crate::ports::restarter::pidfd::{self, ProcessHandle};
 
 /// For one command to systemd; stopping a unit is waited for up to its own TimeoutStopSec besides.
 const SYSTEMD_WITHIN: Duration = Duration::from_secs(20);
@@ -126,7 +126,7 @@ impl Started {
 }
 
 /// All are asked at once, and have `stop_timeout` together. True once all have ended.
-async fn end_all(members: &[Held], stop_timeout: Duration) -> bool {
+async fn end_all(members: &[ProcessHandle], stop_timeout: Duration) -> bool {
     for member in members {
         let _ = member.signal(libc::SIGTERM);
     }

@@ -9,7 +9,7 @@ use super::bus::{Command, Properties};
 use crate::model::duration;
 
 /// `up_for`: how long the present lifetime has lasted, where that is known.
-pub(super) fn in_the_way(
+pub(super) fn start_obstacle(
     name: &str,
     unit: &Properties,
     service: &Properties,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::holder::{Held, Holder, Look};
+use super::holder::{Holder, HoldsDrains, Look};
 use super::ledger::{Ledger, Note};
 use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
 use crate::model::Marker;
@@ -31,20 +31,26 @@ const AGREED: u32 = 3;
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// One read of an instance.
-    type Seen: Send + Sync;
+    type Instance: Send + Sync;
 
     fn registry(&self) -> &str;
     fn ledger(&self) -> &Ledger;
 
-    async fn look(&self, id: &str) -> Result<Self::Seen, RegistryError>;
+    async fn look(&self, id: &str) -> Result<Self::Instance, RegistryError>;
     /// By what was read, and what is noted: as [`super::whose`] decides it.
-    fn registration(seen: &Self::Seen) -> &Registration;
+    fn registration(seen: &Self::Instance) -> &Registration;
 
     /// Takes the instance out where it is in traffic, and returns once that is seen. True where it was in traffic.
     async fn take_out(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError>;
 
     /// Puts the instance into traffic, whatever was read, and returns once that is seen.
-    async fn put_back(&self, id: &str, marker: &Marker, seen: Self::Seen, record: &Value) -> Result<(), RegistryError>;
+    async fn put_back(
+        &self,
+        id: &str,
+        marker: &Marker,
+        seen: Self::Instance,
+        record: &Value,
+    ) -> Result<(), RegistryError>;
 
     /// After a drain that failed so: does nothing of it stand, nor will? As a rule an error that does not pass is one of the
     /// change itself.
@@ -53,7 +59,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Makes the change of a drain that stands once more; as [`Registry::takes_writes`] wants it.
-    async fn write_again(&self, _id: &str, _marker: &Marker, _seen: Self::Seen) -> Result<(), RegistryError> {
+    async fn write_again(&self, _id: &str, _marker: &Marker, _seen: Self::Instance) -> Result<(), RegistryError> {
         Ok(())
     }
 
@@ -97,7 +103,7 @@ pub trait Backend: Send + Sync + 'static {
 
 /// A backend, with its drains noted and held.
 #[derive(Debug)]
-pub struct Noted<B> {
+pub struct LedgerRegistry<B> {
     kept: Arc<Kept<B>>,
     holder: Holder,
 }
@@ -125,7 +131,7 @@ fn changing(ledger: &Path) -> Arc<Changing> {
     changing
 }
 
-impl<B: Backend> Noted<B> {
+impl<B: Backend> LedgerRegistry<B> {
     pub(super) fn over(backend: B, hold_every: Duration) -> Self {
         let changing = changing(backend.ledger().path());
         let kept = Kept { backend, changing };
@@ -138,12 +144,12 @@ impl<B: Backend> Noted<B> {
 }
 
 /// Out of traffic by this drain, as far as was read?
-fn is_drained<B: Backend>(seen: &B::Seen, marker: &Marker) -> bool {
+fn is_drained<B: Backend>(seen: &B::Instance, marker: &Marker) -> bool {
     matches!(&B::registration(seen).traffic, Traffic::DrainedBy(found) if found == marker)
 }
 
 #[async_trait]
-impl<B: Backend> Registry for Noted<B> {
+impl<B: Backend> Registry for LedgerRegistry<B> {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         let seen = self.backend().look(id).await?;
         Ok(B::registration(&seen).clone())
@@ -324,7 +330,7 @@ impl<B: Backend> Kept<B> {
 }
 
 #[async_trait]
-impl<B: Backend> Held for Kept<B> {
+impl<B: Backend> HoldsDrains for Kept<B> {
     async fn look_again(&self, id: &str, marker: &Marker) -> Result<Look, RegistryError> {
         let _one = self.changing.lock().await;
         match self.backend.note(id)? {

@@ -48,7 +48,7 @@ INSERT INTO line SELECT 1, '', 0, ifnull(max(at), 0) FROM (
 );
 ";
 
-pub(super) enum Line {
+pub(super) enum Timeline {
     /// A test's: each time is what it is told to be.
     #[cfg(test)]
     Told,
@@ -60,7 +60,7 @@ pub(super) enum Line {
     },
 }
 
-impl std::fmt::Debug for Line {
+impl std::fmt::Debug for Timeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             #[cfg(test)]
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Line {
     }
 }
 
-impl Line {
+impl Timeline {
     /// Where the file's line goes on in this boot. Writes nothing: the first write of the boot notes it.
     pub fn of(connection: &Connection, clock: Arc<dyn Clock>) -> rusqlite::Result<Self> {
         let boot = clock.boot();

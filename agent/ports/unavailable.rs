@@ -13,19 +13,19 @@ use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError
 use crate::model::{Marker, Message};
 
 #[derive(Debug)]
-pub struct Unmade {
+pub struct UnavailableAdapter {
     pub name: String,
     pub why: String,
 }
 
-impl Unmade {
+impl UnavailableAdapter {
     fn silent<T>(&self) -> Result<T, RegistryError> {
         Err(RegistryError::Unreachable { registry: self.name.clone(), detail: self.why.clone() })
     }
 }
 
 #[async_trait]
-impl Registry for Unmade {
+impl Registry for UnavailableAdapter {
     async fn observe(&self, _id: &str) -> Result<Registration, RegistryError> {
         self.silent()
     }
@@ -52,7 +52,7 @@ impl Registry for Unmade {
 }
 
 #[async_trait]
-impl Notifier for Unmade {
+impl Notifier for UnavailableAdapter {
     async fn deliver(&self, _id: &str, _message: &Message) -> Result<(), DeliveryError> {
         Err(DeliveryError::Later { after: None, detail: self.why.clone() })
     }

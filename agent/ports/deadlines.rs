@@ -1,6 +1,6 @@
-//! The belt: no call to a port outlasts its deadline, also where an adapter would wait for ever.
+//! No call to a port outlasts its deadline, also where an adapter would wait for ever.
 //!
-//! Each adapter ends its calls by deadlines of its own, sooner and with a better word. The belt is for what they did not
+//! Each adapter ends its calls by deadlines of its own, sooner and with a better word. These deadlines are for what they did not
 //! think of: a call that has not ended by then is an error of that call, and the saga goes on from there. Who has not
 //! answered is asked one question at a time ([`super::silence`]); what is to be written is tried all the same. Put on by
 //! the wiring, once, around every adapter.
@@ -31,36 +31,36 @@ const BEYOND: Duration = Duration::from_secs(15);
 const FLEET: Duration = Duration::from_secs(fleet::DEADLINE.as_secs() + 8);
 
 /// The same ports, each call ending by its deadline.
-pub fn belted(ports: Ports) -> Ports {
-    let restarter = |inner: Arc<dyn Restarter>| Arc::new(Belted::new("", inner)) as Arc<dyn Restarter>;
+pub fn with_deadlines(ports: Ports) -> Ports {
+    let restarter = |inner: Arc<dyn Restarter>| Arc::new(WithDeadline::new("", inner)) as Arc<dyn Restarter>;
     Ports {
         registries: ports
             .registries
             .into_iter()
-            .map(|(name, inner)| (name.clone(), Arc::new(Belted::new(&name, inner)) as Arc<dyn Registry>))
+            .map(|(name, inner)| (name.clone(), Arc::new(WithDeadline::new(&name, inner)) as Arc<dyn Registry>))
             .collect(),
         systemd: restarter(ports.systemd),
         process: restarter(ports.process),
         docker: restarter(ports.docker),
         supervisord: restarter(ports.supervisord),
         supervise: restarter(ports.supervise),
-        probe: Arc::new(Belted::new("probe", ports.probe)),
+        probe: Arc::new(WithDeadline::new("probe", ports.probe)),
         fleet: ports.fleet.map(around_fleet),
     }
 }
 
 /// Around the fleet's store alone.
 pub fn around_fleet(inner: Arc<dyn Fleet>) -> Arc<dyn Fleet> {
-    Arc::new(Belted::new("fleet", inner))
+    Arc::new(WithDeadline::new("fleet", inner))
 }
 
-struct Belted<T: ?Sized> {
+struct WithDeadline<T: ?Sized> {
     name: String,
     inner: Arc<T>,
     silences: Silences,
 }
 
-impl<T: ?Sized> Belted<T> {
+impl<T: ?Sized> WithDeadline<T> {
     fn new(name: &str, inner: Arc<T>) -> Self {
         Self { name: name.into(), inner, silences: Silences::default() }
     }
@@ -99,7 +99,7 @@ async fn by<T, E>(
     }
 }
 
-impl Belted<dyn Registry> {
+impl WithDeadline<dyn Registry> {
     async fn by<T>(&self, call: impl Future<Output = Result<T, RegistryError>> + Send) -> Result<T, RegistryError> {
         by(self.inner.ends_within(), call, |detail| RegistryError::Unreachable { registry: self.name.clone(), detail })
             .await
@@ -121,7 +121,7 @@ impl Belted<dyn Registry> {
 }
 
 #[async_trait]
-impl Registry for Belted<dyn Registry> {
+impl Registry for WithDeadline<dyn Registry> {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.read(|| self.inner.observe(id)).await
     }
@@ -200,7 +200,7 @@ impl Registry for Belted<dyn Registry> {
     }
 }
 
-impl Belted<dyn Restarter> {
+impl WithDeadline<dyn Restarter> {
     async fn by<T>(
         &self,
         deadline: Duration,
@@ -229,7 +229,7 @@ impl Belted<dyn Restarter> {
 }
 
 #[async_trait]
-impl Restarter for Belted<dyn Restarter> {
+impl Restarter for WithDeadline<dyn Restarter> {
     async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
         self.read(target, self.inner.observe(target)).await
     }
@@ -284,7 +284,7 @@ impl Restarter for Belted<dyn Restarter> {
 }
 
 #[async_trait]
-impl Probe for Belted<dyn Probe> {
+impl Probe for WithDeadline<dyn Probe> {
     async fn ask(&self, health: &Health, deadline: Duration) -> Result<(), ProbeFailure> {
         let late = |answer| ProbeFailure { asked: self.name.clone(), answer, is_an_answer: true };
         by(deadline + BEYOND, self.inner.ask(health, deadline), late).await
@@ -297,7 +297,7 @@ impl Probe for Belted<dyn Probe> {
     }
 }
 
-impl Belted<dyn Fleet> {
+impl WithDeadline<dyn Fleet> {
     async fn by<T>(&self, call: impl Future<Output = Result<T, FleetError>> + Send) -> Result<T, FleetError> {
         by(FLEET, call, FleetError::Unreachable).await
     }
@@ -320,7 +320,7 @@ impl Belted<dyn Fleet> {
 }
 
 #[async_trait]
-impl Fleet for Belted<dyn Fleet> {
+impl Fleet for WithDeadline<dyn Fleet> {
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError> {
         self.once(self.inner.acquire(service, incident, slots)).await
     }
@@ -433,20 +433,21 @@ mod tests {
     async fn a_restart_that_puts_away_what_it_began_is_not_cut() {
         let target = Restart::Systemd { unit: "a.service".into(), with_dependents: false };
         let inner: Arc<dyn Restarter> = Arc::new(Cleaning(Duration::from_secs(300)));
-        let belt = Belted::new("", inner);
+        let bounded = WithDeadline::new("", inner);
         let before = Before { incarnation: Incarnation("1".into()), kept: Value::Null };
         let deadline = Duration::from_secs(1);
-        for ended in
-            [belt.restart(&target, deadline).await.map(drop), belt.start(&target, &before, deadline).await.map(drop)]
-        {
+        for ended in [
+            bounded.restart(&target, deadline).await.map(drop),
+            bounded.start(&target, &before, deadline).await.map(drop),
+        ] {
             assert!(matches!(ended, Err(RestartError::Failed { .. })), "{ended:?}");
         }
     }
 
     /// A method with a body of its own in the trait would otherwise be that body's, and no adapter's.
     #[test]
-    fn every_method_of_every_port_goes_through_the_belt_and_through_the_dry_adapter() {
-        let belt = include_str!("belt.rs");
+    fn every_method_of_every_port_has_a_deadline_and_goes_through_the_dry_adapter() {
+        let deadlines = include_str!("deadlines.rs");
         for (port, source, dry) in [
             ("Registry", include_str!("registry/mod.rs"), include_str!("registry/dry.rs")),
             ("Restarter", include_str!("restarter/mod.rs"), include_str!("restarter/dry.rs")),
@@ -458,12 +459,12 @@ mod tests {
                 inside.split_once("\n}").unwrap().0
             };
             let methods = block(source, &format!("pub trait {port}:"));
-            let belted = block(belt, &format!("impl {port} for Belted"));
+            let bounded = block(deadlines, &format!("impl {port} for WithDeadline"));
             let dry = block(dry, &format!("impl {port} for Dry{port}"));
             let named = |line: &str| Some(line.split_once("fn ")?.1.split_once('(')?.0.to_string());
             for method in methods.lines().filter(|line| !line.trim_start().starts_with("//")).filter_map(named) {
                 let has = |block: &str| block.contains(&format!("fn {method}("));
-                assert!(has(belted), "{port}::{method} does not go through the belt");
+                assert!(has(bounded), "{port}::{method} has no deadline");
                 let left = NOT_DRY.iter().any(|(of, name, _)| (*of, *name) == (port, method.as_str()));
                 assert_ne!(has(dry), left, "{port}::{method} of the dry adapter");
             }

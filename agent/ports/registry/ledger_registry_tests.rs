@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::conformance::marker;
 use super::ledger::Ledger;
-use super::noted::{Backend, Noted};
+use super::ledger_registry::{Backend, LedgerRegistry};
 use super::whose::{Shown, whose};
 use super::*;
 use crate::ports::testing_consul::wait_for;
@@ -47,9 +47,9 @@ impl World {
     }
 
     /// As an agent makes it that starts with this state directory.
-    fn agent(&self, state: &tempfile::TempDir) -> Noted<Plain> {
+    fn agent(&self, state: &tempfile::TempDir) -> LedgerRegistry<Plain> {
         let ledger = Ledger::new(state.path().join("drains.json"));
-        Noted::over(Plain { world: self.clone(), ledger }, OFTEN)
+        LedgerRegistry::over(Plain { world: self.clone(), ledger }, OFTEN)
     }
 }
 
@@ -61,7 +61,7 @@ struct Plain {
 
 #[async_trait]
 impl Backend for Plain {
-    type Seen = Registration;
+    type Instance = Registration;
 
     fn registry(&self) -> &str {
         "plain"
@@ -136,7 +136,7 @@ impl Backend for Plain {
 }
 
 /// So many rounds of the agent's holder have gone by: the canary is drained, and each round takes it out again.
-async fn rounds(world: &World, agent: &Noted<Plain>) {
+async fn rounds(world: &World, agent: &LedgerRegistry<Plain>) {
     agent.drain(CANARY, &marker("canary")).await.unwrap();
     for _ in 0..3 {
         world.change(CANARY, |canary| canary.out = false);

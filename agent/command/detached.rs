@@ -22,17 +22,17 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Runs `argv` as [`capture`] does, apart from the agent. What a unit said is known only where it failed: its last line.
-pub async fn apart(
+pub async fn detached(
     argv: &[String],
     environment: &[(String, String)],
     deadline: Duration,
     max_bytes: usize,
 ) -> Captured {
-    apart_as(&transient_name(), argv, environment, deadline, max_bytes).await
+    detached_as(&transient_name(), argv, environment, deadline, max_bytes).await
 }
 
 /// The same, under a name that [`end`] knows it by. A second one of that name does not start while the first one runs.
-pub async fn apart_as(
+pub async fn detached_as(
     name: &str,
     argv: &[String],
     environment: &[(String, String)],
