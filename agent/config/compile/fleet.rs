@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::host::{file, url, urls};
-use super::registries::consul_url;
+use super::fields::{consul_url, file, login, url, urls};
 use super::{Compiling, items, redis, tls};
 use crate::config::expand::Environment;
-use crate::config::host::{FleetConfig, Login, RegistryConfig};
+use crate::config::host::{FleetConfig, RegistryConfig};
 use crate::config::place::Place;
 use crate::config::spec::host::{ConsulSpec, FleetLockSpec, FleetSpec};
 use crate::config::spec::scalar::{OneOrMany, Typed};
@@ -117,20 +116,4 @@ fn consul_urls(spec: OneOrMany<String>, within: &Place, to: &mut Compiling) -> V
         }
         OneOrMany::Many(list) => items(&place, list).map(|(place, Typed(text))| consul_url(&place, text, to)).collect(),
     }
-}
-
-/// A name wants a password; a password without a name is left to the caller.
-pub(super) fn login(
-    user: Option<Typed<String>>,
-    password_file: Option<Typed<String>>,
-    place: &Place,
-    to: &mut Compiling,
-    environment: Environment,
-) -> Option<Login> {
-    let user = user.map(|Typed(user)| user);
-    if user.is_some() && password_file.is_none() && !to.said(&place.key("password_file")) {
-        to.wrong_key(&place.key("user"), "a user has a password: add `password_file: PATH`");
-    }
-    let password_file = file(place, "password_file", password_file, to, environment)?;
-    Some(Login { user: user.unwrap_or_default(), password_file })
 }

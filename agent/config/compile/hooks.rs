@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::host::{address, file};
+use super::fields::{address, file};
 use super::{Compiling, items, millis, minutes, secs, tls};
 use crate::config::expand::Environment;
 use crate::config::host::RegistryConfig;

@@ -5,17 +5,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fields::{expanded, file, url};
 use super::{Compiling, bindings, fleet, hours, items, minutes, registries, secs, tls};
-use crate::config::expand::{Environment, expand};
+use crate::config::expand::Environment;
 use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
 use crate::config::place::Place;
 use crate::config::spec::Items;
-use crate::config::spec::address::url_lacks_brackets;
 use crate::config::spec::host::{
     DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, HttpSpec, MatchSpec, ProcessSpec, RestartSpec,
     ServiceSpec, SocketSpec, ToSpec,
 };
-use crate::config::spec::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
+use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
 use crate::model::message::EventKind;
 use crate::model::plan::{Health, HttpHealth, ProcessRestart, Restart, SuperviseRestart, Supervisor};
@@ -78,16 +78,6 @@ fn labels(spec: BTreeMap<String, Typed<String>>) -> BTreeMap<String, String> {
     spec.into_iter().map(|(key, Typed(value))| (key, value)).collect()
 }
 
-pub(super) fn expanded(place: &Place, text: String, to: &mut Compiling, environment: Environment) -> PathBuf {
-    match expand(&text, environment) {
-        Ok(path) => to.path(place, path),
-        Err(why) => {
-            to.wrong(place, why);
-            PathBuf::new()
-        }
-    }
-}
-
 /// The agent's control socket lies in it, and a socket's path is short.
 fn state_directory(place: &Place, text: String, to: &mut Compiling, environment: Environment) -> PathBuf {
     const LONGEST: usize = 107 - "/control.sock".len(); // bytes, of sun_path
@@ -99,56 +89,6 @@ fn state_directory(place: &Place, text: String, to: &mut Compiling, environment:
         to.wrong(place, why);
     }
     state
-}
-
-/// The path of a file that holds a secret.
-pub(super) fn file(
-    within: &Place,
-    key: &str,
-    spec: Option<Typed<String>>,
-    to: &mut Compiling,
-    environment: Environment,
-) -> Option<PathBuf> {
-    let place = within.key(key);
-    let path = spec.map(|Typed(text)| expanded(&place, text, to, environment))?;
-    to.secret(&place, &path);
-    Some(path)
-}
-
-/// An http(s) URL without credentials; the URL itself is never repeated in an error.
-pub(super) fn url(place: &Place, text: String, to: &mut Compiling) -> String {
-    address(place, text, &["http", "https"], "http://127.0.0.1:8500", to)
-}
-
-/// The addresses of one cluster's servers, of which there is at least one: a URL, or a list of them.
-pub(super) fn urls(spec: Option<OneOrMany<String>>, example: &str, within: &Place, to: &mut Compiling) -> Vec<String> {
-    let place = within.key("url");
-    let schemes = ["http", "https"];
-    match to.required(within, "url", spec, &format!("\"{example}\"")) {
-        None => Vec::new(),
-        Some(OneOrMany::One(text)) => vec![address(&place, text, &schemes, example, to)],
-        Some(OneOrMany::Many(list)) => {
-            if list.is_empty() {
-                to.wrong(&place, format!("the list is empty: add \"{example}\""));
-            }
-            items(&place, list).map(|(place, Typed(text))| address(&place, text, &schemes, example, to)).collect()
-        }
-    }
-}
-
-/// A URL of one of these schemes.
-pub(super) fn address(place: &Place, text: String, schemes: &[&str], example: &str, to: &mut Compiling) -> String {
-    match reqwest::Url::parse(&text) {
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            to.wrong(place, "a URL with credentials in it would end up in logs: put the token into its own file");
-        }
-        Ok(url) if schemes.contains(&url.scheme()) && url.has_host() => {}
-        Ok(_) | Err(_) => {
-            let hint = url_lacks_brackets(&text).unwrap_or_else(|| format!("expected a URL such as {example}"));
-            to.wrong(place, hint);
-        }
-    }
-    text.trim_end_matches('/').to_owned()
 }
 
 fn services(

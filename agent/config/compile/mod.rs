@@ -3,7 +3,8 @@
 
 pub mod bindings;
 pub mod condition;
-pub mod fleet;
+pub mod fields;
+mod fleet;
 pub mod hooks;
 pub mod host;
 mod order;

@@ -294,6 +294,3 @@ fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Wi
     }
     windows
 }
-
-/// The longest that a policy's test may last.
-pub const LONGEST_TEST: Duration = hours(24 * 7);

@@ -1,8 +1,7 @@
 //! How a Redis is named: by one `url`, by its `sentinels`, or by `nodes` of a Cluster; the same for a registry and the fleet.
 
 use super::Compiling;
-use super::fleet::login;
-use super::host::address;
+use super::fields::{address, login};
 use super::{items, tls};
 use crate::config::expand::Environment;
 use crate::config::host::RedisConfig;

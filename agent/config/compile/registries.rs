@@ -4,7 +4,7 @@ mod named;
 
 use std::collections::BTreeMap;
 
-use super::host::{file, url};
+use super::fields::{consul_url, file};
 use super::tls;
 use super::{Compiling, hooks, hours, items, millis, redis as named_redis, secs};
 use crate::config::expand::Environment;
@@ -79,18 +79,6 @@ fn health_file(spec: HealthFileSpec, place: &Place, to: &mut Compiling) -> Regis
     RegistryConfig::HealthFile {
         directory: directory.map(|Typed(text)| to.path(&place.key("directory"), text)).unwrap_or_default(),
         hold_every: to.duration(&place.key("hold_every"), spec.hold_every, millis(500), millis(100)..=secs(10)),
-    }
-}
-
-/// The local agent: by HTTP, or by its unix socket.
-pub(super) fn consul_url(place: &Place, text: String, to: &mut Compiling) -> String {
-    match text.strip_prefix("unix://") {
-        Some(path) if path.len() > 1 && path.starts_with('/') => text,
-        Some(_) => {
-            to.wrong(place, "expected a socket by its full path, such as unix:///run/consul/http.sock");
-            text
-        }
-        None => url(place, text, to),
     }
 }
 

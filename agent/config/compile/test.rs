@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::policy::LONGEST_TEST;
 use super::{Compiling, hours, items};
 use crate::config::comparison;
 use crate::config::place::Place;
@@ -13,6 +12,8 @@ use crate::config::spec::scalar::{Typed, When};
 use crate::model::{Expect, Expected, PolicyTest};
 use crate::model::{Policy, Reading, Signal, duration};
 
+/// The longest that a policy's test may last.
+const LONGEST_TEST: Duration = hours(24 * 7);
 /// A week of samples 15 seconds apart are 40,320.
 const MOST_SAMPLES: usize = 100_000;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Compiling;
-use super::host::{address, expanded, file};
+use super::fields::{address, expanded, file};
 use crate::config::expand::Environment;
 use crate::config::host::TlsFiles;
 use crate::config::place::Place;

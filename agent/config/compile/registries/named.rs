@@ -1,8 +1,7 @@
 //! The registries that know an instance by its service and its own name: etcd, ZooKeeper, Nacos, Eureka.
 
 use super::super::Compiling;
-use super::super::fleet::login;
-use super::super::host::urls;
+use super::super::fields::{login, urls};
 use super::super::items;
 use super::super::tls;
 use crate::config::expand::Environment;
