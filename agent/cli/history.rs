@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{ConfigArguments, Failure, Outcome, open, render, signals};
-use crate::execute::tell;
 use crate::model::ServiceName;
+use crate::view::incident::outcome_of;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -42,7 +42,7 @@ pub fn history(arguments: Arguments) -> Outcome {
     let rows: Vec<Vec<String>> = rows
         .into_iter()
         .map(|row| {
-            let (outcome, reason) = tell::outcome_of(&row);
+            let (outcome, reason) = outcome_of(&row);
             let mode = if row.dry_run { "dry-run" } else { "real" };
             let by = row.by_hand.map_or_else(|| "policy".into(), |who| format!("by hand, {who}"));
             vec![render::time(row.began), row.service, row.policy, by, mode.into(), outcome, reason, row.incident]

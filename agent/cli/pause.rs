@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::clock::{Clock, SystemClock};
-use crate::execute::tell;
 use crate::model::duration;
-use crate::store::{OpenIncident, Pause, StateDir, Store};
+use crate::store::{Pause, StateDir, Store};
+use crate::view::incident::step_under_way;
 
 #[derive(Debug, Args)]
 pub struct PauseArguments {
@@ -71,8 +71,8 @@ pub fn pause(arguments: PauseArguments) -> Outcome {
 
 /// What a pause does to an incident that has begun, which is not to stop in the middle.
 fn say_under_way(store: &Store) -> Outcome {
-    for OpenIncident { plan, journal, .. } in store.open_incidents().map_err(|e| Failure::Unreachable(e.to_string()))? {
-        let step = tell::under_way(&plan, &journal);
+    for open in store.open_incidents().map_err(|e| Failure::Unreachable(e.to_string()))? {
+        let (step, plan) = (step_under_way(&open), &open.plan);
         println!(
             "Under way: {}: {}, {step} ({}). Before its restart it is taken back, within seconds; behind it it goes on, to \
              put the service back.",

@@ -1,13 +1,10 @@
 //! `unwait show INCIDENT`: its steps, its outcome, its evidence.
 
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::{ConfigArguments, Failure, Outcome, open, render};
-use crate::execute::saga::Event;
-use crate::execute::tell;
-use crate::model::{IncidentId, Plan};
-use crate::store::{IncidentRow, JournalRow};
+use crate::model::IncidentId;
+use crate::view::incident::{IncidentShown, outcome_of};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -19,26 +16,17 @@ pub struct Arguments {
 
 pub fn show(arguments: Arguments) -> Outcome {
     let store = open::store(&open::state(&arguments.place)?)?;
-    let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let id = IncidentId(arguments.incident);
-    let (Some(row), Some(plan)) = (store.incident(&id).map_err(unreachable)?, store.plan(&id).map_err(unreachable)?)
-    else {
-        return Err(Failure::Wrong(format!("no incident `{id}`; `unwait history` names them")));
-    };
-    let journal = store.journal(&id).map_err(unreachable)?;
-    if arguments.place.json {
-        let events: Vec<Value> = journal
-            .iter()
-            .map(|row| json!({ "at": row.at, "event": serde_json::from_str::<Value>(&row.event).unwrap_or_default() }))
-            .collect();
-        render::json(&json!({ "incident": row, "plan": plan, "journal": events }));
-    } else {
-        say(&row, &plan, &journal);
+    match IncidentShown::of(&store, &id).map_err(|error| Failure::Unreachable(error.to_string()))? {
+        None => return Err(Failure::Wrong(format!("no incident `{id}`; `unwait history` names them"))),
+        Some(shown) if arguments.place.json => render::json(&shown),
+        Some(shown) => say(&shown),
     }
     Ok(())
 }
 
-fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
+fn say(shown: &IncidentShown) {
+    let (row, plan) = (&shown.incident, &shown.plan);
     let mode = if row.dry_run { " (dry-run: nothing was changed)" } else { "" };
     println!("{}{mode}", row.incident);
     println!("  service   {}", row.service);
@@ -49,7 +37,7 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
     }
     match row.ended {
         Some(ended) => {
-            let (outcome, reason) = tell::outcome_of(row);
+            let (outcome, reason) = outcome_of(row);
             println!(
                 "  ended     {}: {outcome}{}{reason}",
                 render::time(ended),
@@ -60,7 +48,7 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
             }
         }
         None => {
-            println!("  under way {}", tell::under_way(plan, journal));
+            println!("  under way {}", shown.step_under_way());
             if let Some(waits_for) = &row.detail {
                 println!("            {waits_for}");
             }
@@ -70,14 +58,8 @@ fn say(row: &IncidentRow, plan: &Plan, journal: &[JournalRow]) {
         println!("  evidence  {}", evidence.display());
     }
     println!();
-    let rows: Vec<Vec<String>> = journal
-        .iter()
-        .filter_map(|row| {
-            let event: Event = serde_json::from_str(&row.event).ok()?;
-            let (step, outcome, detail) = tell::step_of(plan, &event)?;
-            let outcome = if plan.dry_run { format!("would be {outcome}") } else { outcome.into() };
-            Some(vec![render::time(row.at), step.into(), outcome, detail.into()])
-        })
-        .collect();
+    let steps = shown.steps().into_iter();
+    let rows: Vec<Vec<String>> =
+        steps.map(|step| vec![render::time(step.at), step.step, step.outcome, step.detail]).collect();
     render::table(&["AT", "STEP", "OUTCOME", "DETAIL"], &rows);
 }

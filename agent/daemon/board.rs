@@ -14,7 +14,6 @@ use super::agent::Agent;
 use super::explain;
 use crate::config::Config;
 use crate::decide::inaction::{self, Standing};
-use crate::execute::tell;
 use crate::measure::Meter;
 use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
@@ -22,6 +21,7 @@ use crate::model::{Policy, Reading, Readings, Reason, ServiceName, Signal};
 use crate::sense::sensor::Look;
 use crate::serve::{Bulletin, CertificateOf, HeldService, Incidents, MOST_SERVICES, Server, UnderWay, Work};
 use crate::store::{Health, OpenIncident, Store, StoreError};
+use crate::view::incident::step_under_way;
 use crate::wiring::Wiring;
 
 /// The bulletins, and who reads them.
@@ -285,7 +285,7 @@ fn under_way(open: &OpenIncident) -> UnderWay {
         service: plan.target.service.clone(),
         policy: plan.policy.clone(),
         runbook: plan.runbook.clone(),
-        step: tell::under_way(plan, &open.journal),
+        step: step_under_way(open),
         dry_run: plan.dry_run,
     }
 }

@@ -18,7 +18,7 @@ use super::saga::{Event, Saga, Task};
 use super::steps::traffic::Before;
 use super::steps::{self, Failure, UndoError};
 use super::tell::TrafficState;
-use super::world::World;
+use super::world::{BACKOFF, World};
 
 /// How driving ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,9 +37,6 @@ struct Begun {
     slot_until: Option<Duration>,
     before: Option<Before>,
 }
-
-/// Between two tries of what must succeed in the end: doubled from the first to the second.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Drives the saga until it rests. `stop` turns true when the agent is asked to end.
 pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop: watch::Receiver<bool>) -> Driven {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::steps::clients::{self, Shown};
+use super::steps::preimage::Preimage;
 use super::steps::{UndoError, drain};
 use super::world::World;
 use crate::model::Plan;
@@ -36,7 +37,7 @@ pub async fn restore(plan: &Plan, preimage: Option<&Value>, world: &World) -> Re
     };
     drain::still_ours(plan, world).await.map_err(later)?;
     let registrations = preimage
-        .and_then(|preimage| serde_json::from_value::<drain::Preimage>(preimage.clone()).ok())
+        .and_then(|preimage| serde_json::from_value::<Preimage>(preimage.clone()).ok())
         .map(|preimage| preimage.registrations)
         .unwrap_or_default();
     let put_back = drain::put_back(plan, &registrations, world).await.map_err(later)?;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::world::key;
 use crate::model::plan::Binding;
 use crate::ports::registry::{Registration, RegistryError, Traffic};
 
@@ -44,6 +43,11 @@ impl LastSeen {
         let oldest = looks.iter().map(|(_, at)| *at).min()?;
         Some(Look { out: looks.iter().all(|(out, _)| *out), ago: now.saturating_sub(oldest) })
     }
+}
+
+/// The key of a binding in a journaled pre-image.
+pub fn key(binding: &Binding) -> String {
+    format!("{}/{}", binding.registry, binding.id)
 }
 
 #[cfg(test)]

@@ -7,10 +7,8 @@ use jiff::Timestamp;
 use crate::model::incident::Ending;
 use crate::model::message::StepTold;
 use crate::model::{EventKind, Message, Outcome, Plan, Reason, Trigger, duration};
-use crate::store::{IncidentRow, JournalRow};
 
-use super::journal::Journal;
-use super::saga::{Event, Helped, Saga, State};
+use super::saga::{Event, Helped};
 use super::seen::Look;
 
 /// Builds the messages of one plan.
@@ -181,31 +179,6 @@ pub enum TrafficState {
     OutOfTraffic,
     #[strum(to_string = "unhealthy and IN TRAFFIC")]
     InTraffic,
-}
-
-/// How an incident ended, in words for a list: the outcome, and the reason where there is one to give.
-pub fn outcome_of(row: &IncidentRow) -> (String, String) {
-    let reason = row.reason.clone().unwrap_or_default();
-    match (row.outcome.as_deref(), row.dry_run) {
-        (None, _) => ("under way".into(), reason),
-        // What came of steps that were not taken would be a guess.
-        (Some("completed"), true) => ("would be completed".into(), String::new()),
-        (Some(outcome), true) => (format!("would be {outcome}"), reason),
-        (Some(outcome), false) => (outcome.into(), reason),
-    }
-}
-
-/// The step that an incident without an end stands at: `drain`, `unwinding`, …
-pub fn under_way(plan: &Plan, journal: &[JournalRow]) -> &'static str {
-    let mut saga = Saga::new(plan.clone());
-    match Journal::replay(journal, &mut saga).map(|_| saga.state()) {
-        Ok(State::Ready { step } | State::Acting { step }) => plan.steps[*step].step.name(),
-        Ok(State::Unwinding { .. }) => "unwinding",
-        Ok(State::Withdraw { .. }) => "withdrawing",
-        Ok(State::Judging) => "judging",
-        // Its end is being written, or its journal cannot be read: recovery tells of that.
-        Ok(State::Rests(_)) | Err(_) => "ending",
-    }
 }
 
 /// The step that an event speaks of, how it went, and the detail.

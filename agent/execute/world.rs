@@ -265,10 +265,8 @@ impl World {
     }
 }
 
+/// Between two tries of what must succeed in the end: doubled from the first to the second.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// A step's pre-images by registry and instance.
 pub type ByBinding<T> = BTreeMap<String, T>;
-
-/// The key of a binding in a journaled pre-image.
-pub fn key(binding: &Binding) -> String {
-    format!("{}/{}", binding.registry, binding.id)
-}

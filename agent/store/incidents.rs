@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Audience, Store, StoreError, approvals, outbox, time};
 use crate::model::incident::Ending;
@@ -38,7 +38,7 @@ pub struct JournalRow {
 }
 
 /// An incident as `history` and `show` tell it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncidentRow {
     pub incident: String,
     pub service: String,

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
 pub mod explanation;
+pub mod incident;
 pub mod request;
 pub mod status;

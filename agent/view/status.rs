@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::execute::tell;
+use super::incident::step_under_way;
 use crate::model::{IncidentId, Reason, ServiceName, duration};
 use crate::store::{Approval, Breaker, Latch, OpenIncident, Pause, Silence, Store, StoreError, UnreturnedSlot};
 
@@ -124,7 +124,7 @@ fn under_way(open: &OpenIncident) -> IncidentNow {
         incident: open.plan.incident.clone(),
         service: open.plan.target.service.clone(),
         runbook: open.plan.runbook.clone(),
-        step: tell::under_way(&open.plan, &open.journal).into(),
+        step: step_under_way(open).into(),
         waits_for: open.waits_for.clone(),
     }
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::drain;
-use crate::execute::world::{World, key};
+use super::preimage::failed_its_check;
+use crate::execute::seen::key;
+use crate::execute::world::World;
 use crate::model::plan::Binding;
 use crate::model::{Plan, duration};
 use crate::ports::Ports;
 use crate::ports::registry::Registry;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// From a change until the view of clients shows it, beside what the registry itself says that they take.
+pub const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the view shows that clients read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +86,13 @@ async fn first_otherwise(shown: Shown, plan: &Plan, world: &World) -> Option<Str
 /// Another host must not take its instance out before this one is found. An error says that clients do not find it: people
 /// must hear of that. One that failed its check when it was drained was not found before, and is not waited for.
 pub async fn found_again(plan: &Plan, preimage: &Value, world: &World) -> Result<(), String> {
-    if drain::failed_its_check(preimage) {
+    if failed_its_check(preimage) {
         return Ok(());
     }
     let follow = follow_within(plan, &world.ports);
     let since = world.pace.elapsed();
     let shown = loop {
-        if let Some(shown) = look(Shown::In, plan, since, follow + drain::SEEN_WITHIN, world).await {
+        if let Some(shown) = look(Shown::In, plan, since, follow + SEEN_WITHIN, world).await {
             break shown;
         }
     };

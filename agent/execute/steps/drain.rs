@@ -2,28 +2,19 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::clients::{self, Shown};
+use super::clients::{self, SEEN_WITHIN, Shown};
+use super::preimage::Preimage;
 use super::traffic::Before;
 use super::{Done, Failure, PROBE_DEADLINE, UndoError};
 use crate::execute::saga::Saga;
-use crate::execute::world::{ByBinding, World, key};
+use crate::execute::seen::key;
+use crate::execute::world::{ByBinding, World};
 use crate::model::plan::Binding;
 use crate::model::runbook::OnTimeout;
-use crate::model::{Incarnation, Marker, Plan, Reason, duration};
+use crate::model::{Marker, Plan, Reason, duration};
 use crate::ports::registry::{Registration, RegistryError, Restored, Traffic};
-
-/// What was there before the drain.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Preimage {
-    pub registrations: ByBinding<Registration>,
-    /// The lifetime that is drained; putting back needs it still there.
-    pub incarnation: Option<Incarnation>,
-    /// Did the probe pass? Putting back needs it no less healthy.
-    pub healthy: bool,
-}
 
 pub fn marker(plan: &Plan, world: &World) -> Marker {
     Marker { incident: plan.incident.clone(), host: world.host.clone() }
@@ -57,15 +48,6 @@ pub async fn preimage(plan: &Plan, world: &World) -> Result<Value, Failure> {
     Ok(serde_json::to_value(preimage).expect("a pre-image is plain data"))
 }
 
-/// Did it fail its check in one of its registries when it was drained?
-pub fn failed_its_check(preimage: &Value) -> bool {
-    let preimage: Result<Preimage, _> = serde_json::from_value(preimage.clone());
-    let registrations = preimage.map(|preimage| preimage.registrations).unwrap_or_default();
-    registrations.values().any(|registration| registration.traffic == Traffic::Failing)
-}
-
-/// From a change until the view of clients shows it, beside what the registry itself says that they take.
-pub const SEEN_WITHIN: Duration = Duration::from_secs(30);
 /// So often is a drain waited for anew that others undo while clients follow it.
 const WAITS_AT_MOST: u32 = 3;
 

@@ -6,6 +6,7 @@ mod close_sockets;
 pub mod drain;
 mod health_check;
 mod pause;
+pub mod preimage;
 pub mod recycle_workers;
 mod reload;
 pub mod restart;

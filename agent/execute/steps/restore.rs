@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::clients::{self, Shown};
+use super::preimage::Preimage;
 use super::{Done, Failing, Failure, PROBE_DEADLINE, UndoError, drain};
-use crate::execute::driver::BACKOFF;
 use crate::execute::saga::Saga;
 use crate::execute::tell::TrafficState;
-use crate::execute::world::World;
+use crate::execute::world::{BACKOFF, World};
 use crate::model::{Plan, Reason, duration};
 
 /// Probes before a restore: a service that is found unhealthy is not put back.
@@ -19,7 +19,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
     let Some(preimage) = saga.drain_preimage() else {
         return Err(Failure::new(Reason::StepFailed, "nothing was drained"));
     };
-    let preimage: drain::Preimage = serde_json::from_value(preimage.clone())
+    let preimage: Preimage = serde_json::from_value(preimage.clone())
         .map_err(|error| Failure::new(Reason::RecordChanged, format!("the journaled registration: {error}")))?;
 
     let told_at = world.pace.elapsed() + deadline;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{Done, Failing, Failure, clients, drain, restore};
 use crate::execute::saga::{Helped, Saga};
-use crate::execute::world::{World, key};
+use crate::execute::seen::key;
+use crate::execute::world::World;
 use crate::model::plan::Binding;
 use crate::model::{Comparison, Plan, Reason, Truth, duration};
 use crate::ports::registry::{RegistryError, Traffic};

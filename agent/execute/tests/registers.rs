@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use super::run::{Life, Run};
-use crate::execute::driver::{BACKOFF, drive};
+use crate::execute::driver::drive;
 use crate::execute::fakes::{self, Fault, ID, Shape};
 use crate::execute::journal::Journal;
 use crate::execute::saga::{Event, Saga};
+use crate::execute::world::BACKOFF;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, Outcome, Reason, Step};
 use crate::ports::registry::Traffic;

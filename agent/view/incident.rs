@@ -1,0 +1,95 @@
+//! One incident, and a list of them: the plan, what its journal says of each step, and how it ended.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::execute::saga::{Event, Saga, State};
+use crate::execute::tell;
+use crate::model::{IncidentId, Plan};
+use crate::store::{IncidentRow, JournalRow, OpenIncident, Store, StoreError};
+
+/// An incident whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentShown {
+    pub incident: IncidentRow,
+    pub plan: Plan,
+    pub journal: Vec<EventShown>,
+}
+
+/// One event of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventShown {
+    pub at: Timestamp,
+    /// `null` where another version wrote it in a way that this one cannot read.
+    pub event: Value,
+}
+
+/// A step, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepShown {
+    pub at: Timestamp,
+    pub step: String,
+    /// `done`, `failed`, `undone`, …; with `would be` before it in a dry run.
+    pub outcome: String,
+    pub detail: String,
+}
+
+impl IncidentShown {
+    /// `None` where the store knows no such incident.
+    pub fn of(store: &Store, id: &IncidentId) -> Result<Option<Self>, StoreError> {
+        let (Some(incident), Some(plan)) = (store.incident(id)?, store.plan(id)?) else { return Ok(None) };
+        let event = |row: JournalRow| EventShown {
+            at: row.at,
+            event: serde_json::from_str(&row.event).unwrap_or_default(),
+        };
+        let journal = store.journal(id)?.into_iter().map(event).collect();
+        Ok(Some(Self { incident, plan, journal }))
+    }
+
+    /// The steps that were taken, in their order.
+    pub fn steps(&self) -> Vec<StepShown> {
+        let step = |shown: &EventShown| {
+            let event: Event = serde_json::from_value(shown.event.clone()).ok()?;
+            let (step, outcome, detail) = tell::step_of(&self.plan, &event)?;
+            let outcome = if self.plan.dry_run { format!("would be {outcome}") } else { outcome.into() };
+            Some(StepShown { at: shown.at, step: step.into(), outcome, detail: detail.into() })
+        };
+        self.journal.iter().filter_map(step).collect()
+    }
+
+    /// The step that it stands at, where it has not ended.
+    pub fn step_under_way(&self) -> &'static str {
+        step_at(&self.plan, self.journal.iter().map(|shown| serde_json::from_value(shown.event.clone())))
+    }
+}
+
+/// The step that an incident without an end stands at: `drain`, `unwinding`, …
+pub fn step_under_way(open: &OpenIncident) -> &'static str {
+    step_at(&open.plan, open.journal.iter().map(|row| serde_json::from_str(&row.event)))
+}
+
+fn step_at(plan: &Plan, mut events: impl Iterator<Item = serde_json::Result<Event>>) -> &'static str {
+    let mut saga = Saga::new(plan.clone());
+    let is_read = events.all(|event| event.is_ok_and(|event| saga.apply(event).is_ok()));
+    match saga.state() {
+        State::Ready { step } | State::Acting { step } if is_read => plan.steps[*step].step.name(),
+        State::Unwinding { .. } if is_read => "unwinding",
+        State::Withdraw { .. } if is_read => "withdrawing",
+        State::Judging if is_read => "judging",
+        // Its end is being written, or its journal cannot be read: recovery tells people of that.
+        _ => "ending",
+    }
+}
+
+/// How an incident ended, in words for a list: the outcome, and the reason where there is one to give.
+pub fn outcome_of(row: &IncidentRow) -> (String, String) {
+    let reason = row.reason.clone().unwrap_or_default();
+    match (row.outcome.as_deref(), row.dry_run) {
+        (None, _) => ("under way".into(), reason),
+        // What came of steps that were not taken would be a guess.
+        (Some("completed"), true) => ("would be completed".into(), String::new()),
+        (Some(outcome), true) => (format!("would be {outcome}"), reason),
+        (Some(outcome), false) => (outcome.into(), reason),
+    }
+}
