@@ -21,7 +21,7 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
     ("store", &["model", "clock", "crash"]),
     ("ports", &["model", "clock", "command", "crash", "trust"]),
     ("evidence", &["model", "clock", "command"]),
-    ("serve", &["model"]),
+    ("serve", &["model", "view"]),
     ("decide", &["model", "clock", "store", "ports", "crash"]),
     ("execute", &["model", "clock", "store", "ports", "crash"]),
     ("sense", &["model", "clock", "collect", "attribute", "measure", "config", "decide::possible", "execute::world"]),

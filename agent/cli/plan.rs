@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::daemon::control;
-use crate::daemon::explain::{Asking, choose};
+use crate::daemon::explain::Asking;
 use crate::model::{ServiceName, Step, Trigger, duration};
 use crate::view::explanation::{Clients, Planned};
 use crate::view::request::Request;
@@ -26,7 +26,7 @@ pub struct Arguments {
 pub async fn plan(arguments: Arguments) -> Outcome {
     let service = ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let config = open::config(&arguments.place)?;
-    let policy = choose(&config, &service, arguments.policy.as_deref()).map_err(Failure::Wrong)?;
+    let policy = config.choose(&service, arguments.policy.as_deref()).map_err(Failure::Wrong)?.clone();
     let store = open::store_or_empty(&config.host.state)?;
     // What the running agent has found of its disk is against it here too.
     let agent = control::call(&config.host.state, &Request::Status).await.ok().flatten();

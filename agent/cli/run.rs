@@ -11,7 +11,8 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 
 use super::{Failure, Outcome};
 use crate::clock::SystemClock;
-use crate::daemon::run::{self, RunError};
+use crate::daemon::opening::RunError;
+use crate::daemon::run;
 use crate::model::{EventKind, Message};
 use crate::wiring;
 use crate::wiring::Host;

@@ -56,7 +56,7 @@ fn say(status: &Status) {
         println!("LATCHED {service} since {}: {reason} ({detail})", render::time(*since));
         println!("        unwait show {incident}; unwait resolve {service} --restore | --leave");
     }
-    for IncidentNow { incident, service, runbook, step, waits_for } in &status.open {
+    for IncidentNow { incident, service, runbook, step, waits_for, .. } in &status.open {
         println!("UNDER WAY {service}: {runbook}, {step} ({incident})");
         if let Some(what) = waits_for {
             println!("        {what}");

@@ -196,6 +196,31 @@ impl Config {
         policy.services.iter().filter_map(of_none).collect()
     }
 
+    /// The policies that select the service, in their order.
+    pub fn selecting(&self, service: &ServiceName) -> Vec<&Policy> {
+        self.policies.iter().filter(|policy| self.selects(policy, service).is_some()).collect()
+    }
+
+    /// The policy of this name; without a name, the first that selects the service.
+    ///
+    /// # Errors
+    /// In words, where none of that name selects it.
+    pub fn choose(&self, service: &ServiceName, policy: Option<&str>) -> Result<&Policy, String> {
+        let selecting = self.selecting(service);
+        let found = match policy {
+            None => selecting.first(),
+            Some(name) => selecting.iter().find(|policy| policy.name == name),
+        };
+        match (found, policy) {
+            (Some(found), _) => Ok(found),
+            (None, Some(name)) if !selecting.is_empty() => {
+                let names: Vec<&str> = selecting.iter().map(|policy| policy.name.as_str()).collect();
+                Err(format!("no policy `{name}` selects {service}; these do: {}", names.join(", ")))
+            }
+            (None, _) => Err(format!("no policy selects {service}")),
+        }
+    }
+
     /// Does the policy speak of the service, and how? A label is looked for among the service's own, not the host's.
     pub fn selects(&self, policy: &Policy, service: &ServiceName) -> Option<Selected> {
         let labels = self.service_config(service).map(|service| &service.labels);

@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 
 use super::beside::{Beside, Kind};
 use super::board::{Board, Listed};
-use super::deciding::{Beginning, Begun, Considered};
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
 use super::duties::{approvals, breaker, delivery, remind, sweep, unowned};
+use super::event::{Beginning, Ended, Event, Looked};
 use super::history;
-use super::run::RunError;
+use super::opening::RunError;
 use crate::decide::detector::Detector;
 use crate::execute::driver::Driven;
 use crate::execute::world::World;
@@ -52,44 +52,6 @@ const RELEASE_EVERY: Duration = Duration::from_secs(30);
 const SUPERVISORS_WITHIN: Duration = Duration::from_millis(250);
 /// For what is given back and delivered before the agent ends, where it was idle: the rest is the next start's.
 const LAST_WHEN_IDLE: Duration = Duration::from_secs(1);
-
-/// What the loop hears of.
-#[derive(Debug)]
-pub(super) enum Event {
-    Looked(Box<Looked>),
-    Considered(Box<Considered>),
-    Begun(Box<Begun>),
-    Published(Published),
-    /// Did all registries answer?
-    Swept(bool),
-    SlotsReturned,
-    /// A new configuration with its adapters, or why it is not put in force.
-    Reloaded(Box<Result<Wiring, String>>),
-    /// The files of this configuration are kept for a start on broken ones.
-    Kept(u64),
-    /// Work is over of which nothing is to be heard.
-    Over,
-}
-
-/// What came of a look.
-#[derive(Debug)]
-pub(super) struct Looked {
-    /// Since boot.
-    begun: Duration,
-    /// Of which configuration, counted from the start on.
-    configuration: u64,
-    attention: Attention,
-    /// An error in words.
-    look: Result<Look, String>,
-    /// For the board, where somebody may read it.
-    listed: Option<Listed>,
-}
-
-/// A saga that came to rest, or was left for the next start.
-pub(crate) struct Ended {
-    pub plan: Plan,
-    pub driven: Driven,
-}
 
 /// The running agent.
 pub struct Agent {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use tokio::task::JoinSet;
 
-use super::agent::Event;
+use super::event::Event;
 use crate::model::ServiceName;
 use crate::ports::sharing;
 

@@ -10,18 +10,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::agent::Agent;
-use super::explain;
 use crate::config::Config;
-use crate::decide::inaction::{self, Standing};
 use crate::measure::Meter;
 use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
-use crate::model::{Policy, Reading, Readings, Reason, ServiceName, Signal};
+use crate::model::{Policy, Reading, Readings, ServiceName, Signal};
 use crate::sense::sensor::Look;
-use crate::serve::{Bulletin, CertificateOf, HeldService, Incidents, MOST_SERVICES, Server, UnderWay, Work};
-use crate::store::{Health, OpenIncident, Store, StoreError};
-use crate::view::incident::step_under_way;
+use crate::serve::{MOST_SERVICES, Server};
+use crate::view::bulletin::{Bulletin, Work};
 use crate::wiring::Wiring;
 
 /// The bulletins, and who reads them.
@@ -54,7 +50,7 @@ impl Board {
     }
 
     /// Serves where the configuration says; a server that stands there already stays.
-    fn serve(&mut self, wiring: &Wiring) {
+    pub fn serve(&mut self, wiring: &Wiring) {
         let listen = wiring.config.host.http;
         if self.server.as_ref().map(|(at, _)| *at) == listen {
             return;
@@ -67,6 +63,29 @@ impl Board {
             Ok(server) => self.server = Some((listen, server)),
             Err(error) => tracing::error!(%error, "no metrics are served"),
         }
+    }
+
+    /// With what the board itself knows.
+    pub fn filled(&self, bulletin: Bulletin, config: &Config) -> Bulletin {
+        let mut work = self.work.clone();
+        for policy in &config.policies {
+            work.breaches.entry(policy.name.clone()).or_default();
+        }
+        let bulletin = Bulletin { started: (self.started, bulletin.started.1), ticked: self.ticked, work, ..bulletin };
+        let Some(seen) = &self.seen else { return bulletin };
+        Bulletin {
+            looked: Some(seen.at),
+            host_close_wait: Some(seen.host_close_wait as f64),
+            unattributed: seen.unattributed.clone(),
+            services: seen.services.clone(),
+            services_left_out: seen.left_out,
+            ..bulletin
+        }
+    }
+
+    /// From now on this one is shown.
+    pub fn publish(&self, bulletin: Bulletin) {
+        self.posted.send_replace(Arc::new(bulletin));
     }
 
     pub fn breached(&mut self, policy: &Policy) {
@@ -146,148 +165,6 @@ fn bounded(named: BTreeSet<ServiceName>, mut holding: Vec<(ServiceName, u64)>) -
     let left_out = (named.len() + holding.len()).saturating_sub(MOST_SERVICES);
     let listed = named.into_iter().chain(holding.into_iter().map(|(service, _)| service)).take(MOST_SERVICES);
     (listed.collect(), left_out)
-}
-
-/// Of several of one name, in a bundle for a change of CA, the one that ends first.
-fn certificates(wiring: &Wiring) -> BTreeMap<CertificateOf, Timestamp> {
-    let mut ends = BTreeMap::new();
-    for (connection, whose, certificate) in wiring.certificates() {
-        let of = CertificateOf { connection, whose: whose.into(), subject: certificate.subject };
-        let end = ends.entry(of).or_insert(certificate.until);
-        *end = certificate.until.min(*end);
-    }
-    ends
-}
-
-impl Agent {
-    /// Serves what the configuration in force asks for.
-    pub(crate) fn open_board(&mut self) {
-        // Nobody reads of an agent that has never been.
-        self.post();
-        self.board.serve(&self.wiring);
-    }
-
-    /// Makes known what is so now.
-    pub(crate) fn post(&self) {
-        if self.wiring.config.host.http.is_none() {
-            return;
-        }
-        match self.bulletin() {
-            Ok(bulletin) => drop(self.board.posted.send_replace(Arc::new(bulletin))),
-            // What stands on the board is as old as `ticked` in it says.
-            Err(error) => tracing::warn!(%error, "nothing could be made known"),
-        }
-    }
-
-    fn bulletin(&self) -> Result<Bulletin, StoreError> {
-        let (store, board, config) = (&self.store, &self.board, &self.wiring.config);
-        let now = self.wiring.host.clock.now();
-        let seen = board.seen.as_ref();
-        let open = store.open_incidents()?;
-        let breakers: Vec<_> = store.breakers()?.into_iter().map(|breaker| (breaker.service, breaker.policy)).collect();
-        let mut work = board.work.clone();
-        for policy in &config.policies {
-            work.breaches.entry(policy.name.clone()).or_default();
-        }
-        Ok(Bulletin {
-            version: env!("CARGO_PKG_VERSION"),
-            started: (board.started, self.started),
-            ticked: board.ticked,
-            period: self.attention.period(),
-            work,
-            looked: seen.map(|seen| seen.at),
-            not_measuring: self.last_failure.clone(),
-            observe_only: store.health() == Health::Failing,
-            paused: Some(store.paused(now)?.is_some()),
-            host_close_wait: seen.map(|seen| seen.host_close_wait as f64),
-            unattributed: seen.map(|seen| seen.unattributed.clone()).unwrap_or_default(),
-            services: seen.map(|seen| seen.services.clone()).unwrap_or_default(),
-            services_left_out: seen.map_or(0, |seen| seen.left_out),
-            held: seen.map(|seen| self.why_not(&seen.services, &open, &breakers)).unwrap_or_default(),
-            breached: self.breached(),
-            under_way: open.iter().map(under_way).collect(),
-            incidents: incidents(store)?,
-            latched: store.latches()?.into_iter().map(|latch| (latch.service, latch.reason)).collect(),
-            open_breakers: breakers,
-            outbox: self.undelivered()?,
-            slots: store.slots_noted()?.into_iter().map(|(scope, count)| (scope, count.into())).collect(),
-            certificates: certificates(&self.wiring),
-            verdicts: self.wiring.tally.read().map(|(guard, verdict, count)| (guard.into(), verdict, count)).collect(),
-        })
-    }
-
-    /// For each of the services, and each policy that selects it, why nothing is being done.
-    fn why_not(
-        &self,
-        services: &[(ServiceName, Readings)],
-        open: &[OpenIncident],
-        breakers: &[(String, String)],
-    ) -> Vec<HeldService> {
-        let mut all = Vec::new();
-        for (service, readings) in services {
-            if open.iter().any(|open| open.plan.target.service == *service) {
-                continue;
-            }
-            let held = |policy, reason| HeldService { service: service.clone(), policy, reason };
-            let selecting = explain::selecting(&self.wiring.config, service);
-            if selecting.is_empty() {
-                all.push(held(None, Reason::NoPolicy));
-            }
-            for policy in selecting {
-                let key = (policy.name.clone(), service.clone());
-                let standing = Standing {
-                    policy,
-                    readings,
-                    watch: Some(self.detector.watch(&policy.name, service)),
-                    refused: self.held.get(&key).map(|held| held.refusal.reason),
-                    breaker_is_open: breakers.iter().any(|(at, by)| at == service.as_str() && *by == policy.name),
-                };
-                all.extend(inaction::reason(standing).map(|reason| held(Some(policy.name.clone()), reason)));
-            }
-        }
-        all
-    }
-
-    fn breached(&self) -> Vec<(ServiceName, String)> {
-        let of = |policy: &Policy| {
-            let services: Vec<_> = self.detector.breached(&policy.name).cloned().collect();
-            services.into_iter().map(|service| (service, policy.name.clone())).collect::<Vec<_>>()
-        };
-        self.wiring.config.policies.iter().flat_map(of).collect()
-    }
-
-    /// Of every destination, also those that have taken everything.
-    fn undelivered(&self) -> Result<BTreeMap<String, (u64, Option<Timestamp>)>, StoreError> {
-        let mut all: BTreeMap<_, _> =
-            self.wiring.config.host.notify.iter().map(|to| (to.name.clone(), (0, None))).collect();
-        for (to, undelivered) in self.store.undelivered_by_destination()? {
-            all.insert(to, (undelivered.count.into(), Some(undelivered.oldest)));
-        }
-        Ok(all)
-    }
-}
-
-fn incidents(store: &Store) -> Result<Vec<Incidents>, StoreError> {
-    let ended = store.ended_so_far()?.into_iter();
-    Ok(ended
-        .map(|ended| Incidents {
-            outcome: ended.outcome,
-            reason: ended.reason,
-            dry_run: ended.dry_run,
-            count: ended.count.into(),
-        })
-        .collect())
-}
-
-fn under_way(open: &OpenIncident) -> UnderWay {
-    let plan = &open.plan;
-    UnderWay {
-        service: plan.target.service.clone(),
-        policy: plan.policy.clone(),
-        runbook: plan.runbook.clone(),
-        step: step_under_way(open),
-        dry_run: plan.dry_run,
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::agent::{Agent, Ended, Event};
+use super::agent::Agent;
 use super::beside::Kind;
 use super::duties::held::{self, HeldBreach};
 use super::duties::{approvals, breaches, breaker, messages};
-use super::explain;
+use super::event::{Beginning, Begun, Considered, Ended, Event, refuse};
 use crate::decide::detector::{Change, Watch};
 use crate::decide::guards::{Gate, Guard, Question, Refusal};
 use crate::execute::driver;
@@ -28,51 +28,6 @@ use crate::wiring::plans::{self, Proposal};
 
 /// To who waits for what was asked of the former configuration.
 pub(super) const ANOTHER: &str = "another configuration is in force by now; ask again";
-
-/// What may begin, and who waits for the answer.
-#[derive(Debug)]
-pub(super) struct Beginning {
-    proposal: Proposal,
-    policy: Policy,
-    readings: Readings,
-    /// Of which configuration, counted from the agent's start on.
-    configuration: u64,
-    reply: Option<oneshot::Sender<Reply>>,
-}
-
-impl Beginning {
-    /// A person waits for it.
-    fn is_a_persons(&self) -> bool {
-        self.reply.is_some()
-    }
-
-    /// Not now, and why, where a person waits.
-    pub fn put_off(self, why: &str) {
-        refuse(self.reply, || why.into());
-    }
-}
-
-/// What the guards say of it, but for the slot.
-#[derive(Debug)]
-pub(super) struct Considered {
-    beginning: Beginning,
-    answer: Result<(), Refusal>,
-    /// Another host tells of this refusal.
-    another_tells: bool,
-}
-
-/// It has begun, or a guard was against it in the end.
-pub(super) struct Begun {
-    beginning: Beginning,
-    began: Result<World, Refusal>,
-    another_tells: bool,
-}
-
-impl std::fmt::Debug for Begun {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Begun").field("beginning", &self.beginning).finish_non_exhaustive()
-    }
-}
 
 impl Agent {
     /// What each policy makes of a look; what is in breach is considered.
@@ -192,7 +147,7 @@ impl Agent {
         reply: oneshot::Sender<Reply>,
     ) {
         let chosen = ServiceName::parse(service).and_then(|service| {
-            let policy = explain::choose(&self.wiring.config, &service, policy)?;
+            let policy = self.wiring.config.choose(&service, policy)?.clone();
             Ok((service, policy))
         });
         let (service, policy) = match chosen {
@@ -321,12 +276,6 @@ impl Agent {
         if !self.beside.asks_guards() {
             self.post();
         }
-    }
-}
-
-fn refuse(reply: Option<oneshot::Sender<Reply>>, why: impl FnOnce() -> String) {
-    if let Some(reply) = reply {
-        let _ = reply.send(Reply::refused(why()));
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::agent::Agent;
 use super::duties::breaker;
-use crate::config::Config;
 use crate::decide::detector::Detector;
 use crate::decide::inaction::{self, Standing};
 use crate::execute::steps::clients;
@@ -19,28 +18,6 @@ use crate::view::explanation::{Clients, Explanation, Planned, PolicyExplained, e
 use crate::view::request::Reply;
 use crate::wiring::Wiring;
 use crate::wiring::plans::{self, Proposal};
-
-/// The policy that a person means. Without its name: the first that selects the service.
-pub fn choose(config: &Config, service: &ServiceName, policy: Option<&str>) -> Result<Policy, String> {
-    let selecting = selecting(config, service);
-    let names = || selecting.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ");
-    let found = match policy {
-        None => selecting.first().copied(),
-        Some(name) => selecting.iter().find(|policy| policy.name == name).copied(),
-    };
-    match (found, policy) {
-        (Some(found), _) => Ok(found.clone()),
-        (None, Some(name)) if !selecting.is_empty() => {
-            Err(format!("no policy `{name}` selects {service}; these do: {}", names()))
-        }
-        (None, _) => Err(format!("no policy selects {service}")),
-    }
-}
-
-/// The policies that select the service.
-pub fn selecting<'a>(config: &'a Config, service: &ServiceName) -> Vec<&'a Policy> {
-    config.policies.iter().filter(|policy| config.selects(policy, service).is_some()).collect()
-}
 
 /// For each party that is asked: whoever has not answered by then is shown as silent.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -94,7 +71,7 @@ impl Asking<'_> {
         let open = self.store.open_incidents().unwrap_or_default();
         let mut under_way = open.into_iter().map(|open| open.plan).filter(|plan| plan.target.service == *service);
         let under_way = under_way.next().map(|plan| plan.incident);
-        for policy in selecting(&self.wiring.config, service) {
+        for policy in self.wiring.config.selecting(service) {
             let watch = detector.map(|(detector, _)| detector.watch(&policy.name, service));
             let standing = match watch.zip(detector) {
                 Some((watch, (_, now))) => standing(watch, policy, now),

@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 use super::control::{self, Listening};
 use super::duties::{delivery, messages};
-use super::run::RunError;
+use crate::config::Diagnostics;
 use crate::model::Message;
 use crate::store::{StateDir, StateDirError, Store, StoreError};
-use crate::wiring::Wiring;
+use crate::wiring::{Wiring, WiringError};
 
 /// How often a state that cannot be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -100,6 +100,23 @@ impl<'a> Waiting<'a> {
     async fn end(self) {
         self.delivery.end(delivery::LAST).await;
     }
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Config(Diagnostics),
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
+    #[error(transparent)]
+    StateDir(#[from] crate::store::StateDirError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the control socket: {0}")]
+    Control(std::io::Error),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
 }
 
 impl RunError {

@@ -1,8 +1,9 @@
 //! What a former agent left: each incident that has not ended is gone on with, or given to a person. Each by itself, beside
 //! the agent's other work: whether a restart took place may take minutes to know.
 
-use super::agent::{Agent, Ended};
-use super::run::RunError;
+use super::agent::Agent;
+use super::event::Ended;
+use super::opening::RunError;
 use crate::execute::driver::{self, Driven};
 use crate::execute::recovery;
 use crate::execute::world::World;

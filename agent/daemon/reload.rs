@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agent::{Agent, Event};
+use super::agent::Agent;
 use super::beside::Kind;
 use super::deciding::ANOTHER;
 use super::duties::{approvals, delivery};
+use super::event::Event;
 use super::last_good;
 use crate::config;
 use crate::sense::attention::Attention;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::agent::{Agent, Event};
+use super::agent::Agent;
 use super::beside::Kind;
 use super::duties::{approvals, resolve};
+use super::event::Event;
 use super::explain;
 use crate::view::request::{Reply, Request};
 use crate::view::status::{AgentNow, HeldNow};

@@ -6,27 +6,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::agent::{Agent, Inbox};
 use super::last_good;
-use super::opening::{self, Opened};
-use crate::config::{self, Diagnostics};
-use crate::store::StoreError;
-use crate::wiring::{Host, Wiring, WiringError};
-
-/// Why the agent does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("{0}")]
-    Config(Diagnostics),
-    #[error(transparent)]
-    Wiring(#[from] WiringError),
-    #[error(transparent)]
-    StateDir(#[from] crate::store::StateDirError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the control socket: {0}")]
-    Control(std::io::Error),
-    #[error("signals: {0}")]
-    Signals(std::io::Error),
-}
+use super::opening::{self, Opened, RunError};
+use crate::config;
+use crate::wiring::{Host, Wiring};
 
 /// Opens everything and runs until `stop`; what `unwait run` and the demo call.
 pub async fn run(

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::bulletin::Bulletin;
 use crate::model::duration;
+use crate::view::bulletin::Bulletin;
 
 /// So many intervals without a tick, and the loop hangs.
 const MISSED: u32 = 4;

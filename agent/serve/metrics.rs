@@ -10,9 +10,10 @@
 
 use std::collections::BTreeMap;
 
-use super::bulletin::{Bulletin, CertificateOf, UnderWay};
 use super::exposition::{Exposition, Kind};
 use crate::model::{Signal, duration};
+use crate::view::bulletin::{Bulletin, CertificateOf};
+use crate::view::status::IncidentNow;
 
 /// The whole text.
 pub fn text(bulletin: &Bulletin) -> String {
@@ -194,7 +195,7 @@ fn of_decisions(bulletin: &Bulletin, text: &mut Exposition) {
         "unwait_breaker_open",
         Kind::Gauge,
         "1 where the policy went back to dry-run for the service, because its action did not help twice.",
-        pairs(bulletin.open_breakers.iter().map(|(service, policy)| (service.as_str(), policy))),
+        pairs(bulletin.open_breakers.iter().map(|breaker| (breaker.service.as_str(), &breaker.policy))),
     );
     text.family(
         "unwait_guard_verdicts_total",
@@ -227,7 +228,7 @@ fn of_incidents(bulletin: &Bulletin, text: &mut Exposition) {
         "unwait_incident_under_way",
         Kind::Gauge,
         "1 for each incident under way, with the step that is next or being done.",
-        bulletin.under_way.iter().map(|UnderWay { service, policy, runbook, step, dry_run: dry }| {
+        bulletin.under_way.iter().map(|IncidentNow { service, policy, runbook, step, dry_run: dry, .. }| {
             let labels = [
                 ("service", service.as_str()),
                 ("policy", policy.as_str()),
@@ -245,7 +246,7 @@ fn of_incidents(bulletin: &Bulletin, text: &mut Exposition) {
         bulletin
             .latched
             .iter()
-            .map(|(service, reason)| ([("service", service.as_str()), ("reason", reason.as_str())], 1.0)),
+            .map(|latch| ([("service", latch.service.as_str()), ("reason", latch.reason.as_str())], 1.0)),
     );
     text.family(
         "unwait_outbox_undelivered",

@@ -1,6 +1,5 @@
 #![doc = include_str!("README.md")]
 
-mod bulletin;
 mod exposition;
 mod health;
 mod metrics;
@@ -24,8 +23,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub use bulletin::{Bulletin, CertificateOf, HeldService, Incidents, UnderWay, Work};
 use exposition::Exposition;
+
+use crate::view::bulletin::Bulletin;
 
 /// Services of which a bulletin speaks at the most: with every signal some 20 series each.
 pub const MOST_SERVICES: usize = 500;

@@ -8,7 +8,10 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::model::census::NoOwner;
-use crate::model::{Readings, Reason, ServiceName, Signal};
+use crate::model::{IncidentId, Readings, Reason, ServiceName, Signal};
+use crate::store::{Breaker, EndedSoFar, Latch};
+use crate::view::bulletin::{CertificateOf, HeldService, Work};
+use crate::view::status::IncidentNow;
 
 /// Changes only with `UNWAIT_GOLDEN=write`.
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/agent/serve/metrics.txt");
@@ -62,21 +65,35 @@ fn bulletin() -> Bulletin {
             held(&order, Some("say \"so\"\n"), Reason::Quiet),
         ],
         breached: vec![(order.clone(), "leak".into())],
-        under_way: vec![UnderWay {
+        under_way: vec![IncidentNow {
+            incident: IncidentId("i1".into()),
             service: order,
             policy: "leak".into(),
             runbook: "isolate-restart-recover".into(),
-            step: "wait_drained",
+            step: "wait_drained".into(),
             dry_run: false,
+            waits_for: None,
         }],
-        incidents: vec![Incidents {
+        incidents: vec![EndedSoFar {
             outcome: "completed".into(),
             reason: "not_helped".into(),
             dry_run: true,
             count: 3,
         }],
-        latched: vec![("rpc-pay.service".into(), "unhealthy".into())],
-        open_breakers: vec![("rpc-order.service".into(), "leak".into())],
+        latched: vec![Latch {
+            service: "rpc-pay.service".into(),
+            incident: "i2".into(),
+            reason: "unhealthy".into(),
+            detail: "its probe fails".into(),
+            since: at(0),
+        }],
+        open_breakers: vec![Breaker {
+            policy: "leak".into(),
+            service: "rpc-order.service".into(),
+            runbook: "isolate-restart-recover".into(),
+            incident: "i3".into(),
+            since: at(0),
+        }],
         outbox: [("slack".into(), (2, Some(at(900)))), ("generic".into(), (0, None))].into(),
         slots: [("rpc-order".into(), 1)].into(),
         certificates: ["own", "theirs"]

@@ -8,7 +8,7 @@ use super::{Store, StoreError, time};
 
 /// How many incidents ended so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedSoFar {
     pub outcome: String,
     pub reason: String,
     pub dry_run: bool,
@@ -25,7 +25,7 @@ pub struct Undelivered {
 
 impl Store {
     /// Every incident that has ended since the file was made: none is ever forgotten, so the counts only grow.
-    pub fn ended_so_far(&self) -> Result<Vec<Ended>, StoreError> {
+    pub fn ended_so_far(&self) -> Result<Vec<EndedSoFar>, StoreError> {
         self.read(|connection| {
             connection
                 .prepare_cached(
@@ -33,7 +33,12 @@ impl Store {
                      GROUP BY outcome, reason, dry_run ORDER BY outcome, reason, dry_run",
                 )?
                 .query_map([], |row| {
-                    Ok(Ended { outcome: row.get(0)?, reason: row.get(1)?, dry_run: row.get(2)?, count: row.get(3)? })
+                    Ok(EndedSoFar {
+                        outcome: row.get(0)?,
+                        reason: row.get(1)?,
+                        dry_run: row.get(2)?,
+                        count: row.get(3)?,
+                    })
                 })?
                 .collect()
         })
@@ -108,7 +113,7 @@ mod tests {
         }
         drop(store);
         let store = Store::open(&path).unwrap();
-        let ended = |outcome: &str, reason: &str, dry_run, count| Ended {
+        let ended = |outcome: &str, reason: &str, dry_run, count| EndedSoFar {
             outcome: outcome.into(),
             reason: reason.into(),
             dry_run,

@@ -33,7 +33,7 @@ use timeline::Timeline;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use breakers::{Attempt, Breaker, Verdict};
-pub use counts::{Ended, Undelivered};
+pub use counts::{EndedSoFar, Undelivered};
 pub use damaged::AGENT;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, Pause};

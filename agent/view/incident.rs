@@ -39,10 +39,8 @@ impl IncidentShown {
     /// `None` where the store knows no such incident.
     pub fn of(store: &Store, id: &IncidentId) -> Result<Option<Self>, StoreError> {
         let (Some(incident), Some(plan)) = (store.incident(id)?, store.plan(id)?) else { return Ok(None) };
-        let event = |row: JournalRow| EventShown {
-            at: row.at,
-            event: serde_json::from_str(&row.event).unwrap_or_default(),
-        };
+        let event =
+            |row: JournalRow| EventShown { at: row.at, event: serde_json::from_str(&row.event).unwrap_or_default() };
         let journal = store.journal(id)?.into_iter().map(event).collect();
         Ok(Some(Self { incident, plan, journal }))
     }

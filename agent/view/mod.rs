@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod bulletin;
 pub mod explanation;
 pub mod incident;
 pub mod request;

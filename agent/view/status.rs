@@ -66,8 +66,11 @@ pub struct Status {
 pub struct IncidentNow {
     pub incident: IncidentId,
     pub service: ServiceName,
+    pub policy: String,
     pub runbook: String,
+    /// The step's name, `unwinding` or `withdrawing`.
     pub step: String,
+    pub dry_run: bool,
     /// What it has been waiting for, where people were told of that.
     pub waits_for: Option<String>,
 }
@@ -119,12 +122,14 @@ impl Status {
     }
 }
 
-fn under_way(open: &OpenIncident) -> IncidentNow {
+pub(super) fn under_way(open: &OpenIncident) -> IncidentNow {
     IncidentNow {
         incident: open.plan.incident.clone(),
         service: open.plan.target.service.clone(),
+        policy: open.plan.policy.clone(),
         runbook: open.plan.runbook.clone(),
         step: step_under_way(open).into(),
+        dry_run: open.plan.dry_run,
         waits_for: open.waits_for.clone(),
     }
 }

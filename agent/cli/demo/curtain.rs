@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::{Failure, Outcome};
 use super::narrator::{Narrator, Tone};
 use super::stage::{self, AsItIs, INSTANCE, Stage};
-use crate::daemon::run::RunError;
+use crate::daemon::opening::RunError;
 use crate::evidence::peers::Peers;
 use crate::model::{self, Message};
 

@@ -1,6 +1,5 @@
 //! `mode: approve`: people are asked about a plan, and say their word over the control socket.
 
-use crate::daemon::explain;
 use crate::model::{EventKind, Message, Mode, Plan, Policy, Reason, ServiceName, duration};
 use crate::store::{Approval, ApprovalState, Decided, Store, Word};
 use crate::view::request::Reply;
@@ -82,7 +81,7 @@ pub fn withdraw(wiring: &Wiring, store: &Store) {
 
 fn is_asked_for(wiring: &Wiring, approval: &Approval) -> bool {
     let Ok(service) = ServiceName::parse(&approval.service) else { return false };
-    let mut policies = explain::selecting(&wiring.config, &service).into_iter();
+    let mut policies = wiring.config.selecting(&service).into_iter();
     policies.any(|policy| policy.name == approval.policy && policy.mode == Mode::Approve)
 }
 

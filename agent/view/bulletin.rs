@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::status::{IncidentNow, under_way};
 use crate::model::census::NoOwner;
 use crate::model::{Readings, Reason, ServiceName};
+use crate::store::{Breaker, EndedSoFar, Health, Latch, Store, StoreError};
 
 /// The agent as it was at its last tick. What could not be found out is absent.
 #[derive(Clone, Debug, Default)]
@@ -35,12 +37,11 @@ pub struct Bulletin {
     pub held: Vec<HeldService>,
     /// Service and policy.
     pub breached: Vec<(ServiceName, String)>,
-    pub under_way: Vec<UnderWay>,
-    pub incidents: Vec<Incidents>,
-    /// Service and reason.
-    pub latched: Vec<(String, String)>,
-    /// Service and policy.
-    pub open_breakers: Vec<(String, String)>,
+    pub under_way: Vec<IncidentNow>,
+    /// Since the store was made.
+    pub incidents: Vec<EndedSoFar>,
+    pub latched: Vec<Latch>,
+    pub open_breakers: Vec<Breaker>,
     /// Undelivered messages by destination, with when the oldest was written.
     pub outbox: BTreeMap<String, (u64, Option<Timestamp>)>,
     /// Slots of the fleet that are this host's, by the name that hosts contend under.
@@ -49,6 +50,32 @@ pub struct Bulletin {
     pub certificates: BTreeMap<CertificateOf, Timestamp>,
     /// Guard, verdict, and how often.
     pub verdicts: Vec<(&'static str, &'static str, u64)>,
+}
+
+impl Bulletin {
+    /// What the store has at `now`, and nothing of the running agent. `destinations`: also those that have taken all
+    /// messages.
+    pub fn of_store<'a>(
+        store: &Store,
+        destinations: impl Iterator<Item = &'a str>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let mut outbox: BTreeMap<_, _> = destinations.map(|name| (name.to_owned(), (0, None))).collect();
+        for (to, undelivered) in store.undelivered_by_destination()? {
+            outbox.insert(to, (undelivered.count.into(), Some(undelivered.oldest)));
+        }
+        Ok(Self {
+            observe_only: store.health() == Health::Failing,
+            paused: Some(store.paused(now)?.is_some()),
+            under_way: store.open_incidents()?.iter().map(under_way).collect(),
+            incidents: store.ended_so_far()?,
+            latched: store.latches()?,
+            open_breakers: store.breakers()?,
+            outbox,
+            slots: store.slots_noted()?.into_iter().map(|(scope, count)| (scope, count.into())).collect(),
+            ..Self::default()
+        })
+    }
 }
 
 /// Which certificate.
@@ -81,24 +108,4 @@ pub struct HeldService {
     /// `None`: no policy selects it.
     pub policy: Option<String>,
     pub reason: Reason,
-}
-
-/// A saga that has not come to rest.
-#[derive(Clone, Debug)]
-pub struct UnderWay {
-    pub service: ServiceName,
-    pub policy: String,
-    pub runbook: String,
-    /// The step's name, `unwinding` or `withdrawing`.
-    pub step: &'static str,
-    pub dry_run: bool,
-}
-
-/// How many incidents ended so, since the store was made.
-#[derive(Clone, Debug)]
-pub struct Incidents {
-    pub outcome: String,
-    pub reason: String,
-    pub dry_run: bool,
-    pub count: u64,
 }

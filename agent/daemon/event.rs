@@ -1,0 +1,107 @@
+//! What the loop hears of: what came of the tasks beside it.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::board::Listed;
+use super::duties::breaches::Published;
+use crate::decide::guards::Refusal;
+use crate::execute::driver::Driven;
+use crate::execute::world::World;
+use crate::model::{Plan, Policy, Readings};
+use crate::sense::attention::Attention;
+use crate::sense::sensor::Look;
+use crate::view::request::Reply;
+use crate::wiring::Wiring;
+use crate::wiring::plans::Proposal;
+
+/// What the loop hears of.
+#[derive(Debug)]
+pub(super) enum Event {
+    Looked(Box<Looked>),
+    Considered(Box<Considered>),
+    Begun(Box<Begun>),
+    Published(Published),
+    /// Did all registries answer?
+    Swept(bool),
+    SlotsReturned,
+    /// A new configuration with its adapters, or why it is not put in force.
+    Reloaded(Box<Result<Wiring, String>>),
+    /// The files of this configuration are kept for a start on broken ones.
+    Kept(u64),
+    /// Work is over of which nothing is to be heard.
+    Over,
+}
+
+/// What came of a look.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// Since boot.
+    pub begun: Duration,
+    /// Of which configuration, counted from the start on.
+    pub configuration: u64,
+    pub attention: Attention,
+    /// An error in words.
+    pub look: Result<Look, String>,
+    /// For the board, where somebody may read it.
+    pub listed: Option<Listed>,
+}
+
+/// A saga that came to rest, or was left for the next start.
+pub(crate) struct Ended {
+    pub plan: Plan,
+    pub driven: Driven,
+}
+
+/// What may begin, and who waits for the answer.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub proposal: Proposal,
+    pub policy: Policy,
+    pub readings: Readings,
+    /// Of which configuration, counted from the agent's start on.
+    pub configuration: u64,
+    pub reply: Option<oneshot::Sender<Reply>>,
+}
+
+impl Beginning {
+    /// A person waits for it.
+    pub fn is_a_persons(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// Not now, and why, where a person waits.
+    pub fn put_off(self, why: &str) {
+        refuse(self.reply, || why.into());
+    }
+}
+
+/// What the guards say of it, but for the slot.
+#[derive(Debug)]
+pub(super) struct Considered {
+    pub beginning: Beginning,
+    pub answer: Result<(), Refusal>,
+    /// Another host tells of this refusal.
+    pub another_tells: bool,
+}
+
+/// It has begun, or a guard was against it in the end.
+pub(super) struct Begun {
+    pub beginning: Beginning,
+    pub began: Result<World, Refusal>,
+    pub another_tells: bool,
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Begun").field("beginning", &self.beginning).finish_non_exhaustive()
+    }
+}
+
+/// Whoever waits hears why not.
+pub(super) fn refuse(reply: Option<oneshot::Sender<Reply>>, why: impl FnOnce() -> String) {
+    if let Some(reply) = reply {
+        let _ = reply.send(Reply::refused(why()));
+    }
+}
