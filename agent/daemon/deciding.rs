@@ -105,8 +105,8 @@ impl Agent {
 
     /// The services that a saga works on now.
     fn under_way(&self) -> BTreeSet<ServiceName> {
-        match self.store.open_incidents() {
-            Ok(open) => open.into_iter().map(|open| open.plan.target.service).collect(),
+        match self.store.open_plans() {
+            Ok(open) => open.into_iter().map(|plan| plan.target.service).collect(),
             // The guards ask the store again, and an error there is a deny.
             Err(error) => {
                 tracing::error!(%error, "the open incidents cannot be read");

@@ -68,8 +68,8 @@ impl Asking<'_> {
     ) -> Explanation {
         let mut policies = Vec::new();
         // One that cannot be read is shown by the guards, which ask the same store.
-        let open = self.store.open_incidents().unwrap_or_default();
-        let mut under_way = open.into_iter().map(|open| open.plan).filter(|plan| plan.target.service == *service);
+        let open = self.store.open_plans().unwrap_or_default();
+        let mut under_way = open.into_iter().filter(|plan| plan.target.service == *service);
         let under_way = under_way.next().map(|plan| plan.incident);
         for policy in self.wiring.config.selecting(service) {
             let watch = detector.map(|(detector, _)| detector.watch(&policy.name, service));

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Store, StoreError, time};
+use super::{Recorded, Store, StoreError, time};
+use crate::model::{Outcome, Reason};
 
 /// How many incidents ended so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedSoFar {
-    pub outcome: String,
-    pub reason: String,
+    pub outcome: Recorded<Outcome>,
+    pub reason: Recorded<Reason>,
     pub dry_run: bool,
     pub count: u32,
 }

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Audience, Store, StoreError, approvals, outbox, time};
+use super::{Audience, Recorded, Store, StoreError, approvals, outbox, time};
 use crate::model::incident::Ending;
-use crate::model::{IncidentId, Message, Plan, ServiceName};
+use crate::model::{IncidentId, Message, Outcome, Plan, Reason, ServiceName};
 
 /// An incident that has not ended, with its journal in order.
 #[derive(Clone, Debug)]
@@ -50,8 +50,8 @@ pub struct IncidentRow {
     pub ended: Option<Timestamp>,
     /// Something on the host or in a registry was changed, or may have been.
     pub changed: bool,
-    pub outcome: Option<String>,
-    pub reason: Option<String>,
+    pub outcome: Option<Recorded<Outcome>>,
+    pub reason: Option<Recorded<Reason>>,
     /// Of one that has not ended: what is in its way, where people were told of that.
     pub detail: Option<String>,
     pub evidence: Option<PathBuf>,
@@ -180,6 +180,20 @@ impl Store {
                 Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))?, waits_for })
             })
             .collect()
+    }
+
+    /// The plans of the incidents that have not ended, without their journals: one may hold tens of thousands of sockets.
+    pub fn open_plans(&self) -> Result<Vec<Plan>, StoreError> {
+        let plans: Vec<(String, String)> = self.read(|connection| {
+            connection
+                .prepare_cached("SELECT id, plan FROM incident WHERE ended IS NULL ORDER BY began, id")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        let read = |(id, plan): (String, String)| {
+            serde_json::from_str(&plan).map_err(|error| self.corrupt(format!("the plan of incident {id}"), error))
+        };
+        plans.into_iter().map(read).collect()
     }
 
     pub fn journal(&self, incident: &IncidentId) -> Result<Vec<JournalRow>, StoreError> {

@@ -4,16 +4,15 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, time};
-use crate::model::{IncidentId, ServiceName};
+use super::{Recorded, Store, StoreError, time};
+use crate::model::{IncidentId, Reason, ServiceName};
 
 /// No further action on this service until a person has looked.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Latch {
     pub service: String,
     pub incident: String,
-    /// A [`crate::model::Reason`]'s text.
-    pub reason: String,
+    pub reason: Recorded<Reason>,
     pub detail: String,
     pub since: Timestamp,
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::execute::saga::{Event, Saga, State};
 use crate::execute::tell;
-use crate::model::{IncidentId, Plan};
+use crate::model::{IncidentId, Outcome, Plan};
 use crate::store::{IncidentRow, JournalRow, OpenIncident, Store, StoreError};
 
 /// An incident whole.
@@ -82,12 +82,12 @@ fn step_at(plan: &Plan, mut events: impl Iterator<Item = serde_json::Result<Even
 
 /// How an incident ended, in words for a list: the outcome, and the reason where there is one to give.
 pub fn outcome_of(row: &IncidentRow) -> (String, String) {
-    let reason = row.reason.clone().unwrap_or_default();
-    match (row.outcome.as_deref(), row.dry_run) {
+    let reason = row.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+    match (&row.outcome, row.dry_run) {
         (None, _) => ("under way".into(), reason),
         // What came of steps that were not taken would be a guess.
-        (Some("completed"), true) => ("would be completed".into(), String::new()),
+        (Some(outcome), true) if outcome.is(Outcome::Completed) => ("would be completed".into(), String::new()),
         (Some(outcome), true) => (format!("would be {outcome}"), reason),
-        (Some(outcome), false) => (outcome.into(), reason),
+        (Some(outcome), false) => (outcome.to_string(), reason),
     }
 }

@@ -52,7 +52,7 @@ pub fn is_open(wiring: &Wiring, store: &Store, policy: &Policy, service: &Servic
 pub fn why(store: &Store, breaker: &Breaker) -> &'static str {
     let last = store.incident(&IncidentId(breaker.incident.clone())).ok().flatten();
     match last.and_then(|row| row.reason) {
-        Some(reason) if reason == Reason::Unverified.as_str() => "was not seen to help, three times in a row",
+        Some(reason) if reason.is(Reason::Unverified) => "was not seen to help, three times in a row",
         _ => "did not help",
     }
 }

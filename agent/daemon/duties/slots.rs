@@ -151,7 +151,7 @@ pub async fn give_back(
 
 /// An incident of this host that is open or latched, and contends under one of these names.
 fn at_work(store: &Store, scopes: &[String]) -> Result<Option<(String, IncidentId)>, StoreError> {
-    let mut plans: Vec<_> = store.open_incidents()?.into_iter().map(|open| open.plan).collect();
+    let mut plans = store.open_plans()?;
     for latch in store.latches()? {
         plans.extend(store.plan(&IncidentId(latch.incident))?);
     }

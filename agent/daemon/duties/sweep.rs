@@ -67,7 +67,7 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
 }
 
 fn known(store: &Store) -> Result<BTreeSet<IncidentId>, crate::store::StoreError> {
-    let open = store.open_incidents()?.into_iter().map(|open| open.plan.incident);
+    let open = store.open_plans()?.into_iter().map(|plan| plan.incident);
     let latched = store.latches()?.into_iter().map(|latch| IncidentId(latch.incident));
     Ok(open.chain(latched).collect())
 }
@@ -82,8 +82,8 @@ fn ended_between(store: &Store, incident: &IncidentId, began: Timestamp, now: Ti
 /// A stuck incident that is latched no more was left as it is by a person (`unwait resolve --leave`): that stands, and its
 /// drain is held no more. Where it cannot be read, the marker is told of rather than forgotten.
 fn left_by_a_person(store: &Store, incident: &IncidentId) -> bool {
-    let stuck: &str = Outcome::Stuck.into();
-    store.incident(incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.as_deref() == Some(stuck)))
+    let row = store.incident(incident).ok().flatten();
+    row.and_then(|row| row.outcome).is_some_and(|outcome| outcome.is(Outcome::Stuck))
 }
 
 /// Where the drain stands that the latch of an orphan is for, by the latch's own words.

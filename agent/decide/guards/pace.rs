@@ -76,8 +76,7 @@ impl Gate {
         let asker = &question.plan.incident;
         let own = self.store.incident(asker).map_err(text)?.map(|row| (row.began, row.incident));
         let mut found = Vec::new();
-        for open in self.store.open_incidents().map_err(text)? {
-            let plan = open.plan;
+        for plan in self.store.open_plans().map_err(text)? {
             if plan.incident == *asker || plan.dry_run != question.plan.dry_run || !plan.changes_anything() {
                 continue;
             }
@@ -104,12 +103,12 @@ impl Gate {
 
     pub(super) fn one_saga(&self, question: &Question<'_>) -> Answer {
         let plan = question.plan;
-        let open = self.store.open_incidents().map_err(text)?;
-        let others: Vec<_> = open.iter().filter(|open| open.plan.incident != plan.incident).collect();
-        if let Some(same) = others.iter().find(|open| open.plan.target.service == plan.target.service) {
-            return Ok(deny(Reason::SagaRunning, format!("incident {} is under way on it", same.plan.incident)));
+        let open = self.store.open_plans().map_err(text)?;
+        let others: Vec<_> = open.iter().filter(|open| open.incident != plan.incident).collect();
+        if let Some(same) = others.iter().find(|open| open.target.service == plan.target.service) {
+            return Ok(deny(Reason::SagaRunning, format!("incident {} is under way on it", same.incident)));
         }
-        let real = others.iter().filter(|open| !open.plan.dry_run).count();
+        let real = others.iter().filter(|open| !open.dry_run).count();
         if !question.own_saga && !plan.dry_run && real >= self.max_parallel {
             let detail = format!("{real} of at most {} incidents are under way on this host", self.max_parallel);
             return Ok(deny(Reason::SagaRunning, detail));

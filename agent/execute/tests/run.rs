@@ -11,7 +11,7 @@ use crate::execute::recovery;
 use crate::execute::saga::Saga;
 use crate::execute::world::World;
 use crate::model::incident::Ending;
-use crate::model::{EventKind, Plan, Step};
+use crate::model::{EventKind, Outcome, Plan, Step};
 use crate::ports::registry::{Registry, Traffic};
 use crate::ports::restarter::RunState;
 use crate::store::Outgoing;
@@ -123,7 +123,7 @@ impl Run {
     /// How the incident ended.
     pub fn outcome(&self) -> String {
         let row = self.world.store.incident(&self.plan.incident).unwrap().unwrap();
-        row.outcome.expect("it has ended")
+        row.outcome.expect("it has ended").to_string()
     }
 
     /// A process that dies takes with it what waits in its memory.
@@ -145,7 +145,11 @@ impl Run {
         }
         assert!(self.world.store.open_incidents().unwrap().is_empty(), "left open: {what}");
         let row = self.world.store.incident(&self.plan.incident).unwrap().unwrap();
-        assert_eq!(latched, row.outcome.as_deref() == Some("stuck"), "a latch for each stuck one: {what}, {row:?}");
+        assert_eq!(
+            latched,
+            row.outcome.as_ref().is_some_and(|outcome| outcome.is(Outcome::Stuck)),
+            "a latch for each stuck one: {what}, {row:?}"
+        );
         if latched {
             assert!(self.is_told(EventKind::Stuck), "latched and untold: {what}");
         } else {
