@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
-use crate::daemon::control;
+use super::{ConfigArguments, Failure, Outcome, open, order};
 use crate::model::ServiceName;
 use crate::view::request::Request;
 
@@ -17,6 +16,9 @@ pub struct Arguments {
     /// Decide everything, do nothing, and say what would have been done.
     #[arg(long)]
     dry_run: bool,
+    /// Why, for whoever finds it later.
+    #[arg(long, value_parser = order::reason)]
+    why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -24,29 +26,6 @@ pub struct Arguments {
 pub async fn act(arguments: Arguments) -> Outcome {
     ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let state = open::state(&arguments.place)?;
-    let request = Request::Act {
-        service: arguments.service,
-        policy: arguments.policy,
-        dry_run: arguments.dry_run,
-        who: String::new(),
-    };
-    ask(&state, &request, arguments.place.json).await
-}
-
-/// Asks the running agent, and says what it answered.
-pub async fn ask(state: &std::path::Path, request: &Request, json: bool) -> Outcome {
-    let reply = control::call(state, request).await;
-    let reply = reply.map_err(|error| Failure::Unreachable(error.to_string()))?;
-    let Some(reply) = reply else {
-        return Err(Failure::Unreachable(format!("no agent runs on {}; start it with `unwait run`", state.display())));
-    };
-    if json {
-        render::json(&reply);
-    } else if reply.ok {
-        println!("{}", reply.text);
-    }
-    match reply.ok {
-        true => Ok(()),
-        false => Err(Failure::Wrong(if json { String::new() } else { reply.text })),
-    }
+    let Arguments { service, policy, dry_run, why, place } = arguments;
+    order::give(&state, Request::Act { service, policy, dry_run }, why, place.json).await
 }

@@ -3,13 +3,16 @@
 
 use clap::Args;
 
-use super::{ConfigArguments, Outcome, act, open};
+use super::{ConfigArguments, Outcome, open, order};
 use crate::view::request::Request;
 
 #[derive(Debug, Args)]
 pub struct ApproveArguments {
     /// As the message and `status` name it.
     id: String,
+    /// Why, for whoever finds it later.
+    #[arg(long, value_parser = order::reason)]
+    why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -19,18 +22,18 @@ pub struct DenyArguments {
     /// As the message and `status` name it.
     id: String,
     /// Why, for whoever finds it later.
-    #[arg(long)]
+    #[arg(long, value_parser = order::reason)]
     why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
 
 pub async fn approve(arguments: ApproveArguments) -> Outcome {
-    let request = Request::Approve { id: arguments.id, who: String::new() };
-    act::ask(&open::state(&arguments.place)?, &request, arguments.place.json).await
+    let ApproveArguments { id, why, place } = arguments;
+    order::give(&open::state(&place)?, Request::Approve { id }, why, place.json).await
 }
 
 pub async fn deny(arguments: DenyArguments) -> Outcome {
-    let request = Request::Deny { id: arguments.id, why: arguments.why, who: String::new() };
-    act::ask(&open::state(&arguments.place)?, &request, arguments.place.json).await
+    let DenyArguments { id, why, place } = arguments;
+    order::give(&open::state(&place)?, Request::Deny { id }, why, place.json).await
 }

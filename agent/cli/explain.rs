@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
-use crate::daemon::control;
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::daemon::explain::Asking;
 use crate::decide::guards::Refusal;
 use crate::model::{Mode, Reason, ServiceName};
@@ -26,8 +25,8 @@ pub async fn explain(arguments: Arguments) -> Outcome {
     let service = ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
     let config = open::config(&arguments.place)?;
     let state = config.host.state.clone();
-    let asked = control::call(&state, &Request::Explain { service: service.to_string() }).await;
-    let explanation = match asked.map_err(|error| Failure::Unreachable(format!("the agent: {error}")))? {
+    let request = Request::Explain { service: service.to_string() };
+    let explanation = match order::call(&state, request, None).await? {
         Some(reply) if reply.ok => reply.carries().map_err(Failure::Unreachable)?,
         Some(reply) => return Err(Failure::Wrong(reply.text)),
         None => {

@@ -1,15 +1,20 @@
-//! `unwait history`: past incidents, newest first; with `--signals` what was measured of a service.
+//! `unwait history`: past incidents, newest first; with `--signals` what was measured of a service; with `--audit` what
+//! people told the agent to do.
 
 use clap::Args;
 
 use super::{ConfigArguments, Failure, Outcome, open, render, signals};
 use crate::model::ServiceName;
+use crate::store::{AuditRow, StoreError};
 use crate::view::incident::outcome_of;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Only this service.
     service: Option<String>,
+    /// Who paused, silenced, approved, acted, …: when, on what, why, and what came of it.
+    #[arg(long, conflicts_with = "signals")]
+    audit: bool,
     /// How many at the most.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -32,9 +37,17 @@ pub fn history(arguments: Arguments) -> Outcome {
         return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place);
     }
     let store = open::store(&open::state(&arguments.place)?)?;
-    let rows = store
-        .history(service.as_ref(), arguments.limit as usize)
-        .map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let unreachable = |error: StoreError| Failure::Unreachable(error.to_string());
+    if arguments.audit {
+        let rows = store.audit_rows(service.as_ref(), arguments.limit as usize).map_err(unreachable)?;
+        match arguments.place.json {
+            true => render::json(&rows),
+            false if rows.is_empty() => println!("Nobody has told this agent anything yet."),
+            false => say_audit(&rows),
+        }
+        return Ok(());
+    }
+    let rows = store.history(service.as_ref(), arguments.limit as usize).map_err(unreachable)?;
     if arguments.place.json {
         render::json(&rows);
         return Ok(());
@@ -54,4 +67,20 @@ pub fn history(arguments: Arguments) -> Outcome {
         render::table(&["BEGAN", "SERVICE", "POLICY", "BY", "MODE", "OUTCOME", "REASON", "INCIDENT"], &rows);
     }
     Ok(())
+}
+
+/// What people told the agent to do, as a table.
+pub(super) fn say_audit(rows: &[AuditRow]) {
+    let cells = |row: &AuditRow| {
+        let came_of_it = match row.done {
+            Some(true) => row.detail.clone(),
+            Some(false) => format!("refused: {}", row.detail),
+            None => "not answered yet".into(),
+        };
+        let on = row.service.clone().unwrap_or_else(|| "the host".into());
+        let why = row.why.clone().unwrap_or_default();
+        vec![render::time(row.at), row.who.clone(), row.verb.to_string(), on, why, came_of_it]
+    };
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    render::table(&["AT", "WHO", "DID", "ON", "WHY", "WHAT CAME OF IT"], &rows);
 }

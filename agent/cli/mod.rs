@@ -13,6 +13,7 @@ mod explain;
 mod history;
 mod notify;
 mod open;
+mod order;
 mod pause;
 mod plan;
 mod rearm;

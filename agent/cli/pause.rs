@@ -4,7 +4,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::duration;
 use crate::store::{Pause, StateDir, Store};
@@ -13,7 +13,7 @@ use crate::view::incident::step_under_way;
 #[derive(Debug, Args)]
 pub struct PauseArguments {
     /// Why, for whoever finds it later.
-    #[arg(long, value_parser = reason)]
+    #[arg(long, value_parser = order::reason)]
     why: String,
     /// For how long, such as 2h. Default: until `unwait resume`. A pause that lasts longer already is not shortened.
     #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true)]
@@ -24,6 +24,9 @@ pub struct PauseArguments {
 
 #[derive(Debug, Args)]
 pub struct ResumeArguments {
+    /// Why, for whoever finds it later.
+    #[arg(long, value_parser = order::reason)]
+    why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -35,22 +38,13 @@ fn lasting(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
-/// One line: it is shown among others' words.
-pub(super) fn reason(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("whoever finds it later wants to know why".into()),
-        text if text.contains(char::is_control) => Err("a reason is one line, without control characters".into()),
-        text => Ok(text.into()),
-    }
-}
-
 pub fn pause(arguments: PauseArguments) -> Outcome {
     let now = SystemClock.now();
     let until = match arguments.lasting {
         None => None,
         Some(lasting) => Some(now.checked_add(lasting).map_err(|error| Failure::Usage(error.to_string()))?),
     };
-    let pause = Pause { who: who(), why: arguments.why, since: now, until };
+    let pause = Pause { who: order::who(), why: arguments.why, since: now, until };
     let store = opened(&arguments.place)?;
     let stands = store.pause(&pause).map_err(|error| Failure::Unreachable(error.to_string()))?;
     match (arguments.place.json, stands) {
@@ -88,7 +82,9 @@ fn ends(until: Option<jiff::Timestamp>) -> String {
 
 pub fn resume(arguments: ResumeArguments) -> Outcome {
     let store = opened(&arguments.place)?;
-    let was = store.resume().map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let was = store
+        .resume(&order::person(arguments.why), SystemClock.now())
+        .map_err(|error| Failure::Unreachable(error.to_string()))?;
     match (arguments.place.json, was) {
         (true, was) => render::json(&json!({ "was_paused": was })),
         (_, true) => println!("The pause is over."),
@@ -106,12 +102,4 @@ pub(super) fn opened(place: &ConfigArguments) -> Result<Store, Failure> {
     }
     let path = StateDir::database_of(&state);
     Store::open_with(&path, std::sync::Arc::new(SystemClock)).map_err(|error| unreachable(&error))
-}
-
-/// The person behind sudo, where there is one.
-pub(super) fn who() -> String {
-    std::env::var("SUDO_USER").ok().unwrap_or_else(|| {
-        let uid = nix::unistd::getuid();
-        nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
-    })
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
-use crate::daemon::control;
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::daemon::explain::Asking;
 use crate::model::{ServiceName, Step, Trigger, duration};
 use crate::view::explanation::{Clients, Planned};
@@ -29,7 +28,7 @@ pub async fn plan(arguments: Arguments) -> Outcome {
     let policy = config.choose(&service, arguments.policy.as_deref()).map_err(Failure::Wrong)?.clone();
     let store = open::store_or_empty(&config.host.state)?;
     // What the running agent has found of its disk is against it here too.
-    let agent = control::call(&config.host.state, &Request::Status).await.ok().flatten();
+    let agent = order::call(&config.host.state, Request::Status, None).await.ok().flatten();
     if agent.and_then(|reply| reply.carries::<AgentNow>().ok()).is_some_and(|agent| agent.observe_only) {
         store.distrust();
     }

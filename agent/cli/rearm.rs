@@ -4,7 +4,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::ServiceName;
 
@@ -15,6 +15,9 @@ pub struct Arguments {
     /// Only for this service. Default: for every service.
     #[arg(long)]
     service: Option<String>,
+    /// Why, for whoever finds it later.
+    #[arg(long, value_parser = order::reason)]
+    why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -22,7 +25,7 @@ pub struct Arguments {
 pub fn rearm(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
     let store = open::store(&open::state(&arguments.place)?)?;
-    let rearmed = store.rearm(&arguments.policy, service.as_ref(), SystemClock.now());
+    let rearmed = store.rearm(&arguments.policy, service.as_ref(), &order::person(arguments.why), SystemClock.now());
     let rearmed = rearmed.map_err(|error| Failure::Unreachable(error.to_string()))?;
     if arguments.place.json {
         render::json(&json!({ "policy": arguments.policy, "rearmed": rearmed }));

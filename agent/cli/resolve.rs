@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, act, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, order};
 use crate::clock::{Clock, SystemClock};
-use crate::daemon::control;
-use crate::daemon::duties::resolve::resolve as decide;
+use crate::daemon::duties::orders::Order;
+use crate::daemon::duties::resolve::{incident_of, resolve as decide};
 use crate::daemon::duties::sweep;
 use crate::model::ServiceName;
-use crate::store::{StateDir, Store};
+use crate::store::{AuditRow, OrderVerb, StateDir, Store};
 use crate::view::request::{How, Request};
 
 #[derive(Debug, Args)]
@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Leave traffic as it is, hold its drain no more, and unlatch it.
     #[arg(long)]
     leave: bool,
+    /// Why, for whoever finds it later.
+    #[arg(long, value_parser = order::reason)]
+    why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -38,10 +41,11 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
     };
     let config = open::config(&arguments.place)?;
     let state = config.host.state.clone();
-    let request = Request::Resolve { service: arguments.service.clone(), how };
+    let Arguments { service, why, place, .. } = arguments;
+    let request = Request::Resolve { service: service.clone(), how };
     let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
-    if control::call(&state, &Request::Status).await.map_err(|error| unreachable(&error))?.is_some() {
-        return act::ask(&state, &request, arguments.place.json).await;
+    if let Some(reply) = order::call(&state, request.clone(), why.clone()).await? {
+        return order::say(reply, place.json);
     }
     let taken = StateDir::take(&state).map_err(|error| unreachable(&error))?;
     let store =
@@ -49,15 +53,10 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
     let mut wiring = open::wiring(config)?;
     open::former_fleet(&mut wiring, &store)?;
     let world = wiring.world(&store, Duration::ZERO);
-    let reply = decide(&store, &world, &arguments.service, how).await;
+    let row = AuditRow::new(OrderVerb::Resolve, &order::person(why), SystemClock.now());
+    let mut order = Order::begin(&store, row, None).of(&service).about(incident_of(&store, &service));
+    let reply = decide(&store, &world, &service, how).await;
+    order.note(&reply);
     sweep::release_slots(&wiring.ports, &store, SystemClock.now()).await;
-    if arguments.place.json {
-        render::json(&reply);
-    } else if reply.ok {
-        println!("{}", reply.text);
-    }
-    match reply.ok {
-        true => Ok(()),
-        false => Err(Failure::Wrong(if arguments.place.json { String::new() } else { reply.text })),
-    }
+    order::say(reply, place.json)
 }

@@ -1,8 +1,8 @@
-//! `unwait show INCIDENT`: its steps, its outcome, its evidence.
+//! `unwait show INCIDENT`: its steps, its outcome, its evidence, and what people did about it.
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
+use super::{ConfigArguments, Failure, Outcome, history, open, render};
 use crate::model::IncidentId;
 use crate::view::incident::{IncidentShown, outcome_of};
 
@@ -62,4 +62,8 @@ fn say(shown: &IncidentShown) {
     let rows: Vec<Vec<String>> =
         steps.map(|step| vec![render::time(step.at), step.step, step.outcome, step.detail]).collect();
     render::table(&["AT", "STEP", "OUTCOME", "DETAIL"], &rows);
+    if !shown.audit.is_empty() {
+        println!();
+        history::say_audit(&shown.audit);
+    }
 }

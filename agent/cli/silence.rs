@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::{ConfigArguments, Failure, Outcome, pause, render};
+use super::{ConfigArguments, Failure, Outcome, order, pause, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{ServiceName, duration};
 use crate::store::Silence;
@@ -23,10 +23,10 @@ pub struct Arguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true, required_unless_present = "end")]
     lasting: Option<Duration>,
     /// Why, for whoever finds it later.
-    #[arg(long, value_parser = pause::reason, required_unless_present = "end")]
+    #[arg(long, value_parser = order::reason, required_unless_present = "end")]
     why: Option<String>,
     /// End the silence now.
-    #[arg(long, conflicts_with_all = ["lasting", "why"])]
+    #[arg(long, conflicts_with = "lasting")]
     end: bool,
     #[command(flatten)]
     place: ConfigArguments,
@@ -48,8 +48,9 @@ pub fn silence(arguments: Arguments) -> Outcome {
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let store = pause::opened(&arguments.place)?;
     let now = SystemClock.now();
-    let (Some(lasting), Some(why)) = (arguments.lasting, arguments.why) else {
-        let was = store.end_silence(service.as_ref(), now).map_err(unreachable)?;
+    let (Some(lasting), Some(why)) = (arguments.lasting, arguments.why.clone()) else {
+        let by = order::person(arguments.why);
+        let was = store.end_silence(service.as_ref(), &by, now).map_err(unreachable)?;
         match (arguments.place.json, was) {
             (true, was) => render::json(&json!({ "was_silenced": was })),
             (_, true) => println!("The silence of {what} is over."),
@@ -59,7 +60,7 @@ pub fn silence(arguments: Arguments) -> Outcome {
     };
     let until = now.checked_add(lasting).map_err(|error| Failure::Usage(error.to_string()))?;
     let service = service.as_ref().map(ToString::to_string);
-    let silence = Silence { service, who: pause::who(), why, since: now, until };
+    let silence = Silence { service, who: order::who(), why, since: now, until };
     match (arguments.place.json, store.silence(&silence).map_err(unreachable)?) {
         (true, stands) => render::json(&stands.unwrap_or(silence)),
         (_, Some(Silence { who, why, until, .. })) => {

@@ -3,9 +3,12 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
+use crate::clock::{Clock, SystemClock};
+use crate::daemon::duties::orders::Order;
 use crate::daemon::duties::slots::{self, GivenBack, HeldSlot, SlotsError};
-use crate::store::StateDir;
+use crate::store::{AuditRow, OrderVerb, StateDir};
+use crate::view::request::Reply;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -32,6 +35,9 @@ struct ReleaseArguments {
     /// Only its slot for this service.
     #[arg(long)]
     service: Option<String>,
+    /// Why, for whoever finds it later.
+    #[arg(long, value_parser = order::reason)]
+    why: Option<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -83,20 +89,39 @@ fn phase(slot: &HeldSlot) -> String {
 }
 
 async fn give_back(arguments: ReleaseArguments) -> Outcome {
-    let ReleaseArguments { host, service, place } = arguments;
+    let ReleaseArguments { host, service, why, place } = arguments;
     let mut wiring = open::wiring(open::config(&place)?)?;
     let state = wiring.config.host.state.clone();
     let store = if StateDir::database_of(&state).exists() { Some(open::store(&state)?) } else { None };
     if let Some(store) = &store {
         open::former_fleet(&mut wiring, store)?;
     }
-    let given_back = slots::give_back(&wiring, store.as_deref(), &host, service).await.map_err(failed)?;
+    // A host that no agent has run on has no audit.
+    let order = store.as_ref().map(|store| {
+        let row = AuditRow::new(OrderVerb::ReleaseSlot, &order::person(why), SystemClock.now());
+        Order::begin(store, row, None)
+    });
+    let given_back = slots::give_back(&wiring, store.as_deref(), &host, service).await;
+    if let Some(mut order) = order {
+        order.note(&answer(&host, &given_back));
+    }
+    let given_back = given_back.map_err(failed)?;
     if place.json {
         render::json(&json!({ "holder": host, "given_back": given_back.slots }));
     } else {
         say(&host, &given_back);
     }
     given_back.failed.map_or(Ok(()), |error| Err(failed(error)))
+}
+
+/// For the audit.
+fn answer(host: &str, given_back: &Result<GivenBack, SlotsError>) -> Reply {
+    let of = |slot: &HeldSlot| format!("{} of {host}", slot.service);
+    match given_back {
+        Ok(GivenBack { failed: Some(error), .. }) | Err(error) => Reply::refused(error.to_string()),
+        Ok(GivenBack { slots, .. }) if slots.is_empty() => Reply::done(format!("the slots of {host}")),
+        Ok(GivenBack { slots, .. }) => Reply::done(slots.iter().map(of).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 fn say(host: &str, given_back: &GivenBack) {

@@ -2,9 +2,8 @@
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
-use crate::daemon::control;
 use crate::model::duration;
 use crate::store::{Approval, ApprovalState, Breaker, Latch, Silence, UnreturnedSlot};
 use crate::view::request::Request;
@@ -19,7 +18,7 @@ pub struct Arguments {
 pub async fn status(arguments: Arguments) -> Outcome {
     let state = open::state(&arguments.place)?;
     let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
-    let agent = control::call(&state, &Request::Status).await.map_err(|error| unreachable(&error))?;
+    let agent = order::call(&state, Request::Status, None).await?;
     let agent = agent.map(|reply| reply.carries()).transpose().map_err(Failure::Unreachable)?;
     let store = open::store(&state)?;
     let status = Status::of(&store, agent, SystemClock.now()).map_err(|error| unreachable(&error))?;

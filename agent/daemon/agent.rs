@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 
 use super::beside::{Beside, Kind};
 use super::board::{Board, Listed};
+use super::control::Incoming;
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
-use super::duties::{approvals, breaker, delivery, remind, sweep, unowned};
+use super::duties::{approvals, breaker, delivery, orders, remind, sweep, unowned};
 use super::event::{Beginning, Ended, Event, Looked};
 use super::history;
 use super::opening::RunError;
@@ -28,13 +29,12 @@ use crate::sense::pacing::every;
 use crate::sense::sensor::cautions::DISCOVER_EVERY;
 use crate::sense::sensor::{Look, on_blocking_thread};
 use crate::store::Store;
-use crate::view::request::{Reply, Request};
 use crate::wiring::{Wiring, supervised};
 
 /// What the running agent is asked from outside.
 #[derive(Debug)]
 pub struct Inbox {
-    pub requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
+    pub requests: mpsc::Receiver<Incoming>,
     /// A new configuration is to be read.
     pub reload: mpsc::Receiver<()>,
     /// Turns true when the agent is asked to end.
@@ -145,6 +145,7 @@ impl Agent {
         agent.wiring.follow_fleet(&agent.store, true);
         remind::of_lost_memory(&agent.wiring, &agent.store);
         approvals::withdraw(&agent.wiring, &agent.store);
+        agent.store.audit_left()?;
         agent.recover()?;
         Ok(agent)
     }
@@ -192,7 +193,7 @@ impl Agent {
                         ticks = every(interval);
                     }
                 }
-                Some((request, reply)) = inbox.requests.recv() => self.answer(request, reply, stopping),
+                Some(incoming) = inbox.requests.recv() => self.answer(incoming, stopping),
                 Some(()) = inbox.reload.recv(), if !stopping && !self.beside.is_under_way(&Kind::Reload) => self.reload(),
                 _ = inbox.stop.wait_for(|stop| *stop), if !stopping => {
                     tracing::info!("asked to stop");
@@ -203,6 +204,7 @@ impl Agent {
             }
         }
         self.store.write_samples();
+        orders::tell(&self.wiring, &self.store);
         let within = if idle { LAST_WHEN_IDLE } else { delivery::LAST };
         let slots = self.slots_returned();
         let (_, ()) = tokio::join!(tokio::time::timeout(within, slots), self.delivery.end(within));
@@ -217,6 +219,7 @@ impl Agent {
         }
         self.look();
         remind::of_all(&self.wiring, &self.store);
+        orders::tell(&self.wiring, &self.store);
         unowned::remind(&self.wiring, &self.store, self.attention.unowned(), &mut self.told_of_unowned);
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due && !self.beside.is_under_way(&Kind::Sweep) {

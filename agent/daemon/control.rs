@@ -11,8 +11,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::StateDir;
-use crate::view::request::{Reply, Request};
+use crate::store::{Person, StateDir};
+use crate::view::request::{Reply, Request, Signed};
 
 /// Longest request that is read.
 const REQUEST_BYTES: u64 = 16 * 1024;
@@ -21,8 +21,16 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 /// For an answer; `act` and `resolve` ask registries and restarters.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
+/// A request, who asks and why, and where the answer goes.
+#[derive(Debug)]
+pub struct Incoming {
+    pub request: Request,
+    pub by: Person,
+    pub reply: oneshot::Sender<Reply>,
+}
+
 /// The receiver of requests, and what keeps listening for as long as it lives.
-pub type Listening = (mpsc::Receiver<(Request, oneshot::Sender<Reply>)>, Listener);
+pub type Listening = (mpsc::Receiver<Incoming>, Listener);
 
 /// Listens until it is dropped.
 #[derive(Debug)]
@@ -65,7 +73,7 @@ pub fn listen(state: &Path) -> std::io::Result<Listening> {
     Ok((receiver, Listener(task)))
 }
 
-async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sender<Reply>)>) -> std::io::Result<()> {
+async fn serve(stream: UnixStream, sender: mpsc::Sender<Incoming>) -> std::io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let own = nix::unistd::geteuid().as_raw();
     let (reader, mut writer) = stream.into_split();
@@ -78,7 +86,7 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sende
     };
     let reply = match serde_json::from_str(&line) {
         _ if uid != 0 && uid != own => Reply::refused(format!("uid {uid} may not control this agent")),
-        Ok(request) => ask_agent(signed(request, uid).await, sender).await,
+        Ok(signed) => ask_agent(signed, uid, sender).await,
         Err(error) => Reply::refused(format!("not a request: {error}")),
     };
     let mut text = serde_json::to_string(&reply).expect("a reply is plain data");
@@ -89,15 +97,11 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<(Request, oneshot::Sende
 /// For a user's name, which a directory service on another host may have to tell.
 const NAME_WITHIN: Duration = Duration::from_secs(1);
 
-/// Who asks is what the kernel says of the peer.
-async fn signed(request: Request, uid: u32) -> Request {
-    match request {
-        Request::Act { service, policy, dry_run, .. } => {
-            Request::Act { service, policy, dry_run, who: name_of(uid).await }
-        }
-        Request::Approve { id, .. } => Request::Approve { id, who: name_of(uid).await },
-        Request::Deny { id, why, .. } => Request::Deny { id, why, who: name_of(uid).await },
-        other @ (Request::Status | Request::Explain { .. } | Request::Resolve { .. }) => other,
+/// Who asks is what the kernel says of the peer. Root may say for whom: it could write the state itself.
+async fn who(uid: u32, behind_sudo: Option<String>) -> String {
+    match behind_sudo.filter(|user| uid == 0 && !user.is_empty()) {
+        Some(user) => user,
+        None => name_of(uid).await,
     }
 }
 
@@ -109,9 +113,11 @@ async fn name_of(uid: u32) -> String {
     }
 }
 
-async fn ask_agent(request: Request, sender: mpsc::Sender<(Request, oneshot::Sender<Reply>)>) -> Reply {
-    let (answer, answered) = oneshot::channel();
-    if sender.send((request, answer)).await.is_err() {
+async fn ask_agent(signed: Signed, uid: u32, sender: mpsc::Sender<Incoming>) -> Reply {
+    let Signed { request, who: behind_sudo, why } = signed;
+    let by = Person { who: who(uid, behind_sudo).await, why };
+    let (reply, answered) = oneshot::channel();
+    if sender.send(Incoming { request, by, reply }).await.is_err() {
         return Reply::refused("the agent is ending");
     }
     match tokio::time::timeout(ANSWER_WITHIN, answered).await {
@@ -122,7 +128,7 @@ async fn ask_agent(request: Request, sender: mpsc::Sender<(Request, oneshot::Sen
 }
 
 /// The client's side: `None` where no agent listens on this state directory.
-pub async fn call(state: &Path, request: &Request) -> std::io::Result<Option<Reply>> {
+pub async fn call(state: &Path, request: &Signed) -> std::io::Result<Option<Reply>> {
     let socket = StateDir::socket_of(state);
     let stream = match UnixStream::connect(&socket).await {
         Ok(stream) => stream,

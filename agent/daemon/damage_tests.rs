@@ -22,7 +22,7 @@ use crate::model::{EventKind, Message, Plan};
 use crate::ports::Ports;
 use crate::ports::notifier::{DeliveryError, Notifier};
 use crate::ports::registry::{Registry, Traffic};
-use crate::store::{AGENT, Store};
+use crate::store::{AGENT, Person, Store};
 use crate::wiring::{Host, Wiring};
 
 /// In the host's file, and in the plan.
@@ -310,7 +310,7 @@ fn an_agent_that_dies_while_it_sets_a_damaged_file_aside_is_as_one_that_has() {
         drop(store);
         let store = Store::open_or_set_aside(&path, clock()).unwrap();
         assert_eq!(store.paused(now()).unwrap().map(|pause| pause.who), Some(AGENT.into()), "until it is resumed");
-        store.resume().unwrap();
+        store.resume(&Person::default(), now()).unwrap();
         drop(store);
         assert_eq!(Store::open_or_set_aside(&path, clock()).unwrap().paused(now()).unwrap(), None, "{fresh:?}");
     }

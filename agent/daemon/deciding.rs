@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::agent::Agent;
 use super::beside::Kind;
 use super::duties::held::{self, HeldBreach};
+use super::duties::orders::Order;
 use super::duties::{approvals, breaches, breaker, messages};
 use super::event::{Beginning, Begun, Considered, Ended, Event, refuse};
 use crate::decide::detector::{Change, Watch};
@@ -118,7 +117,7 @@ impl Agent {
     /// A breach stands: the guards are asked whether its plan may begin.
     fn consider(&mut self, policy: Policy, service: ServiceName, readings: Readings) {
         let is_next = |next: &Beginning| {
-            next.policy.name == policy.name && next.proposal.plan.target.service == service && next.reply.is_none()
+            next.policy.name == policy.name && next.proposal.plan.target.service == service && next.order.is_none()
         };
         let kind = Kind::Guards(policy.name.clone(), service.clone());
         let is_being_begun = self.being_begun.as_ref().is_some_and(|(of, at)| *of == policy.name && *at == service);
@@ -132,27 +131,20 @@ impl Agent {
         self.beside.start(kind, async move {
             let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Breach, dry_run).await;
             let proposal = Proposal { breached, ..proposal };
-            let beginning = Beginning { proposal, policy, readings, configuration, reply: None };
+            let beginning = Beginning { proposal, policy, readings, configuration, order: None };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
 
     /// A person asks for it.
-    pub(super) fn act(
-        &mut self,
-        service: &str,
-        policy: Option<&str>,
-        dry_run: bool,
-        who: String,
-        reply: oneshot::Sender<Reply>,
-    ) {
+    pub(super) fn act(&mut self, service: &str, policy: Option<&str>, dry_run: bool, who: String, order: Order) {
         let chosen = ServiceName::parse(service).and_then(|service| {
             let policy = self.wiring.config.choose(&service, policy)?.clone();
             Ok((service, policy))
         });
         let (service, policy) = match chosen {
             Ok(chosen) => chosen,
-            Err(error) => return drop(reply.send(Reply::refused(error))),
+            Err(error) => return order.answer(Reply::refused(error)),
         };
         let (wiring, store, started) = (self.wiring.clone(), Arc::clone(&self.store), self.started);
         let configuration = self.configuration;
@@ -162,7 +154,7 @@ impl Agent {
             let look =
                 on_blocking_thread(move || sensor.lock().look(Effort::Afresh).map(|look| look.measurements.of(&of)));
             let readings = look.await.unwrap_or_default();
-            let beginning = Beginning { proposal, policy, readings, configuration, reply: Some(reply) };
+            let beginning = Beginning { proposal, policy, readings, configuration, order: Some(order) };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
@@ -171,9 +163,9 @@ impl Agent {
         let Considered { beginning, answer, another_tells } = considered;
         let ending = *self.stop.borrow();
         match answer {
-            _ if ending => refuse(beginning.reply, || "the agent is ending".into()),
+            _ if ending => beginning.put_off("the agent is ending"),
             // The configuration in force may want something else.
-            _ if beginning.configuration != self.configuration => refuse(beginning.reply, || ANOTHER.into()),
+            _ if beginning.configuration != self.configuration => beginning.put_off(ANOTHER),
             _ if !self.still_stands(&beginning) => {}
             Ok(()) => {
                 self.to_begin.push_back(beginning);
@@ -222,12 +214,11 @@ impl Agent {
         self.being_begun = None;
         match began {
             Ok(world) => {
-                let Beginning { proposal: Proposal { plan, .. }, policy, reply, .. } = beginning;
+                let Beginning { proposal: Proposal { plan, .. }, policy, order, .. } = beginning;
                 self.held.remove(&(policy.name, plan.target.service.clone()));
                 let said = format!("incident {0} has begun; `unwait show {0}` follows it", plan.incident);
-                if let Some(reply) = reply {
-                    // Whoever asked may have gone away; the answer is in the log all the same.
-                    let _ = reply.send(Reply::done(said));
+                if let Some(order) = order {
+                    order.about(Some(plan.incident.clone())).answer(Reply::done(said));
                 }
                 self.set_off(plan, world);
             }
@@ -247,9 +238,9 @@ impl Agent {
 
     /// A person hears why not; of a breach that stands it is noted, and told where that is due.
     fn refused(&mut self, beginning: Beginning, refusal: Refusal, another_tells: bool) {
-        let Beginning { proposal, policy, readings, reply, .. } = beginning;
-        if reply.is_some() {
-            return refuse(reply, || refusal.to_string());
+        let Beginning { proposal, policy, readings, order, .. } = beginning;
+        if order.is_some() {
+            return refuse(order, || refusal.to_string());
         }
         let service = &proposal.plan.target.service;
         if self.detector.breached_since(&policy.name, service).is_none() {

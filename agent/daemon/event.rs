@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::board::Listed;
 use super::duties::breaches::Published;
+use super::duties::orders::Order;
 use crate::decide::guards::Refusal;
 use crate::execute::driver::Driven;
 use crate::execute::world::World;
@@ -54,7 +53,7 @@ pub(crate) struct Ended {
     pub driven: Driven,
 }
 
-/// What may begin, and who waits for the answer.
+/// What may begin.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub proposal: Proposal,
@@ -62,18 +61,18 @@ pub(super) struct Beginning {
     pub readings: Readings,
     /// Of which configuration, counted from the agent's start on.
     pub configuration: u64,
-    pub reply: Option<oneshot::Sender<Reply>>,
+    /// Where a person asked for it.
+    pub order: Option<Order>,
 }
 
 impl Beginning {
-    /// A person waits for it.
     pub fn is_a_persons(&self) -> bool {
-        self.reply.is_some()
+        self.order.is_some()
     }
 
     /// Not now, and why, where a person waits.
     pub fn put_off(self, why: &str) {
-        refuse(self.reply, || why.into());
+        refuse(self.order, || why.into());
     }
 }
 
@@ -100,8 +99,8 @@ impl std::fmt::Debug for Begun {
 }
 
 /// Whoever waits hears why not.
-pub(super) fn refuse(reply: Option<oneshot::Sender<Reply>>, why: impl FnOnce() -> String) {
-    if let Some(reply) = reply {
-        let _ = reply.send(Reply::refused(why()));
+pub(super) fn refuse(order: Option<Order>, why: impl FnOnce() -> String) {
+    if let Some(order) = order {
+        order.answer(Reply::refused(why()));
     }
 }

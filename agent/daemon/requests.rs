@@ -7,33 +7,31 @@ use tokio::sync::oneshot;
 
 use super::agent::Agent;
 use super::beside::Kind;
+use super::control::Incoming;
+use super::duties::orders::Order;
 use super::duties::{approvals, resolve};
 use super::event::Event;
 use super::explain;
-use crate::view::request::{Reply, Request};
+use crate::store::{AuditRow, OrderVerb};
+use crate::view::request::{How, Reply, Request};
 use crate::view::status::{AgentNow, HeldNow};
 
 /// For the slots that a decision gives back.
 const RETURNED_WITHIN: Duration = Duration::from_secs(5);
 
+const ENDING: &str = "the agent is ending";
+
 impl Agent {
     /// What is known is answered at once; who must ask somebody answers when that one has.
-    pub(super) fn answer(&mut self, request: Request, reply: oneshot::Sender<Reply>, stopping: bool) {
-        let decide = |id: &str, approved, who: &str, why: Option<&str>| {
-            approvals::decide(&self.wiring, &self.store, id, approved, who, why)
-        };
-        // Whoever asked may have gone away; the answer is in the log all the same.
+    pub(super) fn answer(&mut self, incoming: Incoming, stopping: bool) {
+        let Incoming { request, by, reply } = incoming;
+        // Whoever asked may have gone away.
         let say = |reply: oneshot::Sender<Reply>, answer| drop(reply.send(answer));
+        let now = self.wiring.host.clock.now();
+        let store = Arc::clone(&self.store);
+        let order = |verb, reply| Order::begin(&store, AuditRow::new(verb, &by, now), Some(reply));
         match request {
             Request::Status => say(reply, Reply { text: "running".into(), ..Reply::with(&self.now()) }),
-            Request::Approve { id, who } => say(reply, decide(&id, true, &who, None)),
-            Request::Deny { id, why, who } => say(reply, decide(&id, false, &who, why.as_deref())),
-            Request::Act { .. } | Request::Resolve { .. } if stopping => {
-                say(reply, Reply::refused("the agent is ending"))
-            }
-            Request::Act { service, policy, dry_run, who } => {
-                self.act(&service, policy.as_deref(), dry_run, who, reply);
-            }
             Request::Explain { service } => {
                 let explained = explain::of_agent(self, service);
                 self.beside_a_person(async move {
@@ -41,21 +39,45 @@ impl Agent {
                     Event::Over
                 });
             }
+            Request::Approve { id } => {
+                let order = order(OrderVerb::Approve, reply);
+                approvals::decide(&self.wiring, &self.store, &id, true, &by, order);
+            }
+            Request::Deny { id } => {
+                let order = order(OrderVerb::Deny, reply);
+                approvals::decide(&self.wiring, &self.store, &id, false, &by, order);
+            }
+            Request::Act { service, policy, dry_run } => {
+                let order = order(OrderVerb::Act, reply).of(&service);
+                match stopping {
+                    true => order.answer(Reply::refused(ENDING)),
+                    false => self.act(&service, policy.as_deref(), dry_run, by.who, order),
+                }
+            }
             Request::Resolve { service, how } => {
-                let world = self.wiring.world(&self.store, self.started);
-                let (store, one) = (Arc::clone(&self.store), Arc::clone(&self.resolving));
-                let returned = self.slots_returned();
-                self.requests += 1;
-                self.beside.start(Kind::Resolve(self.requests), async move {
-                    let _one = one.lock().await;
-                    let answer = resolve::resolve(&store, &world, &service, how).await;
-                    // What a store does not take back by then is tried again beside.
-                    let _ = tokio::time::timeout(RETURNED_WITHIN, returned).await;
-                    say(reply, answer);
-                    Event::SlotsReturned
-                });
+                let order = order(OrderVerb::Resolve, reply).of(&service);
+                match stopping {
+                    true => order.answer(Reply::refused(ENDING)),
+                    false => self.resolve(service, how, order),
+                }
             }
         }
+    }
+
+    fn resolve(&mut self, service: String, how: How, order: Order) {
+        let world = self.wiring.world(&self.store, self.started);
+        let (store, one) = (Arc::clone(&self.store), Arc::clone(&self.resolving));
+        let returned = self.slots_returned();
+        self.requests += 1;
+        self.beside.start(Kind::Resolve(self.requests), async move {
+            let _one = one.lock().await;
+            let order = order.about(resolve::incident_of(&store, &service));
+            let answer = resolve::resolve(&store, &world, &service, how).await;
+            // What a store does not take back by then is tried again beside.
+            let _ = tokio::time::timeout(RETURNED_WITHIN, returned).await;
+            order.answer(answer);
+            Event::SlotsReturned
+        });
     }
 
     /// What only the running agent knows of itself; the rest of `status` is read from the store.

@@ -31,6 +31,8 @@ pub enum EventKind {
     Stuck,
     /// A breach is over.
     Recovered,
+    /// A person told the agent to do something: it did, or refused.
+    Operator,
     /// `unwait notify test`.
     Test,
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Audience, Store, StoreError, outbox, time};
+use super::{Audience, AuditRow, OrderVerb, Person, Store, StoreError, audit, outbox, time};
 use crate::model::{Message, Reason, ServiceName};
 
 /// A row with `since` is a breaker that is open; `rearmed`, a point of the line, outlives it, so that what was counted
@@ -152,16 +152,24 @@ impl Store {
         &self,
         policy: &str,
         service: Option<&ServiceName>,
+        by: &Person,
         now: Timestamp,
     ) -> Result<Vec<String>, StoreError> {
         self.write(|transaction| {
-            transaction
+            let rearmed: Vec<String> = transaction
                 .prepare(
                     "UPDATE breaker SET since = NULL, rearmed = ?3
                      WHERE policy = ?1 AND (?2 IS NULL OR service = ?2) AND since IS NOT NULL RETURNING service",
                 )?
                 .query_map(params![policy, service.map(ServiceName::as_str), self.line.at(now)], |row| row.get(0))?
-                .collect()
+                .collect::<rusqlite::Result<_>>()?;
+            let row = AuditRow::new(OrderVerb::Rearm, by, now).of(service);
+            let row = match rearmed.as_slice() {
+                [] => row.answered(false, format!("no breaker of {policy} is open")),
+                services => row.answered(true, format!("{policy} acts again on {}", services.join(", "))),
+            };
+            audit::insert(transaction, &row)?;
+            Ok(rearmed)
         })
     }
 }
@@ -278,10 +286,10 @@ mod tests {
         assert_eq!(store.breakers().unwrap(), std::slice::from_ref(&breaker));
 
         let other = ServiceName::parse("other.service").unwrap();
-        assert!(store.rearm(POLICY, Some(&other), at(20)).unwrap().is_empty());
-        assert!(store.rearm("another", None, at(20)).unwrap().is_empty());
-        assert_eq!(store.rearm(POLICY, None, at(20)).unwrap(), [service.as_str()]);
-        assert!(store.rearm(POLICY, None, at(21)).unwrap().is_empty());
+        assert!(store.rearm(POLICY, Some(&other), &Person::default(), at(20)).unwrap().is_empty());
+        assert!(store.rearm("another", None, &Person::default(), at(20)).unwrap().is_empty());
+        assert_eq!(store.rearm(POLICY, None, &Person::default(), at(20)).unwrap(), [service.as_str()]);
+        assert!(store.rearm(POLICY, None, &Person::default(), at(21)).unwrap().is_empty());
         assert_eq!(store.breaker(POLICY, &service).unwrap(), None);
         let month = Duration::from_secs(30 * 86_400);
         assert!(store.attempts(POLICY, &service, at(30), month).unwrap().is_empty());

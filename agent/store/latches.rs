@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Recorded, Store, StoreError, time};
+use super::{AuditRow, OrderVerb, Person, Recorded, Store, StoreError, audit, time};
 use crate::model::{IncidentId, Reason, ServiceName};
 
 /// No further action on this service until a person has looked.
@@ -78,14 +78,26 @@ impl Store {
                     until.map(|until| self.line.at(pause.since).saturating_add(until - since))
                 ],
             )?;
+            let by = Person { who: pause.who.clone(), why: Some(pause.why.clone()) };
+            let came_of_it = match (rows > 0, pause.until) {
+                (false, _) => "a pause that lasts as long or longer was in force, and stays".to_owned(),
+                (true, Some(until)) => format!("no action until {until:.0}"),
+                (true, None) => "no action until `unwait resume`".to_owned(),
+            };
+            audit::insert(transaction, &AuditRow::new(OrderVerb::Pause, &by, pause.since).answered(true, came_of_it))?;
             Ok(rows > 0)
         })?;
         if taken { Ok(None) } else { self.paused(pause.since) }
     }
 
     /// Ends the pause; says whether there was one.
-    pub fn resume(&self) -> Result<bool, StoreError> {
-        self.write(|transaction| Ok(transaction.execute("DELETE FROM pause", [])? > 0))
+    pub fn resume(&self, by: &Person, now: Timestamp) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let was = transaction.execute("DELETE FROM pause", [])? > 0;
+            let came_of_it = if was { "the pause is over" } else { "no pause was in force" };
+            audit::insert(transaction, &AuditRow::new(OrderVerb::Resume, by, now).answered(true, came_of_it))?;
+            Ok(was)
+        })
     }
 
     /// The pause that holds at `now`, and until when by the wall clock that says so.

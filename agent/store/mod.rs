@@ -2,6 +2,7 @@
 
 mod approvals;
 mod asked;
+mod audit;
 mod breakers;
 mod counts;
 mod damaged;
@@ -33,6 +34,7 @@ use crate::crash;
 use timeline::Timeline;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
+pub use audit::{AuditRow, OrderVerb, Person};
 pub use breakers::{Attempt, Breaker, Verdict};
 pub use counts::{EndedSoFar, Undelivered};
 pub use damaged::AGENT;

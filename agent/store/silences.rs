@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, time};
+use super::{AuditRow, OrderVerb, Person, Store, StoreError, audit, time};
 use crate::model::ServiceName;
 
 /// `service` is empty for the whole host.
@@ -59,6 +59,13 @@ impl Store {
                     self.line.at(silence.since).saturating_add(until - since)
                 ],
             )?;
+            let by = Person { who: silence.who.clone(), why: Some(silence.why.clone()) };
+            let came_of_it = match rows > 0 {
+                true => format!("no action until {:.0}", silence.until),
+                false => "a silence that lasts as long or longer was in force, and stays".to_owned(),
+            };
+            let row = AuditRow::new(OrderVerb::Silence, &by, silence.since).of(silence.service.as_ref());
+            audit::insert(transaction, &row.answered(true, came_of_it))?;
             Ok(rows > 0)
         })?;
         let in_force = if taken { Vec::new() } else { self.silences(silence.since)? };
@@ -66,7 +73,7 @@ impl Store {
     }
 
     /// Ends the silence of a service, or of the host; says whether one was in force at `now`.
-    pub fn end_silence(&self, service: Option<&ServiceName>, now: Timestamp) -> Result<bool, StoreError> {
+    pub fn end_silence(&self, service: Option<&ServiceName>, by: &Person, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let was = transaction.query_row(
                 "SELECT count(*) FROM silence WHERE service = ?1 AND until_line > ?2",
@@ -74,6 +81,9 @@ impl Store {
                 |row| row.get::<_, i64>(0),
             )?;
             transaction.execute("DELETE FROM silence WHERE service = ?1", [key(service)])?;
+            let came_of_it = if was > 0 { "the silence is over" } else { "no silence was in force" };
+            let row = AuditRow::new(OrderVerb::EndSilence, by, now).of(service);
+            audit::insert(transaction, &row.answered(true, came_of_it))?;
             Ok(was > 0)
         })
     }

@@ -403,8 +403,8 @@ fn a_pause_holds_until_its_time_and_is_ended_by_hand() {
     assert_eq!(store.paused(until).unwrap(), None);
     store.pause(&pause(None)).unwrap();
     assert!(store.paused(until + Duration::from_secs(1 << 30)).unwrap().is_some());
-    assert!(store.resume().unwrap());
-    assert!(!store.resume().unwrap());
+    assert!(store.resume(&Person::default(), now()).unwrap());
+    assert!(!store.resume(&Person::default(), now()).unwrap());
     assert_eq!(store.paused(now()).unwrap(), None);
 }
 

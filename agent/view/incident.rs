@@ -1,5 +1,7 @@
 //! One incident, and a list of them: the plan, what its journal says of each step, and how it ended.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,7 +9,7 @@ use serde_json::Value;
 use crate::execute::saga::{Event, Saga, State};
 use crate::execute::tell;
 use crate::model::{IncidentId, Outcome, Plan};
-use crate::store::{IncidentRow, JournalRow, OpenIncident, Store, StoreError};
+use crate::store::{AuditRow, IncidentRow, JournalRow, OpenIncident, Store, StoreError};
 
 /// An incident whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,7 +17,13 @@ pub struct IncidentShown {
     pub incident: IncidentRow,
     pub plan: Plan,
     pub journal: Vec<EventShown>,
+    /// What people did about it; and about its service and the whole host from a day before until its end.
+    #[serde(default)]
+    pub audit: Vec<AuditRow>,
 }
+
+/// What people did before an incident is shown with it: a silence that ended, an approval.
+const BEFORE: Duration = Duration::from_secs(86_400);
 
 /// One event of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +50,9 @@ impl IncidentShown {
         let event =
             |row: JournalRow| EventShown { at: row.at, event: serde_json::from_str(&row.event).unwrap_or_default() };
         let journal = store.journal(id)?.into_iter().map(event).collect();
-        Ok(Some(Self { incident, plan, journal }))
+        let from = incident.began.saturating_sub(BEFORE).unwrap_or(Timestamp::MIN);
+        let audit = store.audit_of(id, &incident.service, from, incident.ended.unwrap_or(Timestamp::MAX))?;
+        Ok(Some(Self { incident, plan, journal, audit }))
     }
 
     /// The steps that were taken, in their order.

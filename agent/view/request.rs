@@ -7,34 +7,24 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Request {
     Status,
-    Explain {
-        service: String,
-    },
-    Act {
-        service: String,
-        policy: Option<String>,
-        dry_run: bool,
-        /// Filled in from the peer's credentials, whatever the client says.
-        #[serde(default)]
-        who: String,
-    },
-    Resolve {
-        service: String,
-        how: How,
-    },
-    Approve {
-        id: String,
-        /// Filled in as with `Act`.
-        #[serde(default)]
-        who: String,
-    },
-    Deny {
-        id: String,
-        why: Option<String>,
-        /// Filled in as with `Act`.
-        #[serde(default)]
-        who: String,
-    },
+    Explain { service: String },
+    Act { service: String, policy: Option<String>, dry_run: bool },
+    Resolve { service: String, how: How },
+    Approve { id: String },
+    Deny { id: String },
+}
+
+/// A request as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    #[serde(flatten)]
+    pub request: Request,
+    /// The person behind sudo. The agent believes it of root alone; of others it knows the peer's uid.
+    #[serde(default)]
+    pub who: Option<String>,
+    /// Of an order: for whoever finds it later.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -363,7 +363,8 @@ impl FromText for EventKind {
     const EXPECTED: &'static str = "an event such as stuck";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        const EVENTS: [&str; 8] = ["breach", "held", "approval", "start", "step", "end", "stuck", "recovered"];
+        const EVENTS: [&str; 9] =
+            ["breach", "held", "approval", "start", "step", "end", "stuck", "recovered", "operator"];
         match text {
             "breach" => Ok(Self::Breach),
             "held" => Ok(Self::Held),
@@ -373,6 +374,7 @@ impl FromText for EventKind {
             "stuck" => Ok(Self::Stuck),
             "recovered" => Ok(Self::Recovered),
             "approval" => Ok(Self::Approval),
+            "operator" => Ok(Self::Operator),
             other => Err(format!("`{other}` is no event: {}", words::offer(other, &EVENTS, "events"))),
         }
     }

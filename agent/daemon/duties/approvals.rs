@@ -1,7 +1,8 @@
 //! `mode: approve`: people are asked about a plan, and say their word over the control socket.
 
+use super::orders::Order;
 use crate::model::{EventKind, Message, Mode, Plan, Policy, Reason, ServiceName, duration};
-use crate::store::{Approval, ApprovalState, Decided, Store, Word};
+use crate::store::{Approval, ApprovalState, Decided, Person, Store, Word};
 use crate::view::request::Reply;
 use crate::wiring::Wiring;
 
@@ -86,26 +87,38 @@ fn is_asked_for(wiring: &Wiring, approval: &Approval) -> bool {
 }
 
 /// A person's word. What was approved begins at the next look, if the plan is the same then and no guard is against it.
-pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, who: &str, why: Option<&str>) -> Reply {
+pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, by: &Person, order: Order) {
     let now = wiring.host.clock.now();
-    match store.decide_approval(id, &Word { approved, who, why, at: now }) {
-        Ok(Decided::Yes(approval)) if approved => Reply::done(format!(
-            "{} of {} is approved; it begins at the next look, if the plan is the same then and no guard is against it",
-            approval.runbook, approval.service
-        )),
+    let word = Word { approved, who: &by.who, why: by.why.as_deref(), at: now };
+    match store.decide_approval(id, &word) {
         Ok(Decided::Yes(approval)) => {
-            Reply::done(format!("{} of {} is denied for as long as a cooldown", approval.runbook, approval.service))
+            let Approval { runbook, service, .. } = &approval;
+            let said = match approved {
+                true => format!(
+                    "{runbook} of {service} is approved; it begins at the next look, if the plan is the same then and no \
+                     guard is against it"
+                ),
+                false => format!("{runbook} of {service} is denied for as long as a cooldown"),
+            };
+            order.of(service).answer(Reply::done(said));
         }
-        Ok(Decided::TooLate(approval)) => Reply::refused(match approval.state {
-            ApprovalState::Pending => format!("{id} expired at {}", approval.expires),
-            ApprovalState::Approved if now >= approval.expires => {
-                let who = approval.who.unwrap_or_default();
-                format!("{id} was approved by {who}, could not begin, and expired at {}", approval.expires)
-            }
-            ApprovalState::Replaced => format!("{id} is not asked for any more; `unwait status` shows what is"),
-            state => format!("{id} is {state} already; `unwait status` shows what is to be decided"),
-        }),
-        Ok(Decided::Unknown) => Reply::refused(format!("no approval `{id}`; `unwait status` shows them")),
-        Err(error) => Reply::refused(error.to_string()),
+        Ok(Decided::TooLate(approval)) => {
+            let service = approval.service.clone();
+            order.of(&service).answer(Reply::refused(too_late(id, approval, now)));
+        }
+        Ok(Decided::Unknown) => order.answer(Reply::refused(format!("no approval `{id}`; `unwait status` shows them"))),
+        Err(error) => order.answer(Reply::refused(error.to_string())),
+    }
+}
+
+fn too_late(id: &str, approval: Approval, now: jiff::Timestamp) -> String {
+    match approval.state {
+        ApprovalState::Pending => format!("{id} expired at {}", approval.expires),
+        ApprovalState::Approved if now >= approval.expires => {
+            let who = approval.who.unwrap_or_default();
+            format!("{id} was approved by {who}, could not begin, and expired at {}", approval.expires)
+        }
+        ApprovalState::Replaced => format!("{id} is not asked for any more; `unwait status` shows what is"),
+        state => format!("{id} is {state} already; `unwait status` shows what is to be decided"),
     }
 }

@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod delivery;
 pub mod held;
 pub mod messages;
+pub mod orders;
 pub mod remind;
 pub mod resolve;
 pub mod slots;

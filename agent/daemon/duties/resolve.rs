@@ -11,6 +11,12 @@ use crate::model::{IncidentId, Plan, ServiceName};
 use crate::store::{Latch, Store};
 use crate::view::request::{How, Reply};
 
+/// The incident that latched the service, where one did.
+pub fn incident_of(store: &Store, service: &str) -> Option<IncidentId> {
+    let latches = store.latches().unwrap_or_default();
+    latches.into_iter().find(|latch| latch.service == service).map(|latch| IncidentId(latch.incident))
+}
+
 pub async fn resolve(store: &Store, world: &World, service: &str, how: How) -> Reply {
     let service = match ServiceName::parse(service) {
         Ok(service) => service,

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::breaches::Published;
+use super::orders::{self, Order};
 use super::{approvals, breaches, breaker, messages, remind, sweep};
 use crate::clock::{Clock, ManualClock};
 use crate::decide::detector::Detector;
@@ -15,7 +18,8 @@ use crate::model::{
 };
 use crate::ports::fleet::SKEW;
 use crate::ports::fleet::fake::FakeStore;
-use crate::store::{ApprovalState, Audience, Implied, JournalRow, Store};
+use crate::store::{ApprovalState, Audience, AuditRow, Implied, JournalRow, OrderVerb, Pause, Person, Store};
+use crate::view::request::Reply;
 use crate::wiring::{Host, OnMessage, Wiring, plans};
 use crate::{config, trust};
 
@@ -89,6 +93,16 @@ fn set() -> Set {
 }
 
 impl Set {
+    /// Ann's word on an approval.
+    fn decides(&self, id: &str, approved: bool) -> Reply {
+        let by = Person { who: "ann".into(), why: None };
+        let verb = if approved { OrderVerb::Approve } else { OrderVerb::Deny };
+        let (reply, mut answered) = oneshot::channel();
+        let order = Order::begin(&self.store, AuditRow::new(verb, &by, self.clock.now()), Some(reply));
+        approvals::decide(&self.wiring, &self.store, id, approved, &by, order);
+        answered.try_recv().unwrap()
+    }
+
     fn policy(&self) -> &Policy {
         &self.wiring.config.policies[0]
     }
@@ -145,7 +159,7 @@ fn a_policy_that_did_not_help_twice_goes_back_to_dry_run_and_is_told_once() {
     assert!(set.breaker_is_open() && set.breaker_is_open());
     assert_eq!(set.told(), [(EventKind::Stuck, "process:rpc-order on bj1-03: leak goes back to dry-run".to_string())]);
 
-    set.store.rearm("leak", None, set.clock.now()).unwrap();
+    set.store.rearm("leak", None, &Person::default(), set.clock.now()).unwrap();
     set.clock.advance(Duration::from_secs(1));
     assert!(!set.breaker_is_open());
     set.ends("i-5", Reason::NotHelped);
@@ -170,14 +184,34 @@ fn people_are_asked_about_a_plan_and_their_word_is_taken_once() {
     }
     assert_eq!(set.told()[0].0, EventKind::Approval);
 
-    let say = |id: &str, approved| approvals::decide(&set.wiring, &set.store, id, approved, "ann", None);
-    assert!(!say("00000000", true).ok);
-    assert!(say(&approval.id, true).ok);
-    let again = say(&approval.id, true);
+    assert!(!set.decides("00000000", true).ok);
+    assert!(set.decides(&approval.id, true).ok);
+    let again = set.decides(&approval.id, true);
     assert!(!again.ok && again.text.contains("approved already"), "{again:?}");
     set.ends("i-2", Reason::Recovered);
-    let used = say(&approval.id, false);
+    let used = set.decides(&approval.id, false);
     assert!(!used.ok && used.text.contains("used already"), "{used:?}");
+}
+
+#[test]
+fn what_people_did_is_told_once_also_where_no_agent_ran_then() {
+    let set = set();
+    let pause = Pause { who: "ann".into(), why: "release 41".into(), since: set.clock.now(), until: None };
+    set.store.pause(&pause).unwrap();
+    let by = Person { who: "bob".into(), why: None };
+    let under_way = Order::begin(&set.store, AuditRow::new(OrderVerb::Act, &by, set.clock.now()), None);
+    let under_way = under_way.of(service().as_str());
+
+    orders::tell(&set.wiring, &set.store);
+    orders::tell(&set.wiring, &set.store);
+    under_way.answer(Reply::refused("paused by ann"));
+    orders::tell(&set.wiring, &set.store);
+
+    let told = set.told.lock().unwrap();
+    let said: Vec<(EventKind, String)> = told.iter().map(|message| (message.event, message.to_string())).collect();
+    let paused = "unwait on bj1-03: paused by ann\nno action until `unwait resume`\nwhy: release 41";
+    let refused = format!("{} on bj1-03: `act` by bob was refused\npaused by ann", service());
+    assert_eq!(said, [(EventKind::Operator, paused.to_owned()), (EventKind::Operator, refused)]);
 }
 
 #[test]
@@ -186,7 +220,7 @@ fn a_word_that_comes_too_late_is_refused() {
     approvals::ask(&set.wiring, &set.store, set.policy(), &set.plan("i-1"), Vec::new());
     let id = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap().id;
     set.clock.advance(Duration::from_secs(30 * 60));
-    let late = approvals::decide(&set.wiring, &set.store, &id, true, "ann", None);
+    let late = set.decides(&id, true);
     assert!(!late.ok && late.text.contains("expired at 2026-11-22T19:13:29Z"), "{late:?}");
 }
 

@@ -16,7 +16,7 @@ use crate::model::{IncidentId, Marker, Outcome, Plan, Readings, Reason, Trigger}
 use crate::ports::fleet::{Phase, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::restarter::RunState;
-use crate::store::Pause;
+use crate::store::{Pause, Person};
 
 const SERVICE: &str = "rpc-order.service";
 
@@ -156,7 +156,7 @@ fn a_pause_defers_to_its_end_or_denies() {
     let refusal = scenery.refuses(Guard::Paused, Reason::Paused);
     assert!(refusal.until.is_none() && refusal.detail.contains("ann") && refusal.detail.contains("deploy"));
     let until = scenery.now() + seconds(60);
-    scenery.store.resume().unwrap();
+    scenery.store.resume(&Person::default(), scenery.now()).unwrap();
     scenery.store.pause(&pause(Some(until))).unwrap();
     assert_eq!(scenery.refuses(Guard::Paused, Reason::Paused).until, Some(until));
     scenery.clock.advance(seconds(60));

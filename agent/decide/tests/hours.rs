@@ -5,6 +5,7 @@ use super::*;
 use crate::decide::guards::Guard;
 use crate::model::window::{Days, Hours, WindowAction};
 use crate::model::{Reason, ServiceName, Window};
+use crate::store::Person;
 
 pub fn always(action: WindowAction) -> Window {
     Window { days: Days::ALL, hours: Hours::ALL, tz: "UTC".into(), action }
@@ -40,12 +41,12 @@ fn of_two_silences_the_longer_holds_and_either_can_be_ended() {
     scenery.own_saga = true;
     scenery.refuses(Guard::Silence, Reason::Silenced);
     scenery.own_saga = false;
-    assert!(scenery.store.end_silence(None, scenery.now()).unwrap());
-    assert!(!scenery.store.end_silence(None, scenery.now()).unwrap());
+    assert!(scenery.store.end_silence(None, &Person::default(), scenery.now()).unwrap());
+    assert!(!scenery.store.end_silence(None, &Person::default(), scenery.now()).unwrap());
     scenery.refuses(Guard::Silence, Reason::Silenced);
     scenery.plan.steps.truncate(1);
     scenery.refuses(Guard::Silence, Reason::Silenced);
-    assert!(scenery.store.end_silence(Some(&service), scenery.now()).unwrap());
+    assert!(scenery.store.end_silence(Some(&service), &Person::default(), scenery.now()).unwrap());
     scenery.allows();
 }
 

@@ -1,0 +1,114 @@
+//! What people tell the agent to do: written down before it is carried out, answered, and told to others.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::model::{EventKind, IncidentId, Message, ServiceName};
+use crate::store::{AuditRow, OrderVerb, Store};
+use crate::view::request::Reply;
+use crate::wiring::Wiring;
+
+/// An order that is being carried out.
+#[derive(Debug)]
+pub struct Order {
+    store: Arc<Store>,
+    /// `None`: the disk did not take the row yet.
+    id: Option<i64>,
+    row: AuditRow,
+    reply: Option<oneshot::Sender<Reply>>,
+}
+
+impl Order {
+    /// Writes the order down. A disk that does not take it is no reason to refuse: what is done to a service that is out
+    /// of traffic must be possible without one.
+    pub fn begin(store: &Arc<Store>, row: AuditRow, reply: Option<oneshot::Sender<Reply>>) -> Self {
+        let id = store.audit(&row).ok();
+        Self { store: Arc::clone(store), id, row, reply }
+    }
+
+    pub fn of(mut self, service: &str) -> Self {
+        self.row.service = Some(service.into());
+        self
+    }
+
+    pub fn about(mut self, incident: Option<IncidentId>) -> Self {
+        self.row.incident = incident;
+        self
+    }
+
+    /// Notes what came of it, and answers who waits.
+    pub fn answer(mut self, reply: Reply) {
+        self.note(&reply);
+        if let Some(waits) = self.reply.take() {
+            // Whoever asked may have gone away; the answer is in the audit all the same.
+            let _ = waits.send(reply);
+        }
+    }
+
+    /// Notes what came of it.
+    pub fn note(&mut self, reply: &Reply) {
+        (self.row.done, self.row.detail) = (Some(reply.ok), reply.text.clone());
+        let noted = match self.id {
+            Some(id) => self.store.audit_answer(id, &self.row),
+            None => self.store.audit(&self.row).map(drop),
+        };
+        if let Err(error) = noted {
+            let AuditRow { who, verb, detail, .. } = &self.row;
+            tracing::error!(%error, who, %verb, detail, "the audit lacks what became of `{verb}` by {who} ({detail}): {error}");
+        }
+    }
+}
+
+/// Tells of what people did, also where no agent ran then; each once.
+pub fn tell(wiring: &Wiring, store: &Store) {
+    let untold = match store.audit_untold() {
+        Ok(untold) => untold,
+        Err(error) => {
+            return tracing::error!(%error, "the audit cannot be read, so nobody is told of its newest rows: {error}");
+        }
+    };
+    for (id, row) in untold {
+        let message = message(wiring, &row);
+        match store.audit_told(id, &wiring.audience, &message) {
+            Ok(true) => (wiring.host.on_message)(&message),
+            Ok(false) => {}
+            // Again at the next tick.
+            Err(_) => return,
+        }
+    }
+}
+
+fn message(wiring: &Wiring, row: &AuditRow) -> Message {
+    let host = &wiring.host.name;
+    let (who, verb) = (&row.who, row.verb);
+    let of = row.service.as_deref().unwrap_or("unwait");
+    let title = match row.done {
+        Some(true) => format!("{of} on {host}: {} by {who}", past(verb)),
+        _ => format!("{of} on {host}: `{verb}` by {who} was refused"),
+    };
+    let why = row.why.as_ref().map(|why| format!("why: {why}"));
+    Message {
+        labels: wiring.labels(),
+        service: row.service.as_deref().and_then(|service| ServiceName::parse(service).ok()),
+        incident: row.incident.clone(),
+        lines: [row.detail.clone()].into_iter().chain(why).collect(),
+        ..Message::new(EventKind::Operator, host, row.at, title)
+    }
+}
+
+fn past(verb: OrderVerb) -> &'static str {
+    match verb {
+        OrderVerb::Pause => "paused",
+        OrderVerb::Resume => "resumed",
+        OrderVerb::Silence => "silenced",
+        OrderVerb::EndSilence => "silence ended",
+        OrderVerb::Approve => "plan approved",
+        OrderVerb::Deny => "plan denied",
+        OrderVerb::Resolve => "resolved",
+        OrderVerb::Act => "plan started",
+        OrderVerb::Rearm => "policy re-armed",
+        OrderVerb::ReleaseSlot => "fleet slot given back",
+        OrderVerb::Reload => "configuration reloaded",
+    }
+}
