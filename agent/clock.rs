@@ -35,6 +35,13 @@ impl Clock for SystemClock {
     }
 }
 
+/// Time since boot without suspend (CLOCK_MONOTONIC), by which systemd dates what it is told.
+pub fn monotonic() -> Duration {
+    let time =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists on every Linux");
+    Duration::from(time)
+}
+
 /// CPU time that the calling thread has used: what something cost, however busy the host is.
 pub fn thread_cpu_time() -> Duration {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)

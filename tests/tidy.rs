@@ -26,7 +26,18 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
     ("execute", &["model", "clock", "store", "ports", "crash"]),
     ("sense", &["model", "clock", "collect", "attribute", "measure", "config", "decide::possible", "execute::world"]),
     ("wiring", &BELOW_THE_WIRING),
-    ("view", &["model", "store", "decide::detector", "decide::guards", "execute::saga", "execute::tell"]),
+    (
+        "view",
+        &[
+            "model",
+            "store",
+            "config::Diagnostics",
+            "decide::detector",
+            "decide::guards",
+            "execute::saga",
+            "execute::tell",
+        ],
+    ),
     ("daemon", &BELOW_THE_DAEMON),
     (
         "cli",

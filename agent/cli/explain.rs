@@ -23,15 +23,14 @@ pub struct Arguments {
 
 pub async fn explain(arguments: Arguments) -> Outcome {
     let service = ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
-    let config = open::config(&arguments.place)?;
-    let state = config.host.state.clone();
+    let state = open::state(&arguments.place)?;
     let request = Request::Explain { service: service.to_string() };
     let explanation = match order::call(&state, request, None).await? {
         Some(reply) if reply.ok => reply.carries().map_err(Failure::Unreachable)?,
         Some(reply) => return Err(Failure::Wrong(reply.text)),
         None => {
             let store = open::store_or_empty(&state)?;
-            let wiring = open::wiring(config)?;
+            let wiring = open::wiring(open::config(&arguments.place)?)?;
             supervised::tell(&wiring).await;
             let look = wiring
                 .sensor

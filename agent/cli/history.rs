@@ -31,10 +31,10 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
-pub fn history(arguments: Arguments) -> Outcome {
+pub async fn history(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
     if let Some(service) = service.as_ref().filter(|_| arguments.signals) {
-        return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place);
+        return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place).await;
     }
     let store = open::store(&open::state(&arguments.place)?)?;
     let unreachable = |error: StoreError| Failure::Unreachable(error.to_string());

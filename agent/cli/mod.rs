@@ -17,6 +17,7 @@ mod order;
 mod pause;
 mod plan;
 mod rearm;
+mod reload;
 mod render;
 mod resolve;
 mod run;
@@ -47,7 +48,7 @@ configuration cannot be used; 3 the agent, the kernel or the state directory cou
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Watch, decide and act, until SIGTERM. SIGHUP loads a new configuration whole or not at all.
+    /// Watch, decide and act, until SIGTERM. SIGHUP, or `unwait reload`, loads a new configuration whole or not at all.
     Run(run::Arguments),
     /// One look at the host: who holds sockets in CLOSE_WAIT.
     Scan(scan::Arguments),
@@ -81,6 +82,8 @@ enum Verb {
     Resolve(resolve::Arguments),
     /// Let a policy act again that went back to dry-run because its action did not help twice.
     Rearm(rearm::Arguments),
+    /// Have the running agent load its configuration anew, whole or not at all.
+    Reload(reload::Arguments),
     /// Who holds the fleet's slots; give one back for a host that is gone.
     Slot(slot::Arguments),
     /// Messages to people.
@@ -186,10 +189,11 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Resume(arguments) => pause::resume(arguments),
         Verb::Silence(arguments) => silence::silence(arguments),
         Verb::Status(arguments) => status::status(arguments).await,
-        Verb::History(arguments) => history::history(arguments),
+        Verb::History(arguments) => history::history(arguments).await,
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
         Verb::Rearm(arguments) => rearm::rearm(arguments),
+        Verb::Reload(arguments) => reload::reload(arguments).await,
         Verb::Slot(arguments) => slot::slot(arguments).await,
         Verb::Notify(verb) => notify::notify(verb).await,
         Verb::Discover(arguments) => discover::discover(arguments).await,

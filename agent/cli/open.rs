@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::daemon::last_good;
 use crate::store::{StateDir, Store};
 use crate::wiring;
-use crate::wiring::{Host, Wiring};
+use crate::wiring::{Host, Wiring, WiringError};
 
 /// The configuration, or every error of it.
 pub fn config(place: &ConfigArguments) -> Result<Config, Failure> {
@@ -31,6 +31,11 @@ pub fn state(place: &ConfigArguments) -> Result<PathBuf, Failure> {
         }
         None => Err(Failure::Usage(diagnostics.to_string())),
     }
+}
+
+/// The same, where nobody is to be told what is wrong: who judges the files says so.
+pub fn state_unchecked(directory: &Path) -> Option<PathBuf> {
+    config::load(directory).map(|config| config.host.state).ok().or_else(|| last_good::said_state(directory))
 }
 
 /// The store of an agent that has run here before.
@@ -84,12 +89,20 @@ pub fn former_fleet(wiring: &mut Wiring, store: &Store) -> Result<(), Failure> {
     Ok(())
 }
 
+/// This host, as a verb sees it.
+pub fn host() -> Result<Host, Failure> {
+    let name = wiring::host_name().map_err(failed)?;
+    Ok(Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(|_| {}) })
+}
+
 /// The configuration with its adapters, for one look.
 pub fn wiring(config: Config) -> Result<Wiring, Failure> {
-    let name = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
-    let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(|_| {}) };
-    Wiring::new(config, host, None).map_err(|error| match error.is_of_the_configuration() {
+    Wiring::new(config, host()?, None).map_err(failed)
+}
+
+pub fn failed(error: WiringError) -> Failure {
+    match error.is_of_the_configuration() {
         true => Failure::Usage(error.to_string()),
         false => Failure::Unreachable(error.to_string()),
-    })
+    }
 }

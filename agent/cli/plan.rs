@@ -1,5 +1,7 @@
-//! `unwait plan SERVICE`: what would be done now, filled in, and what blocks it. Touches nothing.
+//! `unwait plan SERVICE`: what would be done now, filled in, and what blocks it. Touches nothing. The running agent says it,
+//! by its configuration and its secrets; where none runs, this process does.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +11,6 @@ use crate::daemon::explain::Asking;
 use crate::model::{ServiceName, Step, Trigger, duration};
 use crate::view::explanation::{Clients, Planned};
 use crate::view::request::Request;
-use crate::view::status::AgentNow;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -23,25 +24,35 @@ pub struct Arguments {
 }
 
 pub async fn plan(arguments: Arguments) -> Outcome {
-    let service = ServiceName::parse(&arguments.service).map_err(Failure::Usage)?;
-    let config = open::config(&arguments.place)?;
-    let policy = config.choose(&service, arguments.policy.as_deref()).map_err(Failure::Wrong)?.clone();
-    let store = open::store_or_empty(&config.host.state)?;
-    // What the running agent has found of its disk is against it here too.
-    let agent = order::call(&config.host.state, Request::Status, None).await.ok().flatten();
-    if agent.and_then(|reply| reply.carries::<AgentNow>().ok()).is_some_and(|agent| agent.observe_only) {
-        store.distrust();
-    }
-    let wiring = open::wiring(config)?;
-    let trigger = Trigger::Person { who: "plan".into() };
-    let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
-    let planned = asking.plan(&policy, &service, trigger, false, None).await;
-    if arguments.place.json {
+    let Arguments { service, policy, place } = arguments;
+    let name = ServiceName::parse(&service).map_err(Failure::Usage)?;
+    let state = open::state(&place)?;
+    let request = Request::Plan { service, policy: policy.clone() };
+    let planned: Planned = match order::call(&state, request, None).await? {
+        Some(reply) if reply.ok => reply.carries().map_err(Failure::Unreachable)?,
+        Some(reply) => return Err(Failure::Wrong(reply.text)),
+        None => without_an_agent(&place, &state, &name, policy.as_deref()).await?,
+    };
+    if place.json {
         render::json(&planned)
     } else {
         say(&planned)
     }
     if planned.blocked_by.is_empty() { Ok(()) } else { Err(Failure::Wrong(String::new())) }
+}
+
+async fn without_an_agent(
+    place: &ConfigArguments,
+    state: &Path,
+    service: &ServiceName,
+    policy: Option<&str>,
+) -> Result<Planned, Failure> {
+    let config = open::config(place)?;
+    let policy = config.choose(service, policy).map_err(Failure::Wrong)?.clone();
+    let store = open::store_or_empty(state)?;
+    let wiring = open::wiring(config)?;
+    let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
+    Ok(asking.plan(&policy, service, Trigger::Person { who: "plan".into() }, false, None).await)
 }
 
 fn say(planned: &Planned) {

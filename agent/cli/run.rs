@@ -13,6 +13,7 @@ use super::{Failure, Outcome};
 use crate::clock::SystemClock;
 use crate::daemon::opening::RunError;
 use crate::daemon::run;
+use crate::daemon::service_manager::ServiceManager;
 use crate::model::{EventKind, Message};
 use crate::wiring;
 use crate::wiring::Host;
@@ -54,7 +55,8 @@ pub async fn run(arguments: Arguments) -> Outcome {
     });
     let name = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let host = Host { name, clock: Arc::new(SystemClock), on_message: Arc::new(log) };
-    let result = run::run(&arguments.config, host, reloading, stopping).await;
+    let manager = ServiceManager::of_the_environment();
+    let result = run::run(&arguments.config, host, reloading, stopping, manager).await;
     signals.abort();
     result.map_err(|error| match &error {
         RunError::Config(_) => Failure::Usage(error.to_string()),

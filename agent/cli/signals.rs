@@ -1,18 +1,22 @@
 //! `unwait history SERVICE --signals`: what was measured, as a line of bars for each signal; as JSON a line a step. It
-//! reads the store beside a running agent, and is behind it by five minutes at the most.
+//! reads the store, once the running agent has written what it still had in memory.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{ConfigArguments, Failure, Outcome, open, render};
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Reading, Readings, Sample, ServiceName, Signal, duration};
+use crate::view::request::Request;
+
+/// For what the agent still has in memory.
+const WRITTEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Bars in a line: with the figures beside them it fits a terminal of 120 columns.
 const BARS: usize = 48;
 
-pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &ConfigArguments) -> Outcome {
+pub async fn signals(service: &ServiceName, since: &str, only: &[String], place: &ConfigArguments) -> Outcome {
     let since = duration::parse(since).map_err(|error| Failure::Usage(format!("--since: {error}")))?;
     let only: BTreeSet<Signal> = only
         .iter()
@@ -24,13 +28,15 @@ pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &Conf
         .checked_sub(since)
         .map_err(|_| Failure::Usage("--since: that is before all time; the history is a month long".into()))?;
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
-    let store = open::store_to_read(&open::state(place)?)?;
+    let state = open::state(place)?;
+    // One that hangs, or is of another version, is behind by five minutes at the most.
+    let _ = tokio::time::timeout(WRITTEN_WITHIN, order::call(&state, Request::WriteSamples, None)).await;
+    let store = open::store_to_read(&state)?;
     let known = store.services_with_samples().map_err(unreachable)?;
     if !known.iter().any(|name| name == service.as_str()) {
         let those = if known.is_empty() { "none yet".into() } else { known.join(", ") };
         return Err(Failure::Wrong(format!(
-            "{service} has held no socket in CLOSE_WAIT within the history; those that have: {those}. What the agent \
-             measures is written every five minutes"
+            "{service} has held no socket in CLOSE_WAIT within the history; those that have: {those}."
         )));
     }
     let mut samples = store.samples(service, from, until).map_err(unreachable)?;
@@ -45,9 +51,7 @@ pub fn signals(service: &ServiceName, since: &str, only: &[String], place: &Conf
     }
     let Some(first) = samples.first() else {
         let since = duration::format(since);
-        println!(
-            "Nothing of {service} is written of the last {since}; what the agent measures is written every five minutes."
-        );
+        println!("Nothing of {service} was measured in the last {since}.");
         return Ok(());
     };
     let from = from.max(first.at);

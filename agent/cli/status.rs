@@ -7,7 +7,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::model::duration;
 use crate::store::{Approval, ApprovalState, Breaker, Latch, Silence, UnreturnedSlot};
 use crate::view::request::Request;
-use crate::view::status::{AgentNow, HeldNow, IncidentNow, Status};
+use crate::view::status::{AgentNow, HeldNow, IncidentNow, RejectedConfiguration, Status};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -110,6 +110,13 @@ fn say_agent(agent: &AgentNow) {
     }
     if let Some(unowned) = &agent.of_no_service {
         println!("NO OWNER: {unowned}");
+    }
+    if let Some(RejectedConfiguration { at, why, in_force_since }) = &agent.rejected_configuration {
+        println!("CONFIGURATION REJECTED at {}: {why}", render::time(*at));
+        println!(
+            "        the agent works with the one of {}: unwait check; unwait reload",
+            render::time(*in_force_since)
+        );
     }
     for caution in &agent.cautions {
         println!("NOTE: {caution}");

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A place in a text, both counted from 1; columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,7 +17,7 @@ pub struct Position {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
     pub file: PathBuf,
     /// Counted from 1; absent where the file as a whole is meant.
@@ -28,7 +28,7 @@ pub struct Diagnostic {
     /// The line, secrets blanked out.
     pub excerpt: Option<String>,
     /// Where under `excerpt` the caret belongs, counted from 0.
-    #[serde(skip)]
+    #[serde(default)]
     caret: usize,
 }
 
@@ -55,6 +55,11 @@ impl Diagnostic {
         }
     }
 
+    /// The place and what is wrong there, without the line's own text.
+    pub fn in_a_line(&self) -> String {
+        Self { excerpt: None, ..self.clone() }.to_string()
+    }
+
     /// Another thing, about the same place.
     pub fn saying(&self, message: String) -> Self {
         Self { message, ..self.clone() }
@@ -79,7 +84,7 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Everything that is wrong with a configuration; never empty when it is returned as an error.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Diagnostics(Vec<Diagnostic>);
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Config;
 use super::compile::policy::Surroundings;
 use super::compile::{self, Compiling};
 use super::decode::{Decoded, decode};
@@ -21,15 +20,20 @@ use super::source::Source;
 use super::spec::host::HostSpec;
 use super::spec::policy::PolicySpec;
 use super::spec::runbook::{self, RunbookSpec};
+use super::{Config, DEFAULT_CREDENTIALS};
 use crate::model::PolicyTest;
 use crate::model::message::EventKind;
 use crate::model::{Policy, Runbook};
 use crate::trust;
 
-/// Loads `agent.yaml`, `policies/*.yaml` and `runbooks/*.yaml` of a directory, with the process' environment.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// Loads `agent.yaml`, `policies/*.yaml` and `runbooks/*.yaml` of a directory, with the process' environment; without
+/// `CREDENTIALS_DIRECTORY` the credentials of the unit that runs are meant.
 /// It is all of it or nothing: any error in any file is an error, and every one of them is in it.
 pub fn load(dir: &Path) -> Result<Config, Diagnostics> {
-    load_with(dir, &|name| std::env::var(name).ok())
+    let of_the_unit = |name: &str| (name == CREDENTIALS).then(|| DEFAULT_CREDENTIALS.to_owned());
+    load_with(dir, &|name| std::env::var(name).ok().or_else(|| of_the_unit(name)))
 }
 
 /// As [`load`], with the variables that `${…}` reads given.
@@ -66,7 +70,17 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
 /// [`load`]: a configuration may be read, and tested, by who may not read its secrets.
 pub fn unreadable_secrets(host: &HostConfig) -> Diagnostics {
     let mut out = Diagnostics::default();
+    let has_no_directory = std::env::var_os(CREDENTIALS).is_none() && !Path::new(DEFAULT_CREDENTIALS).exists();
     for (path, at) in &host.secrets {
+        if has_no_directory && path.starts_with(DEFAULT_CREDENTIALS) {
+            // One line for all of them.
+            out = Diagnostics::default();
+            out.push(at.saying(format!(
+                "no unit unwait.service runs, whose credentials could be read: set {CREDENTIALS} to the directory with the \
+                 credentials"
+            )));
+            return out;
+        }
         if let Err(error) = trust::read_secret(path) {
             out.push(at.saying(format!("{}: {error}", path.display())));
         }

@@ -13,6 +13,7 @@ pub mod host;
 mod load;
 mod marks;
 mod not_built;
+mod overlaps;
 mod place;
 mod protected;
 mod random_ids;
@@ -38,6 +39,10 @@ use crate::model::{Policy, PolicyTest, Runbook, ServiceName, Target};
 
 /// Where the state lies unless `state:` says otherwise.
 pub const DEFAULT_STATE: &str = "/var/lib/unwait";
+
+/// Where systemd keeps the credentials of the shipped unit while it runs, readable for root: what `${CREDENTIALS_DIRECTORY}`
+/// means to a verb that a person calls (systemd.exec(5), LoadCredential=).
+pub const DEFAULT_CREDENTIALS: &str = "/run/credentials/unwait.service";
 
 /// Where supervisord listens unless `restart:` says otherwise, as Debian has it.
 pub const DEFAULT_SUPERVISORD: &str = "/run/supervisor.sock";

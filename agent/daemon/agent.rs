@@ -15,10 +15,12 @@ use super::board::{Board, Listed};
 use super::control::Incoming;
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
-use super::duties::{approvals, breaker, delivery, orders, remind, sweep, unowned};
+use super::duties::{approvals, breaker, delivery, messages, orders, remind, resolve, sweep, unowned};
 use super::event::{Beginning, Ended, Event, Looked};
 use super::history;
 use super::opening::RunError;
+use super::reloads::Reloads;
+use super::service_manager::ServiceManager;
 use crate::decide::detector::Detector;
 use crate::execute::driver::Driven;
 use crate::execute::world::World;
@@ -39,6 +41,7 @@ pub struct Inbox {
     pub reload: mpsc::Receiver<()>,
     /// Turns true when the agent is asked to end.
     pub stop: watch::Receiver<bool>,
+    pub manager: ServiceManager,
 }
 
 /// How often each registry is asked for drains of ours that no incident knows of.
@@ -79,6 +82,8 @@ pub struct Agent {
     pub(super) published: Option<Published>,
     /// The policy and the service of what is being begun.
     pub(super) being_begun: Option<(String, ServiceName)>,
+    pub(super) reloads: Reloads,
+    pub(super) manager: ServiceManager,
     /// A configuration that was read while something is being begun by the one in force.
     pub(super) waits: Option<Wiring>,
     /// Held while slots are given back, and from a slot's note to its incident.
@@ -112,6 +117,7 @@ impl Agent {
         let now = wiring.host.clock.monotonic();
         let attention = Attention::new(&wiring.config);
         let board = Board::new(wiring.host.clock.now());
+        let reloads = Reloads::new(wiring.host.clock.now());
         let delivery = delivery::Delivery::start(delivery::of(&wiring, &store));
         let mut agent = Self {
             config_dir: config_dir.into(),
@@ -132,6 +138,8 @@ impl Agent {
             stop,
             published: Some(Published::default()),
             being_begun: None,
+            reloads,
+            manager: ServiceManager::default(),
             waits: None,
             slots: Arc::default(),
             resolving: Arc::default(),
@@ -145,7 +153,7 @@ impl Agent {
         agent.wiring.follow_fleet(&agent.store, true);
         remind::of_lost_memory(&agent.wiring, &agent.store);
         approvals::withdraw(&agent.wiring, &agent.store);
-        agent.store.audit_left()?;
+        orders::answer_left(&agent.store);
         agent.recover()?;
         Ok(agent)
     }
@@ -167,6 +175,9 @@ impl Agent {
         discoveries.reset();
         let mut keeps = every(KEPT_EVERY);
         self.open_board();
+        self.manager = inbox.manager;
+        let mut alive = every(self.manager.alive_every());
+        self.manager.ready();
         let mut stopping = false;
         let mut idle = true;
         // What is begun is unwound, or left, before the agent ends; people may ask meanwhile.
@@ -194,9 +205,11 @@ impl Agent {
                     }
                 }
                 Some(incoming) = inbox.requests.recv() => self.answer(incoming, stopping),
-                Some(()) = inbox.reload.recv(), if !stopping && !self.beside.is_under_way(&Kind::Reload) => self.reload(),
+                Some(()) = inbox.reload.recv(), if !stopping => self.reload_by_signal(),
+                _ = alive.tick() => self.manager.alive(),
                 _ = inbox.stop.wait_for(|stop| *stop), if !stopping => {
                     tracing::info!("asked to stop");
+                    self.manager.stopping();
                     stopping = true;
                     idle = self.sagas.is_empty() && !self.beside.is_changing_anything();
                     self.to_begin.drain(..).for_each(|waiting| waiting.put_off("the agent is ending"));
@@ -204,6 +217,7 @@ impl Agent {
             }
         }
         self.store.write_samples();
+        self.tell_what_stays_out();
         orders::tell(&self.wiring, &self.store);
         let within = if idle { LAST_WHEN_IDLE } else { delivery::LAST };
         let slots = self.slots_returned();
@@ -282,13 +296,7 @@ impl Agent {
                 let idle = self.sagas.is_empty() && !self.beside.is_under_way(&Kind::Beginning);
                 self.wiring.follow_fleet(&self.store, idle);
             }
-            Event::Reloaded(reloaded) => match *reloaded {
-                Ok(wiring) => {
-                    self.waits = Some(wiring);
-                    self.put_in_force_what_waits();
-                }
-                Err(why) => tracing::error!("{why}"),
-            },
+            Event::Reloaded(reloaded) => self.reloaded(*reloaded),
             Event::Kept(configuration) if configuration != self.configuration => self.keep_last_good(),
             Event::Kept(_) | Event::Over => {}
         }
@@ -387,6 +395,15 @@ impl Agent {
         sweep::orphans(&self.wiring, &self.store).await;
         self.slots_returned().await;
         self.delivery.end(delivery::LAST).await;
+    }
+
+    /// Those that rest stuck are nobody's while no agent runs. One whose saga was left under way is told with that.
+    fn tell_what_stays_out(&self) {
+        match resolve::resting_drained(&self.store) {
+            Ok(latches) if latches.is_empty() => {}
+            Ok(latches) => self.tell(messages::stay_out(&self.wiring, &latches)),
+            Err(error) => tracing::error!(%error, "services that stay out of traffic cannot be named: {error}"),
+        }
     }
 
     pub(super) fn tell(&self, message: Message) {

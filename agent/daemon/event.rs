@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::board::Listed;
 use super::duties::breaches::Published;
 use super::duties::orders::Order;
+use super::reloads::Rejection;
 use crate::decide::guards::Refusal;
 use crate::execute::driver::Driven;
 use crate::execute::world::World;
@@ -26,7 +27,7 @@ pub(super) enum Event {
     Swept(bool),
     SlotsReturned,
     /// A new configuration with its adapters, or why it is not put in force.
-    Reloaded(Box<Result<Wiring, String>>),
+    Reloaded(Box<Result<Wiring, Rejection>>),
     /// The files of this configuration are kept for a start on broken ones.
     Kept(u64),
     /// Work is over of which nothing is to be heard.

@@ -51,6 +51,29 @@ pub(super) fn of_agent(agent: &Agent, service: String) -> impl Future<Output = R
     }
 }
 
+/// The plan that a person would start now, by what the agent has and knows.
+pub(super) fn plan_of_agent(
+    agent: &Agent,
+    service: String,
+    policy: Option<String>,
+) -> impl Future<Output = Reply> + Send + 'static {
+    let (wiring, store, started) = (agent.wiring.clone(), Arc::clone(&agent.store), agent.started);
+    async move {
+        let chosen = ServiceName::parse(&service).and_then(|service| {
+            let policy = wiring.config.choose(&service, policy.as_deref())?.clone();
+            Ok((service, policy))
+        });
+        let (service, policy) = match chosen {
+            Ok(chosen) => chosen,
+            Err(error) => return Reply::refused(error),
+        };
+        let asking = Asking { wiring: &wiring, store: &store, started };
+        let trigger = Trigger::Person { who: "plan".into() };
+        let planned = asking.plan(&policy, &service, trigger, false, None);
+        Reply::with(&sharing(Some(PATIENCE), planned).await)
+    }
+}
+
 /// Asks the guards without acting.
 #[derive(Debug)]
 pub struct Asking<'a> {
@@ -135,7 +158,8 @@ impl Asking<'_> {
 
     async fn clients(&self, plan: &Plan) -> Clients {
         let follow_within = clients::follow_within(plan, &self.wiring.ports);
-        match self.wiring.sensor.acquire().await.talks(&plan.target.service) {
+        let (sensor, service) = (self.wiring.sensor.clone(), plan.target.service.clone());
+        match on_blocking_thread(move || sensor.lock().talks(&service)).await {
             Ok(talks) => {
                 let addresses: BTreeSet<IpAddr> = talks.iter().map(|talk| talk.peer).collect();
                 let (connections, addresses) = (Some(talks.len()), Some(addresses.len()));

@@ -3,6 +3,7 @@
 pub mod agent;
 mod beside;
 mod board;
+pub mod check;
 pub mod control;
 mod deciding;
 pub mod duties;
@@ -14,8 +15,10 @@ pub mod opening;
 mod posting;
 mod recover;
 mod reload;
+mod reloads;
 mod requests;
 pub mod run;
+pub mod service_manager;
 
 #[cfg(test)]
 mod damage_tests;

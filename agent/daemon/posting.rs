@@ -50,6 +50,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION"),
             started: (seen.started.0, self.started),
             period: self.attention.period(),
+            rejected_configuration: self.reloads.rejected.is_some(),
             not_measuring: self.last_failure.clone(),
             held: self.why_not(&seen),
             breached: self.breached(),

@@ -2,25 +2,76 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::agent::Agent;
 use super::beside::Kind;
 use super::deciding::ANOTHER;
-use super::duties::{approvals, delivery};
+use super::duties::orders::Order;
+use super::duties::{approvals, delivery, messages};
 use super::event::Event;
 use super::last_good;
+use super::reloads::Rejection;
 use crate::config;
 use crate::sense::attention::Attention;
 use crate::sense::sensor::on_blocking_thread;
+use crate::store::{AuditRow, OrderVerb, Person};
+use crate::view::request::Reply;
+use crate::view::status::RejectedConfiguration;
 use crate::wiring::Wiring;
 
 impl Agent {
     /// Loads the configuration anew, whole or not at all.
-    pub(super) fn reload(&mut self) {
+    pub(super) fn reload(&mut self, order: Order) {
+        self.reloads.next.push(order);
+        self.read_anew();
+    }
+
+    /// SIGHUP does not say who sent it.
+    pub(super) fn reload_by_signal(&mut self) {
+        let by = Person { who: "SIGHUP".into(), why: None };
+        let row = AuditRow::new(OrderVerb::Reload, &by, self.wiring.host.clock.now());
+        self.reload(Order::begin(&self.store, row, None));
+    }
+
+    fn read_anew(&mut self) {
+        if self.reloads.next.is_empty() || self.beside.is_under_way(&Kind::Reload) {
+            return;
+        }
+        self.reloads.under_way = std::mem::take(&mut self.reloads.next);
+        self.manager.reloading();
         let (dir, former) = (self.config_dir.clone(), self.wiring.clone());
         let reloaded = on_blocking_thread(move || reloaded(&dir, &former));
         self.beside.start(Kind::Reload, async { Event::Reloaded(Box::new(reloaded.await)) });
+    }
+
+    pub(super) fn reloaded(&mut self, reloaded: Result<Wiring, Rejection>) {
+        let reply = match reloaded {
+            Ok(wiring) => {
+                if self.reloads.rejected.take().is_some() {
+                    self.tell(messages::accepted(&wiring));
+                }
+                self.waits = Some(wiring);
+                self.put_in_force_what_waits();
+                match self.waits {
+                    None => Reply::done(format!("in force: {} policies", self.wiring.config.policies.len())),
+                    Some(_) => Reply::done("accepted; in force once what is being begun has begun"),
+                }
+            }
+            Err(rejection) => self.rejected(rejection),
+        };
+        self.manager.ready();
+        self.reloads.under_way.drain(..).for_each(|order| order.answer(reply.clone()));
+        self.read_anew();
+    }
+
+    fn rejected(&mut self, Rejection { what, in_full }: Rejection) -> Reply {
+        let (at, in_force_since) = (self.wiring.host.clock.now(), self.reloads.since);
+        let rejected = RejectedConfiguration { at, why: what, in_force_since };
+        self.tell(messages::rejected(&self.wiring, &rejected, &in_full));
+        let said = format!("{}; the configuration of {in_force_since:.0} stays in force", rejected.why);
+        self.reloads.rejected = Some(rejected);
+        self.post();
+        Reply::refused([said, in_full].join("\n\n").trim_end())
     }
 
     /// Not while something is being begun: it takes its slot by the configuration that it was considered by.
@@ -38,12 +89,13 @@ impl Agent {
         self.attention = Attention::new(&wiring.config);
         self.wiring = wiring;
         self.configuration += 1;
+        self.reloads.since = self.wiring.host.clock.now();
         self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
         self.delivery = delivery::Delivery::start(delivery::of(&self.wiring, &self.store));
         self.open_board();
         approvals::withdraw(&self.wiring, &self.store);
         // New adapters hold the drains that they find.
-        self.sweep_due = Duration::ZERO;
+        self.sweep_due = std::time::Duration::ZERO;
         self.held.clear();
         // What the former one asked for is considered anew at the next look.
         self.to_begin.drain(..).for_each(|waiting| waiting.put_off(ANOTHER));
@@ -63,15 +115,10 @@ impl Agent {
 }
 
 /// The configuration as its files have it now, with its adapters.
-///
-/// # Errors
-/// In words for the log; the one in force stays.
-fn reloaded(dir: &Path, former: &Wiring) -> Result<Wiring, String> {
-    let config = config::load(dir)
-        .map_err(|diagnostics| format!("the configuration cannot be read; the one in force stays:\n{diagnostics}"))?;
+fn reloaded(dir: &Path, former: &Wiring) -> Result<Wiring, Rejection> {
+    let config = config::load(dir)?;
     if config.host.state != former.config.host.state {
-        return Err("`state` cannot be changed while the agent runs; the configuration in force stays".into());
+        return Err(Rejection::from("`state` cannot be changed while the agent runs; restart it".to_owned()));
     }
-    Wiring::new(config, former.host.clone(), Some(former))
-        .map_err(|error| format!("the configuration cannot be put in force; the one before stays: {error}"))
+    Wiring::new(config, former.host.clone(), Some(former)).map_err(|error| Rejection::from(error.to_string()))
 }

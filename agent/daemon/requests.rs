@@ -11,7 +11,7 @@ use super::control::Incoming;
 use super::duties::orders::Order;
 use super::duties::{approvals, resolve};
 use super::event::Event;
-use super::explain;
+use super::{check, explain};
 use crate::store::{AuditRow, OrderVerb};
 use crate::view::request::{How, Reply, Request};
 use crate::view::status::{AgentNow, HeldNow};
@@ -39,6 +39,25 @@ impl Agent {
                     Event::Over
                 });
             }
+            Request::Plan { service, policy } => {
+                let planned = explain::plan_of_agent(self, service, policy);
+                self.beside_a_person(async move {
+                    say(reply, planned.await);
+                    Event::Over
+                });
+            }
+            Request::Check { directory, ask } => {
+                let host = self.wiring.host.clone();
+                self.beside_a_person(async move {
+                    let checked = check::check(&directory, ask, host).await;
+                    say(reply, checked.map_or_else(|why| Reply::refused(why.to_string()), |seen| Reply::with(&seen)));
+                    Event::Over
+                });
+            }
+            Request::WriteSamples => {
+                self.store.write_samples();
+                say(reply, Reply::done("written"));
+            }
             Request::Approve { id } => {
                 let order = order(OrderVerb::Approve, reply);
                 approvals::decide(&self.wiring, &self.store, &id, true, &by, order);
@@ -52,6 +71,13 @@ impl Agent {
                 match stopping {
                     true => order.answer(Reply::refused(ENDING)),
                     false => self.act(&service, policy.as_deref(), dry_run, by.who, order),
+                }
+            }
+            Request::Reload => {
+                let order = order(OrderVerb::Reload, reply);
+                match stopping {
+                    true => order.answer(Reply::refused(ENDING)),
+                    false => self.reload(order),
                 }
             }
             Request::Resolve { service, how } => {
@@ -106,6 +132,7 @@ impl Agent {
             of_no_service: self.attention.unowned().map(ToString::to_string),
             not_seen: self.attention.not_seen().iter().map(ToString::to_string).collect(),
             held: held.collect(),
+            rejected_configuration: self.reloads.rejected.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::agent::{Agent, Inbox};
 use super::last_good;
 use super::opening::{self, Opened, RunError};
+use super::service_manager::ServiceManager;
 use crate::config;
 use crate::wiring::{Host, Wiring};
 
@@ -16,24 +17,25 @@ pub async fn run(
     host: Host,
     reload: mpsc::Receiver<()>,
     stop: watch::Receiver<bool>,
+    manager: ServiceManager,
 ) -> Result<(), RunError> {
     let config = match config::load(config_dir) {
         Ok(config) => config,
         Err(diagnostics) => {
-            last_good::finish_open_incidents(config_dir, &host, stop).await;
+            manager.while_starting(last_good::finish_open_incidents(config_dir, &host, stop)).await;
             return Err(RunError::Config(diagnostics));
         }
     };
     let wiring = match Wiring::new(config, host.clone(), None) {
         Ok(wiring) => wiring,
         Err(error) => {
-            last_good::finish_open_incidents(config_dir, &host, stop).await;
+            manager.while_starting(last_good::finish_open_incidents(config_dir, &host, stop)).await;
             return Err(error.into());
         }
     };
     // Held until the agent has ended.
     let Some(Opened { directory: _taken, store, control: (requests, _listener) }) =
-        opening::open(&wiring, stop.clone()).await?
+        manager.while_starting(opening::open(&wiring, stop.clone())).await?
     else {
         return Ok(());
     };
@@ -45,5 +47,5 @@ pub async fn run(
         interval = %crate::model::duration::format(agent.wiring.config.host.interval),
         "watching"
     );
-    agent.run(Inbox { requests, reload, stop }).await
+    agent.run(Inbox { requests, reload, stop, manager }).await
 }

@@ -71,6 +71,12 @@ fn of_the_agent(bulletin: &Bulletin, text: &mut Exposition) {
         "1 where the state directory cannot be written, so that nothing is done.",
         Some(yes(bulletin.observe_only)),
     );
+    one(
+        "unwait_config_last_reload_successful",
+        Kind::Gauge,
+        "0 where the last reload was rejected, and an earlier configuration is in force.",
+        Some(yes(!bulletin.rejected_configuration)),
+    );
     one("unwait_paused", Kind::Gauge, "1 while actions are paused.", bulletin.paused.map(yes));
     text.time_spent(
         "unwait_tick_duration_seconds",

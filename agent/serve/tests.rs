@@ -54,6 +54,7 @@ fn bulletin() -> Bulletin {
         looked: Some(at(990)),
         not_measuring: None,
         observe_only: false,
+        rejected_configuration: true,
         paused: Some(true),
         host_close_wait: Some(300.0),
         unattributed: [(NoOwner::NotAService, 2), (NoOwner::HolderUnseen, 10)].into(),

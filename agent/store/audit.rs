@@ -126,6 +126,12 @@ impl Store {
 
     /// Orders that a former agent did not answer are answered: nobody else will. The caller holds the state directory.
     pub fn audit_left(&self) -> Result<(), StoreError> {
+        let left: u32 = self.read(|connection| {
+            connection.query_row("SELECT count(*) FROM audit WHERE done IS NULL", [], |row| row.get(0))
+        })?;
+        if left == 0 {
+            return Ok(());
+        }
         self.write(|transaction| {
             let sql = "UPDATE audit SET done = 0, detail = ?1 WHERE done IS NULL";
             transaction.execute(sql, ["the agent ended before it answered; part of it may be done"]).map(drop)

@@ -27,6 +27,8 @@ pub struct Bulletin {
     /// Why the last look gave nothing, or nothing that can be trusted.
     pub not_measuring: Option<String>,
     pub observe_only: bool,
+    /// The last reload was rejected.
+    pub rejected_configuration: bool,
     pub paused: Option<bool>,
     pub host_close_wait: Option<f64>,
     /// Sockets without an owner.

@@ -2,6 +2,7 @@
 
 pub mod bulletin;
 pub mod explanation;
+pub mod findings;
 pub mod incident;
 pub mod request;
 pub mod status;

@@ -1,5 +1,7 @@
 //! What is asked of the running agent over its control socket, and the answer: one JSON object a line each.
 
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +9,37 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Request {
     Status,
-    Explain { service: String },
-    Act { service: String, policy: Option<String>, dry_run: bool },
-    Resolve { service: String, how: How },
-    Approve { id: String },
-    Deny { id: String },
+    Explain {
+        service: String,
+    },
+    Act {
+        service: String,
+        policy: Option<String>,
+        dry_run: bool,
+    },
+    Resolve {
+        service: String,
+        how: How,
+    },
+    Approve {
+        id: String,
+    },
+    Deny {
+        id: String,
+    },
+    Reload,
+    Plan {
+        service: String,
+        policy: Option<String>,
+    },
+    /// The files of a directory, as a reload would read them.
+    Check {
+        directory: PathBuf,
+        /// Each party is asked once.
+        ask: bool,
+    },
+    /// What was measured and waits in memory is written.
+    WriteSamples,
 }
 
 /// A request as it is sent.

@@ -33,6 +33,19 @@ pub struct AgentNow {
     pub of_no_service: Option<String>,
     pub not_seen: Vec<String>,
     pub held: Vec<HeldNow>,
+    /// The last reload, where it was rejected.
+    #[serde(default)]
+    pub rejected_configuration: Option<RejectedConfiguration>,
+}
+
+/// Files that a reload did not put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedConfiguration {
+    pub at: Timestamp,
+    /// In a line.
+    pub why: String,
+    /// Of the configuration that the agent goes on with.
+    pub in_force_since: Timestamp,
 }
 
 /// A breach about which nothing is done now.
@@ -112,7 +125,9 @@ impl Status {
 
     /// Does anything of it want a person?
     pub fn wants_a_person(&self) -> bool {
-        let fails = |agent: &AgentNow| agent.observe_only || agent.last_failure.is_some();
+        let fails = |agent: &AgentNow| {
+            agent.observe_only || agent.last_failure.is_some() || agent.rejected_configuration.is_some()
+        };
         !self.latches.is_empty()
             || !self.unreturned_slots.is_empty()
             || !self.breakers.is_empty()

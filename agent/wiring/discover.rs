@@ -13,6 +13,10 @@ use crate::model::ServiceName;
 use crate::model::plan::{Binding, Health};
 use crate::model::socket::{accepts, canonical};
 
+/// What a port that is open does not tell.
+const TCP_PASSES: &str =
+    "a tcp probe passes on a service that answers 503: where it speaks HTTP, write health: { http: URL }";
+
 /// For a PING, where probing was asked for.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -198,7 +202,9 @@ pub fn yaml(discovery: &Discovery) -> String {
         }
         match &found.health {
             Some(Health::RedisPing(at)) => text += &format!("{begin}    health: {{ redis_ping: \"{at}\" }}\n"),
-            Some(Health::Tcp(at)) => text += &format!("{begin}    health: {{ tcp: \"{at}\" }}\n"),
+            Some(Health::Tcp(at)) => {
+                text += &format!("{begin}    health: {{ tcp: \"{at}\" }}\n    # {TCP_PASSES}\n");
+            }
             _ => text += &format!("    # health: it listens on {}\n", addresses(&found.listening)),
         }
     }

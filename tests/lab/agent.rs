@@ -237,12 +237,18 @@ pub fn run(lab: &Lab) -> Spawned {
 /// `unwait.service` as it is shipped, but for where its program lies and that it has its secrets. It has begun to
 /// listen when this returns.
 pub fn start_unit(lab: &Lab) {
+    start_unit_with(lab, "");
+}
+
+/// The same, with these lines in its `[Service]`.
+pub fn start_unit_with(lab: &Lab, lines: &str) {
     lab.add_unit(UNIT, shipped!("deploy/systemd/unwait.service"));
     let drop_in = lab.inside("/etc/systemd/system").join(format!("{UNIT}.d"));
     fs::create_dir_all(&drop_in).expect("the lab's /etc is writable");
     let text = format!(
         "[Service]\nExecStart=\nExecStart={PROGRAM} run --config {ETC}\n\
-         LoadCredential=webhook:{CREDENTIALS}/webhook\nLoadCredential=webhook-key:{CREDENTIALS}/webhook-key\n"
+         ExecReload=\nExecReload={PROGRAM} reload --config {ETC}\n\
+         LoadCredential=webhook:{CREDENTIALS}/webhook\nLoadCredential=webhook-key:{CREDENTIALS}/webhook-key\n{lines}"
     );
     fs::write(drop_in.join("lab.conf"), text).expect("the lab's /etc is writable");
     lab.run(&["systemctl", "daemon-reload"]);

@@ -132,13 +132,99 @@ fn an_unknown_unit_turns_action_off_for_itself_alone() {
 
     let check = unwait(&lab, &["check"]);
     assert_eq!(check.code, 0, "{check:?}");
-    let cannot = "close-wait-leak cannot act on rpc-old.service: rpc-old.service: no such service for this restarter";
+    let cannot = "close-wait-leak: cannot act on rpc-old.service: rpc-old.service: no such service for this restarter";
     assert!(check.out.contains(cannot), "{check:?}");
     let plan = unwait(&lab, &["plan", "rpc-old.service"]);
     assert_eq!(plan.code, 1, "{plan:?}");
     assert!(plan.out.contains("not_actionable: rpc-old.service: no such service"), "{plan:?}");
     let _agent = agent::run(&lab);
     assert_eq!(unwait(&lab, &["status"]).code, 0, "it watches the others");
+}
+
+/// A unit's secrets are systemd's; nobody who calls a verb has its environment.
+#[test]
+fn every_verb_works_without_the_credentials_of_the_unit_as_long_as_its_agent_runs() {
+    let lab = Lab::start();
+    let etc = write_story(&lab);
+    let bare = |arguments: &[&str]| {
+        let argv = [&[agent::PROGRAM], arguments].concat();
+        Said::of(&lab.command(&argv).output().expect("it starts"))
+    };
+    let alone = bare(&["check"]);
+    assert_eq!(alone.code, 2, "{alone:?}");
+    let why = "no unit unwait.service runs, whose credentials could be read: set CREDENTIALS_DIRECTORY to";
+    assert!(alone.err.contains(why) && alone.err.ends_with("1 error\n"), "{alone:?}");
+
+    agent::start_unit(&lab);
+
+    for verb in [
+        &["check"][..],
+        &["check", "--ask", "--json"],
+        &["explain", "rpc-order.service"],
+        &["plan", "rpc-order.service", "--policy", "close-wait-leak"],
+        &["status"],
+        &["history"],
+        &["pause", "--why", "a test"],
+        &["notify", "test", "--help"],
+    ] {
+        let said = bare(verb);
+        assert!(said.code < 2 && !said.err.contains("CREDENTIALS_DIRECTORY"), "{verb:?}: {said:?}");
+    }
+    // The agent's answer is of the configuration that it has, and check's of the files.
+    etc.edit(RUNBOOK, "settle: 1s", "settl: 1s").write(&lab);
+    let plan = bare(&["plan", "rpc-order.service", "--policy", "close-wait-leak", "--json"]);
+    assert!(plan.code < 2 && plan.json()["plan"]["runbook"] == "isolate-restart-recover", "{plan:?}");
+    let check = bare(&["check"]);
+    assert!(check.code == 2 && check.err.contains("settl: 1s"), "{check:?}");
+    let json = bare(&["check", "--json"]).json();
+    assert!(json["ok"] == false && json["errors"][0]["line"] == 6, "{json:#}");
+    // A file that root may not believe is refused by the agent as well.
+    lab.run(&["chmod", "o+w", "/etc/unwait/agent.yaml"]);
+    let check = bare(&["check"]);
+    assert!(check.code == 2 && check.err.contains("can be written by anyone"), "{check:?}");
+}
+
+#[test]
+fn what_a_configuration_will_not_do_is_found_with_its_consequence() {
+    let lab = Lab::start();
+    let again = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/policies/close-wait-climb.yaml"));
+    write_story(&lab)
+        .with("policies/close-wait-climb.yaml", &again.replace("breach_at: 2m30s", "breach_at: 2m45s"))
+        .edit(POLICY, "[\"rpc-*.service\"]", "[rpc-order.service, absent.service, process:nobody]")
+        .edit(RUNBOOK, "soak: 8s", "soak: 2s")
+        .write(&lab);
+
+    let check = unwait(&lab, &["check", "--json"]);
+
+    assert_eq!(check.code, 1, "{check:?}");
+    let json = check.json();
+    let findings = json["findings"].as_array().expect("a list");
+    for (finding, place) in [
+        ("failing_test", "close-wait-climb"),
+        ("both_leak_policies", "close-wait-leak, close-wait-climb"),
+        ("no_such_service", "close-wait-leak"),
+        ("short_soak", "isolate-restart-recover"),
+    ] {
+        let found: Vec<_> = findings.iter().filter(|one| one["finding"] == finding).collect();
+        assert!(!found.is_empty(), "no {finding} in {json:#}");
+        for one in found {
+            assert!(
+                one["where"] == place && one["consequence"].as_str().is_some_and(|says| !says.is_empty()),
+                "{one:#}"
+            );
+        }
+    }
+    let absent: Vec<_> = findings.iter().filter(|one| one["finding"] == "no_such_service").collect();
+    assert_eq!(absent.len(), 2, "{absent:#?}");
+    let text = unwait(&lab, &["check"]);
+    assert!(text.out.contains("close-wait-climb: its test `a few workers that leak are caught"), "{text:?}");
+    assert!(text.err.contains("1 test of a policy fails"), "{text:?}");
+
+    // Consul does not answer here.
+    let asked = unwait(&lab, &["check", "--ask", "--json"]);
+    assert_eq!(asked.code, 1, "{asked:?}");
+    let found = asked.json()["findings"].as_array().cloned().unwrap_or_default();
+    assert!(found.iter().any(|one| one["finding"] == "no_answer" && one["where"] == "registry consul"), "{found:#?}");
 }
 
 #[test]
@@ -155,7 +241,7 @@ fn a_new_configuration_is_taken_whole_or_not_at_all() {
     etc.clone().with("policies/fourth.yaml", &fourth).edit(RUNBOOK, "settle: 1s", "settl: 1s").write(&lab);
     agent.signal(Signal::SIGHUP);
     wait_until_seen("that the new one is refused", SOON, || match agent.output() {
-        output if output.contains("the one in force stays") && output.contains("settle") => Ok(()),
+        output if output.contains("stays in force") && output.contains("settle") => Ok(()),
         output => Err(output),
     });
     let agent_now = status()["agent"].clone();

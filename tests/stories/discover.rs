@@ -35,7 +35,8 @@ fn what_discover_prints_is_pasted_and_checks() {
     assert_eq!(said.code, 0, "{said:?}");
     let ours = format!(
         "  - service: \"rpc-order.service\"\n    register: [{{ registry: consul, id: \"rpc-order-1\" }}, {{ registry: \
-         redis, id: \"rpc-order/{instance}\" }}]\n    health: {{ tcp: \"{instance}\" }}\n"
+         redis, id: \"rpc-order/{instance}\" }}]\n    health: {{ tcp: \"{instance}\" }}\n    # a tcp probe passes on a \
+         service that answers 503: "
     );
     assert!(said.out.contains(&ours), "{said:?}");
     assert!(said.out.contains(&format!("# in no registry: {TWIN}, which listens on 127.0.0.1:7802")), "{said:?}");

@@ -153,7 +153,7 @@ fn a_service_reloads_itself_and_one_that_fails_or_dies_of_it_is_told() {
     assert!(plan.code == 1 && plan.out.contains("plain.service has no ExecReload="), "{plan:?}");
     let check = unwait(&lab, &["check"]);
     assert!(
-        check.out.contains("reload cannot act on plain.service: reload: plain.service has no ExecReload="),
+        check.out.contains("reload: cannot act on plain.service: reload: plain.service has no ExecReload="),
         "{check:?}"
     );
     let refused = unwait(&lab, &["act", "plain.service", "--policy", "reload"]);

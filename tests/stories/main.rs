@@ -27,6 +27,7 @@ mod leak;
 mod metrics;
 mod namespaces;
 mod not_helped;
+mod operator;
 mod orphans;
 mod outcomes;
 mod per_connection;

@@ -63,6 +63,29 @@ fn sigterm_past_the_restart_leaves_tells_and_the_next_start_goes_on_without_a_se
 }
 
 #[test]
+fn an_agent_that_ends_says_which_services_stay_out_of_traffic() {
+    let lab = Lab::start();
+    let stage = Quick::set(&lab);
+    stage.edit("runbooks/recover.yaml", "health_check: { timeout: 30s,", "health_check: { timeout: 1s,");
+    let client = stage.lingering_client();
+    let mut agent = stage.run(None);
+    stage.wait_for_drain();
+    stage.sicken();
+    drop(client);
+    let end = stage.wait_for_first_end(ENDS_WITHIN);
+    assert_eq!(end["outcome"], "stuck", "{end:#}");
+
+    agent.signal(Signal::SIGTERM);
+
+    assert_eq!(agent.wait(ENDS_QUICKLY).code(), Some(0), "{}", agent.output());
+    let title = format!("the agent ends, and {} stays out of traffic", service::UNIT);
+    let is_it = |told: &serde_json::Value| told["title"].as_str().is_some_and(|says| says.ends_with(&title));
+    let told = stage.wait_until_told("what stays out", SOON, is_it);
+    assert!(told.to_string().contains(&format!("unwait resolve {} --restore", service::UNIT)), "{told:#}");
+    assert!(agent.output().contains(&title), "{}", agent.output());
+}
+
+#[test]
 fn systemd_starts_a_killed_agent_again_and_it_puts_the_service_back() {
     let lab = Lab::start();
     let stage = Quick::set_with_state(&lab, PathBuf::from("/var/lib/unwait"));
@@ -258,10 +281,12 @@ fn a_user_without_rights_cannot_make_the_agent_act() {
 /// The unit as it is shipped, but for where its program and its configuration lie.
 fn start_unit(stage: &Quick<'_>) {
     let shipped = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/unwait.service"));
-    let from = "/usr/bin/unwait run --config /etc/unwait";
-    assert!(shipped.contains(from));
-    let to = format!("{PROGRAM} run --config {}", stage.etc().display());
-    stage.lab.add_unit(UNIT, &shipped.replace(from, &to));
+    let unit = ["run", "reload"].iter().fold(shipped.to_owned(), |unit, verb| {
+        let from = format!("/usr/bin/unwait {verb} --config /etc/unwait");
+        assert!(unit.contains(&from));
+        unit.replace(&from, &format!("{PROGRAM} {verb} --config {}", stage.etc().display()))
+    });
+    stage.lab.add_unit(UNIT, &unit);
     // PrivateDevices= wants it to be there.
     stage.lab.run(&["ln", "-sfn", "pts/ptmx", "/dev/ptmx"]);
     stage.lab.start_unit(UNIT);

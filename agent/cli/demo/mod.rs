@@ -29,6 +29,7 @@ use super::Outcome;
 use crate::clock::{Clock, SystemClock};
 use crate::collect::Collector;
 use crate::daemon::run;
+use crate::daemon::service_manager::ServiceManager;
 use crate::model::{EventKind, Message};
 use crate::wiring;
 use crate::wiring::Host;
@@ -152,7 +153,7 @@ async fn watch_agent(
     let (stop, stopping) = watch::channel(false);
     let (_never_reload, reload) = mpsc::channel(1);
     let host = Host { name: host, clock: Arc::clone(&clock), on_message };
-    let mut agent = Box::pin(run::run(&stage.dir, host, reload, stopping));
+    let mut agent = Box::pin(run::run(&stage.dir, host, reload, stopping, ServiceManager::default()));
     let mut leak = match Leak::of(cues.peer, clock) {
         Ok(leak) => leak,
         Err(error) => return (None, Fell::Failed(error)),

@@ -5,7 +5,7 @@ mod diagnostics;
 mod gentler;
 mod hooks;
 mod limits;
-
+mod overlaps;
 mod queries;
 mod redis;
 mod registries;

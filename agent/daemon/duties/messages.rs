@@ -1,7 +1,8 @@
 //! The words of what is told outside an incident: a breach, before there is one; a memory that is lost, or out of reach.
 
 use crate::model::{EventKind, IncidentId, Message, Mode, Policy, Readings, Reason, ServiceName, Truth, duration};
-use crate::store::{Pause, UnreturnedSlot};
+use crate::store::{Latch, Pause, UnreturnedSlot};
+use crate::view::status::RejectedConfiguration;
 use crate::wiring::Wiring;
 
 /// Each comparison of the condition with the value beside it.
@@ -104,6 +105,56 @@ pub fn state_again(wiring: &Wiring) -> Message {
             format!("unwait on {}: its state is open, and it goes on", wiring.host.name),
         )
     }
+}
+
+/// The agent ends, and leaves services out of traffic that a person must decide about.
+pub fn stay_out(wiring: &Wiring, latches: &[Latch]) -> Message {
+    let host = &wiring.host.name;
+    let services: Vec<&str> = latches.iter().map(|latch| latch.service.as_str()).collect();
+    let of = |latch: &Latch| {
+        let Latch { service, incident, since, .. } = latch;
+        format!(
+            "{service}: out of traffic since {since:.0}: unwait show {incident}; unwait resolve {service} --restore | --leave"
+        )
+    };
+    let mut lines: Vec<String> = latches.iter().map(of).collect();
+    lines.push(
+        "While no agent runs, nobody is reminded of it, and nothing keeps a drain that its registry forgets.".into(),
+    );
+    Message {
+        labels: wiring.labels(),
+        lines,
+        ..Message::new(
+            EventKind::Stuck,
+            host,
+            wiring.host.clock.now(),
+            format!("unwait on {host}: the agent ends, and {} stays out of traffic", services.join(", ")),
+        )
+    }
+}
+
+/// Error lines of a rejected configuration that are told; all of them stand in the log of who asked.
+const ERRORS_TOLD: usize = 20;
+
+/// Files that were to be put in force are not.
+pub fn rejected(wiring: &Wiring, rejected: &RejectedConfiguration, in_full: &str) -> Message {
+    let host = &wiring.host.name;
+    let RejectedConfiguration { at, why, in_force_since } = rejected;
+    let mut lines: Vec<String> = match in_full {
+        "" => vec![why.clone()],
+        all => all.lines().take(ERRORS_TOLD).map(Into::into).collect(),
+    };
+    lines.push(format!("The configuration of {in_force_since:.0} stays in force."));
+    lines.push("look: unwait check; then: systemctl reload unwait".into());
+    let title = format!("unwait on {host}: the new configuration is rejected");
+    Message { labels: wiring.labels(), lines, ..Message::new(EventKind::Stuck, host, *at, title) }
+}
+
+/// After one that was rejected.
+pub fn accepted(wiring: &Wiring) -> Message {
+    let (host, now) = (&wiring.host.name, wiring.host.clock.now());
+    let title = format!("unwait on {host}: the new configuration is accepted");
+    Message { labels: wiring.labels(), ..Message::new(EventKind::Recovered, host, now, title) }
 }
 
 fn message(

@@ -46,9 +46,9 @@ impl Order {
         }
     }
 
-    /// Notes what came of it.
+    /// Notes what came of it, by the answer's first line.
     pub fn note(&mut self, reply: &Reply) {
-        (self.row.done, self.row.detail) = (Some(reply.ok), reply.text.clone());
+        (self.row.done, self.row.detail) = (Some(reply.ok), reply.text.lines().next().unwrap_or_default().into());
         let noted = match self.id {
             Some(id) => self.store.audit_answer(id, &self.row),
             None => self.store.audit(&self.row).map(drop),
@@ -57,6 +57,13 @@ impl Order {
             let AuditRow { who, verb, detail, .. } = &self.row;
             tracing::error!(%error, who, %verb, detail, "the audit lacks what became of `{verb}` by {who} ({detail}): {error}");
         }
+    }
+}
+
+/// Answers what a former agent was asked and did not answer. A disk that does not take it keeps nobody from starting.
+pub fn answer_left(store: &Store) {
+    if let Err(error) = store.audit_left() {
+        tracing::warn!(%error, "orders that a former agent did not answer stay without an answer in the audit: {error}");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::execute::seen::key;
 use crate::execute::steps::drain;
 use crate::execute::world::World;
 use crate::model::{IncidentId, Plan, ServiceName};
-use crate::store::{Latch, Store};
+use crate::store::{Latch, Store, StoreError};
 use crate::view::request::{How, Reply};
 
 /// The incident that latched the service, where one did.
@@ -71,6 +71,27 @@ fn replayed(store: &Store, plan: &Plan) -> Result<Saga, String> {
     Ok(saga)
 }
 
+/// Was it left out of traffic, as its journal says? Of one that cannot be read the worse is taken for true.
+fn rests_drained(store: &Store, plan: &Plan) -> bool {
+    replayed(store, plan).map_or(plan.drains(), |saga| saga.holds_drain_at_rest())
+}
+
+/// The latched services that were left out of traffic.
+pub fn resting_drained(store: &Store) -> Result<Vec<Latch>, StoreError> {
+    let mut all = Vec::new();
+    for latch in store.latches()? {
+        let is_out = match store.plan(&IncidentId(latch.incident.clone()))? {
+            Some(plan) => rests_drained(store, &plan),
+            // An orphaned marker: there is a drain, and nobody knows of it.
+            None => sweep::orphaned(&latch.detail).is_some(),
+        };
+        if is_out {
+            all.push(latch);
+        }
+    }
+    Ok(all)
+}
+
 /// Without a word on what becomes of it, a service that is out of traffic stays latched.
 async fn refuse_if_drained(
     store: &Store,
@@ -81,8 +102,7 @@ async fn refuse_if_drained(
 ) -> Result<(), String> {
     let drained = match store.plan(incident).map_err(|error| error.to_string())? {
         Some(plan) => {
-            // Of a journal that cannot be read the worse is taken for true.
-            let rests = replayed(store, &plan).map_or(plan.drains(), |saga| saga.holds_drain_at_rest());
+            let rests = rests_drained(store, &plan);
             let keeps_out = drain::keeps_out(&plan, rests, world).await;
             keeps_out.map_err(|error| format!("{error}; say --restore or --leave"))?
         }
