@@ -43,7 +43,7 @@ fn say(shown: &IncidentShown) {
                 render::time(ended),
                 if reason.is_empty() { "" } else { ", " }
             );
-            if !reason.is_empty() {
+            if !reason.is_empty() || row.dry_run {
                 println!("            {}", row.detail.as_deref().unwrap_or_default());
             }
         }

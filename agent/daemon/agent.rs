@@ -23,8 +23,7 @@ use super::reloads::Reloads;
 use super::service_manager::ServiceManager;
 use crate::decide::detector::Detector;
 use crate::execute::driver::Driven;
-use crate::execute::world::World;
-use crate::model::{Message, Plan, ServiceName};
+use crate::model::{Message, ServiceName};
 use crate::ports::fleet::KEPT_EVERY;
 use crate::sense::attention::Attention;
 use crate::sense::pacing::every;
@@ -156,14 +155,6 @@ impl Agent {
         orders::answer_left(&agent.store);
         agent.recover()?;
         Ok(agent)
-    }
-
-    /// What the plan's saga may reach.
-    pub(crate) fn world_of(&self, plan: &Plan) -> World {
-        match plan.dry_run {
-            true => self.wiring.dry_world(&self.store, self.started),
-            false => self.wiring.world(&self.store, self.started),
-        }
     }
 
     /// Runs until it is asked to stop; then sagas before their pivot unwind, and later ones are left to the next

@@ -131,7 +131,8 @@ impl Agent {
         self.beside.start(kind, async move {
             let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Breach, dry_run).await;
             let proposal = Proposal { breached, ..proposal };
-            let beginning = Beginning { proposal, policy, readings, configuration, order: None };
+            let world = wiring.world_of(&proposal.plan, &store, started);
+            let beginning = Beginning { proposal, world, policy, readings, configuration, order: None };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
@@ -154,7 +155,8 @@ impl Agent {
             let look =
                 on_blocking_thread(move || sensor.lock().look(Effort::Afresh).map(|look| look.measurements.of(&of)));
             let readings = look.await.unwrap_or_default();
-            let beginning = Beginning { proposal, policy, readings, configuration, order: Some(order) };
+            let world = wiring.world_of(&proposal.plan, &store, started);
+            let beginning = Beginning { proposal, world, policy, readings, configuration, order: Some(order) };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
@@ -185,20 +187,19 @@ impl Agent {
             return self.begin_next();
         }
         let wiring = self.wiring.clone();
-        let world = self.world_of(&beginning.proposal.plan);
-        let gate = wiring.gate(&self.store, &world.ports, self.started);
+        let gate = wiring.gate(&self.store, &beginning.world.ports, self.started);
         let slots = Arc::clone(&self.slots);
         self.being_begun = Some((beginning.policy.name.clone(), beginning.proposal.plan.target.service.clone()));
         self.beside.start(Kind::Beginning, async move {
             // A slot that is noted before its incident is would be given back.
             let takes_one = beginning.proposal.plan.guards.fleet_slots.is_some();
             let _taking = if takes_one { Some(slots.lock().await) } else { None };
-            let began = begin(&beginning, &gate, &world).await;
+            let began = begin(&beginning, &gate).await;
             let another_tells = match &began {
                 Err(refusal) => is_told_elsewhere(&wiring, refusal, &beginning).await,
                 Ok(()) => false,
             };
-            Event::Begun(Box::new(Begun { beginning, began: began.map(|()| world), another_tells }))
+            Event::Begun(Box::new(Begun { beginning, began, another_tells }))
         });
     }
 
@@ -213,8 +214,8 @@ impl Agent {
         let Begun { beginning, began, another_tells } = begun;
         self.being_begun = None;
         match began {
-            Ok(world) => {
-                let Beginning { proposal: Proposal { plan, .. }, policy, order, .. } = beginning;
+            Ok(()) => {
+                let Beginning { proposal: Proposal { plan, .. }, world, policy, order, .. } = beginning;
                 self.held.remove(&(policy.name, plan.target.service.clone()));
                 let said = format!("incident {0} has begun; `unwait show {0}` follows it", plan.incident);
                 if let Some(order) = order {
@@ -272,9 +273,7 @@ impl Agent {
 
 /// Every guard but the slot's, which is asked when it is this plan's turn.
 async fn ask(wiring: &Wiring, store: &Arc<Store>, started: Duration, beginning: Beginning) -> Considered {
-    let dry_run = beginning.proposal.plan.dry_run;
-    let ports = if dry_run { wiring.dry_ports() } else { wiring.ports.clone() };
-    let gate = wiring.gate(store, &ports, started);
+    let gate = wiring.gate(store, &beginning.world.ports, started);
     let answer = gate.ask_but_slot(&beginning.proposal.question()).await;
     let another_tells = match &answer {
         Err(refusal) => is_told_elsewhere(wiring, refusal, &beginning).await,
@@ -290,8 +289,8 @@ async fn is_told_elsewhere(wiring: &Wiring, refusal: &Refusal, beginning: &Begin
 }
 
 /// Asks all guards, which takes the slot, and commits the incident.
-async fn begin(beginning: &Beginning, gate: &Gate, world: &World) -> Result<(), Refusal> {
-    let Beginning { proposal, policy, readings, .. } = beginning;
+async fn begin(beginning: &Beginning, gate: &Gate) -> Result<(), Refusal> {
+    let Beginning { proposal, world, policy, readings, .. } = beginning;
     gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
     let plan = &proposal.plan;
     let start = world.teller(plan).start(messages::why(policy, readings));

@@ -58,6 +58,8 @@ pub(crate) struct Ended {
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub proposal: Proposal,
+    /// What the guards are asked through, and then the saga: a dry one remembers their answers.
+    pub world: World,
     pub policy: Policy,
     pub readings: Readings,
     /// Of which configuration, counted from the agent's start on.
@@ -87,16 +89,11 @@ pub(super) struct Considered {
 }
 
 /// It has begun, or a guard was against it in the end.
+#[derive(Debug)]
 pub(super) struct Begun {
     pub beginning: Beginning,
-    pub began: Result<World, Refusal>,
+    pub began: Result<(), Refusal>,
     pub another_tells: bool,
-}
-
-impl std::fmt::Debug for Begun {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Begun").field("beginning", &self.beginning).finish_non_exhaustive()
-    }
 }
 
 /// Whoever waits hears why not.

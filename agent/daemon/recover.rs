@@ -17,7 +17,7 @@ impl Agent {
         for open in self.store.open_incidents()? {
             let plan = open.plan.clone();
             tracing::warn!(incident = %plan.incident, service = %plan.target.service, "an incident was left open: going on");
-            let (world, stop) = (self.world_of(&plan), self.stop.clone());
+            let (world, stop) = (self.wiring.world_of(&plan, &self.store, self.started), self.stop.clone());
             self.sagas.spawn(async move {
                 let next = open.journal.last().map_or(0, |row| row.seq + 1);
                 let driven = match recovery::resume(open, &world).await {

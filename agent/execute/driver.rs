@@ -115,6 +115,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                     biased;
                     event = act(&saga, step, before, world) => {
                         crash::point(saga.plan().steps[step].step.name(), "acted");
+                        let event = world.account.of(&saga, event, world).await;
                         let is_drained = matches!(event, Event::Done { .. }) && saga.drain_step() == Some(step);
                         journal.record(&mut saga, event, world);
                         crash::point(saga.plan().steps[step].step.name(), "done");
@@ -151,6 +152,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                             }
                         }
                         crash::point(saga.plan().steps[step].step.name(), "undone");
+                        let event = world.account.of(&saga, event, world).await;
                         journal.record(&mut saga, event, world);
                     }
                     None => return leave(&saga, world),
@@ -161,6 +163,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
                     biased;
                     event = judge::judged(&saga, world) => {
                         crash::point("judge", "judged");
+                        let event = world.account.of(&saga, event, world).await;
                         journal.record(&mut saga, event, world);
                     }
                     () = asked_to_stop(&mut stop) => {}

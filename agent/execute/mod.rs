@@ -10,6 +10,7 @@ pub mod seen;
 pub mod steps;
 pub mod tell;
 pub mod world;
+pub mod would;
 
 #[cfg(test)]
 pub mod fakes;

@@ -49,8 +49,8 @@ impl MessageBuilder<'_> {
 
     /// `outcome`: `done`, `failed`, `undone`, …
     pub fn step(&self, step: &str, outcome: &str, detail: &str) -> Message {
-        let would = if self.plan.dry_run { "would be " } else { "" };
-        let title = format!("{} on {}: {step} {would}{outcome}", self.plan.target.service, self.host);
+        let went = went(step, outcome, self.plan.dry_run);
+        let title = format!("{} on {}: {step} {went}", self.plan.target.service, self.host);
         let mut message = self.message(EventKind::Step, title, vec![detail.into()]);
         message.step = Some(StepTold { name: step.into(), outcome: outcome.into() });
         message
@@ -78,9 +78,9 @@ impl MessageBuilder<'_> {
     /// `drained`: it rests drained, and was seen last so.
     pub fn end(&self, event: EventKind, ending: &Ending, drained: Option<Option<Look>>) -> Message {
         let what = match (ending.outcome, self.plan.dry_run) {
-            // What came of steps that were not taken would be a guess.
-            (Outcome::Completed, true) => "dry-run: every step would have been taken".into(),
-            (outcome, true) => format!("dry-run {outcome}: {}", ending.reason),
+            // What would come of steps that were not taken is not known.
+            (Outcome::Completed, true) => "dry-run: every step would be taken".into(),
+            (outcome, true) => format!("dry-run: would end {outcome}: {}", ending.reason),
             (Outcome::Stuck, _) => format!("needs a person: {}", ending.reason),
             (outcome, _) => format!("{outcome}: {}", ending.reason),
         };
@@ -181,7 +181,22 @@ pub enum TrafficState {
     InTraffic,
 }
 
-/// The step that an event speaks of, how it went, and the detail.
+/// How a step went by its outcome, as a sentence goes on behind the step's name; in dry-run how it would go.
+pub fn went(step: &str, outcome: &str, dry_run: bool) -> String {
+    let would = match (step, outcome) {
+        _ if !dry_run => outcome,
+        // Evidence is kept, and a person told, in a dry-run as well; the agent may end in the midst of one.
+        ("snapshot" | "notify" | "plan", _) => outcome,
+        (_, "failed") => "would fail",
+        (_, "not_helped") => "would not help",
+        (_, "undo_refused") => "would not be undone",
+        ("verdict", _) => "is not known",
+        (_, outcome) => return format!("would be {outcome}"),
+    };
+    would.into()
+}
+
+/// The step that an event speaks of, its outcome, and the detail.
 pub fn step_of<'a>(plan: &'a Plan, event: &'a Event) -> Option<(&'static str, &'static str, &'a str)> {
     let name = |step: usize| plan.steps[step].step.name();
     match event {

@@ -18,6 +18,7 @@ use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
 use crate::store::{Audience, Store};
 
+use super::saga::{Event, Saga};
 use super::seen::{LastSeen, Look};
 use super::tell::{MessageBuilder, TrafficState};
 
@@ -34,6 +35,24 @@ pub trait Pace: Send + Sync {
 pub trait Commands: Send + Sync {
     /// Runs argv so that it outlives the agent; an error says how it ended, with the tail of its output.
     async fn run(&self, argv: &[String], deadline: Duration) -> Result<String, String>;
+}
+
+/// What is told of what a saga does.
+#[async_trait]
+pub trait Account: Send + Sync {
+    /// The event as it is journaled and told: what happened, or in dry-run what would.
+    async fn of(&self, saga: &Saga, event: Event, world: &World) -> Event;
+}
+
+/// Tells what happened.
+#[derive(Debug)]
+pub struct Plainly;
+
+#[async_trait]
+impl Account for Plainly {
+    async fn of(&self, _saga: &Saga, event: Event, _world: &World) -> Event {
+        event
+    }
 }
 
 /// Keeping the evidence.
@@ -146,6 +165,7 @@ pub struct World {
     pub ports: Ports,
     pub pace: Arc<dyn Pace>,
     pub commands: Arc<dyn Commands>,
+    pub account: Arc<dyn Account>,
     pub keeper: Arc<dyn Keeper>,
     pub measure: Arc<dyn Measure>,
     pub kernel: Arc<dyn Kernel>,

@@ -38,7 +38,7 @@ pub struct EventShown {
 pub struct StepShown {
     pub at: Timestamp,
     pub step: String,
-    /// `done`, `failed`, `undone`, …; with `would be` before it in a dry run.
+    /// `done`, `failed`, `undone`, …; in a dry run what it would be.
     pub outcome: String,
     pub detail: String,
 }
@@ -60,7 +60,7 @@ impl IncidentShown {
         let step = |shown: &EventShown| {
             let event: Event = serde_json::from_value(shown.event.clone()).ok()?;
             let (step, outcome, detail) = tell::step_of(&self.plan, &event)?;
-            let outcome = if self.plan.dry_run { format!("would be {outcome}") } else { outcome.into() };
+            let outcome = tell::went(step, outcome, self.plan.dry_run);
             Some(StepShown { at: shown.at, step: step.into(), outcome, detail: detail.into() })
         };
         self.journal.iter().filter_map(step).collect()
@@ -95,9 +95,9 @@ pub fn outcome_of(row: &IncidentRow) -> (String, String) {
     let reason = row.reason.as_ref().map(ToString::to_string).unwrap_or_default();
     match (&row.outcome, row.dry_run) {
         (None, _) => ("under way".into(), reason),
-        // What came of steps that were not taken would be a guess.
-        (Some(outcome), true) if outcome.is(Outcome::Completed) => ("would be completed".into(), String::new()),
-        (Some(outcome), true) => (format!("would be {outcome}"), reason),
+        // What would come of steps that were not taken is not known.
+        (Some(outcome), true) if outcome.is(Outcome::Completed) => ("every step would be taken".into(), String::new()),
+        (Some(outcome), true) => (format!("would end {outcome}"), reason),
         (Some(outcome), false) => (outcome.to_string(), reason),
     }
 }

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod kernel;
 pub mod plans;
 mod possession;
+mod rehearsal;
 pub mod saga_world;
 mod servers;
 pub mod supervised;
@@ -20,6 +21,8 @@ mod asking_tests;
 mod fleet_tests;
 #[cfg(test)]
 mod gentle_tests;
+#[cfg(test)]
+mod rehearsal_tests;
 #[cfg(test)]
 mod reload_tests;
 #[cfg(test)]
@@ -39,13 +42,12 @@ use crate::decide::guards::{Gate, Tally};
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::plan::Restart;
-use crate::model::{Message, Signal};
-use crate::ports::fleet::{Fleet, dry::DryFleet};
+use crate::model::{Message, Plan, Signal};
 use crate::ports::notifier::Notifier;
-use crate::ports::probe::{dry::DryProbe, real::Probes};
-use crate::ports::registry::{Registry, dry::DryRegistry};
+use crate::ports::probe::real::Probes;
+use crate::ports::registry::Registry;
 use crate::ports::restarter::{
-    Restarter, docker::DockerRestarter, dry::DryRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
+    docker::DockerRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
     supervisord::SupervisordRestarter, systemd::SystemdRestarter,
 };
 use crate::ports::tls::{Certificate, TlsContext, Whose};
@@ -268,34 +270,17 @@ impl Wiring {
         saga_world::real(self, store, started)
     }
 
-    /// What a dry saga may reach. One is made for each: its adapters remember what they only pretended.
-    pub fn dry_world(&self, store: &Arc<Store>, started: Duration) -> World {
-        saga_world::dry(self, store, started)
+    /// What the plan's saga may reach.
+    pub fn world_of(&self, plan: &Plan, store: &Arc<Store>, started: Duration) -> World {
+        match plan.dry_run {
+            true => self.dry_world(store, started),
+            false => self.world(store, started),
+        }
     }
 
-    /// The same doors, but nothing goes out.
-    pub fn dry_ports(&self) -> Ports {
-        let registries = self
-            .ports
-            .registries
-            .iter()
-            .map(|(name, real)| (name.clone(), Arc::new(DryRegistry::new(Arc::clone(real))) as Arc<dyn Registry>))
-            .collect();
-        let dry = |real: &Arc<dyn Restarter>| Arc::new(DryRestarter::new(Arc::clone(real))) as Arc<dyn Restarter>;
-        Ports {
-            registries,
-            systemd: dry(&self.ports.systemd),
-            process: dry(&self.ports.process),
-            docker: dry(&self.ports.docker),
-            supervisord: dry(&self.ports.supervisord),
-            supervise: dry(&self.ports.supervise),
-            probe: Arc::new(DryProbe::new(Arc::clone(&self.ports.probe))),
-            fleet: self
-                .ports
-                .fleet
-                .as_ref()
-                .map(|real| Arc::new(DryFleet::new(Arc::clone(real), Arc::clone(&self.host.clock))) as Arc<dyn Fleet>),
-        }
+    /// What a dry saga may reach. One is made for each: its adapters remember what they only pretended.
+    pub fn dry_world(&self, store: &Arc<Store>, started: Duration) -> World {
+        rehearsal::dry(self, store, started)
     }
 }
 

@@ -1,19 +1,19 @@
-//! What a saga may reach: the traits of `execute::world`, joined with the other stages; for real, and for dry-run.
+//! What a saga may reach: the traits of `execute::world`, joined with the other stages. For dry-run: [`super::rehearsal`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::kernel::{DryKernel, RealKernel};
+use super::kernel::RealKernel;
 use super::{Wiring, supervised};
 use crate::attribute::workers::{family_holds, fewer, workers};
 use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::decide::guards::{Gate, Question, holds_now};
 use crate::execute::seen::LastSeen;
-use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Recheck, Talk, World};
+use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Plainly, Recheck, Talk, World};
 use crate::model::census::NoOwner;
 use crate::model::plan::Restart;
 use crate::model::{
@@ -33,6 +33,7 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         ports: wiring.ports.clone(),
         pace: Arc::new(RealPace::new(&wiring.host.clock)),
         commands: Arc::new(RealCommands),
+        account: Arc::new(Plainly),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: true }),
         recheck: Arc::new(GuardRecheck { gate: wiring.gate(store, &wiring.ports, started), measure: measure.clone() }),
         measure,
@@ -42,21 +43,6 @@ pub fn real(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
         clock: Arc::clone(&wiring.host.clock),
         seen: LastSeen::default(),
         on_message: Arc::clone(&wiring.host.on_message),
-    }
-}
-
-pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
-    let ports = wiring.dry_ports();
-    let measure = Arc::new(FreshMeasure(wiring.clone(), Arc::clone(store)));
-    World {
-        pace: Arc::new(NoPace::default()),
-        commands: Arc::new(NoCommands),
-        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
-        recheck: Arc::new(GuardRecheck { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
-        measure: Arc::new(DrySenses(FreshMeasure(wiring.clone(), Arc::clone(store)))),
-        kernel: Arc::new(DryKernel(wiring.clone())),
-        ports,
-        ..real(wiring, store, started)
     }
 }
 
@@ -88,21 +74,6 @@ impl Pace for RealPace {
     }
 }
 
-/// Time that passes at once.
-#[derive(Default)]
-struct NoPace(Mutex<Duration>);
-
-#[async_trait]
-impl Pace for NoPace {
-    fn elapsed(&self) -> Duration {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    async fn wait(&self, duration: Duration) {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += duration;
-    }
-}
-
 /// The operator's commands, so that they outlive the agent.
 struct RealCommands;
 
@@ -129,15 +100,6 @@ fn named(peer: &evidence::peers::Peer) -> String {
     match peer.names.first() {
         Some(name) => format!("{} ({name})", peer.peer),
         None => peer.peer.clone(),
-    }
-}
-
-struct NoCommands;
-
-#[async_trait]
-impl Commands for NoCommands {
-    async fn run(&self, argv: &[String], _deadline: Duration) -> Result<String, String> {
-        Ok(format!("{}: not run", argv.first().map(String::as_str).unwrap_or_default()))
     }
 }
 
@@ -256,55 +218,6 @@ pub(crate) async fn ends_a_holder(wiring: &Wiring, service: &ServiceName, main: 
     on_blocking_thread(move || family_holds(main, &leaked, clock.as_ref(), LOOK_WITHIN)).await
 }
 
-/// What a drain would have made of it is not known.
-const NO_TRAFFIC: &str = "a dry run drains nothing";
-
-/// Reads are real; what only an action would have brought about counts as brought about.
-struct DrySenses(FreshMeasure);
-
-#[async_trait]
-impl Measure for DrySenses {
-    async fn now(&self, plan: &Plan) -> Result<Readings, String> {
-        self.0.now(plan).await
-    }
-
-    async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
-        Ok(Inbound { left: 0, active: 0 })
-    }
-
-    async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
-        Err(NO_TRAFFIC.into())
-    }
-
-    async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
-        Err(NO_TRAFFIC.into())
-    }
-
-    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
-        self.0.workers(plan, older_than).await
-    }
-
-    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
-        self.0.ends_a_holder(plan).await
-    }
-
-    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
-        self.0.leaked(plan, at_least).await
-    }
-
-    async fn remaining(&self, _plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
-        Ok(Remaining { of: leaked.sockets.len(), ..Remaining::default() })
-    }
-
-    async fn is_over(&self, _plan: &Plan) -> Result<Truth, String> {
-        Ok(Truth::True)
-    }
-
-    async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
-        Ok(Truth::True)
-    }
-}
-
 /// Asks everything again. The plan stands as it was made: a configuration that was replaced meanwhile does not
 /// change it.
 pub struct GuardRecheck<M> {
@@ -352,11 +265,11 @@ impl<M: Measure> Recheck for GuardRecheck<M> {
 }
 
 /// Keeps the evidence: what the kernel, the attribution and the registries say, handed to the vault.
-struct RealKeeper {
-    wiring: Wiring,
-    store: Arc<Store>,
+pub(super) struct RealKeeper {
+    pub wiring: Wiring,
+    pub store: Arc<Store>,
     /// Dry-run runs no commands.
-    commands: bool,
+    pub commands: bool,
 }
 
 /// How much of the signals' history is kept with the evidence.

@@ -167,10 +167,10 @@ impl Narrator {
         let mut lines = message.lines.iter();
         let detail = lines.next().map(String::as_str).unwrap_or_default();
         let mut more: Vec<String> = lines.cloned().collect();
-        // Evidence is kept in a dry-run too; what the other steps pretend is of no interest.
+        // Evidence is kept in a dry-run too.
         let pretended = message.dry_run && step.name != "snapshot";
         let first = match pretended {
-            true => format!("would be {}", step.outcome),
+            true => detail.to_owned(),
             false => format!("{}: {detail}", step.outcome),
         };
         if !pretended && matches!(step.name.as_str(), "drain" | "restore") {

@@ -18,7 +18,7 @@ pub use self::fault::Fault;
 pub use self::plans::{Shape, plan, steps};
 pub use self::trip::{Crash, Trip};
 use super::seen::LastSeen;
-use super::world::{Arrivals, World};
+use super::world::{Arrivals, Plainly, World};
 use crate::model::{EventKind, Incarnation, Worker};
 use crate::ports::Ports;
 use crate::ports::registry::fake::FakeRegistry;
@@ -251,6 +251,7 @@ pub fn world(scene: &Arc<Scene>) -> World {
         ports: ports(scene),
         pace: fake.clone(),
         commands: fake.clone(),
+        account: Arc::new(Plainly),
         keeper: fake.clone(),
         measure: fake.clone(),
         kernel: fake.clone(),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::Url;
 
 use crate::model::plan::Health;
 
@@ -32,4 +33,24 @@ pub trait Probe: Send + Sync {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// The question, for a person. A command's arguments and a url's user and query may be secrets and are left out.
+pub fn asked(health: &Health) -> String {
+    match health {
+        Health::Tcp(address) => format!("tcp {address}"),
+        Health::RedisPing(address) => format!("redis PING {address}"),
+        Health::Exec(argv) => format!("exec {}", argv.first().map_or("", String::as_str)),
+        Health::Http(health) => {
+            let path = Url::parse(&health.url).map(|url| url.path().to_owned()).unwrap_or_default();
+            format!("GET {}{path}", shown(&health.url))
+        }
+    }
+}
+
+/// Of a url what is no secret: its scheme, host and port.
+fn shown(url: &str) -> String {
+    let Ok(url) = Url::parse(url) else { return String::new() };
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
 }

@@ -11,12 +11,11 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use reqwest::Url;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 
-use super::{Probe, ProbeFailure};
+use super::{Probe, ProbeFailure, asked, shown};
 use crate::model::plan::{Health, HttpHealth};
 use crate::ports::http::{self, Client, FailureKind};
 use crate::ports::tls::{Contexts, TlsContext};
@@ -95,26 +94,6 @@ impl Probe for Probes {
             Answer::None(answer) => ProbeFailure { asked, answer, is_an_answer: false },
         })
     }
-}
-
-/// The question, for a person. A command's arguments and a url's user and query may be secrets and are left out.
-fn asked(health: &Health) -> String {
-    match health {
-        Health::Tcp(address) => format!("tcp {address}"),
-        Health::RedisPing(address) => format!("redis PING {address}"),
-        Health::Exec(argv) => format!("exec {}", argv.first().map_or("", String::as_str)),
-        Health::Http(health) => {
-            let path = Url::parse(&health.url).map(|url| url.path().to_owned()).unwrap_or_default();
-            format!("GET {}{path}", shown(&health.url))
-        }
-    }
-}
-
-/// Of a url what is no secret: its scheme, host and port.
-fn shown(url: &str) -> String {
-    let Ok(url) = Url::parse(url) else { return String::new() };
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
 }
 
 async fn by(deadline: Duration, asked: impl Future<Output = Result<(), Answer>>) -> Result<(), Answer> {

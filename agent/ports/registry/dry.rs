@@ -2,7 +2,8 @@
 //!
 //! One is made for each dry saga. After a dry drain, `observe` goes on telling the real state, except that what is
 //! really in traffic (passing or failing) is told as drained under our marker, so that the saga can read its drain
-//! back; what anybody really does to the instance meanwhile is seen. `others`, `markers` and `names` are the real ones
+//! back; what anybody really does to the instance meanwhile is seen. After a dry restore it is told as passing: whether
+//! what fails its check now would be mended is not known. `others`, `markers` and `names` are the real ones
 //! throughout: a dry drain leaves no marker for the sweep to find.
 
 use std::collections::HashMap;
@@ -17,22 +18,28 @@ use crate::model::Marker;
 
 pub struct DryRegistry {
     real: Arc<dyn Registry>,
-    drained: Mutex<HashMap<String, Marker>>,
+    pretended: Mutex<HashMap<String, Pretence>>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Pretence {
+    Drained(Marker),
+    PutBack,
 }
 
 impl DryRegistry {
     pub fn new(real: Arc<dyn Registry>) -> Self {
-        Self { real, drained: Mutex::default() }
+        Self { real, pretended: Mutex::default() }
     }
 
-    fn drained(&self) -> std::sync::MutexGuard<'_, HashMap<String, Marker>> {
-        self.drained.lock().expect("nothing panics while it holds the map")
+    fn pretended(&self) -> std::sync::MutexGuard<'_, HashMap<String, Pretence>> {
+        self.pretended.lock().expect("nothing panics while it holds the map")
     }
 }
 
 impl std::fmt::Debug for DryRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DryRegistry").field("drained", &self.drained).finish_non_exhaustive()
+        f.debug_struct("DryRegistry").field("pretended", &self.pretended).finish_non_exhaustive()
     }
 }
 
@@ -41,9 +48,12 @@ impl Registry for DryRegistry {
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         let mut seen = self.real.observe(id).await?;
         if matches!(seen.traffic, Traffic::Passing | Traffic::Failing)
-            && let Some(marker) = self.drained().get(id)
+            && let Some(pretence) = self.pretended().get(id)
         {
-            seen.traffic = Traffic::DrainedBy(marker.clone());
+            seen.traffic = match pretence {
+                Pretence::Drained(marker) => Traffic::DrainedBy(marker.clone()),
+                Pretence::PutBack => Traffic::Passing,
+            };
         }
         Ok(seen)
     }
@@ -51,7 +61,7 @@ impl Registry for DryRegistry {
     async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
         let traffic = self.observe(id).await?.traffic;
         if super::may_drain("dry-run", id, &traffic, marker)? {
-            self.drained().insert(id.into(), marker.clone());
+            self.pretended().insert(id.into(), Pretence::Drained(marker.clone()));
         }
         Ok(())
     }
@@ -64,16 +74,20 @@ impl Registry for DryRegistry {
             }
             Err(error) => return Err(error),
         };
-        match found {
-            Traffic::DrainedBy(found) if found == *marker && self.drained().remove(id).is_some() => Ok(Restored::Done),
-            other => Ok(Restored::NotOurs(super::stands_there(&other))),
+        let mut pretended = self.pretended();
+        match (found, pretended.get(id)) {
+            (Traffic::DrainedBy(found), Some(Pretence::Drained(ours))) if found == *marker && found == *ours => {
+                pretended.insert(id.into(), Pretence::PutBack);
+                Ok(Restored::Done)
+            }
+            (other, _) => Ok(Restored::NotOurs(super::stands_there(&other))),
         }
     }
 
     async fn forget(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        let mut drained = self.drained();
-        if drained.get(id) == Some(marker) {
-            drained.remove(id);
+        let mut pretended = self.pretended();
+        if pretended.get(id) == Some(&Pretence::Drained(marker.clone())) {
+            pretended.remove(id);
         }
         Ok(())
     }
@@ -111,7 +125,11 @@ impl Registry for DryRegistry {
     }
 
     async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
-        Ok(self.real.clients_find(id).await? && !self.drained().contains_key(id))
+        let finds = self.real.clients_find(id).await?;
+        Ok(match self.pretended().get(id) {
+            None => finds,
+            Some(pretence) => *pretence == Pretence::PutBack,
+        })
     }
 
     fn clients_follow(&self) -> Duration {
@@ -164,6 +182,22 @@ mod tests {
         dry.drain("a-1", &marker).await.unwrap();
         dry.forget("a-1", &marker).await.unwrap();
         assert_eq!(dry.observe("a-1").await.unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn what_fails_its_check_passes_it_once_it_is_put_back() {
+        let real = Arc::new(FakeRegistry::new("fake"));
+        real.register("a-1", "a", "127.0.0.1:1");
+        real.set_healthy("a-1", false);
+        let dry = DryRegistry::new(real.clone());
+        let marker = Marker { incident: IncidentId("i".into()), host: "h".into() };
+        assert_eq!(dry.observe("a-1").await.unwrap().traffic, Traffic::Failing);
+        dry.drain("a-1", &marker).await.unwrap();
+        assert!(!dry.clients_find("a-1").await.unwrap());
+        assert_eq!(dry.restore("a-1", &marker, &serde_json::Value::Null).await.unwrap(), Restored::Done);
+        assert_eq!(dry.observe("a-1").await.unwrap().traffic, Traffic::Passing);
+        assert!(dry.clients_find("a-1").await.unwrap());
+        assert_eq!(real.observe("a-1").await.unwrap().traffic, Traffic::Failing);
     }
 
     #[tokio::test]

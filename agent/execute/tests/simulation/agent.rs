@@ -206,6 +206,7 @@ impl Agent {
         let door = Arc::new(self.door.clone());
         let ports = self.ports();
         World {
+            account: Arc::new(crate::execute::world::Plainly),
             host: self.host.name.clone(),
             labels: Vec::new(),
             pace: door.clone(),

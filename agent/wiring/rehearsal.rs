@@ -1,0 +1,149 @@
+//! What a dry saga may reach: the real world is read, what only an action would have brought about counts as brought about,
+//! and what is told is what would be done (`execute::would`). One is made for each proposal and its saga: its adapters
+//! remember what they only pretended, and what the service's probe answered.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Wiring;
+use super::kernel::DryKernel;
+use super::saga_world::{self, FreshMeasure, GuardRecheck, RealKeeper};
+use crate::execute::saga::{Event, Saga};
+use crate::execute::steps::PROBE_DEADLINE;
+use crate::execute::world::{Account, Arrivals, Commands, Inbound, Measure, Pace, Talk, World};
+use crate::execute::would;
+use crate::model::{Comparison, Leaked, Plan, Readings, Remaining, Truth, Worker};
+use crate::ports::Ports;
+use crate::ports::fleet::{Fleet, dry::DryFleet};
+use crate::ports::probe::dry::DryProbe;
+use crate::ports::registry::{Registry, dry::DryRegistry};
+use crate::ports::restarter::{Restarter, dry::DryRestarter};
+use crate::store::Store;
+
+pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
+    let probe = Arc::new(DryProbe::new(Arc::clone(&wiring.ports.probe)));
+    let ports = dry_ports(wiring, Arc::clone(&probe));
+    let measure = Arc::new(FreshMeasure(wiring.clone(), Arc::clone(store)));
+    World {
+        pace: Arc::new(NoPace::default()),
+        commands: Arc::new(NoCommands),
+        account: Arc::new(Rehearsed { probe }),
+        keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
+        recheck: Arc::new(GuardRecheck { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
+        measure: Arc::new(DryMeasure(FreshMeasure(wiring.clone(), Arc::clone(store)))),
+        kernel: Arc::new(DryKernel(wiring.clone())),
+        ports,
+        ..saga_world::real(wiring, store, started)
+    }
+}
+
+/// The same doors, but nothing goes out.
+fn dry_ports(wiring: &Wiring, probe: Arc<DryProbe>) -> Ports {
+    let real = &wiring.ports;
+    let registry = |real: &Arc<dyn Registry>| Arc::new(DryRegistry::new(Arc::clone(real))) as Arc<dyn Registry>;
+    let restarter = |real: &Arc<dyn Restarter>| Arc::new(DryRestarter::new(Arc::clone(real))) as Arc<dyn Restarter>;
+    let fleet = |real: &Arc<dyn Fleet>| {
+        Arc::new(DryFleet::new(Arc::clone(real), Arc::clone(&wiring.host.clock))) as Arc<dyn Fleet>
+    };
+    Ports {
+        registries: real.registries.iter().map(|(name, real)| (name.clone(), registry(real))).collect(),
+        systemd: restarter(&real.systemd),
+        process: restarter(&real.process),
+        docker: restarter(&real.docker),
+        supervisord: restarter(&real.supervisord),
+        supervise: restarter(&real.supervise),
+        probe,
+        fleet: real.fleet.as_ref().map(fleet),
+    }
+}
+
+/// Tells what would be done.
+struct Rehearsed {
+    probe: Arc<DryProbe>,
+}
+
+#[async_trait]
+impl Account for Rehearsed {
+    async fn of(&self, saga: &Saga, event: Event, world: &World) -> Event {
+        let now = match &saga.plan().target.health {
+            Some(health) => self.probe.now(health, PROBE_DEADLINE).await,
+            None => None,
+        };
+        would::told(saga, event, &now, world).await
+    }
+}
+
+/// Time that passes at once.
+#[derive(Default)]
+struct NoPace(Mutex<Duration>);
+
+#[async_trait]
+impl Pace for NoPace {
+    fn elapsed(&self) -> Duration {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn wait(&self, duration: Duration) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += duration;
+    }
+}
+
+struct NoCommands;
+
+#[async_trait]
+impl Commands for NoCommands {
+    async fn run(&self, argv: &[String], _deadline: Duration) -> Result<String, String> {
+        Ok(format!("{}: not run", argv.first().map(String::as_str).unwrap_or_default()))
+    }
+}
+
+/// What a drain would have made of it is not known.
+const NO_TRAFFIC: &str = "a dry run drains nothing";
+
+/// Reads are real; what only an action would have brought about counts as brought about.
+struct DryMeasure(FreshMeasure);
+
+#[async_trait]
+impl Measure for DryMeasure {
+    async fn now(&self, plan: &Plan) -> Result<Readings, String> {
+        self.0.now(plan).await
+    }
+
+    async fn inbound(&self, _plan: &Plan, _quiet: Duration) -> Result<Inbound, String> {
+        Ok(Inbound { left: 0, active: 0 })
+    }
+
+    async fn arrivals(&self, _plan: &Plan) -> Result<Arrivals, String> {
+        Err(NO_TRAFFIC.into())
+    }
+
+    async fn talks(&self, _plan: &Plan) -> Result<Vec<Talk>, String> {
+        Err(NO_TRAFFIC.into())
+    }
+
+    async fn workers(&self, plan: &Plan, older_than: Duration) -> Result<Vec<Worker>, String> {
+        self.0.workers(plan, older_than).await
+    }
+
+    async fn ends_a_holder(&self, plan: &Plan) -> Result<bool, String> {
+        self.0.ends_a_holder(plan).await
+    }
+
+    async fn leaked(&self, plan: &Plan, at_least: Duration) -> Result<Leaked, String> {
+        self.0.leaked(plan, at_least).await
+    }
+
+    async fn remaining(&self, _plan: &Plan, leaked: &Leaked) -> Result<Remaining, String> {
+        Ok(Remaining { of: leaked.sockets.len(), ..Remaining::default() })
+    }
+
+    async fn is_over(&self, _plan: &Plan) -> Result<Truth, String> {
+        Ok(Truth::True)
+    }
+
+    async fn expectation(&self, _plan: &Plan, _expect: &Comparison) -> Result<Truth, String> {
+        Ok(Truth::True)
+    }
+}
