@@ -52,7 +52,7 @@ async fn without_an_agent(
     let store = open::store_or_empty(state)?;
     let wiring = open::wiring(config)?;
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
-    Ok(asking.plan(&policy, service, Trigger::Person { who: "plan".into() }, false, None).await)
+    Ok(asking.plan(&policy, service, Trigger::Person { who: "plan".into() }).await)
 }
 
 fn say(planned: &Planned) {
@@ -99,6 +99,10 @@ fn say(planned: &Planned) {
         })
         .collect();
     render::table(&[">", "STEP", "EFFECT", "SETTINGS"], &rows);
+    println!();
+    for (index, would) in planned.would.iter().enumerate() {
+        println!("{:>2}. {would}", index + 1);
+    }
     println!();
     match planned.blocked_by.as_slice() {
         [] => println!("Nothing blocks it now."),

@@ -69,7 +69,7 @@ pub(super) fn plan_of_agent(
         };
         let asking = Asking { wiring: &wiring, store: &store, started };
         let trigger = Trigger::Person { who: "plan".into() };
-        let planned = asking.plan(&policy, &service, trigger, false, None);
+        let planned = asking.plan(&policy, &service, trigger);
         Reply::with(&sharing(Some(PATIENCE), planned).await)
     }
 }
@@ -106,8 +106,12 @@ impl Asking<'_> {
             let (runbook, rung, held_by) = match policy.mode {
                 Mode::Observe => (None, None, Vec::new()),
                 _ => {
-                    let planned = self.plan(policy, service, Trigger::Breach, dry_run, breached).await;
-                    (Some(planned.plan.runbook), planned.plan.rung, planned.blocked_by)
+                    let trigger = Trigger::Breach;
+                    let proposal = plans::propose(self.wiring, self.store, policy, service, trigger, dry_run).await;
+                    let proposal = Proposal { breached, ..proposal };
+                    let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
+                    let held_by = gate.ask_all(&proposal.question()).await;
+                    (Some(proposal.plan.runbook), proposal.plan.rung, held_by)
                 }
             };
             let nothing_is_done = inaction::reason(Standing {
@@ -169,19 +173,11 @@ impl Asking<'_> {
         }
     }
 
-    /// The plan as it would be made now, with every refusal. Takes no slot.
-    /// `breached`: since when, where a breach is what asks.
-    pub async fn plan(
-        &self,
-        policy: &Policy,
-        service: &ServiceName,
-        trigger: Trigger,
-        dry_run: bool,
-        breached: Option<Duration>,
-    ) -> Planned {
-        let proposal = plans::propose(self.wiring, self.store, policy, service, trigger, dry_run).await;
-        let proposal = Proposal { breached, ..proposal };
-        let gate = self.wiring.gate(self.store, &self.wiring.ports, self.started);
+    /// The plan as it would be made now, with every refusal, and what each step would do. Takes no slot.
+    pub async fn plan(&self, policy: &Policy, service: &ServiceName, trigger: Trigger) -> Planned {
+        let proposal = plans::propose(self.wiring, self.store, policy, service, trigger, false).await;
+        let rehearsal = self.wiring.rehearsal(self.store, self.started);
+        let gate = self.wiring.gate(self.store, &rehearsal.world.ports, self.started);
         let blocked_by = gate.ask_all(&proposal.question()).await;
         let plan = proposal.plan;
         let mut cannot_promise = if plan.drains() { self.cannot_promise(&plan) } else { vec![] };
@@ -192,6 +188,7 @@ impl Asking<'_> {
         let steps: Vec<_> = plan.steps.iter().map(|planned| &planned.step).collect();
         cannot_promise.extend(plans::short_deadlines(self.wiring, steps, &plan.target).await);
         let clients = if plan.drains() { Some(self.clients(&plan).await) } else { None };
-        Planned { plan, blocked_by, cannot_promise, clients }
+        let would = rehearsal.steps(&plan).await;
+        Planned { plan, would, blocked_by, cannot_promise, clients }
     }
 }

@@ -63,6 +63,14 @@ struct Hanging;
 
 #[async_trait]
 impl Restarter for Hanging {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
         sleep(Duration::from_secs(60)).await;
         Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })

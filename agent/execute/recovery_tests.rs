@@ -20,6 +20,14 @@ struct Silent {
 
 #[async_trait]
 impl Restarter for Silent {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
         let lifetime = if self.ends.is_some_and(|ends| self.pace.elapsed() >= ends) { 2 } else { 1 };
         Ok(Liveness {
@@ -96,6 +104,14 @@ struct Hanging(Fake);
 
 #[async_trait]
 impl Restarter for Hanging {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
         self.0.wait(seconds(60)).await;
         Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })
@@ -129,6 +145,14 @@ struct Tells(RunState, Option<Incarnation>);
 
 #[async_trait]
 impl Restarter for Tells {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
         Ok(Liveness { state: self.0, incarnation: self.1.clone(), main_pid: None, up_for: None })
     }

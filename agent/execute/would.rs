@@ -8,14 +8,17 @@ use crate::ports::probe::{ProbeFailure, asked};
 
 use super::saga::{Event, Helped, Saga};
 use super::seen::key;
+use super::steps::drain;
 use super::steps::preimage::failed_its_check;
 use super::world::World;
+use crate::ports::registry::TrafficChange;
+use crate::ports::restarter::Revival;
 
 /// What a probe answers before anything is done; `None` where nobody asked, since it is a command.
 pub type Now = Option<Result<(), ProbeFailure>>;
 
 /// What the step would do. `now`: what the service's probe answers.
-pub async fn step(plan: &Plan, step: &Step, now: &Now, _world: &World) -> String {
+pub async fn step(plan: &Plan, step: &Step, now: &Now, world: &World) -> String {
     let time = duration::format;
     let bindings = || plan.target.bindings.iter().map(key).collect::<Vec<_>>().join(", ");
     match step {
@@ -25,7 +28,8 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, _world: &World) -> String
         },
         Step::Drain { settle, .. } => {
             let settle = if settle.is_zero() { String::new() } else { format!(", and {} more", time(*settle)) };
-            format!("would take {} out of traffic, and wait until clients have followed{settle}", bindings())
+            let calls = traffic_calls(plan, TrafficChange::Drain, world).await;
+            format!("would take {} out of traffic: {calls}; then wait until clients have followed{settle}", bindings())
         }
         Step::WaitDrained { inbound_at_most, idle_for, timeout, on_timeout } => {
             let which = match idle_for {
@@ -41,9 +45,21 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, _world: &World) -> String
                 time(*timeout)
             )
         }
-        Step::Restart { .. } => format!("would restart {}", plan.restarted()),
-        Step::Reload { .. } => format!("would reload {}", plan.restarted()),
+        Step::Restart { .. } => {
+            format!("would restart {}: {}", plan.restarted(), revival_call(plan, Revival::Restart, world).await)
+        }
+        Step::Reload { .. } => {
+            format!("would reload {}: {}", plan.restarted(), revival_call(plan, Revival::Reload, world).await)
+        }
         Step::RecycleWorkers(how) => {
+            let who = match world.measure.workers(plan, how.older_than).await {
+                Ok(workers) => {
+                    let pids: Vec<String> =
+                        workers.iter().filter(|of| of.holds > 0).map(|of| of.pid.to_string()).collect();
+                    if pids.is_empty() { "none now".into() } else { format!("now pid {}", pids.join(", ")) }
+                }
+                Err(error) => format!("not known now: {error}"),
+            };
             let worker = "its workers that hold sockets in CLOSE_WAIT";
             let kill = match how.kill_after {
                 Some(after) => format!(", and SIGKILL {} later to those that live on", time(after)),
@@ -51,8 +67,8 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, _world: &World) -> String
             };
             let (signal, batch, floor) = (how.signal, how.batch, how.floor);
             format!(
-                "would send SIG{signal} to {worker} for {} or longer, {batch} at a time while {floor} of all workers \
-                 serve{kill}",
+                "would send SIG{signal} to {worker} for {} or longer ({who}), {batch} at a time while {floor} of all \
+                 workers serve{kill}",
                 time(how.older_than)
             )
         }
@@ -66,7 +82,10 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, _world: &World) -> String
             time(*timeout),
             probed(plan, now)
         ),
-        Step::Restore { .. } => format!("would put {} back into traffic once the probe passes", bindings()),
+        Step::Restore { .. } => {
+            let calls = traffic_calls(plan, TrafficChange::Restore, world).await;
+            format!("would put {} back into traffic once the probe passes: {calls}", bindings())
+        }
         Step::Verify { soak, expect } => {
             let expect: Vec<String> = expect.iter().map(ToString::to_string).collect();
             let expect = if expect.is_empty() { String::new() } else { format!(", then expect {}", expect.join(", ")) };
@@ -81,6 +100,28 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, _world: &World) -> String
         Step::Call { text } if text.is_empty() => "would leave the service as it is by then, and call a person".into(),
         Step::Call { text } => format!("would leave the service as it is by then, and call a person: {text}"),
     }
+}
+
+/// What would be sent to each registry of the service; of one that cannot tell now, why.
+async fn traffic_calls(plan: &Plan, change: TrafficChange, world: &World) -> String {
+    let marker = drain::marker(plan, world);
+    let mut calls = Vec::new();
+    for binding in &plan.target.bindings {
+        match world.registry(binding) {
+            Ok(registry) => match registry.would(change, &binding.id, &marker).await {
+                Ok(of_it) => calls.extend(of_it),
+                Err(error) => calls.push(format!("(its call is not known: {error})")),
+            },
+            Err(error) => calls.push(format!("(its call is not known: {error})")),
+        }
+    }
+    calls.join("; ")
+}
+
+async fn revival_call(plan: &Plan, revival: Revival, world: &World) -> String {
+    let Some(restart) = &plan.target.restart else { return "nothing is known that restarts this service".into() };
+    let call = world.ports.restarter(restart).would(revival, restart).await;
+    call.unwrap_or_else(|error| format!("(its call is not known: {error})"))
 }
 
 /// An argument may be a secret.
@@ -136,7 +177,8 @@ pub async fn told(saga: &Saga, event: Event, now: &Now, world: &World) -> Event 
                 Step::Run { effect: RunEffect::Compensable { undo }, .. } => format!("would run {}", command(undo)),
                 _ => {
                     let bindings: Vec<String> = plan.target.bindings.iter().map(key).collect();
-                    format!("would put {} back into traffic", bindings.join(", "))
+                    let calls = traffic_calls(plan, TrafficChange::Restore, world).await;
+                    format!("would put {} back into traffic: {calls}", bindings.join(", "))
                 }
             };
             Event::Undone { step: at, detail }

@@ -110,6 +110,11 @@ impl Api {
         self.call(Method::DELETE, path, query, Vec::new()).await
     }
 
+    /// A call for people.
+    pub fn shown(&self, method: &Method, path: &[&str], query: &[(&str, &str)]) -> String {
+        self.members.shown(method, |base| at(base, path, query))
+    }
+
     /// What answers there, by the right agent:read.
     pub async fn version(&self) -> Result<String, ApiError> {
         #[derive(Deserialize)]
@@ -154,6 +159,15 @@ impl Api {
     }
 }
 
+fn at(base: Url, path: &[&str], query: &[(&str, &str)]) -> Url {
+    let mut url = base;
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v1").extend(path);
+    for (key, value) in query {
+        url.query_pairs_mut().append_pair(key, value);
+    }
+    url
+}
+
 async fn ask_one(
     client: Client,
     base: Url,
@@ -162,12 +176,7 @@ async fn ask_one(
 ) -> Result<Answer, Failed> {
     let Question { method, path, query, body } = question;
     let asked = format!("{method} /v1/{}", path.join("/"));
-    let mut url = base;
-    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v1").extend(path);
-    for (key, value) in query {
-        url.query_pairs_mut().append_pair(key, value);
-    }
-    let mut request = client.request(method.clone(), url).body(body.to_vec());
+    let mut request = client.request(method.clone(), at(base, path, query)).body(body.to_vec());
     if let Some(token) = token {
         let value = header(token).map_err(|why| Failed::Refused(format!("{asked}: {why}")))?;
         request = request.header("X-Consul-Token", value);

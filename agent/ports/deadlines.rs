@@ -17,8 +17,8 @@ use serde_json::Value;
 use super::Ports;
 use super::fleet::{self, Acquired, Fleet, FleetError, Slot};
 use super::probe::{Probe, ProbeFailure};
-use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use super::restarter::{Before, Liveness, RestartError, Restarted, Restarter};
+use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, TrafficChange};
+use super::restarter::{Before, Liveness, RestartError, Restarted, Restarter, Revival};
 use super::silence::{Silences, patient};
 use crate::model::plan::{Health, Restart};
 use crate::model::{Incarnation, Marker, duration};
@@ -139,6 +139,10 @@ impl Registry for WithDeadline<dyn Registry> {
         self.read(|| self.inner.takes_writes(id, marker)).await
     }
 
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        self.read(|| self.inner.would(change, id, marker)).await
+    }
+
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {
         self.by(self.inner.restore(id, marker, record)).await
     }
@@ -236,6 +240,10 @@ impl Restarter for WithDeadline<dyn Restarter> {
 
     async fn remember(&self, target: &Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
         self.by(RESTARTER, target, self.inner.remember(target, incarnation)).await
+    }
+
+    async fn would(&self, revival: Revival, target: &Restart) -> Result<String, RestartError> {
+        self.read(target, self.inner.would(revival, target)).await
     }
 
     async fn restart(&self, target: &Restart, deadline: Duration) -> Result<Restarted, RestartError> {
@@ -392,6 +400,14 @@ mod tests {
 
     #[async_trait]
     impl Restarter for Cleaning {
+        async fn would(
+            &self,
+            _revival: crate::ports::restarter::Revival,
+            _target: &crate::model::plan::Restart,
+        ) -> Result<String, RestartError> {
+            Ok(String::new())
+        }
+
         async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
             Err(failed(target))
         }

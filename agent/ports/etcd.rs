@@ -16,7 +16,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -209,6 +209,11 @@ impl Api {
         Ok(self.read("kv/txn", &json!({ "compare": [stands], "success": [put] })).await?.succeeded)
     }
 
+    /// A call for people.
+    pub fn shown(&self, method: &'static str) -> String {
+        self.members.shown(&Method::POST, |base| at(base, method))
+    }
+
     /// What the members run; of one that answers.
     pub async fn version(&self) -> Result<Option<String>, ApiError> {
         Ok(self.members.ask(version, Failed::may_pass).await?)
@@ -310,6 +315,12 @@ fn lost(failure: Failure, told: impl Fn(String) -> String) -> Failed {
     }
 }
 
+fn at(base: Url, method: &str) -> Url {
+    let mut url = base;
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v3").extend(method.split('/'));
+    url
+}
+
 async fn post(
     client: Client,
     base: Url,
@@ -319,9 +330,7 @@ async fn post(
     deadline: Duration,
 ) -> Result<Answer, Failed> {
     let told = |detail: String| format!("etcd: POST /v3/{method}: {detail}");
-    let mut url = base;
-    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("v3").extend(method.split('/'));
-    let mut request = client.post(url).json(body).timeout(deadline);
+    let mut request = client.post(at(base, method)).json(body).timeout(deadline);
     if let Some(token) = token {
         let mut value = HeaderValue::from_str(token.expose_secret())
             .map_err(|_| Failed::Refused(told("its token holds characters that no header may".into())))?;

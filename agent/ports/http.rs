@@ -222,6 +222,16 @@ impl Members {
         Ok(Self { members, last: AtomicUsize::new(0) })
     }
 
+    /// A call for people, as the member that would be asked first would get it: what `url` makes of its address, without a user
+    /// and a password.
+    pub fn shown(&self, method: &Method, url: impl FnOnce(Url) -> Url) -> String {
+        let (_, base) = &self.members[self.last.load(Ordering::Relaxed) % self.members.len()];
+        let mut url = url(base.clone());
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        format!("{method} {url}")
+    }
+
     /// Asks one member; where its error may pass (it does not answer, or fails), the next one, until each had its turn. The
     /// error is that of the last. So what is asked may be done twice, and must be harmless then.
     pub async fn ask<T, E, F>(

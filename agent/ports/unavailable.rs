@@ -26,6 +26,15 @@ impl UnavailableAdapter {
 
 #[async_trait]
 impl Registry for UnavailableAdapter {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        self.silent()
+    }
+
     async fn observe(&self, _id: &str) -> Result<Registration, RegistryError> {
         self.silent()
     }

@@ -58,6 +58,9 @@ pub struct ComparisonExplained {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
     pub plan: Plan,
+    /// What each of its steps would do, with the calls that it would send.
+    #[serde(default)]
+    pub would: Vec<String>,
     pub blocked_by: Vec<Refusal>,
     /// What the restart, and the registries that it drains from, cannot promise, each by its name: `redis: …`; and
     /// steps whose deadlines are too short for it: `drain: …`.

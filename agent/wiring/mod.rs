@@ -55,6 +55,7 @@ use crate::ports::{Ports, with_deadlines};
 use crate::sense::arrivals::Counted;
 use crate::sense::sensor::{Sensor, SharedSensor};
 use crate::store::{Audience, StateDir, Store};
+use rehearsal::Rehearsal;
 
 use adapters::{Missing, Shared};
 
@@ -280,6 +281,11 @@ impl Wiring {
 
     /// What a dry saga may reach. One is made for each: its adapters remember what they only pretended.
     pub fn dry_world(&self, store: &Arc<Store>, started: Duration) -> World {
+        self.rehearsal(store, started).world
+    }
+
+    /// The same, and what it says of a plan.
+    pub fn rehearsal(&self, store: &Arc<Store>, started: Duration) -> Rehearsal {
         rehearsal::dry(self, store, started)
     }
 }

@@ -13,7 +13,7 @@ use super::saga_world::{self, FreshMeasure, GuardRecheck, RealKeeper};
 use crate::execute::saga::{Event, Saga};
 use crate::execute::steps::PROBE_DEADLINE;
 use crate::execute::world::{Account, Arrivals, Commands, Inbound, Measure, Pace, Talk, World};
-use crate::execute::would;
+use crate::execute::would::{self, Now};
 use crate::model::{Comparison, Leaked, Plan, Readings, Remaining, Truth, Worker};
 use crate::ports::Ports;
 use crate::ports::fleet::{Fleet, dry::DryFleet};
@@ -22,20 +22,48 @@ use crate::ports::registry::{Registry, dry::DryRegistry};
 use crate::ports::restarter::{Restarter, dry::DryRestarter};
 use crate::store::Store;
 
-pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> World {
+/// A dry world, and what it says of a plan before a saga plays in it.
+#[derive(Debug)]
+pub struct Rehearsal {
+    pub world: World,
+    probe: Arc<DryProbe>,
+}
+
+impl Rehearsal {
+    /// What each step of the plan would do, one after another.
+    pub async fn steps(&self, plan: &Plan) -> Vec<String> {
+        let now = now(&self.probe, plan).await;
+        let mut steps = Vec::new();
+        for planned in &plan.steps {
+            steps.push(would::step(plan, &planned.step, &now, &self.world).await);
+        }
+        steps
+    }
+}
+
+pub fn dry(wiring: &Wiring, store: &Arc<Store>, started: Duration) -> Rehearsal {
     let probe = Arc::new(DryProbe::new(Arc::clone(&wiring.ports.probe)));
     let ports = dry_ports(wiring, Arc::clone(&probe));
     let measure = Arc::new(FreshMeasure(wiring.clone(), Arc::clone(store)));
-    World {
+    let world = World {
         pace: Arc::new(NoPace::default()),
         commands: Arc::new(NoCommands),
-        account: Arc::new(Rehearsed { probe }),
+        account: Arc::new(Rehearsed { probe: Arc::clone(&probe) }),
         keeper: Arc::new(RealKeeper { wiring: wiring.clone(), store: Arc::clone(store), commands: false }),
         recheck: Arc::new(GuardRecheck { gate: wiring.gate(store, &ports, started), measure: measure.clone() }),
         measure: Arc::new(DryMeasure(FreshMeasure(wiring.clone(), Arc::clone(store)))),
         kernel: Arc::new(DryKernel(wiring.clone())),
         ports,
         ..saga_world::real(wiring, store, started)
+    };
+    Rehearsal { world, probe }
+}
+
+/// What the service's probe answers before anything is done.
+async fn now(probe: &DryProbe, plan: &Plan) -> Now {
+    match &plan.target.health {
+        Some(health) => probe.now(health, PROBE_DEADLINE).await,
+        None => None,
     }
 }
 
@@ -67,11 +95,7 @@ struct Rehearsed {
 #[async_trait]
 impl Account for Rehearsed {
     async fn of(&self, saga: &Saga, event: Event, world: &World) -> Event {
-        let now = match &saga.plan().target.health {
-            Some(health) => self.probe.now(health, PROBE_DEADLINE).await,
-            None => None,
-        };
-        would::told(saga, event, &now, world).await
+        would::told(saga, event, &now(&self.probe, saga.plan()).await, world).await
     }
 }
 

@@ -117,12 +117,18 @@ async fn a_probe_that_fails_is_asked_once_and_what_a_restart_would_make_of_it_is
 
 #[tokio::test]
 async fn every_step_of_a_dry_incident_speaks_of_what_would_be_done() {
-    let (ending, told) = set("200 OK").rehearse().await;
+    let mut set = set("200 OK");
+    let (ending, told) = set.rehearse().await;
     assert_eq!(ending.detail, "nothing was changed, so whether it would help is not known");
     let (verdict, steps) = told.split_last().unwrap();
     assert_eq!((steps.len(), verdict.0.as_str()), (6, "verdict is not known"));
     for (step, detail) in steps {
         assert!(step.ends_with(" would be done") && detail.starts_with("would "), "{step}: {detail}");
     }
+    let marks = format!("write {}: \"drained\": \"unwait", set.registry.display());
+    assert!(steps[0].1.contains(&marks), "{}", steps[0].1);
+    let ends = format!("SIGTERM to pid {}, SIGKILL after ", set.service.id());
+    assert!(steps[2].1.contains(&ends), "{}", steps[2].1);
     assert!(steps[3].1.ends_with("/health, which passes now"), "{}", steps[3].1);
+    assert!(steps[4].1.ends_with("\"drained\": null of gate-1"), "{}", steps[4].1);
 }

@@ -13,6 +13,15 @@ use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restart
 
 #[async_trait]
 impl Registry for Fake {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         if self.0.trip.pass() {
             return Err(Scene::unreachable());
@@ -110,6 +119,14 @@ impl Registry for Fake {
 
 #[async_trait]
 impl Restarter for Fake {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, _target: &plan::Restart) -> Result<Liveness, RestartError> {
         if self.0.trip.pass() {
             return Err(Scene::silent());

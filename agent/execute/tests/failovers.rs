@@ -136,6 +136,15 @@ impl Fleet for Counted<dyn Fleet> {
 
 #[async_trait]
 impl Registry for Counted<Redis> {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.called().await;
         self.real.observe(id).await

@@ -200,6 +200,15 @@ fn nobody() -> RegistryError {
 
 #[async_trait]
 impl Registry for Ill<dyn Registry> {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.asked(Who::Registry, "observe", self.inner.observe(id), nobody).await
     }
@@ -231,6 +240,14 @@ fn silent() -> RestartError {
 
 #[async_trait]
 impl Restarter for Ill<dyn Restarter> {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
         self.asked(Who::Restarter, "observe", self.inner.observe(target), silent).await
     }

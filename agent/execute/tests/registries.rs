@@ -77,6 +77,15 @@ impl Faulty {
 
 #[async_trait]
 impl Registry for Faulty {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.call(self.real.observe(id)).await
     }
@@ -114,6 +123,14 @@ struct AtThePivot {
 
 #[async_trait]
 impl Restarter for AtThePivot {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
         Restarter::observe(&self.fake, target).await
     }
@@ -329,6 +346,15 @@ impl Later {
 
 #[async_trait]
 impl Registry for Later {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.ask();
         self.real.observe(id).await
@@ -431,6 +457,15 @@ struct Breaks {
 
 #[async_trait]
 impl Registry for Breaks {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.real.observe(id).await
     }

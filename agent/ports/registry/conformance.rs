@@ -133,6 +133,13 @@ async fn tells_the_story(world: &dyn World) {
     assert_eq!(registry.counts(), tells.count);
     assert!(registry.markers().await.unwrap().is_empty());
 
+    // What would be done is told, and not done.
+    for change in [TrafficChange::Drain, TrafficChange::Restore] {
+        let calls = registry.would(change, us, &ours).await.unwrap();
+        assert!(!calls.is_empty() && calls.iter().all(|call| !call.contains('\n')), "{calls:?}");
+    }
+    assert_eq!(registry.observe(us).await.unwrap(), record);
+
     // What is not there is not registered, and nothing else.
     let absent = registry.observe(none).await.unwrap_err();
     assert!(matches!(absent, RegistryError::NotRegistered { .. }), "{absent}");

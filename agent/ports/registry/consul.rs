@@ -28,10 +28,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::{ConsulScope, Marker};
 use crate::ports::Secret;
 use crate::ports::api_error::ApiError;
@@ -40,6 +41,8 @@ use crate::ports::http::Servers;
 
 mod held;
 mod own;
+#[cfg(test)]
+mod would_tests;
 
 pub use held::Consul;
 use own::{AgentService, Own};
@@ -129,6 +132,23 @@ struct CatalogEntry {
 const NODE_MAINTENANCE: &str = "_node_maintenance";
 const SCOPES: [ConsulScope; 2] = [ConsulScope::Service, ConsulScope::Node];
 
+/// The path and the query that switch it off, or on: with a marker, and the id that the binding has.
+fn maintenance<'a>(
+    scope: ConsulScope,
+    id: &'a str,
+    on: Option<(&Marker, &str)>,
+) -> (Vec<&'a str>, Vec<(&'static str, String)>) {
+    let path = match scope {
+        ConsulScope::Service => vec!["agent", "service", "maintenance", id],
+        ConsulScope::Node => vec!["agent", "maintenance"],
+    };
+    let Some((marker, bound)) = on else { return (path, vec![("enable", "false".into())]) };
+    // Where the check does not tell what is bound, the reason does.
+    let tells = scope == ConsulScope::Service && bound == id;
+    let behind = if tells { String::new() } else { format!("{OF}{bound}") };
+    (path, vec![("enable", "true".into()), ("reason", format!("{marker}{behind}"))])
+}
+
 fn maintenance_check(scope: ConsulScope, id: &str) -> String {
     match scope {
         ConsulScope::Service => format!("_service_maintenance:{id}"),
@@ -210,20 +230,9 @@ impl Local {
         id: &str,
         on: Option<(&Marker, &str)>,
     ) -> Result<(), RegistryError> {
-        let path: &[&str] = match scope {
-            ConsulScope::Service => &["agent", "service", "maintenance", id],
-            ConsulScope::Node => &["agent", "maintenance"],
-        };
-        let answer = match on {
-            Some((marker, bound)) => {
-                // Where the check does not tell what is bound, the reason does.
-                let tells = scope == ConsulScope::Service && bound == id;
-                let behind = if tells { String::new() } else { format!("{OF}{bound}") };
-                self.api.put(path, &[("enable", "true"), ("reason", &format!("{marker}{behind}"))], vec![]).await
-            }
-            None => self.api.put(path, &[("enable", "false")], vec![]).await,
-        };
-        match answer.map_err(|error| self.told(error))? {
+        let (path, query) = maintenance(scope, id, on);
+        let query: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        match self.api.put(&path, &query, vec![]).await.map_err(|error| self.told(error))? {
             answer if answer.found => Ok(()),
             _ => Err(self.not_registered(id)),
         }
@@ -385,6 +394,14 @@ impl Registry for Local {
             registry: self.name.clone(),
             detail: format!("`{id}` is still found by clients, {SEEN_DEADLINE:?} after maintenance was asked for"),
         })
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let own = self.own(id).await?;
+        let on = (change == TrafficChange::Drain).then_some((marker, id));
+        let (path, query) = maintenance(self.scope, &own.id, on);
+        let query: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        Ok(vec![self.api.shown(&Method::PUT, &path, &query)])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::Marker;
 
 pub struct DryRegistry {
@@ -64,6 +64,10 @@ impl Registry for DryRegistry {
             self.pretended().insert(id.into(), Pretence::Drained(marker.clone()));
         }
         Ok(())
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        self.real.would(change, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &serde_json::Value) -> Result<Restored, RegistryError> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::{EtcdLayout, Marker};
 use crate::ports::Login;
 use crate::ports::api_error::ApiError;
@@ -197,6 +197,15 @@ impl Registry for Etcd {
     async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         let (over, value) = self.override_by(id, marker)?;
         self.api.put_again(&over, value.as_bytes()).await.map_err(|error| self.told(error))
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let (over, value) = self.override_by(id, marker)?;
+        let call = self.api.shown("kv/txn");
+        Ok(vec![match change {
+            TrafficChange::Drain => format!("{call}: put {over} = {value}, where no such key stands"),
+            TrafficChange::Restore => format!("{call}: delete {over}, where it stands as it was read"),
+        }])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

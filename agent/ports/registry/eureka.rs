@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use super::ledger::Ledger;
 use super::ledger_registry::{Backend, LedgerRegistry, until_seen};
 use super::whose::{Shown, whose};
-use super::{Others, Registration, RegistryError};
+use super::{Others, Registration, RegistryError, TrafficChange};
 use crate::model::{Marker, StandsAt};
 use crate::ports::{Servers, User};
 
@@ -141,6 +141,19 @@ impl Apps {
     }
 }
 
+/// What takes our override back: `said` is the application's status now, `record` what stood there before the drain.
+fn taking_back<'a>(said: &'a str, record: &'a Value) -> (Method, &'a str) {
+    let status = match (said, record["status"].as_str()) {
+        // What the application itself has said since stands over an override, and is newer than what we kept.
+        (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,
+        _ => "UP",
+    };
+    match record["overridden"].as_str() {
+        Some("UP") => (Method::PUT, "UP"),
+        _ => (Method::DELETE, status),
+    }
+}
+
 #[async_trait]
 impl Backend for Apps {
     type Instance = EurekaInstance;
@@ -199,20 +212,22 @@ impl Backend for Apps {
         seen: EurekaInstance,
         record: &Value,
     ) -> Result<(), RegistryError> {
-        let status = match (seen.status.as_str(), record["status"].as_str()) {
-            // What the application itself has said since stands over an override, and is newer than what we kept.
-            (said @ ("DOWN" | "STARTING"), _) | (_, Some(said @ ("DOWN" | "STARTING"))) => said,
-            _ => "UP",
-        };
-        match record["overridden"].as_str() {
-            Some("UP") => self.set(id, Method::PUT, "UP").await?,
-            _ => self.set(id, Method::DELETE, status).await?,
-        }
+        let (method, value) = taking_back(&seen.status, record);
+        self.set(id, method, value).await?;
         until_seen(self.registry(), id, || async {
             let now = self.look(id).await?.overridden;
             Ok((now == OUT).then(|| format!("its status is overridden as {now}")))
         })
         .await
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, _marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let (ours, seen) = (self.ours(id).await?, self.look(id).await?);
+        let (method, value) = match change {
+            TrafficChange::Drain => (Method::PUT, OUT),
+            TrafficChange::Restore => taking_back(&seen.status, &seen.registration.record),
+        };
+        Ok(vec![self.rest.shown(&ours.app, &ours.instance, &method, value)])
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::instances::{Drained, Instance, Instances};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::Marker;
 
 #[derive(Debug)]
@@ -113,6 +113,10 @@ impl Registry for FakeRegistry {
 
     async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         Ok(self.answer()?.content.observe(&self.name, id)?.traffic == Traffic::DrainedBy(marker.clone()))
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        Ok(vec![format!("{change:?} {id} for {marker}")])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &serde_json::Value) -> Result<Restored, RegistryError> {

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::instances::Instances;
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::Marker;
 
 /// For the lock. Its holders write one small file; who holds it longer has died or hangs.
@@ -155,6 +155,14 @@ impl Registry for FileRegistry {
             replace(&self.path, &content).map_err(|error| self.unreachable("writing", error))?;
         }
         Ok(stands)
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let drained = match change {
+            TrafficChange::Drain => format!("\"{marker}\""),
+            TrafficChange::Restore => "null".into(),
+        };
+        Ok(vec![format!("write {}: \"drained\": {drained} of {id}", self.path.display())])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &serde_json::Value) -> Result<Restored, RegistryError> {

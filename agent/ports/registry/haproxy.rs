@@ -24,7 +24,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::ledger::Ledger;
 use super::ledger_registry::{Backend, LedgerRegistry};
 use super::whose::{Shown, whose};
-use super::{Others, Registration, RegistryError, Traffic};
+use super::{Others, Registration, RegistryError, Traffic, TrafficChange};
 use crate::model::Marker;
 use crate::ports::said;
 
@@ -158,7 +158,7 @@ impl Balancers {
     }
 
     async fn command(&self, socket: &str, server: &Server, drain: bool) -> Result<(), RegistryError> {
-        let command = format!("set server {}/{} state {}", server.backend, server.name, state(drain));
+        let command = set_state(&server.backend, &server.name, drain);
         let said = self.ask(socket, &command).await?;
         match said.trim().is_empty() {
             true => Ok(()),
@@ -212,6 +212,10 @@ impl Balancers {
         }
         outcome
     }
+}
+
+fn set_state(backend: &str, server: &str, drain: bool) -> String {
+    format!("set server {backend}/{server} state {}", state(drain))
 }
 
 fn state(drain: bool) -> &'static str {
@@ -310,6 +314,12 @@ impl Backend for Balancers {
         _record: &Value,
     ) -> Result<(), RegistryError> {
         self.ready_all(id).await
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, _marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let (backend, name) = self.split(id)?;
+        let command = set_state(backend, name, change == TrafficChange::Drain);
+        Ok(self.sockets.iter().map(|socket| format!("{socket}: {command}")).collect())
     }
 
     /// All balancers or none: those that were drained are made ready again.

@@ -27,7 +27,7 @@ use nix::unistd::{AccessFlags, access};
 use serde_json::{Value, json};
 
 use super::holder::{Holder, HoldsDrains, Look};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::{IncidentId, Marker};
 
 const PREFIX: &str = "unwait~";
@@ -265,6 +265,16 @@ impl Registry for HealthFile {
             }
         }
         Ok(is_ours)
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let place = self.files.place(id)?;
+        let kept = self.files.kept_as(&place, marker)?;
+        let (from, to) = match change {
+            TrafficChange::Drain => (&place.path, &kept),
+            TrafficChange::Restore => (&kept, &place.path),
+        };
+        Ok(vec![format!("rename {} to {}", from.display(), to.display())])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

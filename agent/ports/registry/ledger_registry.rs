@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::holder::{Holder, HoldsDrains, Look};
 use super::ledger::{Ledger, Note};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::Marker;
 
 /// From a change until reads show it: peers tell each other of it, or a cache hears of it by an event.
@@ -51,6 +51,9 @@ pub trait Backend: Send + Sync + 'static {
         seen: Self::Instance,
         record: &Value,
     ) -> Result<(), RegistryError>;
+
+    /// As [`Registry::would`].
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError>;
 
     /// After a drain that failed so: does nothing of it stand, nor will? As a rule an error that does not pass is one of the
     /// change itself.
@@ -201,6 +204,10 @@ impl<B: Backend> Registry for LedgerRegistry<B> {
             return Ok(false);
         }
         self.backend().write_again(id, marker, seen).await.map(|()| true)
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        self.backend().would(change, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

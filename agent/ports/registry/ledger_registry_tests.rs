@@ -71,6 +71,10 @@ impl Backend for Plain {
         &self.ledger
     }
 
+    async fn would(&self, _change: TrafficChange, _id: &str, _marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn look(&self, id: &str) -> Result<Registration, RegistryError> {
         let shown = match self.world.is(id) {
             Instance { otherwise: true, .. } => Shown::OutOtherwise("a person did it"),

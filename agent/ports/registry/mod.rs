@@ -80,6 +80,13 @@ mod zookeeper_rule_tests;
 #[cfg(test)]
 mod zookeeper_tests;
 
+/// A change of an instance's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficChange {
+    Drain,
+    Restore,
+}
+
 /// What a registry says of one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
@@ -198,6 +205,10 @@ pub trait Registry: Send + Sync {
     /// Takes back the drain that carries this marker, and nothing else. `record` is the pre-image that
     /// `observe` gave before the drain. Repeating it is harmless.
     async fn restore(&self, id: &str, marker: &Marker, record: &serde_json::Value) -> Result<Restored, RegistryError>;
+
+    /// The calls that would make this change now, in their order, for people: method, address and body, or the file and what
+    /// becomes of it. Without secrets, and without the questions that come before and after it. Sends none of them.
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError>;
 
     /// Lets go of the drain that carries this marker: a person has decided what becomes of it. What the adapter itself keeps of
     /// it goes (it is held no more, its note is taken back); what stands in the registry, and traffic, stay as they are.

@@ -31,7 +31,7 @@ use serde_json::{Map, Value, json};
 use super::ledger::Ledger;
 use super::ledger_registry::{Backend, LedgerRegistry, until_seen};
 use super::whose::{Shown, whose};
-use super::{Others, Registration, RegistryError};
+use super::{Others, Registration, RegistryError, TrafficChange};
 use crate::model::{Marker, NacosLayout};
 use crate::ports::{Servers, User};
 
@@ -120,14 +120,15 @@ impl Instances {
         let kind = self.api.server().await?.kind;
         if !kind.lays_over() {
             let metadata = whole(kind, seen.metadata, seen.kept.is_some(), drained_by);
-            self.api.replace(place, enabled, &seen.weight, metadata, seen.ephemeral).await?;
+            let write = self.api.replacing(place, enabled, &seen.weight, metadata, seen.ephemeral).await?;
+            self.api.change(&write).await?;
             return self.until(place.id, enabled, Some(drained_by)).await;
         }
         // First `enabled`, then our key: theirs reads the overlay and writes it back, and alone it would make the weight 1.
-        self.api.enable(place, enabled, &seen.weight).await?;
+        self.api.change(&self.api.enabling(place, enabled, &seen.weight).await?).await?;
         self.until(place.id, enabled, None).await?;
         let ephemeral = self.look(place.id).await?.ephemeral.or(seen.ephemeral);
-        self.api.mark(place, drained_by, ephemeral).await?;
+        self.api.change(&self.api.marking(place, drained_by, ephemeral).await?).await?;
         self.until(place.id, enabled, Some(drained_by)).await
     }
 
@@ -237,6 +238,21 @@ impl Backend for Instances {
         self.set(&self.place(id)?, seen, None).await
     }
 
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let (place, seen) = (self.place(id)?, self.look(id).await?);
+        let drained_by = (change == TrafficChange::Drain).then_some(marker);
+        let (enabled, kind) = (drained_by.is_none(), self.api.server().await?.kind);
+        if kind.lays_over() {
+            let enabling = self.api.enabling(&place, enabled, &seen.weight).await?;
+            let marking = self.api.marking(&place, drained_by, seen.ephemeral).await?;
+            return Ok([enabling, marking].iter().map(|write| self.api.shown(write)).collect());
+        }
+        // What the service itself has written there may be a secret.
+        let metadata = Map::from_iter(drained_by.map(|marker| (MARKER.into(), marker.to_string().into())));
+        let write = self.api.replacing(&place, enabled, &seen.weight, metadata, seen.ephemeral).await?;
+        Ok(vec![format!("{}, beside the metadata that it has", self.api.shown(&write))])
+    }
+
     /// Where the drain itself was taken, it stands, whatever was refused after it.
     async fn is_undone(&self, id: &str, error: &RegistryError) -> bool {
         !error.is_passing() && self.look(id).await.is_ok_and(|seen| seen.enabled)
@@ -249,7 +265,7 @@ impl Backend for Instances {
         if !is_marked || !self.api.server().await?.kind.lays_over() {
             return Ok(());
         }
-        self.api.mark(&self.place(id)?, Some(marker), seen.ephemeral).await
+        self.api.change(&self.api.marking(&self.place(id)?, Some(marker), seen.ephemeral).await?).await
     }
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {

@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 
 use super::dubbo::rule::{Rule, Tag};
 use super::dubbo::{Patience, address, application, decoded, disables, encoded, is_off, is_ours, parameter, stand_ins};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::Marker;
 use crate::ports::User;
 use crate::ports::api_error::ApiError;
@@ -358,6 +358,20 @@ impl Registry for ZooKeeper {
         let proved = self.proved(&mut session, id, marker).await;
         session.close().await;
         proved
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let (_, instance) = super::service_and_instance(&self.registry, id)?;
+        let mut session = self.session().await?;
+        let seen = self.look(&mut session, id).await;
+        session.close().await;
+        let rule = self.rule_path(seen?.application.as_deref().unwrap_or("(the application is not known)"));
+        Ok(vec![match change {
+            TrafficChange::Drain => format!("write {rule}, with a tag of `{marker}` that has {instance}"),
+            TrafficChange::Restore => {
+                format!("write {rule}, without our tag of {instance}; delete it where nothing is left")
+            }
+        }])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

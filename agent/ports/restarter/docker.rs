@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::owner::{self, Called};
 use super::systemd::bus::Bus;
-use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan;
@@ -204,6 +204,10 @@ impl<'a> Container<'a> {
         }
     }
 
+    fn restart_path(&self, seen: &Inspected) -> Result<String, RestartError> {
+        self.path(self.name, &format!("restart?t={}", seen.stop_seconds()))
+    }
+
     async fn inspect(&self) -> Result<Inspected, RestartError> {
         self.inspect_other(self.name).await
     }
@@ -299,6 +303,15 @@ impl Restarter for DockerRestarter {
         })
     }
 
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError> {
+        let container = Container::of(target)?;
+        let path = container.restart_path(&container.inspect().await?)?;
+        Ok(match revival {
+            Revival::Restart => format!("POST {path} to unix:{}", container.socket.display()),
+            Revival::Reload => "nothing: a container has no reload".into(),
+        })
+    }
+
     async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
         let mut until = Instant::now() + deadline;
         let container = Container::of(target)?;
@@ -310,7 +323,7 @@ impl Restarter for DockerRestarter {
             return Err(container.refused(why));
         }
         super::alone(&container.service(), &container.guests(&before).await?)?;
-        let path = container.path(container.name, &format!("restart?t={}", before.stop_seconds()))?;
+        let path = container.restart_path(&before)?;
         match container.ask(reqwest::Method::POST, &path, deadline).await? {
             (status, _) if status.is_success() => {}
             (StatusCode::NOT_FOUND, _) => return Err(container.unknown("it has just been removed")),

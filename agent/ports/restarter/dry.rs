@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::model::Incarnation;
 use crate::model::plan;
 
@@ -56,6 +56,10 @@ impl Restarter for DryRestarter {
 
     async fn remember(&self, target: &plan::Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
         self.real.remember(target, incarnation).await
+    }
+
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError> {
+        self.real.would(revival, target).await
     }
 
     async fn restart(&self, target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
@@ -140,6 +144,10 @@ mod tests {
 
         async fn restart(&self, _target: &plan::Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
             panic!("a dry run restarted the service");
+        }
+
+        async fn would(&self, revival: Revival, _target: &plan::Restart) -> Result<String, RestartError> {
+            Ok(format!("{revival:?}"))
         }
 
         async fn no_reload(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {

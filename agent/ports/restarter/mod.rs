@@ -104,6 +104,13 @@ impl Restarted {
     }
 }
 
+/// What a restarter can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revival {
+    Restart,
+    Reload,
+}
+
 /// Restarts one kind of service. Proves a new incarnation, not an exit code.
 #[async_trait]
 pub trait Restarter: Send + Sync {
@@ -119,6 +126,9 @@ pub trait Restarter: Send + Sync {
     /// manager knows no restart, the first half of one: [`Restarted::Stopping`].
     /// Never starts what was stopped on purpose.
     async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError>;
+
+    /// The call, or the signal, that would begin this now, and what follows it, for people. Without secrets. Begins nothing.
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError>;
 
     /// The second half, by `deadline` as well: once what was asked to stop has ended, begins a new lifetime and
     /// returns it when it has been seen to be stable. Called only where [`Restarted::Stopping`] is journaled, perhaps

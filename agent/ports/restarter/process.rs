@@ -38,11 +38,11 @@ use tokio::time::Instant;
 use self::former::Former;
 use self::successor::{Environment, Started};
 use super::pidfd::{self, ProcessHandle, start_time};
-use super::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Before, Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::clock::Clock;
 use crate::crash;
-use crate::model::Incarnation;
 use crate::model::plan::{self, ProcessRestart};
+use crate::model::{Incarnation, duration};
 
 /// A new process must live this long under one pid before it counts: what fails at once (a port in use, a missing
 /// file) fails within it.
@@ -254,6 +254,23 @@ impl Restarter for ProcessRestarter {
         };
         let former = former.map_err(|error| refused(format!("what it is could not be read: {error}")))?;
         Ok(serde_json::to_value(former).expect("plain data"))
+    }
+
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError> {
+        let spec = spec(target)?;
+        let Found::Alive(alive) = find(spec)? else {
+            return Ok(format!("nothing: no process is named by {}", spec.pid_file.display()));
+        };
+        let program = spec.argv.first().map(String::as_str).unwrap_or_default();
+        Ok(match (revival, spec.reload_signal) {
+            (Revival::Restart, _) => format!(
+                "SIGTERM to pid {}, SIGKILL after {}, then {program} started as the same user",
+                alive.pid,
+                duration::format(spec.stop_timeout)
+            ),
+            (Revival::Reload, Some(signal)) => format!("SIG{signal} to pid {}", alive.pid),
+            (Revival::Reload, None) => "nothing: no `reload_signal` is given".into(),
+        })
     }
 
     /// The first half.

@@ -26,7 +26,7 @@ use procfs::process::Process;
 use tokio::time::Instant;
 
 use super::pidfd::{self, ProcessHandle, start_time};
-use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan::{self, SuperviseRestart, Supervisor};
@@ -36,6 +36,8 @@ const STABLE_FOR: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(100);
 /// For `./finish` (s6 kills it after 5 s), the second that both wait before they start what ended at once, and readiness.
 const START_ALLOWANCE: Duration = Duration::from_secs(60);
+/// The fifo that its supervisor reads.
+const CONTROL: &str = "supervise/control";
 /// The longest status is that of s6 since 2.11.4: 43 bytes.
 const MAX_STATUS_BYTES: u64 = 64;
 
@@ -178,7 +180,7 @@ impl<'a> Directory<'a> {
 
     /// The fifo; that it opens proves that the supervisor lives.
     fn control(&self) -> Result<File, RestartError> {
-        let path = self.0.dir.join("supervise/control");
+        let path = self.0.dir.join(CONTROL);
         // Without a reader, O_NONBLOCK makes it fail rather than wait (fifo(7)).
         let opened = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(&path);
         let fifo = match opened {
@@ -257,6 +259,18 @@ impl Restarter for SuperviseRestarter {
             incarnation: seen.incarnation(),
             main_pid: seen.process.and_then(|(pid, _)| u32::try_from(pid).ok()),
             up_for: seen.process.map(|(_, began)| pidfd::age(began, self.clock.as_ref())),
+        })
+    }
+
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError> {
+        let directory = Directory::of(target)?;
+        Ok(match revival {
+            Revival::Restart => format!(
+                "the byte `{}` into {}",
+                char::from(directory.restart_byte()),
+                directory.0.dir.join(CONTROL).display()
+            ),
+            Revival::Reload => format!("nothing: {} has no reload", directory.supervisor()),
         })
     }
 

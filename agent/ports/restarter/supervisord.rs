@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use self::xmlrpc::{CallError, Value, call};
 use super::pidfd::{self, start_time};
-use super::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Before, Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan;
@@ -244,6 +244,17 @@ impl Restarter for SupervisordRestarter {
             incarnation: seen.incarnation(),
             main_pid: seen.process.and_then(|(pid, _)| u32::try_from(pid).ok()),
             up_for,
+        })
+    }
+
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError> {
+        let program = Program::of(target)?;
+        let (name, socket) = (program.name, program.socket.display());
+        Ok(match revival {
+            Revival::Restart => format!(
+                "supervisor.stopProcess(\"{name}\", false) to unix:{socket}, then supervisor.startProcess(\"{name}\", false)"
+            ),
+            Revival::Reload => "nothing: supervisord has no reload of a program".into(),
         })
     }
 

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use zbus::OwnedObjectPath;
 
 use self::bus::{Bus, BusError, JobsRemoved, Properties};
-use super::{Liveness, RestartError, Restarted, Restarter, RunState};
+use super::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::clock::Clock;
 use crate::model::Incarnation;
 use crate::model::plan;
@@ -267,6 +267,15 @@ impl Restarter for SystemdRestarter {
             incarnation: unit.invocation.filter(|_| runs),
             up_for: self.up_for(&properties).filter(|_| unit.active == "active"),
         })
+    }
+
+    async fn would(&self, revival: Revival, target: &plan::Restart) -> Result<String, RestartError> {
+        let name = name(target)?;
+        let method = match revival {
+            Revival::Restart => bus::RESTART,
+            Revival::Reload => bus::RELOAD,
+        };
+        Ok(format!("D-Bus org.freedesktop.systemd1.Manager.{method}(\"{name}\", \"replace\")"))
     }
 
     async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {

@@ -51,6 +51,15 @@ impl Door {
 
 #[async_trait]
 impl Registry for Door {
+    async fn would(
+        &self,
+        _change: crate::ports::registry::TrafficChange,
+        _id: &str,
+        _marker: &Marker,
+    ) -> Result<Vec<String>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
         self.registry(false).await?;
         let seen = self.0.shared.registry.observe(id).await;
@@ -103,6 +112,14 @@ impl Registry for Door {
 
 #[async_trait]
 impl Restarter for Door {
+    async fn would(
+        &self,
+        _revival: crate::ports::restarter::Revival,
+        _target: &crate::model::plan::Restart,
+    ) -> Result<String, RestartError> {
+        Ok(String::new())
+    }
+
     async fn observe(&self, _target: &plan::Restart) -> Result<Liveness, RestartError> {
         self.nearby().await;
         let service = self.0.service().clone();

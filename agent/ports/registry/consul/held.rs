@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::super::holder::{Holder, HoldsDrains, Look};
-use super::super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use super::Local;
 use crate::model::{ConsulScope, Marker};
 
@@ -136,6 +136,10 @@ impl Registry for Consul {
         let Some(scope) = local.scope_of(&own.id, marker).await? else { return Ok(false) };
         local.set_maintenance(scope, &own.id, Some((marker, id))).await?;
         Ok(true)
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        self.local.would(change, id, marker).await
     }
 
     async fn restore(&self, id: &str, marker: &Marker, record: &Value) -> Result<Restored, RegistryError> {

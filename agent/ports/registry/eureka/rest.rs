@@ -58,7 +58,7 @@ impl Rest {
     async fn call_one(
         &self,
         client: Client,
-        mut url: Url,
+        base: Url,
         password: Option<SecretString>,
         method: Method,
         path: &[&str],
@@ -66,11 +66,7 @@ impl Rest {
     ) -> Result<Option<Answer>, RegistryError> {
         let asked = format!("{method} apps/{}", path.join("/"));
         let reads = method == Method::GET;
-        url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("apps").extend(path);
-        if let Some(value) = value {
-            url.query_pairs_mut().append_pair("value", value);
-        }
-        let mut request = client.request(method, url).header(ACCEPT, "application/json");
+        let mut request = client.request(method, at(base, path, value)).header(ACCEPT, "application/json");
         let secret = password.clone();
         if let (Some(user), Some(password)) = (&self.user, password) {
             request = request.basic_auth(&user.name, Some(password.expose_secret()));
@@ -181,10 +177,24 @@ impl Rest {
         Ok(all)
     }
 
+    /// The call of [`Self::set`], for people.
+    pub fn shown(&self, app: &str, instance: &str, method: &Method, value: &str) -> String {
+        self.members.shown(method, |base| at(base, &[app, instance, "status"], Some(value)))
+    }
+
     /// Overrides the status with `value`, or takes the override back and suggests it. False where there is no such instance.
     pub async fn set(&self, app: &str, instance: &str, method: Method, value: &str) -> Result<bool, RegistryError> {
         Ok(self.call(method, &[app, instance, "status"], Some(value)).await?.is_some())
     }
+}
+
+fn at(base: Url, path: &[&str], value: Option<&str>) -> Url {
+    let mut url = base;
+    url.path_segments_mut().expect("an http url has a path").pop_if_empty().push("apps").extend(path);
+    if let Some(value) = value {
+        url.query_pairs_mut().append_pair("value", value);
+    }
+    url
 }
 
 /// One that is listed, with the id that bindings name it by.

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::super::TrafficChange;
 use super::{Counted, Failure, HookInstance, Hooks, Words};
 use crate::command::{self, Captured, Ended};
 use crate::model::ExecHook;
@@ -93,6 +94,16 @@ impl Hooks for ExecHooks {
 
     async fn restore(&self, words: &Words, _seen: &HookInstance) -> Result<(), Failure> {
         self.change("restore", &self.0.restore, words).await
+    }
+
+    /// An argument may be a secret.
+    fn shown(&self, change: TrafficChange, _words: &Words) -> Result<String, Failure> {
+        let (hook, argv) = match change {
+            TrafficChange::Drain => ("isolate", &self.0.isolate),
+            TrafficChange::Restore => ("restore", &self.0.restore),
+        };
+        let program = argv.first().map(String::as_str).unwrap_or_default();
+        Ok(format!("run {program}, the hook `{hook}`"))
     }
 
     async fn observe(&self, words: &Words) -> Result<Option<HookInstance>, Failure> {

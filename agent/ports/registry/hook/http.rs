@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
+use super::super::TrafficChange;
 use super::counting::{self, Tally};
 use super::{Counted, Failure, HookInstance, Hooks, State, Words};
 use crate::model::{HttpCall, HttpHook, IncludesUs, Ourselves};
@@ -139,6 +140,16 @@ impl Hooks for HttpHooks {
 
     async fn restore(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure> {
         self.call("restore", &self.hook.restore, words, Some(seen)).await.map(drop)
+    }
+
+    /// What stands behind the host, or in the body, may be a secret.
+    fn shown(&self, change: TrafficChange, words: &Words) -> Result<String, Failure> {
+        let (hook, call) = match change {
+            TrafficChange::Drain => ("isolate", &self.hook.isolate),
+            TrafficChange::Restore => ("restore", &self.hook.restore),
+        };
+        let url = http::address(&words.fill(&call.url, in_address)).map_err(Failure::Refused)?;
+        Ok(format!("{} {}, the hook `{hook}`", call.method, url.origin().ascii_serialization()))
     }
 
     async fn observe(&self, words: &Words) -> Result<Option<HookInstance>, Failure> {

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use super::ledger::Ledger;
 use super::ledger_registry::{Backend, LedgerRegistry};
 use super::whose::{Shown, whose};
-use super::{Others, Registration, RegistryError};
+use super::{Others, Registration, RegistryError, TrafficChange};
 use crate::model::Marker;
 
 pub use exec::ExecHooks;
@@ -42,6 +42,8 @@ pub trait Hooks: Send + Sync + 'static {
     /// `seen` is what was read just before, on which the change is founded.
     async fn isolate(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure>;
     async fn restore(&self, words: &Words, seen: &HookInstance) -> Result<(), Failure>;
+    /// The command or the request that makes this change, for people.
+    fn shown(&self, change: TrafficChange, words: &Words) -> Result<String, Failure>;
     /// `None`: the backend knows no such instance.
     async fn observe(&self, words: &Words) -> Result<Option<HookInstance>, Failure>;
     /// Is there a hook that counts?
@@ -296,6 +298,11 @@ impl<H: Hooks> Backend for Hookable<H> {
         let ours = marker.to_string();
         let is_back = |seen: &HookInstance| seen.traffic != State::Drained && seen.marker.as_ref() != Some(&ours);
         self.until(id, "drained or marked as ours still", is_back).await
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let words = self.words(id, Some(marker))?;
+        Ok(vec![self.hooks.shown(change, &words).map_err(|failure| self.told(failure))?])
     }
 
     /// A hook that fails may have done half of it.

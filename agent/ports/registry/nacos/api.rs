@@ -23,6 +23,13 @@ pub(super) type Parameter = (&'static str, String);
 /// r-nacos' whole answer for an instance that it does not know, with status 500.
 pub(super) const UNKNOWN_TO_R_NACOS: &[u8] = b"error";
 
+/// A change of an instance, before it is made.
+pub(super) struct Write {
+    pub method: Method,
+    pub path: String,
+    pub query: Vec<Parameter>,
+}
+
 #[derive(Debug)]
 pub(super) struct Api {
     registry: String,
@@ -120,10 +127,16 @@ impl Api {
         }
     }
 
-    /// A change that the server has taken.
-    pub async fn change(&self, method: Method, path: &str, query: &[Parameter]) -> Result<(), RegistryError> {
+    /// A change, for people.
+    pub fn shown(&self, write: &Write) -> String {
+        self.members.shown(&write.method, |base| at(base, &write.path, &write.query))
+    }
+
+    /// Makes a change, and returns once the server has taken it.
+    pub async fn change(&self, write: &Write) -> Result<(), RegistryError> {
+        let Write { method, path, query } = write;
         let asked = format!("{method} {path}");
-        let (status, body) = self.call(method, path, query).await?;
+        let (status, body) = self.call(method.clone(), path, query).await?;
         // Some say a plain `ok`.
         if status.is_success() && code(&body).unwrap_or(0) == 0 {
             return Ok(());

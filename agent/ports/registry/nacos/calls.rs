@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::RegistryError;
 use super::MARKER;
-use super::api::{Api, Parameter, UNKNOWN_TO_R_NACOS, page};
+use super::api::{Api, Parameter, UNKNOWN_TO_R_NACOS, Write, page};
 use super::said::code;
 use crate::model::{Marker, NacosApi};
 
@@ -132,14 +132,14 @@ impl Api {
     }
 
     /// Replaces all that may be changed of an instance, the metadata too.
-    pub async fn replace(
+    pub async fn replacing(
         &self,
         place: &InstanceAddress<'_>,
         enabled: bool,
         weight: &Value,
         metadata: Map<String, Value>,
         ephemeral: Option<bool>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Write, RegistryError> {
         let mut query = self.of_instance(place);
         query.extend([
             ("enabled", enabled.to_string()),
@@ -147,21 +147,21 @@ impl Api {
             ("metadata", Value::Object(metadata).to_string()),
         ]);
         query.extend(ephemeral.map(|ephemeral| ("ephemeral", ephemeral.to_string())));
-        self.change(Method::PUT, self.server().await?.instance(), &query).await
+        Ok(Write { method: Method::PUT, path: self.server().await?.instance().into(), query })
     }
 
     /// Changes `enabled`, and nothing else: the weight goes along, since without it some versions take 1 for it.
-    pub async fn enable(
+    pub async fn enabling(
         &self,
         place: &InstanceAddress<'_>,
         enabled: bool,
         weight: &Value,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Write, RegistryError> {
         let server = self.server().await?;
         let mut query = self.of_instance(place);
         query.extend([("enabled", enabled.to_string()), ("weight", weight.to_string())]);
         if server.api == NacosApi::V3 {
-            return self.change(Method::PUT, &format!("{}/partial", server.instance()), &query).await;
+            return Ok(Write { method: Method::PUT, path: format!("{}/partial", server.instance()), query });
         }
         // This one call of theirs takes the name with its group, the cluster by another name, and no metadata as an empty one.
         query.retain(|(name, _)| *name != "serviceName");
@@ -170,16 +170,16 @@ impl Api {
             ("cluster", place.cluster.into()),
             ("metadata", String::new()),
         ]);
-        self.change(Method::PATCH, server.instance(), &query).await
+        Ok(Write { method: Method::PATCH, path: server.instance().into(), query })
     }
 
     /// Lays our key over the metadata, or takes it away, and no other.
-    pub async fn mark(
+    pub async fn marking(
         &self,
         place: &InstanceAddress<'_>,
         marker: Option<&Marker>,
         ephemeral: Option<bool>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Write, RegistryError> {
         let instance = json!([{ "ip": place.ip, "port": place.port, "clusterName": place.cluster }]);
         let text = marker.map(ToString::to_string).unwrap_or_default();
         let mut query = self.of_service(place.service);
@@ -187,6 +187,6 @@ impl Api {
         let consistency = |ephemeral: bool| if ephemeral { "ephemeral" } else { "persist" };
         query.extend(ephemeral.map(|ephemeral| ("consistencyType", consistency(ephemeral).into())));
         let method = if marker.is_some() { Method::PUT } else { Method::DELETE };
-        self.change(method, &format!("{}/metadata/batch", self.server().await?.instance()), &query).await
+        Ok(Write { method, path: format!("{}/metadata/batch", self.server().await?.instance()), query })
     }
 }

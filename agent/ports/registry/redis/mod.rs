@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 
 use super::dubbo;
 use super::holder::{Holder, HoldsDrains, Look};
-use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use super::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange};
 use crate::model::{Marker, RedisLayout, RedisProfile};
 use crate::ports::api_error::ApiError;
 use crate::ports::redis::{Api, RedisAccess};
@@ -385,6 +385,20 @@ impl Registry for Redis {
 
     async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError> {
         Ok(self.entries.look_again_by("prove", id, marker).await? == Look::Out)
+    }
+
+    async fn would(&self, change: TrafficChange, id: &str, _marker: &Marker) -> Result<Vec<String>, RegistryError> {
+        let entries = &self.entries;
+        let place = entries.place(id)?;
+        let (key, drains) = (&place.changed, entries.api.beside(&place.changed, DRAINS));
+        let does = match (change, entries.layout.profile) {
+            (TrafficChange::Drain, RedisProfile::Dubbo) => "puts overrides with disabled=true there",
+            (TrafficChange::Restore, RedisProfile::Dubbo) => "deletes our overrides",
+            (TrafficChange::Drain, _) => "removes the entry, and keeps it beside our marker",
+            (TrafficChange::Restore, _) => "puts the entry back as it was kept, where no newer one stands",
+        };
+        let called = if change == TrafficChange::Drain { "drain" } else { "restore" };
+        Ok(vec![format!("EVAL (change.lua) 2 {key} {drains} {called} {id}: {does}")])
     }
 
     async fn restore(&self, id: &str, marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {

@@ -15,6 +15,9 @@ use zbus::{Connection, DynamicType, MatchRule, Message, MessageStream, OwnedObje
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// Restarts what runs, and starts nothing that does not.
+pub const RESTART: &str = "TryRestartUnit";
+pub const RELOAD: &str = "ReloadUnit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 /// Where systemd's own tools look (sd-bus.h: DEFAULT_SYSTEM_BUS_ADDRESS); zbus' default goes by /var/run, a link that
 /// a small root file system may lack.
@@ -204,12 +207,12 @@ impl Bus {
 
     /// Reloads the unit, and starts nothing that does not run; the job's path.
     pub async fn reload(&self, unit: &str) -> Result<OwnedObjectPath, BusError> {
-        self.object("ReloadUnit", &(unit, "replace")).await
+        self.object(RELOAD, &(unit, "replace")).await
     }
 
     /// Restarts the unit if it runs, and starts nothing that does not; the job's path.
     pub async fn try_restart(&self, unit: &str) -> Result<OwnedObjectPath, BusError> {
-        self.object("TryRestartUnit", &(unit, "replace")).await
+        self.object(RESTART, &(unit, "replace")).await
     }
 }
 
