@@ -68,7 +68,8 @@ fn say(explanation: &Explanation) {
     }
     let mut above: &[Refusal] = &[];
     for policy in &explanation.policies {
-        println!("\n{} ({}): {}", policy.policy, policy.mode, policy.standing);
+        let since = policy.held_since.map(|at| format!(", since {}", render::time(at))).unwrap_or_default();
+        println!("\n{} ({}): {}{since}", policy.policy, policy.mode, policy.standing);
         for line in &policy.when {
             let indent = "  ".repeat(1 + line.depth);
             let now = if line.now.is_empty() { String::new() } else { format!("   now {}", line.now) };

@@ -51,7 +51,7 @@ impl Agent {
                         self.held.remove(&(policy.name.clone(), service.clone()));
                         self.tell(messages::recovered(&wiring, policy, service));
                     }
-                    None => {}
+                    Some(Change::StillBreached) | None => {}
                 }
                 let breached = matches!(self.detector.watch(&policy.name, service), Watch::Breached { .. });
                 if breached && policy.mode != Mode::Observe && policy.when.truth(&readings) == Truth::True {
@@ -255,7 +255,7 @@ impl Agent {
         let now = self.wiring.host.clock.now();
         let before = self.held.get(&key);
         let again = held::is_due(before, &refusal, now);
-        let told = if again { Some(now) } else { before.and_then(|before| before.told) };
+        let told = if again { Some((refusal.reason, now)) } else { before.and_then(|before| before.told) };
         if again && another_tells {
             tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
         } else if again {

@@ -100,6 +100,10 @@ impl Asking<'_> {
                 Some((watch, (_, now))) => standing(watch, policy, now),
                 None => "one look: how long it has held is not known".into(),
             };
+            let held_since = detector.and_then(|(detector, now)| {
+                let since = detector.held_since(&policy.name, service)?;
+                Some(self.wiring.host.clock.now() - now.saturating_sub(since))
+            });
             let breached = detector.and_then(|(detector, _)| detector.breached_since(&policy.name, service));
             let breaker = self.breaker(policy, service);
             let dry_run = plans::is_dry(policy) || breaker.is_some();
@@ -128,6 +132,7 @@ impl Asking<'_> {
                 when: explained(&policy.when, &readings, 0),
                 holds: truth(policy.when.truth(&readings)).into(),
                 standing,
+                held_since,
                 breaker,
                 runbook,
                 rung,

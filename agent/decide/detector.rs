@@ -7,8 +7,12 @@
 //!     +---- false, unknown, or a gap of two intervals                 |
 //!     +---- cleared: `clear` holds (without one: `when` is false) ----+
 //! ```
+//!
+//! A breach stands from then until it is over, also over an incident, after which the condition must hold for its whole `for`
+//! again before anything more is done: people hear of it once.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use crate::model::{Policy, Readings, ServiceName, Truth};
@@ -18,6 +22,8 @@ use crate::model::{Policy, Readings, ServiceName, Truth};
 pub enum Change {
     /// The condition has held for its whole `for`.
     Breach,
+    /// The condition has held for its whole `for` again since an incident ended; the breach was never over.
+    StillBreached,
     /// The breach is over.
     Cleared,
 }
@@ -40,6 +46,8 @@ pub enum Watch {
 #[derive(Clone, Debug, Default)]
 pub struct Detector {
     watches: BTreeMap<(String, ServiceName), Watch>,
+    /// Breaches that are not over; since when the condition of each has held, at least.
+    standing: BTreeMap<(String, ServiceName), Duration>,
 }
 
 impl Detector {
@@ -54,12 +62,35 @@ impl Detector {
     ) -> Option<Change> {
         let key = (policy.name.clone(), service.clone());
         let before = self.watches.get(&key).copied().unwrap_or_default();
-        let (after, change) = step(before, policy, readings, now, interval);
+        let (after, breached) = step(before, policy, readings, now, interval);
         match after {
             Watch::Quiet => self.watches.remove(&key),
-            _ => self.watches.insert(key, after),
+            _ => self.watches.insert(key.clone(), after),
         };
-        change
+        if breached {
+            let since = now.saturating_sub(policy.hold);
+            return Some(match self.standing.entry(key) {
+                Entry::Occupied(_) => Change::StillBreached,
+                Entry::Vacant(place) => {
+                    place.insert(since);
+                    Change::Breach
+                }
+            });
+        }
+        let is_over = self.standing.contains_key(&key) && is_over(policy, readings);
+        is_over.then(|| {
+            self.standing.remove(&key);
+            Change::Cleared
+        })
+    }
+
+    /// Since when, since boot, the condition has held, or that of a breach that is not over; an incident does not end it.
+    pub fn held_since(&self, policy: &str, service: &ServiceName) -> Option<Duration> {
+        let standing = self.standing.get(&(policy.to_string(), service.clone())).copied();
+        standing.or(match self.watch(policy, service) {
+            Watch::Holding { since, .. } | Watch::Breached { since } => Some(since),
+            Watch::Quiet => None,
+        })
     }
 
     pub fn watch(&self, policy: &str, service: &ServiceName) -> Watch {
@@ -68,7 +99,7 @@ impl Detector {
 
     /// Nothing is held, or breached, by any policy.
     pub fn is_quiet(&self) -> bool {
-        self.watches.is_empty()
+        self.watches.is_empty() && self.standing.is_empty()
     }
 
     /// Since when, since boot, the policy's condition counts as breached for the service.
@@ -94,7 +125,7 @@ impl Detector {
 
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
-        self.watches.keys().map(|(_, service)| service)
+        self.watches.keys().chain(self.standing.keys()).map(|(_, service)| service)
     }
 
     /// After an incident on a service: every policy wants fresh samples and its whole `for` again.
@@ -107,30 +138,28 @@ impl Detector {
     pub fn keep_unchanged(&mut self, before: &[Policy], after: &[Policy]) {
         let asks = |policy: &Policy| (policy.when.clone(), policy.clear.clone(), policy.hold);
         let named = |policies: &[Policy], name: &str| policies.iter().find(|policy| policy.name == *name).map(asks);
-        self.watches.retain(|(name, _), _| {
+        let is_kept = |name: &str| {
             let now = named(after, name);
             now.is_some() && now == named(before, name)
-        });
+        };
+        self.watches.retain(|(name, _), _| is_kept(name));
+        self.standing.retain(|(name, _), _| is_kept(name));
     }
 }
 
-fn step(
-    before: Watch,
-    policy: &Policy,
-    readings: &Readings,
-    now: Duration,
-    interval: Duration,
-) -> (Watch, Option<Change>) {
-    let when = policy.when.truth(readings);
+fn is_over(policy: &Policy, readings: &Readings) -> bool {
+    match &policy.clear {
+        Some(clear) => clear.truth(readings) == Truth::True,
+        None => policy.when.truth(readings) == Truth::False,
+    }
+}
+
+/// Where it stands after a tick, and whether it came to be breached by it.
+fn step(before: Watch, policy: &Policy, readings: &Readings, now: Duration, interval: Duration) -> (Watch, bool) {
     match before {
-        Watch::Breached { since } => {
-            let over = match &policy.clear {
-                Some(clear) => clear.truth(readings) == Truth::True,
-                None => when == Truth::False,
-            };
-            if over { (Watch::Quiet, Some(Change::Cleared)) } else { (Watch::Breached { since }, None) }
-        }
-        Watch::Quiet | Watch::Holding { .. } if when != Truth::True => (Watch::Quiet, None),
+        Watch::Breached { .. } if is_over(policy, readings) => (Watch::Quiet, false),
+        Watch::Breached { since } => (Watch::Breached { since }, false),
+        Watch::Quiet | Watch::Holding { .. } if policy.when.truth(readings) != Truth::True => (Watch::Quiet, false),
         Watch::Quiet => held(now, now, policy),
         // "Without a break": a gap of two intervals is one.
         Watch::Holding { last, .. } if now.saturating_sub(last) >= interval * 2 => held(now, now, policy),
@@ -138,10 +167,9 @@ fn step(
     }
 }
 
-fn held(since: Duration, now: Duration, policy: &Policy) -> (Watch, Option<Change>) {
-    if now.saturating_sub(since) >= policy.hold {
-        (Watch::Breached { since: now }, Some(Change::Breach))
-    } else {
-        (Watch::Holding { since, last: now }, None)
+fn held(since: Duration, now: Duration, policy: &Policy) -> (Watch, bool) {
+    match now.saturating_sub(since) >= policy.hold {
+        true => (Watch::Breached { since: now }, true),
+        false => (Watch::Holding { since, last: now }, false),
     }
 }

@@ -26,6 +26,12 @@ impl Audience {
     }
 }
 
+/// Is the destination told by another of these messages that the incident of this one ended stuck?
+fn is_told_stuck(audience: &Audience, destination: &str, messages: &[Message], end: &Message) -> bool {
+    let says_stuck = |other: &Message| other.event == EventKind::Stuck && other.incident == end.incident;
+    messages.iter().any(says_stuck) && audience.of(EventKind::Stuck).any(|name| name == destination)
+}
+
 /// A message on its way to one destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
@@ -84,11 +90,15 @@ impl Store {
         }
     }
 
-    /// Copies each message for each destination that asks for its event.
+    /// Copies each message for each destination that asks for its event. Of an incident that ends stuck who asks for both hears
+    /// once: `stuck` says the same, and what to do.
     pub(super) fn addressed(&self, audience: &Audience, messages: &[Message]) -> Vec<Outgoing> {
         messages
             .iter()
             .flat_map(|message| audience.of(message.event).map(move |destination| (destination, message)))
+            .filter(|(destination, message)| {
+                message.event != EventKind::End || !is_told_stuck(audience, destination, messages, message)
+            })
             .map(|(destination, message)| Outgoing {
                 id: format!(
                     "{}-{}-{}",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::detector::Watch;
@@ -31,8 +32,11 @@ pub struct PolicyExplained {
     pub when: Vec<ComparisonExplained>,
     /// `true`, `false` or `unknown`.
     pub holds: String,
-    /// `quiet`, `holding for 30s of 2m`, `breached`.
+    /// `quiet`, `holding for 30s of 2m`, `breached for 5m`.
     pub standing: String,
+    /// Since when the condition has held; of a breach also over the incidents that did not end it.
+    #[serde(default)]
+    pub held_since: Option<Timestamp>,
     /// Why nothing is being done; `None` where the policy is about to act, or an incident is under way.
     pub nothing_is_done: Option<Reason>,
     /// Back in dry-run by itself.

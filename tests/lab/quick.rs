@@ -184,7 +184,9 @@ impl<'lab> Quick<'lab> {
 
     /// Waits until people hear that an incident ended so.
     pub fn wait_until_told_end(&self, outcome: &str, reason: &str) -> Value {
-        let fits = |told: &Value| told["event"] == "end" && told["outcome"] == outcome && told["reason"] == reason;
+        // Who asks for both is told of one that is stuck by `stuck` alone.
+        let event = if outcome == "stuck" { "stuck" } else { "end" };
+        let fits = |told: &Value| told["event"] == event && told["outcome"] == outcome && told["reason"] == reason;
         self.wait_until_told(&format!("the end: {outcome}, {reason}"), ENDS_WITHIN, fits)
     }
 

@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use crate::decide::guards::Refusal;
 use crate::model::Reason;
 
-/// With which refusal nothing is done about a breach, and when people were last told so.
+/// With which refusal nothing is done about a breach, and which reason people were last told, and when.
 #[derive(Clone, Debug)]
 pub struct HeldBreach {
     pub refusal: Refusal,
-    pub told: Option<Timestamp>,
+    pub told: Option<(Reason, Timestamp)>,
 }
 
 /// The same refusal is told again after this long.
@@ -24,9 +24,8 @@ pub fn is_due(before: Option<&HeldBreach>, refusal: &Refusal, now: Timestamp) ->
     if is_never_told(refusal.reason) {
         return false;
     }
-    let Some((before, told)) = before.and_then(|before| before.told.map(|told| (before, told))) else { return true };
-    let changed = before.refusal.reason != refusal.reason;
-    now.duration_since(told).unsigned_abs() >= if changed { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
+    let Some((reason, at)) = before.and_then(|before| before.told) else { return true };
+    now.duration_since(at).unsigned_abs() >= if reason != refusal.reason { TELL_CHANGED_EVERY } else { TELL_HELD_EVERY }
 }
 
 /// Who is asked for an approval needs not be told as well that it is waited for; and the jitter of each breach is over
@@ -44,20 +43,25 @@ mod tests {
     fn a_refusal_is_told_at_once_then_hourly_and_another_one_half_a_minute_later() {
         let refusal = |reason| Refusal { guard: Guard::Trust, reason, detail: String::new(), until: None };
         let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
-        // (what was held, when it was told, what is held now, when, is it told)
+        // (what was held, what was told and when, what is held now, when, is it told)
         for (before, told, now_held, now, due) in [
             (None, None, Reason::Paused, 0, true),
-            (Some(Reason::Paused), Some(0), Reason::Paused, 3_599, false),
-            (Some(Reason::Paused), Some(0), Reason::Paused, 3_600, true),
-            (Some(Reason::Paused), Some(0), Reason::Cooldown, 29, false),
-            (Some(Reason::Paused), Some(0), Reason::Cooldown, 30, true),
+            (Some(Reason::Paused), Some((Reason::Paused, 0)), Reason::Paused, 3_599, false),
+            (Some(Reason::Paused), Some((Reason::Paused, 0)), Reason::Paused, 3_600, true),
+            (Some(Reason::Paused), Some((Reason::Paused, 0)), Reason::Cooldown, 29, false),
+            (Some(Reason::Paused), Some((Reason::Paused, 0)), Reason::Cooldown, 30, true),
+            // It changed too soon to be told; it has not been told since.
+            (Some(Reason::Cooldown), Some((Reason::Paused, 0)), Reason::Cooldown, 30, true),
+            // It changed, and changed back, before that was told.
+            (Some(Reason::Cooldown), Some((Reason::Paused, 0)), Reason::Paused, 30, false),
             (None, None, Reason::Jitter, 0, false),
             (None, None, Reason::NeedsApproval, 0, false),
             // What was no news does not hold up what is.
             (Some(Reason::Jitter), None, Reason::TooFewHealthy, 1, true),
             (Some(Reason::AwaitingApproval), None, Reason::ApprovalDenied, 1, true),
         ] {
-            let before = before.map(|reason| HeldBreach { refusal: refusal(reason), told: told.map(at) });
+            let told = told.map(|(reason, second)| (reason, at(second)));
+            let before = before.map(|reason| HeldBreach { refusal: refusal(reason), told });
             let found = is_due(before.as_ref(), &refusal(now_held), at(now));
             assert_eq!(found, due, "{before:?}, then {now_held} at {now}");
         }

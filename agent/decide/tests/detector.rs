@@ -106,7 +106,7 @@ fn rearming_wants_the_whole_for_again_for_that_service_alone() {
     assert!(matches!(detector.watch("close-wait-leak", &other), Watch::Breached { .. }));
     let second: Vec<u64> = (135..=270)
         .step_by(STEP as usize)
-        .filter(|at| tick(&mut detector, *at, &ours) == Some(Change::Breach))
+        .filter(|at| tick(&mut detector, *at, &ours) == Some(Change::StillBreached))
         .collect();
     assert_eq!(second, [255]);
 }
@@ -130,7 +130,45 @@ fn policies_and_services_are_watched_apart() {
     assert_eq!(detector.breached("slow").count(), 0);
     assert_eq!(detector.breached_since("slow", &service()), None);
     detector.rearm(&service());
-    assert!(detector.is_quiet());
+    assert_eq!(detector.watch("close-wait-leak", &service()), Watch::Quiet);
+    assert!(!detector.is_quiet(), "the breach is not over");
+}
+
+#[test]
+fn a_breach_is_news_once_until_it_is_over_also_over_an_incident() {
+    for clear in [None, Some(below(20.0))] {
+        let policy = Policy { clear: clear.clone(), ..policy() };
+        let mut detector = Detector::default();
+        let mut changes = Vec::new();
+        let mut at = 0;
+        let mut look = |detector: &mut Detector, value: Option<f64>, ticks: u64| {
+            for _ in 0..ticks {
+                let change = detector.tick(&policy, &service(), &reads(value), seconds(at), seconds(STEP));
+                changes.extend(change.map(|change| (at, change)));
+                at += STEP;
+            }
+        };
+        look(&mut detector, LEAK, 10);
+        for _ in 0..2 {
+            detector.rearm(&service());
+            look(&mut detector, LEAK, 10);
+            assert_eq!(detector.held_since(&policy.name, &service()), Some(seconds(0)));
+        }
+        // An incident helped: the breach is over at the first look that says so, and the next one is news.
+        detector.rearm(&service());
+        look(&mut detector, Some(0.0), 1);
+        assert_eq!(detector.held_since(&policy.name, &service()), None);
+        assert!(detector.is_quiet());
+        look(&mut detector, LEAK, 9);
+        let expected = [
+            (120, Change::Breach),
+            (270, Change::StillBreached),
+            (420, Change::StillBreached),
+            (450, Change::Cleared),
+            (585, Change::Breach),
+        ];
+        assert_eq!(changes, expected, "{clear:?}");
+    }
 }
 
 #[test]
