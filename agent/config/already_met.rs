@@ -1,10 +1,12 @@
-//! Expectations of a runbook that hold already when its policy's condition has just come to hold: they would tell nothing.
+//! What of a runbook does not go with its policy: expectations that hold already when the condition has just come to hold, and
+//! would tell nothing; steps that look for sockets which are older than those of the breach.
 
 use std::time::Duration;
 
 use super::Config;
 use crate::model::policy::Operator;
-use crate::model::{Comparison, Policy, Runbook, Signal};
+use crate::model::runbook::Recycle;
+use crate::model::{Comparison, Policy, Runbook, Signal, Step, duration};
 
 impl Config {
     /// Each with its policy and its runbook.
@@ -14,6 +16,36 @@ impl Config {
             .flat_map(|policy| policy.rungs().flat_map(|runbook| met_at_once(policy, runbook)))
             .collect()
     }
+}
+
+impl Config {
+    /// Steps that count only sockets older than those by which their policy comes to be breached: each with its policy and
+    /// its runbook.
+    pub fn too_old(&self) -> Vec<(String, String, String)> {
+        let rungs = self.policies.iter().flat_map(|policy| policy.rungs().map(move |runbook| (policy, runbook)));
+        let says = |(policy, runbook): (&Policy, &Runbook)| {
+            let aged = policy.when.age()?;
+            let says = runbook.steps.iter().find_map(|step| finds_none(aged, policy.hold, step))?;
+            Some((policy.name.clone(), runbook.name.clone(), says))
+        };
+        rungs.filter_map(says).collect()
+    }
+}
+
+/// Of a policy that counts sockets of an age for its `for`; one that counts them at any age says nothing of how old they grow.
+fn finds_none(aged: Duration, hold: Duration, step: &Step) -> Option<String> {
+    let (Step::RecycleWorkers(Recycle { older_than, .. }) | Step::CloseSockets { older_than, .. }) = step else {
+        return None;
+    };
+    let is_sure = !aged.is_zero() && *older_than > aged + hold;
+    let [aged, hold, older_than] = [aged, hold, *older_than].map(duration::format);
+    is_sure.then(|| {
+        format!(
+            "{} looks for sockets of `older_than: {older_than}`, and the policy acts on sockets of {aged} once it has counted \
+             them for {hold}: it may find none",
+            step.name()
+        )
+    })
 }
 
 fn met_at_once(policy: &Policy, runbook: &Runbook) -> Vec<(String, String, String)> {
@@ -55,6 +87,41 @@ fn least_age(signal: Signal) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::runbook::{Floor, StopSignal};
+
+    #[test]
+    fn a_step_that_looks_for_older_sockets_than_the_breach_has_may_find_none() {
+        let seconds = Duration::from_secs;
+        let recycle = |older_than| {
+            Step::RecycleWorkers(Recycle {
+                older_than,
+                batch: 1,
+                floor: Floor::Count(1),
+                signal: StopSignal::Term,
+                wait: seconds(1),
+                kill_after: None,
+            })
+        };
+        for (aged, hold, older_than, found) in [
+            (60, 120, 300, true),
+            (60, 240, 300, false),
+            (300, 120, 300, false),
+            (300, 120, 421, true),
+            (0, 60, 300, false),
+        ] {
+            let older_than = seconds(older_than);
+            for step in [recycle(older_than), Step::CloseSockets { older_than, at_most: 9 }] {
+                let says = finds_none(seconds(aged), seconds(hold), &step);
+                assert_eq!(says.is_some(), found, "{aged} {hold} {says:?}");
+            }
+        }
+        let says = finds_none(seconds(60), seconds(120), &recycle(seconds(300))).unwrap();
+        assert_eq!(
+            says,
+            "recycle_workers looks for sockets of `older_than: 5m`, and the policy acts on sockets of 1m once it has counted them \
+             for 2m: it may find none"
+        );
+    }
 
     #[test]
     fn an_expectation_holds_at_once_where_the_condition_begins_below_it() {

@@ -116,8 +116,8 @@ impl Condition {
         self.age().unwrap_or_default()
     }
 
-    /// `None` where it is not about them.
-    fn age(&self) -> Option<Duration> {
+    /// The same; `None` where it is not about them.
+    pub fn age(&self) -> Option<Duration> {
         match self {
             Self::Compare(comparison) => match comparison.signal {
                 Signal::CloseWaitAged(least) => Some(least),

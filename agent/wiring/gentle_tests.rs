@@ -233,6 +233,17 @@ fn a_recycled_pid_is_never_signalled() {
 }
 
 #[test]
+fn workers_that_hold_younger_sockets_alone_are_left_and_that_is_said() {
+    let set = set(&[]);
+    let before = set.workers();
+    let failure = set.recycle(Recycle { older_than: Duration::from_secs(3_600), ..how() }).unwrap_err();
+    assert_eq!((failure.reason, set.workers()), (Reason::NothingToDo, before));
+    let says = "its 8 workers hold 3 sockets in CLOSE_WAIT, and none of these for 1h or longer (`older_than`): the oldest of the \
+                service for ";
+    assert!(failure.detail.starts_with(says), "{failure:?}");
+}
+
+#[test]
 fn closed_sockets_whose_descriptors_stay_leaked_did_not_help() {
     let set = set(&[]);
     let before = set.workers();

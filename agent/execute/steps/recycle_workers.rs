@@ -18,7 +18,7 @@ use super::{Done, Failure, hold, same_lifetime};
 use crate::execute::saga::{Helped, Saga};
 use crate::execute::world::World;
 use crate::model::runbook::Recycle;
-use crate::model::{Incarnation, Plan, Reason, Worker, duration};
+use crate::model::{Incarnation, Plan, Reading, Reason, Signal, Worker, duration};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -85,8 +85,7 @@ pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Re
     let mut left: Vec<Worker> = first.iter().filter(|worker| is_askable(worker)).copied().collect();
     let deaf: Vec<&Worker> = first.iter().filter(|worker| worker.holds > 0 && !is_askable(worker)).collect();
     if left.is_empty() && deaf.is_empty() {
-        let detail = format!("none of its {} workers holds a leaked socket", first.len());
-        return Err(Failure::new(Reason::NothingToDo, detail));
+        return Err(Failure::new(Reason::NothingToDo, nothing_found(plan, how, first.len(), world).await));
     }
     let floor = how.floor.of(before);
     let (mut ended, mut sockets) = (0, 0);
@@ -130,6 +129,23 @@ pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Re
     Ok(Done::saying(format!(
         "{ended} of {before} workers, which held {sockets} leaked sockets, were ended, and as many live as before"
     )))
+}
+
+/// What is there, where no worker holds a socket that is old enough.
+async fn nothing_found(plan: &Plan, how: &Recycle, workers: usize, world: &World) -> String {
+    let (older_than, all) = (duration::format(how.older_than), world.measure.workers(plan, Duration::ZERO).await);
+    let younger: usize = all.iter().flatten().map(|worker| worker.holds).sum();
+    if younger == 0 {
+        return format!("none of its {workers} workers holds a socket in CLOSE_WAIT");
+    }
+    let oldest = match world.measure.now(plan).await {
+        Ok(readings) => readings.show(Signal::CloseWaitOldest),
+        Err(_) => Reading::Unknown.show(Signal::CloseWaitOldest),
+    };
+    format!(
+        "its {workers} workers hold {younger} sockets in CLOSE_WAIT, and none of these for {older_than} or longer (`older_than`): \
+         the oldest of the service for {oldest}"
+    )
 }
 
 /// Those that are asked next: so many at most, of which `room` may serve.
