@@ -119,8 +119,8 @@ pub fn rank(sockets: &[Owned], names: &HashMap<SocketAddr, String>, at: Timestam
 }
 
 impl Peer {
-    /// `10.0.0.2:6379 (redis-session)`, or `10.0.0.9 on port 7801 (the host of web)`.
-    fn says(&self) -> String {
+    /// `10.0.0.2:6379 (redis-session)`, or `10.0.0.9 on port 7801 (the host of cron and web)`.
+    pub fn says(&self) -> String {
         let mut text = self.peer.clone();
         if let Some(port) = self.local_port {
             text.push_str(&format!(" on port {port}"));
@@ -128,9 +128,18 @@ impl Peer {
         if !self.names.is_empty() {
             // Of an inbound peer the host alone is known: it need not be any of those.
             let host = if self.direction == Direction::Inbound { "the host of " } else { "" };
-            text.push_str(&format!(" ({host}{})", self.names.join(", ")));
+            text.push_str(&format!(" ({host}{})", listed(&self.names)));
         }
         text
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [names @ .., last] => format!("{} and {last}", names.join(", ")),
     }
 }
 
@@ -244,8 +253,8 @@ pub(super) mod tests {
             seen,
             [
                 (3, "10.0.0.2:6379 (redis-session)".to_string(), Some(90), 0),
-                (2, "10.0.0.9 on port 7801 (the host of cron, web)".to_string(), Some(7), 1),
-                (1, "10.0.0.9 on port 7802 (the host of cron, web)".to_string(), Some(7), 0),
+                (2, "10.0.0.9 on port 7801 (the host of cron and web)".to_string(), Some(7), 1),
+                (1, "10.0.0.9 on port 7802 (the host of cron and web)".to_string(), Some(7), 0),
                 (1, "10.0.0.3:6379".to_string(), None, 0),
             ]
         );
@@ -278,8 +287,8 @@ pub(super) mod tests {
              \x20       1  10.0.0.3:6379, since when is not known\n\
              \n\
              Peers that closed on connections which the service had accepted:\n\
-             \x20       2  10.0.0.9 on port 7801 (the host of cron, web), the oldest for 7s (since 2026-11-22 18:43:22 UTC), 1 with data unread\n\
-             \x20       1  10.0.0.9 on port 7802 (the host of cron, web), the oldest for 7s (since 2026-11-22 18:43:22 UTC)\n\
+             \x20       2  10.0.0.9 on port 7801 (the host of cron and web), the oldest for 7s (since 2026-11-22 18:43:22 UTC), 1 with data unread\n\
+             \x20       1  10.0.0.9 on port 7802 (the host of cron and web), the oldest for 7s (since 2026-11-22 18:43:22 UTC)\n\
              \n\
              Processes that hold most of them:\n\
              \x20       5  pid 812  php worker.php\n\

@@ -95,14 +95,6 @@ impl Commands for RealCommands {
     }
 }
 
-/// A peer by its address, and the name that a registry knows it by.
-fn named(peer: &evidence::peers::Peer) -> String {
-    match peer.names.first() {
-        Some(name) => format!("{} ({name})", peer.peer),
-        None => peer.peer.clone(),
-    }
-}
-
 /// Between the two looks at the workers.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
@@ -336,7 +328,7 @@ impl Keeper for RealKeeper {
         let bundle = self.wiring.vault.keep(&request).await.map_err(|error| error.to_string())?;
         let ranked = evidence::peers::rank(&sockets, &names, closely.at);
         let by =
-            ranked.peers.first().map(|peer| format!(", most of them closed by {}", named(peer))).unwrap_or_default();
+            ranked.peers.first().map(|peer| format!(", most of them closed by {}", peer.says())).unwrap_or_default();
         let says = format!("{} sockets in CLOSE_WAIT{by}; evidence in {}", sockets.len(), bundle.dir.display());
         Ok(Kept { dir: Some(bundle.dir), says })
     }
