@@ -80,7 +80,8 @@ fn loaded(dir: &Path, clock: &dyn Clock) -> Result<(Config, Diagnostics), Diagno
 /// What the files tell by themselves.
 fn of_the_files(config: &Config) -> Vec<Finding> {
     use FindingKind::{
-        BothLeakPolicies, FailingTest, LabelOfNoService, MetAtOnce, OlderThanTheBreach, RandomId, ShortSoak, TwoPoliciesAct,
+        BothLeakPolicies, FailingTest, LabelOfNoService, MetAtOnce, OlderThanTheBreach, RandomId, ShortSoak,
+        TwoPoliciesAct,
     };
     let mut all = Vec::new();
     for policy in &config.policies {
@@ -97,9 +98,9 @@ fn of_the_files(config: &Config) -> Vec<Finding> {
     let met = config.already_met().into_iter();
     all.extend(met.map(|(policy, runbook, says)| Finding::new(MetAtOnce, format!("{policy}, {runbook}"), says)));
     let older = config.too_old().into_iter();
-    all.extend(older.map(|(policy, runbook, says)| {
-        Finding::new(OlderThanTheBreach, format!("{policy}, {runbook}"), says)
-    }));
+    all.extend(
+        older.map(|(policy, runbook, says)| Finding::new(OlderThanTheBreach, format!("{policy}, {runbook}"), says)),
+    );
     let random = config.random_ids().into_iter();
     all.extend(random.map(|(service, says)| Finding::new(RandomId, service.to_string(), says)));
     all.extend(config.short_soaks().into_iter().map(|(runbook, says)| Finding::new(ShortSoak, runbook, says)));
