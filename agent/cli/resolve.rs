@@ -53,8 +53,8 @@ pub async fn resolve(arguments: Arguments) -> Outcome {
     let mut wiring = open::wiring(config)?;
     open::former_fleet(&mut wiring, &store)?;
     let world = wiring.world(&store, Duration::ZERO);
-    let row = AuditRow::new(OrderVerb::Resolve, &order::person(why), SystemClock.now());
-    let mut order = Order::begin(&store, row, None).of(&service).about(incident_of(&store, &service));
+    let row = AuditRow::new(OrderVerb::Resolve, &order::person(why), SystemClock.now()).of(Some(&service));
+    let mut order = Order::begin(&store, row, None).about(incident_of(&store, &service));
     let reply = decide(&store, &world, &service, how).await;
     order.note(&reply);
     sweep::release_slots(&wiring.ports, &store, SystemClock.now()).await;

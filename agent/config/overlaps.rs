@@ -64,7 +64,7 @@ impl Config {
     pub fn both_leak_policies(&self) -> Option<(String, String)> {
         let decides =
             |name: &&str| self.policies.iter().any(|policy| policy.name == **name && policy.mode != Mode::Observe);
-        LEAK_POLICIES.iter().all(|name| decides(&name)).then(|| {
+        LEAK_POLICIES.iter().all(decides).then(|| {
             let [leak, climb] = LEAK_POLICIES;
             (LEAK_POLICIES.join(", "), format!("both are installed; {climb} is meant in place of {leak}"))
         })

@@ -29,7 +29,9 @@ impl Agent {
         let say = |reply: oneshot::Sender<Reply>, answer| drop(reply.send(answer));
         let now = self.wiring.host.clock.now();
         let store = Arc::clone(&self.store);
-        let order = |verb, reply| Order::begin(&store, AuditRow::new(verb, &by, now), Some(reply));
+        let order = |verb, service: Option<&str>, reply| {
+            Order::begin(&store, AuditRow::new(verb, &by, now).of(service), Some(reply))
+        };
         match request {
             Request::Status => say(reply, Reply { text: "running".into(), ..Reply::with(&self.now()) }),
             Request::Explain { service } => {
@@ -59,29 +61,29 @@ impl Agent {
                 say(reply, Reply::done("written"));
             }
             Request::Approve { id } => {
-                let order = order(OrderVerb::Approve, reply);
+                let order = order(OrderVerb::Approve, None, reply);
                 approvals::decide(&self.wiring, &self.store, &id, true, &by, order);
             }
             Request::Deny { id } => {
-                let order = order(OrderVerb::Deny, reply);
+                let order = order(OrderVerb::Deny, None, reply);
                 approvals::decide(&self.wiring, &self.store, &id, false, &by, order);
             }
             Request::Act { service, policy, dry_run } => {
-                let order = order(OrderVerb::Act, reply).of(&service);
+                let order = order(OrderVerb::Act, Some(&service), reply);
                 match stopping {
                     true => order.answer(Reply::refused(ENDING)),
                     false => self.act(&service, policy.as_deref(), dry_run, by.who, order),
                 }
             }
             Request::Reload => {
-                let order = order(OrderVerb::Reload, reply);
+                let order = order(OrderVerb::Reload, None, reply);
                 match stopping {
                     true => order.answer(Reply::refused(ENDING)),
                     false => self.reload(order),
                 }
             }
             Request::Resolve { service, how } => {
-                let order = order(OrderVerb::Resolve, reply).of(&service);
+                let order = order(OrderVerb::Resolve, Some(&service), reply);
                 match stopping {
                     true => order.answer(Reply::refused(ENDING)),
                     false => self.resolve(service, how, order),

@@ -111,6 +111,7 @@ pub fn state_again(wiring: &Wiring) -> Message {
 pub fn stay_out(wiring: &Wiring, latches: &[Latch]) -> Message {
     let host = &wiring.host.name;
     let services: Vec<&str> = latches.iter().map(|latch| latch.service.as_str()).collect();
+    let stay = if services.len() == 1 { "stays" } else { "stay" };
     let of = |latch: &Latch| {
         let Latch { service, incident, since, .. } = latch;
         format!(
@@ -128,7 +129,7 @@ pub fn stay_out(wiring: &Wiring, latches: &[Latch]) -> Message {
             EventKind::Stuck,
             host,
             wiring.host.clock.now(),
-            format!("unwait on {host}: the agent ends, and {} stays out of traffic", services.join(", ")),
+            format!("unwait on {host}: the agent ends, and {} {stay} out of traffic", services.join(", ")),
         )
     }
 }
