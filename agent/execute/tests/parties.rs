@@ -24,44 +24,24 @@ use crate::execute::fakes::{self, Fake, Fault, HOST, ID, REGISTRY, Scene};
 use crate::execute::journal::Journal;
 use crate::execute::saga::{Event, Saga};
 use crate::execute::world::{Pace, World};
-use crate::model::plan::{self, Health};
+use crate::model::plan::{Health, Restart};
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{EventKind, Incarnation, IncidentId, Marker, Message, Outcome, Plan, Step, Trigger};
 use crate::ports::fleet::fake::FakeStore;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
 use crate::ports::notifier::{DeliveryError, Notifier};
 use crate::ports::probe::{Probe, ProbeFailure};
-use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
-use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
+use crate::ports::registry::{
+    FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange,
+};
+use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::ports::{Ports, with_deadlines};
 use crate::store::Store;
 use crate::wiring::saga_world::GuardRecheck;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
-enum Who {
-    Registry,
-    Restarter,
-    Fleet,
-    Notifier,
-    Probe,
-}
+mod illness;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
-enum Illness {
-    Refused,
-    /// Does what it is asked, 30 s later.
-    Slow,
-    /// Takes the question, and never answers.
-    HalfOpen,
-    /// An error of its own, at once: a 5xx.
-    Failing,
-    /// Says yes, and does nothing.
-    Pretending,
-    /// Does what it is told, and says of itself what was so before.
-    Stale,
-    /// Does the first thing that it is told, and is gone before it has answered.
-    DiesAfterWrite,
-}
+use illness::{Illness, Who};
 
 /// How long an illness lasts.
 const ILL_FOR: Duration = Duration::from_secs(20 * 60);
@@ -200,12 +180,7 @@ fn nobody() -> RegistryError {
 
 #[async_trait]
 impl Registry for Ill<dyn Registry> {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
+    async fn would(&self, _: TrafficChange, _: &str, _: &Marker) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 
@@ -240,28 +215,24 @@ fn silent() -> RestartError {
 
 #[async_trait]
 impl Restarter for Ill<dyn Restarter> {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
+    async fn would(&self, _: Revival, _: &Restart) -> Result<String, RestartError> {
         Ok(String::new())
     }
 
-    async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
+    async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
         self.asked(Who::Restarter, "observe", self.inner.observe(target), silent).await
     }
 
-    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
+    async fn restart(&self, target: &Restart, deadline: Duration) -> Result<Restarted, RestartError> {
         let same = || Restarted::NewIncarnation(Incarnation("lifetime-1".into()));
         self.told(Who::Restarter, self.inner.restart(target, deadline), same, silent).await
     }
 
-    async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+    async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
         self.asked(Who::Restarter, "own_deadline", self.inner.own_deadline(target), silent).await
     }
 
-    async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError> {
+    async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
         self.asked(Who::Restarter, "dependents", self.inner.dependents(target), silent).await
     }
 }

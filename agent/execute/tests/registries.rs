@@ -18,16 +18,20 @@ use crate::execute::saga::{Event, Saga};
 use crate::execute::steps::{self, drain};
 use crate::execute::world::World;
 use crate::model::incident::Ending;
-use crate::model::plan::{self, Binding};
+use crate::model::plan::{Binding, Restart};
 use crate::model::{Incarnation, Marker, Outcome, Plan, Reason, RedisLayout, RedisProfile, Step};
 use crate::ports::User;
 use crate::ports::registry::consul::Consul;
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::registry::redis::Redis;
-use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
-use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter};
+use crate::ports::registry::{
+    FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange,
+};
+use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter, Revival};
 use crate::ports::testing_consul::TestConsul;
 use crate::ports::testing_redis::TestRedis;
+
+mod breaks;
 
 /// What becomes of the n-th call to any of the registries.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,12 +81,7 @@ impl Faulty {
 
 #[async_trait]
 impl Registry for Faulty {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
+    async fn would(&self, _: TrafficChange, _: &str, _: &Marker) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 
@@ -123,19 +122,15 @@ struct AtThePivot {
 
 #[async_trait]
 impl Restarter for AtThePivot {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
+    async fn would(&self, _: Revival, _: &Restart) -> Result<String, RestartError> {
         Ok(String::new())
     }
 
-    async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
+    async fn observe(&self, target: &Restart) -> Result<Liveness, RestartError> {
         Restarter::observe(&self.fake, target).await
     }
 
-    async fn restart(&self, target: &plan::Restart, deadline: Duration) -> Result<Restarted, RestartError> {
+    async fn restart(&self, target: &Restart, deadline: Duration) -> Result<Restarted, RestartError> {
         for (registry, id) in &self.registries {
             let traffic = registry.observe(id).await.unwrap().traffic;
             assert!(matches!(traffic, Traffic::DrainedBy(_)), "restarted while {id} is {traffic:?}");
@@ -143,20 +138,15 @@ impl Restarter for AtThePivot {
         self.fake.restart(target, deadline).await
     }
 
-    async fn start(
-        &self,
-        target: &plan::Restart,
-        before: &Before,
-        deadline: Duration,
-    ) -> Result<Incarnation, RestartError> {
+    async fn start(&self, target: &Restart, before: &Before, deadline: Duration) -> Result<Incarnation, RestartError> {
         self.fake.start(target, before, deadline).await
     }
 
-    async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
+    async fn own_deadline(&self, target: &Restart) -> Result<Duration, RestartError> {
         self.fake.own_deadline(target).await
     }
 
-    async fn dependents(&self, target: &plan::Restart) -> Result<Vec<String>, RestartError> {
+    async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
         self.fake.dependents(target).await
     }
 }
@@ -346,12 +336,7 @@ impl Later {
 
 #[async_trait]
 impl Registry for Later {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
+    async fn would(&self, _: TrafficChange, _: &str, _: &Marker) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 
@@ -447,78 +432,4 @@ fn a_service_that_somebody_takes_out_while_it_is_verified_is_theirs_and_is_told(
     assert!(ending.detail.contains("registry-1/rpc-order-1 was put back, and taken out"), "{}", ending.detail);
     assert!(ending.detail.contains("deploy of release 41"), "{}", ending.detail);
     assert!(matches!(&traffic[..], [Some(Traffic::Passing), Some(Traffic::Isolated { .. })]), "{traffic:?}");
-}
-
-/// A registry that does not answer once a service is to be put back into it; and from then on the service is ill.
-struct Breaks {
-    real: Arc<FakeRegistry>,
-    scene: OnceLock<Arc<Scene>>,
-}
-
-#[async_trait]
-impl Registry for Breaks {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
-        Ok(Vec::new())
-    }
-
-    async fn observe(&self, id: &str) -> Result<Registration, RegistryError> {
-        self.real.observe(id).await
-    }
-
-    async fn drain(&self, id: &str, marker: &Marker) -> Result<(), RegistryError> {
-        self.real.drain(id, marker).await
-    }
-
-    async fn restore(&self, _id: &str, _marker: &Marker, _record: &Value) -> Result<Restored, RegistryError> {
-        self.scene.get().expect("the run has begun").service().healthy = false;
-        Err(RegistryError::Unreachable { registry: "registry-1".into(), detail: "nobody answers".into() })
-    }
-
-    async fn others(&self, id: &str) -> Result<Others, RegistryError> {
-        self.real.others(id).await
-    }
-
-    async fn markers(&self) -> Result<Vec<FoundMarker>, RegistryError> {
-        self.real.markers().await
-    }
-
-    async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
-        self.real.names().await
-    }
-}
-
-#[test]
-fn a_service_that_falls_ill_when_some_of_its_registries_have_it_back_is_taken_out_of_all() {
-    let reals: Vec<Arc<FakeRegistry>> =
-        (0..2).map(|at| Arc::new(FakeRegistry::new(&format!("registry-{at}")))).collect();
-    for real in &reals {
-        real.register(ONE, "rpc-order", "127.0.0.1:7801");
-        real.register("rpc-order-2", "rpc-order", "10.0.0.2:7801");
-    }
-    let breaks = Arc::new(Breaks { real: Arc::clone(&reals[1]), scene: OnceLock::new() });
-    let asked: [Arc<dyn Registry>; 2] = [reals[0].clone(), breaks.clone()];
-    let bound = asked.into_iter().zip(&reals).enumerate().map(|(at, (asked, real))| {
-        let binding = Binding::new(format!("registry-{at}"), ONE);
-        Bound { binding, asked, real: real.clone() }
-    });
-    let run = Run::new(bound.collect());
-    breaks.scene.set(Arc::clone(&run.scene)).expect("once");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let ending = runtime.block_on(run.rests());
-    assert_eq!((ending.outcome, ending.reason), (Outcome::Stuck, Reason::UnhealthyAfterRestore), "{}", ending.detail);
-    // Both why, and what was done about it.
-    for word in
-        ["just before the restore", "taken out of traffic again: registry-0/rpc-order-1, registry-1/rpc-order-1"]
-    {
-        assert!(ending.detail.contains(word), "no {word:?} in {}", ending.detail);
-    }
-    for real in &reals {
-        assert!(matches!(real.traffic(ONE), Some(Traffic::DrainedBy(_))), "{:?}: {}", real.traffic(ONE), ending.detail);
-    }
-    assert!(run.is_latched());
 }

@@ -40,11 +40,13 @@ use crate::ports::consul::Api;
 use crate::ports::http::Servers;
 
 mod held;
+mod maintenance;
 mod own;
 #[cfg(test)]
 mod would_tests;
 
 pub use held::Consul;
+use maintenance::{NODE_MAINTENANCE, SCOPES, maintenance, maintenance_check};
 use own::{AgentService, Own};
 
 /// From the write until the catalog shows it: 40 ms measured; a new leader takes some seconds.
@@ -127,33 +129,6 @@ struct CatalogEntry {
     address: String,
     #[serde(rename = "ServicePort", default)]
     port: u16,
-}
-
-const NODE_MAINTENANCE: &str = "_node_maintenance";
-const SCOPES: [ConsulScope; 2] = [ConsulScope::Service, ConsulScope::Node];
-
-/// The path and the query that switch it off, or on: with a marker, and the id that the binding has.
-fn maintenance<'a>(
-    scope: ConsulScope,
-    id: &'a str,
-    on: Option<(&Marker, &str)>,
-) -> (Vec<&'a str>, Vec<(&'static str, String)>) {
-    let path = match scope {
-        ConsulScope::Service => vec!["agent", "service", "maintenance", id],
-        ConsulScope::Node => vec!["agent", "maintenance"],
-    };
-    let Some((marker, bound)) = on else { return (path, vec![("enable", "false".into())]) };
-    // Where the check does not tell what is bound, the reason does.
-    let tells = scope == ConsulScope::Service && bound == id;
-    let behind = if tells { String::new() } else { format!("{OF}{bound}") };
-    (path, vec![("enable", "true".into()), ("reason", format!("{marker}{behind}"))])
-}
-
-fn maintenance_check(scope: ConsulScope, id: &str) -> String {
-    match scope {
-        ConsulScope::Service => format!("_service_maintenance:{id}"),
-        ConsulScope::Node => NODE_MAINTENANCE.into(),
-    }
 }
 
 impl Local {
