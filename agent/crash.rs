@@ -66,11 +66,11 @@ mod told {
             writeln!(file, "{name}").expect("the sweep's log");
         }
         if stop_at.is_some_and(|at| at == name) {
-            tracing::warn!(point = name, "stop point");
+            tracing::warn!(point = name, "stopping at point {name}");
             let _ = kill(nix::unistd::getpid(), Signal::SIGSTOP);
         }
         if at.is_some_and(|at| at == format!("#{of_all}") || at == format!("{name}@{times}") || at == name) {
-            tracing::warn!(point = name, times, of_all, "crash point");
+            tracing::warn!(point = name, times, of_all, "crashing at point {name}");
             let _ = kill(nix::unistd::getpid(), Signal::SIGKILL);
         }
     }

@@ -75,15 +75,15 @@ fn read(path: &Path, wrong: fn(Ownership) -> Option<String>) -> io::Result<Vec<u
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(refused("is no regular file".into()));
+        return Err(refused("is not a regular file".into()));
     }
     if let Some(why) = wrong(Ownership::from(&metadata)).filter(|_| runs_as_root()) {
-        return Err(refused(format!("refused, because unwait runs as root and the file {why}")));
+        return Err(refused(format!("refused: unwait runs as root, and the file {why}")));
     }
     let mut bytes = Vec::new();
     file.by_ref().take(LONGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LONGEST {
-        return Err(refused("is longer than 1 MiB; is this the right file?".into()));
+        return Err(refused("is longer than 1 MiB, the most for a configuration file".into()));
     }
     Ok(bytes)
 }

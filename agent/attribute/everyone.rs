@@ -73,7 +73,7 @@ pub(super) fn held(proc: &ProcRoot, wanted: &HashSet<u64>, clock: &dyn Clock, wi
     let complete = complete && proc.open(1).is_ok();
     let is_late = clock.monotonic() >= began + within;
     let unlisted =
-        (!complete || is_late).then(|| "not all processes are listed here, or could be looked into in time".into());
+        (!complete || is_late).then(|| "some processes cannot be listed, or could not be read in time".into());
     let mut by: Vec<HeldBy> = found.into_values().collect();
     by.sort_by_key(|held| std::cmp::Reverse(held.inodes.len()));
     Found { by, hidden, unlisted }
@@ -95,8 +95,8 @@ pub(super) fn beyond(
         members.lines().any(|pid| pid == "0").then(|| service(&path).ok()).flatten()
     })?;
     Some(format!(
-        "the agent runs in a pid namespace that does not show all processes, such as those of {others} (the host's shows them: \
-         `--pid=host`, `hostPID: true`)"
+        "the agent runs in a pid namespace that hides some processes, such as those of {others}; run it in the host's \
+         (`--pid=host`, `hostPID: true`)"
     ))
 }
 

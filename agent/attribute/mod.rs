@@ -170,7 +170,7 @@ impl Attributor {
     fn census(&self, snapshot: Snapshot, owners: &Owners) -> Census {
         let mut census = join(snapshot, owners);
         if let Some(errno) = self.cgroups.failed {
-            census.quality = Quality::Partial { why: format!("the cgroups could not be read: {errno}") };
+            census.quality = Quality::Partial { why: format!("cannot read the cgroups: {errno}") };
         }
         census
     }

@@ -19,7 +19,7 @@ const MOST_GENERATIONS: usize = 8; // below the main process; most servers have 
 /// one of them could not be looked into, or the budget ended first: a part of the workers is not the workers.
 pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Result<Vec<Worker>, String> {
     let proc = ProcRoot("/proc".into());
-    let head = proc.open(main).map_err(|_| format!("its main process, pid {main}, is not there"))?;
+    let head = proc.open(main).map_err(|_| format!("the main process, pid {main}, has ended"))?;
     let until = Some((clock, clock.monotonic() + budget));
     let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
     let (mut family, mut hidden): (Vec<Member>, _) = (Vec::new(), None);
@@ -33,11 +33,12 @@ pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Dura
     });
     if let Some(pid) = hidden {
         return Err(format!(
-            "what pid {pid} holds could not be read in time, or may not be (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)"
+            "the descriptors of pid {pid} could not be read in time, or the agent lacks CAP_SYS_PTRACE and \
+             CAP_DAC_READ_SEARCH"
         ));
     }
     if !complete {
-        return Err(format!("not all processes below its main one, pid {main}, could be looked at"));
+        return Err(format!("some children of the main process, pid {main}, could not be read"));
     }
     let parents: HashSet<u32> = family.iter().map(|member| member.parent).collect();
     let (masters, workers): (Vec<Member>, Vec<Member>) =
@@ -61,7 +62,7 @@ pub fn workers(main: u32, leaked: &HashSet<u64>, clock: &dyn Clock, budget: Dura
 /// be seen of all of them, and none of those that were seen does.
 pub fn family_holds(main: u32, sockets: &HashSet<u64>, clock: &dyn Clock, budget: Duration) -> Result<bool, String> {
     let proc = ProcRoot("/proc".into());
-    let head = proc.open(main).map_err(|_| format!("pid {main} is not there"))?;
+    let head = proc.open(main).map_err(|_| format!("pid {main} has ended"))?;
     let until = Some((clock, clock.monotonic() + budget));
     let mut budget = Budget { processes: usize::MAX, descriptors: usize::MAX, until };
     let (mut holds, mut hidden) = (false, false);
@@ -74,7 +75,7 @@ pub fn family_holds(main: u32, sockets: &HashSet<u64>, clock: &dyn Clock, budget
     });
     match holds || complete && !hidden {
         true => Ok(holds),
-        false => Err(format!("not all that pid {main} and those below it hold could be looked at")),
+        false => Err(format!("some descriptors of pid {main} and its children could not be read")),
     }
 }
 

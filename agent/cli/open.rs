@@ -26,7 +26,10 @@ pub fn state(place: &ConfigArguments) -> Result<PathBuf, Failure> {
     };
     match last_good::said_state(&place.config) {
         Some(state) => {
-            eprintln!("{diagnostics}\nthe configuration is broken; going on with the state in {}", state.display());
+            eprintln!(
+                "{diagnostics}\nthe configuration has errors; using the state directory {}, which `state:` names",
+                state.display()
+            );
             Ok(state)
         }
         None => Err(Failure::Usage(diagnostics.to_string())),
@@ -66,7 +69,10 @@ fn database(state: &Path) -> Result<PathBuf, Failure> {
     let path = StateDir::database_of(state);
     match has_run(state)? {
         true => Ok(path),
-        false => Err(Failure::Unreachable(format!("{}: no agent has run here yet (see `unwait run`)", path.display()))),
+        false => Err(Failure::Unreachable(format!(
+            "{} does not exist: no agent has run on this host yet (see `unwait run`)",
+            path.display()
+        ))),
     }
 }
 
@@ -74,7 +80,10 @@ fn database(state: &Path) -> Result<PathBuf, Failure> {
 pub fn has_run(state: &Path) -> Result<bool, Failure> {
     let path = StateDir::database_of(state);
     path.try_exists().map_err(|error| {
-        Failure::Unreachable(format!("{}: {error}; run as the agent's user, mostly root", path.display()))
+        Failure::Unreachable(format!(
+            "cannot read {}: {error}; run this command as the agent's user, mostly root",
+            path.display()
+        ))
     })
 }
 
@@ -83,7 +92,7 @@ pub fn former_fleet(wiring: &mut Wiring, store: &Store) -> Result<(), Failure> {
     let named = wiring.config.host.fleet.as_ref();
     let fleet = wiring::fleet::in_force(named, store, true).map_err(|error| Failure::Unreachable(error.to_string()))?;
     if fleet != wiring.config.host.fleet {
-        eprintln!("`fleet` was changed while this host holds a slot: the former store is asked");
+        eprintln!("`fleet` was changed while this host holds a slot: the former fleet store is used");
         wiring.ask_fleet(fleet);
     }
     Ok(())

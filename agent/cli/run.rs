@@ -93,12 +93,17 @@ fn log(message: &Message) {
     let detail = message.lines.join("; ");
     let event: &'static str = message.event.into();
     let dry_run = message.dry_run;
+    // `journalctl` shows the text alone, and no field.
+    let text = match &*detail {
+        "" => message.title.clone(),
+        detail => format!("{}; {detail}", message.title),
+    };
     match message.event {
-        EventKind::Stuck => tracing::error!(event, service, incident, reason, dry_run, detail, "{}", message.title),
+        EventKind::Stuck => tracing::error!(event, service, incident, reason, dry_run, detail, "{text}"),
         EventKind::Breach | EventKind::Held | EventKind::Approval | EventKind::Start | EventKind::End => {
-            tracing::warn!(event, service, incident, reason, dry_run, detail, "{}", message.title)
+            tracing::warn!(event, service, incident, reason, dry_run, detail, "{text}")
         }
-        _ => tracing::info!(event, service, incident, reason, dry_run, detail, "{}", message.title),
+        _ => tracing::info!(event, service, incident, reason, dry_run, detail, "{text}"),
     }
 }
 

@@ -210,7 +210,7 @@ fn table(look: &Look, strays: &[Stray], cautions: &[Caution], asked: &[Signal]) 
         (">ESTABLISHED", Signal::Established),
         (">FDS", Signal::FdUsed),
         (">FD RATIO", Signal::FdRatio),
-        (">FDS CLOSED", Signal::FdClosed),
+        (">CLOSED-SOCKET FDS", Signal::FdClosed),
         (">FDS LAST", Signal::FdExhaustedIn),
     ];
     let optional = [GROWTH, Signal::Established, Signal::FdExhaustedIn];

@@ -44,11 +44,13 @@ impl Arrivals {
     /// Counts connections to these ports from now on. An error says what is missing.
     pub fn at(ports: BTreeSet<u16>, clock: &dyn Clock) -> Result<Self, String> {
         if ports.is_empty() {
-            return Err("it listens on no port".into());
+            return Err("the service listens on no port".into());
         }
         if !sees_the_host() {
             return Err(
-                "the agent does not run in the host's own pid namespace, where it would see who else listens".into()
+                "the agent does not run in the host's own pid namespace, so it cannot see other listeners on the same \
+                 ports"
+                    .into(),
             );
         }
         let event = event().map_err(|error| format!("tracefs, which has the event's number: {error}"))?;
@@ -61,7 +63,7 @@ impl Arrivals {
             if set == 0 { Ok(File::from(counter)) } else { Err(io::Error::last_os_error()) }
         };
         let counters = cpus.into_iter().map(counter).collect::<io::Result<Vec<File>>>();
-        let counters = counters.map_err(|error| format!("perf_event_open: {error} (it needs CAP_PERFMON)"))?;
+        let counters = counters.map_err(|error| format!("perf_event_open: {error} (the agent needs CAP_PERFMON)"))?;
         Ok(Self { ports, counters, since: clock.monotonic() })
     }
 

@@ -42,10 +42,10 @@ impl Collector {
             }
             .map_err(|error| match error {
                 DumpError::Parse(ParseError::Kernel(libc::EPERM)) => {
-                    failed(&"the kernel refuses (EPERM): it needs CAP_NET_ADMIN over the network namespace")
+                    failed(&"the kernel refuses (EPERM): the agent needs CAP_NET_ADMIN in the network namespace")
                 }
                 DumpError::Parse(ParseError::Kernel(libc::EOPNOTSUPP)) => {
-                    failed(&"this kernel cannot (EOPNOTSUPP): it is built without CONFIG_INET_DIAG_DESTROY")
+                    failed(&"this kernel cannot close sockets (EOPNOTSUPP): CONFIG_INET_DIAG_DESTROY is off")
                 }
                 error => failed(&error),
             })?;

@@ -32,7 +32,7 @@ use super::namespaces::{EnterError, Namespace};
 /// Why there is no bound: the namespace must be asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GateError {
-    #[error("reading {file} of the network namespace {inode}: {source}")]
+    #[error("cannot read {file} of network namespace {inode}: {source}")]
     Read { inode: u64, file: &'static str, source: io::Error },
     #[error(transparent)]
     Enter(#[from] EnterError),
@@ -255,9 +255,9 @@ impl Files {
             }
         }
         if length == text.len() {
-            return Err(unread(io::Error::other("it is longer than 8 KiB")));
+            return Err(unread(io::Error::other("the file is longer than 8 KiB")));
         }
-        of(&text[..length]).ok_or_else(|| unread(io::Error::other("it does not hold the count that is looked for")))
+        of(&text[..length]).ok_or_else(|| unread(io::Error::other("the file lacks the expected counter")))
     }
 }
 
@@ -433,7 +433,7 @@ mod tests {
         assert_eq!(bound(false, Mptcp::Absent, 1), Ok(30));
         assert_eq!(bound(true, Mptcp::Absent, 31), Ok(30), "no more is read");
         let unread = bound(true, Mptcp::Absent, 30).unwrap_err();
-        assert!(unread.starts_with("reading snmp of the network namespace 7: "), "{unread}");
+        assert!(unread.starts_with("cannot read snmp of network namespace 7: "), "{unread}");
         write("snmp", "Tcp: CurrEstab\nTcp: 12\n");
         assert_eq!(bound(true, Mptcp::Absent, 30), Ok(12));
         assert_eq!(bound(true, Mptcp::Uncounted, 1), Ok(12 + 90));
@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(bound(true, Mptcp::Counted, 13), Ok(12 + 7));
         assert_eq!(bound(false, Mptcp::Counted, 31), Ok(30 + 7));
         write("protocols", "TCP 1 2\n");
-        assert!(bound(false, Mptcp::Counted, 31).unwrap_err().contains("does not hold the count"));
+        assert!(bound(false, Mptcp::Counted, 31).unwrap_err().contains("lacks the expected counter"));
     }
 
     #[test]

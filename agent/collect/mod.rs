@@ -59,14 +59,14 @@ impl std::fmt::Debug for Ask<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// This dump failed; the next one may succeed.
-    #[error("the kernel's TCP table could not be read: {detail}; this measurement is left out")]
+    #[error("cannot read the kernel's TCP table: {detail}; this measurement is skipped")]
     Dump { detail: String },
     /// Sockets could not be closed.
-    #[error("sockets could not be destroyed: {detail}")]
+    #[error("cannot close the sockets: {detail}")]
     Destroy { detail: String },
     /// Neither netlink nor /proc gives the table.
     #[error(
-        "no source gives the TCP table: {netlink}; /proc/net/tcp: {proc}; allow AF_NETLINK sockets \
+        "cannot read the TCP table: netlink: {netlink}; /proc/net/tcp: {proc}; allow AF_NETLINK sockets \
          (RestrictAddressFamilies=, seccomp), or mount /proc"
     )]
     NoSource { netlink: String, proc: String },
@@ -179,7 +179,7 @@ impl Collector {
             again.retain(|namespace| vanished.contains(&namespace.inode) || !before.contains(&namespace.inode));
             for namespace in again {
                 if self.walk(&namespace, &mut found)? == Walked::Vanished {
-                    found.partial(format!("network namespace {} could not be reached", NetNs(namespace.inode)));
+                    found.partial(format!("network namespace {} could not be entered", NetNs(namespace.inode)));
                 }
             }
         }
@@ -265,7 +265,7 @@ impl Collector {
     pub fn connections(&mut self, of: &BTreeSet<NetNs>) -> Result<Vec<Connection>, CollectError> {
         let known = |id: &NetNs| self.namespaces.namespaces.iter().any(|namespace| NetNs(namespace.inode) == *id);
         if let Some(gone) = of.iter().find(|id| !known(id)) {
-            return Err(CollectError::Dump { detail: format!("network namespace {gone} is not where it was found") });
+            return Err(CollectError::Dump { detail: format!("network namespace {gone} has disappeared") });
         }
         match self.rows(Wanted { states: 1 << ESTABLISHED | 1 << CLOSE_WAIT, info: true }, of)? {
             (rows, Quality::Complete) => Ok(rows),

@@ -57,16 +57,16 @@ pub(super) struct Discovery {
 pub(super) enum EnterError {
     /// No process that was known in it is there any more, and no mount: it has ended, or lives on in others that
     /// the next discovery finds.
-    #[error("the network namespace {inode} is not where it was found")]
+    #[error("network namespace {inode} has disappeared")]
     Gone { inode: u64 },
     #[error(
-        "entering the network namespace {inode} by {by}: {errno}; it needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE for \
-         the processes of other users"
+        "cannot enter network namespace {inode} by {by}: {errno}; the agent needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE \
+         for the processes of other users"
     )]
     Refused { inode: u64, by: String, errno: Errno },
-    #[error("a thread to enter the network namespace {inode}: {source}")]
+    #[error("cannot start a thread for network namespace {inode}: {source}")]
     Thread { inode: u64, source: io::Error },
-    #[error("opening {path} of the network namespace {inode}: {source}")]
+    #[error("cannot open {path} of network namespace {inode}: {source}")]
     Open { inode: u64, path: String, source: io::Error },
     #[error("in the network namespace {inode}: {source}")]
     Diag { inode: u64, source: DumpError },

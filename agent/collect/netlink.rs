@@ -23,16 +23,16 @@ const RECEIVE_TIMEOUT: TimeVal = TimeVal::new(2, 0); // a walk of 300k sockets t
 /// Why a dump gave nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DumpError {
-    #[error("opening a NETLINK_SOCK_DIAG socket: {0}")]
+    #[error("cannot open a NETLINK_SOCK_DIAG socket: {0}")]
     Open(Errno),
     #[error(
-        "the netlink socket of another network namespace was closed after a failure; it is opened anew by the next look"
+        "the netlink socket of another network namespace was closed after a failure; the next look opens a new one"
     )]
     Closed,
-    #[error("sending a sock_diag request: {0}")]
+    #[error("cannot send a sock_diag request: {0}")]
     Send(Errno),
     /// ENOBUFS here means that the kernel dropped replies.
-    #[error("receiving a sock_diag reply: {0}")]
+    #[error("cannot receive a sock_diag reply: {0}")]
     Receive(Errno),
     #[error("no sock_diag reply within 2 seconds")]
     TimedOut,

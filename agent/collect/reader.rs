@@ -165,7 +165,7 @@ impl Reader {
             }
         });
         if let Err(error) = asked {
-            tracing::debug!(%error, "single sockets could not be asked for");
+            tracing::debug!(%error, "the kernel did not answer about single sockets: {error}; their ages are unknown");
         }
     }
 

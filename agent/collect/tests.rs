@@ -316,7 +316,7 @@ fn a_refused_source_gives_way_to_the_next_and_none_is_an_error() {
         assert!(!failure.is_refusal(), "{failure}");
     }
     let error = only(&[]).snapshot(&SystemClock, Ask::default()).unwrap_err();
-    assert!(error.to_string().starts_with("no source gives the TCP table"), "{error}");
+    assert!(error.to_string().starts_with("cannot read the TCP table"), "{error}");
 }
 
 /// A peer that has closed its side and still reads.

@@ -53,7 +53,7 @@ fn met_at_once(policy: &Policy, runbook: &Runbook) -> Vec<(String, String, Strin
     let pairs = runbook.expectations().flat_map(|expect| conditions.iter().map(move |when| (*when, expect)));
     let says = |(when, expect): (&Comparison, &Comparison)| {
         let says =
-            format!("`{expect}` may hold already when `{when}` begins to: expect less than what the policy asks for");
+            format!("`{expect}` may hold already when the policy's `{when}` begins to hold: expect a lower value");
         (policy.name.clone(), runbook.name.clone(), says)
     };
     pairs.filter(|(when, expect)| holds_at_once(when, expect)).map(says).collect()

@@ -22,7 +22,7 @@ pub fn parse(text: &str) -> Result<Comparison, String> {
         ">=" => Operator::AtLeast,
         "<" => Operator::Below,
         "<=" => Operator::AtMost,
-        other => return Err(format!("`{other}` compares nothing here: expected >, >=, < or <=")),
+        other => return Err(format!("`{other}` is no comparison: expected >, >=, < or <=")),
     };
     let signal = parse_signal(name.trim())?;
     let threshold = parse_value(signal, rest[symbol.len()..].trim())?;

@@ -115,7 +115,7 @@ fn parse(text: &str) -> Result<(Value, marks::Marked), (Position, String)> {
             return Err((*position, "nested too deeply for a configuration".into()));
         }
         Ok(marks::Marked { second_document: Some(position), .. }) => {
-            return Err((*position, "a second document begins here: one document a file, please".into()));
+            return Err((*position, "a second YAML document begins here: only one YAML document per file".into()));
         }
         Ok(_) | Err(marks::Unmarked::Syntax(..)) => {}
     }
@@ -265,7 +265,7 @@ fn explain(error: &str, place: &Place, value: &Value, marks: &Marks) -> (Positio
         };
         let message = match (keys.is_empty(), place.name()) {
             (false, _) => {
-                format!("expected one key here, found {}: is something not indented far enough?", keys.join(" and "))
+                format!("expected one key here, found {}: a line below may need more indentation", keys.join(" and "))
             }
             (true, Some(name)) if expected.contains("newtype variant") => {
                 format!("expected settings, such as `{{ {name}: {{}} }}`, found {found}")
@@ -369,7 +369,7 @@ mod tests {
                 "2:7 expected a string, found a list",
                 "4:14 unknown key `settl`: did you mean `settle`?",
                 "5:5 unknown key `drian`: did you mean `drain`?",
-                "6:5 expected one key here, found `drain` and `settle`: is something not indented far enough?",
+                "6:5 expected one key here, found `drain` and `settle`: a line below may need more indentation",
                 "9:4 `steps` has no value: give one, or remove the line",
             ]
         );
@@ -394,7 +394,7 @@ mod tests {
             ("# only a comment\n", "1:1 the file is empty"),
             ("- a\n", "1:1 expected a mapping, found a list"),
             ("name: a\nname: b\n", "2:1 `name` is given twice; the first is in line 1"),
-            ("name: a\n---\nname: b\n", "2:1 a second document begins here: one document a file, please"),
+            ("name: a\n---\nname: b\n", "2:1 a second YAML document begins here: only one YAML document per file"),
         ] {
             assert_eq!(read(text).1, [says], "{text:?}");
         }

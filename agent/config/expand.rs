@@ -19,7 +19,7 @@ pub fn expand(text: &str, environment: Environment) -> Result<String, String> {
             Some(value) => whole.push_str(&value),
             None if name == "CREDENTIALS_DIRECTORY" => {
                 return Err("the variable CREDENTIALS_DIRECTORY is not set: systemd sets it for a unit with \
-                            LoadCredential=; by hand, set it to the directory with the credentials"
+                            LoadCredential=; in a shell, set it to the directory with the credentials"
                     .into());
             }
             None => return Err(format!("the variable {name} is not set")),

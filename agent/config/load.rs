@@ -42,8 +42,7 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
     if !dir.is_dir() {
         out.push(Diagnostic::of_file(
             dir,
-            "there is no such directory: create it with agent.yaml, policies/ and runbooks/ in it, or name another \
-             with --config",
+            "does not exist: create it with agent.yaml, policies/ and runbooks/ in it, or name another by --config",
         ));
         return Err(out);
     }
@@ -104,7 +103,7 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     let path = dir.join("agent.yaml");
     // One that may not be looked at is told by the attempt to read it.
     if path.try_exists().is_ok_and(|there| !there) {
-        let what = "there is no such file: create it; a first one may be as short as `interval: 15s`";
+        let what = "does not exist: create it; a first one may be as short as `interval: 15s`";
         out.push(Diagnostic::of_file(&path, what));
         return Host::default();
     }
@@ -188,7 +187,10 @@ fn first_of_its_name(files: &mut BTreeMap<String, PathBuf>, name: &str, key: &st
         }
         Entry::Occupied(first) => {
             let first = first.get().file_name().unwrap_or_default().display().to_string();
-            to.wrong(&Place::root().key(key), format!("`{name}` is the name of another {key} already, in {first}"));
+            to.wrong(
+                &Place::root().key(key),
+                format!("another {key} is named `{name}` too, in {first}: rename one of them"),
+            );
         }
     }
 }
@@ -236,7 +238,7 @@ fn yaml_files(dir: &Path, out: &mut Diagnostics) -> Vec<PathBuf> {
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("yaml") => files.push(path),
-            Some("yml") => out.push(Diagnostic::of_file(&path, "would not be read: let its name end in .yaml")),
+            Some("yml") => out.push(Diagnostic::of_file(&path, "is not read: its name must end in .yaml")),
             _ => {}
         }
     }

@@ -135,19 +135,24 @@ impl Config {
             |binding: &Binding| self.host.registries.get(&binding.registry).is_some_and(RegistryConfig::counts);
         if runbook.drains() && !target.bindings.is_empty() && !target.bindings.iter().any(counts) {
             lacks.push(
-                "min_healthy: none of its registries can count the others: add `count` to a hook, or bind the service in \
-                 a registry that can count, in agent.yaml"
+                "min_healthy: none of the service's registries can count its instances: add `count` to a hook, or bind \
+                 the service in a registry that can count, in agent.yaml"
                     .into(),
             );
         }
         if runbook.checks_health() && target.health.is_none() {
-            lacks.push(format!("health_check: no health is declared; {}", in_file("health: { tcp: ADDRESS:PORT }")));
+            lacks.push(format!(
+                "health_check: the service declares no health check; {}",
+                in_file("health: { tcp: ADDRESS:PORT }")
+            ));
         }
         let main_process = match &target.restart {
-            None if runbook.reloads() => Some(("reload", "no way to reload it is known")),
-            None if runbook.recycles_workers() => Some(("recycle_workers", "its main process is not known")),
+            None if runbook.reloads() => Some(("reload", "the service has no reload")),
+            None if runbook.recycles_workers() => {
+                Some(("recycle_workers", "the main process of the service is unknown"))
+            }
             Some(Restart::Docker { .. }) if runbook.recycles_workers() => {
-                Some(("recycle_workers", "Docker does not tell a container's main process by a pid of this host"))
+                Some(("recycle_workers", "Docker does not report a container's main process by its pid on this host"))
             }
             _ => None,
         };
@@ -158,11 +163,14 @@ impl Config {
             lacks.push(match service.kind() {
                 ServiceKind::Unit if service.is_template() => per_connection(service),
                 ServiceKind::Container => {
-                    format!("restart: {service} is neither Docker's nor podman's, which are all that is restarted")
+                    format!(
+                        "restart: {service} belongs to another runtime than Docker or podman, and unwait restarts only \
+                         these"
+                    )
                 }
                 ServiceKind::Process | ServiceKind::Program | ServiceKind::Unit => {
                     let keys = "restart: { process: { argv: [PROGRAM], pid_file: PATH } }";
-                    format!("restart: no way to restart is declared; {}", in_file(keys))
+                    format!("restart: the service declares no restart; {}", in_file(keys))
                 }
             });
         }
@@ -248,9 +256,9 @@ impl Config {
 fn per_connection(template: &ServiceName) -> String {
     let stem = template.as_str().trim_end_matches("@.service");
     format!(
-        "restart: {template} is one process a connection (`Accept=yes`): systemd hands a restarted instance its old \
-         connection, and a restart of {stem}.socket ends no instance; `systemctl stop '{stem}@*.service'` ends them, and \
-         {stem}.socket takes new connections meanwhile"
+        "restart: {template} runs one process per connection (`Accept=yes`), and a restarted instance gets its old \
+         connection back; free its sockets by `systemctl stop '{stem}@*.service'`, while {stem}.socket accepts new \
+         connections"
     )
 }
 

@@ -7,22 +7,22 @@ use crate::model::service::{ServiceKind, ServiceName};
 
 /// Names (without `.service`, and without a template's instance) that begin so, and why.
 const PREFIXES: [(&str, &str); 4] = [
-    ("systemd-", "it is systemd's own"),
-    ("dbus", "systemd and half of the host talk over it"),
-    ("NetworkManager", "the host's network hangs on it"),
-    ("consul", "it is, or stands in for, the local registry"),
+    ("systemd-", "systemd itself needs the unit"),
+    ("dbus", "systemd and most services of the host talk over this bus"),
+    ("NetworkManager", "the network of the host depends on it"),
+    ("consul", "this service is the local registry, or a proxy of it"),
 ];
 
 const NAMES: [(&str, &[&str]); 7] = [
-    ("it is the agent itself", &["unwait"]),
-    ("it is the way in for people", &["ssh", "sshd", "dropbear", "getty", "serial-getty", "user"]),
-    ("it is the init's or the host's own", &["init", "polkit", "networking", "network", "firewalld"]),
+    ("the service is the agent itself", &["unwait"]),
+    ("people log in through this service", &["ssh", "sshd", "dropbear", "getty", "serial-getty", "user"]),
+    ("the unit belongs to the init system or the host", &["init", "polkit", "networking", "network", "firewalld"]),
     (
-        "it carries every container of the host",
+        "every container of the host runs below it",
         &["docker", "dockerd", "containerd", "podman", "crio", "kubelet", "k3s", "nomad"],
     ),
-    ("it carries the programs that it supervises", &["supervisor", "supervisord", "runit", "monit"]),
-    ("it is where services are registered", &["etcd", "zookeeper", "nacos", "eureka", "vault"]),
+    ("the programs that it supervises run below it", &["supervisor", "supervisord", "runit", "monit"]),
+    ("services are registered in it", &["etcd", "zookeeper", "nacos", "eureka", "vault"]),
     ("the traffic of other services goes through it", &["haproxy", "nginx", "envoy", "traefik", "keepalived"]),
 ];
 

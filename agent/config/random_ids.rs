@@ -20,8 +20,8 @@ impl Config {
         let finds = self.host.registries.get(registry).is_some_and(|found| found.finds_by_address());
         (finds && looks_random(id)).then(|| {
             format!(
-                "its id `{id}` looks random; where it is another one after each start, write \
-                 `{{ registry: {registry}, service: NAME, address: \"IP:PORT\" }}` in its place"
+                "the id `{id}` looks random; if the instance gets another id at each start, write `{{ registry: \
+                 {registry}, service: NAME, address: \"IP:PORT\" }}` in its place"
             )
         })
     }

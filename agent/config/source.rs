@@ -27,7 +27,7 @@ impl Source {
         let mut file = open.map_err(|error| wrong(format!("cannot be read: {error}")))?;
         let metadata = file.metadata().map_err(|error| wrong(format!("cannot be read: {error}")))?;
         if !metadata.is_file() {
-            return Err(wrong("is no regular file".into()));
+            return Err(wrong("is not a regular file".into()));
         }
         if trust::runs_as_root() {
             believe(path, Ownership::from(&metadata)).map_err(wrong)?;
@@ -38,7 +38,7 @@ impl Source {
             .read_to_end(&mut bytes)
             .map_err(|error| wrong(format!("cannot be read: {error}")))?;
         if bytes.len() as u64 > LONGEST {
-            return Err(wrong("is longer than 1 MiB; is this the right file?".into()));
+            return Err(wrong("is longer than 1 MiB, the most for a configuration file".into()));
         }
         let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8 text".into()))?;
         // Some editors begin a file with a byte order mark; YAML 1.2 (section 5.2) allows it.
@@ -49,7 +49,7 @@ impl Source {
 
 /// The file itself, the directory that it is named in, and the one that it is in where a link leads elsewhere.
 fn believe(path: &Path, file: Ownership) -> Result<(), String> {
-    const REFUSED: &str = "refused, because unwait runs as root and the";
+    const REFUSED: &str = "refused: unwait runs as root, and the";
     if let Some(why) = file.distrust() {
         return Err(format!("{REFUSED} file {why}"));
     }

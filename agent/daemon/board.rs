@@ -61,7 +61,10 @@ impl Board {
         let clock = Arc::clone(&wiring.host.clock);
         match Server::start(listen, self.posted.subscribe(), Arc::new(move || clock.monotonic())) {
             Ok(server) => self.server = Some((listen, server)),
-            Err(error) => tracing::error!(%error, "no metrics are served"),
+            Err(error) => tracing::error!(
+                %error,
+                "cannot start the HTTP server on {listen}: {error}; /metrics, /healthz and /readyz are not served",
+            ),
         }
     }
 

@@ -137,7 +137,8 @@ pub async fn call(state: &Path, request: &Signed) -> std::io::Result<Option<Repl
             if matches!(error.kind(), NotFound | ConnectionRefused) {
                 return Ok(None);
             }
-            let said = format!("{}: {error}; run as the agent's user, mostly root", socket.display());
+            let said =
+                format!("cannot read {}: {error}; run this command as the agent's user, mostly root", socket.display());
             return Err(std::io::Error::new(error.kind(), said));
         }
     };

@@ -21,7 +21,12 @@ fn place(state: &Path) -> PathBuf {
 /// a person, which is said and does not stop the agent.
 pub fn keep(config_dir: &Path, state: &Path) {
     if let Err(error) = copy(config_dir, state) {
-        tracing::warn!(%error, "the configuration could not be kept for recovery");
+        tracing::warn!(
+            %error,
+            "cannot copy the configuration to {}: {error}; an agent that starts on a broken configuration has an older \
+             copy, or none, to end open incidents with",
+            place(state).display(),
+        );
     }
 }
 
@@ -69,7 +74,13 @@ fn kept(state: &Path) -> Option<PathBuf> {
 pub async fn finish_open_incidents(config_dir: &Path, host: &Host, stop: watch::Receiver<bool>) {
     for state in states(config_dir) {
         if let Err(error) = finish(&state, host, stop.clone()).await {
-            tracing::error!(error = %format!("{error:#}"), state = %state.display(), "open incidents could not be ended");
+            let (error, state) = (format!("{error:#}"), state.display());
+            tracing::error!(
+                error,
+                %state,
+                "cannot go on with the open incidents in {state}: {error}; they stay open until the agent starts with \
+                 a valid configuration",
+            );
         }
     }
 }
@@ -109,7 +120,11 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     {
         return Ok(());
     }
-    tracing::warn!("the configuration cannot be used: ending what is open with the last one that could be read");
+    tracing::warn!(
+        "the configuration is not valid: open incidents, held fleet slots and undelivered messages are finished with \
+         its last valid copy, {}; nothing new begins",
+        kept.display(),
+    );
     let wiring = Wiring::degraded(config, host.clone())?;
     let agent = Agent::start(&kept, wiring, store, stop).await?;
     agent.finish().await;

@@ -37,7 +37,10 @@ impl Agent {
         match self.bulletin() {
             Ok(bulletin) => self.board.publish(bulletin),
             // What stands on the board is as old as `ticked` in it says.
-            Err(error) => tracing::warn!(%error, "nothing could be made known"),
+            Err(error) => tracing::warn!(
+                %error,
+                "cannot read the store for /metrics: {error}; the last figures are served on",
+            ),
         }
     }
 

@@ -16,7 +16,12 @@ impl Agent {
     pub(crate) fn recover(&mut self) -> Result<(), RunError> {
         for open in self.store.open_incidents()? {
             let plan = open.plan.clone();
-            tracing::warn!(incident = %plan.incident, service = %plan.target.service, "an incident was left open: going on");
+            let (incident, service) = (&plan.incident, &plan.target.service);
+            tracing::warn!(
+                %incident,
+                %service,
+                "incident {incident} of {service} was open when the agent ended: going on with it",
+            );
             let (world, stop) = (self.wiring.world_of(&plan, &self.store, self.started), self.stop.clone());
             self.sagas.spawn(async move {
                 let next = open.journal.last().map_or(0, |row| row.seq + 1);
@@ -52,7 +57,12 @@ fn give_up(plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Driven {
     match world.store.append(&plan.incident, &[row], &implied) {
         Ok(()) => Driven::Rested(ending),
         Err(error) => {
-            tracing::error!(%error, incident = %plan.incident, "incident {} stays open: its end cannot be written down", plan.incident);
+            tracing::error!(
+                %error,
+                incident = %plan.incident,
+                "incident {} stays open: its end cannot be stored: {error}",
+                plan.incident,
+            );
             world.store.tell(&world.audience, &messages);
             Driven::Left
         }

@@ -9,6 +9,7 @@ use super::last_good;
 use super::opening::{self, Opened, RunError};
 use super::service_manager::ServiceManager;
 use crate::config;
+use crate::model::duration;
 use crate::wiring::{Host, Wiring};
 
 /// Opens everything and runs until `stop`; what `unwait run` and the demo call.
@@ -41,11 +42,8 @@ pub async fn run(
     };
     last_good::keep(config_dir, &wiring.config.host.state);
     let agent = Agent::start(config_dir, wiring, store, stop.clone()).await?;
-    tracing::info!(
-        host = %agent.wiring.host.name,
-        policies = agent.wiring.config.policies.len(),
-        interval = %crate::model::duration::format(agent.wiring.config.host.interval),
-        "watching"
-    );
+    let (host, config) = (&agent.wiring.host.name, &agent.wiring.config);
+    let (policies, interval) = (config.policies.len(), duration::format(config.host.interval));
+    tracing::info!(%host, policies, interval, "watching {host} every {interval}; policies: {policies}");
     agent.run(Inbox { requests, reload, stop, manager }).await
 }

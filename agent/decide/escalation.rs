@@ -59,7 +59,7 @@ pub fn rung<'a>(policy: &'a Policy, attempts: &[Attempt], now: Timestamp) -> Run
         }
         None => Rung {
             runbook: rungs[rungs.len() - 1],
-            says: Some(format!("no rung is left: {}", because.join("; "))),
+            says: Some(format!("no runbook is left to escalate to: {}", because.join("; "))),
             spent_until: tried.iter().map(|(_, attempt)| passed_over_until(attempt)).min(),
         },
     }

@@ -131,7 +131,7 @@ impl Guard {
             Ok(Verdict::Allow) => return None,
             Ok(Verdict::Defer { until, reason, detail }) => (reason, detail, Some(until)),
             Ok(Verdict::Deny { reason, detail }) => (reason, detail, None),
-            Err(detail) => (Reason::GuardFailed, format!("{self} is undecided: {detail}"), None),
+            Err(detail) => (Reason::GuardFailed, format!("guard {self} could not be checked: {detail}"), None),
         };
         Some(Refusal { guard: self, reason, detail, until })
     }
@@ -262,11 +262,7 @@ impl Gate {
     }
 
     fn registry(&self, name: &str) -> Result<&dyn crate::ports::registry::Registry, String> {
-        self.ports
-            .registries
-            .get(name)
-            .map(Arc::as_ref)
-            .ok_or_else(|| format!("the host's file names no registry `{name}`"))
+        self.ports.registries.get(name).map(Arc::as_ref).ok_or_else(|| format!("agent.yaml has no registry `{name}`"))
     }
 }
 

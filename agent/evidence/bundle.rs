@@ -97,7 +97,7 @@ impl Bundle {
         let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|error| EvidenceError::Manifest { path: path.clone(), detail: error.to_string() })?;
         if manifest.format != FORMAT {
-            let detail = format!("its format is {}, this version reads {FORMAT}", manifest.format);
+            let detail = format!("the format is {}, and this version reads {FORMAT}", manifest.format);
             return Err(EvidenceError::Manifest { path, detail });
         }
         Ok(Self::new(dir, manifest))
@@ -114,7 +114,10 @@ impl Bundle {
                     faults.push(fault(&entry.name, format!("{bytes} bytes, the manifest says {}", entry.bytes)));
                 }
                 Ok((_, sha256)) if sha256 != entry.sha256 => {
-                    faults.push(fault(&entry.name, "its content is not what was written: the SHA-256 differs".into()));
+                    faults.push(fault(
+                        &entry.name,
+                        "the content has changed since it was written: the SHA-256 differs".into(),
+                    ));
                 }
                 Ok(_) => {}
             }

@@ -44,7 +44,7 @@ pub(super) async fn into_draft(
     let mut missing = Vec::new();
     if let Some(why) = request.partial {
         for what in ["sockets.jsonl", "peers.json", "summary.txt"] {
-            let why = format!("the look was partial, and some sockets may not be in it: {why}");
+            let why = format!("the look was partial, and some sockets may be missing: {why}");
             missing.push(Missing { what: what.into(), why });
         }
     }
@@ -112,7 +112,7 @@ fn share(soft: Instant, to_come: usize) -> Duration {
 
 fn note_cut(missing: &mut Vec<Missing>, file: &str, left_out: usize) {
     if left_out > 0 {
-        let why = format!("{left_out} lines are left out: the file has reached its bound");
+        let why = format!("{left_out} lines are left out: the file has reached its size limit");
         missing.push(Missing { what: file.into(), why });
     }
 }
@@ -182,7 +182,7 @@ async fn read_processes(request: &Request<'_>, until: Instant, missing: &mut Vec
             }
             Ok(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
             Err(_) => {
-                let why = "reading it from /proc took too long".into();
+                let why = "/proc could not be read in time".into();
                 missing.push(Missing { what: format!("process {pid}"), why });
                 facts.push(Facts { pid, leaked, ..Facts::default() });
             }
@@ -191,7 +191,7 @@ async fn read_processes(request: &Request<'_>, until: Instant, missing: &mut Vec
     if biggest.len() > PROCESSES {
         let (count, sockets) = (biggest.len() - PROCESSES, biggest[PROCESSES..].iter().map(|(_, leaked)| leaked).sum());
         let sockets: usize = sockets;
-        let why = format!("{count} more processes, which hold {sockets} of the sockets, are counted only");
+        let why = format!("{count} more processes hold {sockets} of the sockets and are only counted");
         missing.push(Missing { what: "processes.jsonl".into(), why });
     }
     facts

@@ -93,7 +93,13 @@ impl Draft {
             bytes: content.len() as u64,
             sha256: hex(&Sha256::digest(content)),
         });
-        tracing::debug!(path = %path.display(), bytes = content.len(), "evidence written");
+        tracing::debug!(
+            path = %path.display(),
+            bytes = content.len(),
+            "wrote {} bytes of evidence to {}",
+            content.len(),
+            path.display(),
+        );
         Ok(())
     }
 
@@ -151,7 +157,12 @@ impl Drop for Draft {
         // Follows no link (remove_dir_all is openat all the way down). What stays, the next retention removes.
         let path = self.root_path.join(format!("{PREFIX}{}", self.name));
         if let Err(error) = std::fs::remove_dir_all(&path) {
-            tracing::warn!(path = %path.display(), %error, "an unfinished evidence draft could not be removed");
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "cannot remove the unfinished evidence {}: {error}; remove it by hand",
+                path.display(),
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ pub enum EvidenceError {
     #[error("`{id}` is no incident id: letters, digits and - _ . : @ only, at most 200 of them, no dot in front")]
     Id { id: String },
     #[error(
-        "{path}: only {free_bytes} bytes are free and evidence.min_free wants {wanted_bytes}: free space on its \
+        "{path}: only {free_bytes} bytes are free, and evidence.min_free requires {wanted_bytes}: free space on its \
          filesystem, or lower evidence.min_free"
     )]
     Space { path: PathBuf, free_bytes: u64, wanted_bytes: u64 },
@@ -21,17 +21,17 @@ pub enum EvidenceError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// What matters most could not be written in time; a disk that hangs does that.
     #[error(
-        "{path}: not written within the snapshot's deadline of {}: see whether its disk hangs, or raise the deadline",
+        "{path}: not written within the snapshot's deadline of {}: check for a hanging disk, or raise the deadline",
         crate::model::duration::format(*.deadline)
     )]
     Deadline { path: PathBuf, deadline: Duration },
-    #[error("{path}: it is a symbolic link or no directory; evidence follows nothing out of its directory: remove it")]
+    #[error("{path}: the path is a symbolic link or no directory, and evidence follows no links: remove it")]
     NotADirectory { path: PathBuf },
-    #[error("{path}: it belongs to uid {uid}, not to the agent: give it to the agent's user, or remove it")]
+    #[error("{path}: the directory belongs to uid {uid}, not to the agent: chown it to the agent's user, or remove it")]
     NotOurs { path: PathBuf, uid: u32 },
-    #[error("{path}: the evidence of this incident is already kept there; it is never written over")]
+    #[error("{path}: the evidence of this incident exists already, and is never overwritten")]
     Exists { path: PathBuf },
-    #[error("{path}: no evidence is kept under this incident; it may have been removed by evidence.keep or its limits")]
+    #[error("{path}: no evidence of this incident exists; evidence.keep or its limits may have removed it")]
     Absent { path: PathBuf },
     #[error("{path}: not a manifest of this version: {detail}")]
     Manifest { path: PathBuf, detail: String },
@@ -70,7 +70,7 @@ fn advice(source: &io::Error) -> &'static str {
         Errno::ENOSPC => ": free space on its filesystem, or lower evidence.keep and evidence.max_bytes",
         Errno::EDQUOT => ": the quota of the agent's user is spent: raise it, or lower evidence.keep",
         Errno::EROFS => ": its filesystem is read-only: remount it, or move `state`",
-        Errno::EACCES | Errno::EPERM => ": the agent must be able to write there: see the directory's owner and mode",
+        Errno::EACCES | Errno::EPERM => ": the agent may not write there: check the directory's owner and mode",
         Errno::EIO => ": the disk fails: see the kernel's log",
         Errno::EFBIG => ": the agent's file size limit is too low: raise LimitFSIZE",
         Errno::EMFILE | Errno::ENFILE => ": too many open files: raise LimitNOFILE",

@@ -169,7 +169,7 @@ pub(super) fn summary(peers: &Peers, holders: &[Holder], holders_in_all: usize) 
                     duration::format(Duration::from_secs(oldest)),
                     since.strftime("%Y-%m-%d %H:%M:%S UTC")
                 ),
-                _ => ", since when is not known".into(),
+                _ => ", since an unknown time".into(),
             };
             let unread = match peer.unread {
                 0 => String::new(),
@@ -184,12 +184,12 @@ pub(super) fn summary(peers: &Peers, holders: &[Holder], holders_in_all: usize) 
     }
     line("Processes that hold most of them:".into());
     if holders.is_empty() {
-        line("  no process could be seen to hold any".into());
+        line("  no holder was found among the processes the agent can read".into());
     }
     for holder in holders.iter().take(SHOWN) {
         let command = match &holder.command {
             Some(command) => command.clone(),
-            None => "its command line could not be read".into(),
+            None => "command line unreadable".into(),
         };
         line(format!("  {:>7}  pid {}  {command}", holder.leaked, holder.pid));
     }
@@ -284,7 +284,7 @@ pub(super) mod tests {
             summary(&ranked(), &holders, 4),
             "Peers that closed on connections which the service had opened:\n\
              \x20       3  10.0.0.2:6379 (redis-session), the oldest for 1m30s (since 2026-11-22 18:41:59 UTC)\n\
-             \x20       1  10.0.0.3:6379, since when is not known\n\
+             \x20       1  10.0.0.3:6379, since an unknown time\n\
              \n\
              Peers that closed on connections which the service had accepted:\n\
              \x20       2  10.0.0.9 on port 7801 (the host of cron and web), the oldest for 7s (since 2026-11-22 18:43:22 UTC), 1 with data unread\n\
@@ -292,7 +292,7 @@ pub(super) mod tests {
              \n\
              Processes that hold most of them:\n\
              \x20       5  pid 812  php worker.php\n\
-             \x20       2  pid 813  its command line could not be read\n\
+             \x20       2  pid 813  command line unreadable\n\
              \x20 and 2 more processes\n"
         );
     }

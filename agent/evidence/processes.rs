@@ -220,7 +220,7 @@ fn wchan(process: &Process, tid: i32) -> Option<String> {
 fn words(error: &ProcError) -> String {
     match error {
         ProcError::NotFound(_) => "it is gone".into(),
-        ProcError::PermissionDenied(_) => "not permitted; CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would show it".into(),
+        ProcError::PermissionDenied(_) => "not permitted; grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH".into(),
         other => other.to_string(),
     }
 }

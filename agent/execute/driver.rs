@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::crash;
 use crate::model::incident::Ending;
-use crate::model::{Effect, Reason};
+use crate::model::{Effect, Reason, duration};
 use crate::ports::fleet::FleetError;
 use crate::store::Pause;
 
@@ -289,10 +289,8 @@ async fn begin_slot(saga: &Saga, world: &World) -> Result<Option<Duration>, Stri
             crash::point("slot", "begun");
             until.map(Some).map_err(|error| error.to_string())
         }
-        (Some(_), None) => Err("the host's file names no fleet any more".into()),
-        (None, _) if saga.plan().guards.fleet_slots.is_some() => {
-            Err("the plan does not say under which name hosts contend for slots".into())
-        }
+        (Some(_), None) => Err("agent.yaml has no `fleet` any more".into()),
+        (None, _) if saga.plan().guards.fleet_slots.is_some() => Err("the plan names no fleet slot".into()),
         (None, _) => Ok(None),
     }
 }
@@ -303,7 +301,12 @@ async fn tell_drained(saga: &Saga, world: &World) {
     let (Some(scope), Some(fleet)) = (&saga.plan().fleet_scope, &world.ports.fleet) else { return };
     match fleet.drained(scope, &saga.plan().incident.0).await {
         Ok(()) | Err(FleetError::Cannot(_)) => {}
-        Err(error) => tracing::warn!(incident = %saga.plan().incident, %error, "the fleet does not know of the drain"),
+        Err(error) => tracing::warn!(
+            incident = %saga.plan().incident,
+            %error,
+            "cannot note the drain of {scope} in the fleet store: {error}; other hosts count this one as about to \
+             drain for a while",
+        ),
     }
 }
 
@@ -412,7 +415,15 @@ async fn until_it_can(back: Back<'_>, saga: &Saga, world: &World) -> Event {
             told = true;
             world.tell_still_trying(saga.plan(), &what, &error, place);
         }
-        tracing::warn!(incident = %saga.plan().incident, what, error, "it will be tried again");
+        let (incident, service) = (&saga.plan().incident, &saga.plan().target.service);
+        tracing::warn!(
+            %incident,
+            %service,
+            what,
+            error,
+            "{service}: {what} failed: {error}; retrying in {}",
+            duration::format(pause),
+        );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACKOFF.1);
     }

@@ -59,7 +59,12 @@ impl Journal {
             (world.on_message)(message);
         }
         if let Err(error) = self.commit(saga, &event, world, &messages) {
-            tracing::error!(%error, incident = %saga.plan().incident, "the disk does not take the journal, which is kept in memory");
+            tracing::error!(
+                %error,
+                incident = %saga.plan().incident,
+                "cannot store the journal of incident {}: {error}; it is kept in memory until the disk takes it",
+                saga.plan().incident,
+            );
             self.waiting.push(self.row(&event, world));
             self.next += 1;
             world.store.tell(&world.audience, &messages);

@@ -91,7 +91,11 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
             Err(error) if is_over || matches!(error, RestartError::Unknown { .. }) => {
                 return failed(Reason::RestartUnknown, false, format!("{detail}; {error}"));
             }
-            Err(error) => tracing::warn!(%error, "the restarter does not answer yet"),
+            Err(error) => tracing::warn!(
+                %error,
+                "cannot read the state of the service after its restart: {error}; retrying in {}",
+                duration::format(LOOK_EVERY),
+            ),
         }
         world.pace.wait(LOOK_EVERY).await;
     }

@@ -197,7 +197,12 @@ impl World {
         let waits_for = format!("{what} is still being tried: {}", message.lines.join("; "));
         self.store.tell(&self.audience, &[message]);
         if let Err(error) = self.store.set_waits_for(&plan.incident, &waits_for) {
-            tracing::warn!(%error, incident = %plan.incident, "`status` will not show what is in its way");
+            tracing::warn!(
+                %error,
+                incident = %plan.incident,
+                "cannot store why incident {} waits: {error}; `unwait status` does not show it",
+                plan.incident,
+            );
         }
     }
 

@@ -43,41 +43,35 @@ impl fmt::Display for Caution {
                 let (names, comm) = (names.join(" and "), comm.escape_debug());
                 write!(
                     f,
-                    "{names} are one process, {pid} ({comm}), which listens on the ports of all of them; all that it \
-                     holds counts for one of them: make them one service under `services:`"
+                    "{names} share one process, pid {pid} ({comm}), which listens on the ports of all of them; its sockets all count for one of them: make them one service under `services:`"
                 )
             }
             Self::SeveralPlaces { service, name, places } => write!(
                 f,
-                "{service} counts processes named `{name}` of {} together; containers are services without being \
-                 named: take `match: {{ process }}` away, or name a path that only one of them has",
+                "{service} counts the processes named `{name}` of {} together. Containers are services by themselves: remove `match: {{ process }}`, or name a path that only one of them has",
                 places.join(", ")
             ),
             Self::HostsOwn { service, pid_file, pid } => write!(
                 f,
-                "{service}: {} names pid {pid}, which is the host's own and no service's; nothing is counted by this file. \
-                 A program in a container writes the number that it has inside: the container is a service by itself",
+                "{service}: {} names pid {pid}, which is a process of the host and of no service; the file is ignored. A program in a container writes its pid inside the container: use the container as the service",
                 pid_file.display()
             ),
             Self::NewNamespaces { beside, within } => write!(
                 f,
-                "{beside} network namespaces beside the host's own; what a new one holds (a container that starts, \
-                 PrivateNetwork=) is seen within {}",
+                "{beside} network namespaces exist beside the host's own; sockets in a new one (a container that starts, PrivateNetwork=) are counted within {}",
                 duration::format(*within)
             ),
             Self::ElsewhereToo { service, port, namespaces } => write!(
                 f,
-                "{service}: port {port} is listened on in {namespaces} other network namespaces too; \
-                 `match: {{ ports }}` counts in the host's own alone"
+                "{service}: {namespaces} other network namespaces also have a listener on port {port}; `match: {{ ports }}` counts only in the host's own namespace"
             ),
             Self::NotTheKernels { container, runtime } => write!(
                 f,
-                "connections inside {container}: {runtime} keeps them to itself, and the host's kernel does not show them"
+                "connections inside {container} are not counted: {runtime} has a network stack of its own, which the host's kernel does not show"
             ),
             Self::BehindAProxy { container, host_port, connections } => write!(
                 f,
-                "{connections} connections of docker-proxy (host port {host_port}) wait for the container's {container} \
-                 to close its side (FIN_WAIT_2): the leak is inside that container"
+                "{connections} connections of docker-proxy (host port {host_port}) wait in FIN_WAIT_2 for {container} to close its side: the leak is inside that container"
             ),
         }
     }

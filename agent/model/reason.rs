@@ -137,19 +137,24 @@ impl Reason {
             Self::Quiet => "the policy's condition does not hold",
             Self::NotForLong => "the policy's condition has not held for its whole `for` yet",
             Self::SignalUnknown => {
-                "a signal of the policy's condition cannot be measured now, and an unknown is never a breach"
+                "a signal of the policy's condition cannot be measured now; an unknown signal never counts as a breach"
             }
-            Self::ObserveMode => "the policy's mode is observe: it tells of a breach, and does nothing",
+            Self::ObserveMode => "the policy's mode is observe: it reports a breach and does nothing",
             Self::DryRun => "the policy's mode is dry-run: it says what it would do, and does nothing",
-            Self::ObserveOnly => {
-                "the agent cannot trust its own state directory, so it only watches; see `unwait status`"
+            Self::ObserveOnly => "the agent cannot write its state directory, so no action begins; see `unwait status`",
+            Self::Paused => "actions are paused; `unwait resume` ends the pause",
+            Self::WarmUp => "the agent has just started, and acts after `warm_up`",
+            Self::Latched => {
+                "an earlier incident ended stuck and locked the service; a person unlocks it by `unwait resolve \
+                 SERVICE`"
             }
-            Self::Paused => "actions are paused; `unwait resume` ends that",
-            Self::WarmUp => "the agent has just started and wants to have watched for a while first",
-            Self::Latched => "an earlier incident needs a person; `unwait resolve SERVICE` unlatches it",
-            Self::RungsSpent => "every runbook of the policy was tried and none helped; a person must look",
+            Self::RungsSpent => {
+                "every runbook of the policy was tried, and none helped; a person must look at the service"
+            }
             Self::Protected => "the service is protected; a policy must name it in full to act on it",
-            Self::Silenced => "a person silenced it for a while; `unwait silence --end` ends that",
+            Self::Silenced => {
+                "a person silenced the service or the host for a while; `unwait silence --end` ends the silence"
+            }
             Self::DenyWindow => "the policy's windows deny action at this hour",
             Self::OutsideWindows => "the policy's windows allow action at other hours only",
             Self::NotActive => "the service is not running",
@@ -157,11 +162,12 @@ impl Reason {
             Self::Frozen => {
                 "the service is frozen (`systemctl freeze`, `docker pause`), and a restart would fail or thaw it"
             }
-            Self::WouldNotStart => "the service would not start again once it is ended; mend that first",
-            Self::RecentlyRestarted => "the service was restarted a short while ago and is left to settle",
-            Self::OutOfTraffic => "the service was out of traffic before us: taken out by others",
+            Self::WouldNotStart => "the service would not start again after a stop; mend that first",
+            Self::RecentlyRestarted => "the service was restarted a short while ago, and gets time to settle",
+            Self::OutOfTraffic => "the service is out of traffic already: somebody else took it out",
             Self::ProbeUnusable => {
-                "the service's health could not be asked after a restart, so it would stay out of traffic; mend the probe"
+                "the service's health probe does not work, so the service would stay out of traffic after a restart; \
+                 mend the probe"
             }
             Self::HeldElsewhere => {
                 "other processes hold the leaked sockets, so a restart of the service would not free them"
@@ -170,59 +176,74 @@ impl Reason {
             Self::ServiceBudget => "the service's budget of incidents is spent",
             Self::HostBudget => "this host's budget of incidents is spent",
             Self::SagaRunning => "an incident is under way",
-            Self::Jitter => "each host waits a while of its own after a breach, so that a fleet does not act in step",
-            Self::CommonCause => {
-                "so many instances are in breach that the cause is hardly this one; look for what they share"
+            Self::Jitter => {
+                "this host waits a random while after a breach, so that the hosts of a fleet do not act at the same \
+                 time"
             }
-            Self::NeedsApproval => "the policy acts when a person has approved the plan, and nobody was asked yet",
-            Self::AwaitingApproval => "a person is asked to approve the plan; `unwait status` shows it",
+            Self::CommonCause => {
+                "so many instances are in breach that the cause is hardly this one; look for a dependency that they \
+                 share"
+            }
+            Self::NeedsApproval => "the policy needs a person's approval of the plan, and nobody was asked yet",
+            Self::AwaitingApproval => "a person has been asked to approve the plan; `unwait status` shows the request",
             Self::ApprovalDenied => "a person denied the plan a short while ago",
             Self::ApprovalExpired => "nobody decided on the plan in time; people are asked again later",
-            Self::NoRegistry => "no registry is bound to the service, so nobody can say how many others are healthy",
+            Self::NoRegistry => {
+                "no registry is bound to the service, so the number of other healthy instances is unknown"
+            }
             Self::TooFewHealthy => "too few other instances are healthy",
             Self::SlotTaken => "no slot of the fleet is free for this service",
-            Self::GuardFailed => "a guard could not be asked, which counts as no",
-            Self::NotActionable => "the runbook needs what the service does not have; `unwait check` says what",
-            Self::EvidenceNotKept => "the evidence could not be kept, so nothing was touched",
-            Self::JournalNotWritable => "the journal could not be written, so nothing further was changed",
+            Self::GuardFailed => "a guard could not be checked, and an error counts as a refusal",
+            Self::NotActionable => "the service lacks something that the runbook needs; `unwait check` names it",
+            Self::EvidenceNotKept => "the evidence could not be stored, so nothing was changed",
+            Self::JournalNotWritable => "the journal could not be stored, so nothing further was changed",
             Self::DrainFailed => "the service could not be drained",
             Self::DrainIneffective => {
-                "clients go on connecting although the registry shows the drain, so the service was not restarted under \
-                 them; `unwait rearm` once the drain is mended"
+                "clients go on connecting although the registry shows the drain, so the service was not restarted; \
+                 mend the drain, then `unwait rearm`"
             }
-            Self::DrainTimedOut => "connections remained when the wait for drained ended",
+            Self::DrainTimedOut => "connections remained when the wait for an empty service ended",
             Self::StepFailed => "a step failed",
             Self::ConditionCleared => "the condition no longer held just before the change",
             Self::NothingToDo => "a step found nothing to do, so nothing was changed",
             Self::MeasurementFailed => "the signals could not be measured afresh just before the change",
-            Self::IncarnationChanged => "the service was restarted by somebody else meanwhile",
+            Self::IncarnationChanged => "somebody else restarted the service meanwhile",
             Self::GuardRefused => "a guard refused just before the change",
             Self::ShuttingDown => "the agent was asked to stop before the point of no return",
             Self::AgentRestarted => "the agent died before the point of no return",
             Self::RestartFailed => "the restart failed",
-            Self::RestartUnknown => "whether the restart took place is not known",
+            Self::RestartUnknown => "the result of the restart is unknown",
             Self::StartLimitHit => {
-                "systemd's start limit was hit; see `systemctl status`, then `systemctl reset-failed`"
+                "systemd's start limit was reached; see `systemctl status`, then `systemctl reset-failed`"
             }
-            Self::Unhealthy => "the service did not become healthy after what was done to it",
-            Self::UnhealthyAfterRestore => "the service became unhealthy again while it was watched in traffic",
-            Self::GoneWhileDrained => "the service was restarted or died while it was drained; it is not put back",
-            Self::UnhealthierThanDrained => "the service is less healthy than when it was drained; it is not put back",
-            Self::RecordChanged => "the registry's record is no longer the one that was drained; it is left as it is",
-            Self::OrphanedMarker => "the registry holds a drain of ours that no incident knows of",
-            Self::JournalUnreadable => "the journal of an open incident cannot be read back, so it is not gone on with",
+            Self::Unhealthy => "the service did not become healthy after the action",
+            Self::UnhealthyAfterRestore => "the service became unhealthy again after it was back in traffic",
+            Self::GoneWhileDrained => "the service was restarted or died while it was drained; it stays out of traffic",
+            Self::UnhealthierThanDrained => {
+                "the service is less healthy than when it was drained; it stays out of traffic"
+            }
+            Self::RecordChanged => {
+                "somebody else changed the service's record in the registry since the drain; the record is left \
+                 unchanged"
+            }
+            Self::OrphanedMarker => {
+                "the registry shows a drain by this host that belongs to no incident; a person must decide"
+            }
+            Self::JournalUnreadable => {
+                "the journal of an open incident cannot be read, so the incident stops here; a person must decide"
+            }
             Self::ReloadFailed => "the reload failed",
-            Self::RecycleFailed => "not all of the workers ended, or the master did not start as many new ones",
+            Self::RecycleFailed => "some workers did not end, or the master did not start as many new ones",
             Self::CloseFailed => "the sockets could not be closed",
-            Self::NotAsBefore => "what cannot be taken back was begun, and the service is not as it was before",
+            Self::NotAsBefore => "an action that cannot be undone was begun, and the service is not as it was before",
             Self::NeedsPerson => "the runbook leaves the rest to a person",
             Self::BreakerOpen => {
-                "what the policy does was not seen to help, so it only says what it would do; `unwait rearm`"
+                "the policy's earlier actions did not help, so it acts as in a dry run until `unwait rearm`"
             }
             Self::Recovered => "every step is done, and it helped",
             Self::NotHelped => "every step is done, and it did not help",
-            Self::Unverified => "every step is done, and whether it helped is not known",
-            Self::EvidenceKept => "the evidence is kept; nothing was to be changed",
+            Self::Unverified => "every step is done, but the signals do not show if it helped",
+            Self::EvidenceKept => "the evidence is stored; the runbook changes nothing",
         }
     }
 }

@@ -46,9 +46,9 @@ impl RedisServers {
         let (address, database) = rest.split_once('/').unwrap_or((rest, ""));
         let database = match database {
             "" => 0,
-            number => number
-                .parse()
-                .map_err(|_| "what follows the address is the number of a database, as in redis://HOST:PORT/0")?,
+            number => {
+                number.parse().map_err(|_| "the url's path is no database number: expected redis://HOST:PORT/0")?
+            }
         };
         let has_port = address.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
         let address = match has_port {

@@ -153,37 +153,37 @@ impl std::fmt::Display for BlindSpot {
         match self {
             Self::NotEntered(count) => write!(
                 f,
-                "network namespaces that could not be entered: {count}; ages in them count from the first look, and \
-                 owners are told only where descriptors may be read (CAP_SYS_ADMIN shows both)"
+                "network namespaces that cannot be entered: {count}; the ages of their sockets count from the first \
+                 look, and the owners are known only where descriptors can be read (grant CAP_SYS_ADMIN)"
             ),
             Self::NotRead(count) => write!(
                 f,
-                "network namespaces that could be neither entered nor read: {count}; what is in them is not counted \
-                 (CAP_SYS_ADMIN shows it)"
+                "network namespaces that can be neither entered nor read: {count}; their sockets are not counted \
+                 (grant CAP_SYS_ADMIN)"
             ),
             Self::HiddenProcesses(count) => write!(
                 f,
-                "processes whose network namespaces could not be known: {count}; what is in containers' is not \
-                 counted (CAP_SYS_PTRACE with CAP_SYS_ADMIN shows it)"
+                "processes whose network namespace cannot be read: {count}; sockets inside containers are not counted \
+                 (grant CAP_SYS_PTRACE and CAP_SYS_ADMIN)"
             ),
             Self::HiddenMounts(count) => write!(
                 f,
-                "mounts of network namespaces that could not be read: {count} (CAP_DAC_READ_SEARCH with CAP_SYS_ADMIN \
-                 shows what is in them)"
+                "mounts of network namespaces that cannot be read: {count}; their sockets are not counted (grant \
+                 CAP_DAC_READ_SEARCH and CAP_SYS_ADMIN)"
             ),
             Self::NoDiagnostics => f.write_str(
-                "the kernel's socket diagnostics could not be used: /proc tells neither owners nor ages \
-                 (AF_NETLINK sockets and the kernel's tcp_diag and inet_diag show them)",
+                "the kernel's socket diagnostics are unavailable: owners and ages of sockets are unknown (allow \
+                 AF_NETLINK sockets, load tcp_diag and inet_diag)",
             ),
             Self::NoMptcp(count) => write!(
                 f,
-                "network namespaces with sockets of Multipath TCP that could not be asked for: {count}; those in \
-                 CLOSE_WAIT are not counted (the kernel's mptcp_diag shows them)"
+                "network namespaces whose Multipath TCP sockets cannot be listed: {count}; those in CLOSE_WAIT are not \
+                 counted (load mptcp_diag)"
             ),
             Self::ClosedDescriptors(count) => write!(
                 f,
-                "services whose descriptors could not be copied: {count}; `fd.closed` of them is unknown \
-                 (CAP_SYS_PTRACE, and a sandbox that allows pidfd_getfd, show it)"
+                "services whose descriptors cannot be copied: {count}; their `fd.closed` is unknown (grant \
+                 CAP_SYS_PTRACE, and allow pidfd_getfd in the sandbox)"
             ),
         }
     }

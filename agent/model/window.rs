@@ -125,7 +125,9 @@ impl Hours {
         let (from, until) = (minute(from).ok_or_else(expected)?, minute(until).ok_or_else(expected)?);
         match (from, until) {
             (DAY, _) => Err(expected()),
-            (from, until) if from == until => Err("it ends as it begins: the whole day is 00:00-24:00".into()),
+            (from, until) if from == until => {
+                Err("the window ends at its beginning: the whole day is 00:00-24:00".into())
+            }
             (from, until) => Ok(Self { from, until }),
         }
     }

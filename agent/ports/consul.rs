@@ -82,7 +82,7 @@ impl Answer {
     /// Reads the body, where the thing asked for is there.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         if !self.found {
-            return Err(ApiError::Refused(format!("{}: 404 Not Found; is the url Consul's?", self.asked)));
+            return Err(ApiError::Refused(format!("{}: 404 Not Found; the url may not be Consul's", self.asked)));
         }
         serde_json::from_slice(&self.body)
             .map_err(|error| ApiError::Refused(format!("{}: the answer is not Consul's: {error}", self.asked)))
@@ -209,11 +209,11 @@ async fn ask_one(
     } else if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         Failed::Passing(format!("{asked}: {status}: {says}"))
     } else {
-        Failed::Refused(format!("{asked}: {status}: {says}; is the url Consul's?"))
+        Failed::Refused(format!("{asked}: {status}: {says}; the url may not be Consul's"))
     })
 }
 
-const UNUSABLE: &str = "the token holds characters that no header may";
+const UNUSABLE: &str = "the token has characters that a header cannot hold";
 
 fn header(token: &SecretString) -> Result<HeaderValue, &'static str> {
     let mut value = HeaderValue::from_str(token.expose_secret().trim()).map_err(|_| UNUSABLE)?;

@@ -223,7 +223,7 @@ impl WithDeadline<dyn Restarter> {
     ) -> Result<T, RestartError> {
         let service = super::restarter::named(target);
         let asked = self.silences.ask(&service).map_err(|silent| RestartError::Unreachable {
-            detail: format!("what runs it {silent}"),
+            detail: format!("the restarter {silent}"),
             service: service.clone(),
         })?;
         let answer = self.by(RESTARTER, target, call).await;

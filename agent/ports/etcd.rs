@@ -282,7 +282,9 @@ async fn log_in(members: &Members, name: &str, password: &SecretString) -> Resul
     let post = |client, base| post(client, base, "auth/authenticate", body, None, LOGIN_DEADLINE);
     match members.ask(post, |failed| matches!(failed, Failed::NotReached(_) | Failed::Broken(_))).await {
         Ok(Answer { token: Some(token), .. }) => Ok(token.into()),
-        Ok(_) => Err(LoginError::Refused("etcd gave no token; is its access control on?".into())),
+        Ok(_) => {
+            Err(LoginError::Refused("etcd gave no token; its access control may be off (`etcdctl auth enable`)".into()))
+        }
         Err(Failed::NotReached(detail)) => Err(LoginError::NotReached(detail)),
         Err(Failed::Distrusted(detail)) => Err(LoginError::Distrusted(detail)),
         Err(Failed::Broken(detail) | Failed::Silent(detail)) => Err(LoginError::Unanswered(detail)),
@@ -333,7 +335,7 @@ async fn post(
     let mut request = client.post(at(base, method)).json(body).timeout(deadline);
     if let Some(token) = token {
         let mut value = HeaderValue::from_str(token.expose_secret())
-            .map_err(|_| Failed::Refused(told("its token holds characters that no header may".into())))?;
+            .map_err(|_| Failed::Refused(told("the login's token has characters that a header cannot hold".into())))?;
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
@@ -349,9 +351,7 @@ async fn post(
     Err(match status {
         _ if status == StatusCode::UNAUTHORIZED || says.contains(OLD_TOKEN) => Failed::LoggedOut(detail),
         _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Failed::Broken(detail),
-        StatusCode::NOT_FOUND => {
-            Failed::Refused(told(format!("{status}; is the url that of an etcd of 3.4 or later?")))
-        }
+        StatusCode::NOT_FOUND => Failed::Refused(told(format!("{status}; the url must be that of etcd 3.4 or later"))),
         _ => Failed::Refused(detail),
     })
 }

@@ -79,12 +79,19 @@ impl Secret {
             // Empty for the moment in which somebody writes it.
             Ok(found) if same(&found, refused) || found.expose_secret().is_empty() => false,
             Ok(found) => {
-                tracing::warn!(file = %shown, "the server refused the secret that {shown} held; trying the new one in it");
+                tracing::warn!(
+                    file = %shown,
+                    "the server refused the former secret of {shown}; trying the new one in that file",
+                );
                 *now = found;
                 true
             }
             Err(error) => {
-                tracing::warn!(file = %shown, %error, "the server refused the secret of {shown}, which cannot be read: {error}");
+                tracing::warn!(
+                    file = %shown,
+                    %error,
+                    "the server refused the secret of {shown}, and that file cannot be read again: {error}",
+                );
                 false
             }
         }
@@ -171,7 +178,7 @@ impl Login {
                 _ => {}
             }
             if spent.is_some() {
-                tracing::info!(user = self.name(), "the login as {} has ended; logging in again", self.name());
+                tracing::info!(user = self.name(), "the login of user {} has expired; logging in again", self.name());
             }
             let login = log_in(kept, Arc::clone(&self.kept), self.user.password.clone(), ask);
             tokio::spawn(login).await.unwrap_or_else(|lost| Err(LoginError::Unanswered(format!("login: {lost}"))))
@@ -179,7 +186,7 @@ impl Login {
         match tokio::time::timeout(patience, asked).await {
             Ok(answer) => answer,
             Err(_) => Err(LoginError::Unanswered(format!(
-                "no answer to the login as {} after {}; it is waited for up to {}",
+                "the login of user {} has no answer after {}; the agent waits up to {}",
                 self.name(),
                 duration::format(patience),
                 duration::format(LOGIN_DEADLINE)

@@ -77,7 +77,7 @@ pub struct Ports {
     pub supervisord: Arc<dyn restarter::Restarter>,
     pub supervise: Arc<dyn restarter::Restarter>,
     pub probe: Arc<dyn probe::Probe>,
-    /// `None` where the host's file names no fleet.
+    /// `None` where agent.yaml has no `fleet`.
     pub fleet: Option<Arc<dyn fleet::Fleet>>,
 }
 

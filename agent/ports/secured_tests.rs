@@ -156,8 +156,8 @@ async fn zookeepers_secure_port_is_spoken_to_by_tls() {
     let no_tls = Ensemble { servers: vec![zookeeper.server.clone()], ..ensemble(showing(&ca)) };
     let plainly = Ensemble { tls: None, ..ensemble(showing(&ca)) };
     for (ensemble, words) in [
-        (no_tls, "closed the connection in the TLS handshake, as a port does that speaks no TLS"),
-        (plainly, "closed at our first word, as by a port that speaks TLS"),
+        (no_tls, "closed the connection in the TLS handshake, as a port without TLS does"),
+        (plainly, "closed at the first request, as a port with TLS does"),
     ] {
         let asked = ZooKeeper::new("zookeeper", ensemble, None, "/dubbo", false, HOST).names().await.unwrap_err();
         assert!(asked.is_passing() && asked.to_string().contains(words), "{asked}");

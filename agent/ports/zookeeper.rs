@@ -382,7 +382,7 @@ fn told(code: i32, what: &str) -> ApiError {
     let refused = |why: &str| ApiError::Refused(format!("ZooKeeper: {what}: {why}"));
     match code {
         code::NO_NODE => refused("no such node"),
-        code::NO_AUTH => refused("not permitted (NoAuth); is it this user's, and the password right?"),
+        code::NO_AUTH => refused("not permitted (NoAuth); check the node's ACL, the user and the password"),
         code::AUTH_FAILED => refused("refused (AuthFailed)"),
         // Connection lost, timed out, session expired, moved, a server that only reads, throttled: it may pass.
         -4 | -7 | -112 | -118 | -119 | -127 => ApiError::Unreachable(format!("ZooKeeper: {what}: error {code}")),

@@ -55,7 +55,11 @@ impl Counted {
 fn begin(service: &ServiceName, sensor: &mut Sensor, clock: &dyn Clock) -> Result<Counter, String> {
     let counter = sensor.ports_of_its_own(service).and_then(|ports| Counter::at(ports, clock));
     if let Err(why) = &counter {
-        tracing::debug!(%service, why, "new connections are not counted by the kernel; looks give a lower bound");
+        tracing::debug!(
+            %service,
+            why,
+            "the kernel cannot count the new connections of {service}: {why}; a lower bound comes from the looks",
+        );
     }
     counter
 }

@@ -74,11 +74,13 @@ impl Attention {
         self.pacing.spent(look.cost);
         self.spacing = before.max(self.period());
         if self.is_lengthened() && !lengthened {
+            let (cost, period) = (duration::format(look.cost), duration::format(self.period()));
             tracing::warn!(
-                cost = ?look.cost,
-                period = %duration::format(self.period()),
-                "a look costs more than `cpu_budget` allows at this interval: looking less often; a growth over less than \
-                 four such periods is unknown, and a forecast where one is above a minute"
+                cost,
+                period,
+                "a look took {cost} of CPU, more than `cpu_budget` allows at the configured interval: looking every \
+                 {period} instead; a growth over less than four such periods is unknown, and so is a forecast where \
+                 the period is above 1m",
             );
         }
         Ok(look)
@@ -88,7 +90,7 @@ impl Attention {
     fn note_not_seen(&mut self, blind_spots: &[BlindSpot]) {
         let is_known = |spot: &BlindSpot| self.not_seen.iter().any(|known| discriminant(known) == discriminant(spot));
         for spot in blind_spots.iter().filter(|spot| !is_known(spot)) {
-            tracing::warn!("not seen: {spot}");
+            tracing::warn!("not visible to the agent: {spot}");
         }
         self.not_seen = blind_spots.to_vec();
     }
@@ -103,7 +105,7 @@ impl Attention {
         // Containers come and go: how many there are is for `status`.
         let is_news = |caution: &&Caution| !matches!(caution, Caution::NewNamespaces { .. });
         for caution in cautions.iter().filter(is_news).filter(|caution| !self.cautions.contains(caution)) {
-            tracing::warn!("note: {caution}");
+            tracing::warn!("{caution}");
         }
         self.cautions = cautions;
     }

@@ -49,13 +49,17 @@ impl fmt::Display for Unowned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, of, why, strays, policies } = self;
         let policies = policies.join(", ");
-        write!(f, "{count} of the host's {of} sockets in CLOSE_WAIT are no service's")?;
+        write!(f, "{count} of the host's {of} sockets in CLOSE_WAIT belong to no service")?;
         let named: Vec<String> = match strays.is_empty() {
             true => why.iter().map(|(why, count)| format!("{count} {why}")).collect(),
             false => strays.iter().take(MOST_STRAYS).map(ToString::to_string).collect(),
         };
         let more = if strays.len() > MOST_STRAYS { "; `unwait scan` names the rest" } else { "" };
-        write!(f, ": {}{more}. {policies} counts them, and nothing will be done about them", named.join(", "))
+        write!(
+            f,
+            ": {}{more}. Policies that count them: {policies}. No runbook can free them: find their owner by hand",
+            named.join(", ")
+        )
     }
 }
 
@@ -75,11 +79,16 @@ mod tests {
             strays: vec![stray(180, login), stray(5, "/a"), stray(4, "/b"), stray(1, "/c")],
             policies: vec!["host-close-wait".into()],
         };
-        let said = "200 of the host's 503 sockets in CLOSE_WAIT are no service's: 180 in the cgroup \
-                    /user.slice/user-1000.slice/user@1000.service/app.slice/x.service, 5 in the cgroup /a, 4 in the cgroup /b; \
-                    `unwait scan` names the rest. host-close-wait counts them, and nothing will be done about them";
+        let said = "200 of the host's 503 sockets in CLOSE_WAIT belong to no service: 180 in the cgroup \
+                    /user.slice/user-1000.slice/user@1000.service/app.slice/x.service, 5 in the cgroup /a, 4 in the \
+                    cgroup /b; `unwait scan` names the rest. Policies that count them: host-close-wait. No runbook can \
+                    free them: find their owner by hand";
         assert_eq!(unowned.to_string(), said);
         unowned.strays.clear();
-        assert!(unowned.to_string().contains("no service's: 190 not_a_service, 10 no_holder. host-close-wait counts"));
+        assert!(
+            unowned
+                .to_string()
+                .contains("belong to no service: 190 not_a_service, 10 no_holder. Policies that count them")
+        );
     }
 }

@@ -113,7 +113,7 @@ async fn serve(bounds: Bounds, listener: impl Future<Output = TcpListener>, answ
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "http");
+                tracing::warn!(%error, "cannot accept an HTTP connection: {error}; retrying in 1s");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -125,12 +125,18 @@ async fn bind(listen: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(listen).await {
             Ok(listener) => {
-                tracing::info!(%listen, "/metrics, /healthz and /readyz are served");
+                tracing::info!(%listen, "/metrics, /healthz and /readyz are served on {listen}");
                 return listener;
             }
             Err(error) if !told => {
                 told = true;
-                tracing::error!(%listen, %error, "`http: listen` cannot be had: no metrics are served; it is tried again");
+                tracing::error!(
+                    %listen,
+                    %error,
+                    "cannot listen on {listen} (`http: listen`): {error}; /metrics, /healthz and /readyz are not \
+                     served, retrying every {}",
+                    crate::model::duration::format(BIND_AGAIN),
+                );
             }
             Err(_) => {}
         }
@@ -151,7 +157,7 @@ async fn converse(stream: TcpStream, answers: Answers) {
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = conversed {
-        tracing::debug!(%error, "an http connection ended early");
+        tracing::debug!(%error, "an HTTP connection ended early: {error}");
     }
 }
 

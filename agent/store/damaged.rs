@@ -36,9 +36,15 @@ impl Store {
             opened => return opened,
         };
         let kept = beside(path, &clock.now().strftime(".damaged-%Y%m%dT%H%M%SZ").to_string());
-        tracing::error!(error = %damage, kept = %kept.display(), "the state is damaged and set aside: paused");
+        tracing::error!(
+            error = %damage,
+            kept = %kept.display(),
+            "the store was damaged ({damage}), and is kept as {}; a new one begins, and the agent is paused until \
+             `unwait resume`",
+            kept.display(),
+        );
         let why = format!(
-            "the state was damaged ({damage}) and is kept as {}; latches, pauses and budgets of before are not known",
+            "the agent's store was damaged ({damage}) and is kept as {}; earlier locks, pauses and budgets are unknown",
             kept.display()
         );
         make(path, &why, Arc::clone(&clock))?;
@@ -96,7 +102,7 @@ fn make(path: &Path, why: &str, clock: Arc<dyn Clock>) -> Result<(), StoreError>
     // The last connection to a file takes its log away, once it is written back.
     drop(store);
     match beside(&making, "-wal").symlink_metadata() {
-        Ok(_) => Err(set_aside(io::Error::other("the new file could not be written to its end"))),
+        Ok(_) => Err(set_aside(io::Error::other("the new file could not be written completely"))),
         Err(_) => File::open(&making).and_then(|file| file.sync_all()).map_err(set_aside),
     }
 }

@@ -54,7 +54,7 @@ pub enum StoreError {
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("{path}: written by an older unwait (version {found}, this one knows {known}); `unwait run` migrates it")]
     Older { path: PathBuf, found: i64, known: i64 },
-    #[error("{path}: {what} cannot be read: {detail}; `unwait run` sets a damaged file aside")]
+    #[error("{path}: cannot read {what}: {detail}; a restart of the agent sets a damaged file aside")]
     Corrupt { path: PathBuf, what: String, detail: String },
     #[error("{path} is damaged and could not be set aside: {source}; move it away, or free space beside it")]
     SetAside { path: PathBuf, source: std::io::Error },
@@ -169,10 +169,20 @@ impl Store {
         let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
             Err(error) if !was_failing => {
-                tracing::error!(%error, path = %self.path.display(), "the state cannot be written: observe-only")
+                tracing::error!(
+                    %error,
+                    path = %self.path.display(),
+                    "cannot write {}: {error}; the agent observes only, and no new action begins until a write \
+                     succeeds",
+                    self.path.display(),
+                )
             }
             Ok(_) if was_failing => {
-                tracing::info!(path = %self.path.display(), "the state can be written again: observe-only ends")
+                tracing::info!(
+                    path = %self.path.display(),
+                    "{} can be written again: the agent acts again",
+                    self.path.display(),
+                )
             }
             _ => {}
         }

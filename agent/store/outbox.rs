@@ -166,9 +166,13 @@ impl Store {
                 Ok(message) => outgoing.push(Outgoing { id, destination, message, attempts, error }),
                 // One that cannot be read must not keep the others from being delivered.
                 Err(unreadable) => {
-                    tracing::error!(id, %unreadable, "a message of the outbox cannot be read and is put aside");
-                    if let Err(error) = self.refused(&id, "it cannot be read back") {
-                        tracing::debug!(id, %error, "it could not be put aside yet");
+                    tracing::error!(
+                        id,
+                        %unreadable,
+                        "message {id} in the store cannot be read: {unreadable}; it is not sent",
+                    );
+                    if let Err(error) = self.refused(&id, "the stored message cannot be read") {
+                        tracing::debug!(id, %error, "cannot mark message {id} as refused: {error}; retrying");
                     }
                 }
             }

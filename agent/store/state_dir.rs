@@ -13,7 +13,7 @@ pub enum StateDirError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {why}; make it a directory of mode 0700 owned by the user that runs the agent")]
     NotPrivate { path: PathBuf, why: String },
-    #[error("{path}: another unwait (pid {pid}) runs on this state directory; one agent a host")]
+    #[error("{path}: another unwait (pid {pid}) uses this state directory; run only one agent per host")]
     Taken { path: PathBuf, pid: String },
 }
 
@@ -63,13 +63,13 @@ impl StateDir {
         let refuse = |why: &str| Err(StateDirError::NotPrivate { path: path.into(), why: why.into() });
         let metadata = path.symlink_metadata().map_err(io)?;
         if !metadata.is_dir() {
-            return refuse("it is no directory (a symbolic link is not followed)");
+            return refuse("the path is no directory (a symbolic link is not followed)");
         }
         if metadata.uid() != nix::unistd::geteuid().as_raw() {
-            return refuse("it belongs to another user");
+            return refuse("the directory belongs to another user");
         }
         if metadata.mode() & 0o077 != 0 {
-            return refuse("others can read or write it");
+            return refuse("other users can read or write the directory");
         }
         Ok(())
     }

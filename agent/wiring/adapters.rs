@@ -49,7 +49,11 @@ impl Missing {
     ) -> Result<Arc<T>, WiringError> {
         match made {
             Err(error) if self == Self::DoesNotAnswer => {
-                tracing::error!(%error, adapter = name, "{name} cannot be asked");
+                tracing::error!(
+                    %error,
+                    adapter = name,
+                    "{name} is unavailable: {error}; everything that needs {name} is held",
+                );
                 Ok(unmade(UnavailableAdapter { name: name.into(), why: error.to_string() }))
             }
             made => made,

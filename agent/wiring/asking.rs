@@ -60,7 +60,7 @@ impl Wiring {
             let Some(health) = &config.health else { continue };
             let answer = match self.ports.probe.ask(health, DEADLINE).await {
                 Ok(()) => Ok("passes".into()),
-                Err(failure) if failure.is_an_answer => Ok(format!("does not pass now: {failure}")),
+                Err(failure) if failure.is_an_answer => Ok(format!("the probe fails now: {failure}")),
                 Err(failure) => Err(failure.to_string()),
             };
             all.push(Asked {
@@ -103,7 +103,7 @@ impl Wiring {
         let bindings = self.config.host.services.values().flat_map(|service| &service.bindings);
         let Some(bound) = bindings.into_iter().find(|binding| binding.registry == name) else {
             let found = registry.names().await.map_err(|error| error.to_string())?;
-            return Ok(format!("answers; {} addresses are registered there", found.len()));
+            return Ok(format!("answers; it lists {} addresses", found.len()));
         };
         match registry.observe(&bound.id).await {
             Ok(registration) => Ok(format!("{} is {}", bound.id, shown(&registration.traffic))),
@@ -114,11 +114,11 @@ impl Wiring {
 
     async fn read_fleet(&self, fleet: Arc<dyn Fleet>, config: &FleetConfig) -> Result<String, String> {
         match (fleet.services().await, config) {
-            (Ok(services), _) => Ok(format!("answers; {} services have slots there", services.len())),
+            (Ok(services), _) => Ok(format!("answers; slots of {} services are held", services.len())),
             // A lock that can only be taken is not taken for a look.
             (Err(FleetError::Cannot(_)), FleetConfig::FleetLock { url, tls, .. }) => {
                 let tls = self.shared.tls(adapters::FLEET, tls).map_err(|error| error.to_string())?;
-                greet(url, &tls.into(), DEADLINE).await.map(|()| "takes connections".into())
+                greet(url, &tls.into(), DEADLINE).await.map(|()| "accepts connections".into())
             }
             (Err(error), _) => Err(error.to_string()),
         }
@@ -129,7 +129,7 @@ impl Wiring {
         let url = adapters::secret(url_file, "the webhook's address").map_err(|error| error.to_string())?;
         let via = adapters::via_of(destination, &self.shared).map_err(|error| error.to_string())?;
         greet(url.expose_secret(), &via, DEADLINE).await?;
-        Ok("takes connections; nothing was posted".into())
+        Ok("accepts connections; no message was sent".into())
     }
 }
 

@@ -37,17 +37,23 @@ impl Wiring {
             Ok(fleet) => {
                 if fleet == self.named_fleet {
                     tracing::info!(
-                        "the fleet's former store has all slots back: from now on the one that `fleet` names is asked"
+                        "the former fleet store has all slots of this host back: the store that `fleet` names is used \
+                         from now on",
                     );
                 } else {
                     tracing::warn!(
-                        "`fleet` was changed while this host holds a slot, or may: the former store is asked until it has that back"
+                        "`fleet` was changed while this host holds a slot, or may hold one: the former fleet store is \
+                         used until that slot is given back",
                     );
                 }
                 self.ask_fleet(fleet);
             }
             Err(error) => {
-                tracing::warn!(%error, "in which of the fleet's stores slots were taken cannot be read or noted: {error}")
+                tracing::warn!(
+                    %error,
+                    "cannot read or store which fleet store this host's slots are in: {error}; the present fleet store \
+                     stays in use",
+                )
             }
         }
     }
@@ -56,7 +62,10 @@ impl Wiring {
     pub fn ask_fleet(&mut self, fleet: Option<FleetConfig>) {
         let made = fleet.as_ref().map(|config| adapters::fleet(config, &self.host, &self.shared)).transpose();
         let adapter = made.unwrap_or_else(|error| {
-            tracing::error!(%error, "the fleet's store is not asked: {error}");
+            tracing::error!(
+                %error,
+                "the fleet store is unavailable: {error}; policies with `fleet_slots` or `common_cause` are held",
+            );
             None
         });
         self.ports.fleet = adapter.map(around_fleet);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Wiring, supervised};
 use crate::execute::world::{Closed, Kernel};
 use crate::model::runbook::Recycle;
-use crate::model::{Plan, Worker};
+use crate::model::{Plan, Worker, duration};
 use crate::ports::restarter::pidfd::{self, ProcessHandle};
 use crate::sense::sensor::on_blocking_thread;
 use crate::store::Store;
@@ -46,13 +46,21 @@ impl Kernel for RealKernel {
         }
         let lives = |pid: u32, began| !matches!(pidfd::start_time(pid.cast_signed()), Ok(seen) if seen != Some(began));
         let noted = self.1.note_asked(&self.0.host.clock.boot(), workers, lives);
-        noted.map_err(|error| format!("nobody was asked to end, since that could not be stored: {error}"))?;
+        noted.map_err(|error| {
+            format!("no worker was signalled, because the list of workers could not be stored: {error}")
+        })?;
         for (worker, process) in &held {
             process.signal(pidfd::number(how.signal)).map_err(|error| refused(worker, error))?;
         }
         if let Some(kill_after) = how.kill_after {
             for (worker, process) in still_there(&held, Instant::now() + kill_after).await {
-                tracing::warn!(pid = worker.pid, "process {} outlived SIG{}: sending SIGKILL", worker.pid, how.signal);
+                tracing::warn!(
+                    pid = worker.pid,
+                    "process {} still runs {} after SIG{}: sending SIGKILL",
+                    worker.pid,
+                    duration::format(kill_after),
+                    how.signal,
+                );
                 process.signal(libc::SIGKILL).map_err(|error| refused(worker, error))?;
             }
         }

@@ -78,7 +78,7 @@ impl std::fmt::Debug for Host {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WiringError {
-    #[error("{path}: {source}; {what} is read from this file")]
+    #[error("cannot read {what} from {path}: {source}")]
     Secret { path: PathBuf, what: &'static str, source: std::io::Error },
     #[error("{0}")]
     Registry(#[from] crate::ports::registry::RegistryError),
@@ -90,7 +90,7 @@ pub enum WiringError {
     Notifier { destination: String, detail: String },
     #[error("{0}")]
     Sensor(#[from] crate::collect::CollectError),
-    #[error("the host has no name: {0}")]
+    #[error("the host name cannot be read: {0}")]
     HostName(String),
 }
 
@@ -169,7 +169,11 @@ impl Wiring {
         let registries = made.iter().map(|(name, made)| (name.clone(), Arc::clone(&made.adapter))).collect();
         let fleet = match config.host.fleet.as_ref().map(|config| adapters::fleet(config, &host, &shared)).transpose() {
             Err(error) if missing == Missing::DoesNotAnswer => {
-                tracing::error!(%error, "the fleet's store is not asked");
+                tracing::error!(
+                    %error,
+                    "the fleet store is unavailable: {error}; slots of this host are not given back until the agent \
+                     starts with a valid configuration",
+                );
                 None
             }
             fleet => fleet?,

@@ -156,9 +156,7 @@ pub async fn lacks_here(wiring: &Wiring, runbook: &Runbook, target: &Target) -> 
         }
     }
     if runbook.closes_sockets() && !kernel::may_close_sockets() {
-        lacks.push(
-            "close_sockets: it needs CAP_NET_ADMIN, which the agent does not have; deploy/README.md says how".into(),
-        );
+        lacks.push("close_sockets: the agent lacks CAP_NET_ADMIN; deploy/README.md shows how to grant it".into());
     }
     lacks
 }
@@ -178,7 +176,8 @@ fn lives_elsewhere(process: &ProcessRestart, pid: u32) -> Option<String> {
     };
     let pid_file = process.pid_file.display();
     Some(format!(
-        "pid {pid}, which {pid_file} names, lives in {by}, where `restart: {{ process }}` starts nothing: {fits}"
+        "pid {pid}, which {pid_file} names, lives in {by}, where `restart: {{ process }}` cannot start a process: \
+         {fits}"
     ))
 }
 
@@ -197,7 +196,9 @@ pub async fn short_deadlines<'a>(
                     let takes = wiring.ports.registries.get(registry).map(|port| port.drains_within());
                     if let Some(takes) = takes.filter(|takes| takes > deadline) {
                         let (deadline, takes) = (shown(*deadline), shown(takes));
-                        short.push(format!("drain: its deadline of {deadline} is below the {takes} of {registry}"));
+                        short.push(format!(
+                            "drain: the deadline of {deadline} is below the {takes} that {registry} may take"
+                        ));
                     }
                 }
             }
@@ -206,7 +207,7 @@ pub async fn short_deadlines<'a>(
                 let takes = wiring.ports.restarter(restart).own_deadline(restart).await;
                 if let Some(takes) = takes.ok().filter(|takes| takes > deadline) {
                     let (deadline, takes) = (shown(*deadline), shown(takes));
-                    short.push(format!("restart: its deadline of {deadline} is below the service's own of {takes}"));
+                    short.push(format!("restart: the deadline of {deadline} is below the service's own of {takes}"));
                 }
             }
             _ => {}
@@ -219,13 +220,17 @@ pub async fn short_deadlines<'a>(
 async fn holds_nothing(wiring: &Wiring, process: &ProcessRestart, service: &ServiceName, pid: u32) -> Option<String> {
     match saga_world::ends_a_holder(wiring, service, pid).await {
         Ok(false) => Some(format!(
-            "restart: pid {pid}, which {} names, and those below it, hold none of the leaked sockets: it may be another \
-             service's",
+            "restart: pid {pid}, which {} names, and its children hold none of the leaked sockets: the pid may belong \
+             to another service now",
             process.pid_file.display()
         )),
         Ok(true) => None,
         Err(error) => {
-            tracing::debug!(%service, error, "whether the process that would be ended holds a leaked socket cannot be seen");
+            tracing::debug!(
+                %service,
+                error,
+                "cannot see the sockets of pid {pid} of {service}: {error}; its pid file is believed",
+            );
             None
         }
     }
@@ -235,11 +240,12 @@ async fn holds_nothing(wiring: &Wiring, process: &ProcessRestart, service: &Serv
 async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<String> {
     match restarter.dependents(restart).await {
         Ok(dependents) if dependents.is_empty() => None,
-        Ok(dependents) if matches!(restart, Restart::Docker { .. }) => {
-            Some(format!("a restart would cut off {}, which share its network namespace", dependents.join(", ")))
-        }
+        Ok(dependents) if matches!(restart, Restart::Docker { .. }) => Some(format!(
+            "a restart would cut off {}, which share the service's network namespace",
+            dependents.join(", ")
+        )),
         Ok(dependents) => Some(format!(
-            "a restart would take along {}; say `with_dependents: true` of the service if that is wanted",
+            "a restart would also restart {}; set `with_dependents: true` of the service if that is wanted",
             dependents.join(", ")
         )),
         Err(error) => Some(error.to_string()),
@@ -252,7 +258,7 @@ async fn taken_along(restarter: &dyn Restarter, restart: &Restart) -> Option<Str
 pub(crate) async fn scope(wiring: &Wiring, service: &ServiceName, bindings: &[Binding]) -> Result<String, String> {
     let Some(Binding { registry, id, .. }) = bindings.first() else { return Ok(service.to_string()) };
     let adapter = wiring.ports.registries.get(registry);
-    let adapter = adapter.ok_or_else(|| format!("the host's file names no registry `{registry}`"))?;
+    let adapter = adapter.ok_or_else(|| format!("agent.yaml has no registry `{registry}`"))?;
     adapter.observe(id).await.map(|registration| registration.name).map_err(|error| error.to_string())
 }
 

@@ -119,9 +119,9 @@ impl FreshMeasure {
 
 impl FreshMeasure {
     async fn main_pid(&self, plan: &Plan) -> Result<u32, String> {
-        let restart = plan.target.restart.as_ref().ok_or("nothing tells its main process")?;
+        let restart = plan.target.restart.as_ref().ok_or("the main process of the service is unknown")?;
         let seen = self.0.ports.restarter(restart).observe(restart).await.map_err(|error| error.to_string())?;
-        Ok(seen.main_pid.ok_or("its main process is not told by a pid of this host")?)
+        Ok(seen.main_pid.ok_or("the service's supervisor does not report its main process by a pid of this host")?)
     }
 }
 
@@ -273,7 +273,12 @@ impl RealKeeper {
     fn history(&self, service: &ServiceName, ticks: Vec<(Timestamp, Readings)>, at: Timestamp) -> Vec<Sample> {
         let first = ticks.first().map_or(at, |(first, _)| *first);
         let mut history = self.store.samples(service, at - HISTORY, first).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the evidence has the last ticks of the signals alone");
+            tracing::warn!(
+                %service,
+                %error,
+                "cannot read the signal history of {service}: {error}; its evidence holds the agent's latest looks \
+                 alone",
+            );
             Vec::new()
         });
         // The step within which the ticks begin is told by them.
@@ -294,8 +299,17 @@ impl Keeper for RealKeeper {
         for (name, registry) in &self.wiring.ports.registries {
             match tokio::time::timeout(NAMES_WITHIN.min(deadline / 4), registry.names()).await {
                 Ok(Ok(known)) => names.extend(known),
-                Ok(Err(error)) => tracing::warn!(registry = %name, %error, "peers stay unnamed"),
-                Err(_) => tracing::warn!(registry = %name, "peers stay unnamed: no answer in time"),
+                Ok(Err(error)) => tracing::warn!(
+                    registry = %name,
+                    %error,
+                    "registry {name} did not list its instances: {error}; the evidence shows these peers by address \
+                     alone",
+                ),
+                Err(_) => tracing::warn!(
+                    registry = %name,
+                    "registry {name} did not list its instances in time; the evidence shows these peers by address \
+                     alone",
+                ),
             }
         }
         let (sensor, of) = (self.wiring.sensor.clone(), service.clone());

@@ -5,25 +5,43 @@
 const SERVERS: [(&[&str], &str); 12] = [
     (
         &["php-fpm"],
-        "php-fpm: recycle-workers with `signal: QUIT` for an idle pool that leaks, `signal: TERM` where handlers hang",
+        "php-fpm: recycle-workers with `signal: QUIT` where idle workers leak, `signal: TERM` where handlers hang",
     ),
-    (&["gunicorn"], "gunicorn: recycle-workers with `kill_after: 35s`; never reload while handlers hang"),
+    (&["gunicorn"], "gunicorn: recycle-workers with `kill_after: 35s`; do not reload while handlers hang"),
     (
         &["uwsgi"],
-        "uWSGI: recycle-workers with `signal: HUP` for an idle pool, `TERM` where handlers hang; never reload by USR1",
+        "uWSGI: recycle-workers with `signal: HUP` where idle workers leak, `signal: TERM` where handlers hang; do not \
+         use `reload_signal: USR1`",
     ),
     (&["uvicorn"], "uvicorn: recycle-workers, or reload (HUP)"),
-    (&["puma"], "puma: recycle-workers with `wait: 45s`; `preload_app! false` before any reload"),
-    (&["unicorn"], "unicorn: recycle-workers with `signal: QUIT` for an idle pool, `TERM` where handlers hang"),
+    (
+        &["puma"],
+        "puma: recycle-workers with `wait: 45s`; reload only with `preload_app! false` in Puma's configuration",
+    ),
+    (
+        &["unicorn"],
+        "unicorn: recycle-workers with `signal: QUIT` where idle workers leak, `signal: TERM` where handlers hang",
+    ),
     (
         &["apache2", "httpd"],
-        "Apache: reload; prefork also recycle-workers with `signal: USR1`, where handlers hang `TERM`; event and worker never",
+        "Apache: reload; with MPM prefork also recycle-workers (`signal: USR1`, or `signal: TERM` where handlers \
+         hang); with MPM event or worker no recycle-workers",
     ),
-    (&["nginx"], "nginx: reload, which frees what hangs only with `worker_shutdown_timeout` set"),
-    (&["haproxy"], "haproxy: reload, which frees what hangs only with `hard-stop-after` set; never recycle-workers"),
-    (&["celery"], "Celery: reload (HUP); recycle-workers only with acks_late and reject_on_worker_lost"),
-    (&["node"], "node: isolate-restart-recover, of a cluster recycle-workers; HUP ends it, so no `reload_signal: HUP`"),
-    (&["java"], "a JVM: isolate-restart-recover; HUP ends it, so no `reload_signal: HUP`"),
+    (&["nginx"], "nginx: reload; hung connections are freed only if nginx sets `worker_shutdown_timeout`"),
+    (
+        &["haproxy"],
+        "haproxy: reload; hung connections are freed only if HAProxy sets `hard-stop-after`; no recycle-workers",
+    ),
+    (
+        &["celery"],
+        "Celery: reload (HUP); recycle-workers only if Celery sets acks_late and reject_on_worker_lost, or tasks are \
+         lost",
+    ),
+    (
+        &["node"],
+        "node: isolate-restart-recover; for a cluster recycle-workers; HUP ends node, so set no `reload_signal: HUP`",
+    ),
+    (&["java"], "a JVM: isolate-restart-recover; HUP ends a JVM, so set no `reload_signal: HUP`"),
 ];
 
 /// By the command line of a service's main process, its arguments parted by NUL or, where it shows a title, by blanks.

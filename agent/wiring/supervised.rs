@@ -11,8 +11,8 @@ use super::Wiring;
 use crate::attribute::container_by_id;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::model::ServiceName;
 use crate::model::plan::Restart;
+use crate::model::{ServiceName, duration};
 use crate::ports::restarter::docker::DockerRestarter;
 use crate::ports::restarter::supervise::SuperviseRestarter;
 use crate::ports::restarter::supervisord::SupervisordRestarter;
@@ -58,8 +58,16 @@ pub async fn ask(config: &Config, clock: &Arc<dyn Clock>) -> Told {
             Ok(Ok(Answer::Main(pid))) => told.mains.push((service, pid)),
             Ok(Ok(Answer::Container(by_id))) => told.containers.push((service, by_id)),
             Ok(Ok(Answer::Nothing)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a supervisor cannot be asked: what was known is kept"),
-            Err(_) => tracing::warn!(%service, "the supervisor of {service} takes its time: what was known is kept"),
+            Ok(Err(error)) => tracing::warn!(
+                %service,
+                %error,
+                "cannot ask the supervisor of {service} for its process: {error}; its last answer is used",
+            ),
+            Err(_) => tracing::warn!(
+                %service,
+                "the supervisor of {service} did not answer within {}; its last answer is used",
+                duration::format(WITHIN),
+            ),
         }
     }
     told

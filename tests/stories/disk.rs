@@ -283,7 +283,7 @@ fn a_state_file_that_is_damaged_is_set_aside_and_the_agent_is_paused() {
 
         let output = plain.run_until_it_says("has lost its memory");
 
-        for word in [says, "damaged and set aside", "has lost its memory"] {
+        for word in [says, "the store was damaged", "has lost its memory"] {
             assert!(output.contains(word), "a file {what}: no {word:?} in {output}");
         }
         assert!(!output.contains("panicked"), "a file {what}: {output}");

@@ -148,9 +148,12 @@ fn what_would_not_start_again_or_is_frozen_is_not_begun() {
 
     wait_for_held(&lab, "leak-frozen.service", "frozen");
     for (unit, words) in [
-        ("leak-gone.service", "gone-php, is not there any more"),
-        ("leak-spent.service", "its start limit may be spent: up to 1 starts in 1h, of 1"),
-        ("leak-masked.service", "systemd has leak-masked.service as `masked`"),
+        ("leak-gone.service", "gone-php, the program of leak-gone.service, does not exist any more"),
+        (
+            "leak-spent.service",
+            "systemd's start limit may be reached: up to 1 starts in 1h, and StartLimitBurst= allows 1",
+        ),
+        ("leak-masked.service", "systemd reports leak-masked.service as `masked`"),
     ] {
         let detail = wait_for_held(&lab, unit, "would_not_start");
         assert!(detail.contains(words), "{detail}");
@@ -169,7 +172,7 @@ fn what_would_not_start_again_or_is_frozen_is_not_begun() {
     fs::write(lab.inside("/etc/systemd/system/leak-new.service"), "[Service]\nExecStart=/bin/true\n")
         .expect("it is ours");
     let plan = unwait(&lab, &["plan", "leak-new.service", "--policy", "close-wait-leak"]);
-    assert!(plan.out.contains("its unit file has changed since systemd read it"), "{plan:?}");
+    assert!(plan.out.contains("the unit file has changed since systemd read it"), "{plan:?}");
 }
 
 #[test]

@@ -171,8 +171,8 @@ fn a_hook_that_its_steps_deadline_cut_off_is_ended_before_the_service_is_put_bac
     stage.edit("runbooks/recover.yaml", "restart: {}", "restart: { deadline: 2s }");
     let said = String::from_utf8(stage.unwait(&["check"]).stdout).expect("UTF-8");
     for warns in [
-        "recover for rpc-order.service: drain: its deadline of 2s is below the 12m of slow",
-        "recover for rpc-order.service: restart: its deadline of 2s is below the service's own of ",
+        "recover for rpc-order.service: drain: the deadline of 2s is below the 12m that slow may take",
+        "recover for rpc-order.service: restart: the deadline of 2s is below the service's own of ",
     ] {
         assert!(said.contains(warns), "{said}");
     }

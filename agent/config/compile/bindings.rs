@@ -46,7 +46,7 @@ fn own_id(
     } else if let Some(form) = registry.and_then(RegistryConfig::id_form)
         && !id.split_once('/').is_some_and(|(service, instance)| !service.is_empty() && !instance.is_empty())
     {
-        to.wrong(&place.key("id"), format!("an instance's id there is {form}"));
+        to.wrong(&place.key("id"), format!("the form of an instance's id there is {form}"));
     } else if StandsAt::parse(&id).is_some() {
         to.wrong(&place.key("id"), "write it as `service: NAME, address: \"IP:PORT\"`, in place of `id`");
     }
@@ -76,7 +76,8 @@ fn stands_at(
         );
     }
     if registry.is_some_and(|registry| !registry.finds_by_address()) {
-        let why = "only Consul and Eureka give instances other ids at each start; here, name it by `id`";
+        let why = "only in Consul and Eureka does an instance's id change at each start; in this registry, name the \
+                   instance by `id`";
         to.wrong_key(&place.key("service"), why);
     }
     Some(StandsAt { service, address: canonical(address) }.to_string())

@@ -59,7 +59,7 @@ pub fn urls(spec: Option<OneOrMany<String>>, example: &str, within: &Place, to: 
 pub fn address(place: &Place, text: String, schemes: &[&str], example: &str, to: &mut Compiling) -> String {
     match reqwest::Url::parse(&text) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            to.wrong(place, "a URL with credentials in it would end up in logs: put the token into its own file");
+            to.wrong(place, "a URL with credentials would appear in logs: put the token into a file of its own");
         }
         Ok(url) if schemes.contains(&url.scheme()) && url.has_host() => {}
         Ok(_) | Err(_) => {
@@ -92,7 +92,7 @@ pub fn login(
 ) -> Option<Login> {
     let user = user.map(|Typed(user)| user);
     if user.is_some() && password_file.is_none() && !to.said(&place.key("password_file")) {
-        to.wrong_key(&place.key("user"), "a user has a password: add `password_file: PATH`");
+        to.wrong_key(&place.key("user"), "a user needs a password: add `password_file: PATH`");
     }
     let password_file = file(place, "password_file", password_file, to, environment)?;
     Some(Login { user: user.unwrap_or_default(), password_file })

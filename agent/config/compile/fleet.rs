@@ -24,7 +24,7 @@ pub fn compile(
             let urls = urls(spec.url, "http://127.0.0.1:2379", &place, to);
             let login = login(spec.user, spec.password_file, &place, to, environment);
             if login.as_ref().is_some_and(|login| login.user.is_empty()) {
-                to.wrong_key(&place.key("password_file"), "whose password? add `user`");
+                to.wrong_key(&place.key("password_file"), "a password needs a user: add `user`");
             }
             let tls = tls::of_etcd(&urls, spec.tls, login.is_some(), &place, to, environment);
             Some(FleetConfig::Etcd { urls, tls, login })
@@ -55,7 +55,7 @@ pub fn compile(
             }
             let id = id.map_or_else(|| "{host}/{service}".into(), |Typed(id)| id);
             if !id.contains("{host}") {
-                let says = "every host would hold the lock under this one id, and the server give it to all of them at once: \
+                let says = "every host would use this one id, so the server would give all of them the lock at once: \
                             expected {host} in it, as in \"{host}/{service}\" or \"{host}\"";
                 to.wrong(&place.key("id"), says);
             }
@@ -99,7 +99,7 @@ fn consul(
             if !to.said(&Place::root().key("registries")) && !to.said(&place.key("url")) {
                 to.wrong_key(
                     place,
-                    "which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`",
+                    "no Consul is named: add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`",
                 );
             }
             None

@@ -52,9 +52,9 @@ pub fn compile(
 fn named(name: &str, place: &Place, registries: &BTreeMap<String, RegistryConfig>, to: &mut Compiling) {
     to.name(place, name);
     if KINDS.contains(&name) {
-        to.wrong_key(place, format!("`{name}` is a kind of registry: call the hook otherwise"));
+        to.wrong_key(place, format!("`{name}` is a kind of registry: give the hook another name"));
     } else if registries.contains_key(name) {
-        to.wrong_key(place, format!("another hook is called `{name}`"));
+        to.wrong_key(place, format!("another hook has the name `{name}`"));
     }
 }
 
@@ -100,7 +100,7 @@ fn words(place: &Place, text: &str, to: &mut Compiling) {
         let is_word = !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
         if is_word && !WORDS.contains(&word) {
             let known: Vec<String> = WORDS.iter().map(|word| format!("{{{word}}}")).collect();
-            to.wrong(place, format!("nothing is filled in for {{{word}}}; known are {}", known.join(", ")));
+            to.wrong(place, format!("{{{word}}} is no placeholder; expected one of {}", known.join(", ")));
         }
     }
 }
@@ -145,7 +145,7 @@ fn observing(spec: HttpObserveSpec, place: &Place, to: &mut Compiling, hook: &mu
     hook.drained_status = statuses(&place.key("drained_status"), drained_status.clone(), to);
     for (place, status) in items(&place.key("drained_status"), drained_status) {
         if hook.absent.contains(&status) {
-            to.wrong(&place, format!("{status} stands in `absent` already: it means one of the two"));
+            to.wrong(&place, format!("{status} is listed in `absent` too: remove it from one of the two lists"));
         }
     }
     hook.traffic = pointer("traffic", spec.traffic, place, to);
@@ -160,7 +160,10 @@ fn observing(spec: HttpObserveSpec, place: &Place, to: &mut Compiling, hook: &mu
         *into = list(words);
         let by_status = key == "drained" && !hook.drained_status.is_empty();
         if into.is_empty() && matches!(key, "passing" | "drained") && !by_status && !to.said(&place.key(key)) {
-            to.wrong_key(place, format!("`{key}` is missing: add `{key}: [WORD]`, what stands at `traffic` then"));
+            to.wrong_key(
+                place,
+                format!("`{key}` is missing: add `{key}: [WORD]`, the value at `traffic` in that state"),
+            );
         }
     }
 }

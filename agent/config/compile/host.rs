@@ -84,8 +84,10 @@ fn state_directory(place: &Place, text: String, to: &mut Compiling, environment:
     let state = expanded(place, text, to, environment);
     let length = state.as_os_str().len();
     if length > LONGEST {
-        let why =
-            format!("its path has {length} bytes of at most {LONGEST}: a socket lies in it, whose path is limited");
+        let why = format!(
+            "the path has {length} bytes, and at most {LONGEST} are allowed: the control socket lies in this \
+             directory, and a socket's path is limited"
+        );
         to.wrong(place, why);
     }
     state
@@ -106,11 +108,14 @@ fn services(
         for (at, binding) in service.bindings.iter().enumerate() {
             let key = (binding.registry.clone(), binding.id.clone());
             if let Some(other) = bound.insert(key, name.clone()) {
-                to.wrong(&place.key("register").index(at), format!("this registration belongs to {other} already"));
+                to.wrong(
+                    &place.key("register").index(at),
+                    format!("this registration belongs to {other} already: remove it from one of the two services"),
+                );
             }
         }
         if services.insert(name.clone(), service).is_some() {
-            to.wrong(&place.key("service"), format!("{name} stands in this list already: write it once"));
+            to.wrong(&place.key("service"), format!("{name} is listed twice: write it once"));
         }
     }
     services
@@ -138,11 +143,11 @@ fn compile_service(
     {
         to.wrong(
             &place.key("service"),
-            format!("how is {service} found? add `match:` with ports, cgroup, process or pid_file"),
+            format!("{service} has no `match:`: add one with ports, cgroup, process or pid_file"),
         );
     }
     if spec.with_dependents && service.kind() != ServiceKind::Unit {
-        to.wrong_key(&place.key("with_dependents"), "only a systemd unit has dependents");
+        to.wrong_key(&place.key("with_dependents"), "only a systemd unit has dependents: remove `with_dependents`");
     }
     ServiceConfig {
         labels: labels(spec.labels),
@@ -165,7 +170,7 @@ fn health(spec: HealthSpec, place: &Place, to: &mut Compiling, environment: Envi
     });
     let urls: Vec<String> = url.iter().cloned().collect();
     if tls_spec.is_some() && url.is_none() && !to.said(&place.key("http")) {
-        to.wrong_key(&place.key("tls"), "only `http` speaks TLS: add `http: \"https://…\"`, or remove `tls`");
+        to.wrong_key(&place.key("tls"), "only an `http` check uses TLS: add `http: \"https://…\"`, or remove `tls`");
     }
     let tls = tls::beside(&urls, tls_spec, place, to, environment);
     let mut questions: Vec<Health> = Vec::new();
@@ -304,7 +309,10 @@ fn destinations(
             Some(events) => events.into_iter().flatten().map(|Typed(event)| event).collect(),
         };
         if events.is_empty() && !to.said(&place.key("events")) {
-            to.wrong(&place.key("events"), "an empty list tells nobody anything: name events, or remove the line");
+            to.wrong(
+                &place.key("events"),
+                "the list is empty, so no message would be sent: name events, or remove the line",
+            );
         }
         let count = counts.entry(name).or_default();
         *count += 1;
@@ -317,7 +325,7 @@ fn destinations(
 fn evidence(spec: EvidenceSpec, place: &Place, to: &mut Compiling) -> EvidenceConfig {
     let max_bytes = spec.max_bytes.map(|Typed(Bytes(bytes))| bytes);
     if max_bytes.is_some_and(|bytes| bytes < 1 << 20) {
-        to.wrong(&place.key("max_bytes"), "less than 1MiB holds no evidence");
+        to.wrong(&place.key("max_bytes"), "the limit is too low for evidence: at least 1MiB");
     }
     EvidenceConfig {
         keep: to.count(&place.key("keep"), spec.keep, 50, 1..=10_000),

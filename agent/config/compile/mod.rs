@@ -116,7 +116,7 @@ impl Compiling<'_> {
     ) -> V {
         if !range.contains(&value) {
             let name = place.name().unwrap_or_default();
-            let message = format!("`{name}` goes from {} to {}, found {found}", shown.start(), shown.end());
+            let message = format!("`{name}` must be from {} to {}, found {found}", shown.start(), shown.end());
             self.wrong(place, message);
         }
         value
@@ -139,7 +139,7 @@ impl Compiling<'_> {
                 self.wrong_key(place, "the command is empty: a list such as [/usr/bin/program, argument]");
             }
             Some(program) if complete && !program.starts_with('/') => {
-                let what = "a command begins with the program's full path, such as /usr/bin/curl; no shell is asked";
+                let what = "a command begins with the program's full path, such as /usr/bin/curl; no shell runs it";
                 self.wrong(&place.index(0), what);
             }
             _ => {}

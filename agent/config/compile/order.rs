@@ -10,31 +10,28 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
     let find = |name: &str| steps.iter().position(|(_, step)| step.name() == name);
     for name in ["drain", "restart", "reload", "recycle_workers", "close_sockets", "restore"] {
         for (place, _) in steps.iter().filter(|(_, step)| step.name() == name).skip(1) {
-            to.wrong(place, format!("`{name}` stands here a second time: a runbook has one at most"));
+            to.wrong(place, format!("`{name}` is listed a second time: a runbook has one at most"));
         }
     }
     let (drain, restore) = (find("drain"), find("restore"));
     // A call is an end: what stands behind it would never be done.
     let call = find("call");
     if let Some((place, _)) = call.and_then(|call| steps.get(call + 1)) {
-        to.wrong(place, "nothing is done once a person is called: `call` comes last");
+        to.wrong(place, "no step runs after a `call`, which hands over to a person: `call` comes last");
     }
     match (drain, restore) {
         (Some(_), None) if call.is_some() => {}
         (Some(drain), None) => {
             to.wrong(
                 &steps[drain].0,
-                "nothing puts the service back: a `drain` needs a later `restore`, or a `call` at the end",
+                "the service would stay out of traffic: a `drain` needs a later `restore`, or a last `call`",
             );
         }
         (None, Some(restore)) => {
-            to.wrong(&steps[restore].0, "there is nothing to put back: a `restore` needs an earlier `drain`");
+            to.wrong(&steps[restore].0, "the service is not out of traffic: a `restore` needs an earlier `drain`");
         }
         (Some(drain), Some(restore)) if restore < drain => {
-            to.wrong(
-                &steps[restore].0,
-                "the service is put back before it is taken out: move `restore` behind `drain`",
-            );
+            to.wrong(&steps[restore].0, "`restore` comes before `drain`: move `restore` behind it");
         }
         (Some(_), Some(restore)) => {
             // Also one in front of the drain: what it left is not known to be well either.
@@ -63,8 +60,8 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
             to.wrong(
                 place,
                 format!(
-                    "{pivot} cannot be taken back, and no guard is asked after it, so `{name}` may not follow it: write a \
-                     runbook for each, and list both under `escalate` of the policy"
+                    "{pivot} cannot be undone, and guards are not checked after it, so `{name}` must not follow: write \
+                     a runbook for each, and list both under `escalate` of the policy"
                 ),
             );
         }
@@ -75,19 +72,22 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
                     to.wrong(
                         place,
                         format!(
-                            "evidence is kept before anything is touched: move `snapshot` before `{}`",
+                            "evidence is taken before the first change: move `snapshot` before `{}`",
                             change.name()
                         ),
                     );
                 }
             }
             Step::WaitDrained { .. } if drain.is_none_or(|drain| drain > at) => {
-                to.wrong(place, "nothing was taken out of traffic yet: `wait_drained` belongs behind `drain`");
+                to.wrong(place, "the service is not drained yet: `wait_drained` comes behind `drain`");
             }
             Step::RecycleWorkers(_)
                 if restore.is_none() && !steps[at..].iter().any(|(_, later)| later.name() == "health_check") =>
             {
-                to.wrong(place, "nobody sees whether the service is well without them: add a `health_check` behind it");
+                to.wrong(
+                    place,
+                    "the service's health afterwards would be unknown: add a `health_check` behind this step",
+                );
             }
             Step::Verify { .. } | Step::Run { .. } | Step::Notify { .. } | Step::Pause { .. } => {}
             // A second one of these is said above.
@@ -95,7 +95,11 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
             _ if restore.is_some_and(|restore| restore < at) => {
                 to.wrong(
                     place,
-                    format!("the service is back in traffic by then: only verify, run, notify and pause come behind `restore`, not `{}`", step.name()),
+                    format!(
+                        "`{}` must not follow `restore`, since the service is back in traffic: only verify, run, \
+                         notify and pause may",
+                        step.name()
+                    ),
                 );
             }
             _ => {}
@@ -106,7 +110,7 @@ pub fn order(steps: &[(Place, Step)], to: &mut Compiling) {
 /// A pivot, and how a `run` comes to be one.
 fn said(pivot: &Step) -> String {
     match pivot {
-        Step::Run { .. } => "a `run` with `effect: pivot` (which is what it is without an `effect`)".into(),
+        Step::Run { .. } => "a `run` with `effect: pivot` (the default of `effect`)".into(),
         other => format!("`{}`", other.name()),
     }
 }

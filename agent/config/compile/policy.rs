@@ -66,15 +66,15 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
         to.wrong(
             &at("mode"),
             format!(
-                "`{mode}` is refused where nobody could be told that something is stuck: in agent.yaml, add a \
-                 destination under `notify:` that gets the event `stuck`"
+                "`mode: {mode}` needs somebody who hears of a stuck incident: in agent.yaml, add a destination under \
+                 `notify:` that gets the event `stuck`"
             ),
         );
     }
     if mode == Mode::Approve && around.somebody_is_asked == Some(false) {
         to.wrong(
             &at("mode"),
-            "`approve` is refused where nobody would be asked: in agent.yaml, add a destination under `notify:` that \
+            "`mode: approve` needs somebody who can be asked: in agent.yaml, add a destination under `notify:` that \
              gets the event `approval`",
         );
     }
@@ -113,7 +113,7 @@ fn compile_selector(spec: SelectorSpec, place: &Place, to: &mut Compiling) -> Op
                 if !to.said(place) {
                     to.wrong(
                         place,
-                        "expected one label with its value, such as {team: trade}; a second one is a further item",
+                        "expected one label with its value, such as {team: trade}; a second label is a second item",
                     );
                 }
                 return None;
@@ -161,7 +161,7 @@ fn rungs(
         return (name.and_then(|Typed(name)| find_runbook(&name, &root.key("runbook"), to, around)), Vec::new());
     };
     if runbook.is_some() {
-        to.wrong_key(&place, "`escalate` stands in place of `runbook`: remove one of them");
+        to.wrong_key(&place, "a policy has `escalate` or `runbook`, not both: remove one of them");
     }
     if escalate.len() < 2 && !to.said(&place) {
         to.wrong(&place, "an escalation has two rungs or more; a single runbook is written `runbook: NAME`");
@@ -171,13 +171,16 @@ fn rungs(
     let mut rungs = items(&place, escalate).filter_map(|(place, Typed(name))| {
         let found = find_runbook(&name, &place, to, around);
         if !names.insert(name) {
-            to.wrong(&place, "this runbook is a rung already: one that did not help is not tried again");
+            to.wrong(&place, "this runbook is listed twice: a runbook that did not help is not tried again");
         }
         if found.as_ref().is_some_and(|runbook| !runbook.changes_anything()) {
-            to.wrong(&place, "a rung changes something: of one that only looks nobody could know whether it helped");
+            to.wrong(
+                &place,
+                "this runbook changes nothing, so it cannot help: list only runbooks that change something",
+            );
         }
         if place != last && found.as_ref().is_some_and(Runbook::calls) {
-            to.wrong(&place, "a person is called, and nothing further is done until then: this rung comes last");
+            to.wrong(&place, "this runbook calls a person and no further one follows: list it last");
         }
         found
     });
@@ -189,7 +192,7 @@ fn find_runbook(name: &str, place: &Place, to: &mut Compiling, around: &Surround
     if found.is_none() && !around.some_runbook_is_nameless {
         let known: Vec<&str> = around.runbooks.keys().map(String::as_str).collect();
         let offer = match known.is_empty() {
-            true => "there is none under runbooks/".into(),
+            true => "runbooks/ has no runbook".into(),
             false => words::offer(name, &known, "runbooks"),
         };
         to.wrong(place, format!("no runbook `{name}`: {offer}"));
@@ -206,7 +209,7 @@ fn limits(spec: LimitsSpec, place: &Place, to: &mut Compiling) -> Limits {
         let Some(Typed(budget)) = value else { return default };
         let at = place.key(key);
         if budget.per > hours(30 * 24) {
-            to.wrong(&at, "a budget is counted over 30d at most");
+            to.wrong(&at, "the period is too long: a budget is counted over 30d at most");
         }
         budget
     };
@@ -233,7 +236,8 @@ fn guards(
         (Some(Slots::Count(_)), Some(false)) => {
             to.wrong(
                 &place.key("fleet_slots"),
-                "slots need a place where hosts agree on them: add `fleet:` to agent.yaml, or write `fleet_slots: none`",
+                "fleet slots need a store that all hosts share: add `fleet:` to agent.yaml, or write `fleet_slots: \
+                 none`",
             );
             None
         }
@@ -246,24 +250,24 @@ fn guards(
         to.wrong(
             &Place::root().key("mode"),
             format!(
-                "`{mode}` with a runbook that drains is refused where nothing keeps two hosts from draining together: \
-                 add `fleet:` to agent.yaml, or say `guards: {{ fleet_slots: none }}`"
+                "`mode: {mode}` with a runbook that drains could drain the service on two hosts at once: add `fleet:` \
+                 to agent.yaml, or accept that by `guards: {{ fleet_slots: none }}`"
             ),
         );
     }
     if fleet_slots.is_some() && mode == Mode::Auto && around.may_lose_slots {
         to.wrong(
             &Place::root().key("mode"),
-            "`auto` is refused where the slots lie in one Redis: where it is lost with all that it holds, a host that is \
-             down holds its slot no more, and another goes on. Name Redis' `sentinels` or `nodes` in `fleet:` of \
-             agent.yaml, or another store, or say `may_lose_slots: true` there",
+            "`mode: auto` is refused with the fleet slots in a single Redis: when that Redis loses its data, a host \
+             that is down loses its slot, and another host acts too. In `fleet:` of agent.yaml, name Redis' \
+             `sentinels` or `nodes` or another store, or accept the risk by `may_lose_slots: true`",
         );
     }
     if spec.common_cause.is_some() && around.shares_breaches == Some(false) {
         to.wrong(
             &place.key("common_cause"),
-            "hosts learn of each other's breaches through the fleet: add `fleet:` with consul, etcd or redis to \
-             agent.yaml, or remove the line",
+            "`common_cause` needs the breaches of other hosts: add `fleet:` with consul, etcd or redis to agent.yaml, \
+             or remove the line",
         );
     }
     let common_cause = spec.common_cause.map(|Typed(Share(share))| share);

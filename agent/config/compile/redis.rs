@@ -36,15 +36,15 @@ pub fn compile(named: Named, place: &Place, to: &mut Compiling, environment: Env
     if let Some(first) = written.next() {
         for other in written {
             let why = format!(
-                "`{first}` names a Redis already; one of three does: `url` a single server, `sentinels` with `master` one \
-                 that may be replaced, `nodes` a Cluster"
+                "`{first}` names the Redis already: use `url` for a single server, `sentinels` with `master` for \
+                 Sentinel, or `nodes` for a Cluster, and only one of them"
             );
             to.wrong_key(&place.key(other), why);
         }
     }
     if sentinels.is_none() && !to.said(&place.key("sentinels")) {
         for (key, _) in [("master", master.is_some()), ("sentinel", sentinel.is_some())].iter().filter(|(_, w)| *w) {
-            to.wrong_key(&place.key(key), "this belongs to `sentinels`, which are not named here");
+            to.wrong_key(&place.key(key), "this key needs `sentinels`, which are missing here");
         }
     }
     let login_there = login(user, password_file, place, to, environment);
@@ -55,7 +55,8 @@ pub fn compile(named: Named, place: &Place, to: &mut Compiling, environment: Env
     let by_url =
         url.as_ref().filter(|_| sentinels.is_none() && nodes.is_none()).map(|Typed(url)| url.starts_with("rediss://"));
     if tls_spec.is_some() && by_url == Some(false) {
-        let says = "the url does not begin with rediss://, so TLS is not spoken: write rediss://, or remove `tls`";
+        let says = "the url does not begin with rediss://, so the connection has no TLS: write rediss://, or remove \
+                    `tls`";
         to.wrong_key(&place.key("tls"), says);
     }
     let files = tls_spec.map(|spec| tls::compile(Some(spec), place, to, environment));
@@ -64,8 +65,8 @@ pub fn compile(named: Named, place: &Place, to: &mut Compiling, environment: Env
         (Some(sentinels), _) => {
             let sentinels = addresses(sentinels, &place.key("sentinels"), to);
             if sentinels.len() < 3 && !to.said(&place.key("sentinels")) {
-                let why = "name every sentinel, of which there are at least three: the master is the one that more than half \
-                           of them name";
+                let why = "name every sentinel, at least three: the master is the one that more than half of them \
+                           report";
                 to.wrong(&place.key("sentinels"), why);
             }
             let master = to.required(place, "master", master, "mymaster").map(|Typed(name)| name).unwrap_or_default();
@@ -73,7 +74,7 @@ pub fn compile(named: Named, place: &Place, to: &mut Compiling, environment: Env
         }
         (None, Some(nodes)) => {
             if database.is_some() {
-                to.wrong_key(&place.key("database"), "a Redis Cluster has the database 0 alone: remove the line");
+                to.wrong_key(&place.key("database"), "a Redis Cluster has only the database 0: remove the line");
             }
             let nodes = addresses(nodes, &place.key("nodes"), to);
             if nodes.is_empty() && !to.said(&place.key("nodes")) {
@@ -87,7 +88,7 @@ pub fn compile(named: Named, place: &Place, to: &mut Compiling, environment: Env
             let of_url = server(&place.key("url"), text, to)?;
             let in_url = matches!(of_url.at, RedisAt::One(RedisAddress::Tcp { .. }));
             if database.is_some() && in_url {
-                let why = format!("the database of a url stands in it, as in {URL}/0: remove the line");
+                let why = format!("the database is part of the url, as in {URL}/0: remove the line");
                 to.wrong_key(&place.key("database"), why);
             }
             RedisServers { database: database.unwrap_or(of_url.database), ..of_url }
@@ -115,7 +116,7 @@ fn addresses(list: Items<Typed<HostPort>>, place: &Place, to: &mut Compiling) ->
     for (place, Typed(HostPort(text))) in items(place, list) {
         match RedisAddress::parse(&text) {
             None => to.wrong(&place, "expected HOST:PORT, such as 10.0.0.1:6379"),
-            Some(address) if all.contains(&address) => to.wrong(&place, "this one stands in the list already"),
+            Some(address) if all.contains(&address) => to.wrong(&place, "this one is listed twice"),
             Some(address) => all.push(address),
         }
     }

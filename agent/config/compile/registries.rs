@@ -104,7 +104,7 @@ fn haproxy(spec: HaProxySpec, place: &Place, to: &mut Compiling) -> RegistryConf
         if let Err(why) = address {
             to.wrong(&place, format!("{why}; or a full path such as /run/haproxy/admin.sock"));
         } else if sockets.contains(&socket) {
-            to.wrong(&place, "this balancer stands in the list already");
+            to.wrong(&place, "this balancer is listed twice");
         }
         sockets.push(socket);
     }
@@ -145,7 +145,7 @@ fn redis(spec: RedisSpec, place: &Place, to: &mut Compiling, environment: Enviro
         return RegistryConfig::Redis { access, layout };
     };
     if spec.stale_after.is_some() && !matches!(profile, RedisProfile::SortedSet { .. }) {
-        to.wrong_key(&place.key("stale_after"), "only a `sorted_set` tells when a heartbeat was");
+        to.wrong_key(&place.key("stale_after"), "only a `sorted_set` has the time of a heartbeat: remove the line");
     }
     let key = match (profile, spec.key) {
         (RedisProfile::Dubbo, None) => Some(Typed(DUBBO_KEY.to_owned())),

@@ -94,8 +94,8 @@ fn compile_step(spec: StepSpec, place: &Place, to: &mut Compiling) -> Option<Ste
             for (place, Typed(comparison)) in items(&at("expect"), spec.expect) {
                 if let Some(long) = comparison.signal.watched_for().filter(|long| *long > soak) {
                     let what = format!(
-                        "{} is known once the service has been watched for {} since it began, and a soak of {} is over \
-                         before: `soak: {}`, or expect another signal",
+                        "{} needs {} of looks after the restart, and the soak of {} ends earlier: set `soak: {}`, or \
+                         expect another signal",
                         comparison.signal,
                         duration::format(long),
                         duration::format(soak),
@@ -142,7 +142,7 @@ fn compile_recycle(spec: RecycleWorkersSpec, place: &Place, to: &mut Compiling) 
     let kill_after =
         spec.kill_after.map(|kill| to.duration(&at("kill_after"), Some(kill), secs(0), secs(1)..=minutes(10)));
     if kill_after.is_some_and(|kill| kill >= wait) {
-        to.wrong(&at("kill_after"), "nobody waits for as long: `kill_after` is shorter than `wait`");
+        to.wrong(&at("kill_after"), "`kill_after` must be shorter than `wait`, or the step ends before it");
     }
     Recycle {
         older_than: to.duration(&at("older_than"), spec.older_than, minutes(1), secs(0)..=hours(24)),
@@ -160,7 +160,7 @@ fn compile_run(spec: RunSpec, place: &Place, to: &mut Compiling) -> Option<Step>
     // Undeclared, it may have done anything: no way back, and never repeated.
     let declared = spec.effect.map_or(Declared::Pivot, |Typed(declared)| declared);
     if declared != Declared::Compensable && undo.is_some() && !to.said(&place.key("effect")) {
-        to.wrong_key(&place.key("undo"), "only `effect: compensable` has an undo: declare it, or remove `undo`");
+        to.wrong_key(&place.key("undo"), "`undo` needs `effect: compensable`: add that, or remove `undo`");
     }
     let effect = match declared {
         Declared::ReadOnly => RunEffect::ReadOnly,

@@ -21,7 +21,8 @@ pub fn beside(
     environment: Environment,
 ) -> Tls {
     if spec.is_some() && !urls.is_empty() && !urls.iter().any(|url| url.starts_with("https:")) {
-        let says = "no address here begins with https://, so TLS is not spoken: write https://, or remove `tls`";
+        let says = "no address here begins with https://, so the connection has no TLS: write https://, or remove \
+                    `tls`";
         to.wrong_key(&within.key("tls"), says);
     }
     compile(spec, within, to, environment)
@@ -58,7 +59,10 @@ pub fn compile(spec: Option<TlsSpec>, within: &Place, to: &mut Compiling, enviro
         (key_file.is_some(), "key_file", cert_file.is_none(), "cert_file"),
     ] {
         if has && lacks && !to.said(&place.key(other)) {
-            to.wrong_key(&place.key(key), format!("a certificate and its key go together: add `{other}: PATH`"));
+            to.wrong_key(
+                &place.key(key),
+                format!("a certificate needs its key, and a key its certificate: add `{other}: PATH`"),
+            );
         }
     }
     let server_name = server_name.map(|Typed(name)| name);
@@ -81,7 +85,10 @@ pub fn proxy(spec: Option<Typed<String>>, tls: &Tls, within: &Place, to: &mut Co
     let place = within.key("proxy");
     let proxy = spec.map(|Typed(text)| address(&place, text, &["http"], "http://proxy.corp:3128", to))?;
     if tls.server_name.is_some() {
-        to.wrong_key(&place, "a proxy looks the server up by its name: `server_name` is of no use beside it");
+        to.wrong_key(
+            &place,
+            "`server_name` has no effect with a proxy, which resolves the server's name: remove one of them",
+        );
     }
     Some(proxy)
 }

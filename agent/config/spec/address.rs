@@ -44,7 +44,7 @@ impl FromText for SocketAddr {
 /// Says so of an IPv6 address without brackets around it.
 fn lacks_brackets(text: &str) -> Option<String> {
     let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
-    let says = |shown: String| format!("an IPv6 address stands in brackets, before its port: {shown}");
+    let says = |shown: String| format!("an IPv6 address needs brackets before its port: {shown}");
     match text.rsplit_once(':') {
         Some((address, port)) if is_address(address) => Some(says(format!("[{address}]:{port}"))),
         _ => is_address(text).then(|| says(format!("[{text}]:PORT"))),
@@ -55,7 +55,7 @@ fn lacks_brackets(text: &str) -> Option<String> {
 pub fn url_lacks_brackets(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    let whole = |address: &str| format!("an IPv6 address stands in brackets: {scheme}://[{address}]");
+    let whole = |address: &str| format!("an IPv6 address needs brackets: {scheme}://[{address}]");
     match authority.rsplit_once(':') {
         Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => Some(format!("{}:{port}", whole(address))),
         _ => authority.parse::<Ipv6Addr>().is_ok().then(|| whole(authority)),

@@ -44,7 +44,7 @@ impl<'de> Visitor<'de> for Read {
         };
         let parts = map.next_value()?;
         if map.next_key::<Typed<Join>>()?.is_some() {
-            return Err(de::Error::custom("expected one of `all` and `any`, found both: nest one within the other"));
+            return Err(de::Error::custom("found both `all` and `any`: nest one within the other"));
         }
         Ok(if all { ConditionSpec::All(parts) } else { ConditionSpec::Any(parts) })
     }

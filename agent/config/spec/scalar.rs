@@ -199,9 +199,9 @@ impl FromText for MinHealthy {
             None => text.parse().ok().map(Self::Count),
         };
         match read {
-            Some(Self::Count(0)) => Err("0 would let the last healthy instance be taken out: at least 1".into()),
+            Some(Self::Count(0)) => Err("0 would allow taking out the last healthy instance: at least 1".into()),
             Some(Self::Share(share)) if share <= 0.0 => {
-                Err("0% would let the last healthy instance be taken out: above 0%".into())
+                Err("0% would allow taking out the last healthy instance: above 0%".into())
             }
             Some(read) => Ok(read),
             None => Err(format!("expected {}, found `{text}`", Self::EXPECTED)),
@@ -235,7 +235,7 @@ impl FromText for Slots {
     fn from_text(text: &str) -> Result<Self, String> {
         match text.parse() {
             _ if text == "none" => Ok(Self::None),
-            Ok(0) => Err("0 slots would never let any host act: at least 1, or none for acting without slots".into()),
+            Ok(0) => Err("with 0 slots no host could ever act: at least 1, or none for acting without slots".into()),
             Ok(count) => Ok(Self::Count(count)),
             Err(_) => Err(format!("expected {}, found `{text}`", Self::EXPECTED)),
         }
@@ -251,7 +251,7 @@ impl FromText for Budget {
         let incidents: u32 = count.trim().parse().map_err(|_| expected())?;
         let per = duration::parse(per)?;
         if incidents == 0 || per.is_zero() {
-            return Err("a budget of nothing would never let anything be done: use `mode: observe` for that".into());
+            return Err("with a budget of 0 the policy could never act: use `mode: observe` for that".into());
         }
         Ok(Self { incidents, per })
     }
@@ -343,7 +343,8 @@ impl FromText for StopSignal {
     fn from_text(text: &str) -> Result<Self, String> {
         const SIGNALS: [&str; 6] = ["TERM", "QUIT", "INT", "HUP", "USR1", "USR2"];
         let name = text.strip_prefix("SIG").unwrap_or(text);
-        name.parse().map_err(|_| format!("`{text}` cannot be sent: {}", words::offer(text, &SIGNALS, "signals")))
+        name.parse()
+            .map_err(|_| format!("`{text}` is no signal that can be sent: {}", words::offer(text, &SIGNALS, "signals")))
     }
 }
 

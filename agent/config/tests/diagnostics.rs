@@ -25,7 +25,7 @@ fn a_wrong_host_file_says_all_of_it() {
         ("registries: { consul: {} }", vec!["1:15 `url` is missing: add `url: \"http://127.0.0.1:8500\"`"]),
         (
             "registries: { consul: { url: \"http://me:pw@h:1\" } }",
-            vec!["1:30 a URL with credentials in it would end up in logs: put the token into its own file"],
+            vec!["1:30 a URL with credentials would appear in logs: put the token into a file of its own"],
         ),
         ("registries: { consul: { url: h:1 } }", vec!["1:30 expected a URL such as http://127.0.0.1:8500"]),
         (
@@ -44,7 +44,7 @@ fn a_wrong_host_file_says_all_of_it() {
         ),
         (
             "registries: { redis: { url: \"redis://h:1\", profile: set, key: \"rpc:{service}\", stale_after: 30s } }",
-            vec!["1:80 only a `sorted_set` tells when a heartbeat was"],
+            vec!["1:80 only a `sorted_set` has the time of a heartbeat: remove the line"],
         ),
         (
             "registries: { redis: { url: \"redis://h:1\", profile: set, key: \"rpc:{service}:{instance}\" } }",
@@ -71,24 +71,27 @@ fn a_wrong_host_file_says_all_of_it() {
             vec![
                 "1:45 expected HOST:PORT, such as 10.0.0.1:2181 or [::1]:2181, found `admin.sock`; or a full path such as \
                  /run/haproxy/admin.sock",
-                "1:57 this balancer stands in the list already",
+                "1:57 this balancer is listed twice",
             ],
         ),
         ("registries: [consul]", vec!["1:13 expected a mapping, found a list"]),
         (
             "fleet: { consul: {} }",
-            vec!["1:10 which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`"],
+            vec!["1:10 no Consul is named: add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`"],
         ),
         ("fleet: consul", vec!["1:8 expected settings, such as `{ consul: {} }`, found text"]),
         (
             "fleet: { consul: { token_file: /t } }",
-            vec!["1:10 which Consul? add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`"],
+            vec!["1:10 no Consul is named: add `url: \"http://127.0.0.1:8500\"` here, or `consul` to `registries`"],
         ),
         ("fleet: { etcd: {} }", vec!["1:10 `url` is missing: add `url: \"http://127.0.0.1:2379\"`"]),
-        ("fleet: { etcd: { url: \"http://h:1\", password_file: /p } }", vec!["1:37 whose password? add `user`"]),
+        (
+            "fleet: { etcd: { url: \"http://h:1\", password_file: /p } }",
+            vec!["1:37 a password needs a user: add `user`"],
+        ),
         (
             "fleet: { etcd: { url: \"http://h:1\", user: u } }",
-            vec!["1:37 a user has a password: add `password_file: PATH`"],
+            vec!["1:37 a user needs a password: add `password_file: PATH`"],
         ),
         (
             "fleet: { fleetlock: { group: all } }",
@@ -112,7 +115,7 @@ fn a_wrong_host_file_says_all_of_it() {
         ),
         (
             "services: [{ service: a.service, health: { exec: [curl, x] } }]",
-            vec!["1:51 a command begins with the program's full path, such as /usr/bin/curl; no shell is asked"],
+            vec!["1:51 a command begins with the program's full path, such as /usr/bin/curl; no shell runs it"],
         ),
         (
             "services: [{ service: a.service, register: [{ registry: consu, id: a }] }]",
@@ -128,7 +131,7 @@ fn a_wrong_host_file_says_all_of_it() {
         ),
         (
             "services: [{ service: \"process:x\" }]",
-            vec!["1:23 how is process:x found? add `match:` with ports, cgroup, process or pid_file"],
+            vec!["1:23 process:x has no `match:`: add one with ports, cgroup, process or pid_file"],
         ),
         (
             "services: [{ service: a.service, restart: { process: { argv: [/a], pid_file: /p } } }]",
@@ -197,7 +200,7 @@ fn a_wrong_policy_says_all_of_it() {
         ),
         (format!("{rest}when: {{ or: [close_wait > 1] }}"), vec!["5:9 unknown key `or`: the keys here are `all`, `any`"]),
         (format!("{rest}when: {{ all: [], any: [] }}"), vec![
-            "5:7 expected one of `all` and `any`, found both: nest one within the other",
+            "5:7 found both `all` and `any`: nest one within the other",
         ]),
         (format!("{rest}when: {{ all: [] }}"), vec!["5:9 the list is empty: give at least one comparison"]),
         (
@@ -209,7 +212,7 @@ fn a_wrong_policy_says_all_of_it() {
             vec![
                 "2:12 `rpc` is no service: did you mean `rpc.service`?",
                 "2:17 `a[` is no glob: unclosed character class; missing ']'",
-                "2:23 expected one label with its value, such as {team: trade}; a second one is a further item",
+                "2:23 expected one label with its value, such as {team: trade}; a second label is a second item",
                 "5:10 no runbook `lok`: did you mean `look`?",
                 "6:7 `atuo` is no mode: did you mean `auto`?",
             ],
@@ -217,8 +220,9 @@ fn a_wrong_policy_says_all_of_it() {
         (
             format!("{rest}when: close_wait > 1\nguards: {{ min_healthy: 0, fleet_slots: 1 }}\nlimits: {{ per_host: often }}"),
             vec![
-                "6:24 0 would let the last healthy instance be taken out: at least 1",
-                "6:40 slots need a place where hosts agree on them: add `fleet:` to agent.yaml, or write `fleet_slots: none`",
+                "6:24 0 would allow taking out the last healthy instance: at least 1",
+                "6:40 fleet slots need a store that all hosts share: add `fleet:` to agent.yaml, or write \
+                 `fleet_slots: none`",
                 "7:21 expected a budget such as 2 per 6h, found `often`",
             ],
         ),
@@ -237,7 +241,8 @@ fn a_wrong_policy_says_all_of_it() {
         ),
         (
             format!("{rest}when: close_wait > 1\nguards: {{ common_cause: 55% }}"),
-            vec!["6:25 hosts learn of each other's breaches through the fleet: add `fleet:` with consul, etcd or redis to agent.yaml, or remove the line"],
+            vec!["6:25 `common_cause` needs the breaches of other hosts: add `fleet:` with consul, etcd or redis to \
+                  agent.yaml, or remove the line"],
         ),
         (
             format!("{rest}when: close_wait > 1\nguards: {{ common_cause: most }}"),
@@ -246,10 +251,10 @@ fn a_wrong_policy_says_all_of_it() {
         (
             format!("{rest}when: close_wait > 1\nescalate: [look, look, lok]"),
             vec![
-                "6:1 `escalate` stands in place of `runbook`: remove one of them",
-                "6:12 a rung changes something: of one that only looks nobody could know whether it helped",
-                "6:18 a rung changes something: of one that only looks nobody could know whether it helped",
-                "6:18 this runbook is a rung already: one that did not help is not tried again",
+                "6:1 a policy has `escalate` or `runbook`, not both: remove one of them",
+                "6:12 this runbook changes nothing, so it cannot help: list only runbooks that change something",
+                "6:18 this runbook changes nothing, so it cannot help: list only runbooks that change something",
+                "6:18 this runbook is listed twice: a runbook that did not help is not tried again",
                 "6:24 no runbook `lok`: did you mean `look`?",
             ],
         ),
@@ -260,14 +265,17 @@ fn a_wrong_policy_says_all_of_it() {
         (
             format!("{rest}when: close_wait > 1\nmode: approve\nlimits: {{ approval_expires: 2d }}"),
             vec![
-                "6:7 `approve` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`",
-                "6:7 `approve` is refused where nobody would be asked: in agent.yaml, add a destination under `notify:` that gets the event `approval`",
+                "6:7 `mode: approve` needs somebody who hears of a stuck incident: in agent.yaml, add a destination \
+                 under `notify:` that gets the event `stuck`",
+                "6:7 `mode: approve` needs somebody who can be asked: in agent.yaml, add a destination under `notify:` \
+                 that gets the event `approval`",
                 "7:29 `approval_expires` goes from 1m to 1d, found 2d",
             ],
         ),
         (
             format!("{rest}when: close_wait > 1\nmode: auto"),
-            vec!["6:7 `auto` is refused where nobody could be told that something is stuck: in agent.yaml, add a destination under `notify:` that gets the event `stuck`"],
+            vec!["6:7 `mode: auto` needs somebody who hears of a stuck incident: in agent.yaml, add a destination \
+                  under `notify:` that gets the event `stuck`"],
         ),
         (
             format!("{rest}when: close_wait > 1\ntests:\n  - name: t\n    samples: {{ step: 15s, close_wait: [1 x 0, 2 x 3, many], fd.used: [1] }}\n    expect: {{ breach_at: 20s }}\n"),
@@ -299,10 +307,10 @@ fn a_wrong_runbook_says_all_of_it() {
         ("", vec!["1:1 a runbook needs `steps:` with at least one step"]),
         (
             "[drain]",
-            vec!["2:9 nothing puts the service back: a `drain` needs a later `restore`, or a `call` at the end"],
+            vec!["2:9 the service would stay out of traffic: a `drain` needs a later `restore`, or a last `call`"],
         ),
-        ("[restore]", vec!["2:9 there is nothing to put back: a `restore` needs an earlier `drain`"]),
-        ("[restore, drain]", vec!["2:9 the service is put back before it is taken out: move `restore` behind `drain`"]),
+        ("[restore]", vec!["2:9 the service is not out of traffic: a `restore` needs an earlier `drain`"]),
+        ("[restore, drain]", vec!["2:9 `restore` comes before `drain`: move `restore` behind it"]),
         (
             "[drain, restart, restore]",
             vec![
@@ -317,23 +325,24 @@ fn a_wrong_runbook_says_all_of_it() {
         ),
         (
             "[drain, snapshot, restore]",
-            vec!["2:16 evidence is kept before anything is touched: move `snapshot` before `drain`"],
+            vec!["2:16 evidence is taken before the first change: move `snapshot` before `drain`"],
         ),
         (
             "[wait_drained, drain, restore]",
-            vec!["2:9 nothing was taken out of traffic yet: `wait_drained` belongs behind `drain`"],
+            vec!["2:9 the service is not drained yet: `wait_drained` comes behind `drain`"],
         ),
         (
             "[drain, restore, restart]",
             vec![
-                "2:25 the service is back in traffic by then: only verify, run, notify and pause come behind `restore`, not `restart`",
+                "2:25 `restart` must not follow `restore`, since the service is back in traffic: only verify, run, \
+                 notify and pause may",
             ],
         ),
-        ("[restart, restart]", vec!["2:18 `restart` stands here a second time: a runbook has one at most"]),
+        ("[restart, restart]", vec!["2:18 `restart` is listed a second time: a runbook has one at most"]),
         (
             "[{run: {argv: [/x], undo: [/y]}}, {run: {argv: [], effect: compensable}}]",
             vec![
-                "2:28 only `effect: compensable` has an undo: declare it, or remove `undo`",
+                "2:28 `undo` needs `effect: compensable`: add that, or remove `undo`",
                 "2:43 `undo` is missing: add `undo: [/full/path, argument]`",
                 "2:49 the command is empty: a list such as [/usr/bin/program, argument]",
             ],
@@ -388,7 +397,7 @@ fn a_drain_without_slots_is_not_automatic() {
     let policy = "policy: q\nservices: [a.service]\nwhen: close_wait > 1\nfor: 1m\nrunbook: whole\nmode: auto\n";
     let files = [("agent.yaml", agent), ("runbooks/whole.yaml", runbook), ("policies/q.yaml", policy)];
     let wrong = Tree::with(&files).wrong();
-    assert!(wrong.len() == 1 && wrong[0].contains("nothing keeps two hosts from draining together"), "{wrong:?}");
+    assert!(wrong.len() == 1 && wrong[0].contains("could drain the service on two hosts at once"), "{wrong:?}");
     let said = format!("{policy}guards: {{ fleet_slots: none }}\n");
     let tree = Tree::with(&files);
     tree.write("policies/q.yaml", &said);
@@ -413,8 +422,8 @@ fn errors_of_all_files_come_together_and_bring_no_others_along() {
             "agent.yaml:1:11 expected a duration such as 30s, 2m30s or 6h, found `soon`",
             "agent.yaml:2:18 unknown key `slak`: did you mean `slack`?",
             "policies/p.yaml:7:1 unknown key `fro`: did you mean `for`?",
-            "policies/q.yml would not be read: let its name end in .yaml",
-            "policies/z.yaml:1:9 `p` is the name of another policy already, in p.yaml",
+            "policies/q.yml is not read: its name must end in .yaml",
+            "policies/z.yaml:1:9 another policy is named `p` too, in p.yaml: rename one of them",
             "runbooks/look.yaml:2:9 unknown key `snapshott`: did you mean `snapshot`?",
         ]
     );
@@ -429,12 +438,9 @@ fn a_runbook_that_has_lost_its_name_is_not_missed_by_its_policy() {
 #[test]
 fn a_directory_that_is_not_there_says_what_to_create() {
     let tree = Tree::empty();
-    assert_eq!(
-        tree.wrong(),
-        ["agent.yaml there is no such file: create it; a first one may be as short as `interval: 15s`"]
-    );
+    assert_eq!(tree.wrong(), ["agent.yaml does not exist: create it; a first one may be as short as `interval: 15s`"]);
     let wrong = load(&tree.path().join("nowhere")).unwrap_err().to_string();
-    assert!(wrong.contains("there is no such directory: create it with agent.yaml"), "{wrong}");
+    assert!(wrong.contains("does not exist: create it with agent.yaml"), "{wrong}");
 }
 
 #[test]

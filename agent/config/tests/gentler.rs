@@ -6,14 +6,14 @@ use super::*;
 #[test]
 fn a_wrong_gentler_runbook_says_all_of_it() {
     for (steps, says) in [
-        ("[reload, reload]", vec!["2:17 `reload` stands here a second time: a runbook has one at most"]),
+        ("[reload, reload]", vec!["2:17 `reload` is listed a second time: a runbook has one at most"]),
         (
             "[close_sockets, snapshot]",
-            vec!["2:24 evidence is kept before anything is touched: move `snapshot` before `close_sockets`"],
+            vec!["2:24 evidence is taken before the first change: move `snapshot` before `close_sockets`"],
         ),
         (
             "[recycle_workers]",
-            vec!["2:9 nobody sees whether the service is well without them: add a `health_check` behind it"],
+            vec!["2:9 the service's health afterwards would be unknown: add a `health_check` behind this step"],
         ),
         (
             "[restart, drain, restore]",
@@ -36,34 +36,43 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
         (
             "[reload, {pause: {for: 30m}}, restart]",
             vec![
-                "2:38 `reload` cannot be taken back, and no guard is asked after it, so `restart` may not follow it: write a runbook for each, and list both under `escalate` of the policy",
+                "2:38 `reload` cannot be undone, and guards are not checked after it, so `restart` must not follow: \
+                 write a runbook for each, and list both under `escalate` of the policy",
             ],
         ),
         (
             "[{run: {argv: [/bin/true]}}, {run: {argv: [/bin/true]}}, close_sockets]",
             vec![
-                "2:65 a `run` with `effect: pivot` (which is what it is without an `effect`) cannot be taken back, and no guard is asked after it, so `close_sockets` may not follow it: write a runbook for each, and list both under `escalate` of the policy",
+                "2:65 a `run` with `effect: pivot` (the default of `effect`) cannot be taken back, and no guard is \
+                 asked after it, so `close_sockets` may not follow it: write a runbook for each, and list both under \
+                 `escalate` of the policy",
             ],
         ),
         (
             "[{verify: {soak: 5m, expect: [close_wait < 9, close_wait.growth(10m) < 1, close_wait.growth(5m) < 1]}}]",
             vec![
-                "2:54 close_wait.growth(10m) is known once the service has been watched for 10m since it began, and a soak of 5m is over before: `soak: 10m`, or expect another signal",
+                "2:54 close_wait.growth(10m) needs 10m of looks after the restart, and the soak of 5m ends earlier: \
+                 set `soak: 10m`, or expect another signal",
             ],
         ),
-        ("[drain, call, verify]", vec!["2:22 nothing is done once a person is called: `call` comes last"]),
+        (
+            "[drain, call, verify]",
+            vec!["2:22 no step runs after a `call`, which hands over to a person: `call` comes last"],
+        ),
         (
             "[drain, restore, call]",
             vec![
-                "2:25 the service is back in traffic by then: only verify, run, notify and pause come behind `restore`, not `call`",
+                "2:25 `call` must not follow `restore`, since the service is back in traffic: only verify, run, notify \
+                 and pause may",
             ],
         ),
         (
             "[{recycle_workers: {floor: 0%, signal: KILL, wait: 5s, kill_after: 5s}}, pause]",
             vec![
                 "2:35 expected a count of workers such as 4, or a percentage such as 50%, above 0, found `0%`",
-                "2:47 `KILL` cannot be sent: the signals here are `TERM`, `QUIT`, `INT`, `HUP`, `USR1`, `USR2`",
-                "2:75 nobody waits for as long: `kill_after` is shorter than `wait`",
+                "2:47 `KILL` is no signal that can be sent: the signals here are `TERM`, `QUIT`, `INT`, `HUP`, `USR1`, \
+                 `USR2`",
+                "2:75 `kill_after` must be shorter than `wait`, or the step ends before it",
                 "2:81 `for` is missing: add `for: 30s`",
             ],
         ),
@@ -89,6 +98,6 @@ fn a_rung_that_calls_a_person_needs_no_verify_and_comes_last() {
     written("restart", "call").config();
     assert_eq!(
         written("call", "restart").wrong(),
-        ["policies/p.yaml:5:12 a person is called, and nothing further is done until then: this rung comes last"]
+        ["policies/p.yaml:5:12 this runbook calls a person and no further one follows: list it last"]
     );
 }

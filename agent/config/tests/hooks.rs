@@ -42,21 +42,21 @@ fn a_wrong_hook_says_all_of_it() {
             "registries: { exec: { elb: { restore: [/r], observe: [o], count: [/c, \"{serivce}\"] } } }".to_owned(),
             vec![
                 "1:23 the command is empty: a list such as [/usr/bin/program, argument]",
-                "1:55 a command begins with the program's full path, such as /usr/bin/curl; no shell is asked",
-                "1:71 nothing is filled in for {serivce}; known are {id}, {service}, {instance}, {marker}, {incident}, \
+                "1:55 a command begins with the program's full path, such as /usr/bin/curl; no shell runs it",
+                "1:71 {serivce} is no placeholder; expected one of {id}, {service}, {instance}, {marker}, {incident}, \
                  {host}",
             ],
         ),
         (
             "registries: { exec: { redis: { isolate: [/i], restore: [/r], observe: [/o] } } }".to_owned(),
-            vec!["1:23 `redis` is a kind of registry: call the hook otherwise"],
+            vec!["1:23 `redis` is a kind of registry: give the hook another name"],
         ),
         (
             format!(
                 "registries: {{ exec: {{ gate: {{ isolate: [/i], restore: [/r], observe: [/o] }} }}, http: {{ gate: {{ \
                  {calls}, {observe} }} }} }}"
             ),
-            vec!["1:88 another hook is called `gate`"],
+            vec!["1:88 another hook has the name `gate`"],
         ),
         (
             "registries: { http: { gate: {} } }".to_owned(),
@@ -70,7 +70,7 @@ fn a_wrong_hook_says_all_of_it() {
             format!("registries: {{ http: {{ gate: {{ {calls}, observe: {{ url: h, traffic: s, passing: [up] }} }} }} }}"),
             vec![
                 "1:114 expected a URL such as http://127.0.0.1:9000/{instance}",
-                "1:98 `drained` is missing: add `drained: [WORD]`, what stands at `traffic` then",
+                "1:98 `drained` is missing: add `drained: [WORD]`, the value at `traffic` in that state",
                 "1:126 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
             ],
         ),
@@ -93,14 +93,16 @@ fn a_wrong_hook_says_all_of_it() {
                 .to_owned(),
             vec![
                 "4:51 expected a media type, such as application/json",
-                "6:45 nothing is filled in for {ids}; known are {id}, {service}, {instance}, {marker}, {incident}, {host}",
+                "6:45 {ids} is no placeholder; expected one of {id}, {service}, {instance}, {marker}, {incident}, \
+                 {host}",
                 "6:102 expected an HTTP status, such as 204",
-                "6:106 404 stands in `absent` already: it means one of the two",
+                "6:106 404 is listed in `absent` too: remove it from one of the two lists",
                 "7:71 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
                 "7:82 expected a JSON pointer, such as /status or /nodes/0/state; \"\" is the whole answer",
-                "7:89 nothing is filled in for {x}; known are {id}, {service}, {instance}, {marker}, {incident}, {host}",
+                "7:89 {x} is no placeholder; expected one of {id}, {service}, {instance}, {marker}, {incident}, {host}",
                 "7:139 `ourselves` says already which items are ours: leave one of them out",
-                "8:7 no address here begins with https://, so TLS is not spoken: write https://, or remove `tls`",
+                "8:7 no address here begins with https://, so the connection has no TLS: write https://, or remove \
+                 `tls`",
                 "8:23 expected a full path, beginning with /",
             ],
         ),

@@ -36,6 +36,9 @@ fn a_state_directory_has_room_for_a_sockets_path() {
     Tree::with(&[("agent.yaml", &host(94))]).config();
     assert_eq!(
         Tree::with(&[("agent.yaml", &host(95))]).wrong(),
-        ["agent.yaml:1:8 its path has 95 bytes of at most 94: a socket lies in it, whose path is limited"]
+        [
+            "agent.yaml:1:8 the path has 95 bytes, and at most 94 are allowed: the control socket lies in this directory, \
+          and a socket's path is limited"
+        ]
     );
 }

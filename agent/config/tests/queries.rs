@@ -94,8 +94,8 @@ fn one_id_for_all_hosts_would_be_a_lock_for_none() {
     for (id, wrong) in [
         (
             "unwait",
-            "agent.yaml:1:46 every host would hold the lock under this one id, and the server give it to all of them at \
-             once: expected {host} in it, as in \"{host}/{service}\" or \"{host}\"",
+            "agent.yaml:1:46 every host would use this one id, so the server would give all of them the lock at once: \
+             expected {host} in it, as in \"{host}/{service}\" or \"{host}\"",
         ),
         (
             "\"{host}/{unit}\"",

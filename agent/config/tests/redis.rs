@@ -63,15 +63,18 @@ fn what_names_no_redis_is_said() {
         ),
         (
             "fleet: { redis: { url: \"redis://:pw@h:6379\" } }",
-            vec!["1:24 a URL with credentials in it would end up in logs: put the token into its own file"],
+            vec!["1:24 a URL with credentials would appear in logs: put the token into a file of its own"],
         ),
         (
             "fleet: { redis: { url: \"redis://h:6379\", tls: { ca_file: /ca } } }",
-            vec!["1:42 the url does not begin with rediss://, so TLS is not spoken: write rediss://, or remove `tls`"],
+            vec![
+                "1:42 the url does not begin with rediss://, so the connection has no TLS: write rediss://, or remove \
+                 `tls`",
+            ],
         ),
         (
             "fleet: { redis: { url: \"redis://h:6379/slots\" } }",
-            vec!["1:24 what follows the address is the number of a database, as in redis://HOST:PORT/0"],
+            vec!["1:24 the url's path is no database number: expected redis://HOST:PORT/0"],
         ),
         (
             "fleet: { redis: { url: \"unix://run/redis.sock\" } }",
@@ -80,15 +83,16 @@ fn what_names_no_redis_is_said() {
         (
             "fleet: { redis: { url: \"redis://h:1\", nodes: [\"h:1\", \"h:1\", h] } }",
             vec![
-                "1:39 `url` names a Redis already; one of three does: `url` a single server, `sentinels` with `master` one that may be replaced, `nodes` a Cluster",
-                "1:54 this one stands in the list already",
+                "1:39 `url` names the Redis already: use `url` for a single server, `sentinels` with `master` for \
+                 Sentinel, or `nodes` for a Cluster, and only one of them",
+                "1:54 this one is listed twice",
                 "1:61 expected HOST:PORT, such as 10.0.0.1:2181 or [::1]:2181, found `h`",
             ],
         ),
         (
             "fleet: { redis: { url: \"redis://h:1/2\", master: m, database: 3 } }",
             vec![
-                "1:41 this belongs to `sentinels`, which are not named here",
+                "1:41 this key needs `sentinels`, which are missing here",
                 "1:52 the database of a url stands in it, as in redis://127.0.0.1:6379/0: remove the line",
             ],
         ),
@@ -96,13 +100,13 @@ fn what_names_no_redis_is_said() {
             "fleet: { redis: { sentinels: [\"h:1\"], sentinel: { user: s } } }",
             vec![
                 "1:10 `master` is missing: add `master: mymaster`",
-                "1:30 name every sentinel, of which there are at least three: the master is the one that more than half of them name",
-                "1:51 a user has a password: add `password_file: PATH`",
+                "1:30 name every sentinel, at least three: the master is the one that more than half of them report",
+                "1:51 a user needs a password: add `password_file: PATH`",
             ],
         ),
         (
             "fleet: { redis: { nodes: [\"h:1\"], database: 0 } }",
-            vec!["1:35 a Redis Cluster has the database 0 alone: remove the line"],
+            vec!["1:35 a Redis Cluster has only the database 0: remove the line"],
         ),
         (
             "fleet: { redis: { nodes: [] } }",

@@ -143,13 +143,13 @@ fn what_is_wrong_is_said_where_it_stands() {
         (etcd("\"/s/{service}/{service}/{instance}\"", ""), vec![key]),
         (
             etcd("\"/o/{service}/{instance}\"", ""),
-            vec!["4:15 this is the service's own key, which its lease may write again at any time"],
+            vec!["4:15 this is the service's own key, which the service may overwrite at any time: name another key"],
         ),
         (
             etcd("\"/s/{service}/{instance}\"", "    value: off\n    password_file: /p\n"),
             vec![
                 "6:12 expected `{marker}` once, which says whose drain it is, as in '{\"disabled\":true,\"by\":\"{marker}\"}'",
-                "7:5 whose password? add `user`",
+                "7:5 a password needs a user: add `user`",
             ],
         ),
         (
@@ -163,19 +163,19 @@ fn what_is_wrong_is_said_where_it_stands() {
             "registries: { zookeeper: { servers: [\"10.0.0.1\"], user: u } }".into(),
             vec![
                 "1:38 expected HOST:PORT, such as 10.0.0.1:2181 or [::1]:2181, found `10.0.0.1`",
-                "1:51 a user has a password: add `password_file: PATH`",
+                "1:51 a user needs a password: add `password_file: PATH`",
             ],
         ),
         (
             "registries: { nacos: { url: \"h:8848\", group: \"\" } }".into(),
             vec![
                 "1:29 expected a URL such as http://127.0.0.1:8848/nacos",
-                "1:46 this name is empty: write it, or leave the line out",
+                "1:46 this name is empty: write a name, or remove the line",
             ],
         ),
         (
             "registries: { eureka: { url: \"http://me:pw@h:1/eureka\" } }".into(),
-            vec!["1:30 a URL with credentials in it would end up in logs: put the token into its own file"],
+            vec!["1:30 a URL with credentials would appear in logs: put the token into a file of its own"],
         ),
         (
             "registries: { eureka: { url: \"http://h/eureka\" } }\nservices: [{ service: a.service, register: [{ registry: eureka, id: a-1 }] }]"
@@ -196,7 +196,8 @@ fn what_is_wrong_is_said_where_it_stands() {
         ),
         (
             bound("nacos", "service: a, address: \"10.0.0.1:1\""),
-            vec!["6:7 only Consul and Eureka give instances other ids at each start; here, name it by `id`"],
+            vec!["6:7 only in Consul and Eureka does an instance's id change at each start; in this registry, name the \
+                  instance by `id`"],
         ),
         (
             bound("consul", "id: a at 10.0.0.1:1"),

@@ -88,8 +88,14 @@ fn what_is_wrong_is_said_where_it_stands() {
     let consul = |tls: &str| format!("registries:\n  consul:\n    url: \"https://h:1\"\n    tls: {tls}\n");
     let servers = |server: &str| format!("registries: {{ zookeeper: {{ servers: [\"{server}\"] }} }}\n");
     for (text, says) in [
-        (consul("{ cert_file: /c }"), "4:12 a certificate and its key go together: add `key_file: PATH`"),
-        (consul("{ key_file: /k }"), "4:12 a certificate and its key go together: add `cert_file: PATH`"),
+        (
+            consul("{ cert_file: /c }"),
+            "4:12 a certificate needs its key, and a key its certificate: add `key_file: PATH`",
+        ),
+        (
+            consul("{ key_file: /k }"),
+            "4:12 a certificate needs its key, and a key its certificate: add `cert_file: PATH`",
+        ),
         (consul("{ ca_file: ca.pem }"), "4:21 expected a full path, beginning with /"),
         (
             consul("{ server_name: 10.0.0.1 }"),
@@ -101,11 +107,11 @@ fn what_is_wrong_is_said_where_it_stands() {
         ),
         (
             "registries: { consul: { url: \"http://h:1\", tls: { ca_file: /c } } }\n".into(),
-            "1:44 no address here begins with https://, so TLS is not spoken: write https://, or remove `tls`",
+            "1:44 no address here begins with https://, so the connection has no TLS: write https://, or remove `tls`",
         ),
         (
             "services: [{ service: a.service, health: { tcp: \"[::1]:1\", tls: { ca_file: /c } } }]\n".into(),
-            "1:60 only `http` speaks TLS: add `http: \"https://…\"`, or remove `tls`",
+            "1:60 only an `http` check uses TLS: add `http: \"https://…\"`, or remove `tls`",
         ),
         (
             "services: [{ service: a.service, health: { tcp: \"[::1]:1\", exec: [/x] } }]\n".into(),
@@ -121,12 +127,12 @@ fn what_is_wrong_is_said_where_it_stands() {
         ),
         (
             "notify: [{ to: { slack: { url_file: /s, tls: { server_name: s }, proxy: \"http://p:1\" } } }]\n".into(),
-            "1:66 a proxy looks the server up by its name: `server_name` is of no use beside it",
+            "1:66 `server_name` has no effect with a proxy, which resolves the server's name: remove one of them",
         ),
-        (servers("::1:2181"), "1:38 an IPv6 address stands in brackets, before its port: [::1]:2181"),
+        (servers("::1:2181"), "1:38 an IPv6 address needs brackets before its port: [::1]:2181"),
         (
             "registries: { haproxy: { sockets: [\"::1:9000\"] } }\n".into(),
-            "1:36 an IPv6 address stands in brackets, before its port: [::1]:9000; or a full path such as \
+            "1:36 an IPv6 address needs brackets before its port: [::1]:9000; or a full path such as \
              /run/haproxy/admin.sock",
         ),
         (

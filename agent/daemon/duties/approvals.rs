@@ -27,7 +27,15 @@ pub fn ask(wiring: &Wiring, store: &Store, policy: &Policy, plan: &Plan, why: Ve
     let message = message(wiring, plan, &approval, policy, why);
     match store.ask_approval(&approval, &wiring.audience, &message) {
         Ok(()) => (wiring.host.on_message)(&message),
-        Err(error) => tracing::error!(%error, "an approval could not be asked for"),
+        Err(error) => {
+            tracing::error!(
+                %error,
+                service = approval.service,
+                "cannot store the request for approval of {} on {}: {error}; asking again at the next breach",
+                approval.runbook,
+                approval.service,
+            )
+        }
     }
 }
 
@@ -71,12 +79,16 @@ pub fn withdraw(wiring: &Wiring, store: &Store) {
     let withdrawn = store.open_approvals(wiring.host.clock.now()).and_then(|open| {
         let stale = open.iter().filter(|approval| !is_asked_for(wiring, approval));
         stale.map(|approval| &approval.id).try_for_each(|id| {
-            tracing::info!(id, "no policy asks for this approval any more");
+            tracing::info!(id, "approval {id} is withdrawn: no policy asks for it since the configuration changed");
             store.withdraw_approval(id)
         })
     });
     if let Err(error) = withdrawn {
-        tracing::error!(%error, "approvals that no policy asks for any more are still shown");
+        tracing::error!(
+            %error,
+            "cannot withdraw approvals that no policy asks for since the configuration changed: {error}; `unwait \
+             status` still shows them",
+        );
     }
 }
 

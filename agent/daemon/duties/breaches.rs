@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::decide::detector::Detector;
-use crate::model::ServiceName;
+use crate::model::{ServiceName, duration};
 use crate::ports::fleet::Fleet;
 use crate::wiring::{Wiring, plans};
 
@@ -55,7 +55,12 @@ impl Published {
                 // Twice in a lease: one that is late does not end it.
                 Ok(()) => now + lease / 2,
                 Err(error) => {
-                    tracing::warn!(%service, error, "the fleet was not told of a breach; asking again in 15s");
+                    tracing::warn!(
+                        %service,
+                        error,
+                        "cannot share the breach of {service} with the fleet: {error}; retrying in {}",
+                        duration::format(RETRY_AFTER),
+                    );
                     now + RETRY_AFTER
                 }
             };
@@ -66,7 +71,12 @@ impl Published {
             if let Some(Entry { name: Some(name), .. }) = self.0.remove(&service)
                 && let Err(error) = fleet.publish_breach(&name, clock.now() - Duration::from_secs(1)).await
             {
-                tracing::warn!(%service, %error, "a breach that is over stands in the fleet until its lease ends");
+                tracing::warn!(
+                    %service,
+                    %error,
+                    "cannot withdraw the shared breach of {service}: {error}; other hosts count it for up to {} more",
+                    duration::format(lease),
+                );
             }
         }
     }

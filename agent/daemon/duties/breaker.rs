@@ -35,7 +35,13 @@ pub fn is_open(wiring: &Wiring, store: &Store, policy: &Policy, service: &Servic
         Ok(Some(breaker)) => breaker,
         Ok(None) => return false,
         Err(error) => {
-            tracing::error!(%error, "what earlier actions came to cannot be read: nothing is done for real");
+            tracing::error!(
+                %error,
+                %service,
+                "cannot read how earlier actions on {service} ended: {error}; policy {} does not act on it until they \
+                 can be read",
+                policy.name,
+            );
             return true;
         }
     };
@@ -43,7 +49,13 @@ pub fn is_open(wiring: &Wiring, store: &Store, policy: &Policy, service: &Servic
     match store.open_breaker(&breaker, &wiring.audience, &message) {
         Ok(true) => (wiring.host.on_message)(&message),
         Ok(false) => {}
-        Err(error) => tracing::error!(%error, "a breaker could not be written; it counts as open"),
+        Err(error) => tracing::error!(
+            %error,
+            %service,
+            "cannot store the circuit breaker of {service} and policy {}: {error}; it counts as open, and the policy \
+             does not act on the service",
+            policy.name,
+        ),
     }
     true
 }

@@ -9,6 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::clock::Clock;
 use crate::crash;
+use crate::model::duration;
 use crate::ports::notifier::{DeliveryError, Notifier};
 use crate::store::{Outgoing, Store};
 use crate::wiring::Wiring;
@@ -60,7 +61,10 @@ impl Delivery {
     pub async fn end(self, within: Duration) {
         self.ends.send_replace(true);
         if tokio::time::timeout(within, self.task.ended()).await.is_err() {
-            tracing::warn!("a destination does not answer; what is not delivered stays for the next start");
+            tracing::warn!(
+                "a destination of `notify` did not answer within {}; undelivered messages are sent at the next start",
+                duration::format(within),
+            );
         }
     }
 }
@@ -121,12 +125,18 @@ async fn deliver_until(outbox: Outbox, mut ending: watch::Receiver<bool>) {
 /// What is due for each destination, in its order.
 fn due(outbox: &Outbox) -> BTreeMap<String, Vec<Outgoing>> {
     if let Err(error) = outbox.store.note_delivered() {
-        tracing::debug!(%error, "what was delivered still cannot be noted");
+        tracing::debug!(
+            %error,
+            "cannot store which messages are delivered: {error}; retrying, and a start before that sends them again",
+        );
     }
     let mut each: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
     match outbox.store.due(outbox.clock.now(), AT_ONCE) {
         Ok(due) => due.into_iter().for_each(|one| each.entry(one.destination.clone()).or_default().push(one)),
-        Err(error) => tracing::error!(%error, "the outbox cannot be read"),
+        Err(error) => tracing::error!(
+            %error,
+            "cannot read the messages that are to be sent: {error}; none is sent until the store can be read",
+        ),
     }
     each
 }
@@ -143,16 +153,30 @@ async fn deliver_in_turn(outbox: Outbox, due: Vec<Outgoing>) {
             Err(DeliveryError::Later { after, detail }) => {
                 let doubled = Duration::from_secs(1 << outgoing.attempts.min(9)).min(LONGEST_PAUSE);
                 let pause = after.unwrap_or(doubled);
-                tracing::warn!(destination = %outgoing.destination, detail, "a message will be tried again");
+                let (destination, again) = (&outgoing.destination, duration::format(pause));
+                tracing::warn!(
+                    %destination,
+                    detail,
+                    "cannot deliver a message to {destination}: {detail}; retrying in {again}",
+                );
                 store.try_later(&outgoing.id, outbox.clock.now(), pause, &detail)
             }
             Err(DeliveryError::Refused { detail }) => {
-                tracing::error!(destination = %outgoing.destination, detail, "a message was refused; `unwait status` shows it");
+                let destination = &outgoing.destination;
+                tracing::error!(
+                    %destination,
+                    detail,
+                    "{destination} refused a message: {detail}; it is not sent again, and `unwait status` shows it",
+                );
                 store.refused(&outgoing.id, &detail)
             }
         };
         if let Err(error) = noted {
-            tracing::error!(%error, "what became of a message could not be noted; another start may send it again");
+            tracing::error!(
+                %error,
+                "cannot store whether a message to {} was delivered: {error}; a restart of the agent may send it twice",
+                outgoing.destination,
+            );
         }
         if away {
             return;

@@ -23,7 +23,11 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
     let mut known = match known(store) {
         Ok(known) => known,
         Err(error) => {
-            tracing::error!(%error, "drains of ours cannot be compared with the incidents: {error}");
+            tracing::error!(
+                %error,
+                "cannot read the incidents from the store: {error}; the search for drains without an incident is \
+                 retried",
+            );
             return false;
         }
     };
@@ -35,14 +39,22 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
         match self::known(store) {
             Ok(now) => known.extend(now),
             Err(error) => {
-                tracing::error!(%error, "the drains in {name} cannot be compared with the incidents: {error}");
+                tracing::error!(
+                    %error,
+                    "cannot read the incidents from the store: {error}; the search for drains without an incident in \
+                     registry {name} is retried",
+                );
                 return false;
             }
         }
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(registry = %name, %error, "our drains in {name} cannot be listed");
+                tracing::warn!(
+                    registry = %name,
+                    %error,
+                    "cannot list our drain markers in registry {name}: {error}; retrying",
+                );
                 all_answered = false;
                 continue;
             }
@@ -58,7 +70,14 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
             } else if !left_by_a_person(store, incident) {
                 orphan(wiring, store, name, &found);
             } else if let Err(error) = registry.forget(&found.id, &found.marker).await {
-                tracing::warn!(registry = %name, id = %found.id, %error, "the drain of {}, which a person has decided on, cannot be dropped yet", found.id);
+                tracing::warn!(
+                    registry = %name,
+                    id = %found.id,
+                    %error,
+                    "cannot remove our drain marker of {} from registry {name}: {error}; a person has resolved its \
+                     incident, so the removal is retried",
+                    found.id,
+                );
                 all_answered = false;
             }
         }
@@ -103,14 +122,26 @@ fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
         detail: format!("{registry}/{}{CARRIES}{}", found.id, found.marker),
     };
     let message = orphan_message(wiring, service.as_ref(), &found.marker.incident, &ending);
-    tracing::error!(registry, id = %found.id, marker = %found.marker, "a drain of ours that no incident knows of");
+    tracing::error!(
+        registry,
+        id = %found.id,
+        marker = %found.marker,
+        "{} in registry {registry} is drained by us ({}), and no incident of this host accounts for that: put it back \
+         by hand, or with `unwait resolve`",
+        found.id,
+        found.marker,
+    );
     (wiring.host.on_message)(&message);
     match service {
         Some(service) => {
             let now = wiring.host.clock.now();
             let incident = &found.marker.incident;
             if let Err(error) = store.latch_orphan(&service, incident, &ending, now, &wiring.audience, &message) {
-                tracing::error!(%error, "the latch could not be written; it is told all the same");
+                tracing::error!(
+                    %error,
+                    %service,
+                    "cannot store the lock of {service}: {error}; the message about its drain is sent all the same",
+                );
                 store.tell(&wiring.audience, &[message]);
             }
         }
@@ -155,7 +186,9 @@ const TELL_AFTER: Duration = Duration::from_secs(120);
 pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
     let slots = match store.slots_to_release() {
         Ok(slots) => slots,
-        Err(error) => return tracing::error!(%error, "slots to give back could not be read"),
+        Err(error) => {
+            return tracing::error!(%error, "cannot read the fleet slots that are to be given back: {error}; retrying");
+        }
     };
     for (incident, scope) in slots {
         let began = Instant::now();
@@ -163,7 +196,8 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
         let released = match &ports.fleet {
             Some(fleet) => fleet.release(&scope, &incident.0).await,
             None => Err(FleetError::Refused(
-                "the fleet's store cannot be asked: agent.yaml names none, or it could not be read at the last start"
+                "the fleet store is unavailable: agent.yaml has no `fleet`, or its file could not be read at the last \
+                 start"
                     .into(),
             )),
         };
@@ -174,12 +208,23 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
             Ok(()) => store.forget_slot(&incident),
             Err(error) => store.slot_not_taken_back(&incident, &error.to_string(), now, TELL_AFTER).map(|first| {
                 if first {
-                    tracing::warn!(service = scope, %incident, %error, "cannot give back the fleet slot of {scope}, trying again: {error}");
+                    tracing::warn!(
+                        service = scope,
+                        %incident,
+                        %error,
+                        "cannot give back the fleet slot of {scope}: {error}; retrying, and other hosts wait for the \
+                         slot until then",
+                    );
                 }
             }),
         };
         if let Err(error) = noted {
-            tracing::warn!(%error, %incident, "whether the fleet slot of {scope} is given back could not be noted");
+            tracing::warn!(
+                %error,
+                %incident,
+                "cannot store the result of giving back the fleet slot of {scope}: {error}; the slot is given back \
+                 once more",
+            );
         }
         if is_silent {
             return;
@@ -192,18 +237,31 @@ pub async fn keep_slots(ports: &Ports, store: &Store) {
     let Some(fleet) = &ports.fleet else { return };
     let needed = match store.needed_slots() {
         Ok(needed) => needed,
-        Err(error) => return tracing::error!(%error, "the slots that are needed cannot be read: {error}"),
+        Err(error) => {
+            return tracing::error!(
+                %error,
+                "cannot read which fleet slots this host needs: {error}; they are not compared with the fleet's store \
+                 now",
+            );
+        }
     };
     let strays = match fleet.keep(&needed).await {
         Ok(strays) => strays,
-        Err(error) => return tracing::warn!(%error, "the fleet slots of this host cannot be looked at: {error}"),
+        Err(error) => {
+            return tracing::warn!(%error, "cannot read this host's slots from the fleet's store: {error}; retrying");
+        }
     };
     for (service, slot) in strays {
         let incident = IncidentId(slot.incident);
         // One that this host knows nothing of is a person's: `unwait slot` shows it.
         let is_over = store.incident(&incident).is_ok_and(|row| row.is_some_and(|row| row.outcome.is_some()));
         if is_over && let Err(error) = store.note_slot(&incident, &service) {
-            tracing::warn!(%error, %incident, "the fleet slot of {service} was given back, stands again, and cannot be noted");
+            tracing::warn!(
+                %error,
+                %incident,
+                "the fleet's store shows a slot of {service} that incident {incident} gave back, and the release \
+                 cannot be stored: {error}; retrying",
+            );
         }
     }
 }
@@ -212,15 +270,27 @@ pub async fn keep_slots(ports: &Ports, store: &Store) {
 pub fn retain_evidence(wiring: &Wiring, store: &Store) {
     let spare = match known(store) {
         Ok(spare) => spare,
-        Err(error) => return tracing::error!(%error, "no evidence is let go while the incidents cannot be read"),
+        Err(error) => {
+            return tracing::error!(
+                %error,
+                "cannot read the incidents from the store: {error}; no old evidence is removed",
+            );
+        }
     };
     match wiring.vault.retain(wiring.host.clock.now(), &spare) {
         Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => tracing::info!(bundles = removed.len(), "old evidence was let go"),
-        Err(error) => tracing::warn!(%error, "old evidence could not be let go"),
+        Ok(removed) => tracing::info!(
+            bundles = removed.len(),
+            "removed {} old evidence bundles (`evidence: keep` of agent.yaml)",
+            removed.len(),
+        ),
+        Err(error) => tracing::warn!(%error, "cannot remove old evidence: {error}; retrying"),
     }
     let month = Duration::from_secs(30 * 86_400);
     if let Err(error) = store.forget_refused(wiring.host.clock.now() - month) {
-        tracing::warn!(%error, "refused messages could not be dropped");
+        tracing::warn!(
+            %error,
+            "cannot delete messages from the store that a destination refused over 30 days ago: {error}; retrying",
+        );
     }
 }

@@ -30,7 +30,7 @@ impl Gate {
             }
             ApprovalState::Used | ApprovalState::Replaced => needs(format!("{} is used up", last.id)),
             ApprovalState::Pending | ApprovalState::Approved if last.hash != plan.hash() => {
-                needs(format!("{} was asked for another plan", last.id))
+                needs(format!("{} was requested for another plan", last.id))
             }
             ApprovalState::Pending | ApprovalState::Approved if now >= last.expires => {
                 // Asked at once, people would be asked all night long.

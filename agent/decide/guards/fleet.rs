@@ -24,7 +24,7 @@ const FAILING_TOGETHER: f64 = 0.55;
 /// older unwait, an agent that died just then.
 const SEEN_AFTER: Duration = Duration::from_secs(15 * 60);
 
-const NOBODY_COUNTS: &str = "none of its registries can count the others, so nobody knows whether it is the last";
+const NOBODY_COUNTS: &str = "none of the service's registries can count its instances, so this one may be the last";
 
 impl Gate {
     /// Where much of a fleet is in breach, the service is hardly the cause, and a restart hardly the cure.
@@ -37,9 +37,9 @@ impl Gate {
             }
         }
         let Some(share) = plan.guards.common_cause else { return Ok(Verdict::Allow) };
-        let Some(fleet) = &self.ports.fleet else { return Err("the host's file names no fleet".into()) };
+        let Some(fleet) = &self.ports.fleet else { return Err("agent.yaml has no `fleet`".into()) };
         let Some(binding) = plan.target.bindings.first() else {
-            return Ok(deny(Reason::NoRegistry, "no registry is bound, so nobody knows how many instances there are"));
+            return Ok(deny(Reason::NoRegistry, "no registry is bound, so the number of instances is unknown"));
         };
         let Some(counting) = self.counting(plan)?.first().copied() else {
             return Ok(deny(Reason::TooFewHealthy, NOBODY_COUNTS));
@@ -55,7 +55,8 @@ impl Gate {
             return Ok(Verdict::Allow);
         }
         let detail = format!(
-            "{} of {registered} instances of {name} are in breach ({}), common_cause is {}%: look for what they share",
+            "{} of {registered} instances of {name} are in breach ({}), common_cause is {}%: look for a dependency \
+             that they share",
             hosts.len(),
             hosts.join(", "),
             // As it is written: 0.5% is not 1%.
@@ -73,8 +74,8 @@ impl Gate {
             let share = plan.guards.common_cause.unwrap_or(FAILING_TOGETHER);
             if others.registered >= FEWEST_INSTANCES && f64::from(failing) / f64::from(others.registered) >= share {
                 let detail = format!(
-                    "{failing} of {} instances are not healthy in {}, and this one fails its check there: look for what \
-                     they share",
+                    "{failing} of {} instances are not healthy in {}, and this one fails its check there: look for a \
+                     dependency that they share",
                     others.registered, binding.registry
                 );
                 return Ok(deny(Reason::CommonCause, detail));
@@ -157,7 +158,7 @@ impl Gate {
             if !rule.allows(others.healthy.saturating_sub(at_work), others.registered) {
                 let less = match at_work {
                     0 => String::new(),
-                    _ => format!(" ({at_work} of them may be down by other hosts' work)"),
+                    _ => format!(" ({at_work} of them may be down for an action of another host)"),
                 };
                 let detail = format!(
                     "{} other healthy instances{less}, {} registered in {}; min_healthy is {rule}",
@@ -173,15 +174,16 @@ impl Gate {
         let plan = question.plan;
         let Some(slots) = plan.guards.fleet_slots else { return Ok(Verdict::Allow) };
         let Some(scope) = &plan.fleet_scope else {
-            let why = question.unnamed.unwrap_or("the plan does not say");
-            return Err(format!("the name that the service is registered under is not known: {why}"));
+            let why = question.unnamed.unwrap_or("the plan does not name it");
+            return Err(format!("the registered name of the service is unknown: {why}"));
         };
         let Some(fleet) = &self.ports.fleet else {
-            return Ok(deny(Reason::SlotTaken, "the host's file names no fleet"));
+            return Ok(deny(Reason::SlotTaken, "agent.yaml has no `fleet`"));
         };
         // A store that counts hosts alone gives this one the same slot twice, and takes it back once.
         if let Some(other) = self.store.slot_needed_by_another(&plan.incident, scope).map_err(text)? {
-            let detail = format!("this host holds it for incident {other}, which is not over: see `unwait status`");
+            let detail =
+                format!("this host's slot is taken by its incident {other}, which has not ended: see `unwait status`");
             return Ok(deny(Reason::SlotTaken, detail));
         }
         if !question.take_slot {

@@ -54,7 +54,8 @@ impl Gate {
             began.extend(open.map(|(_, began)| *began));
             began.sort_unstable();
             if began.len() as u64 >= u64::from(budget.incidents) {
-                let detail = format!("{} incidents of {budget} are spent or under way", began.len());
+                let detail =
+                    format!("{} incidents have begun or are under way, and the budget is {budget}", began.len());
                 // One leaves the window when the oldest that counts is as old as the window is long; one that is under
                 // way may be older, and leaves when it ends.
                 let leaves = began.len() - budget.incidents.min(began.len() as u32) as usize;
@@ -97,7 +98,9 @@ impl Gate {
             return Ok(Verdict::Allow);
         }
         let (ours, most) = (duration::format(whole_seconds(delay)), duration::format(question.jitter));
-        let detail = format!("this host waits {ours} of at most {most} after a breach, so as not to act in step");
+        let detail = format!(
+            "this host waits {ours} (of at most {most}) after a breach, so that hosts do not act at the same time"
+        );
         Ok(Verdict::Defer { until: self.clock.now() + left, reason: Reason::Jitter, detail })
     }
 
@@ -106,7 +109,7 @@ impl Gate {
         let open = self.store.open_plans().map_err(text)?;
         let others: Vec<_> = open.iter().filter(|open| open.incident != plan.incident).collect();
         if let Some(same) = others.iter().find(|open| open.target.service == plan.target.service) {
-            return Ok(deny(Reason::SagaRunning, format!("incident {} is under way on it", same.incident)));
+            return Ok(deny(Reason::SagaRunning, format!("incident {} is under way on the service", same.incident)));
         }
         let real = others.iter().filter(|open| !open.dry_run).count();
         if !question.own_saga && !plan.dry_run && real >= self.max_parallel {

@@ -31,7 +31,7 @@ pub(super) fn rungs(question: &Question<'_>) -> Answer {
 pub(super) fn protected(question: &Question<'_>) -> Answer {
     Ok(match question.protected {
         Some(why) if !question.named_in_full => {
-            deny(Reason::Protected, format!("{why}; a policy must name it in full"))
+            deny(Reason::Protected, format!("{why}; a policy must name the service in full"))
         }
         _ => Verdict::Allow,
     })
@@ -58,15 +58,15 @@ impl Gate {
         match now.state {
             RunState::Active => {}
             RunState::Changing => {
-                return Ok(deny(Reason::Unstable, "it is starting, stopping, or has a job under way"));
+                return Ok(deny(Reason::Unstable, "the service is starting, stopping, or has a job under way"));
             }
             RunState::Frozen => return Ok(deny(Reason::Frozen, Reason::Frozen.says())),
-            state => return Ok(deny(Reason::NotActive, format!("it is {state}"))),
+            state => return Ok(deny(Reason::NotActive, format!("the service is {state}"))),
         }
         if !question.own_saga {
-            let up_for = now.up_for.ok_or("how long it has been running is not known")?;
+            let up_for = now.up_for.ok_or("the time of the service's start is unknown")?;
             if up_for < question.grace {
-                let detail = format!("it was started {} ago", duration::format(whole_seconds(up_for)));
+                let detail = format!("the service was started {} ago", duration::format(whole_seconds(up_for)));
                 let until = self.clock.now() + (question.grace - up_for);
                 return Ok(Verdict::Defer { until, reason: Reason::RecentlyRestarted, detail });
             }
@@ -74,7 +74,7 @@ impl Gate {
         if let Some(planned) = &question.plan.incarnation
             && now.incarnation.as_ref() != Some(planned)
         {
-            return Ok(deny(Reason::IncarnationChanged, "it is not the lifetime that was measured"));
+            return Ok(deny(Reason::IncarnationChanged, "another process runs than the one that was measured"));
         }
         Ok(Verdict::Allow)
     }

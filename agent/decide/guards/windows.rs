@@ -19,12 +19,12 @@ pub(super) fn verdict(windows: &[Window], now: Timestamp) -> Answer {
         return Ok(Verdict::Allow);
     };
     let (reason, detail) = match by {
-        Some(window) => (Reason::DenyWindow, format!("{window} denies it")),
-        None => (Reason::OutsideWindows, format!("allowed are {}", allowed(windows))),
+        Some(window) => (Reason::DenyWindow, format!("the window {window} denies actions now")),
+        None => (Reason::OutsideWindows, format!("actions are allowed {}", allowed(windows))),
     };
     Ok(match until {
         Some(until) => Verdict::Defer { until, reason, detail },
-        None => deny(reason, format!("{detail}, and no moment is left that the windows allow")),
+        None => deny(reason, format!("{detail}, and the windows never allow an action")),
     })
 }
 

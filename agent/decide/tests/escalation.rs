@@ -91,7 +91,12 @@ fn it_says_which_rung_it_is_and_what_did_not_help() {
     let says = rung(&policy, &[failed("a", 0)], at(1)).says.unwrap();
     assert_eq!(says, "rung 2 of 3: a did not help (i-0, 2027-01-15T08:00:00Z)");
     let spent = [failed("a", 0), failed("b", 1), failed("c", 2)];
-    assert!(rung(&policy, &spent, at(3)).says.unwrap().starts_with("no rung is left: a did not help (i-0"));
+    assert!(
+        rung(&policy, &spent, at(3))
+            .says
+            .unwrap()
+            .starts_with("no runbook is left to escalate to: a did not help (i-0")
+    );
 }
 
 #[test]
@@ -106,9 +111,12 @@ fn where_no_rung_is_left_it_is_held_and_a_person_may_go_on() {
     let mut scenery = scenery();
     let until = scenery.now() + seconds(3_600);
     scenery.rungs_spent = Some(until);
-    scenery.plan.rung = Some("no rung is left: a did not help".into());
+    scenery.plan.rung = Some("no runbook is left to escalate to: a did not help".into());
     let refusal = scenery.refuses(Guard::Rungs, Reason::RungsSpent);
-    assert_eq!((refusal.until, refusal.detail.as_str()), (Some(until), "no rung is left: a did not help"));
+    assert_eq!(
+        (refusal.until, refusal.detail.as_str()),
+        (Some(until), "no runbook is left to escalate to: a did not help")
+    );
     scenery.plan.trigger = Trigger::Person { who: "ann".into() };
     scenery.allows();
 }

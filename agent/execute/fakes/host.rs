@@ -137,7 +137,7 @@ impl Possession for Fake {
 impl Recheck for Fake {
     async fn still_wanted(&self, plan: &Plan) -> Result<(), (Reason, String)> {
         if self.0.trip.pass() {
-            return Err((Reason::GuardRefused, "a guard could not be asked".into()));
+            return Err((Reason::GuardRefused, "a guard could not be checked".into()));
         }
         let mut service = self.0.service();
         service.rechecks += 1;
@@ -149,7 +149,7 @@ impl Recheck for Fake {
         }
         match plan.incarnation.as_ref() == Some(&service.incarnation()) {
             true => Ok(()),
-            false => Err((Reason::IncarnationChanged, "it is not the lifetime that was measured".into())),
+            false => Err((Reason::IncarnationChanged, "another process runs than the one that was measured".into())),
         }
     }
 

@@ -223,7 +223,7 @@ pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, Registry
         return Ok(None);
     }
     let said = format!("registered itself while drained, and was drained again: {}", again.join(", "));
-    tracing::warn!(incident = %saga.plan().incident, "{said}");
+    tracing::warn!(incident = %saga.plan().incident, "{}: {said}", saga.plan().target.service);
     Ok(Some(said))
 }
 

@@ -21,7 +21,12 @@ pub async fn apply(
     loop {
         match drain::hold(saga, world).await {
             Ok(said) => notes.extend(said),
-            Err(error) => tracing::warn!(%error, incident = %saga.plan().incident, "the drain could not be looked at"),
+            Err(error) => tracing::warn!(
+                %error,
+                incident = %saga.plan().incident,
+                "cannot read whether {} is still drained: {error}; retrying",
+                saga.plan().target.service,
+            ),
         }
         let answer = world.probe(saga.plan().target.health.as_ref(), PROBE_DEADLINE).await;
         passed = if answer.is_ok() { passed + 1 } else { 0 };

@@ -157,7 +157,12 @@ async fn hold(saga: &Saga, world: &World) -> bool {
     match drain::hold(saga, world).await {
         Ok(again) => again.is_none(),
         Err(error) => {
-            tracing::warn!(%error, incident = %saga.plan().incident, "the drain could not be looked at");
+            tracing::warn!(
+                %error,
+                incident = %saga.plan().incident,
+                "cannot read whether {} is still drained: {error}; retrying",
+                saga.plan().target.service,
+            );
             true
         }
     }

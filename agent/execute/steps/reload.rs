@@ -10,7 +10,7 @@ use crate::model::Reason;
 
 pub async fn apply(saga: &Saga, step: usize, deadline: Duration, world: &World) -> Result<Done, Failure> {
     let Some(restart) = &saga.plan().target.restart else {
-        return Err(Failure::new(Reason::ReloadFailed, "nothing is known that reloads this service"));
+        return Err(Failure::new(Reason::ReloadFailed, "the service has no reload"));
     };
     let reloaded = world.ports.restarter(restart).reload(restart, deadline).await;
     reloaded.map_err(|error| Failure::new(Reason::ReloadFailed, error))?;

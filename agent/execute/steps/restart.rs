@@ -54,14 +54,19 @@ pub async fn preimage(plan: &Plan, incarnation: Incarnation, world: &World) -> R
             // A pid file may be older than the process that has its number by now.
             Ok(false) => {
                 let detail = format!(
-                    "the process {incarnation} that {} names, and those below it, hold none of the leaked sockets: it \
-                     may be another service's, and is not ended",
+                    "the process {incarnation} that {} names, and its children hold none of the leaked sockets: the \
+                     pid may belong to another service now, and is not ended",
                     process.pid_file.display()
                 );
                 return Err(Failure::new(Reason::RestartFailed, detail));
             }
             Err(error) => {
-                tracing::warn!(incident = %plan.incident, error, "whether the process that would be ended holds a leaked socket cannot be seen")
+                tracing::warn!(
+                    incident = %plan.incident,
+                    error,
+                    "cannot see the sockets of process {incarnation}: {error}; {} is believed",
+                    process.pid_file.display(),
+                )
             }
         }
     }

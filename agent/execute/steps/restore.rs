@@ -45,11 +45,22 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 if world.pace.elapsed() - since >= clients::gone_after(plan, &world.ports) {
                     return Err(Failure { reason: Reason::RecordChanged, detail });
                 }
-                tracing::info!(incident = %plan.incident, detail, "waiting for it to register itself");
+                tracing::info!(
+                    incident = %plan.incident,
+                    detail,
+                    "{} is not registered yet ({detail}): waiting for it to register itself",
+                    plan.target.service,
+                );
             }
             Err(UndoError::Later(error) | UndoError::NeedsPerson(error)) => {
                 gone_since = None;
-                tracing::warn!(incident = %plan.incident, error, "restore will be tried again");
+                tracing::warn!(
+                    incident = %plan.incident,
+                    error,
+                    "cannot restore {}: {error}; retrying in {}",
+                    plan.target.service,
+                    duration::format(pause),
+                );
                 if !told && (needs_a_person || world.pace.elapsed() >= told_at) {
                     told = true;
                     world.tell_still_trying(plan, "putting it back", &error, TrafficState::OutOfTraffic);

@@ -18,7 +18,12 @@ pub async fn apply(
             if let Some(dir) = &kept.dir
                 && let Err(error) = world.store.set_evidence(&plan.incident, dir)
             {
-                tracing::warn!(%error, "where the evidence lies could not be noted");
+                tracing::warn!(
+                    %error,
+                    "cannot store where the evidence of incident {} is: {error}; find it in {}",
+                    plan.incident,
+                    dir.display(),
+                );
             }
             Ok(Done::saying(kept.says))
         }

@@ -111,7 +111,11 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
         world.pace.wait(LOOK_EVERY).await;
     };
     if drained {
-        tracing::warn!(incident = %plan.incident, "the service still carries our drain after its restore; restoring it again");
+        tracing::warn!(
+            incident = %plan.incident,
+            "{} is still drained by us after its restore; restoring it again",
+            plan.target.service,
+        );
         let put_back = restore::apply(saga, STILL_DRAINED_TOLD_AFTER, world).await;
         // So that it is held out, and told to be out: it never was in traffic.
         put_back.map_err(|failure| Failure { reason: Reason::UnhealthyAfterRestore, ..failure })?;
@@ -128,7 +132,12 @@ async fn seen<'a>(plan: &'a Plan, world: &World) -> Vec<(&'a Binding, Option<Tra
             Ok(registration) => seen.push((binding, Some(registration.traffic))),
             Err(RegistryError::NotRegistered { .. }) => seen.push((binding, None)),
             Err(error) => {
-                tracing::warn!(%error, incident = %plan.incident, "the registry could not be asked at the end");
+                tracing::warn!(
+                    %error,
+                    incident = %plan.incident,
+                    "cannot read {} at the end of the incident: {error}; its registration was confirmed at the restore",
+                    key(binding),
+                );
             }
         }
     }

@@ -18,10 +18,10 @@ pub(super) struct Breach {
 }
 
 pub(super) fn parse(text: &[u8]) -> Result<Breach, String> {
-    let breach: Breach = serde_json::from_slice(text).map_err(|error| format!("it is no breach: {error}"))?;
+    let breach: Breach = serde_json::from_slice(text).map_err(|error| format!("the entry is no breach: {error}"))?;
     if breach.version != VERSION {
         return Err(format!(
-            "it is of version {}, and this unwait reads {VERSION}: update unwait here",
+            "the entry has version {}, and this unwait reads {VERSION}: update unwait on this host",
             breach.version
         ));
     }

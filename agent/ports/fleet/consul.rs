@@ -43,7 +43,7 @@ impl Pair {
     fn text(&self) -> Result<Text, FleetError> {
         let text = STANDARD
             .decode(self.value.as_deref().unwrap_or_default())
-            .map_err(|error| FleetError::Refused(format!("Consul's value of `{}` is no base64: {error}", self.key)))?;
+            .map_err(|error| FleetError::Refused(format!("Consul's value of `{}` is not base64: {error}", self.key)))?;
         Ok(Text { text, revision: self.modify_index })
     }
 }
@@ -58,7 +58,7 @@ fn pairs(answer: &Answer) -> Result<Vec<Pair>, FleetError> {
     match (answer.found, answer.indexed) {
         (true, _) => answer.json().map_err(FleetError::from),
         (false, true) => Ok(Vec::new()),
-        (false, false) => Err(FleetError::Refused("404 without Consul's index; is the url Consul's?".into())),
+        (false, false) => Err(FleetError::Refused("404 without Consul's index; the url may not be Consul's".into())),
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Slot>, String> {
     struct Versioned {
         version: u32,
     }
-    let read = serde_json::from_slice::<Document>(text).map_err(|error| format!("it is no list of slots: {error}"));
+    let read =
+        serde_json::from_slice::<Document>(text).map_err(|error| format!("the value is no list of slots: {error}"));
     // What a newer one holds may be unreadable here; that it is newer is to be said first.
     let version = match &read {
         Ok(document) => document.version,
@@ -48,7 +49,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Slot>, String> {
     };
     if version > WITH_DRAINED {
         return Err(format!(
-            "it is of version {version}, and this unwait reads up to {WITH_DRAINED}: update unwait here"
+            "the list has version {version}, and this unwait reads up to {WITH_DRAINED}: update unwait on this host"
         ));
     }
     Ok(read?.slots)
@@ -128,12 +129,12 @@ pub(super) fn take(document: &[Slot], asker: Asker<'_>, slots: u32) -> Take {
 /// From waiting to changing. A lease that has run out is lost even where nobody has taken the place yet.
 pub(super) fn begin(document: &[Slot], asker: Asker<'_>) -> Begin {
     let Some(mine) = document.iter().position(|slot| slot.is_of(asker)) else {
-        return Begin::Lost("it is not held by this host and incident any more".into());
+        return Begin::Lost("this host and incident do not hold it any more".into());
     };
     match document[mine].phase {
         Phase::Changing | Phase::Drained => Begin::Begun(document[mine].clone()),
         Phase::Waiting { until } if until <= asker.now => {
-            Begin::Lost(format!("its lease ended at {until}; it is to be taken again"))
+            Begin::Lost(format!("its lease ended at {until}; the slot must be taken again"))
         }
         Phase::Waiting { .. } => {
             let mut after = document.to_vec();

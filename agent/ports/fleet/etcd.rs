@@ -54,8 +54,7 @@ impl Documents for Etcd {
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        &[
-            "an etcd that is full (NOSPACE) gives no slots, and takes one back only where no other host holds one of that service",
-        ]
+        &["an etcd that is full (NOSPACE) gives no slots; a slot can be given back only where no other host holds one \
+           of that service"]
     }
 }

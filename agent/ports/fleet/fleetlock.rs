@@ -133,7 +133,7 @@ impl FleetLock {
                 Err(Failed::Broken(format!("{asked}: {status}: {says}")))
             }
             status => Err(Failed::Refused(format!(
-                "{asked}: {status}: {says}; does the server know the group `{}`?",
+                "{asked}: {status}: {says}; the server may lack the group `{}`",
                 self.group(service)
             ))),
         }
@@ -206,7 +206,7 @@ impl Fleet for FleetLock {
         let until = self.until();
         let lost = |why: String| FleetError::Lost(format!("the slot for {service} is lost: {why}"));
         if let Some(other) = self.held_for_another(service, incident) {
-            return Err(lost(format!("this host holds it for incident {}", other.incident)));
+            return Err(lost(format!("this host's slot is taken by its incident {}", other.incident)));
         }
         match self.ask("pre-reboot", service, &self.host).await? {
             Answer::Done(_) => {
@@ -215,7 +215,7 @@ impl Fleet for FleetLock {
             }
             Answer::Full(says) => {
                 self.hold_no_more(service);
-                Err(lost(format!("others hold them all; the server says: {says}")))
+                Err(lost(format!("other hosts hold all slots; the server says: {says}")))
             }
         }
     }
@@ -225,7 +225,10 @@ impl Fleet for FleetLock {
             return Ok(());
         }
         if let Answer::Full(says) = self.ask("steady-state", service, &self.host).await? {
-            tracing::warn!(service, "the slot for {service} was not this host's any more; the server says: {says}");
+            tracing::warn!(
+                service,
+                "the FleetLock server had already given the slot of {service} to another host; the server says: {says}",
+            );
         }
         self.hold_no_more(service);
         Ok(())
@@ -243,9 +246,7 @@ impl Fleet for FleetLock {
             Answer::Done(says) if !says.contains("already unlocked") => Ok(Vec::new()),
             Answer::Done(says) | Answer::Full(says) => {
                 let id = self.id(service, host);
-                Err(FleetError::Refused(format!(
-                    "nothing was given back: `{id}` does not hold it; the server says: {says}"
-                )))
+                Err(FleetError::Refused(format!("no slot was given back: `{id}` holds none; the server says: {says}")))
             }
         }
     }
@@ -260,11 +261,12 @@ impl Fleet for FleetLock {
 
 static CAVEATS: [&str; 7] = [
     "`id` has no {service}: services of a host that share a group share its lock, and only one of them is worked on at a time",
-    "how many hosts may work at once is set on the server, for each group; `fleet_slots` of a policy is not sent",
-    "who holds a slot, since when and in which phase is not shown; `plan` and dry-run cannot tell whether one is free",
-    "hosts that begin at the same moment do not count each other in `min_healthy`: only a group of one slot is safe",
+    "the number of hosts that may act at once is set on the server for each group; `fleet_slots` of a policy has no \
+     effect",
+    "the server does not show the holders of slots, so `plan` and dry-run cannot show a free slot",
+    "hosts that begin at the same moment do not count each other in `min_healthy`: use a group of one slot",
     "a host that vanishes while it waits keeps its slot until `unwait slot release HOST --service SERVICE`",
-    "no breaches are shared: `common_cause` cannot be asked",
-    "poseidon's server cordons and drains the Kubernetes node that the id names when it gives the lock, and takes no lock \
+    "breaches are not shared between hosts: `common_cause` cannot be used",
+    "poseidon's server cordons and drains the Kubernetes node of the id when it gives the lock, and accepts no lock \
      back from an id that is no node",
 ];

@@ -127,7 +127,7 @@ pub trait Fleet: Send + Sync {
     /// From changing to drained, once every registry has shown the drain. A slot that is not this incident's any more is
     /// left as it is. It only spares others from counting this host twice, so nothing waits for it to succeed.
     async fn drained(&self, _service: &str, _incident: &str) -> Result<(), FleetError> {
-        Err(FleetError::Cannot("this store does not tell phases"))
+        Err(FleetError::Cannot("this store has no phases of slots"))
     }
 
     /// Gives this incident's slot back; giving back what is not held is harmless.
@@ -154,7 +154,7 @@ pub trait Fleet: Send + Sync {
 
     /// Every entry for `service`, also those whose lease has ended.
     async fn holders(&self, _service: &str) -> Result<Vec<Slot>, FleetError> {
-        Err(FleetError::Cannot("this store does not say who holds a slot"))
+        Err(FleetError::Cannot("this store does not show the holder of a slot"))
     }
 
     /// Tells the fleet that this host's instance of `service` is in breach, until then (wall clock) unless it is told

@@ -92,8 +92,8 @@ fn parsed(folder: &[&str], name: &str, value: &[u8]) -> Result<Text, FleetError>
     match (space, revision) {
         (Some(at), Some(revision)) if revision != ABSENT => Ok(Text { text: value[at + 1..].to_vec(), revision }),
         _ => Err(FleetError::Refused(format!(
-            "the field `{name}` of `{}` in Redis has no revision and is left as it is; look at it, and delete it where \
-             no host works on the service",
+            "the field `{name}` of `{}` in Redis has no revision and is left unchanged; look at it, and delete it \
+             where no host works on the service",
             hash(folder)
         ))),
     }
@@ -153,12 +153,12 @@ impl Documents for Redis {
     }
 
     fn caveats(&self) -> &'static [&'static str] {
-        const FORGETS: &str = "after a failover or a restart of Redis no slot is given for 70 s, until each host at work has \
-                               written its own again; one that is down or cut off for so long loses it to another";
+        const FORGETS: &str = "after a failover or a restart of Redis no slot is given for 70 s, so that each host at \
+                               work can write its slot again; a host that is down for longer loses its slot to another";
         const EVICTS: &str =
             "a Redis that evicts keys without a time to live (maxmemory-policy allkeys-*) may forget slots";
-        const ONE_COPY: &str = "the slots lie in one Redis: where it is lost with all that it holds, a host that is down then \
-                                holds its slot no more";
+        const ONE_COPY: &str = "the slots are in a single Redis: when Redis loses its data, a host that is down loses \
+                                its slot";
         match self.one_copy {
             true => &[FORGETS, ONE_COPY, EVICTS],
             false => &[FORGETS, EVICTS],

@@ -98,7 +98,11 @@ impl<D: Documents> SharedFleet<D> {
         let (slot, with) = self.kept().begun.get(service)?.clone();
         (slot.incident == asker.incident && with.as_deref() != id(lineage)).then(|| {
             let incident = &slot.incident;
-            tracing::warn!(service, incident, "the fleet's store has lost our slot of {service}; it is written again");
+            tracing::warn!(
+                service,
+                incident,
+                "the fleet store has lost this host's slot of {service}; writing it again",
+            );
             document::again(document, slot)
         })
     }
@@ -169,7 +173,7 @@ impl<D: Documents> SharedFleet<D> {
         match tokio::time::timeout(DEADLINE, rounds).await {
             Ok(answer) => answer,
             Err(_) => Err(FleetError::Unreachable(format!(
-                "`{}` could not be changed within {} s: others change it all the time, or the store is slow",
+                "`{}` could not be changed within {} s: other hosts change it too often, or the store is slow",
                 key.path(),
                 DEADLINE.as_secs()
             ))),
@@ -240,8 +244,8 @@ fn not_yet(lineage: Option<&Lineage>) -> Option<String> {
     let age = lineage?.age;
     (age < YOUNG).then(|| {
         format!(
-            "the fleet's store was started anew, or has another master, since {}: slots are taken again in {}, once every \
-             host at work has told of its own",
+            "the fleet store was restarted, or has another master, since {}: slots are given again in {}, when every \
+             host at work has written its own again",
             duration::format(Duration::from_secs(age.as_secs())),
             duration::format(Duration::from_secs((YOUNG - age).as_secs() + 1)),
         )
@@ -277,7 +281,7 @@ fn slots_in(key: Key<'_>, text: Option<&[u8]>) -> Result<Vec<Slot>, FleetError> 
 
 fn not_ours(key: Key<'_>, why: &str, delete_where: &str) -> FleetError {
     let path = key.path();
-    FleetError::Refused(format!("`{path}` is left as it is: {why}; look at it, and delete it where {delete_where}"))
+    FleetError::Refused(format!("`{path}` is left unchanged: {why}; look at it, and delete it if {delete_where}"))
 }
 
 /// Between 1 and [`PAUSE`] for each race lost, another on each host, so that hosts that start in step get out of it.
@@ -421,7 +425,8 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         let key = Key { folder: &folder, name: named(&self.host)? };
         let over = until <= self.clock.now();
         self.change(key, |text, _| {
-            let told = text.map(|text| breach::parse(text).map_err(|why| not_ours(key, &why, "it is no breach")));
+            let told =
+                text.map(|text| breach::parse(text).map_err(|why| not_ours(key, &why, "the entry is no breach")));
             Ok(match told.transpose()? {
                 None if over => Round::Answer(()),
                 Some(_) if over => Round::Swap(None),
@@ -441,7 +446,7 @@ impl<D: Documents> Fleet for SharedFleet<D> {
             let mut litter = None;
             for (name, read) in asked_again(|| self.documents.list(&folder)).await? {
                 let key = Key { folder: &folder, name: &name };
-                let told = breach::parse(&read.text).map_err(|why| not_ours(key, &why, "it is no breach"))?;
+                let told = breach::parse(&read.text).map_err(|why| not_ours(key, &why, "the entry is no breach"))?;
                 if told.service != service {
                     // Of a service whose name begins with this one's and a slash.
                     continue;

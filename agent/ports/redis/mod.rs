@@ -246,7 +246,7 @@ impl Api {
             let mut wait = redis::cmd("WAIT");
             wait.arg(1).arg(COPIED_WITHIN.as_millis() as u64);
             if wait.query_async::<u32>(&mut connection).await.map_err(told)? == 0 {
-                return Err(Miss::passing(&at, "it has taken a write that none of its replicas has after 1 s"));
+                return Err(Miss::passing(&at, "the master accepted a write that none of its replicas has after 1 s"));
             }
         }
         Ok(answer)
@@ -266,14 +266,14 @@ impl Api {
     fn fits(&self, server: &Server, at: &RedisAddress) -> Result<(), Miss> {
         let person = |words| Err(Miss::person(at, words));
         match (&server.mode, &self.way) {
-            (Mode::Sentinel, _) => person("it is a sentinel, and no Redis: name it by `sentinels` and `master`"),
+            (Mode::Sentinel, _) => person("the server is a sentinel, not a Redis: name it by `sentinels` and `master`"),
             (Mode::Cluster, Way::One(_)) => {
-                person("it is a node of a Redis Cluster, which holds a part of the keys: name nodes by `nodes`")
+                person("the server is a node of a Redis Cluster, with a part of the keys: name the nodes by `nodes`")
             }
             (Mode::Cluster, Way::Master(_)) => {
                 person("the sentinels' master is a node of a Redis Cluster: name nodes by `nodes`")
             }
-            (Mode::Standalone, Way::Cluster(_)) => person("it is no node of a Redis Cluster: name it by `url`"),
+            (Mode::Standalone, Way::Cluster(_)) => person("the server is no node of a Redis Cluster: name it by `url`"),
             _ => Ok(()),
         }
     }

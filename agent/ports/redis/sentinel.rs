@@ -81,7 +81,7 @@ impl Sentinels {
     async fn ask(&self, at: &RedisAddress) -> Result<Word, Miss> {
         let (mut connection, server) = self.door.open(at).await?;
         if server.mode != Mode::Sentinel {
-            return Ok(Word::Wrong("it is a Redis, and no sentinel: name it by `url`".into()));
+            return Ok(Word::Wrong("the server is a Redis, not a sentinel: name it by `url`".into()));
         }
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master);
@@ -89,7 +89,7 @@ impl Sentinels {
         let named: Option<(String, u16)> = question.query_async(&mut connection).await.map_err(told)?;
         Ok(match named {
             Some((host, port)) => Word::Names(RedisAddress::Tcp { host, port }),
-            None => Word::Wrong("it knows no master of that name".into()),
+            None => Word::Wrong("the sentinel has no master of that name".into()),
         })
     }
 }
@@ -98,7 +98,7 @@ impl Word {
     fn says(&self) -> String {
         match self {
             Self::Names(address) => format!("names {address}"),
-            Self::Silent(why) | Self::Wrong(why) => format!("says nothing of it ({why})"),
+            Self::Silent(why) | Self::Wrong(why) => format!("gives no answer ({why})"),
         }
     }
 }

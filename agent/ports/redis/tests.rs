@@ -47,16 +47,16 @@ async fn a_server_that_is_not_what_the_file_says_is_named_for_what_it_is() {
         let sentinels =
             |of: &TestRedis| RedisAt::Sentinels { sentinels: vec![of.address()], master: "mymaster".into() };
         for (api, words) in [
-            (one(&set_up.sentinels[0]), "it is a sentinel, and no Redis"),
-            (one(&cluster.nodes[1]), "it is a node of a Redis Cluster"),
-            (api(RedisAt::Cluster { nodes: vec![redis.address()] }), "it is no node of a Redis Cluster"),
-            (api(sentinels(&redis)), "it is a Redis, and no sentinel"),
+            (one(&set_up.sentinels[0]), "the server is a sentinel, not a Redis"),
+            (one(&cluster.nodes[1]), "the server is a node of a Redis Cluster"),
+            (api(RedisAt::Cluster { nodes: vec![redis.address()] }), "the server is no node of a Redis Cluster"),
+            (api(sentinels(&redis)), "the server is a Redis, not a sentinel"),
         ] {
             let says = refused(&api).await;
             assert!(says.contains(words) && says.contains("127.0.0.1:"), "{says}");
         }
         let says = unreachable(&one(&set_up.servers[1])).await;
-        let expected = format!("it is a replica of 127.0.0.1:{}", set_up.servers[0].port);
+        let expected = format!("the server is a replica of 127.0.0.1:{}", set_up.servers[0].port);
         assert!(says.contains(&expected), "{says}");
         assert_eq!(one(&redis).ask::<Option<String>>(b"a", &get("a")).await.unwrap(), None);
     }
@@ -65,7 +65,7 @@ async fn a_server_that_is_not_what_the_file_says_is_named_for_what_it_is() {
 #[tokio::test]
 async fn what_closes_at_our_first_word_or_speaks_something_else_is_said() {
     for (answer, words) in
-        [("", "a port that speaks TLS does so"), ("HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak Redis' protocol")]
+        [("", "a port with TLS does so"), ("HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak Redis' protocol")]
     {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
@@ -119,7 +119,7 @@ async fn the_master_is_the_one_that_most_sentinels_name() {
     }
     let sentinels = set_up.sentinels.iter().map(TestRedis::address).collect();
     let another = super::tests::api(RedisAt::Sentinels { sentinels, master: "other".into() });
-    assert!(refused(&another).await.contains("knows no master of that name"));
+    assert!(refused(&another).await.contains("has no master of that name"));
     // Nobody has it but the master: that is no yes.
     for replica in &set_up.servers[1..] {
         replica.signal(Signal::SIGSTOP);
@@ -271,7 +271,7 @@ async fn redis_by_tls_knows_both_sides() {
         }
     }
     let says = unreachable(&with(None)).await;
-    assert!(says.contains("a port that speaks TLS does so"), "{says}");
+    assert!(says.contains("a port with TLS does so"), "{says}");
     // The other way round: by what the handshake happens to hold, it waits for more of it, or answers in plain text.
     let by_tls = TlsContext::new("redis", Tls { ca_file: Some(ca.ca_file()), ..Tls::default() }).unwrap();
     let at = RedisAt::One(redis.address());
@@ -320,5 +320,5 @@ async fn sentinels_are_asked_by_tls_and_a_login_of_their_own() {
         assert!(says.contains("fewer than 2 of 3 sentinels") && !says.contains("wrong-word"), "{says}");
     }
     let says = unreachable(&with(Some("hush-hush"), false)).await;
-    assert!(says.contains("a port that speaks TLS does so"), "{says}");
+    assert!(says.contains("a port with TLS does so"), "{says}");
 }

@@ -59,8 +59,8 @@ impl Miss {
     /// It was a master a moment ago, or will be in a moment, where others named it.
     pub fn replica(at: &RedisAddress, master: &str) -> Self {
         let words = format!(
-            "it is a replica of {master}; only a master is asked: name the master, or the sentinels that know it \
-             (`sentinels` and `master`)"
+            "the server is a replica of {master}, and only a master is used: name the master, or the sentinels that \
+             know it (`sentinels` and `master`)"
         );
         Self::new(Next::Again, at, &words)
     }
@@ -71,13 +71,13 @@ pub(super) fn of_greeting(error: &RedisError, at: &RedisAddress) -> Miss {
     let miss = of(error, at);
     if error.is_connection_dropped() {
         let words =
-            "it closed the connection at our first word: a port that speaks TLS does so where TLS is not configured";
+            "the server closed the connection at the first command: a port with TLS does so when TLS is not configured";
         return Miss::new(Next::Unreached, at, words);
     }
     if error.code() == Some("NOPERM") && shown(error).contains("'info'") {
         return Miss::person(
             at,
-            &format!("{} (each server is asked what it is: the user needs `+info`)", shown(error)),
+            &format!("{} (unwait reads the role of each server: the user needs `+info`)", shown(error)),
         );
     }
     // A connection that was not opened, or a server that is not ready: nothing was asked yet.
@@ -102,17 +102,16 @@ pub(super) fn of(error: &RedisError, at: &RedisAddress) -> Miss {
         (Some("CLUSTERDOWN"), _) => {
             Miss::new(Next::Again, at, &format!("{shown} (some slots have no master; the Cluster is electing one)"))
         }
-        (Some("READONLY"), _) => Miss::new(Next::Again, at, &format!("{shown} (it has become a replica)")),
-        (Some("NOREPLICAS"), _) => {
-            Miss::passing(at, &format!("{shown} It takes no writes with fewer replicas than min-replicas-to-write."))
-        }
-        (Some("MISCONF" | "OOM"), _) => Miss::passing(at, &format!("it takes no writes now: {shown}")),
+        (Some("READONLY"), _) => Miss::new(Next::Again, at, &format!("{shown} (the server has become a replica)")),
+        (Some("NOREPLICAS"), _) => Miss::passing(
+            at,
+            &format!("{shown} The master accepts no writes with fewer replicas than min-replicas-to-write."),
+        ),
+        (Some("MISCONF" | "OOM"), _) => Miss::passing(at, &format!("the server accepts no writes now: {shown}")),
         (Some("LOADING" | "BUSY" | "MASTERDOWN"), _) => Miss::passing(at, &shown),
         (Some("NOAUTH" | "WRONGPASS"), _) | (_, ErrorKind::AuthenticationFailed) => Miss::new(Next::Login, at, &shown),
         (_, ErrorKind::Io) => Miss::passing(at, &shown),
-        (_, ErrorKind::Parse) => {
-            Miss::person(at, &format!("what answers there does not speak Redis' protocol: {shown}"))
-        }
+        (_, ErrorKind::Parse) => Miss::person(at, &format!("the server there does not speak Redis' protocol: {shown}")),
         _ => Miss::person(at, &shown),
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn marker(incident: &str) -> Marker {
     Marker { incident: IncidentId(incident.into()), host: "bj1-03".into() }
 }
 
-/// The address of a party that takes connections and says nothing, for as long as the test's process lives.
+/// The address of a party that accepts connections and says nothing, for as long as the test's process lives.
 pub(super) fn nobody_answers() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

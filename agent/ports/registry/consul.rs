@@ -160,7 +160,11 @@ impl Local {
     ) -> Result<T, RegistryError> {
         let answer = self.api.get(path, query).await.map_err(|error| self.told(error))?;
         if answer.cut {
-            let detail = format!("GET /v1/{}: Consul says that the token has cut the answer", path.join("/"));
+            let detail = format!(
+                "GET /v1/{}: Consul left instances out of the answer that the token may not see; the token needs \
+                 service:read and node:read",
+                path.join("/")
+            );
             return Err(self.refused(detail));
         }
         answer.json().map_err(|error| self.told(error))
@@ -218,7 +222,7 @@ impl Local {
         if self.scope_of(id, marker).await?.is_none() {
             return match reason_in(&self.checks().await?, &maintenance_check(self.scope, id)) {
                 Some(other) if Marker::parse(&other).as_ref() != Some(marker) => {
-                    let detail = format!("`{id}` was taken out by somebody else a moment before, who says: {other}");
+                    let detail = format!("somebody else took `{id}` out a moment before; their reason: {other}");
                     Err(self.refused(detail))
                 }
                 _ => Ok(false),
@@ -247,7 +251,7 @@ impl Local {
         for _ in 0..MARKER_LOOKS {
             let agent: AgentSelf = self.get(&["agent", "self"], &[]).await?;
             let Some(count) = agent.counts("checks") else {
-                return Err(self.refused("GET /v1/agent/self tells no number of checks to compare with".into()));
+                return Err(self.refused("GET /v1/agent/self shows no number of checks to compare with".into()));
             };
             let checks = self.checks().await?;
             seen = (checks.len(), count);
@@ -256,7 +260,7 @@ impl Local {
             }
         }
         Err(self.refused(format!(
-            "the token shows {} of the local agent's {} checks; it needs read on all services and nodes",
+            "the token shows {} of the local agent's {} checks; the token needs read on all services and nodes",
             seen.0, seen.1
         )))
     }
@@ -367,7 +371,7 @@ impl Registry for Local {
         }
         until(|| self.is_drained(&node, &own.id, &own.name, marker)).await?.ok_or_else(|| RegistryError::Unreachable {
             registry: self.name.clone(),
-            detail: format!("`{id}` is still found by clients, {SEEN_DEADLINE:?} after maintenance was asked for"),
+            detail: format!("clients still find `{id}` {SEEN_DEADLINE:?} after its maintenance began"),
         })
     }
 
@@ -387,11 +391,11 @@ impl Registry for Local {
                 self.set_maintenance(ConsulScope::Node, id, None).await?;
                 return match self.scope_of(id, marker).await? {
                     None => Ok(Restored::Done),
-                    Some(_) => Err(self.refused("the node was put back, and reads as drained still".into())),
+                    Some(_) => Err(self.refused("the node was restored, but still reads as drained".into())),
                 };
             }
             Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+                return Ok(Restored::NotOurs(format!("instance `{id}` is not registered any more")));
             }
             Err(error) => return Err(error),
         };
@@ -408,7 +412,9 @@ impl Registry for Local {
             Some(()) => Ok(Restored::Done),
             None => Err(RegistryError::Unreachable {
                 registry: self.name.clone(),
-                detail: format!("`{id}` is still shown in maintenance, {SEEN_DEADLINE:?} after it was lifted"),
+                detail: format!(
+                    "Consul still shows `{id}` in maintenance {SEEN_DEADLINE:?} after the maintenance was ended"
+                ),
             }),
         }
     }
@@ -419,8 +425,8 @@ impl Registry for Local {
         let all = self.entries(&name, false).await?;
         if !all.iter().any(|entry| entry.is(&node, &own)) {
             return Err(self.refused(format!(
-                "the answer for `{name}` does not show ourselves (`{id}` on {node}), so it proves nothing: \
-                 the token needs service:read and node:read"
+                "the answer for `{name}` lacks this instance (`{id}` on {node}), so it may lack others: the token \
+                 needs service:read and node:read"
             )));
         }
         let passing = self.entries(&name, true).await?;
@@ -468,10 +474,10 @@ impl Registry for Local {
                 "a registration under another id or with replace-existing-checks ends a drain",
                 "a service that deregisters and registers again while drained is in traffic until the agent drains it again, some seconds later; if no agent runs, it stays in traffic",
             ],
-            ConsulScope::Node => &[
-                "`scope: node`: everything else on this node goes out of traffic with the service, also what is the last \
-                   healthy instance of its name",
-            ],
+            ConsulScope::Node => {
+                &["`scope: node`: a drain takes every service of this node out of traffic, even the last healthy \
+                   instance of another service"]
+            }
         }
     }
 }

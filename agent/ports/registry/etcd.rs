@@ -187,7 +187,8 @@ impl Registry for Etcd {
             (_, Err(error)) => Err(self.told(error)),
             (other, Ok(_)) => {
                 super::may_drain(&self.registry, id, &other, marker)?;
-                let detail = format!("`{id}` was to be drained, but reads back as {}", super::stands_there(&other));
+                let detail =
+                    format!("`{id}` was drained, but the registry shows it as {}", super::stands_there(&other));
                 Err(RegistryError::Refused { registry: self.registry.clone(), detail })
             }
         }
@@ -212,7 +213,7 @@ impl Registry for Etcd {
         let seen = match self.look(id).await {
             Ok(seen) => seen,
             Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+                return Ok(Restored::NotOurs(format!("instance `{id}` is not registered any more")));
             }
             Err(error) => return Err(error),
         };
@@ -229,13 +230,13 @@ impl Registry for Etcd {
                 Err(error) => self.told(error),
                 Ok(_) => RegistryError::Unreachable {
                     registry: self.registry.clone(),
-                    detail: format!("`{over}` was changed by another just when it was to be deleted"),
+                    detail: format!("somebody else changed `{over}` just before it was deleted"),
                 },
             }),
             // Without an answer it may have been done, and it is gone.
             (None, Ok(true) | Err(_)) | (Some(_), Ok(true)) => Ok(Restored::Done),
             (Some(other), _) => Ok(Restored::NotOurs(super::stands_there(&other))),
-            (None, Ok(false)) => Ok(Restored::NotOurs("another took our override back a moment before".into())),
+            (None, Ok(false)) => Ok(Restored::NotOurs("somebody else removed our override a moment before".into())),
         }
     }
 
@@ -298,8 +299,8 @@ impl Registry for Etcd {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "clients that do not look at the override key still call a drained service",
-            "the registry tells no health: min_healthy counts every other instance that has its key and no override",
+            "clients that do not read the override key still call a drained service",
+            "the registry has no health state: min_healthy counts every other instance with a key and no override",
         ]
     }
 }

@@ -173,9 +173,9 @@ impl Backend for Apps {
         };
         let status = record["status"].as_str().unwrap_or(NONE).to_owned();
         let overridden = overridden(&record).to_owned();
-        let unsaid = format!("its status is overridden as {overridden}");
+        let unsaid = format!("somebody set its status to {overridden}");
         let shown = match (overridden.as_str(), status.as_str()) {
-            (NONE | "UP", OUT) => Shown::Out("the application itself says OUT_OF_SERVICE"),
+            (NONE | "UP", OUT) => Shown::Out("the application itself reports OUT_OF_SERVICE"),
             (NONE | "UP", status) => Shown::In { passing: status == "UP" },
             (OUT, _) => Shown::Out(&unsaid),
             _ => Shown::OutOtherwise(&unsaid),
@@ -198,7 +198,7 @@ impl Backend for Apps {
         self.set(id, Method::PUT, OUT).await?;
         until_seen(self.registry(), id, || async {
             let now = self.look(id).await?.overridden;
-            Ok((now != OUT).then(|| format!("its status is overridden as {now}")))
+            Ok((now != OUT).then(|| format!("somebody set its status to {now}")))
         })
         .await?;
         Ok(true)
@@ -216,7 +216,7 @@ impl Backend for Apps {
         self.set(id, method, value).await?;
         until_seen(self.registry(), id, || async {
             let now = self.look(id).await?.overridden;
-            Ok((now == OUT).then(|| format!("its status is overridden as {now}")))
+            Ok((now == OUT).then(|| format!("somebody set its status to {now}")))
         })
         .await
     }
@@ -284,16 +284,16 @@ impl Backend for Apps {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "clients follow a drain, and a restore, within 95s: Eureka's cache of lists, their own fetch, and Spring Cloud \
-             LoadBalancer's cache; where these were set otherwise, say `clients_follow` of the service's registration",
-            "a service that deregisters as it stops takes the drain along: once it is back it is in traffic until the \
-             agent takes it out again, within a second, and for good while no agent runs; with the service's own \
+            "clients follow a drain, and a restore, within 95s: Eureka's cache of lists, their own fetch, and Spring \
+             Cloud LoadBalancer's cache; where these times differ, set `clients_follow` of the service's registration",
+            "a service that deregisters as it stops ends its drain: after its start it is in traffic until the agent \
+             drains it again, within 1 s, and stays in traffic while no agent runs; with the service's own \
              `eureka.client.should-unregister-on-shutdown=false` it stays drained over its restart",
-            "a single server that restarts forgets drains: each is made again within a second after the service has \
-             registered anew, while an agent runs",
-            "Eureka takes each change of ours for a heartbeat: an instance that has died is in the lists for one lease more \
-             (90s by default) after a drain or a restore; so no write proves just before the restart that Eureka takes writes",
-            "an override has no reason: one that a person sets while a drain of ours stands is taken back with it",
+            "a single Eureka server forgets drains at its restart: a running agent drains each service again within 1 \
+             s after it has registered again",
+            "Eureka counts a drain or a restore as a heartbeat: an instance that has died stays listed for one more \
+             lease (90 s by default); so no test write is made just before the restart",
+            "an override has no reason: one that a person sets during our drain is removed with it",
         ]
     }
 }

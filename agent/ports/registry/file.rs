@@ -53,7 +53,7 @@ impl FileRegistry {
         }
         let text = fs::read(&self.path).map_err(|error| self.unreachable("reading", error))?;
         let read: Instances =
-            serde_json::from_slice(&text).map_err(|error| self.refused(format!("no registry file: {error}")))?;
+            serde_json::from_slice(&text).map_err(|error| self.refused(format!("not a registry file: {error}")))?;
         read.check().map_err(|error| self.refused(error))?;
         Ok(read)
     }
@@ -70,7 +70,9 @@ impl FileRegistry {
                 Ok(lock) => return Ok(lock),
                 Err((file, Errno::EWOULDBLOCK)) if tokio::time::Instant::now() < until => file,
                 Err((_, Errno::EWOULDBLOCK)) => {
-                    return Err(self.unreachable("locking", format!("held by another for {LOCK_DEADLINE:?}")));
+                    return Err(
+                        self.unreachable("locking", format!("another process has held the lock for {LOCK_DEADLINE:?}"))
+                    );
                 }
                 Err((_, error)) => return Err(self.unreachable("locking", error)),
             };
@@ -90,7 +92,7 @@ impl FileRegistry {
         if after != before {
             replace(&self.path, &after).map_err(|error| self.unreachable("writing", error))?;
             if self.read()? != after {
-                return Err(self.unreachable("reading back", "another wrote it without taking the lock"));
+                return Err(self.unreachable("reading back", "another process wrote the file without taking the lock"));
             }
         }
         Ok(answer)

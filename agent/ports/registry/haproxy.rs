@@ -74,9 +74,9 @@ impl Server {
     /// What others than us have done to it.
     fn isolated(&self) -> Option<&'static str> {
         match self.admin & !FORCED_DRAIN {
-            0 if self.weight == 0 => Some("its weight is 0"),
+            0 if self.weight == 0 => Some("the server's weight is 0"),
             0 => None,
-            _ => Some("it is in maintenance, or its drain is inherited"),
+            _ => Some("the server is in maintenance, or its drain is inherited"),
         }
     }
 }
@@ -122,8 +122,8 @@ impl Balancers {
     async fn may_set(&self, socket: &str) -> Result<(), RegistryError> {
         match self.ask(socket, "show cli level").await?.trim() {
             level @ ("user" | "operator") => Err(self.refused(format!(
-                "{socket}: this socket has the level `{level}`, and a drain needs another: write `level admin` behind its \
-                 `stats socket` in HAProxy's configuration, and reload"
+                "{socket}: the socket has `level {level}`, and a drain needs `level admin`: set it at `stats socket` \
+                 in HAProxy's configuration, and reload"
             ))),
             _ => Ok(()),
         }
@@ -142,7 +142,7 @@ impl Balancers {
         match found.len() {
             0 => Err(RegistryError::NotRegistered { registry: self.registry.clone(), id: id.into() }),
             some if some < self.sockets.len() => {
-                Err(self.refused(format!("`{id}` is known to {some} of {} balancers only", self.sockets.len())))
+                Err(self.refused(format!("only {some} of {} balancers have the server `{id}`", self.sockets.len())))
             }
             _ => Ok(found),
         }
@@ -180,9 +180,8 @@ impl Balancers {
             Some(now) if now.admin == wanted => Ok(true),
             now => {
                 let admin = now.map_or("no such server".into(), |now| format!("admin state {:#x}", now.admin));
-                Err(self.refused(format!(
-                    "{socket}: {backend}/{name} was set to {state}, and at once reads back as {admin}"
-                )))
+                Err(self
+                    .refused(format!("{socket}: {backend}/{name} was set to {state}, but HAProxy shows it as {admin}")))
             }
         }
     }
@@ -393,12 +392,12 @@ impl Backend for Balancers {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "a reload (SIGUSR2 to `-W`, `-sf`) puts the service into traffic until the agent drains it again, within 1s, and for \
-             good while no agent runs; HAProxy keeps the drain where each reload saves `show servers state` into its \
-             `server-state-file` first (deploy/README.md)",
-            "a `server-state-file` that was saved in a drain and is read after the restore takes the service out again, and is \
-             told as another hand's: save it at each reload, and remove it before a start",
-            "clients that a cookie binds to a drained server, and sessions that are open, still reach it",
+            "a reload (SIGUSR2 to `-W`, `-sf`) puts the service into traffic until the agent drains it again, within 1 \
+             s; without a running agent it stays in traffic; HAProxy keeps the drain where each reload saves `show \
+             servers state` into its `server-state-file` first (deploy/README.md)",
+            "a `server-state-file` saved during a drain takes the service out again when HAProxy reads it after the \
+             restore, and looks like somebody else's drain: save the file at each reload, and remove it before a start",
+            "clients bound to a drained server by a cookie, and open sessions, still reach it",
         ]
     }
 }

@@ -221,9 +221,7 @@ async fn one_balancer_that_is_away_keeps_the_others_as_they_are(world: &mut Bala
         let sockets = vec![world.balancers[0].socket(), socket.clone()];
         let registry = HaProxy::new("haproxy", sockets, world.state.path().join("others.json"));
         for error in [registry.observe(US).await.unwrap_err(), registry.drain(US, &marker("i")).await.unwrap_err()] {
-            let says = format!(
-                "{socket}: this socket has the level `{level}`, and a drain needs another: write `level admin`"
-            );
+            let says = format!("{socket}: the socket has `level {level}`, and a drain needs `level admin`");
             assert!(matches!(&error, RegistryError::Refused { detail, .. } if detail.contains(&says)), "{error}");
         }
         assert!(world.reaches(0, US).await);

@@ -120,7 +120,7 @@ impl Files {
         let mut of_it = self.all_kept()?.into_iter().filter(|kept| kept.id == place.id);
         match (of_it.next(), of_it.next()) {
             (kept, None) => Ok(kept),
-            (_, Some(second)) => Err(self.failed(&second.path, "a second drain of one file; remove one of them")),
+            (_, Some(second)) => Err(self.failed(&second.path, "a second drain of the same file; remove one of them")),
         }
     }
 
@@ -161,7 +161,7 @@ impl Files {
             .map_err(|error| self.failed(&place.path, error))?;
         match self.stands(place)? {
             None => Ok(true),
-            Some(_) => Err(self.failed(&place.path, "taken out, and written again at once")),
+            Some(_) => Err(self.failed(&place.path, "the file was removed, and the service wrote it again at once")),
         }
     }
 
@@ -170,7 +170,7 @@ impl Files {
         let kept = match self.kept(&place)? {
             Some(kept) if kept.marker == *marker => kept,
             Some(other) => return Ok(Restored::NotOurs(super::stands_there(&Traffic::DrainedBy(other.marker)))),
-            None => return Ok(Restored::NotOurs("nothing of ours is kept of it".into())),
+            None => return Ok(Restored::NotOurs("the agent has no copy of the file".into())),
         };
         match renameat2(AT_FDCWD, &kept.path, AT_FDCWD, &place.path, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => self.sync(&place).map_err(|error| self.failed(&place.path, error))?,
@@ -179,14 +179,15 @@ impl Files {
             // The service has gone, or is not back yet: what was taken is put back once there is a place for it.
             Err(Errno::ENOENT) => {
                 let directory = place.path.parent().unwrap_or(&self.directory).display();
-                let detail = format!("{directory} is gone; what was taken out is kept as {}", kept.path.display());
+                let detail =
+                    format!("{directory} has disappeared; the removed file is kept as {}", kept.path.display());
                 return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
             }
             Err(error) => return Err(self.failed(&place.path, error)),
         }
         match self.stands(&place)? {
             Some(_) => Ok(Restored::Done),
-            None => Err(self.failed(&place.path, "put back, and gone again at once")),
+            None => Err(self.failed(&place.path, "the file was restored, and has disappeared again at once")),
         }
     }
 
@@ -290,7 +291,7 @@ impl Registry for HealthFile {
     }
 
     async fn others(&self, _id: &str) -> Result<Others, RegistryError> {
-        Err(self.files.refused("a file tells nothing of other hosts".into()))
+        Err(self.files.refused("a health file shows no other hosts".into()))
     }
 
     fn counts(&self) -> bool {
@@ -317,11 +318,12 @@ impl Registry for HealthFile {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "it counts nobody: min_healthy needs another registry of the service that does",
-            "a balancer sends traffic until its checks have failed: `clients_follow` of the binding says how long that is",
-            "a service that writes its file again is in traffic until the agent takes it out again (hold_every), and for \
-             good while no agent runs",
-            "it tells no health, and a file that was removed while it was drained is put back all the same",
+            "the registry counts no other instances: min_healthy needs another registry of the service that does",
+            "a balancer sends traffic until its checks have failed: set that time by `clients_follow` of the \
+             registration",
+            "a service that writes its file again is in traffic until the agent removes the file again (every \
+             `hold_every`); without a running agent it stays in traffic",
+            "the registry has no health state: a file that somebody removed during the drain is restored all the same",
         ]
     }
 }

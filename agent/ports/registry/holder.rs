@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{RegistryError, Restored};
-use crate::model::Marker;
+use crate::model::{Marker, duration};
 
 /// What one look at a drain found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,12 @@ async fn look_after<A: HoldsDrains>(
                 }
                 // Once, not at every look.
                 Err(error) if !failed.contains(&id) => {
-                    tracing::warn!(id, incident = %marker.incident, "the drain of {id} cannot be held: {error}; trying again");
+                    tracing::warn!(
+                        id,
+                        incident = %marker.incident,
+                        "cannot check that {id} is still drained: {error}; retrying every {}",
+                        duration::format(every),
+                    );
                 }
                 Err(_) => {}
             }

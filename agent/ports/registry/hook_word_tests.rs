@@ -228,7 +228,7 @@ async fn what_is_no_answer_is_refused() {
         ("", "no answer"),
         ("unknown", "unknown variant `unknown`"),
         ("passing\",\"more\":\"1", "unknown field `more`"),
-        ("isolated", "does not say why"),
+        ("isolated", "gives no reason"),
     ] {
         let word = Word::new();
         word.write(wrong);

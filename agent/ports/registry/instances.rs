@@ -72,7 +72,7 @@ impl Instances {
     pub fn check(&self) -> Result<(), String> {
         let mut seen = std::collections::HashSet::new();
         match self.instances.iter().find(|instance| !seen.insert(&instance.id)) {
-            Some(twice) => Err(format!("the id `{}` stands there twice", twice.id)),
+            Some(twice) => Err(format!("the id `{}` is listed twice", twice.id)),
             None => Ok(()),
         }
     }

@@ -95,10 +95,10 @@ impl Ledger {
             read => read.map_err(|error| told(error.to_string()))?,
         };
         let lines: BTreeMap<String, String> =
-            serde_json::from_slice(&text).map_err(|error| told(format!("no list of drains: {error}")))?;
+            serde_json::from_slice(&text).map_err(|error| told(format!("not a list of drains: {error}")))?;
         let note = |(id, line): (String, String)| match Note::parse(&line) {
             Some(note) => Ok((id, note)),
-            None => Err(told(format!("what stands for `{id}` is no marker of ours"))),
+            None => Err(told(format!("the entry of `{id}` is no drain marker of unwait"))),
         };
         lines.into_iter().map(note).collect()
     }
@@ -113,7 +113,12 @@ impl Ledger {
         match self.write(&notes) {
             Ok(()) => drop(ended.remove(&self.0)),
             Err(error) => {
-                tracing::warn!(id, error, "the drain has ended, and stands in the file until the disk takes it");
+                tracing::warn!(
+                    id,
+                    error,
+                    "cannot delete the ended drain of {id} from {}: {error}; retrying at the next change",
+                    self.0.display(),
+                );
                 ended.entry(self.0.clone()).or_default().insert(id.into());
             }
         }
@@ -135,7 +140,7 @@ impl Ledger {
     fn write(&self, notes: &BTreeMap<String, Note>) -> Result<(), String> {
         let lines: BTreeMap<&String, String> = notes.iter().map(|(id, note)| (id, note.line())).collect();
         let text = serde_json::to_vec_pretty(&lines).expect("names and lines are JSON");
-        replace(&self.0, &text).map_err(|error| format!("writing {}: {error}", self.0.display()))
+        replace(&self.0, &text).map_err(|error| format!("cannot write {}: {error}", self.0.display()))
     }
 }
 

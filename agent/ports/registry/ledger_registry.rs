@@ -186,7 +186,7 @@ impl<B: Backend> Registry for LedgerRegistry<B> {
         let seen = backend.look(id).await?;
         if is_theirs || !is_drained::<B>(&seen, marker) {
             let now = super::stands_there(&B::registration(&seen).traffic);
-            return Err(backend.refused(format!("`{id}` was to be drained, and is {now}")));
+            return Err(backend.refused(format!("`{id}` was drained, but is {now}")));
         }
         self.kept.noted(backend.ledger().seen(id, marker))?;
         self.holder.hold(&self.kept, id, marker);
@@ -317,7 +317,7 @@ impl<B: Backend> Kept<B> {
         };
         match put_back.await {
             Err(RegistryError::NotRegistered { .. }) => {
-                Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")))
+                Ok(Restored::NotOurs(format!("instance `{id}` is not registered any more")))
             }
             restored => restored,
         }
@@ -375,10 +375,10 @@ where
         let hopeless = matches!(asked, Err(RegistryError::Refused { .. }));
         if hopeless || tokio::time::Instant::now() >= until {
             let reads = match asked {
-                Ok(read) => read.unwrap_or("it is seen by and by".into()),
+                Ok(read) => read.unwrap_or("the change becomes visible with a delay".into()),
                 Err(error) => error.to_string(),
             };
-            let detail = format!("`{id}` was changed, and does not read back so: {reads}");
+            let detail = format!("`{id}` was changed, but the registry shows: {reads}");
             return Err(RegistryError::Unreachable { registry: registry.into(), detail });
         }
         tokio::time::sleep(SEEN_POLL).await;

@@ -317,6 +317,6 @@ fn stands_there(traffic: &Traffic) -> String {
         Traffic::DrainedBy(marker) => {
             format!("drained by unwait on host {} for incident {}", marker.host, marker.incident)
         }
-        Traffic::Isolated { reason } => format!("taken out by somebody else, who says: {reason}"),
+        Traffic::Isolated { reason } => format!("taken out by somebody else; their reason: {reason}"),
     }
 }

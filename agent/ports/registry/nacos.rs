@@ -142,8 +142,8 @@ impl Instances {
             }
             Ok(match &marker {
                 Some(marker) if *marker != now.kept => Some(match &now.kept {
-                    Some(kept) => format!("its key `{MARKER}` says `{kept}`"),
-                    None => format!("it has no key `{MARKER}`"),
+                    Some(kept) => format!("the key `{MARKER}` holds `{kept}`"),
+                    None => format!("the key `{MARKER}` is missing"),
                 }),
                 _ => None,
             })
@@ -205,7 +205,7 @@ impl Backend for Instances {
         let kept = kept.filter(|text| !text.is_empty());
         let shown = match enabled {
             true => Shown::In { passing: record["healthy"] == true },
-            false => Shown::Out("its instance is disabled (enabled=false)"),
+            false => Shown::Out("the instance is disabled (enabled=false)"),
         };
         let traffic = whose(shown, kept.as_deref(), self.note(id)?.as_ref());
         let weight = record["weight"].clone();
@@ -276,7 +276,7 @@ impl Backend for Instances {
         let enabled = |listed: &Value| listed["enabled"].as_bool().unwrap_or(true);
         if us.enabled && !listed.iter().any(|listed| place.is(listed) && enabled(listed)) {
             let detail =
-                format!("the list of `{}` does not show `{id}`, which is enabled: it proves nothing", place.service);
+                format!("the list of `{}` lacks `{id}`, which is enabled, so it may lack others", place.service);
             return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
         }
         let mut others = Others { healthy: 0, registered: 1 };
@@ -306,7 +306,9 @@ impl Backend for Instances {
         let mut all = Vec::new();
         match tokio::time::timeout(NAMES_DEADLINE, self.read_all(&mut all)).await {
             Ok(read) => read.map(|()| all.into_iter().filter_map(|(_, id, address)| Some((id?, address))).collect()),
-            Err(_) => Err(self.api.unreachable("its instances could not be read within the deadline".into())),
+            Err(_) => {
+                Err(self.api.unreachable("the instances of the registry could not be read within the deadline".into()))
+            }
         }
     }
 
@@ -323,19 +325,19 @@ impl Backend for Instances {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "Nacos was measured, and is not among the tests: these use a stub that answers as it did, and a real r-nacos",
-            "Nacos gives no reason: a person who disables a service anew that the agent has drained is not told apart, and it \
-             is put back with the drain",
-            "clients that poll (Nacos 1) follow a change later than within 1 s: say so with `clients_follow`",
-            "Nacos 2 and 3 forget a drain when the service is away for 60 s, Nacos 1 when it registers anew, r-nacos when it \
-             registers by gRPC or the server restarts: then it is in traffic until the agent takes it out again, and for good \
-             while no agent runs",
-            "Nacos 2 and 3 keep the weight as it is at a drain: another one that the service registers later has no effect; \
-             r-nacos keeps the metadata so, until the service was away for 60 s",
-            "r-nacos takes a drain or a restore for a heartbeat: an instance that fails is healthy to it for 15 s more",
-            "Nacos 1 and r-nacos have no write that changes nothing: one that takes no writes any more is found by the restore, \
-             and not before the restart",
-            "Nacos 1, Nacos 2 and r-nacos list no instance that somebody disabled: min_healthy in percent is of the others",
+            "Nacos itself is not among the tests: they use a stub with recorded answers of Nacos, and a real r-nacos",
+            "Nacos keeps no reason: a service that a person disables during our drain is enabled with the restore",
+            "clients that poll (Nacos 1) follow a change later than 1 s: set `clients_follow`",
+            "Nacos 2 and 3 forget a drain when the service is away for 60 s, Nacos 1 when it registers anew, r-nacos \
+             when it registers by gRPC or the server restarts: then the service is in traffic until the agent drains \
+             it again; without a running agent it stays in traffic",
+            "Nacos 2 and 3 keep the weight of the time of a drain: a weight that the service registers later has no \
+             effect; r-nacos keeps the metadata likewise, until the service was away for 60 s",
+            "r-nacos counts a drain or a restore as a heartbeat: a failing instance stays healthy for 15 s more",
+            "Nacos 1 and r-nacos have no write that changes nothing: a server that accepts no writes is noticed at the \
+             restore, not before the restart",
+            "Nacos 1, Nacos 2 and r-nacos do not list disabled instances: min_healthy in percent counts the others \
+             only",
         ]
     }
 }

@@ -60,7 +60,7 @@ async fn an_api_that_is_named_is_the_one_that_is_asked() {
     }
     let world = NacosWorld::new(Which::Third, NEVER).await;
     let gone = world.with_api(NacosApi::V1).observe(US).await.unwrap_err().to_string();
-    assert!(gone.contains("Nacos 3.0.3 says") && gone.contains("leave `api` out"), "{gone}");
+    assert!(gone.contains("Nacos 3.0.3 says") && gone.contains("remove `api`"), "{gone}");
     let world = NacosWorld::new(Which::RNacos, NEVER).await;
     let none = world.with_api(NacosApi::V2).observe(US).await.unwrap_err().to_string();
     assert!(none.contains("404") && none.contains("r-nacos"), "{none}");

@@ -92,7 +92,7 @@ async fn a_redis_that_takes_no_writes_any_more_is_met_while_a_drain_is_held() {
     redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     redis.ask(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let error = registry.takes_writes(US, &marker("i")).await.unwrap_err();
-    assert!(error.is_passing() && error.to_string().contains("it is a replica of 127.0.0.1:1"), "{error}");
+    assert!(error.is_passing() && error.to_string().contains("the server is a replica of 127.0.0.1:1"), "{error}");
 }
 
 #[tokio::test]

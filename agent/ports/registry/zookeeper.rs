@@ -189,7 +189,7 @@ impl ZooKeeper {
             return Ok(());
         }
         let Some(application) = seen.application else {
-            return Err(self.refused(format!("`{id}` names no `application`, whose tag rule could take it out")));
+            return Err(self.refused(format!("`{id}` has no `application`, so no tag rule can drain it")));
         };
         if seen.applications.len() > 1 {
             let several = Vec::from_iter(seen.applications).join(", ");
@@ -201,8 +201,9 @@ impl ZooKeeper {
         }
         let tagged = seen.registration.record["providers"].as_array().into_iter().flatten();
         if let Some(tag) = tagged.filter_map(Value::as_str).find_map(|url| parameter(url, "dubbo.tag")) {
-            let detail =
-                format!("`{id}` is left alone: it carries the tag `{tag}`, and who asks for that follows no rule");
+            let detail = format!(
+                "`{id}` is left alone: it has the tag `{tag}`, and consumers that ask for this tag ignore the tag rule"
+            );
             return Err(self.refused(detail));
         }
         self.change(session, &application, |rule| self.tagged(&application, rule, id, instance, marker)).await?;
@@ -213,7 +214,7 @@ impl ZooKeeper {
                 // What another put there a moment before is refused by its own words.
                 super::may_drain(&self.registry, id, other, marker)?;
                 let stands = super::stands_there(other);
-                Err(self.refused(format!("`{id}` was to be drained, but reads back as {stands}")))
+                Err(self.refused(format!("`{id}` was drained, but the registry shows it as {stands}")))
             }
         }
     }
@@ -228,7 +229,7 @@ impl ZooKeeper {
         let seen = match self.look_settled(session, id).await {
             Ok(seen) => seen,
             Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+                return Ok(Restored::NotOurs(format!("instance `{id}` is not registered any more")));
             }
             Err(error) => return Err(error),
         };
@@ -254,7 +255,7 @@ impl ZooKeeper {
         }
         let now = self.look_settled(session, id).await;
         if now.is_ok_and(|now| now.markers.contains(marker)) {
-            let detail = format!("`{id}` was put back, but our drain was written again just then");
+            let detail = format!("`{id}` was restored, but our drain was written again at the same moment");
             return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
         }
         Ok(Restored::Done)
@@ -279,9 +280,9 @@ impl ZooKeeper {
         if let Some((application, _)) = service.rules.iter().find(|(_, rule)| rule.as_ref().is_some_and(Rule::matches))
         {
             let path = self.rule_path(application);
-            return Err(
-                self.refused(format!("whom the tag rule `{path}` takes out is not known here: it has a `match`"))
-            );
+            return Err(self.refused(format!(
+                "the tag rule `{path}` has a `match`, so the instances that it takes out are unknown"
+            )));
         }
         let mut others = Others { healthy: 0, registered: 0 };
         for (instance, whole) in stand_ins(&service.providers, &service.overrides, own) {
@@ -414,7 +415,7 @@ impl Registry for ZooKeeper {
             Ok(read) => read.map(|()| all.into_iter().map(|(_, id, address)| (id, address)).collect()),
             Err(_) => Err(RegistryError::Unreachable {
                 registry: self.registry.clone(),
-                detail: "its instances could not be read within the deadline".into(),
+                detail: "the instances of the registry could not be read within the deadline".into(),
             }),
         }
     }
@@ -430,10 +431,10 @@ impl Registry for ZooKeeper {
 
     fn caveats(&self) -> &'static [&'static str] {
         &[
-            "consumers of Dubbo before 2.7 follow no tag rule, and still call a drained provider",
-            "the tag rule takes IP:PORT out of everything that its application provides there, not of one interface alone",
+            "consumers of Dubbo before 2.7 ignore tag rules, and still call a drained provider",
+            "the tag rule takes all interfaces of the application at IP:PORT out of traffic, not one interface alone",
             "a service that two applications provide is not drained: Dubbo's consumers follow the tag rule of one at a time",
-            "the registry tells no health: min_healthy counts every other provider whose session lives and that is not \
+            "the registry has no health state: min_healthy counts every other provider with a live session that is not \
              taken out",
         ]
     }

@@ -170,7 +170,7 @@ impl<'a> Container<'a> {
     }
 
     fn unreachable(&self, detail: String) -> RestartError {
-        let detail = format!("{} could not be asked: {detail}", self.socket.display());
+        let detail = format!("{} did not answer: {detail}", self.socket.display());
         RestartError::Unreachable { service: self.service(), detail }
     }
 
@@ -200,7 +200,7 @@ impl<'a> Container<'a> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         match container.chars().all(allowed) {
             true => Ok(format!("/containers/{container}/{rest}")),
-            false => Err(self.unknown("no container of Docker or podman can be called so")),
+            false => Err(self.unknown("the name is not valid for a container of Docker or podman")),
         }
     }
 
@@ -218,7 +218,8 @@ impl<'a> Container<'a> {
         match status {
             StatusCode::NOT_FOUND => Err(self.unknown("the daemon has no such container; see `docker ps --all`")),
             _ if !status.is_success() => Err(self.unreachable(says(status, &body))),
-            _ => serde_json::from_slice(&body).map_err(|error| self.unreachable(format!("its answer: {error}"))),
+            _ => serde_json::from_slice(&body)
+                .map_err(|error| self.unreachable(format!("its answer cannot be read: {error}"))),
         }
     }
 
@@ -228,8 +229,8 @@ impl<'a> Container<'a> {
         if !status.is_success() {
             return Err(self.unreachable(says(status, &body)));
         }
-        let all: Vec<Listed> =
-            serde_json::from_slice(&body).map_err(|error| self.unreachable(format!("its answer: {error}")))?;
+        let all: Vec<Listed> = serde_json::from_slice(&body)
+            .map_err(|error| self.unreachable(format!("its answer cannot be read: {error}")))?;
         let name = host.name.trim_start_matches('/');
         let mut guests = Vec::new();
         for listed in all.into_iter().filter(|listed| listed.id != host.id) {
@@ -270,15 +271,13 @@ impl DockerRestarter {
         let service = container.service();
         if let Some(unit) = seen.unit() {
             return Some(format!(
-                "{service} is {unit}'s (label {UNIT_LABEL}), which removes it when it stops: have the unit restarted, by \
-                 `service: {unit}` in its place"
+                "{service} belongs to {unit} (label {UNIT_LABEL}), and systemd removes the container when it stops: name `service: {unit}` in its place, and the unit is restarted"
             ));
         }
         let called = Called { name: seen.name.trim_start_matches('/'), id: &seen.id };
         let (unit, command) = owner::unit_of(&self.bus, called).await?;
         Some(format!(
-            "{service} is run by {unit} (its {command}= names it), which ends or begins anew when the container stops: have the unit \
-             restarted, by `run: {{ argv: [systemctl, restart, {unit}] }}` in place of `restart`"
+            "{service} is run by {unit} (its {command}= names the container), and {unit} ends or restarts when the container stops: restart the unit by `run: {{ argv: [systemctl, restart, {unit}] }}` in place of `restart`"
         ))
     }
 
@@ -317,7 +316,9 @@ impl Restarter for DockerRestarter {
         let container = Container::of(target)?;
         let before = container.inspect().await?;
         if before.run_state() != RunState::Active {
-            return Err(container.refused(format!("it is {}; only what runs is restarted", before.shown())));
+            return Err(
+                container.refused(format!("the service is {}; only a running service is restarted", before.shown()))
+            );
         }
         if let Some(why) = self.is_a_units(&container, &before).await {
             return Err(container.refused(why));
@@ -326,7 +327,7 @@ impl Restarter for DockerRestarter {
         let path = container.restart_path(&before)?;
         match container.ask(reqwest::Method::POST, &path, deadline).await? {
             (status, _) if status.is_success() => {}
-            (StatusCode::NOT_FOUND, _) => return Err(container.unknown("it has just been removed")),
+            (StatusCode::NOT_FOUND, _) => return Err(container.unknown("the container has just been removed")),
             // It may have been stopped by then; whoever asked looks what is so.
             (status, body) => return Err(container.failed(says(status, &body))),
         }
@@ -347,20 +348,25 @@ impl Restarter for DockerRestarter {
                     // Its restart policy is at work on it, or a person has paused it.
                     (RunState::Changing | RunState::Frozen, _) => steady = None,
                     (RunState::Active, _) => {
-                        return Err(container.failed("the daemon said yes, and the same lifetime goes on".into()));
+                        return Err(container
+                            .failed("the daemon accepted the restart, but the container runs on without one".into()));
                     }
                     (RunState::Inactive | RunState::Failed, _) => {
-                        let detail =
-                            format!("it was started, and is {}; see `docker logs {}`", now.shown(), container.name);
+                        let detail = format!(
+                            "the container was started and is now {}; see `docker logs {}`",
+                            now.shown(),
+                            container.name
+                        );
                         return Err(container.failed(detail));
                     }
                 }
             }
             if Instant::now() >= until {
                 return Err(match look {
-                    Ok(now) => {
-                        container.failed(format!("at the deadline no lifetime had lasted: it is {}", now.shown()))
-                    }
+                    Ok(now) => container.failed(format!(
+                        "no new process had stayed up by the deadline; the service is {}",
+                        now.shown()
+                    )),
                     Err(error) => error,
                 });
             }
@@ -396,8 +402,7 @@ impl Restarter for DockerRestarter {
         let Ok(container) = Container::of(target) else { return Vec::new() };
         match container.inspect().await {
             Ok(seen) if seen.is_never_killed() => vec![format!(
-                "{} has no stop timeout (`--stop-timeout -1`): the daemon waits for its end for ever and never kills it; \
-                 a deadline allows {} s for that",
+                "{} has no stop timeout (`--stop-timeout -1`): the daemon waits for ever and never kills the container; a deadline allows {} s for the stop",
                 container.service(),
                 UNLIMITED_STOP.as_secs()
             )],

@@ -71,7 +71,7 @@ impl Restarter for DryRestarter {
         }
         let real = match (seen.state, seen.incarnation) {
             (RunState::Active, Some(real)) => real,
-            (state, _) => return Err(refused(format!("it is {state}"))),
+            (state, _) => return Err(refused(format!("the service is {state}"))),
         };
         let mut restarted = self.restarted();
         let pretended = Incarnation(format!("dry-run-{}-after-{real}", restarted.len() + 1));
@@ -88,7 +88,7 @@ impl Restarter for DryRestarter {
         match (self.real.no_reload(target).await?, self.real.observe(target).await?.state) {
             (Some(why), _) => Err(refused(why)),
             (None, RunState::Active) => Ok(()),
-            (None, state) => Err(refused(format!("it is {state}"))),
+            (None, state) => Err(refused(format!("the service is {state}"))),
         }
     }
 
@@ -151,7 +151,7 @@ mod tests {
         }
 
         async fn no_reload(&self, _target: &plan::Restart) -> Result<Option<String>, RestartError> {
-            Ok(self.1.first().map(|_| "it has no ExecReload".into()))
+            Ok(self.1.first().map(|_| "the unit has no ExecReload=".into()))
         }
 
         async fn reload(&self, _target: &plan::Restart, _deadline: Duration) -> Result<(), RestartError> {

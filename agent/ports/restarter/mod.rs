@@ -140,7 +140,7 @@ pub trait Restarter: Send + Sync {
         deadline: Duration,
     ) -> Result<Incarnation, RestartError> {
         let _ = (before, deadline);
-        Err(RestartError::Failed { service: named(target), detail: "its restart has no second half".into() })
+        Err(RestartError::Failed { service: named(target), detail: "this restarter has no separate start".into() })
     }
 
     /// For how long after a restart was asked for the old lifetime may still look as if nobody had: zero where the
@@ -161,7 +161,7 @@ pub trait Restarter: Send + Sync {
 
     /// Why the service cannot be reloaded; `None` where it can.
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
-        Ok(Some(format!("nothing is known that reloads {}", named(target))))
+        Ok(Some(format!("{} has no reload", named(target))))
     }
 
     /// The service's own reload, by `deadline`: its end is waited for, and then that the same lifetime, still active,
@@ -219,7 +219,7 @@ fn alone(service: &str, dependents: &[String]) -> Result<(), RestartError> {
         return Ok(());
     }
     let detail = format!(
-        "it would take {} along; a unit whose dependents may go along says `with_dependents: true`",
+        "a restart would also restart {}; set `with_dependents: true` of the service if that is wanted",
         dependents.join(", ")
     );
     Err(RestartError::Refused { service: service.into(), detail })

@@ -24,7 +24,12 @@ pub async fn unit_of(bus: &Bus, container: Called<'_>) -> Option<(String, &'stat
     let units = match bus.running_services().await {
         Ok(units) => units,
         Err(error) => {
-            tracing::debug!(container = container.name, %error, "which unit runs the container is unknown");
+            tracing::debug!(
+                container = container.name,
+                %error,
+                "cannot list the units that may run container {}: {error}",
+                container.name,
+            );
             return None;
         }
     };
@@ -33,7 +38,7 @@ pub async fn unit_of(bus: &Bus, container: Called<'_>) -> Option<(String, &'stat
             Ok(Some(command)) => return Some((unit, command)),
             Ok(None) => {}
             // It has gone meanwhile, for example.
-            Err(error) => tracing::debug!(unit, %error, "whether the unit runs a container is unknown"),
+            Err(error) => tracing::debug!(unit, %error, "cannot read the command of unit {unit}: {error}"),
         }
     }
     None

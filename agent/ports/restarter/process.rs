@@ -109,8 +109,10 @@ fn service(spec: &ProcessRestart) -> String {
 
 fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
-    let unreadable =
-        |error: io::Error| RestartError::Unreachable { service: service(spec), detail: format!("reading it: {error}") };
+    let unreadable = |error: io::Error| RestartError::Unreachable {
+        service: service(spec),
+        detail: format!("cannot read the pid file: {error}"),
+    };
     // O_NONBLOCK: opening a fifo must not hang.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(&spec.pid_file);
     let file = match opened {
@@ -120,20 +122,20 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     };
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(refused("the pid file is no regular file".into()));
+        return Err(refused("the pid file is not a regular file".into()));
     }
     if metadata.mode() & 0o002 != 0 {
-        return Err(refused("anyone may write the pid file; `chmod o-w` it".into()));
+        return Err(refused("the pid file is world-writable; `chmod o-w` it".into()));
     }
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).map_err(unreadable)?;
     let pid: i32 = match text.trim() {
         // Some programs create it first and fill it in later.
         "" => return Ok(Found::Dead),
-        digits => digits.parse().map_err(|_| refused("the pid file holds no pid".into()))?,
+        digits => digits.parse().map_err(|_| refused("the pid file holds no number".into()))?,
     };
     if pid <= 1 || pid == std::process::id() as i32 {
-        return Err(refused(format!("the pid file names pid {pid}, which is no service's")));
+        return Err(refused(format!("the pid file names pid {pid}, which belongs to no service")));
     }
     let Some(start_time) = start_time(pid).map_err(unreadable)? else {
         return Ok(Found::Dead);
@@ -144,8 +146,7 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     let owner = metadata.uid();
     if owner != 0 && owner != Uid::effective().as_raw() && owner != status.ruid {
         return Err(refused(format!(
-            "the pid file belongs to uid {owner} but names pid {pid} of uid {}; whoever may write it could aim us at \
-             any process",
+            "the pid file belongs to uid {owner} but names pid {pid} of uid {}; its writer could have the agent end any process",
             status.ruid
         )));
     }
@@ -197,9 +198,9 @@ async fn appear(
         if Instant::now() >= until {
             let pid_file = spec.pid_file.display();
             return Err(match new {
-                Some(new) => (format!("the new process {new} has not lasted {STABLE_FOR:?} at the deadline"), false),
+                Some(new) => (format!("the new process {new} has not stayed up {STABLE_FOR:?} by the deadline"), false),
                 None => {
-                    let what = "was started, but its pid file named no new process in time; it has been ended again";
+                    let what = "was started, but its pid file named no new process by the deadline; the start has been ended again";
                     (format!("`{}` {what} ({pid_file})", spec.argv[0]), true)
                 }
             });
@@ -212,7 +213,8 @@ async fn appear(
 async fn end(spec: &ProcessRestart, before: &Incarnation) -> Result<(), RestartError> {
     let Some(old) = before.0.split_once('@').and_then(|(pid, began)| Some((pid.parse().ok()?, began.parse().ok()?)))
     else {
-        let detail = format!("the journal names the process `{before}`, which is no pid and start time");
+        let detail =
+            format!("the journal of the incident names the process `{before}`, which is no pid and start time");
         return Err(RestartError::Failed { service: service(spec), detail });
     };
     let (pid, began): (i32, u64) = old;
@@ -250,9 +252,9 @@ impl Restarter for ProcessRestarter {
         let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
         let former = match find(spec)? {
             Found::Alive(alive) if alive.incarnation() == *incarnation => Former::read(alive.pid),
-            _ => return Err(refused("another process than the one that was meant is there, or none".into())),
+            _ => return Err(refused("the process has ended, or the pid file names another one".into())),
         };
-        let former = former.map_err(|error| refused(format!("what it is could not be read: {error}")))?;
+        let former = former.map_err(|error| refused(format!("the process cannot be read: {error}")))?;
         Ok(serde_json::to_value(former).expect("plain data"))
     }
 
@@ -279,15 +281,21 @@ impl Restarter for ProcessRestarter {
         let refused = |detail: String| RestartError::Refused { service: service(spec), detail };
         let old = match find(spec)? {
             Found::Alive(old) => old,
-            Found::NoFile => return Err(refused("it does not run (no pid file); it is not ours to start".into())),
-            Found::Dead => return Err(refused("it does not run (its pid is gone); it is not ours to start".into())),
+            Found::NoFile => {
+                return Err(refused("the service does not run (no pid file); unwait starts no stopped service".into()));
+            }
+            Found::Dead => {
+                return Err(refused(
+                    "the service does not run (its pid is gone); unwait starts no stopped service".into(),
+                ));
+            }
         };
         if let Some(why) = no_program(spec) {
             return Err(refused(why));
         }
         let held = ProcessHandle::hold(old.pid, old.start_time)
             .map_err(|error| refused(format!("pid {} cannot be held: {error}", old.pid)))?
-            .ok_or_else(|| refused("it has just ended without us".into()))?;
+            .ok_or_else(|| refused("the process has just ended by itself".into()))?;
         let environment = former::environment(old.pid);
         held.signal(libc::SIGTERM).map_err(|error| refused(format!("pid {} cannot be signalled: {error}", old.pid)))?;
         if let Some(environment) = environment {
@@ -305,10 +313,11 @@ impl Restarter for ProcessRestarter {
         let until = Instant::now() + deadline;
         let spec = spec(target)?;
         let failed = |detail: String| RestartError::Failed { service: service(spec), detail };
-        let former: Former = serde_json::from_value(before.kept.clone())
-            .map_err(|error| failed(format!("the journal does not say what it was: {error}")))?;
+        let former: Former = serde_json::from_value(before.kept.clone()).map_err(|error| {
+            failed(format!("the journal of the incident does not describe the former process: {error}"))
+        })?;
         if former::boot().ok().as_ref() != Some(&former.boot) {
-            let detail = "the host has been booted since it was ended: what starts at boot is not ours to start";
+            let detail = "the host has booted since the process was ended: unwait leaves the start to the boot";
             return Err(RestartError::Refused { service: service(spec), detail: detail.into() });
         }
         let known = self.environments().remove(&spec.pid_file);
@@ -345,7 +354,7 @@ impl Restarter for ProcessRestarter {
     }
 
     async fn no_reload(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
-        let lacks = || "nothing says how it is reloaded: add `reload_signal` to its `restart: { process: … }`".into();
+        let lacks = || "the service has no reload: add `reload_signal` to its `restart: { process: … }`".into();
         Ok(spec(target)?.reload_signal.is_none().then(lacks))
     }
 
@@ -356,7 +365,7 @@ impl Restarter for ProcessRestarter {
         let Some(signal) = spec.reload_signal else {
             return Err(refused(self.no_reload(target).await?.unwrap_or_default()));
         };
-        let Found::Alive(old) = find(spec)? else { return Err(refused("it does not run".into())) };
+        let Found::Alive(old) = find(spec)? else { return Err(refused("the service does not run".into())) };
         let held = ProcessHandle::hold(old.pid, old.start_time).and_then(|held| {
             if let Some(held) = &held {
                 held.signal(pidfd::number(signal))?;
@@ -367,7 +376,7 @@ impl Restarter for ProcessRestarter {
             Err(error) => Err(refused(format!("pid {} cannot be signalled: {error}", old.pid))),
             Ok(Some(held)) if !held.ended_within(STABLE_FOR).await => Ok(()),
             Ok(_) => {
-                let detail = format!("pid {} ended of SIG{signal}", old.pid);
+                let detail = format!("pid {} ended after SIG{signal}, which should reload it", old.pid);
                 Err(RestartError::NotReloaded { service: service(spec), detail })
             }
         }

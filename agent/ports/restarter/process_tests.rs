@@ -329,7 +329,7 @@ async fn what_names_itself_nowhere_in_time_is_ended_again_with_its_workers() {
     let target = service.target();
     let error = whole_restart(&restarter(), &target, Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(&error, RestartError::Failed { .. }), "{error}");
-    assert!(error.to_string().contains("named no new process in time"), "{error}");
+    assert!(error.to_string().contains("named no new process by the deadline"), "{error}");
     let written = std::fs::read_to_string(service.path("elsewhere")).expect("it was started");
     let written: i32 = written.trim().parse().unwrap();
     assert_eq!(start_time(written).unwrap(), None, "it was left running");

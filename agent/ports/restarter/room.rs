@@ -8,7 +8,11 @@ const LEAST_BYTES: u64 = 64 * 1024;
 
 /// The first of them that is full; one that cannot be asked, or is never written, says nothing.
 pub fn full() -> Option<String> {
-    PLACES.into_iter().find_map(|place| full_at(&format!("/proc/1/root{place}")).map(|what| format!("{place} {what}")))
+    PLACES.into_iter().find_map(|place| {
+        full_at(&format!("/proc/1/root{place}")).map(|lack| {
+            format!("the file system of {place} {lack}: the service could not write its pid file, socket or log")
+        })
+    })
 }
 
 fn full_at(place: &str) -> Option<String> {
@@ -16,7 +20,7 @@ fn full_at(place: &str) -> Option<String> {
     // Some file systems (btrfs) make inodes as they need them, and tell of none.
     match (room.blocks_available() * room.fragment_size() < LEAST_BYTES, room.files()) {
         (true, _) if room.blocks() > 0 => Some("has no space left".into()),
-        (_, 1..) if room.files_available() == 0 => Some("has no inode left".into()),
+        (_, 1..) if room.files_available() == 0 => Some("has no inodes left".into()),
         _ => None,
     }
 }

@@ -186,11 +186,11 @@ impl<'a> Directory<'a> {
         let fifo = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let detail = format!("{} does not exist: has {} ever run there?", path.display(), self.supervisor());
+                let detail = format!("{} does not exist: {} has never run there", path.display(), self.supervisor());
                 return Err(RestartError::Unknown { service: self.service(), detail });
             }
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-                return Err(self.unreachable(format!("no {} looks after it", self.supervisor())));
+                return Err(self.unreachable(format!("no {} runs for this directory", self.supervisor())));
             }
             Err(error) => return Err(self.unreachable(format!("{}: {error}", path.display()))),
         };
@@ -209,7 +209,7 @@ impl<'a> Directory<'a> {
             .map_err(|error| self.unreachable(format!("{}: {error}", path.display())))?;
         let Some(mut status) = Status::parse(self.0.by, &bytes) else {
             let detail =
-                format!("{} has {} bytes, which is no status of {}", path.display(), bytes.len(), self.supervisor());
+                format!("{} has {} bytes, and is no status file of {}", path.display(), bytes.len(), self.supervisor());
             return Err(self.unreachable(detail));
         };
         // One that does not announce its readiness is never called ready.
@@ -223,7 +223,7 @@ impl<'a> Directory<'a> {
 
     /// The process that the supervisor calls by this pid; `None` where it has ended.
     fn process(&self, pid: i32) -> Result<Option<(i32, u64)>, RestartError> {
-        let began = start_time(pid).map_err(|error| self.unreachable(format!("reading of pid {pid}: {error}")))?;
+        let began = start_time(pid).map_err(|error| self.unreachable(format!("cannot read pid {pid}: {error}")))?;
         let Some(began) = began else { return Ok(None) };
         let parent = match Process::new(pid).and_then(|process| process.stat()) {
             Ok(stat) if stat.starttime == began => stat.ppid,
@@ -234,12 +234,11 @@ impl<'a> Directory<'a> {
         match place(&format!("/proc/{parent}/cwd")) {
             Ok(works_in) if works_in == own => Ok(Some((pid, began))),
             Ok(_) => Err(self.refused(format!(
-                "{} calls it pid {pid}, which is a child of {parent} here, and that one works elsewhere: does it run in a \
-                 container?",
+                "{} reports pid {pid}, which is a child of pid {parent} here, in another directory: the supervisor may run in a container",
                 self.supervisor()
             ))),
             // The child of a supervisor that has just ended.
-            Err(error) => Err(self.unreachable(format!("its parent, pid {parent}: {error}"))),
+            Err(error) => Err(self.unreachable(format!("cannot read pid {parent}, its parent: {error}"))),
         }
     }
 }
@@ -279,16 +278,19 @@ impl Restarter for SuperviseRestarter {
         let directory = Directory::of(target)?;
         let before = directory.look()?;
         let (RunState::Active, Some((pid, began))) = (before.state(), before.process) else {
-            return Err(directory.refused(format!("it is {}; only what runs is restarted", before.shown())));
+            return Err(
+                directory.refused(format!("the service is {}; only a running service is restarted", before.shown()))
+            );
         };
-        let ended_itself = || directory.refused("it has just ended without us; only what runs is restarted".into());
+        let ended_itself =
+            || directory.refused("the process has just ended by itself; only a running service is restarted".into());
         let held = ProcessHandle::hold(pid, began).map_err(|error| directory.refused(format!("pid {pid}: {error}")))?;
         let held = held.ok_or_else(ended_itself)?;
         // One byte into a fifo is written whole, or not at all.
         directory
             .control()?
             .write_all(&[directory.restart_byte()])
-            .map_err(|error| directory.refused(format!("{} was not told: {error}", directory.supervisor())))?;
+            .map_err(|error| directory.refused(format!("cannot write to {}: {error}", directory.supervisor())))?;
         match held.end(directory.0.stop_timeout.min(deadline)).await {
             Ok(true) => {}
             Ok(false) => return Err(directory.unreachable(format!("pid {pid} has not ended after SIGKILL"))),
@@ -308,17 +310,19 @@ impl Restarter for SuperviseRestarter {
                     }
                     (RunState::Active, Some(new), _) => steady = Some((new, Instant::now())),
                     (RunState::Inactive, ..) => {
-                        let detail = "somebody took it down meanwhile, or its finish script did";
-                        return Err(directory.failed(format!("it has ended, and is {}: {detail}", now.shown())));
+                        let detail = "the service was taken down meanwhile, by a person or its finish script";
+                        return Err(directory
+                            .failed(format!("the process has ended, and the service is {}: {detail}", now.shown())));
                     }
                     _ => steady = None,
                 }
             }
             if Instant::now() >= until {
                 return Err(match look {
-                    Ok(now) => {
-                        directory.failed(format!("at the deadline no lifetime had lasted: it is {}", now.shown()))
-                    }
+                    Ok(now) => directory.failed(format!(
+                        "no new process had stayed up by the deadline; the service is {}",
+                        now.shown()
+                    )),
                     Err(error) => error,
                 });
             }
@@ -348,8 +352,7 @@ impl Restarter for SuperviseRestarter {
         let Ok(directory) = Directory::of(target) else { return Vec::new() };
         match directory.look() {
             Ok(seen) if seen.runs_once() => vec![format!(
-                "{} runs, but is wanted down: it runs once, or is being stopped, and is not restarted until it is wanted \
-                 up (`sv up`, `s6-svc -u`)",
+                "{} runs, but is wanted down (it runs once, or is being stopped): it is not restarted until it is wanted up (`sv up`, `s6-svc -u`)",
                 directory.service()
             )],
             _ => Vec::new(),

@@ -240,7 +240,7 @@ async fn what_dies_again_and_again_is_a_failure_at_the_deadline() {
         let service = Service::up(by, &format!("mkdir once || exit 3\n{SLEEPS}"), "exit 0").await;
         let error = restarter().restart(&service.target(), Duration::from_secs(1)).await.unwrap_err();
         assert!(matches!(error, RestartError::Failed { .. }), "{by:?}: {error}");
-        assert!(error.to_string().contains("no lifetime had lasted"), "{error}");
+        assert!(error.to_string().contains("no new process had stayed up"), "{error}");
     })
     .await;
 }
@@ -259,7 +259,7 @@ async fn a_status_that_nobody_keeps_is_not_believed() {
         ] {
             let error = asked.unwrap_err();
             assert!(matches!(error, RestartError::Unreachable { .. }), "{error}");
-            assert!(error.to_string().contains("looks after it"), "{error}");
+            assert!(error.to_string().contains("runs for this directory"), "{error}");
         }
         assert!(Path::new(&format!("/proc/{main}")).exists(), "it was ended without its supervisor");
 

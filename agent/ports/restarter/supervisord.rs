@@ -35,8 +35,7 @@ use self::xmlrpc::{CallError, Value, call};
 use super::pidfd::{self, start_time};
 use super::{Before, Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 use crate::clock::Clock;
-use crate::model::Incarnation;
-use crate::model::plan;
+use crate::model::{Incarnation, duration, plan};
 
 /// Beyond supervisord's own `startsecs` (1 s unless it is set): what dies of a taken port or a bad configuration was
 /// seen to die within 300 ms.
@@ -167,7 +166,9 @@ impl<'a> Program<'a> {
             Err(CallError::Fault { code: BAD_NAME, .. }) => return Err(self.unknown().await),
             Err(error) => return Err(self.unreachable(error.to_string())),
         };
-        let number = |name: &str| told.integer(name).ok_or_else(|| self.unreachable(format!("it told no `{name}`")));
+        let number = |name: &str| {
+            told.integer(name).ok_or_else(|| self.unreachable(format!("supervisord's answer lacks `{name}`")))
+        };
         let pid = i32::try_from(number("pid")?).unwrap_or(0);
         let process = match pid {
             0 => None,
@@ -187,16 +188,15 @@ impl<'a> Program<'a> {
     async fn process(&self, pid: i32) -> Result<Option<(i32, u64)>, RestartError> {
         let parent = match self.call("getPID", &[]).await {
             Ok(Value::Integer(parent)) => parent,
-            Ok(_) => return Err(self.unreachable("supervisord did not tell its own pid".into())),
+            Ok(_) => return Err(self.unreachable("supervisord did not answer with its own pid".into())),
             Err(error) => return Err(self.unreachable(error.to_string())),
         };
-        let began = start_time(pid).map_err(|error| self.unreachable(format!("reading of pid {pid}: {error}")))?;
+        let began = start_time(pid).map_err(|error| self.unreachable(format!("cannot read pid {pid}: {error}")))?;
         let Some(began) = began else { return Ok(None) };
         match Process::new(pid).and_then(|process| process.stat()) {
             Ok(stat) if i64::from(stat.ppid) == parent && stat.starttime == began => Ok(Some((pid, began))),
             Ok(stat) => Err(self.refused(format!(
-                "supervisord (pid {parent}) calls it pid {pid}, which is a child of {} here: does supervisord run in a \
-                 container?",
+                "supervisord (pid {parent}) reports pid {pid}, which is a child of pid {} here: supervisord may run in a container",
                 stat.ppid
             ))),
             Err(_) => Ok(None),
@@ -218,9 +218,12 @@ impl<'a> Program<'a> {
         names.retain(|name| !several || name.starts_with(&group));
         let detail = match (several, names.is_empty()) {
             (true, _) => {
-                format!("it is a group, and each of its processes a service: program:{}", names.join(", program:"))
+                format!(
+                    "the name is a group, and each of its processes is a service: program:{}",
+                    names.join(", program:")
+                )
             }
-            (false, false) => format!("supervisord has no program of that name; it has {}", names.join(", ")),
+            (false, false) => format!("supervisord has no program of that name; its programs: {}", names.join(", ")),
             (false, true) => "supervisord has no program of that name".into(),
         };
         RestartError::Unknown { service: self.service(), detail }
@@ -263,12 +266,14 @@ impl Restarter for SupervisordRestarter {
         let program = Program::of(target)?;
         let seen = program.look().await?;
         if seen.state() != RunState::Active {
-            return Err(program.refused(format!("it is {}; only what runs is restarted", seen.shown())));
+            return Err(
+                program.refused(format!("the service is {}; only a running service is restarted", seen.shown()))
+            );
         }
         match program.ask_to("stopProcess").await {
             Ok(()) => Ok(Restarted::Stopping),
             Err(CallError::Fault { code: NOT_RUNNING, .. }) => {
-                Err(program.refused("it has just ended without us; only what runs is restarted".into()))
+                Err(program.refused("the process has just ended by itself; only a running service is restarted".into()))
             }
             Err(error @ CallError::Fault { .. }) => Err(program.refused(error.to_string())),
             // Whether supervisord has heard us is not known.
@@ -305,28 +310,35 @@ impl Restarter for SupervisordRestarter {
                     // The old one, not yet ended; or on the way.
                     (RunState::Active | RunState::Changing | RunState::Frozen, ..) => steady = None,
                     (RunState::Inactive | RunState::Failed, ..) if asked => {
-                        let detail = format!("it was started, and is {}", now.shown());
+                        let detail = format!("the program was started and is now {}", now.shown());
                         return Err(
                             program.failed(format!("{detail}; see `supervisorctl tail {} stderr`", program.name))
                         );
                     }
                     (RunState::Inactive | RunState::Failed, ..) if !now.is_of(before) => {
-                        let detail = "another lifetime was begun, and ended, since ours was stopped";
-                        return Err(program.refused(format!("it is {}: {detail}", now.shown())));
+                        let detail = "another process was started, and ended, since the agent stopped the program";
+                        return Err(program.refused(format!("the program is {}: {detail}", now.shown())));
                     }
                     (RunState::Inactive | RunState::Failed, ..) => match program.ask_to("startProcess").await {
                         Ok(()) | Err(CallError::Fault { code: ALREADY_STARTED, .. }) => asked = true,
                         Err(error @ CallError::Fault { .. }) => return Err(program.failed(error.to_string())),
                         // Asked again, if it turns out that it was not heard.
                         Err(error @ CallError::Silent(_)) => {
-                            tracing::warn!(%error, "supervisord has not answered the start")
+                            let (name, pause) = (&program.name, duration::format(POLL));
+                            tracing::warn!(
+                                %error,
+                                "supervisord did not answer the start of {name}: {error}; retrying in {pause}",
+                            )
                         }
                     },
                 }
             }
             if Instant::now() >= until {
                 return Err(match look {
-                    Ok(now) => program.failed(format!("at the deadline no lifetime had lasted: it is {}", now.shown())),
+                    Ok(now) => program.failed(format!(
+                        "no new process had stayed up by the deadline; the service is {}",
+                        now.shown()
+                    )),
                     Err(error) => error,
                 });
             }
@@ -362,7 +374,7 @@ impl Restarter for SupervisordRestarter {
             return Vec::new();
         }
         vec![format!(
-            "supervisord stops only its first process, and {children} children may stay behind with their sockets: set \
+            "supervisord stops only the first process, and its {children} children may stay behind with their sockets: set \
              `stopasgroup=true` and `killasgroup=true` for {}, unless that process ends its children itself",
             program.name
         )]

@@ -202,9 +202,10 @@ async fn programs_are_named_as_supervisorctl_names_them() {
                     stopwaitsecs=7\nstartsecs=2\nstartretries=3\n";
     let supervisord = Supervisord::with(programs).await;
     supervisord.running("workers:workers_01").await;
-    for (name, says) in
-        [("workers", "program:workers:workers_00, program:workers:workers_01"), ("x", "it has workers:workers_00")]
-    {
+    for (name, says) in [
+        ("workers", "program:workers:workers_00, program:workers:workers_01"),
+        ("x", "its programs: workers:workers_00"),
+    ] {
         let error = restarter().observe(&supervisord.target(name)).await.unwrap_err();
         assert!(matches!(error, RestartError::Unknown { .. }) && error.to_string().contains(says), "{error}");
     }

@@ -200,7 +200,7 @@ impl SystemdRestarter {
             if let Ok(now) = &asked {
                 if now.hit_start_limit(before, job_result) {
                     let detail = format!(
-                        "systemd's start limit is hit, it is {}; see `systemctl status {name}`, then \
+                        "systemd's start limit is hit and the unit is {}; see `systemctl status {name}`, then \
                          `systemctl reset-failed {name}`",
                         now.shown()
                     );
@@ -223,7 +223,9 @@ impl SystemdRestarter {
             }
             if Instant::now() >= until {
                 return Err(match asked {
-                    Ok(now) => failed(name, &now, Some(&format!("no lifetime lasted {STABLE_FOR:?} by the deadline"))),
+                    Ok(now) => {
+                        failed(name, &now, Some(&format!("no new process stayed up {STABLE_FOR:?} by the deadline")))
+                    }
                     Err(error) => error,
                 });
             }
@@ -233,8 +235,8 @@ impl SystemdRestarter {
 }
 
 fn failed(name: &str, now: &Unit, job: Option<&str>) -> RestartError {
-    let job = job.map_or_else(|| "its job's result was not seen".into(), |job| format!("job: {job}"));
-    let detail = format!("it is {} ({job}); see `journalctl -u {name}`", now.shown());
+    let job = job.map_or_else(|| "the result of systemd's job is unknown".into(), |job| format!("job: {job}"));
+    let detail = format!("the unit is {} ({job}); see `journalctl -u {name}`", now.shown());
     RestartError::Failed { service: name.into(), detail }
 }
 
@@ -287,7 +289,7 @@ impl Restarter for SystemdRestarter {
         }
         let before = self.unit(name).await?;
         if before.state() != RunState::Active {
-            return Err(refused(format!("it is {}; only what runs is restarted", before.shown())));
+            return Err(refused(format!("the service is {}; only a running service is restarted", before.shown())));
         }
         let mut removed = self.bus.jobs_removed().await.map_err(|error| refused(error.to_string()))?;
         let job = match self.bus.try_restart(name).await {
@@ -320,7 +322,7 @@ impl Restarter for SystemdRestarter {
         }
         let before = self.unit(name).await?;
         if before.state() != RunState::Active {
-            return Err(refused(format!("it is {}; only what runs is reloaded", before.shown())));
+            return Err(refused(format!("the service is {}; only a running service is reloaded", before.shown())));
         }
         let mut removed = self.bus.jobs_removed().await.map_err(|error| refused(error.to_string()))?;
         let job = match self.bus.reload(name).await {
@@ -332,9 +334,9 @@ impl Restarter for SystemdRestarter {
         drop(removed);
         let failed = |detail: String| RestartError::NotReloaded { service: name.into(), detail };
         // Its end was not heard, and what failed leaves the unit as active as what did not.
-        let result = result.ok_or_else(|| failed("its job's result was not seen".into()))?;
+        let result = result.ok_or_else(|| failed("the result of systemd's job is unknown".into()))?;
         if result != "done" {
-            return Err(failed(format!("its job ended with `{result}`; see `journalctl -u {name}`")));
+            return Err(failed(format!("systemd's job ended with `{result}`; see `journalctl -u {name}`")));
         }
         let done = Instant::now();
         loop {
@@ -346,7 +348,9 @@ impl Restarter for SystemdRestarter {
                     }
                 }
                 RunState::Changing if Instant::now() < until => {}
-                _ => return Err(failed(format!("the lifetime did not go on: it is {}", now.shown()))),
+                _ => {
+                    return Err(failed(format!("the process did not survive the reload: the unit is {}", now.shown())));
+                }
             }
             tokio::time::sleep(POLL).await;
         }
@@ -367,13 +371,14 @@ impl Restarter for SystemdRestarter {
         let mut caveats = Vec::new();
         if unit.get::<bool>("NeedDaemonReload") {
             caveats.push(format!(
-                "{name}: its unit file has changed since systemd read it; a restart starts what systemd read (`systemctl \
-                 daemon-reload`)"
+                "{name}: the unit file has changed since systemd read it; a restart uses the old one until `systemctl daemon-reload`"
             ));
         }
         if unit.get::<String>("SubState").starts_with("auto-restart") {
             let restarts: u32 = service.get("NRestarts");
-            caveats.push(format!("{name}: systemd starts it again by itself, {restarts} times so far (auto-restart)"));
+            caveats.push(format!(
+                "{name}: systemd has restarted the unit by itself {restarts} times so far (auto-restart)"
+            ));
         }
         caveats
     }

@@ -115,7 +115,7 @@ fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 fn key(text: &str) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
         _ if text.contains("ENCRYPTED") => {
-            "the key is encrypted, and nobody is there to type its passphrase: `openssl pkey -in KEY -out PLAIN`".into()
+            "the key is encrypted, and an agent cannot type its passphrase: `openssl pkey -in KEY -out PLAIN`".into()
         }
         pem::Error::NoItemsFound => "holds no PEM private key (PKCS#8, PKCS#1 or SEC1)".into(),
         error => format!("holds a private key that cannot be read: {}", pem_error(&error)),
@@ -127,7 +127,7 @@ fn pem_error(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "its END line is missing",
         pem::Error::IllegalSectionStart { .. } => "a BEGIN line is broken",
-        pem::Error::Base64Decode(_) => "what stands between its lines is no base64",
+        pem::Error::Base64Decode(_) => "the text between its lines is not base64",
         _ => "it is no PEM",
     }
 }

@@ -190,8 +190,7 @@ impl TlsContext {
             self.failed(&error).unwrap_or_else(|| {
                 let words = match error.kind() {
                     io::ErrorKind::UnexpectedEof => {
-                        "the server closed the connection in the TLS handshake, as a port does that speaks no TLS"
-                            .into()
+                        "the server closed the connection in the TLS handshake, as a port without TLS does".into()
                     }
                     _ => format!("during the TLS handshake: {error}"),
                 };
@@ -238,7 +237,7 @@ impl TlsContext {
         match (made, &kept.used) {
             (Ok((fingerprint, material)), former) => {
                 if former.is_some() {
-                    tracing::info!("{}: the TLS files have changed, and are in use as they are now", self.of);
+                    tracing::info!("{}: the TLS files have changed; the new ones are in use", self.of);
                 }
                 *kept = Kept { used: Some((fingerprint, Arc::clone(&material))), refused: None };
                 Ok(material)
@@ -247,8 +246,8 @@ impl TlsContext {
                 let former = Arc::clone(former);
                 if kept.refused.as_ref() != Some(&why) {
                     tracing::warn!(
-                        "{}: the TLS files have changed and cannot be used; the former go on: {why}",
-                        self.of
+                        "{}: the new TLS files cannot be used: {why}; the former certificate and key stay in use",
+                        self.of,
                     );
                     kept.refused = Some(why);
                 }

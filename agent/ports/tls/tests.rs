@@ -52,7 +52,7 @@ async fn each_certificate_that_is_not_believed_is_named_with_what_is_wrong_and_w
             "the server's certificate `CN=server` expired at 2021-02-03T04:05:06Z: renew it on the server",
         ),
         ("early", Wanted { from: "20390101000000Z", ..Wanted::default() }, "is not valid before 2039-01-01T00:00:00Z"),
-        ("cn", with("basicConstraints=CA:FALSE"), "`CN=server` has no subjectAltName, and a CN alone is not taken"),
+        ("cn", with("basicConstraints=CA:FALSE"), "`CN=server` has no subjectAltName, and a CN alone is not accepted"),
         (
             "other",
             with("subjectAltName=DNS:consul.corp,IP:10.0.0.1"),
@@ -68,7 +68,7 @@ async fn each_certificate_that_is_not_believed_is_named_with_what_is_wrong_and_w
         (
             "sha1",
             Wanted { digest: "sha1", ..Wanted::default() },
-            "is signed with SHA-1, which nobody verifies any more",
+            "is signed with SHA-1, which is not accepted any more",
         ),
         (
             "selfca",
@@ -258,7 +258,7 @@ fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
         (believing(Path::new("/nowhere/ca.pem")), "/nowhere/ca.pem: No such file"),
         (pair("one.pem", "two.key"), "two.key: is not the key of the certificate in"),
         (pair("one.pem", "closed.key"), "closed.key: the key is encrypted"),
-        (pair("one.pem", "one.pem"), "one.pem: refused, because unwait runs as root and the file is open to others"),
+        (pair("one.pem", "one.pem"), "one.pem: refused: unwait runs as root, and the file is open to others"),
         (
             Tls { key_file: Some(file("none.key", b"hush")), ..pair("one.pem", "") },
             "none.key: holds no PEM private key",

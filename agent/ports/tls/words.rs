@@ -85,7 +85,7 @@ fn is_old_signature(error: &CertificateError) -> bool {
 fn old(leaf: &Certificate) -> String {
     let by = leaf.old_signature.unwrap_or("an algorithm that is not known");
     format!(
-        "the server's certificate {leaf} is signed with {by}, which nobody verifies any more: issue one with SHA-256"
+        "the server's certificate {leaf} is signed with {by}, which is not accepted any more: issue one with SHA-256"
     )
 }
 
@@ -113,7 +113,7 @@ fn wrong_name(leaf: &Certificate, shown: &Shown<'_>) -> String {
     let name = shown.name.to_str();
     match leaf.names.as_slice() {
         [] if leaf.has_common_name => format!(
-            "the server's certificate {leaf} has no subjectAltName, and a CN alone is not taken: issue one with a \
+            "the server's certificate {leaf} has no subjectAltName, and a CN alone is not accepted: issue one with a \
              subjectAltName of `{name}`"
         ),
         [] => format!("the server's certificate {leaf} is for no name: issue one with a subjectAltName of `{name}`"),
@@ -170,7 +170,7 @@ pub(super) fn of_error(error: &Error, ours: &Ours<'_>) -> Option<String> {
         Error::InvalidCertificate(other) => line(&format!("the server's certificate is refused: {other:?}")),
         Error::NoCertificatesPresented => "the server shows no certificate".into(),
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "no TLS there: what answers speaks plain text; is the port right, and TLS on at the server?".into()
+            "no TLS there: the server answers in plain text; check the port, and turn TLS on at the server".into()
         }
         Error::PeerIncompatible(why) => {
             line(&format!("nothing in common with the server ({why:?}): unwait speaks TLS 1.2 and 1.3"))
@@ -202,9 +202,9 @@ fn of_alert(alert: AlertDescription, ours: &Ours<'_>) -> Option<String> {
         (_, Some(own)) if about_ours && ours.is_asked => {
             let file = ours.cert_file.map(|file| file.display().to_string()).unwrap_or_default();
             let why = match alert {
-                AlertDescription::UnknownCA => "it does not have that CA".into(),
-                AlertDescription::CertificateExpired => "it says that it has expired".into(),
-                AlertDescription::CertificateRevoked => "it says that it was revoked".into(),
+                AlertDescription::UnknownCA => "the server lacks that CA".into(),
+                AlertDescription::CertificateExpired => "the server reports it as expired".into(),
+                AlertDescription::CertificateRevoked => "the server reports it as revoked".into(),
                 other => format!("alert {other:?}"),
             };
             format!(
@@ -213,10 +213,10 @@ fn of_alert(alert: AlertDescription, ours: &Ours<'_>) -> Option<String> {
             )
         }
         (AlertDescription::ProtocolVersion, _) => {
-            "the server takes no TLS version that unwait speaks, which are 1.2 and 1.3".into()
+            "the server accepts neither TLS 1.2 nor 1.3, which unwait speaks".into()
         }
         (AlertDescription::HandshakeFailure, _) => {
-            "the server takes none of our ciphers and signatures (alert HandshakeFailure)".into()
+            "the server accepts none of unwait's ciphers and signatures (alert HandshakeFailure)".into()
         }
         (AlertDescription::UnrecognisedName, _) => {
             "the server knows no such name: name one that it has by `tls: { server_name: NAME }`".into()

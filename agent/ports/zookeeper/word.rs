@@ -33,12 +33,12 @@ impl Api {
     pub(super) async fn no_session(&self, server: &str, why: String) -> ApiError {
         let detail = match within(WHY_DEADLINE, self.srvr(server)).await {
             Ok(says) if says.contains("not currently serving requests") => format!(
-                "ZooKeeper: no session: \"{}\": it has just started, or reaches too few of its ensemble's other servers; \
-                 start those",
+                "ZooKeeper: no session: \"{}\": the server has just started, or reaches too few servers of its \
+                 ensemble; start the others",
                 said::first_line(&says, [])
             ),
             _ if self.ensemble.tls.is_none() => {
-                format!("{why} (closed at our first word, as by a port that speaks TLS)")
+                format!("{why} (closed at the first request, as a port with TLS does)")
             }
             _ => why,
         };

@@ -84,6 +84,9 @@ impl Elsewhere {
         let Self { of, sockets, holders, .. } = self;
         let who: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
         let why = why_they_stay(unit, holders).map(|why| format!("; {why}")).unwrap_or_default();
-        format!("{sockets} of its {of} sockets in CLOSE_WAIT are held by others: {}{why}", who.join(", "))
+        format!(
+            "{sockets} of the service's {of} sockets in CLOSE_WAIT are held by other processes: {}{why}",
+            who.join(", ")
+        )
     }
 }

@@ -46,7 +46,7 @@ impl Sensor {
         match destroyed {
             Destroyed { inodes, left: 0 } => Ok(Closing { service: service.clone(), held, found, closed: inodes }),
             Destroyed { inodes, left } => {
-                Err(format!("{left} sockets are in CLOSE_WAIT as before, {} were closed", inodes.len()))
+                Err(format!("{left} sockets are still in CLOSE_WAIT, {} were closed", inodes.len()))
             }
         }
     }
@@ -77,8 +77,7 @@ impl Sensor {
         let old = leaked(&held, older_than);
         // A cgroup tells who made a socket, and not who holds it now.
         let own = self.attributor.held_of(service, &held, old, self.clock.as_ref(), LOOK_WITHIN);
-        let own =
-            own.ok_or("not all of the service's processes could be looked into, so whose they are is not known")?;
+        let own = own.ok_or("some processes of the service cannot be read, so the owner of the sockets is unknown")?;
         sockets.retain(|owned| owned.socket.cookie != 0 && own.contains(&owned.socket.inode));
         // The oldest first, where not all may be closed.
         sockets.sort_by_key(|owned| std::cmp::Reverse(owned.socket.age));

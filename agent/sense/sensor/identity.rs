@@ -86,7 +86,7 @@ impl Sensor {
 
 /// Why it is not known what is a service's.
 pub fn not_searched(sockets: u64) -> String {
-    format!("the holders of {sockets} sockets in CLOSE_WAIT were not all searched for in time")
+    format!("the search for the holders of {sockets} sockets in CLOSE_WAIT did not end in time")
 }
 
 /// Those that are at least so old; where none is, all: with the age that they have in common.
@@ -158,7 +158,8 @@ impl Listed {
             socket.inode == 0 && (socket.cookie == 0 || has_no_cookies())
         };
         let count = leaked.sockets.iter().filter(untold).count();
-        (count > 0).then(|| format!("{count} of them waited in the accept queue, and /proc does not tell them apart"))
+        (count > 0)
+            .then(|| format!("{count} of them waited in the accept queue, where /proc does not distinguish them"))
     }
 
     /// Is this very socket listed? A cookie stays with it, also when it is accepted; by the inode alone where the source

@@ -40,7 +40,7 @@ impl Sensor {
         let ports = of(service);
         for other in census.services.keys().filter(|other| *other != service) {
             if let Some(port) = of(other).intersection(&ports).next() {
-                return Err(format!("{other} listens on port {port} as well"));
+                return Err(format!("{other} also listens on port {port}"));
             }
         }
         Ok(ports)
@@ -51,7 +51,7 @@ impl Sensor {
         let held = census.services.get(service).cloned().unwrap_or_default();
         if held.listening.is_empty() && census.unowned_listeners > 0 {
             return Err(format!(
-                "where {service} listens is not known: no cgroup tells whose the listening sockets are"
+                "the ports of {service} are unknown: the kernel reports no cgroup of listening sockets"
             ));
         }
         let mut all = self.collector.connections(&self.namespaces(&held)).map_err(|error| error.to_string())?;

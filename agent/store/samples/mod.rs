@@ -107,14 +107,21 @@ impl Store {
         match written {
             Ok(()) => {
                 if waiting.failing {
-                    tracing::info!(lost = waiting.lost, "the signals' history can be written again");
+                    tracing::info!(
+                        lost = waiting.lost,
+                        "the signal history can be written again; one-minute samples lost so far: {}",
+                        waiting.lost,
+                    );
                 }
                 waiting.failing = false;
                 waiting.pending = Pending::default();
             }
             Err(error) => {
                 if let Some(error) = error.filter(|_| !waiting.failing) {
-                    tracing::warn!(%error, "the signals' history cannot be written now; nothing else suffers");
+                    tracing::warn!(
+                        %error,
+                        "cannot write the signal history: {error}; retrying, and nothing but the history is affected",
+                    );
                 }
                 waiting.failing = true;
                 waiting.lost += waiting.pending.shrink(MOST_WAITING) as u64;

@@ -54,7 +54,13 @@ impl Block {
         let decode = |(service, row): &(String, Vec<u8>)| {
             let steps = encoding::decode(row, tier.steps_in_block, &self.signals).inspect_err(|error| {
                 let (start, step) = (super::super::time(self.start), crate::model::duration::format(tier.step));
-                tracing::warn!(service, %start, step, %error, "a row of the signals' history is damaged, and left out");
+                tracing::warn!(
+                    service,
+                    %start,
+                    step,
+                    %error,
+                    "the signal history of {service} from {start} in steps of {step} is damaged ({error}) and left out",
+                );
             });
             (service.clone(), steps.ok())
         };

@@ -21,7 +21,10 @@ pub fn etcd(spec: EtcdRegistrySpec, place: &Place, to: &mut Compiling, environme
     let key = template("key", spec.key, "/services/{service}/{instance}", place, to);
     let override_key = template("override", spec.override_key, "/overrides/{service}/{instance}", place, to);
     if !key.is_empty() && key == override_key {
-        to.wrong(&place.key("override"), "this is the service's own key, which its lease may write again at any time");
+        to.wrong(
+            &place.key("override"),
+            "this is the service's own key, which the service may overwrite at any time: name another key",
+        );
     }
     let value = spec.value.map_or_else(|| OVERRIDE.into(), |Typed(value)| value);
     if value.matches("{marker}").count() != 1 {
@@ -68,7 +71,7 @@ pub fn nacos(spec: NacosSpec, place: &Place, to: &mut Compiling, environment: En
     let mut name = |key: &str, text: Option<Typed<String>>| {
         let text = text.map(|Typed(text)| text);
         if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
-            to.wrong(&place.key(key), "this name is empty: write it, or leave the line out");
+            to.wrong(&place.key(key), "this name is empty: write a name, or remove the line");
         }
         text
     };
@@ -102,7 +105,7 @@ fn named_login(
 ) -> Option<Login> {
     let login = login(user, password_file, place, to, environment);
     if login.as_ref().is_some_and(|login| login.user.is_empty()) {
-        to.wrong_key(&place.key("password_file"), "whose password? add `user`");
+        to.wrong_key(&place.key("password_file"), "a password needs a user: add `user`");
     }
     login
 }

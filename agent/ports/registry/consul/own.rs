@@ -49,7 +49,8 @@ impl Local {
                 match agent.counts("services") {
                     Some(count) if all.len() >= count => Err(self.not_registered(id)),
                     _ => Err(self.refused(format!(
-                        "the token shows {} of the local agent's services, none of them `{id}`; it needs service:read",
+                        "the token shows {} of the local agent's services, none of them `{id}`; the token needs \
+                         service:read",
                         all.len()
                     ))),
                 }

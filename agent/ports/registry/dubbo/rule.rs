@@ -143,9 +143,9 @@ impl Rule {
     /// With our tag besides. Errors where the text cannot take it, and says why.
     pub fn with(&self, marker: &Marker, id: &str, address: &str) -> Result<Change, String> {
         if !self.enabled {
-            return Err("it is switched off (`enabled: false`), and a tag in it would change nothing".into());
+            return Err("the rule is switched off (`enabled: false`), so a tag in it has no effect".into());
         }
-        let list = "its `tags` are no list of one `- name: …` a line, which is what a tag can be put into";
+        let list = "the `tags` are not a list with one `- name: …` per line, so no tag can be added";
         let first = self.tags.first().and_then(|tag| tag.lines.clone()).ok_or(list)?;
         let at = self.at_line(first.start);
         let indent = self.text[at..].find(|c| c != ' ').unwrap_or_default();
@@ -162,7 +162,7 @@ impl Rule {
         if self.is_ours() && self.tags.len() == 1 {
             return Ok(Some(Change::Delete));
         }
-        let by_hand = || format!("the tag `{name}` cannot be parted from it by whole lines; take that tag out by hand");
+        let by_hand = || format!("the tag `{name}` cannot be removed by whole lines; remove it by hand");
         let lines = ours.lines.clone().ok_or_else(by_hand)?;
         let (start, end) = (self.at_line(lines.start), self.at_line(lines.end));
         let text = format!("{}{}", &self.text[..start], &self.text[end..]);
@@ -183,7 +183,7 @@ fn believed(text: String, enabled: bool, wanted: &[Tag]) -> Result<String, Strin
         (&read.name, &read.addresses, read.matches) == (&wanted.name, &wanted.addresses, wanted.matches)
     };
     let same = read.enabled == enabled && read.tags.len() == wanted.len() && read.tags.iter().zip(wanted).all(same);
-    same.then_some(text).ok_or_else(|| "it would read otherwise".into())
+    same.then_some(text).ok_or_else(|| "the rule would change its meaning".into())
 }
 
 impl Tag {

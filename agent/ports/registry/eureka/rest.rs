@@ -85,11 +85,11 @@ impl Rest {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let why = match &self.user {
-                    None => "it asks for a name and a password: set `user` and `password_file` of this registry",
+                    None => "Eureka asks for a name and a password: set `user` and `password_file` of this registry",
                     Some(_) if reads => "wrong name or password, or the user may not",
                     Some(_) => {
-                        "wrong name or password, or the user may not; or Spring Security's protection against CSRF, which \
-                         takes no write: in Eureka's server exempt /eureka/** from it"
+                        "wrong name or password, or the user may not; or Spring Security's CSRF protection refuses \
+                         writes: exempt /eureka/** from it in Eureka's server"
                     }
                 };
                 Err(self.refused(format!("{asked}: {status}{says}; {why}")))
@@ -136,8 +136,8 @@ impl Rest {
     /// A list that does not show what is registered is older than that, and proves nothing.
     pub fn older(&self, id: &str) -> RegistryError {
         let detail = format!(
-            "`{id}` is registered, but Eureka's list of its application does not show it yet: its cache is made anew \
-             within 30 s; asking again"
+            "`{id}` is registered, but Eureka's list of its application does not show it yet (Eureka's cache lags by \
+             up to 30 s); asking again"
         );
         self.unreachable(detail)
     }
@@ -149,15 +149,15 @@ impl Rest {
         match (lasts, at) {
             (Some(lasts), Some(at)) => Ok(at.duration_since(lasts) <= RENEWED_EACH),
             _ => Err(self.refused(format!(
-                "the record of `{id}` has no leaseInfo.lastRenewalTimestamp, or its answer no Date: it cannot be told \
-                 whether the instance is alive"
+                "the record of `{id}` has no leaseInfo.lastRenewalTimestamp, or its answer no Date, so the instance \
+                 may be dead"
             ))),
         }
     }
 
     pub async fn apps(&self) -> Result<Vec<Value>, RegistryError> {
         let (apps, _) = self.get(&[], "applications").await?.ok_or_else(|| {
-            self.refused("GET apps: 404; is the url Eureka's, with its path (http://HOST:8761/eureka)?".into())
+            self.refused("GET apps: 404; the url must be Eureka's with its path (http://HOST:8761/eureka)".into())
         })?;
         Ok(listed(&apps["application"]))
     }
@@ -228,7 +228,7 @@ pub fn instance_id(record: &Value) -> Option<&str> {
     record.get("instanceId").or(record.get("hostName"))?.as_str()
 }
 
-/// Where it takes connections.
+/// Where it accepts connections.
 pub fn address(record: &Value) -> Option<SocketAddr> {
     let port = u16::try_from(number(&record["port"]["$"])?).ok()?;
     Some(canonical(SocketAddr::new(record["ipAddr"].as_str()?.parse().ok()?, port)))

@@ -45,7 +45,7 @@ impl ExecHooks {
         let argv = Self::argv(argv, words);
         // It would do its part after this one, and nobody would be told.
         let ended = command::end(&words.change).await;
-        ended.map_err(|why| Failure::Passing(format!("`{hook}`: the change before it runs still: {why}")))?;
+        ended.map_err(|why| Failure::Passing(format!("`{hook}`: the previous change still runs: {why}")))?;
         let ran = command::detached_as(&words.change, &argv, &self.environment(), self.0.deadline, OUTPUT_BYTES).await;
         self.told(hook, &ran).map(drop)
     }
@@ -75,7 +75,7 @@ impl ExecHooks {
     fn answer<T: DeserializeOwned>(&self, hook: &str, line: &str) -> Result<T, Failure> {
         serde_json::from_str(line).map_err(|error| {
             let line = said::behind(&self.shown(line));
-            Failure::Refused(format!("`{hook}`: its last line is no answer ({error}){line}"))
+            Failure::Refused(format!("`{hook}`: the last line of its output is no answer ({error}){line}"))
         })
     }
 

@@ -85,7 +85,8 @@ impl HttpHooks {
         }
         if call.if_match {
             let version = seen.and_then(|seen| seen.version.as_deref()).and_then(|tag| HeaderValue::from_str(tag).ok());
-            let version = version.ok_or_else(|| refused("`observe` told no ETag, which `if_match` needs".into()))?;
+            let version =
+                version.ok_or_else(|| refused("the answer of `observe` has no ETag, which `if_match` needs".into()))?;
             headers.insert(IF_MATCH, version);
         }
         let mut request = self.client.request(method, url);
@@ -176,7 +177,7 @@ impl Hooks for HttpHooks {
         let Some((traffic, _)) = states.into_iter().find(|(_, words)| says(words)) else {
             let own = self.headers().unwrap_or_default();
             let found = shown(&own, said.as_deref().unwrap_or("nothing").as_bytes());
-            let what = format!("`observe`: at `{pointer}` stands none of the words that are given, but: {found}");
+            let what = format!("`observe`: the value at `{pointer}` is none of the configured words: {found}");
             return Err(Failure::Refused(what));
         };
         let marker = hook.marker.as_ref().and_then(|at| json.pointer(&counting::filled(at, words)));

@@ -261,7 +261,7 @@ impl<H: Hooks> Backend for Hookable<H> {
             State::Passing => Shown::In { passing: true },
             State::Failing => Shown::In { passing: false },
             State::Drained => Shown::Out("it is drained"),
-            State::Isolated => Shown::OutOtherwise("the hook does not say why"),
+            State::Isolated => Shown::OutOtherwise("the hook gives no reason"),
         };
         let traffic = whose(shown, seen.marker.as_deref(), self.note(id)?.as_ref());
         let record = json!({ "id": id, "name": seen.name });
@@ -331,7 +331,7 @@ impl<H: Hooks> Backend for Hookable<H> {
 
     async fn others(&self, id: &str) -> Result<Others, RegistryError> {
         if !self.hooks.counts() {
-            return Err(self.refused("no hook is given that counts the others (`count`)".into()));
+            return Err(self.refused("no `count` hook is configured, so other instances cannot be counted".into()));
         }
         // Proves that the hooks see ourselves.
         let seen = self.seen(id).await?;
@@ -339,8 +339,7 @@ impl<H: Hooks> Backend for Hookable<H> {
         let Counted { healthy, mut registered, shows_us } = counted;
         let is_our_drain = seen.is_out() && self.note(id)?.is_some();
         if registered == 0 || shows_us == Some(false) && !is_our_drain {
-            let why =
-                format!("`count` does not show `{id}` among {registered} registered: it proves nothing of the others");
+            let why = format!("`count` lacks `{id}` among {registered} registered instances, so it may lack others");
             return Err(self.refused(why));
         }
         // A backend's list may leave out what is drained, and there we are not among those that it counts.
@@ -381,11 +380,12 @@ impl<H: Hooks> Backend for Hookable<H> {
     }
 }
 
-const UNKNOWN: &str = "what the hooks do, and whether what they say is true, is known to whoever wrote them alone";
-const HELD: &str = "an instance that others put back is in traffic until the agent isolates it again, and for good while \
-                    no agent runs; whose drain it is stands in the state directory";
-const UNPROVEN: &str = "`isolate` is not repeated just before the restart: a backend that takes no writes any more by then is \
-                        found by `restore`";
-const LATE: &str = "a request whose answer is not waited for (the agent was stopped, its deadline passed) cannot be called \
-                    off: an `isolate` that arrives after the `restore` takes the instance out, and nobody is told";
-const NO_COUNT: &str = "no hook counts the others: min_healthy needs another registry of the service that does";
+const UNKNOWN: &str = "unwait cannot verify the hooks: their answers are believed as they are";
+const HELD: &str = "an instance that others restore is in traffic until the agent isolates it again; without a running \
+                    agent it stays in traffic; the drain's owner is stored in the state directory";
+const UNPROVEN: &str = "`isolate` is not repeated just before the restart: a backend that accepts no writes by then is \
+                        noticed at the `restore`";
+const LATE: &str = "a request whose answer is not waited for (the agent was stopped, its deadline passed) cannot be \
+                    called off: an `isolate` that arrives after the `restore` takes the instance out without any \
+                    message";
+const NO_COUNT: &str = "no hook counts other instances: min_healthy needs another registry of the service that does";

@@ -150,7 +150,9 @@ impl Api {
     pub fn not_nacos(&self, path: &str, body: &[u8]) -> RegistryError {
         let told = self.told(&format!("GET {path}"), "404", body);
         self.forget_server();
-        self.refused(format!("{told}; is the url Nacos', with its path (http://HOST:8848/nacos), and `api` right?"))
+        self.refused(format!(
+            "{told}; the url must be Nacos' with its path (http://HOST:8848/nacos), and `api` must fit"
+        ))
     }
 
     fn read(&self, path: &str, body: &[u8]) -> Result<Value, RegistryError> {
@@ -197,8 +199,8 @@ impl Api {
                 format!("; {user}: name one with a role that reads and writes `{resource}`")
             }
             StatusCode::GONE => {
-                "; it takes its third API alone: leave `api` out of the host's file, or say `v3`, and leave \
-                                 the server's switches as they are"
+                "; the server accepts only its third API: remove `api` from agent.yaml, or set `v3`, and leave the \
+                 server's switches unchanged"
                     .into()
             }
             _ => String::new(),
@@ -287,7 +289,7 @@ impl Api {
     fn header(&self, token: &SecretString, is_r_nacos: bool) -> Result<HeaderValue, RegistryError> {
         let scheme = if is_r_nacos { "" } else { "Bearer " };
         let mut header = HeaderValue::from_str(&format!("{scheme}{}", token.expose_secret()))
-            .map_err(|_| self.refused("the token that was given cannot be sent".into()))?;
+            .map_err(|_| self.refused("the login's token has characters that a header cannot hold".into()))?;
         header.set_sensitive(true);
         Ok(header)
     }

@@ -269,8 +269,7 @@ impl Entries {
         // Dubbo's entry stays while it is drained; in the other shapes its absence is the drain.
         let gone = seen.word == "gone" && (seen.drain.is_none() || self.layout.profile == RedisProfile::Dubbo);
         if seen.foreign {
-            let detail =
-                format!("what stands under `{id}` in `{DRAINS}` is nothing of ours; look at it, and delete it");
+            let detail = format!("the entry `{id}` in `{DRAINS}` was not written by unwait; look at it, and delete it");
             return Err(self.refused(detail));
         }
         if gone {
@@ -297,7 +296,7 @@ impl Entries {
             Ok(Traffic::DrainedBy(found)) if found == *marker => {}
             Ok(other) => return Ok(Restored::NotOurs(super::stands_there(&other))),
             Err(RegistryError::NotRegistered { .. }) => {
-                return Ok(Restored::NotOurs(format!("no instance `{id}` is registered any more")));
+                return Ok(Restored::NotOurs(format!("instance `{id}` is not registered any more")));
             }
             Err(error) => return Err(error),
         }
@@ -306,11 +305,11 @@ impl Entries {
             // What a heartbeat wrote a moment before is newer than what we kept, and stays as it is.
             "put back" | "newer" => match self.observe_settled(id).await?.traffic {
                 Traffic::DrainedBy(found) if found == *marker => {
-                    Err(self.refused(format!("`{id}` was put back, but reads as drained by us still")))
+                    Err(self.refused(format!("`{id}` was restored, but Redis still shows our drain")))
                 }
                 _ => Ok(Restored::Done),
             },
-            _ => Ok(Restored::NotOurs("another took our drain back a moment before".into())),
+            _ => Ok(Restored::NotOurs("somebody else removed our drain a moment before".into())),
         }
     }
 }
@@ -347,8 +346,8 @@ impl Registry for Redis {
         let offered = seen.record["value"].as_str().unwrap_or_default();
         if entries.layout.profile == RedisProfile::Dubbo && offered.lines().any(dubbo::is_registered_by_application) {
             let detail = format!(
-                "`{id}` is left alone: it is registered by its application as well (service-name-mapping=true), and who \
-                 finds it so follows no override"
+                "`{id}` is left alone: it is registered by its application as well (service-name-mapping=true), and \
+                 consumers that find it there ignore the override"
             );
             return Err(entries.refused(detail));
         }
@@ -360,7 +359,8 @@ impl Registry for Redis {
                 Ok(())
             }
             other => {
-                let detail = format!("`{id}` was to be drained, but read back as {}", super::stands_there(&other));
+                let detail =
+                    format!("`{id}` was drained, but the registry shows it as {}", super::stands_there(&other));
                 Err(entries.refused(detail))
             }
         }
@@ -461,7 +461,7 @@ impl Registry for Redis {
             Ok(read) => read.map(|()| all.into_iter().map(|(_, id, address)| (id, address)).collect()),
             Err(_) => Err(RegistryError::Unreachable {
                 registry: self.entries.registry.clone(),
-                detail: "its instances could not be read within the deadline".into(),
+                detail: "the instances of the registry could not be read within the deadline".into(),
             }),
         }
     }

@@ -106,7 +106,7 @@ async fn look(entries: &Entries, id: &str, watched: &mut Watched) {
             let again = matches!(answer.word.as_str(), "put back" | "newer");
             if again {
                 let incident = &watched.marker.incident;
-                tracing::warn!(id, %incident, "the restore of {id} was lost by a failover of Redis; it was made again");
+                tracing::warn!(id, %incident, "Redis lost the restore of {id} in a failover; {id} is restored again");
             }
             if again || watched.lineage.as_ref().is_some_and(|lineage| *lineage != answer.lineage) {
                 watched.closely_until = now + CLOSELY_FOR;
@@ -115,7 +115,7 @@ async fn look(entries: &Entries, id: &str, watched: &mut Watched) {
         }
         // A master is being elected, or nobody answers: close looks begin once somebody does.
         Err(error) => {
-            tracing::debug!(id, %error, "the restore of {id} cannot be looked at");
+            tracing::debug!(id, %error, "cannot read {id} after its restore: {error}; retrying");
             watched.closely_until = now + CLOSELY_FOR;
         }
     }

@@ -127,15 +127,15 @@ pub(super) fn script(profile: RedisProfile) -> String {
     }
 }
 
-const HEARTBEAT: &str = "a heartbeat that writes the entry again puts the service into traffic until the agent takes it \
-                         out again (hold_every), and for good while no agent runs";
-const NO_WAY_TO_TELL: &str = "a service that deregisters while it is drained is put back all the same";
-const NO_HEALTH: &str = "the registry tells no health: min_healthy counts every other instance that is registered";
-const FAILOVER: &str = "a failover to a replica may lose the last writes: a drain that was lost is made again, and a restore \
-                        that was lost is made again for an hour, within 10 s, while an agent runs";
+const HEARTBEAT: &str = "a heartbeat that writes the entry again puts the service into traffic until the agent drains \
+                         it again (every `hold_every`); without a running agent it stays in traffic";
+const NO_WAY_TO_TELL: &str = "a service that deregisters while it is drained is registered again by the restore";
+const NO_HEALTH: &str = "the registry has no health state: min_healthy counts every other instance that is registered";
+const FAILOVER: &str = "a failover to a replica may lose the last writes: a running agent repeats a lost drain, and \
+                        for 1 h a lost restore, within 10 s";
 
-const NO_APPLICATION: &str = "consumers that find a provider by its application follow no override: one whose URL says \
-                              service-name-mapping=true, as Dubbo 3 writes it, is not drained";
+const NO_APPLICATION: &str = "consumers that find a provider by its application ignore the override: a provider with \
+                              service-name-mapping=true in its URL, as Dubbo 3 writes it, is not drained";
 
 pub(super) fn caveats(profile: RedisProfile) -> &'static [&'static str] {
     match profile {

@@ -74,11 +74,12 @@ impl ZooKeeper {
         let whose = || format!("the tag rule of application `{application}` (`{}`)", self.rule_path(application));
         if !rule.is_ours() && !self.merge {
             return Err(self.refused(format!(
-                "`{id}` is left alone: {} is somebody else's; `merge: true` of this registry lets our tag be put into it                  and taken out again",
+                "`{id}` is left alone: {} belongs to somebody else; set `merge: true` of this registry to have our tag \
+                 added                  and taken out again",
                 whose()
             )));
         }
-        let refused = |why| self.refused(format!("`{id}` is left alone: {} takes no tag of ours: {why}", whose()));
+        let refused = |why| self.refused(format!("`{id}` is left alone: {} cannot take our tag: {why}", whose()));
         rule.with(marker, id, instance).map(Some).map_err(refused)
     }
 
@@ -122,7 +123,7 @@ impl ZooKeeper {
     }
 
     fn changed_ever_again(&self, path: &str) -> RegistryError {
-        let detail = format!("the tag rule `{path}` was changed by others {TRIES} times while we changed it");
+        let detail = format!("others changed the tag rule `{path}` {TRIES} times during our change");
         RegistryError::Unreachable { registry: self.registry.clone(), detail }
     }
 

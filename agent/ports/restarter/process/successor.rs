@@ -65,7 +65,7 @@ pub(super) async fn start(
     let mark = format!("{} {before}", spec.pid_file.display());
     let left = pidfd::sessions_with(&format!("{MARK}={mark}"));
     if !end_all(&left, spec.stop_timeout).await {
-        return Err("what a former start left behind cannot be ended".into());
+        return Err("processes of an earlier failed start cannot be ended".into());
     }
     in_a_session(spec, former, &mark, environment).map(Started::Child).map_err(|error| error.to_string())
 }
@@ -118,7 +118,7 @@ impl Started {
             }
             Self::Unit(unit) => {
                 if let Err(why) = systemd(&["systemctl", "stop", &unit]).await {
-                    tracing::warn!(unit, why, "what was started in vain was not stopped");
+                    tracing::warn!(unit, why, "cannot stop unit {unit}, whose start failed: {why}; stop it by hand");
                 }
             }
         }
@@ -184,7 +184,7 @@ async fn by_systemd(spec: &ProcessRestart, former: &Former, environment: &Enviro
     let unit = unit(spec);
     // What a former start of ours left in it, now that its main process has ended.
     systemd(&["systemctl", "stop", &unit]).await.ok();
-    let file = in_memory(environment).map_err(|error| format!("its environment: {error}"))?;
+    let file = in_memory(environment).map_err(|error| format!("cannot keep its environment: {error}"))?;
     let groups: Vec<String> = former.groups.iter().map(u32::to_string).collect();
     let mut properties = vec![
         format!("SupplementaryGroups={}", groups.join(" ")),

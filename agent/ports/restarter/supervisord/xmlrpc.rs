@@ -37,7 +37,7 @@ impl std::fmt::Display for CallError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Fault { code, text } => write!(f, "supervisord answered {text} (fault {code})"),
-            Self::Silent(why) => write!(f, "supervisord could not be asked: {why}"),
+            Self::Silent(why) => write!(f, "supervisord did not answer: {why}"),
         }
     }
 }
@@ -83,8 +83,7 @@ pub(super) async fn call(socket: &Path, method: &str, arguments: &[Value]) -> Re
         let request = request.body(request_of(method, arguments));
         let response = client.send(request).await.map_err(|failure| failure.words)?;
         if response.status() == reqwest::StatusCode::UNAUTHORIZED {
-            return Err("it asks for a password, which this version does not give: protect its socket by `chmod` in \
-                        [unix_http_server] instead"
+            return Err("supervisord asks for a password, and this version of unwait sends none: protect its socket by `chmod` in [unix_http_server] instead"
                 .to_owned());
         }
         if !response.status().is_success() {
@@ -127,7 +126,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn parse(answer: &str) -> Result<Value, CallError> {
-    let silent = |what: &str| CallError::Silent(format!("its answer is no XML-RPC: {what}"));
+    let silent = |what: &str| CallError::Silent(format!("the answer is no XML-RPC: {what}"));
     let document = Document::parse(answer).map_err(|error| silent(&error.to_string()))?;
     let root = document.root_element();
     let below = |node: Node<'_, '_>, path: &[&str]| -> Option<Value> {

@@ -47,7 +47,7 @@ impl std::fmt::Display for BusError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Answered { name, text } => write!(f, "{text} ({name})"),
-            Self::Silent(why) => write!(f, "systemd could not be asked over D-Bus: {why}"),
+            Self::Silent(why) => write!(f, "systemd did not answer over D-Bus: {why}"),
         }
     }
 }
@@ -102,7 +102,7 @@ impl Bus {
         let connecting = builder.method_timeout(CALL_DEADLINE).build();
         let connection = tokio::time::timeout(CALL_DEADLINE, connecting)
             .await
-            .map_err(|_| BusError::Silent(format!("the bus did not answer within {CALL_DEADLINE:?}")))?
+            .map_err(|_| BusError::Silent(format!("no answer within {CALL_DEADLINE:?}")))?
             .map_err(|error| BusError::Silent(error.to_string()))?;
         *held = Some(connection.clone());
         Ok(connection)
@@ -224,7 +224,7 @@ fn fdo(error: zbus::fdo::Error) -> BusError {
             BusError::Silent(text)
         }
         zbus::fdo::Error::ServiceUnknown(text) | zbus::fdo::Error::NameHasNoOwner(text) => {
-            BusError::Silent(format!("systemd is not on the bus: {text}"))
+            BusError::Silent(format!("systemd is not connected to the bus: {text}"))
         }
         other => BusError::Answered {
             name: other.name().to_string(),

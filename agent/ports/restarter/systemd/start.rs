@@ -17,7 +17,9 @@ pub(super) fn start_obstacle(
 ) -> Option<String> {
     let load: String = unit.get("LoadState");
     if load != "loaded" {
-        return Some(format!("systemd has {name} as `{load}`, and would not start it; see `systemctl status {name}`"));
+        return Some(format!(
+            "systemd reports {name} as `{load}`, so it would not start again; see `systemctl status {name}`"
+        ));
     }
     // Within a root of its own its program is not where we would look.
     let has_own_root = ["RootDirectory", "RootImage"].iter().any(|key| !service.get::<String>(key).is_empty());
@@ -25,7 +27,7 @@ pub(super) fn start_obstacle(
     let commands: Vec<Command> = if has_own_root { Vec::new() } else { service.get("ExecStart") };
     let programs = commands.into_iter().filter(|command| !command.2 && command.0.starts_with('/'));
     if let Some((program, ..)) = programs.into_iter().find(|command| is_gone(&command.0, main)) {
-        return Some(format!("the program of {name}, {program}, is not there any more"));
+        return Some(format!("{program}, the program of {name}, does not exist any more"));
     }
     spent(Starts {
         burst: unit.get("StartLimitBurst"),
@@ -51,7 +53,7 @@ fn spent(starts: Starts) -> Option<String> {
     (burst > 0 && is_recent && restarts + 1 >= burst).then(|| {
         let (starts, within) = (restarts + 1, duration::format(within));
         format!(
-            "its start limit may be spent: up to {starts} starts in {within}, of {burst} that StartLimitBurst= allows"
+            "systemd's start limit may be reached: up to {starts} starts in {within}, and StartLimitBurst= allows {burst}"
         )
     })
 }
