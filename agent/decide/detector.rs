@@ -125,7 +125,8 @@ impl Detector {
 
     /// The services that a policy watches now, also where they hold nothing any more.
     pub fn watched(&self) -> impl Iterator<Item = &ServiceName> {
-        self.watches.keys().chain(self.standing.keys()).map(|(_, service)| service)
+        let standing = self.standing.keys().filter(|key| !self.watches.contains_key(key));
+        self.watches.keys().chain(standing).map(|(_, service)| service)
     }
 
     /// After an incident on a service: every policy wants fresh samples and its whole `for` again.
