@@ -17,15 +17,15 @@ use nix::errno::Errno;
 use super::processes::{Budget, ProcRoot, Process, ProcessKey, Unseen};
 use crate::model::{ServiceCensus, ServiceName};
 
-/// What the kernel's table lists; sockets by their inodes.
+/// The sockets that the kernel's table lists, by their inodes.
 #[derive(Debug, Default)]
 pub struct Listed {
     pub inodes: HashSet<u32>,
-    /// Those of Multipath TCP are among them.
+    /// True where sockets of Multipath TCP are included.
     pub mptcp: bool,
 }
 
-/// What was counted last, of each service.
+/// The last count of each service.
 #[derive(Debug, Default)]
 pub(super) struct Counts(BTreeMap<ServiceName, Count>);
 
@@ -39,7 +39,7 @@ struct Count {
 }
 
 impl Counts {
-    /// What `held` says was counted now.
+    /// Stores the count in `held` as the present one.
     pub fn note(&mut self, service: &ServiceName, held: &ServiceCensus, holders: BTreeSet<ProcessKey>) {
         match held.closed {
             Some(closed) => {

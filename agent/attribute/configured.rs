@@ -1,4 +1,5 @@
-//! What the services hold that the config names by port, process or pid file, or whose main process a supervisor knows.
+//! Sockets of the services that the configuration names by port, process or pid file, or whose main process a
+//! supervisor knows.
 //!
 //! Only the processes of cgroups that hold sockets in CLOSE_WAIT, those of the cgroup of a configured port's
 //! listener, and the family of a main process are looked at, and for a name all processes where a socket's cgroup is not
@@ -30,7 +31,7 @@ pub(super) enum Reach {
     Everyone,
 }
 
-/// What was found.
+/// The findings of one look.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// Socket inodes with the service whose process holds them; the first in the config's order where several do.

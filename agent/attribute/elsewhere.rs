@@ -1,4 +1,4 @@
-//! Whether a process is one of this host's own, or lives in a container, where its runtime alone can begin it anew.
+//! Tells a process of the host from one in a container, which only its runtime can start again.
 
 use std::fs;
 

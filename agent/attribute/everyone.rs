@@ -1,5 +1,5 @@
-//! Who holds these sockets now: one whole look through the descriptors of all processes, for the end of an incident. Called by
-//! the sensor, on a thread that may take seconds; no look of a tick waits for it.
+//! The present holders of given sockets: one whole look through the descriptors of all processes, for the end of an
+//! incident. Called by the sensor, on a thread that may take seconds; no look of a tick waits for it.
 //!
 //! A descriptor may stand where no `fd` directory shows it: in the table of an io_uring's registered files, which `fdinfo`
 //! lists (`UserFiles`), or in a message under way over a unix socket, which nothing lists.
@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::model::ServiceName;
 use crate::model::census::NoOwner;
 
-/// What one look found.
+/// The findings of one look.
 #[derive(Debug)]
 pub struct Found {
     /// Most first.
@@ -29,7 +29,7 @@ pub struct Found {
 pub struct HeldBy {
     pub pid: u32,
     pub comm: String,
-    /// Its path in the cgroup v2 tree, else in systemd's; empty where it has none.
+    /// The path in the cgroup v2 tree, else in systemd's hierarchy; empty where there is none.
     pub cgroup: String,
     pub inodes: BTreeSet<u64>,
 }

@@ -1,5 +1,5 @@
-//! Who holds a socket that its cgroup does not tell: a bounded search through the descriptors of all processes, and
-//! what it found before.
+//! The holders of a socket whose cgroup names no service: a bounded search through the descriptors of all processes,
+//! and what it found before.
 //!
 //! For sockets without a cgroup id (kernels before 5.8, the /proc fallback), with the root's (v1-only and hybrid
 //! hosts), of a cgroup that has been removed, of a `.socket` unit or init.scope, and for those that their own
@@ -13,8 +13,8 @@
 //! 3. goes on with its pass over /proc, or begins one: at once for a socket that no pass has looked for, and otherwise
 //!    every two minutes, to notice a second holder.
 //!
-//! It never guesses. A socket's owner is the service whose process was seen to hold it; held by processes of several
-//! services it is [`Whose::Shared`]; held by none that was seen, it is nobody's, with the reason. That no process
+//! The search never guesses. A socket's owner is the service whose process was seen to hold it; held by processes of
+//! several services it is [`Whose::Shared`]; held by none that was seen, it is nobody's, with the reason. That no process
 //! holds it (it waits in a unix socket's queue, the kernel owns it, or a thread that shares no descriptors with its
 //! process) is said after one whole pass; one that is passed on meanwhile is found by the next.
 
@@ -37,7 +37,7 @@ const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// A new pass, though every socket has been looked for: at 100,000 descriptors 0.1 s of CPU in these two minutes.
 const PASS_AGAIN_AFTER: Duration = Duration::from_secs(120);
 
-/// Whose a socket is, by who holds it.
+/// The owner of a socket by its holders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
     /// Processes of this service hold it, and no other service's that was seen.
@@ -124,7 +124,7 @@ struct Pass {
 struct Reading {
     process: Process,
     descriptors: Numbers,
-    /// It stands among the known processes, with its present cgroup.
+    /// True where the process is known, with its present cgroup.
     known: bool,
 }
 

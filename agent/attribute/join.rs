@@ -9,7 +9,7 @@ use crate::model::census::NoOwner;
 use crate::model::socket::Direction;
 use crate::model::{Brief, Census, Group, Listener, Owner, ServiceCensus, ServiceName, Snapshot};
 
-/// What is known of owners, beside the snapshot itself.
+/// The knowledge about owners besides the snapshot itself.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     /// Services that the config names: in the census also where they hold nothing.
@@ -23,9 +23,9 @@ pub(super) struct Owners {
     pub unseen: HashSet<u64>,
     /// The same of the sockets of which no cgroup is told.
     pub unseen_where_untold: bool,
-    /// Whose the sockets are of which the cgroup does not tell it, by who was seen to hold them.
+    /// The owners of sockets whose cgroup names no service, by the processes that hold them.
     pub searched: HashMap<u64, Owner>,
-    /// Whose each cgroup of the snapshot is.
+    /// The owner of each cgroup of the snapshot.
     pub cgroups: HashMap<u64, Owner>,
 }
 

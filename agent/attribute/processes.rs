@@ -1,4 +1,4 @@
-//! What /proc says of single processes: whose descriptors are which sockets, and how near to the limit.
+//! Single processes by /proc: the sockets among their descriptors, and the distance to the descriptor limit.
 //!
 //! It is handed pids by a cgroup, a pid file, a parent, or the walk in `holders`. A process is held by
 //! an open descriptor of its /proc directory for as long as it is looked at: once it has ended, every read through
@@ -35,7 +35,7 @@ fn read_at_once(mut file: File) -> io::Result<String> {
 #[derive(Clone, Debug)]
 pub(super) struct ProcRoot(pub PathBuf);
 
-/// What may be looked at before giving up; what is left is then said to be unseen.
+/// The budget of a look; descriptors beyond it are reported as unread.
 pub(super) struct Budget<'a> {
     pub processes: usize,
     pub descriptors: usize,
@@ -77,7 +77,7 @@ impl Budget<'_> {
 /// Why a process could not be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unseen {
-    /// It has ended, which is no loss: what it held is closed or held by another.
+    /// The process has ended, which loses nothing: its sockets are closed, or another process holds them.
     Ended,
     /// Another user's, or beyond the budget: what it holds is not known.
     Hidden,
@@ -251,7 +251,7 @@ impl Process {
         behind.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse().ok()).ok_or(Unseen::Hidden)
     }
 
-    /// Who it runs as; root where it may not be dumped (proc(5)).
+    /// The user of the process; root where the process may not be dumped (proc(5)).
     pub fn owner(&self) -> Result<nix::unistd::Uid, Unseen> {
         Ok(nix::unistd::Uid::from_raw(fstat(&self.dir)?.st_uid))
     }
@@ -281,13 +281,13 @@ impl Process {
         self.stat_field(22)
     }
 
-    /// Its path in the cgroup v2 tree.
+    /// The process' path in the cgroup v2 tree.
     pub fn cgroup(&self) -> Result<String, Unseen> {
         let text = self.read("cgroup")?;
         text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).ok_or(Unseen::Hidden)
     }
 
-    /// Its paths in all hierarchies.
+    /// The process' cgroup paths in all hierarchies.
     pub fn membership(&self) -> Result<Membership, Unseen> {
         Ok(Membership::parse(&self.cgroups()?))
     }
@@ -297,12 +297,12 @@ impl Process {
         self.read("cgroup")
     }
 
-    /// What the kernel calls it, which is at most 15 bytes of it.
+    /// The kernel's name of the process (`comm`), at most 15 bytes.
     pub fn comm(&self) -> Result<String, Unseen> {
         Ok(self.read("comm")?.trim_end_matches('\n').to_owned())
     }
 
-    /// Its command line; empty for a thread of the kernel.
+    /// The command line; empty for a kernel thread.
     pub fn argv(&self) -> Result<Vec<String>, Unseen> {
         Ok(self.read("cmdline")?.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
     }
@@ -377,7 +377,7 @@ impl Process {
         Ok(())
     }
 
-    /// Its open descriptors, to be read one after another.
+    /// The open descriptors, to be read one after another.
     pub fn descriptors(&self) -> Result<Numbers, Unseen> {
         Ok(Numbers::of(self.descriptor_directory()?))
     }

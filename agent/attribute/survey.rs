@@ -1,4 +1,4 @@
-//! What the counts do not say by themselves: services that the configuration tells apart and the host does not, and
+//! Cases in which the counts mislead: services that the configuration tells apart and the host does not, and
 //! containers whose connections the kernel does not have. Called by `scan`, `check` and, every few minutes, by the agent; no tick
 //! needs it: it goes once through all processes, some 10 µs each, within the budget of an attribution.
 
@@ -14,7 +14,7 @@ use super::configured::{is_the_hosts_own, named_by};
 use super::processes::{Budget, Process, ProcessKey};
 use super::{Attributor, unit};
 
-/// What is outside of all containers, beside their names.
+/// The name of the place outside of all containers.
 const OUTSIDE: &str = "the host";
 
 /// A container's userland proxy: what connects to the published port reaches the container by it.

@@ -44,7 +44,7 @@ pub(super) struct ServiceCgroup {
     pub root: String,
 }
 
-/// What a container of this id (64 hex digits) is called here, as long as nobody tells its name.
+/// The name of a container by its id (64 hex digits), as long as its real name is unknown.
 pub fn by_id(id: &str) -> Option<ServiceName> {
     is_id(id).then(|| ServiceName::parse(&format!("container:{}", &id[..SHORT_ID])).ok()).flatten()
 }

@@ -87,7 +87,7 @@ fn sees_the_host() -> bool {
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() == HOSTS_PID_NAMESPACE)
 }
 
-/// What a listener took: from SYN_RECV to ESTABLISHED. `sport` is the local port.
+/// The event of an accepted connection: from SYN_RECV to ESTABLISHED. `sport` is the local port.
 fn filter(ports: &BTreeSet<u16>) -> String {
     let ports: Vec<String> = ports.iter().map(|port| format!("sport == {port}")).collect();
     format!("newstate == {TCP_ESTABLISHED} && oldstate == {TCP_SYN_RECV} && ({})", ports.join(" || "))

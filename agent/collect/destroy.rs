@@ -14,10 +14,10 @@ use crate::model::NetNs;
 /// A socket by its cookie and its inode: both as they were seen, or it is another.
 pub type Named = (u64, u64);
 
-/// What came of it.
+/// The result of closing sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Destroyed {
-    /// Those that were destroyed, by inode.
+    /// The inodes of the closed sockets.
     pub inodes: HashSet<u64>,
     /// Still in CLOSE_WAIT at a second look.
     pub left: usize,

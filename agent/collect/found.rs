@@ -1,4 +1,4 @@
-//! What is found in one look over the network namespaces, until it is a snapshot. Pure; called by the collector.
+//! The findings of one look over the network namespaces, until they become a snapshot. Pure; called by the collector.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::model::socket::{BlindSpot, PassedOver, Quality};
 use crate::model::{Detail, Group, Listener, NetNs, Snapshot, Socket};
 
-/// What has been found so far in one look over the namespaces.
+/// The findings so far of one look over the namespaces.
 pub(super) struct Found<'a> {
     pub clock: &'a dyn Clock,
     pub at: Timestamp,
@@ -26,7 +26,7 @@ pub(super) struct Found<'a> {
     pub established: Option<BTreeMap<u64, u64>>,
     pub passed_over: PassedOver,
     pub quality: Quality,
-    /// Of those that could be entered, the worst.
+    /// The worst source among the namespaces that could be entered.
     pub source: Source,
     /// Namespaces of which only the tables in /proc could be read.
     pub not_entered: usize,

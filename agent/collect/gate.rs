@@ -1,4 +1,4 @@
-//! Whether a dump is needed at all: an upper bound of a namespace's sockets in CLOSE_WAIT, from counters that the
+//! Decides if a dump is needed at all: an upper bound of a namespace's sockets in CLOSE_WAIT, from counters that the
 //! kernel keeps anyway.
 //!
 //! It never says how many there are, only how many there cannot be more than. Called by the collector alone, before
@@ -41,13 +41,13 @@ pub(super) enum GateError {
 /// Which counters can be trusted on this kernel, and the own namespace's files, kept open.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Whether `CurrEstab` counts CLOSE_WAIT; tried when it is first needed.
+    /// True where `CurrEstab` counts CLOSE_WAIT; tried at the first use.
     curr_estab: Option<bool>,
     mptcp: Mptcp,
     own: Files,
 }
 
-/// What was seen to count as it should.
+/// The counters that a trial has confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counters {
     /// `CurrEstab` counts CLOSE_WAIT.
@@ -87,7 +87,7 @@ impl Gate {
         bound.map_err(|error| error.of(inode))
     }
 
-    /// Whether there is a socket of MPTCP in it: a walk of its table costs more than its count. `None`: not known.
+    /// True where the namespace has an MPTCP socket: a walk of that table costs more than its count. `None`: unknown.
     pub fn speaks_mptcp(&mut self, namespace: &Namespace) -> Option<bool> {
         let count = match (self.mptcp, namespace.own) {
             (Mptcp::Absent, _) => return Some(false),
@@ -102,7 +102,7 @@ impl Gate {
     }
 }
 
-/// Whether `CurrEstab` counts CLOSE_WAIT on this kernel; false where it could not be tried.
+/// Tries if `CurrEstab` counts CLOSE_WAIT on this kernel; false where the trial failed.
 fn try_curr_estab() -> bool {
     let thread = std::thread::Builder::new().name("gate".into()).spawn(try_curr_estab_in_a_namespace_of_its_own);
     thread.ok().and_then(|thread| thread.join().ok()?.ok()).unwrap_or(false)

@@ -1,4 +1,4 @@
-//! What the sockets of one walk are gathered into: groups, counts, or rows.
+//! Gathers the sockets of one walk into groups, counts, or rows.
 //!
 //! The tick's gathering is the hot path: it makes no allocation a socket, and keeps 12 bytes of each.
 
@@ -13,14 +13,14 @@ use crate::clock::Clock;
 use crate::model::socket::accepts;
 use crate::model::{Brief, Connection, Group, Listener, NetNs, Socket, TableRow};
 
-/// What a walk's sockets are gathered into.
+/// The result of a walk over sockets.
 pub(super) trait Gather {
     /// Before each attempt: forgets what a broken one left.
     fn begin(&mut self);
     fn take(&mut self, entry: &Entry);
 }
 
-/// What sockets of one group have in common.
+/// The properties that sockets of one group share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     cgroup_id: Option<u64>,
@@ -73,7 +73,7 @@ pub(super) struct Leaks<'a> {
     pub crowded: Vec<u16>,
     /// The ports of `by_port`, of `ports` and of `accepted`: a socket with another one, as most outbound ones, needs no look at either.
     told: Ports,
-    /// Whether what walks now can be asked for single sockets.
+    /// True where the present source answers requests for single sockets.
     pub asks: bool,
     pub unasked: Vec<Unasked>,
     /// How many there were, also beyond what `unasked` holds.
@@ -337,7 +337,7 @@ impl Gather for Vec<Connection> {
 
 /// Their inodes alone.
 impl Gather for HashSet<u32> {
-    /// What a broken walk has seen was there.
+    /// The sockets that an interrupted walk has seen did exist.
     fn begin(&mut self) {}
 
     fn take(&mut self, entry: &Entry) {
@@ -345,7 +345,7 @@ impl Gather for HashSet<u32> {
     }
 }
 
-/// As `ss` spells them, by the kernel's number.
+/// The states as `ss` spells them, by the kernel's number.
 const STATE_NAMES: [&str; 12] = [
     "UNKNOWN",
     "ESTAB",

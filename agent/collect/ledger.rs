@@ -36,7 +36,7 @@ const EXACT_TO: Duration = Duration::from_secs(1);
 /// The shortest step of an age.
 const TENTH: Duration = Duration::from_millis(100);
 
-/// What `tcp_info` says of a socket.
+/// The fields of a socket's `tcp_info` that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
     pub last_ack_received: Option<Duration>,
@@ -48,7 +48,7 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// What was told of it; `None` where `tcp_info` was not asked for, or tells nothing.
+    /// The socket's `tcp_info`; `None` where it was not requested, or has no times.
     pub fn of(entry: &Entry) -> Option<Self> {
         let Entry { last_ack_received, last_data_sent, last_data_received, keepalive, .. } = *entry;
         let heard = Self { last_ack_received, last_data_sent, last_data_received, keepalive };
@@ -64,19 +64,20 @@ impl Heard {
     }
 }
 
-/// What is known of a socket now.
+/// The present knowledge about a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub age: Duration,
-    /// It may be older.
+    /// The age is a lower bound.
     pub at_least: bool,
     pub sending: bool,
-    /// It is to be asked: its age when it is first seen or is to count as old, or whether it still sends.
+    /// True where a single request to the kernel is due: for the age at the first look or before the socket counts as
+    /// old, or for a late send.
     pub unasked: bool,
 }
 
 impl Standing {
-    /// Of a socket that nothing tells apart.
+    /// The verdict on a socket that has no identity of its own.
     pub const UNKNOWN: Self = Self { age: Duration::ZERO, at_least: true, sending: false, unasked: false };
 }
 
@@ -92,7 +93,7 @@ pub(super) struct Ledger {
     /// In the order of the last walks.
     seen: Vec<LedgerEntry>,
     generation: u8,
-    /// Of the walk under way: where its next socket is looked for.
+    /// The place where the present walk looks for its next socket.
     next: usize,
     /// How many of `seen` it has met.
     met: usize,
@@ -120,7 +121,7 @@ struct LedgerEntry {
 
 const SENDING: u8 = 1;
 const ASKED: u8 = 1 << 1;
-/// It was seen to send after its FIN.
+/// The socket was seen to send after the peer's FIN.
 const TALKS: u8 = 1 << 2;
 /// Since earlier, maybe.
 const AT_LEAST: u8 = 1 << 3;

@@ -36,7 +36,8 @@ use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_2, LISTEN};
 /// that counts.
 const ASK_ALL_EVERY: Duration = Duration::from_secs(60);
 
-/// What a snapshot is to hold besides the sockets in CLOSE_WAIT and the listeners, and what it may leave out.
+/// The optional contents of a snapshot besides the sockets in CLOSE_WAIT and the listeners, and the parts it may leave
+/// out.
 #[derive(Clone, Copy, Default)]
 pub struct Ask<'a> {
     /// Count established sockets by cgroup: a second walk, about 0.5 µs for each of them.
@@ -80,9 +81,9 @@ pub struct Collector {
     /// Why the last discovery failed, where it did: what was known before may no longer be all.
     undiscovered: Option<String>,
     gate: Gate,
-    /// Of our own namespace.
+    /// The reader of the agent's own namespace.
     own: Reader,
-    /// What is remembered of each namespace's sockets.
+    /// The memory of each namespace's sockets.
     memory: BTreeMap<NetNs, Memory>,
     /// Local ports that are told apart also where nobody listens.
     ports: HashSet<u16>,
@@ -90,7 +91,7 @@ pub struct Collector {
     ages: Vec<Duration>,
 }
 
-/// What is remembered of one namespace's sockets.
+/// The memory of one namespace's sockets between two looks.
 #[derive(Debug, Default)]
 struct Memory {
     ledger: Ledger,
@@ -146,7 +147,7 @@ impl Collector {
         self.ages = ages.into_iter().collect();
     }
 
-    /// What the kernel says now.
+    /// The kernel's TCP table now.
     ///
     /// Established sockets are counted by a dump of their own, a moment later. The count is `None` where the kernel
     /// tells no cgroups.
@@ -154,7 +155,7 @@ impl Collector {
         Ok(self.collect(clock, ask, false)?.snapshot)
     }
 
-    /// The same, with each socket in CLOSE_WAIT in full; nothing is passed over.
+    /// As [`Self::snapshot`], with each socket in CLOSE_WAIT in full; no namespace is passed over.
     pub fn detail(&mut self, clock: &dyn Clock) -> Result<Detail, CollectError> {
         self.collect(clock, Ask { afresh: true, ..Ask::default() }, true)
     }

@@ -33,7 +33,7 @@ const PROCESSES_KEPT: usize = 4;
 pub(super) struct Namespace {
     /// The number in `net:[NUMBER]`, `st_ino` of its file. The kernel gives it again once the namespace is gone.
     pub inode: u64,
-    /// Whether it is the agent's own.
+    /// True for the agent's own namespace.
     pub own: bool,
     proc: PathBuf,
     /// In the order of discovery, which is that of their numbers on most hosts.
@@ -41,7 +41,7 @@ pub(super) struct Namespace {
     mounts: Vec<PathBuf>,
 }
 
-/// What a discovery found, and what it was not allowed to see.
+/// The namespaces that a discovery found, and the parts that it was not allowed to see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Discovery {
     /// The own one first.
@@ -194,7 +194,7 @@ impl Namespace {
         Err(EnterError::Gone { inode: self.inode })
     }
 
-    /// Whether its tables can be read without entering it: a process that lives in it was found.
+    /// True where the tables can be read without entering: a process that lives in the namespace was found.
     pub fn can_be_read_from_outside(&self) -> bool {
         !self.processes.is_empty()
     }

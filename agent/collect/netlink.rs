@@ -73,7 +73,8 @@ impl DumpError {
 #[derive(Debug)]
 pub(super) struct Diag {
     open: Option<(OwnedFd, u32)>,
-    /// Whether a closed socket is opened again by who asks next: not where that would be in another namespace.
+    /// True where the next request may open a closed socket again; false where that would open one of another
+    /// namespace.
     reopens: bool,
     seq: u32,
     buffer: Box<[u8]>,

@@ -36,7 +36,7 @@ impl Source {
     }
 }
 
-/// What is wanted of the table.
+/// The part of the table that a read wants.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// A mask of `1 << state`.
@@ -49,7 +49,7 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Reader {
     diag: Diag,
-    /// Whose it is; `None`: our own.
+    /// The namespace of the table; `None`: the agent's own.
     of: Option<Namespace>,
     pub sources: &'static [Source],
     /// As a kernel without mptcp_diag does.
@@ -58,17 +58,17 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Of our own namespace. The netlink socket is opened by the first read, and kept.
+    /// A reader of the agent's own namespace. The first read opens the netlink socket, which is kept.
     pub fn of_our_own() -> Self {
         Self::new(Diag::new(), None, Source::ORDER)
     }
 
-    /// Of another one, from inside: keeps it alive until it is dropped.
+    /// A reader of another namespace, from inside: keeps the namespace alive until it is dropped.
     pub fn inside(namespace: &Namespace, diag: Diag) -> Self {
         Self::new(diag, Some(namespace.clone()), Source::ORDER)
     }
 
-    /// Of one that may not be entered: by its tables in /proc alone.
+    /// A reader of a namespace that may not be entered: by its tables in /proc alone.
     pub fn outside(namespace: &Namespace) -> Self {
         Self::new(Diag::new(), Some(namespace.clone()), &[Source::Proc])
     }

@@ -85,7 +85,7 @@ impl Walk {
     }
 }
 
-/// What one dump asks for.
+/// The request of one dump.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub walk: Walk,
@@ -389,7 +389,7 @@ impl<'a> Message<'a> {
         ParseError::Foreign { seq: self.seq, port: self.port }
     }
 
-    /// What a message means that is no socket and no end.
+    /// The error of a message that is neither a socket nor the end of the dump.
     fn unwanted(self) -> Result<ParseError, ParseError> {
         Ok(match i32::from(self.kind) {
             libc::NLMSG_OVERRUN => ParseError::Overrun,

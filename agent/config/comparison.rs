@@ -95,8 +95,8 @@ mod tests {
         for (text, says) in [
             ("close_wait", "expected a comparison such as"),
             ("", "expected a comparison such as"),
-            ("close_wait == 5", "`==` compares nothing here"),
-            ("close_wait => 5", "`=>` compares nothing here"),
+            ("close_wait == 5", "`==` is no comparison"),
+            ("close_wait => 5", "`=>` is no comparison"),
             ("close_wait > many", "a count such as 200, found `many`"),
             ("close_wait > -1", "a count such as 200"),
             ("close_wait > NaN", "a count such as 200"),

@@ -100,6 +100,6 @@ mod tests {
         assert_eq!(Source::read(&path).unwrap_err().message, "is not UTF-8 text");
         std::fs::write(&path, "#".repeat(LONGEST as usize + 1)).unwrap();
         assert!(Source::read(&path).unwrap_err().message.contains("1 MiB"));
-        assert!(Source::read(dir.path()).unwrap_err().message.contains("no regular file"));
+        assert!(Source::read(dir.path()).unwrap_err().message.contains("not a regular file"));
     }
 }

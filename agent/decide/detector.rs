@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::model::{Policy, Readings, ServiceName, Truth};
 
-/// What changed at a tick.
+/// A change of a breach at a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The condition has held for its whole `for`.

@@ -1,5 +1,5 @@
-//! What did not help is not simply tried again: the rungs of a policy's escalation, and its breaker. Pure; the store
-//! remembers what came of each action.
+//! A runbook that did not help is not simply tried again: the rungs of a policy's escalation, and its circuit breaker.
+//! Pure; the store remembers the result of each action.
 //!
 //! A rung that did not help within the last [`MEMORY`] is passed over. Once all of them have been, it is held, and a
 //! person is told. A runbook that did not help the same service twice, with no success of the policy on it in between,

@@ -125,7 +125,7 @@ impl std::fmt::Display for Refusal {
 }
 
 impl Guard {
-    /// What an answer comes to; an error is a deny.
+    /// The refusal of an answer; an error counts as a deny.
     fn refusal(self, answer: Answer) -> Option<Refusal> {
         let (reason, detail, until) = match answer {
             Ok(Verdict::Allow) => return None,
@@ -137,7 +137,7 @@ impl Guard {
     }
 }
 
-/// What the guards are asked about.
+/// The plan and the circumstances that the guards judge.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     pub plan: &'a Plan,
@@ -145,7 +145,7 @@ pub struct Question<'a> {
     pub named_in_full: bool,
     /// Why the service is protected, where it is.
     pub protected: Option<&'a str>,
-    /// What the runbook needs and the service does not have.
+    /// The requirements of the runbook that the service lacks.
     pub lacks: &'a [String],
     /// How long a service is left to settle after anybody's restart.
     pub grace: Duration,
@@ -179,7 +179,7 @@ pub struct Gate {
     pub possession: Arc<dyn Possession>,
 }
 
-/// Who holds a service's leaked sockets, looked at when nothing else is against acting.
+/// Finds the holders of a service's leaked sockets, after all other guards allowed the action.
 #[async_trait]
 pub trait Possession: Send + Sync {
     /// Would the condition not hold, were it not for sockets that other processes alone hold? Then who they are; an error

@@ -11,7 +11,7 @@ use crate::model::{Expected, Policy, PolicyTest, ServiceName, duration};
 pub struct Rehearsal {
     pub policy: String,
     pub name: String,
-    /// What was expected and what came instead; `None` where they agree.
+    /// The difference between the expected and the actual breach; `None` where they agree.
     pub failure: Option<String>,
 }
 

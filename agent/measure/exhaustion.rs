@@ -21,7 +21,7 @@ use crate::model::census::Descriptors;
 /// A forecast never says more: no exhaustion is in sight.
 pub const HORIZON: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What the present growth is taken from.
+/// The window from which the present growth is computed.
 const WINDOW: Duration = Duration::from_secs(600);
 /// Below these the quartiles of a slope are narrower than what is known of it.
 const FEWEST: usize = 10;

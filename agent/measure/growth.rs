@@ -15,7 +15,7 @@ use super::slope::slope;
 
 /// A count below this never ends a run.
 const WORTH_A_RUN: f64 = 10.0;
-/// What is left of a count when its holder has let go.
+/// The rest of a count after its holder has released the sockets.
 const LET_GO: f64 = 0.1;
 
 /// The counts of one service over the longest window that anybody asks for.

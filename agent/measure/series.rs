@@ -5,7 +5,7 @@
 //! 1990): a spike is dropped on the way, a line stays the line, and a gap stays as wide as it was. Samples of age
 //! A lie at most A / 20 apart, so that windows of a minute and of a day find enough of them in one series.
 //!
-//! It never guesses over what was not seen: a window that it does not cover has no samples to give.
+//! A series never interpolates over gaps: a window that it does not cover has no samples.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,7 +20,7 @@ struct Sample {
     value: f64,
 }
 
-/// What was seen without a break of what is measured, the newest at the end.
+/// The samples since the last gap, the newest at the end.
 #[derive(Debug, Default)]
 pub struct Series {
     /// The first level as it came, each in time order; what is in a later level is older.

@@ -1,5 +1,5 @@
-//! What a count does not say by itself: services that share what the configuration tells apart, and what runs where no
-//! count reaches. Found by the attributor's survey; shown by `scan`, `check` and `status`.
+//! Cases in which a count misleads: services that share a process or port which the configuration separates, and
+//! sockets that no count reaches. Found by the attributor's survey; shown by `scan`, `check` and `status`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,14 +27,14 @@ pub enum Caution {
 }
 
 impl Caution {
-    /// Nothing at all is seen of it.
+    /// No connection of the container is visible.
     pub fn is_blindness(&self) -> bool {
         matches!(self, Self::NotTheKernels { .. })
     }
 }
 
 impl fmt::Display for Caution {
-    /// What is so, what it means for the counts, what to do.
+    /// The case, its effect on the counts, and the remedy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OneProcess { services, pid, comm } => {

@@ -1,4 +1,4 @@
-//! Whose socket each one is, and the counts per service, with what stayed unattributed.
+//! The owner of each socket, the counts per service, and the sockets without an owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::service::ServiceName;
 use super::socket::{Brief, Direction, NetNs, PassedOver, Quality, Socket};
 
-/// What one service holds, at the moment of the snapshot.
+/// The sockets and descriptors of one service at the moment of the snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceCensus {
     pub inbound: Vec<Brief>,
@@ -24,7 +24,8 @@ pub struct ServiceCensus {
     pub established: Option<u64>,
     /// Open descriptors of the service's processes, where they could be counted.
     pub descriptors: Option<Descriptors>,
-    /// Those of them at TCP sockets that were connected once and are listed no more, as counted last.
+    /// The descriptors of TCP sockets that were connected once and that the kernel's table lists no more, by the last
+    /// count.
     pub closed: Option<u64>,
 }
 
@@ -38,7 +39,7 @@ impl ServiceCensus {
         self.inbound.len() + self.outbound.len()
     }
 
-    /// It holds sockets in CLOSE_WAIT, or descriptors that it should have closed.
+    /// True where the service holds sockets in CLOSE_WAIT, or descriptors that it should have closed.
     pub fn leaks(&self) -> bool {
         self.close_wait() > 0 || self.closed.is_some_and(|closed| closed > 0)
     }
@@ -63,7 +64,7 @@ pub struct Descriptors {
     pub oldest: Duration,
 }
 
-/// Who owns a socket, or why nobody is known to.
+/// The owner of a socket, or the reason why none is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     Service(ServiceName),
@@ -100,7 +101,7 @@ pub struct Census {
     pub services: BTreeMap<ServiceName, ServiceCensus>,
     /// Sockets without an owner, by the reason.
     pub unattributed: BTreeMap<NoOwner, u64>,
-    /// Those of them that were made in a cgroup which is no service, by the cgroup's id.
+    /// The sockets that were made in a cgroup which is no service, by the cgroup's id.
     pub of_no_service: BTreeMap<u64, u64>,
     /// Listening sockets of which it is not known whose they are.
     pub unowned_listeners: usize,
@@ -117,7 +118,7 @@ impl Census {
     }
 }
 
-/// Sockets that are no service's.
+/// Sockets that belong to no service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stray {
     pub sockets: u64,

@@ -88,7 +88,7 @@ pub mod as_text {
     }
 }
 
-/// The same for one that may be absent.
+/// As `as_text`, for a duration that may be absent.
 pub mod as_optional_text {
     use super::*;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

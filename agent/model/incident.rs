@@ -17,7 +17,7 @@ impl fmt::Display for IncidentId {
     }
 }
 
-/// What set an incident off.
+/// The trigger of an incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
@@ -45,7 +45,7 @@ pub enum Outcome {
 pub struct Ending {
     pub outcome: Outcome,
     pub reason: Reason,
-    /// What happened, free of secrets.
+    /// A description of the end, free of secrets.
     pub detail: String,
 }
 

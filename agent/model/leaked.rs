@@ -66,15 +66,15 @@ impl TryFrom<Written> for Leaked {
     }
 }
 
-/// What became of the leaked sockets. One stands while a table lists it in CLOSE_WAIT, or any process holds a descriptor of
-/// it: SOCK_DESTROY and TCP keepalive end the first alone.
+/// The leaked sockets that remain. A socket remains while a table lists it in CLOSE_WAIT, or any process holds a
+/// descriptor of the socket: SOCK_DESTROY and TCP keepalive end the first alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remaining {
     pub of: usize,
     pub left: usize,
-    /// Who holds those that stand, most of them first. A socket with several holders counts for each.
+    /// The holders of the sockets that remain, most sockets first. A socket with several holders counts for each.
     pub holders: Vec<Holder>,
-    /// Those that stand, and that no process is seen to hold.
+    /// Sockets that remain, and that no readable process holds.
     pub unheld: usize,
     /// Processes that could not be looked into. What one of them holds is listed by a table nevertheless, until keepalive or
     /// SOCK_DESTROY ends that.
@@ -87,12 +87,12 @@ pub struct Remaining {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub pid: u32,
-    /// What the kernel calls it.
+    /// The kernel's name of the process (`comm`).
     pub comm: String,
-    /// Its path in the cgroup v2 tree, else the systemd hierarchy's.
+    /// The path of its cgroup in the v2 tree, else in the systemd hierarchy.
     pub cgroup: String,
     pub sockets: usize,
-    /// It belongs to the service itself.
+    /// True where the process belongs to the service itself.
     pub own: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What people are told: one message, rendered by each notifier in its own form.
+//! One message to people, rendered by each notifier in its own form.
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ pub struct StepTold {
     pub outcome: String,
 }
 
-/// What is told. Holds no secret by construction: it is built from the model alone.
+/// A message. Holds no secret by construction: only values of the model go into it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     pub at: Timestamp,

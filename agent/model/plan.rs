@@ -25,7 +25,7 @@ pub struct Binding {
     /// From a change until this service's slowest client follows it, where that is longer than the registry's own figure.
     #[serde(default, with = "super::duration::as_optional_text", skip_serializing_if = "Option::is_none")]
     pub clients_follow: Option<Duration>,
-    /// Its clients close their connections once they do not find it any more.
+    /// True where clients close their connections when the registry does not list the instance any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clients_leave: bool,
 }
@@ -115,7 +115,7 @@ pub struct ProcessRestart {
     /// From SIGTERM to SIGKILL.
     #[serde(with = "super::duration::as_text")]
     pub stop_timeout: Duration,
-    /// What makes it read its configuration again; `None` where nothing is known to.
+    /// The signal that makes the process read its configuration again; `None` where there is none.
     #[serde(default)]
     pub reload_signal: Option<StopSignal>,
 }
@@ -131,7 +131,7 @@ pub struct SuperviseRestart {
     pub stop_timeout: Duration,
 }
 
-/// Whose service directory it is.
+/// The supervisor of the service directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Supervisor {
@@ -181,8 +181,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What a person's word on the plan is bound to: everything that is done, to what, with which values. The incident's
-    /// id, what set it off, when it is over and the words about it do not matter. SHA-256, in hex.
+    /// The hash that an approval is bound to: all steps, targets and values. The incident's id, its trigger, its end
+    /// condition and its descriptions do not count. SHA-256, in hex.
     pub fn hash(&self) -> String {
         let Self { incident: _, trigger: _, dry_run: _, rung: _, clear: _, .. } = self;
         let matters = (
@@ -193,7 +193,7 @@ impl Plan {
         Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What is restarted, by the name that its manager knows it by.
+    /// The name of the restarted service, as its manager knows it.
     pub fn restarted(&self) -> &str {
         match &self.target.restart {
             Some(Restart::Systemd { unit, .. }) => unit,

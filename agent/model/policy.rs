@@ -302,7 +302,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Its runbooks, in the order in which they are tried.
+    /// The policy's runbooks, in the order in which they are tried.
     pub fn rungs(&self) -> impl Iterator<Item = &Runbook> {
         std::iter::once(&self.runbook).chain(&self.further)
     }

@@ -25,9 +25,9 @@ pub enum Reason {
     NoPolicy,
     /// The policy's condition does not hold.
     Quiet,
-    /// It holds, but not for the policy's whole `for` yet.
+    /// The condition holds, but not for the policy's whole `for` yet.
     NotForLong,
-    /// Whether it holds cannot be known now.
+    /// A signal of the condition is unknown, so the condition is neither true nor false.
     SignalUnknown,
     /// `mode: observe`.
     ObserveMode,
@@ -110,7 +110,7 @@ pub enum Reason {
     ReloadFailed,
     RecycleFailed,
     CloseFailed,
-    /// What cannot be taken back was begun, and the service is not as it was.
+    /// An action that cannot be undone was begun, and the service is not as before.
     NotAsBefore,
     /// The runbook ends with a person.
     NeedsPerson,
@@ -120,7 +120,7 @@ pub enum Reason {
     // How it ended well.
     Recovered,
     NotHelped,
-    /// Whether it helped could not be seen.
+    /// The signals could not show if the action helped.
     Unverified,
     EvidenceKept,
 }
@@ -130,7 +130,7 @@ impl Reason {
         self.into()
     }
 
-    /// What it means and what to do, in one sentence for the person who reads it.
+    /// One sentence for a person: the meaning of the reason, and the next step.
     pub fn says(self) -> &'static str {
         match self {
             Self::NoPolicy => "no policy selects the service",

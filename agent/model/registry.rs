@@ -55,7 +55,7 @@ pub enum RedisProfile {
     Dubbo,
 }
 
-/// What a drain takes out of Consul.
+/// The scope of a drain in Consul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsulScope {
     /// The one service.
@@ -73,7 +73,7 @@ pub struct ExecHook {
     pub count: Option<Vec<String>>,
     /// Environment variables, and the files that they name.
     pub files: BTreeMap<String, PathBuf>,
-    /// Of each command; and from a change until it is seen.
+    /// The deadline of each command, and from a change until `observe` shows it.
     pub deadline: Duration,
     /// From one look at a drain to the next.
     pub hold_every: Duration,
@@ -107,7 +107,7 @@ pub struct HttpCall {
     pub method: String,
     pub url: String,
     pub body: Option<String>,
-    /// What the body is; JSON where it is not said.
+    /// The media type of the body; `None`: JSON.
     pub content_type: Option<String>,
     /// Only where nothing has changed since `observe` was asked: `If-Match` with the ETag of its answer.
     pub if_match: bool,
@@ -121,14 +121,14 @@ pub struct HttpCount {
     /// JSON pointers to a number, or to a list whose items are counted.
     pub healthy: String,
     pub registered: String,
-    /// Of lists, the items that count.
+    /// The items of a list that count.
     pub only: Having,
-    /// Of these, the healthy ones.
+    /// The items among these that are healthy.
     pub only_healthy: Having,
     pub ourselves: Ourselves,
 }
 
-/// What must stand in an item of a list: at each JSON pointer within it, this word.
+/// The words that an item of a list must have, by JSON pointers within the item.
 pub type Having = BTreeMap<String, String>;
 
 /// How ourselves are told from the others, and left out.
@@ -148,7 +148,7 @@ pub enum IncludesUs {
     Always,
 }
 
-/// What is filled into a hook's arguments, addresses, bodies and pointers, between braces.
+/// The placeholders in a hook's arguments, addresses, bodies and pointers, written between braces.
 pub const WORDS: [&str; 6] = ["id", "service", "instance", "marker", "incident", "host"];
 
 /// Where the instances of a service stand in etcd, and where their clients look for an override. Each template has
@@ -159,7 +159,7 @@ pub struct EtcdLayout {
     pub key: String,
     /// The key that takes the instance out of traffic for as long as it is there.
     pub override_key: String,
-    /// What is put there, with `{marker}` once.
+    /// The value of the override, with `{marker}` once.
     pub value: String,
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::duration::{as_optional_text, as_text};
 use super::policy::Comparison;
 
-/// What a step does to the world, and so what its failure means.
+/// The effect of a step on the world, which decides the meaning of its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -22,7 +22,7 @@ pub enum Effect {
     Retryable,
 }
 
-/// What to do where waiting ends without what was waited for.
+/// The continuation after a wait that ended by its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTimeout {
@@ -31,7 +31,7 @@ pub enum OnTimeout {
 }
 
 impl OnTimeout {
-    /// What a plan means that was made before this was said.
+    /// The default for plans that older versions stored without this field.
     fn unwind() -> Self {
         Self::Unwind
     }
@@ -70,7 +70,7 @@ pub struct Recycle {
     pub kill_after: Option<Duration>,
 }
 
-/// Of a service's workers, so many always live: a count, or a share of those that there are at first.
+/// The number of a service's workers that always live: a count, or a share of the workers at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Floor {
@@ -220,7 +220,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// As the YAML spells it.
+    /// The step's name in the YAML.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Snapshot { .. } => "snapshot",

@@ -13,14 +13,14 @@ use super::{Readings, duration};
 pub struct Sample {
     /// The moment; where it is down-sampled, the step's beginning.
     pub at: Timestamp,
-    /// As measured; where it is down-sampled, as measured last within the step.
+    /// The readings; of a down-sampled step, the last ones within the step.
     pub readings: Readings,
     /// `None`: measured at this very moment.
     pub spread: Option<Spread>,
 }
 
-/// What is kept of a step besides the last reading, so that neither a plot nor a replay is lied to: a peak between two steps
-/// stays visible in `most`, and "above 200 for the whole step" is what `least` says.
+/// The extremes of a step, kept besides its last reading for plots and replays: a peak between two steps
+/// stays visible in `most`, and `least` above 200 means above 200 for the whole step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spread {
     /// The sample speaks of `at` up to, and without, `at + step`.
@@ -30,7 +30,7 @@ pub struct Spread {
 }
 
 impl Sample {
-    /// What was measured at this moment.
+    /// The readings of one moment.
     pub fn moment(at: Timestamp, readings: Readings) -> Self {
         Self { at, readings, spread: None }
     }

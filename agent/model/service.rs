@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct ServiceName(Arc<str>);
 
-/// What kind of workload a name speaks of; the kind decides which restarter can act on it.
+/// The kind of workload of a service's name, which decides the restarter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
 pub enum ServiceKind {
     #[strum(to_string = "systemd unit")]
@@ -92,17 +92,18 @@ impl fmt::Display for Incarnation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
     pub pid: u32,
-    /// Its start in clock ticks since boot: with the pid, never another's.
+    /// Start of the process in clock ticks since boot: pid and start together are unique.
     pub began: u64,
     pub parent: u32,
     /// Leaked sockets among its descriptors.
     pub holds: usize,
-    /// It was asked to end, by this saga or one before, and lives: mostly it takes nothing on any more.
+    /// True where this saga or an earlier one asked the worker to end, and it lives: mostly such a worker accepts no
+    /// new requests.
     pub asked: bool,
 }
 
 impl Worker {
-    /// The same process, whatever it holds by now.
+    /// True for the same process, whatever sockets it holds by now.
     pub fn is(&self, other: &Self) -> bool {
         (self.pid, self.began) == (other.pid, other.began)
     }

@@ -43,7 +43,7 @@ pub enum Signal {
     FdExhaustedIn,
 }
 
-/// What a signal's value is; decides how a threshold is written and a value is shown.
+/// The unit of a signal's value; decides how a threshold is written and how a value is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Count,
@@ -205,7 +205,7 @@ pub enum Reading {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Readings {
     known: BTreeMap<Signal, f64>,
-    /// Those of them that are lower bounds.
+    /// The signals whose value is a lower bound.
     at_least: BTreeSet<Signal>,
 }
 
@@ -282,7 +282,7 @@ impl serde::Serialize for Readings {
     }
 }
 
-/// Whole, as they were written: an entry that is neither a signal nor its bound is an error.
+/// Reads the whole mapping: an entry that is neither a signal nor its bound is an error.
 impl<'de> serde::Deserialize<'de> for Readings {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut readings = Readings::default();

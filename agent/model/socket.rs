@@ -28,7 +28,7 @@ impl std::fmt::Display for NetNs {
     }
 }
 
-/// What a tick keeps of one socket in CLOSE_WAIT: 12 bytes, since there may be hundreds of thousands.
+/// One socket in CLOSE_WAIT as a tick keeps it: 12 bytes, since there may be hundreds of thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Brief {
     /// Inode in sockfs; 0 while the connection waits in the accept queue, where no process has it.
@@ -38,7 +38,7 @@ pub struct Brief {
     pub unread: bool,
     /// Half-closed by the peer while data still leaves: no leak.
     pub sending: bool,
-    /// It may have been stuck for longer than its age says.
+    /// The age is a lower bound.
     pub at_least: bool,
 }
 
@@ -105,7 +105,7 @@ pub enum Quality {
     },
 }
 
-/// What the kernel said at one moment.
+/// The kernel's TCP table at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub at: Timestamp,
@@ -123,7 +123,7 @@ pub struct Snapshot {
     pub quality: Quality,
     /// `sock_diag`, or `procfs` where netlink is not to be had.
     pub source: &'static str,
-    /// What could not be seen.
+    /// The parts of the host that could not be seen.
     pub blind_spots: Vec<BlindSpot>,
 }
 
@@ -148,7 +148,7 @@ pub enum BlindSpot {
 }
 
 impl std::fmt::Display for BlindSpot {
-    /// What is not seen, and what would show it.
+    /// The part that is not visible, and the capability or module that would show it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotEntered(count) => write!(
@@ -213,7 +213,7 @@ pub struct Socket {
     pub send_q: u32,
     /// For how long it has been stuck, as [`Brief::age`]; `None`: not known.
     pub age: Option<Duration>,
-    /// It may have been so for longer.
+    /// The age is a lower bound.
     pub at_least: bool,
 }
 

@@ -1,10 +1,10 @@
-//! What the host's file says of TLS beside an address.
+//! The TLS settings of agent.yaml beside an address.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Whom we believe to be that server, and who we are to it; by the files that hold it, all in PEM.
+/// The CA that the server's certificate must come from, and our own certificate; as paths of PEM files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tls {

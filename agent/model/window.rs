@@ -3,7 +3,7 @@
 //! A window belongs to the day on which it begins: `fri 22:00-06:00` ends on Saturday. Any deny-window that matches
 //! wins; where there are allow-windows, one of them must match.
 //!
-//! What a clock on the wall shows twice, or never, is never a reason to act. In the hour that is repeated in autumn a
+//! A time that a wall clock shows twice, or never, is no reason to act. In the hour that is repeated in autumn a
 //! deny-window begins at the first and ends at the last such moment, an allow-window the other way round. A time that
 //! is left out in spring is the moment of the change.
 
@@ -172,7 +172,7 @@ pub struct Closed<'a> {
 /// A week's windows come again after a week; two are enough to have met a change of the clocks as well.
 const HORIZON_DAYS: i64 = 15;
 
-/// What is against acting at `now`; `None` where nothing is. Each window comes with its zone.
+/// The windows' objection to an action at `now`; `None` where an action is allowed. Each window comes with its zone.
 ///
 /// # Errors
 /// Where a moment lies outside of what calendars cover.

@@ -273,7 +273,7 @@ mod tests {
             let (one, other) = tokio::join!(login.token(None, patience, slow()), login.token(None, patience, slow()));
             for answer in [one, other] {
                 assert!(
-                    matches!(&answer, Err(LoginError::Unanswered(says)) if says.contains("is waited for up to")),
+                    matches!(&answer, Err(LoginError::Unanswered(says)) if says.contains("waits up to")),
                     "{answer:?}"
                 );
             }

@@ -89,5 +89,5 @@ async fn a_slot_whose_store_is_not_asked_is_one_that_is_not_given_back() {
     let wiring = wiring(dir.path(), "");
     sweep::release_slots(&wiring.ports, &store, SystemClock.now()).await;
     let [left] = store.unreturned_slots().unwrap().try_into().unwrap();
-    assert!(left.error.contains("agent.yaml names none"), "{}", left.error);
+    assert!(left.error.contains("agent.yaml has no `fleet`"), "{}", left.error);
 }

@@ -46,7 +46,7 @@ fn own_id(
     } else if let Some(form) = registry.and_then(RegistryConfig::id_form)
         && !id.split_once('/').is_some_and(|(service, instance)| !service.is_empty() && !instance.is_empty())
     {
-        to.wrong(&place.key("id"), format!("the form of an instance's id there is {form}"));
+        to.wrong(&place.key("id"), format!("an instance's id there is {form}"));
     } else if StandsAt::parse(&id).is_some() {
         to.wrong(&place.key("id"), "write it as `service: NAME, address: \"IP:PORT\"`, in place of `id`");
     }

@@ -9,7 +9,7 @@ use super::*;
 fn a_wrong_host_file_says_all_of_it() {
     for (text, says) in [
         ("interval: 15", vec!["1:11 expected a duration such as 30s, 2m30s or 6h, found `15`"]),
-        ("interval: 20m", vec!["1:11 `interval` goes from 1s to 10m, found 20m"]),
+        ("interval: 20m", vec!["1:11 `interval` must be from 1s to 10m, found 20m"]),
         ("intervall: 15s", vec!["1:1 unknown key `intervall`: did you mean `interval`?"]),
         ("interval:", vec!["1:1 `interval` has no value: give one, or remove the line"]),
         ("interval: 1s\ninterval: 2s", vec!["2:1 `interval` is given twice; the first is in line 1"]),
@@ -21,7 +21,7 @@ fn a_wrong_host_file_says_all_of_it() {
             vec!["1:17 expected an IP address with a port, such as 127.0.0.1:7801 or [::1]:7801, found `9817`"],
         ),
         ("http: { listen: \"127.0.0.1:0\" }", vec!["1:17 expected a TCP port, 1 to 65535, such as 127.0.0.1:9817"]),
-        ("max_parallel: 0", vec!["1:15 `max_parallel` goes from 1 to 16, found 0"]),
+        ("max_parallel: 0", vec!["1:15 `max_parallel` must be from 1 to 16, found 0"]),
         ("registries: { consul: {} }", vec!["1:15 `url` is missing: add `url: \"http://127.0.0.1:8500\"`"]),
         (
             "registries: { consul: { url: \"http://me:pw@h:1\" } }",
@@ -123,11 +123,11 @@ fn a_wrong_host_file_says_all_of_it() {
         ),
         (
             "registries: { file: { path: /r } }\nservices:\n  - { service: a.service, register: [{ registry: file, id: x }] }\n  - { service: b.service, register: [{ registry: file, id: x }] }",
-            vec!["4:38 this registration belongs to a.service already"],
+            vec!["4:38 this registration belongs to a.service already: remove it from one of the two services"],
         ),
         (
             "services: [{ service: a.service }, { service: a.service }]",
-            vec!["1:47 a.service stands in this list already: write it once"],
+            vec!["1:47 a.service is listed twice: write it once"],
         ),
         (
             "services: [{ service: \"process:x\" }]",
@@ -167,7 +167,7 @@ fn a_wrong_host_file_says_all_of_it() {
             "evidence: { min_free: lots, keep: 0 }",
             vec![
                 "1:23 expected a percentage such as 5% or a size such as 1GiB, found `lots`",
-                "1:35 `keep` goes from 1 to 10000, found 0",
+                "1:35 `keep` must be from 1 to 10000, found 0",
             ],
         ),
         ("- a", vec!["1:1 expected a mapping, found a list"]),
@@ -269,7 +269,7 @@ fn a_wrong_policy_says_all_of_it() {
                  under `notify:` that gets the event `stuck`",
                 "6:7 `mode: approve` needs somebody who can be asked: in agent.yaml, add a destination under `notify:` \
                  that gets the event `approval`",
-                "7:29 `approval_expires` goes from 1m to 1d, found 2d",
+                "7:29 `approval_expires` must be from 1m to 1d, found 2d",
             ],
         ),
         (
@@ -351,7 +351,7 @@ fn a_wrong_runbook_says_all_of_it() {
             "[{drain: [5s]}, {restart: {deadline: 0s}}, notify]",
             vec![
                 "2:17 expected a mapping, found a list",
-                "2:45 `deadline` goes from 1s to 1h, found 0s",
+                "2:45 `deadline` must be from 1s to 1h, found 0s",
                 "2:51 `text` is missing: add `text: \"what to tell\"`",
             ],
         ),

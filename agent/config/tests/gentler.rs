@@ -43,8 +43,8 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
         (
             "[{run: {argv: [/bin/true]}}, {run: {argv: [/bin/true]}}, close_sockets]",
             vec![
-                "2:65 a `run` with `effect: pivot` (the default of `effect`) cannot be taken back, and no guard is \
-                 asked after it, so `close_sockets` may not follow it: write a runbook for each, and list both under \
+                "2:65 a `run` with `effect: pivot` (the default of `effect`) cannot be undone, and guards are not \
+                 checked after it, so `close_sockets` must not follow: write a runbook for each, and list both under \
                  `escalate` of the policy",
             ],
         ),
@@ -78,7 +78,10 @@ fn a_wrong_gentler_runbook_says_all_of_it() {
         ),
         (
             "[{close_sockets: {at_most: 0}}, {drain: {}}, {wait_drained: {idle_for: 0s}}, health_check, restore]",
-            vec!["2:35 `at_most` goes from 1 to 1000000, found 0", "2:79 `idle_for` goes from 1s to 1h, found 0s"],
+            vec![
+                "2:35 `at_most` must be from 1 to 1000000, found 0",
+                "2:79 `idle_for` must be from 1s to 1h, found 0s",
+            ],
         ),
     ] {
         expect("runbooks/r.yaml", &format!("runbook: r\nsteps: {steps}\n"), &says);

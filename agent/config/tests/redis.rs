@@ -59,7 +59,7 @@ fn what_names_no_redis_is_said() {
         ),
         (
             "fleet: { redis: { url: \"redis://::1:6379/2\" } }",
-            vec!["1:24 an IPv6 address stands in brackets: redis://[::1]:6379"],
+            vec!["1:24 an IPv6 address needs brackets: redis://[::1]:6379"],
         ),
         (
             "fleet: { redis: { url: \"redis://:pw@h:6379\" } }",
@@ -93,7 +93,7 @@ fn what_names_no_redis_is_said() {
             "fleet: { redis: { url: \"redis://h:1/2\", master: m, database: 3 } }",
             vec![
                 "1:41 this key needs `sentinels`, which are missing here",
-                "1:52 the database of a url stands in it, as in redis://127.0.0.1:6379/0: remove the line",
+                "1:52 the database is part of the url, as in redis://127.0.0.1:6379/0: remove the line",
             ],
         ),
         (
@@ -141,7 +141,10 @@ fn auto_over_one_redis_wants_a_word() {
     let one = "url: \"redis://h:1\"";
     let said = says(one, "auto", "fleet_slots: 1");
     assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("policies/p.yaml:7:7 `auto` is refused where the slots lie in one Redis"), "{said:?}");
+    assert!(
+        said[0].starts_with("policies/p.yaml:7:7 `auto` is refused with the fleet slots in a single Redis"),
+        "{said:?}"
+    );
     for (redis, mode, guards) in [
         (one, "approve", "fleet_slots: 1"),
         (one, "auto", "fleet_slots: none"),

@@ -137,7 +137,7 @@ fn what_is_wrong_is_said_where_it_stands() {
         ),
         (
             "registries: { consul: { url: \"http://::1:8500\" } }\n".into(),
-            "1:30 an IPv6 address stands in brackets: http://[::1]:8500",
+            "1:30 an IPv6 address needs brackets: http://[::1]:8500",
         ),
     ] {
         assert_eq!(Tree::with(&[("agent.yaml", &text)]).wrong(), [format!("agent.yaml:{says}")], "{text}");

@@ -11,7 +11,7 @@ use crate::model::{Plan, Reason};
 use crate::ports::fleet::{Acquired, FleetError, Phase, Slot};
 use crate::ports::registry::Traffic;
 
-/// Of fewer instances no share says anything: two of two are soon in breach together.
+/// Below this number of instances a share is meaningless: two of two are soon in breach together.
 const FEWEST_INSTANCES: u32 = 3;
 
 /// Where a service fails its registry's check, and nothing is said: what must be so for it to be acted on all the same.

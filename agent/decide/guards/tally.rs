@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Answer, GUARDS, Guard, Verdict};
 
-/// What an answer counts as.
+/// The verdicts that are counted.
 const VERDICTS: [&str; 4] = ["allow", "defer", "deny", "error"];
 
 /// Counts the verdicts on plans that are to begin or to go on; what `plan` and `explain` ask does not count.

@@ -297,7 +297,7 @@ async fn a_flipped_byte_a_missing_file_and_a_swapped_one_are_found() {
     assert_eq!(faults.len(), 4, "{faults:#?}");
     for (fault, says) in faults.iter().zip([
         "sockets.txt: ",
-        "peers.json: its content is not what was written",
+        "peers.json: the content has changed since it was written",
         "summary.txt: ",
         "signals.jsonl: ",
     ]) {

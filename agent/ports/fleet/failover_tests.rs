@@ -35,7 +35,7 @@ async fn a_slot_that_a_failover_lost_is_written_again_and_nobody_gets_one_meanwh
     let (a, b) = (host(&set_up, "a"), host(&set_up, "b"));
     // The first that anybody sees of this Redis: what others hold may have been lost with the one before it.
     assert!(
-        matches!(b.acquire(SERVICE, "ib", 1).await.unwrap(), Acquired::NotYet(why) if why.contains("taken again in 1m"))
+        matches!(b.acquire(SERVICE, "ib", 1).await.unwrap(), Acquired::NotYet(why) if why.contains("given again in 1m"))
     );
     set_up.master().await.known_for_long().await;
     assert!(matches!(a.acquire(SERVICE, "ia", 1).await.unwrap(), Acquired::Yes { .. }));

@@ -34,7 +34,10 @@ async fn the_api_is_found_once_and_anew_after_an_error() {
     // It is upgraded, and drained meanwhile or not is no matter.
     world.change(|server| server.which = Which::Third);
     let gone = world.registry.observe(US).await.unwrap_err().to_string();
-    assert!(gone.contains("410") && gone.contains("v3/admin/ns/instance") && gone.contains("as they are"), "{gone}");
+    assert!(
+        gone.contains("410") && gone.contains("v3/admin/ns/instance") && gone.contains("switches unchanged"),
+        "{gone}"
+    );
     assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::Passing);
     world.registry.drain(US, &marker("i")).await.unwrap();
     world.registry.restore(US, &marker("i"), &NULL).await.unwrap();
