@@ -41,7 +41,7 @@ fn a_broken_configuration_is_left_aside_and_said_to_be_in_one_line() {
     let mistyped = unwait(&["scan"], &config.path().join("none")).output().unwrap();
     let said = text(&mistyped.stderr);
     assert_eq!((mistyped.status.code(), said.lines().count()), (Some(0), 1), "{said}");
-    assert!(said.contains("/none: there is no such directory"), "{said}");
+    assert!(said.contains("/none: does not exist: create it with agent.yaml"), "{said}");
     std::fs::write(config.path().join("agent.yaml"), "interval: 15s\nintervall: 1s\n").unwrap();
     let broken = unwait(&["scan"], config.path()).output().unwrap();
     let said = text(&broken.stderr);

@@ -142,7 +142,7 @@ fn auto_over_one_redis_wants_a_word() {
     let said = says(one, "auto", "fleet_slots: 1");
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(
-        said[0].starts_with("policies/p.yaml:7:7 `auto` is refused with the fleet slots in a single Redis"),
+        said[0].starts_with("policies/p.yaml:7:7 `mode: auto` is refused with the fleet slots in a single Redis"),
         "{said:?}"
     );
     for (redis, mode, guards) in [
