@@ -199,7 +199,7 @@ impl Agent {
                 Some(()) = inbox.reload.recv(), if !stopping => self.reload_by_signal(),
                 _ = alive.tick() => self.manager.alive(),
                 _ = inbox.stop.wait_for(|stop| *stop), if !stopping => {
-                    tracing::info!("asked to stop");
+                    tracing::info!("stopping: no new incident begins");
                     self.manager.stopping();
                     stopping = true;
                     idle = self.sagas.is_empty() && !self.beside.is_changing_anything();
@@ -303,14 +303,14 @@ impl Agent {
                 self.board.looked(&look, listed);
                 self.last_failure = look.measurements.untrusted.clone();
                 if let Some(why) = &look.measurements.untrusted {
-                    tracing::warn!(why, "a partial snapshot is not acted on");
+                    tracing::warn!(why, "the look was partial: {why}; no policy acts on it");
                 }
                 history::record(&self.store, &look);
                 self.decide(&look);
                 self.last = Some(look);
             }
             Err(error) => {
-                tracing::warn!(error, "the sockets cannot be looked at; nothing is decided at this tick: {error}");
+                tracing::warn!(error, "cannot read the sockets: {error}; no policy decides until the next look");
                 self.board.not_looked();
                 self.last_failure = Some(error);
             }
@@ -367,10 +367,23 @@ impl Agent {
         }
         match driven {
             Driven::Rested(ending) => {
-                tracing::info!(incident = %plan.incident, outcome = %ending.outcome, reason = %ending.reason, "incident ended");
+                let (incident, service, outcome) = (&plan.incident, &plan.target.service, &ending.outcome);
+                tracing::info!(
+                    %incident,
+                    %service,
+                    %outcome,
+                    reason = %ending.reason,
+                    "incident {incident} of {service} ended: {outcome} ({})",
+                    ending.reason,
+                );
             }
             Driven::Left => {
-                tracing::warn!(incident = %plan.incident, "left under way: the next start goes on with it");
+                tracing::warn!(
+                    incident = %plan.incident,
+                    "incident {} of {} is still under way: the next start of the agent goes on with it",
+                    plan.incident,
+                    plan.target.service,
+                );
             }
         }
     }
@@ -393,7 +406,10 @@ impl Agent {
         match resolve::resting_drained(&self.store) {
             Ok(latches) if latches.is_empty() => {}
             Ok(latches) => self.tell(messages::stay_out(&self.wiring, &latches)),
-            Err(error) => tracing::error!(%error, "services that stay out of traffic cannot be named: {error}"),
+            Err(error) => tracing::error!(
+                %error,
+                "cannot read from the store which services stay out of traffic: {error}",
+            ),
         }
     }
 

@@ -59,12 +59,12 @@ pub fn listen(state: &Path) -> std::io::Result<Listening> {
                     let sender = sender.clone();
                     tokio::spawn(async move {
                         if let Err(error) = serve(stream, sender).await {
-                            tracing::debug!(%error, "a control connection ended early");
+                            tracing::debug!(%error, "a connection to the control socket ended early: {error}");
                         }
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket");
+                    tracing::warn!(%error, "cannot accept a connection on the control socket: {error}; retrying in 1s");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

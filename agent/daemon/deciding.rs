@@ -108,7 +108,7 @@ impl Agent {
             Ok(open) => open.into_iter().map(|plan| plan.target.service).collect(),
             // The guards ask the store again, and an error there is a deny.
             Err(error) => {
-                tracing::error!(%error, "the open incidents cannot be read");
+                tracing::error!(%error, "cannot read the open incidents from the store: {error}");
                 BTreeSet::new()
             }
         }
@@ -257,7 +257,13 @@ impl Agent {
         let again = held::is_due(before, &refusal, now);
         let told = if again { Some((refusal.reason, now)) } else { before.and_then(|before| before.told) };
         if again && another_tells {
-            tracing::warn!(%service, policy = policy.name, %refusal, "held; another host tells of it");
+            tracing::warn!(
+                %service,
+                policy = policy.name,
+                %refusal,
+                "policy {} is held on {service}: {refusal}; another host sends the message",
+                policy.name,
+            );
         } else if again {
             let labels = self.wiring.labels();
             let teller =

@@ -100,7 +100,11 @@ impl Agent {
         // What the former one asked for is considered anew at the next look.
         self.to_begin.drain(..).for_each(|waiting| waiting.put_off(ANOTHER));
         self.keep_last_good();
-        tracing::info!(policies = self.wiring.config.policies.len(), "a new configuration is in force");
+        tracing::info!(
+            policies = self.wiring.config.policies.len(),
+            "a new configuration is in force; policies: {}",
+            self.wiring.config.policies.len(),
+        );
     }
 
     /// Where one is being kept, its end begins the next.

@@ -18,14 +18,24 @@ pub fn of_latches(wiring: &Wiring, store: &Store) {
     let (now, every) = (wiring.host.clock.now(), wiring.config.host.remind);
     let due = match store.due_reminders(now, every) {
         Ok(due) => due,
-        Err(error) => return tracing::error!(%error, "what is latched cannot be read"),
+        Err(error) => {
+            return tracing::error!(
+                %error,
+                "cannot read the locked services from the store: {error}; the reminders are skipped",
+            );
+        }
     };
     for latch in due {
         let message = message(wiring, &latch);
         match store.remind(&latch, now, every, &wiring.audience, &message) {
             Ok(true) => (wiring.host.on_message)(&message),
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, service = latch.service, "a reminder could not be written"),
+            Err(error) => tracing::error!(
+                %error,
+                service = latch.service,
+                "cannot store the reminder about {}: {error}; retrying",
+                latch.service,
+            ),
         }
     }
 }
@@ -35,7 +45,12 @@ pub fn of_slots(wiring: &Wiring, store: &Store) {
     let (now, every) = (wiring.host.clock.now(), wiring.config.host.remind);
     let due = match store.due_slots(now) {
         Ok(due) => due,
-        Err(error) => return tracing::error!(%error, "fleet slots that are not given back cannot be read"),
+        Err(error) => {
+            return tracing::error!(
+                %error,
+                "cannot read the fleet slots that are to be given back: {error}; the reminders are skipped",
+            );
+        }
     };
     for slot in due {
         let message = messages::unreturned(wiring, &slot);
@@ -43,7 +58,12 @@ pub fn of_slots(wiring: &Wiring, store: &Store) {
             Ok(true) => (wiring.host.on_message)(&message),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(%error, service = slot.service, "that a slot is not given back could not be told")
+                tracing::error!(
+                    %error,
+                    service = slot.service,
+                    "cannot store the message about the fleet slot of {}: {error}; retrying",
+                    slot.service,
+                )
             }
         }
     }
@@ -55,13 +75,18 @@ pub fn of_lost_memory(wiring: &Wiring, store: &Store) {
     let pause = match store.paused(now) {
         Ok(Some(pause)) if pause.who == AGENT => pause,
         Ok(_) => return,
-        Err(error) => return tracing::error!(%error, "whether the agent is paused cannot be read"),
+        Err(error) => {
+            return tracing::error!(
+                %error,
+                "cannot read the pause from the store: {error}; the reminder about the lost state is skipped",
+            );
+        }
     };
     let message = messages::forgot(wiring, &pause);
     match store.remind_of_own_pause(now, every, &wiring.audience, &message) {
         Ok(true) => (wiring.host.on_message)(&message),
         Ok(false) => {}
-        Err(error) => tracing::error!(%error, "that the memory is lost could not be told"),
+        Err(error) => tracing::error!(%error, "cannot store the message about the lost state: {error}; retrying"),
     }
 }
 
