@@ -83,7 +83,7 @@ fn read(path: &Path, wrong: fn(Ownership) -> Option<String>) -> io::Result<Vec<u
     let mut bytes = Vec::new();
     file.by_ref().take(LONGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LONGEST {
-        return Err(refused("is longer than 1 MiB, the most for a configuration file".into()));
+        return Err(refused("is longer than 1 MiB, the most that is read".into()));
     }
     Ok(bytes)
 }

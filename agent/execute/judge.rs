@@ -31,7 +31,7 @@ pub async fn judged(saga: &Saga, world: &World) -> Event {
     let plan = saga.plan();
     let remaining = match saga.leaked() {
         Ok(leaked) => settled(plan, &leaked, world).await,
-        Err(why) => Err(format!("the incident does not know which were leaked: {why}")),
+        Err(why) => Err(format!("the incident has no list of its leaked sockets: {why}")),
     };
     let (helped, detail) = helped(plan, remaining, world.measure.is_over(plan).await);
     Event::Judged { helped, detail }
@@ -61,7 +61,7 @@ async fn settled(plan: &Plan, leaked: &Leaked, world: &World) -> Result<Remainin
 /// Helped: all of them are gone, and the breach is known to be over.
 fn helped(plan: &Plan, remaining: Result<Remaining, String>, over: Result<Truth, String>) -> (Helped, String) {
     let (gone, sockets) = match remaining {
-        Err(why) => (Truth::Unknown, format!("what became of the leaked sockets could not be seen: {why}")),
+        Err(why) => (Truth::Unknown, format!("the leaked sockets could not be looked up: {why}")),
         Ok(mut remaining) => {
             doubt_the_hidden(plan, &mut remaining);
             (gone(&remaining), became_of(plan, &remaining))
@@ -70,10 +70,10 @@ fn helped(plan: &Plan, remaining: Result<Remaining, String>, over: Result<Truth,
     let (over, condition) = match over {
         Ok(Truth::True) => (Truth::True, None),
         Ok(Truth::False) => (Truth::False, Some(format!("the policy's {} yet", condition(plan)))),
-        Ok(Truth::Unknown) => (Truth::Unknown, Some("whether the policy's condition holds is unknown".to_owned())),
-        Err(why) => {
-            (Truth::Unknown, Some(format!("whether the policy's condition holds could not be measured: {why}")))
+        Ok(Truth::Unknown) => {
+            (Truth::Unknown, Some("the policy's condition is unknown: a signal cannot be measured".to_owned()))
         }
+        Err(why) => (Truth::Unknown, Some(format!("the policy's condition could not be measured: {why}"))),
     };
     let helped = match (gone, over) {
         (Truth::False, _) | (_, Truth::False) => Helped::No,
@@ -89,7 +89,7 @@ fn doubt_the_hidden(plan: &Plan, remaining: &mut Remaining) {
     if let (Some(Step::CloseSockets { .. } | Step::Run { .. }), 1..) = (pivot, remaining.hidden) {
         let hidden = remaining.hidden;
         remaining.unseen.get_or_insert_with(|| {
-            format!("{hidden} processes could not be looked into (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
+            format!("{hidden} processes could not be read (grant CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH)")
         });
     }
 }
@@ -107,9 +107,9 @@ fn became_of(plan: &Plan, found: &Remaining) -> String {
     let mut says = match (of, left, unseen) {
         (0, ..) => return "no leaked socket was left when the step began".into(),
         (_, 0, None) => return format!("{of} of {of} leaked sockets are gone"),
-        (_, 0, Some(why)) => return format!("whether {of} leaked sockets are gone could not be seen: {why}"),
-        (_, _, None) => format!("{left} of {of} leaked sockets still stand"),
-        (_, _, Some(why)) => format!("at least {left} of {of} leaked sockets still stand (not all was seen: {why})"),
+        (_, 0, Some(why)) => return format!("{of} leaked sockets could not be looked up again: {why}"),
+        (_, _, None) => format!("{left} of {of} leaked sockets remain"),
+        (_, _, Some(why)) => format!("at least {left} of {of} leaked sockets remain (not all was seen: {why})"),
     };
     let mut who: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
     if let Some(more @ 1..) = holders.len().checked_sub(MOST_NAMED) {
@@ -176,7 +176,7 @@ mod tests {
             "60 of 60 leaked sockets are gone"
         );
         let systemd = says(vec![holder(1, false), holder(812, true)], 0);
-        assert!(systemd.starts_with("60 of 60 leaked sockets still stand: 60 held by pid 1 (leak\\ny, "), "{systemd}");
+        assert!(systemd.starts_with("60 of 60 leaked sockets remain: 60 held by pid 1 (leak\\ny, "), "{systemd}");
         assert!(systemd.contains("fd store") && systemd.contains("`systemctl stop rpc-order.service`"), "{systemd}");
         assert!(says(vec![holder(812, true)], 0).ends_with("or were handed them again"));
         assert!(says(vec![holder(813, false)], 0).ends_with("close them or end"));

@@ -119,7 +119,7 @@ async fn traffic_calls(plan: &Plan, change: TrafficChange, world: &World) -> Str
 }
 
 async fn revival_call(plan: &Plan, revival: Revival, world: &World) -> String {
-    let Some(restart) = &plan.target.restart else { return "nothing is known that restarts this service".into() };
+    let Some(restart) = &plan.target.restart else { return "the service declares no restart".into() };
     let call = world.ports.restarter(restart).would(revival, restart).await;
     call.unwrap_or_else(|error| format!("(its call is not known: {error})"))
 }

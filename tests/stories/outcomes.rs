@@ -62,8 +62,8 @@ fn the_end_says_of_each_leaked_socket_whether_it_is_gone_and_who_holds_what_is_l
     for again in ["here", "ring", "thread", "apart"] {
         says(again, "not_helped", &["30 of 30 leaked sockets are gone", "the policy's condition is not over yet"]);
     }
-    says("stored", "not_helped", &["30 of 30 leaked sockets still stand", "30 held by pid 1 (systemd", "(fd store)"]);
-    says("shared", "not_helped", &["30 of 30 leaked sockets still stand", "(sleep, ", "helper-7503.scope)"]);
+    says("stored", "not_helped", &["30 of 30 leaked sockets remain", "30 held by pid 1 (systemd", "(fd store)"]);
+    says("shared", "not_helped", &["30 of 30 leaked sockets remain", "(sleep, ", "helper-7503.scope)"]);
 
     // Nothing is restarted that would not free them.
     let held = wait_until_seen("the breach to be held", SOON, || {

@@ -38,8 +38,8 @@ pub async fn apply(
         None => Ok(Done {
             helped: Some(Helped::Unknown),
             ..Done::saying(format!(
-                "{closed} sockets were closed{more}; whether their descriptors are free is not known, since not all of the \
-             service's processes could be looked into"
+                "{closed} sockets were closed{more}; their descriptors may still be held, since some processes of the \
+                 service could not be read"
             ))
         }),
     }

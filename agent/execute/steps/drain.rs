@@ -82,7 +82,7 @@ pub async fn apply(
         said.push_str(&format!("; {} were left to clients to follow", duration::format(took)));
     }
     if undone {
-        said.push_str("; others put it back again and again meanwhile, and clients may find it each time");
+        said.push_str("; others restored the instance again and again meanwhile, and clients may find it each time");
     }
     fell.says.iter().for_each(|says| said.push_str(&format!("; {says}")));
     Ok(Done { note: fell.note, ..Done::saying(said) })

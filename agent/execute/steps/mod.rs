@@ -109,7 +109,7 @@ pub async fn preimage(saga: &Saga, step: usize, world: &World) -> Result<Value, 
         Step::Drain { .. } => drain::preimage(saga.plan(), world).await,
         Step::Restart { .. } => {
             let Some(incarnation) = running(saga.plan(), Reason::RestartFailed, world).await? else {
-                return Err(Failure::new(Reason::RestartFailed, "nothing is known that restarts this service"));
+                return Err(Failure::new(Reason::RestartFailed, "the service declares no restart"));
             };
             restart::preimage(saga.plan(), incarnation, world).await
         }
@@ -130,7 +130,7 @@ async fn running(plan: &Plan, failed: Reason, world: &World) -> Result<Option<In
     let incarnation = world.settled_incarnation(plan).await.map_err(|error| Failure::new(failed, error))?;
     match incarnation {
         None if plan.target.restart.is_some() => {
-            Err(Failure::new(Reason::NotActive, "the service is not running, or somebody is at work on it"))
+            Err(Failure::new(Reason::NotActive, "the service is not running, or is starting or stopping"))
         }
         incarnation => Ok(incarnation),
     }

@@ -73,7 +73,7 @@ fn pids<'a>(workers: impl IntoIterator<Item = &'a Worker>) -> String {
 
 async fn look(plan: &Plan, how: &Recycle, failed: Reason, world: &World) -> Result<Vec<Worker>, Failure> {
     let seen = world.measure.workers(plan, how.older_than).await;
-    seen.map_err(|error| Failure::new(failed, format!("the workers could not be looked at: {error}")))
+    seen.map_err(|error| Failure::new(failed, format!("the workers could not be read: {error}")))
 }
 
 pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Result<Done, Failure> {
@@ -136,15 +136,15 @@ async fn nothing_found(plan: &Plan, how: &Recycle, workers: usize, world: &World
     let (older_than, all) = (duration::format(how.older_than), world.measure.workers(plan, Duration::ZERO).await);
     let younger: usize = all.iter().flatten().map(|worker| worker.holds).sum();
     if younger == 0 {
-        return format!("none of its {workers} workers holds a socket in CLOSE_WAIT");
+        return format!("none of the service's {workers} workers holds a socket in CLOSE_WAIT");
     }
     let oldest = match world.measure.now(plan).await {
         Ok(readings) => readings.show(Signal::CloseWaitOldest),
         Err(_) => Reading::Unknown.show(Signal::CloseWaitOldest),
     };
     format!(
-        "its {workers} workers hold {younger} sockets in CLOSE_WAIT, and none of these for {older_than} or longer (`older_than`): \
-         the oldest of the service for {oldest}"
+        "the service's {workers} workers hold {younger} sockets in CLOSE_WAIT, and none of these for {older_than} or \
+         longer (`older_than`): the oldest of the service for {oldest}"
     )
 }
 

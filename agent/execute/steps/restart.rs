@@ -21,7 +21,7 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
         Failure::new(reason, error)
     };
     let Some(restart) = &saga.plan().target.restart else {
-        return Err(Failure::new(Reason::RestartFailed, "nothing is known that restarts this service"));
+        return Err(Failure::new(Reason::RestartFailed, "the service declares no restart"));
     };
     let restarter = world.ports.restarter(restart);
     let deadline = match deadline {

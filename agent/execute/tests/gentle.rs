@@ -64,11 +64,7 @@ async fn closed_sockets_helped_only_where_their_descriptors_are_known_to_be_free
         ),
         (Closed { found: 9, closed: 7, leaked: Some(0) }, None, "(of 9; 2 are left, or had gone by themselves)"),
         (Closed { found: 9, closed: 9, leaked: Some(4) }, Some(Helped::No), "4 of their descriptors STAY LEAKED"),
-        (
-            Closed { found: 9, closed: 9, leaked: None },
-            Some(Helped::Unknown),
-            "their descriptors are free is not known",
-        ),
+        (Closed { found: 9, closed: 9, leaked: None }, Some(Helped::Unknown), "their descriptors may still be held"),
     ] {
         let done = second_step(Shape::CloseSockets, Some(Closes(closed)), |_| {}).await.unwrap();
         assert_eq!(done.helped, helped, "{closed:?}: {}", done.detail);
