@@ -147,9 +147,9 @@ mod tests {
             assert_eq!(read_secret(&file).is_ok(), secret, "{mode:o}");
             assert_eq!(read_believed(&file).is_ok(), believed, "{mode:o}");
         }
-        assert!(read_secret(dir.path()).unwrap_err().to_string().contains("no regular file"));
+        assert!(read_secret(dir.path()).unwrap_err().to_string().contains("not a regular file"));
         let pipe = dir.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(read_secret(&pipe).unwrap_err().to_string().contains("no regular file"));
+        assert!(read_secret(&pipe).unwrap_err().to_string().contains("not a regular file"));
     }
 }

@@ -265,10 +265,10 @@ fn a_wrong_policy_says_all_of_it() {
         (
             format!("{rest}when: close_wait > 1\nmode: approve\nlimits: {{ approval_expires: 2d }}"),
             vec![
-                "6:7 `mode: approve` needs somebody who hears of a stuck incident: in agent.yaml, add a destination \
-                 under `notify:` that gets the event `stuck`",
                 "6:7 `mode: approve` needs somebody who can be asked: in agent.yaml, add a destination under `notify:` \
                  that gets the event `approval`",
+                "6:7 `mode: approve` needs somebody who hears of a stuck incident: in agent.yaml, add a destination \
+                 under `notify:` that gets the event `stuck`",
                 "7:29 `approval_expires` must be from 1m to 1d, found 2d",
             ],
         ),

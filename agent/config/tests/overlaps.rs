@@ -11,7 +11,9 @@ fn policy(name: &str, services: &str, mode: &str) -> (String, String) {
 }
 
 fn tree(interval: &str, soak: &str, policies: &[(String, String)]) -> Config {
-    let host = format!("interval: {interval}\nservices: [{{ service: a.service }}]\n");
+    let host = format!(
+        "interval: {interval}\nservices: [{{ service: a.service }}]\nnotify: [{{ to: {{ slack: {{ url_file: /run/slack }} }} }}]\n"
+    );
     let runbook = RESTART.replace("SOAK", soak);
     let mut files = vec![("agent.yaml", host.as_str()), ("runbooks/restart.yaml", runbook.as_str())];
     files.extend(policies.iter().map(|(name, text)| (name.as_str(), text.as_str())));

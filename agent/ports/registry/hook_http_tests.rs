@@ -343,7 +343,7 @@ async fn the_items_of_a_list_are_counted_by_what_stands_in_them_and_one_without_
         count.ourselves = Ourselves::Having(having(&[("/at", "{instance}:2")]));
     });
     let without_us = elsewhere.others(&us).await.unwrap_err();
-    assert!(matches!(&without_us, RegistryError::Refused { detail, .. } if detail.contains("does not show")));
+    assert!(matches!(&without_us, RegistryError::Refused { detail, .. } if detail.contains("lacks `")));
 }
 
 #[tokio::test]
