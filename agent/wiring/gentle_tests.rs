@@ -238,7 +238,7 @@ fn workers_that_hold_younger_sockets_alone_are_left_and_that_is_said() {
     let before = set.workers();
     let failure = set.recycle(Recycle { older_than: Duration::from_secs(3_600), ..how() }).unwrap_err();
     assert_eq!((failure.reason, set.workers()), (Reason::NothingToDo, before));
-    let says = "its 8 workers hold 3 sockets in CLOSE_WAIT, and none of these for 1h or longer (`older_than`): the oldest of the \
+    let says = "the service's 8 workers hold 3 sockets in CLOSE_WAIT, and none of these for 1h or longer (`older_than`): the oldest of the \
                 service for ";
     assert!(failure.detail.starts_with(says), "{failure:?}");
 }
