@@ -171,6 +171,10 @@ impl Registry for WithDeadline<dyn Registry> {
         self.read(|| self.inner.instances()).await
     }
 
+    async fn health_url(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        self.read(|| self.inner.health_url(id)).await
+    }
+
     async fn server(&self) -> Result<Option<String>, RegistryError> {
         self.read(|| self.inner.server()).await
     }

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::{Wiring, servers};
 use crate::collect::CollectError;
 use crate::model::ServiceName;
-use crate::model::plan::{Binding, Health};
+use crate::model::Tls;
+use crate::model::plan::{Binding, Health, HttpHealth};
 use crate::model::socket::{accepts, canonical};
 
 /// What a port that is open does not tell.
@@ -70,6 +71,9 @@ pub async fn discover(wiring: &Wiring, probe: bool) -> Result<Discovery, Collect
         found.random_ids = found.register.iter().filter_map(|binding| wiring.config.random_id(binding)).collect();
         found.advice = advice(wiring, &found.service).await;
         found.configured = wiring.config.service_config(&found.service).map(|service| !service.bindings.is_empty());
+        if let Some(url) = health_url(wiring, &found.register).await {
+            found.health = Some(Health::Http(HttpHealth { url, tls: Tls::default() }));
+        }
         if let (Some(Health::Tcp(address)), true) = (&found.health, probe) {
             let ping = Health::RedisPing(*address);
             if wiring.ports.probe.ask(&ping, PROBE_DEADLINE).await.is_ok() {
@@ -79,6 +83,17 @@ pub async fn discover(wiring: &Wiring, probe: bool) -> Result<Discovery, Collect
         services.push(found);
     }
     Ok(Discovery { services, unmatched, not_asked })
+}
+
+/// As the first registry has it that knows one; one that does not answer this is no reason to propose nothing.
+async fn health_url(wiring: &Wiring, register: &[Binding]) -> Option<String> {
+    for Binding { registry, id, .. } in register {
+        let known = wiring.ports.registries.get(registry)?.health_url(id).await;
+        if let Ok(Some(url)) = known {
+            return Some(url);
+        }
+    }
+    None
 }
 
 /// By its main process, where its restarter tells one that may be looked at.
@@ -201,6 +216,7 @@ pub fn yaml(discovery: &Discovery) -> String {
             }
         }
         match &found.health {
+            Some(Health::Http(http)) => text += &format!("{begin}    health: {{ http: {} }}\n", quoted(&http.url)),
             Some(Health::RedisPing(at)) => text += &format!("{begin}    health: {{ redis_ping: \"{at}\" }}\n"),
             Some(Health::Tcp(at)) => {
                 text += &format!("{begin}    health: {{ tcp: \"{at}\" }}\n    # {TCP_PASSES}\n");
@@ -306,5 +322,24 @@ mod tests {
         }
         let text = yaml(&shared);
         assert!(text.starts_with("services: []\n") && text.contains("{ registry: consul, id: \"a-1\" }"), "{text}");
+    }
+
+    #[test]
+    fn a_health_check_that_the_registry_has_is_written_and_a_tcp_probe_says_what_it_does_not_tell() {
+        let mut found = discovery(&[("a.service", &["0.0.0.0:1"])], &[("consul", &[("a-1", "10.0.0.1:1")])]);
+        let text = yaml(&found);
+        assert!(
+            text.contains(
+                "    health: { tcp: \"127.0.0.1:1\" }\n    # a tcp probe passes on a service that answers 503"
+            ),
+            "{text}"
+        );
+        let url = "http://10.0.0.1:1/health".to_owned();
+        found.services[0].health = Some(Health::Http(HttpHealth { url, tls: Tls::default() }));
+        let text = yaml(&found);
+        assert!(
+            text.contains("    health: { http: \"http://10.0.0.1:1/health\" }\n") && !text.contains("503"),
+            "{text}"
+        );
     }
 }

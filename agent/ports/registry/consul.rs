@@ -39,6 +39,7 @@ use crate::ports::api_error::ApiError;
 use crate::ports::consul::Api;
 use crate::ports::http::Servers;
 
+mod checks;
 mod held;
 mod maintenance;
 mod own;
@@ -466,6 +467,10 @@ impl Registry for Local {
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         let services: BTreeMap<String, AgentService> = self.get(&["agent", "services"], &[]).await?;
         Ok(services.into_iter().filter_map(|(id, service)| Some((id, service.socket()?))).collect())
+    }
+
+    async fn health_url(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        Ok(checks::health_url(&self.checks().await?, id))
     }
 
     fn caveats(&self) -> &'static [&'static str] {

@@ -112,6 +112,10 @@ impl Registry for DryRegistry {
         self.real.instances().await
     }
 
+    async fn health_url(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        self.real.health_url(id).await
+    }
+
     fn counts(&self) -> bool {
         self.real.counts()
     }

@@ -282,6 +282,11 @@ impl Backend for Apps {
         Ok(all.filter_map(|listed| Some((listed.id?, listed.address))).collect())
     }
 
+    async fn health_url(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        let all = self.rest.all().await?.into_iter();
+        Ok(all.filter(|listed| listed.id.as_deref() == Some(id)).find_map(|listed| listed.health_url))
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         &[
             "clients follow a drain, and a restore, within 95s: Eureka's cache of lists, their own fetch, and Spring \

@@ -75,6 +75,9 @@ pub trait Backend: Send + Sync + 'static {
     }
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError>;
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError>;
+    async fn health_url(&self, _id: &str) -> Result<Option<String>, RegistryError> {
+        Ok(None)
+    }
     fn ends_within(&self) -> Duration {
         super::ENDS_WITHIN
     }
@@ -262,6 +265,10 @@ impl<B: Backend> Registry for LedgerRegistry<B> {
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         self.backend().instances().await
+    }
+
+    async fn health_url(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        self.backend().health_url(id).await
     }
 
     fn ends_within(&self) -> Duration {

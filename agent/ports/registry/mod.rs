@@ -240,6 +240,12 @@ pub trait Registry: Send + Sync {
         Ok(vec![])
     }
 
+    /// The URL that the instance's health is asked at by HTTP, as the registry has it; `None` where it has none, or does not
+    /// tell.
+    async fn health_url(&self, _id: &str) -> Result<Option<String>, RegistryError> {
+        Ok(None)
+    }
+
     /// What the server calls itself, with its version; `None` where it does not say, as Eureka.
     async fn server(&self) -> Result<Option<String>, RegistryError> {
         Ok(None)

@@ -186,6 +186,10 @@ impl Registry for Consul {
         self.local.instances().await
     }
 
+    async fn health_url(&self, id: &str) -> Result<Option<String>, RegistryError> {
+        self.local.health_url(id).await
+    }
+
     fn caveats(&self) -> &'static [&'static str] {
         self.local.caveats()
     }

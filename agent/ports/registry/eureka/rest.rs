@@ -170,7 +170,9 @@ impl Rest {
                 let address = address(record)?;
                 let app = app["name"].as_str()?.to_ascii_lowercase();
                 let id = instance_id(record).map(|instance| format!("{app}/{instance}"));
-                Some(Listed { app, id, address })
+                // A client without one of its own says an empty one.
+                let health_url = record["healthCheckUrl"].as_str().filter(|url| !url.is_empty()).map(Into::into);
+                Some(Listed { app, id, address, health_url })
             };
             all.extend(listed(&app["instance"]).iter().filter_map(read));
         }
@@ -202,6 +204,7 @@ pub struct Listed {
     pub app: String,
     pub id: Option<String>,
     pub address: SocketAddr,
+    pub health_url: Option<String>,
 }
 
 /// Older versions write it otherwise.
