@@ -51,7 +51,7 @@ fn say(status: &Status) {
         println!("DRY-RUN AGAIN {policy} for {service} since {}: {runbook} was not seen to help", render::time(*since));
         println!("        unwait show {incident}; unwait rearm {policy}");
     }
-    for Latch { service, since, reason, detail, incident } in &status.latches {
+    for Latch { service, since, reason, detail, incident, .. } in &status.latches {
         println!("LATCHED {service} since {}: {reason} ({detail})", render::time(*since));
         println!("        unwait show {incident}; unwait resolve {service} --restore | --leave");
     }

@@ -87,6 +87,7 @@ fn bulletin() -> Bulletin {
             reason: "unhealthy".into(),
             detail: "its probe fails".into(),
             since: at(0),
+            orphan: None,
         }],
         open_breakers: vec![Breaker {
             policy: "leak".into(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Audience, Recorded, Store, StoreError, approvals, outbox, time};
+use super::{Audience, OrphanedDrain, Recorded, Store, StoreError, approvals, outbox, time};
 use crate::model::incident::Ending;
 use crate::model::{IncidentId, Message, Outcome, Plan, Reason, ServiceName};
 
@@ -133,15 +133,21 @@ impl Store {
     pub fn latch_orphan(
         &self,
         service: &ServiceName,
-        incident: &IncidentId,
+        orphan: &OrphanedDrain,
         ending: &Ending,
         now: Timestamp,
         audience: &Audience,
         message: &Message,
     ) -> Result<(), StoreError> {
         let outgoing = self.addressed(audience, std::slice::from_ref(message));
+        let incident = &orphan.marker.incident.0;
         self.write(|transaction| {
-            insert_latch(transaction, service, &incident.0, ending, now, self.line.at(now))?;
+            insert_latch(transaction, service, incident, ending, now, self.line.at(now))?;
+            transaction.execute(
+                "UPDATE latch SET orphan_registry = ?3, orphan_id = ?4, orphan_marker = ?5
+                 WHERE service = ?1 AND incident = ?2",
+                params![service.as_str(), incident, orphan.registry, orphan.id, orphan.marker.to_string()],
+            )?;
             outbox::insert(transaction, &outgoing, &self.line)
         })
     }

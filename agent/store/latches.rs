@@ -1,11 +1,11 @@
 //! The marks that stop action: latches of single services, and the pause of all.
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{AuditRow, OrderVerb, Person, Recorded, Store, StoreError, audit, time};
-use crate::model::{IncidentId, Reason, ServiceName};
+use crate::model::{IncidentId, Marker, Reason, ServiceName};
 
 /// No further action on this service until a person has looked.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -15,6 +15,57 @@ pub struct Latch {
     pub reason: Recorded<Reason>,
     pub detail: String,
     pub since: Timestamp,
+    /// Of [`Reason::OrphanedMarker`]: the drain that no incident knows of.
+    pub orphan: Option<OrphanedDrain>,
+}
+
+/// A drain of ours that was found in a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct OrphanedDrain {
+    pub registry: String,
+    /// The instance's, in that registry.
+    pub id: String,
+    pub marker: Marker,
+}
+
+#[cfg(test)]
+impl OrphanedDrain {
+    /// Some drain of this incident.
+    pub fn of(incident: &IncidentId) -> Self {
+        let marker = Marker { incident: incident.clone(), host: "bj1-03".into() };
+        Self { registry: "consul".into(), id: "rpc-order-1".into(), marker }
+    }
+}
+
+/// Where the drain of an orphan stands had been a sentence of the detail before: `REGISTRY/ID carries: MARKER`.
+pub(super) const MIGRATION: &str = "
+ALTER TABLE latch ADD COLUMN orphan_registry TEXT;
+ALTER TABLE latch ADD COLUMN orphan_id TEXT;
+ALTER TABLE latch ADD COLUMN orphan_marker TEXT;
+UPDATE latch SET
+    orphan_registry = substr(detail, 1, instr(detail, '/') - 1),
+    orphan_id = substr(detail, instr(detail, '/') + 1, instr(detail, ' carries: ') - instr(detail, '/') - 1),
+    orphan_marker = substr(detail, instr(detail, ' carries: ') + length(' carries: '))
+WHERE reason = 'orphaned_marker' AND instr(detail, '/') > 0 AND instr(detail, ' carries: ') > 0;
+";
+
+/// As [`latch_row`] reads them.
+pub(super) const COLUMNS: &str = "service, incident, reason, detail, since, orphan_registry, orphan_id, orphan_marker";
+
+pub(super) fn latch_row(row: &Row<'_>) -> rusqlite::Result<Latch> {
+    let marker: Option<String> = row.get(7)?;
+    let orphan = match (row.get(5)?, row.get(6)?, marker.as_deref().and_then(Marker::parse)) {
+        (Some(registry), Some(id), Some(marker)) => Some(OrphanedDrain { registry, id, marker }),
+        _ => None,
+    };
+    Ok(Latch {
+        service: row.get(0)?,
+        incident: row.get(1)?,
+        reason: row.get(2)?,
+        detail: row.get(3)?,
+        since: time(row.get(4)?),
+        orphan,
+    })
 }
 
 /// The kill switch.
@@ -35,16 +86,8 @@ impl Store {
     pub fn latches(&self) -> Result<Vec<Latch>, StoreError> {
         self.read(|connection| {
             connection
-                .prepare_cached("SELECT service, incident, reason, detail, since FROM latch ORDER BY since")?
-                .query_map([], |row| {
-                    Ok(Latch {
-                        service: row.get(0)?,
-                        incident: row.get(1)?,
-                        reason: row.get(2)?,
-                        detail: row.get(3)?,
-                        since: time(row.get(4)?),
-                    })
-                })?
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM latch ORDER BY since"))?
+                .query_map([], latch_row)?
                 .collect()
         })
     }

@@ -39,7 +39,7 @@ pub use breakers::{Attempt, Breaker, Verdict};
 pub use counts::{EndedSoFar, Undelivered};
 pub use damaged::AGENT;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
-pub use latches::{Latch, Pause};
+pub use latches::{Latch, OrphanedDrain, Pause};
 pub use outbox::{Audience, Outgoing};
 pub use recorded::Recorded;
 pub use silences::Silence;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{AGENT, Audience, Latch, Store, StoreError, outbox, time};
+use super::latches::{COLUMNS, latch_row};
+use super::{AGENT, Audience, Latch, Store, StoreError, outbox};
 use crate::model::Message;
 
 pub(super) const MIGRATION: &str = "ALTER TABLE latch ADD COLUMN reminded INTEGER;";
@@ -16,18 +17,8 @@ impl Store {
     pub fn due_reminders(&self, now: Timestamp, every: Duration) -> Result<Vec<Latch>, StoreError> {
         self.read(|connection| {
             connection
-                .prepare_cached(
-                    "SELECT service, incident, reason, detail, since FROM latch WHERE told_line <= ?1 ORDER BY since",
-                )?
-                .query_map([before(self.line.at(now), every)], |row| {
-                    Ok(Latch {
-                        service: row.get(0)?,
-                        incident: row.get(1)?,
-                        reason: row.get(2)?,
-                        detail: row.get(3)?,
-                        since: time(row.get(4)?),
-                    })
-                })?
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM latch WHERE told_line <= ?1 ORDER BY since"))?
+                .query_map([before(self.line.at(now), every)], latch_row)?
                 .collect()
         })
     }
@@ -91,6 +82,7 @@ mod tests {
     use super::*;
     use crate::model::incident::Ending;
     use crate::model::{EventKind, IncidentId, Outcome, Reason, ServiceName};
+    use crate::store::OrphanedDrain;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -108,7 +100,8 @@ mod tests {
         let incident = IncidentId("i-1".into());
         let store = Store::open(&path).unwrap();
         let ending = Ending { outcome: Outcome::Stuck, reason: Reason::Unhealthy, detail: "no answer".into() };
-        store.latch_orphan(&service, &incident, &ending, latched, &Audience::default(), &message(latched)).unwrap();
+        let orphan = OrphanedDrain::of(&incident);
+        store.latch_orphan(&service, &orphan, &ending, latched, &Audience::default(), &message(latched)).unwrap();
         let mut reminded = Vec::new();
         // A look every ten minutes, each by another agent.
         for minute in (0..=200).step_by(10) {

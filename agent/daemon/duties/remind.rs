@@ -92,7 +92,7 @@ pub fn of_lost_memory(wiring: &Wiring, store: &Store) {
 
 fn message(wiring: &Wiring, latch: &Latch) -> Message {
     let now = wiring.host.clock.now();
-    let Latch { service, incident, reason, detail, since } = latch;
+    let Latch { service, incident, reason, detail, since, .. } = latch;
     let lasts = now.duration_since(*since).unsigned_abs();
     let lasts = duration::format(std::time::Duration::from_secs(lasts.as_secs() / 60 * 60));
     Message {

@@ -1,12 +1,12 @@
 //! `unwait resolve`: a person decides what becomes of a service that rests stuck.
 
-use super::sweep;
 use crate::execute::journal::Journal;
 use crate::execute::resolve as put_back;
 use crate::execute::saga::Saga;
 use crate::execute::seen::key;
 use crate::execute::steps::drain;
 use crate::execute::world::World;
+use crate::model::plan::Binding;
 use crate::model::{IncidentId, Plan, ServiceName};
 use crate::store::{Latch, Store, StoreError};
 use crate::view::request::{How, Reply};
@@ -83,7 +83,7 @@ pub fn resting_drained(store: &Store) -> Result<Vec<Latch>, StoreError> {
         let is_out = match store.plan(&IncidentId(latch.incident.clone()))? {
             Some(plan) => rests_drained(store, &plan),
             // An orphaned marker: there is a drain, and nobody knows of it.
-            None => sweep::orphaned(&latch.detail).is_some(),
+            None => latch.orphan.is_some(),
         };
         if is_out {
             all.push(latch);
@@ -107,7 +107,7 @@ async fn refuse_if_drained(
             keeps_out.map_err(|error| format!("{error}; say --restore or --leave"))?
         }
         // An orphaned marker: there is a drain, and nobody knows of it.
-        None => sweep::orphaned(&latch.detail).is_some(),
+        None => latch.orphan.is_some(),
     };
     match drained {
         true => Err(format!("{service} is out of traffic: say --restore to put it back, or --leave to keep it out")),
@@ -118,12 +118,12 @@ async fn refuse_if_drained(
 /// What a person has decided on, no adapter takes out of traffic again. Returns where it may be out of traffic.
 async fn let_go(store: &Store, world: &World, incident: &IncidentId, latch: &Latch) -> Result<Vec<String>, String> {
     let plan = store.plan(incident).map_err(|error| error.to_string())?;
-    let (bindings, marker) = match (plan, sweep::orphaned(&latch.detail)) {
+    let (bindings, marker) = match (plan, &latch.orphan) {
         (Some(plan), _) => {
             let marker = drain::marker(&plan, world);
             (plan.target.bindings, marker)
         }
-        (None, Some((binding, marker))) => (vec![binding], marker),
+        (None, Some(orphan)) => (vec![Binding::new(&orphan.registry, &orphan.id)], orphan.marker.clone()),
         (None, None) => return Ok(Vec::new()),
     };
     let forgotten = drain::forget(&bindings, &marker, world).await;

@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::daemon::damage_tests::wiring;
+use crate::daemon::duties::sweep;
 use crate::execute::driver::{Driven, drive};
 use crate::execute::fakes::{self, Fault, Scene, Shape};
 use crate::model::plan::Binding;

@@ -9,12 +9,11 @@ use tokio::time::Instant;
 
 use crate::crash;
 use crate::model::incident::Ending;
-use crate::model::plan::Binding;
-use crate::model::{EventKind, IncidentId, Marker, Message, Outcome, Reason, ServiceName};
+use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
 use crate::ports::fleet::FleetError;
 use crate::ports::registry::FoundMarker;
 use crate::ports::{Ports, SILENT_AFTER};
-use crate::store::Store;
+use crate::store::{OrphanedDrain, Store};
 use crate::wiring::Wiring;
 
 /// Asks each registry for this host's drains of ours. One that no open or latched incident knows of is told, and its
@@ -105,21 +104,12 @@ fn left_by_a_person(store: &Store, incident: &IncidentId) -> bool {
     row.and_then(|row| row.outcome).is_some_and(|outcome| outcome.is(Outcome::Stuck))
 }
 
-/// Where the drain stands that the latch of an orphan is for, by the latch's own words.
-pub fn orphaned(detail: &str) -> Option<(Binding, Marker)> {
-    let (place, marker) = detail.split_once(CARRIES)?;
-    let (registry, id) = place.split_once('/')?;
-    Some((Binding::new(registry, id), Marker::parse(marker)?))
-}
-
-const CARRIES: &str = " carries: ";
-
 fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
     let service = wiring.config.service_bound_to(registry, &found.id);
     let ending = Ending {
         outcome: Outcome::Stuck,
         reason: Reason::OrphanedMarker,
-        detail: format!("{registry}/{}{CARRIES}{}", found.id, found.marker),
+        detail: format!("{registry}/{} carries: {}", found.id, found.marker),
     };
     let message = orphan_message(wiring, service.as_ref(), &found.marker.incident, &ending);
     tracing::error!(
@@ -135,8 +125,9 @@ fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
     match service {
         Some(service) => {
             let now = wiring.host.clock.now();
-            let incident = &found.marker.incident;
-            if let Err(error) = store.latch_orphan(&service, incident, &ending, now, &wiring.audience, &message) {
+            let orphan =
+                OrphanedDrain { registry: registry.into(), id: found.id.clone(), marker: found.marker.clone() };
+            if let Err(error) = store.latch_orphan(&service, &orphan, &ending, now, &wiring.audience, &message) {
                 tracing::error!(
                     %error,
                     %service,

@@ -18,7 +18,9 @@ use crate::model::{
 };
 use crate::ports::fleet::SKEW;
 use crate::ports::fleet::fake::FakeStore;
-use crate::store::{ApprovalState, Audience, AuditRow, Implied, JournalRow, OrderVerb, Pause, Person, Store};
+use crate::store::{
+    ApprovalState, Audience, AuditRow, Implied, JournalRow, OrderVerb, OrphanedDrain, Pause, Person, Store,
+};
 use crate::view::request::Reply;
 use crate::wiring::{Host, OnMessage, Wiring, plans};
 use crate::{config, trust};
@@ -230,7 +232,9 @@ fn a_latch_is_told_again_each_period() {
     let ending = Ending { outcome: Outcome::Stuck, reason: Reason::Unhealthy, detail: "no answer".into() };
     let first = messages::recovered(&set.wiring, set.policy(), &service());
     let incident = IncidentId("i-1".into());
-    set.store.latch_orphan(&service(), &incident, &ending, set.clock.now(), &Audience::default(), &first).unwrap();
+    set.store
+        .latch_orphan(&service(), &OrphanedDrain::of(&incident), &ending, set.clock.now(), &Audience::default(), &first)
+        .unwrap();
     let mut told = Vec::new();
     for minute in 1..=150 {
         set.clock.advance(Duration::from_secs(60));

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::decide::guards::Guard;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
-use crate::store::{Approval, ApprovalState, Audience, Pause, Store};
+use crate::store::{Approval, ApprovalState, Audience, OrphanedDrain, Pause, Store};
 
 #[derive(Clone, Debug)]
 enum Happens {
@@ -191,7 +191,8 @@ impl World {
                 let (service, incident) = (ServiceName::parse("other.service").unwrap(), IncidentId("other".into()));
                 store.unlatch(&service, &incident).unwrap();
                 let ending = Self::ending(Outcome::Stuck);
-                store.latch_orphan(&service, &incident, &ending, now, &Audience::default(), &self.message()).unwrap();
+                let orphan = OrphanedDrain::of(&incident);
+                store.latch_orphan(&service, &orphan, &ending, now, &Audience::default(), &self.message()).unwrap();
             }
         }
         self.began.insert(what, self.at);
