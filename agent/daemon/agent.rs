@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::beside::{Beside, Kind};
 use super::board::{Board, Listed};
 use super::control::Incoming;
+use super::deciding::ANOTHER;
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
 use super::duties::{approvals, breaker, delivery, messages, orders, remind, resolve, sweep, unowned};
@@ -285,7 +286,11 @@ impl Agent {
             }
             Event::SlotsReturned => {
                 let idle = self.sagas.is_empty() && !self.beside.is_under_way(&Kind::Beginning);
-                self.wiring.follow_fleet(&self.store, idle);
+                if self.wiring.follow_fleet(&self.store, idle) {
+                    // What was considered would take its slot in the former store, and give it back in this one.
+                    self.configuration += 1;
+                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off(ANOTHER));
+                }
             }
             Event::Reloaded(reloaded) => self.reloaded(*reloaded),
             Event::Kept(configuration) if configuration != self.configuration => self.keep_last_good(),

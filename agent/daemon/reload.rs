@@ -85,7 +85,9 @@ impl Agent {
 
     fn put_in_force(&mut self, mut wiring: Wiring) {
         wiring.tally = Arc::clone(&self.wiring.tally);
-        self.detector.keep_unchanged(&self.wiring.config.policies, &wiring.config.policies);
+        let (before, config) = (&self.wiring.config.policies, Arc::clone(&wiring.config));
+        self.detector
+            .keep_unchanged(before, &config.policies, |policy, service| config.selects(policy, service).is_some());
         self.attention = Attention::new(&wiring.config);
         self.wiring = wiring;
         self.configuration += 1;

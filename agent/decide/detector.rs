@@ -136,15 +136,21 @@ impl Detector {
 
     /// A new configuration: a policy that is gone, or that asks for something else, begins anew. What was seen of another
     /// condition says nothing of this one.
-    pub fn keep_unchanged(&mut self, before: &[Policy], after: &[Policy]) {
+    pub fn keep_unchanged(
+        &mut self,
+        before: &[Policy],
+        after: &[Policy],
+        selects: impl Fn(&Policy, &ServiceName) -> bool,
+    ) {
         let asks = |policy: &Policy| (policy.when.clone(), policy.clear.clone(), policy.hold);
         let named = |policies: &[Policy], name: &str| policies.iter().find(|policy| policy.name == *name).map(asks);
-        let is_kept = |name: &str| {
+        let is_kept = |name: &str, service: &ServiceName| {
             let now = named(after, name);
-            now.is_some() && now == named(before, name)
+            let is_selected = after.iter().any(|policy| policy.name == name && selects(policy, service));
+            is_selected && now == named(before, name)
         };
-        self.watches.retain(|(name, _), _| is_kept(name));
-        self.standing.retain(|(name, _), _| is_kept(name));
+        self.watches.retain(|(name, service), _| is_kept(name, service));
+        self.standing.retain(|(name, service), _| is_kept(name, service));
     }
 }
 

@@ -27,6 +27,8 @@ CREATE TABLE audit (
 CREATE INDEX audit_untold ON audit(id) WHERE told = 0;
 ";
 
+/// The detail of an order whose agent ended before it answered: it may be carried out all the same.
+const UNANSWERED: &str = "the agent ended before it answered; the order may be carried out, in part or whole";
 /// Rows that are kept, the newest; each is some 200 bytes.
 const KEPT: i64 = 10_000;
 
@@ -82,6 +84,11 @@ impl AuditRow {
         Self { service: service.map(|service| service.to_string()), ..self }
     }
 
+    /// Nobody knows whether it was carried out.
+    pub fn is_unanswered(&self) -> bool {
+        self.done.is_none() || self.detail == UNANSWERED
+    }
+
     /// Answered: carried out, or refused.
     pub fn answered(self, done: bool, detail: impl Into<String>) -> Self {
         Self { done: Some(done), detail: detail.into(), ..self }
@@ -124,17 +131,22 @@ impl Store {
         })
     }
 
-    /// Orders that a former agent did not answer are answered: nobody else will. The caller holds the state directory.
+    /// Orders that a former agent did not answer are answered: nobody else will. The caller holds the state directory. A slot
+    /// is given back by the verb itself, which may still be at it.
     pub fn audit_left(&self) -> Result<(), StoreError> {
         let left: u32 = self.read(|connection| {
-            connection.query_row("SELECT count(*) FROM audit WHERE done IS NULL", [], |row| row.get(0))
+            connection.query_row(
+                "SELECT count(*) FROM audit WHERE done IS NULL AND verb <> 'release_slot'",
+                [],
+                |row| row.get(0),
+            )
         })?;
         if left == 0 {
             return Ok(());
         }
         self.write(|transaction| {
-            let sql = "UPDATE audit SET done = 0, detail = ?1 WHERE done IS NULL";
-            transaction.execute(sql, ["the agent ended before it answered; part of it may be done"]).map(drop)
+            let sql = "UPDATE audit SET done = 0, detail = ?1 WHERE done IS NULL AND verb <> 'release_slot'";
+            transaction.execute(sql, [UNANSWERED]).map(drop)
         })
     }
 

@@ -69,7 +69,7 @@ fn an_order_stands_in_the_audit_before_it_is_carried_out_and_is_answered_where_i
 
     let [(untold, left)] = &store.audit_untold().unwrap()[..] else { panic!("one row") };
     assert_eq!((*untold, left.done), (id, Some(false)));
-    assert!(left.detail.contains("ended before it answered"), "{left:?}");
+    assert!(left.is_unanswered() && left.detail.contains("ended before it answered"), "{left:?}");
     let answered = row.answered(true, "unlatched");
     store.audit_answer(id, &answered).unwrap();
     assert_eq!(store.audit_rows(None, 9).unwrap(), [answered]);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRow, OrderVerb, Person, Recorded, Store, StoreError, audit, time};
+use super::{AGENT, AuditRow, OrderVerb, Person, Recorded, Store, StoreError, audit, time};
 use crate::model::{IncidentId, Marker, Reason, ServiceName};
 
 /// No further action on this service until a person has looked.
@@ -127,7 +127,11 @@ impl Store {
                 (true, Some(until)) => format!("no action until {until:.0}"),
                 (true, None) => "no action until `unwait resume`".to_owned(),
             };
-            audit::insert(transaction, &AuditRow::new(OrderVerb::Pause, &by, pause.since).answered(true, came_of_it))?;
+            // The agent's own pause, after a damaged store, is nobody's order.
+            if pause.who != AGENT {
+                let row = AuditRow::new(OrderVerb::Pause, &by, pause.since).answered(true, came_of_it);
+                audit::insert(transaction, &row)?;
+            }
             Ok(rows > 0)
         })?;
         if taken { Ok(None) } else { self.paused(pause.since) }

@@ -24,7 +24,8 @@ pub fn in_force(named: Option<&FleetConfig>, store: &Store, idle: bool) -> Resul
 
 impl Wiring {
     /// Asks the store that the host's file names, or the former for as long as that holds something of ours; and notes which.
-    pub(crate) fn follow_fleet(&mut self, store: &Store, idle: bool) {
+    /// True where another one is asked from now on than before.
+    pub(crate) fn follow_fleet(&mut self, store: &Store, idle: bool) -> bool {
         let followed = in_force(self.named_fleet.as_ref(), store, idle).and_then(|fleet| {
             let text = serde_json::to_string(&fleet).expect("a configuration is plain data");
             if store.fleet_of_slots()?.as_ref() != Some(&text) {
@@ -33,7 +34,7 @@ impl Wiring {
             Ok(fleet)
         });
         match followed {
-            Ok(fleet) if fleet == self.config.host.fleet => {}
+            Ok(fleet) if fleet == self.config.host.fleet => return false,
             Ok(fleet) => {
                 if fleet == self.named_fleet {
                     tracing::info!(
@@ -47,6 +48,7 @@ impl Wiring {
                     );
                 }
                 self.ask_fleet(fleet);
+                return true;
             }
             Err(error) => {
                 tracing::warn!(
@@ -56,6 +58,7 @@ impl Wiring {
                 )
             }
         }
+        false
     }
 
     /// From now on everything is asked of this store. One that cannot be made is not asked, and says so where a slot waits for it.

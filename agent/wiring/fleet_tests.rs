@@ -55,7 +55,8 @@ async fn a_slot_is_given_back_where_it_was_taken_and_only_then_another_store_is_
     for named in [of("{host}-{service}"), String::new()] {
         let mut wiring = wiring(dir.path(), &named);
         for idle in [false, true] {
-            wiring.follow_fleet(&store, idle);
+            let another = wiring.config.host.fleet != taken_in;
+            assert_eq!(wiring.follow_fleet(&store, idle), another, "another store is asked from now on");
             assert_eq!(wiring.config.host.fleet, taken_in, "{named}");
         }
         assert_eq!(fleet::in_force(wiring.named_fleet.as_ref(), &store, true).unwrap(), taken_in);
@@ -68,9 +69,9 @@ async fn a_slot_is_given_back_where_it_was_taken_and_only_then_another_store_is_
     assert!(!store.notes_a_slot().unwrap());
 
     // It is back; but a saga that asks the former may take one yet.
-    wiring.follow_fleet(&store, false);
+    assert!(!wiring.follow_fleet(&store, false));
     assert_eq!(wiring.config.host.fleet, taken_in);
-    wiring.follow_fleet(&store, true);
+    assert!(wiring.follow_fleet(&store, true));
     assert_eq!(wiring.config.host.fleet, wiring.named_fleet);
     assert_ne!(wiring.config.host.fleet, taken_in);
     store.note_slot(&incident, "rpc-order").unwrap();

@@ -92,6 +92,7 @@ fn message(wiring: &Wiring, row: &AuditRow) -> Message {
     let of = row.service.as_deref().unwrap_or("unwait");
     let title = match row.done {
         Some(true) => format!("{of} on {host}: {} by {who}", past(verb)),
+        _ if row.is_unanswered() => format!("{of} on {host}: `{verb}` by {who}, and nobody knows what came of it"),
         _ => format!("{of} on {host}: `{verb}` by {who} was refused"),
     };
     let why = row.why.as_ref().map(|why| format!("why: {why}"));

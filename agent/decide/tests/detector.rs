@@ -173,15 +173,20 @@ fn a_breach_is_news_once_until_it_is_over_also_over_an_incident() {
 
 #[test]
 fn a_new_configuration_keeps_what_it_says_alike_and_begins_the_rest_anew() {
-    let breach = |changed: Option<Policy>| {
+    let is_kept = |changed: Option<Policy>, selects: bool| {
         let mut detector = Detector::default();
         for at in (0..=120).step_by(STEP as usize) {
             detector.tick(&policy(), &service(), &reads(LEAK), seconds(at), seconds(STEP));
         }
-        detector.keep_unchanged(&[policy()], &changed.into_iter().collect::<Vec<_>>());
-        matches!(detector.watch("close-wait-leak", &service()), Watch::Breached { .. })
+        detector.keep_unchanged(&[policy()], &changed.into_iter().collect::<Vec<_>>(), |_, _| selects);
+        let watched = detector.watched().count();
+        let breached = matches!(detector.watch("close-wait-leak", &service()), Watch::Breached { .. });
+        assert_eq!(breached, watched == 1 && !detector.is_quiet(), "nothing is left of what is not kept");
+        breached
     };
+    let breach = |changed| is_kept(changed, true);
     assert!(breach(Some(policy())));
+    assert!(!is_kept(Some(policy()), false), "it speaks of that service no more");
     assert!(breach(Some(Policy { mode: Mode::DryRun, ..policy() })), "what it does about a breach is another thing");
     assert!(!breach(None));
     assert!(!breach(Some(Policy { when: above(100.0), ..policy() })));
