@@ -61,7 +61,7 @@ fn services_by_port_that_are_one_process_are_said_to_be_and_others_are_not() {
     let [Caution::OneProcess { services, pid, .. }] = &cautions[..] else { panic!("{cautions:?}") };
     let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
     assert_eq!((&names[..], *pid), (&["process:a", "process:b"][..], std::process::id()));
-    assert!(cautions[0].to_string().starts_with("process:a and process:b share one process, "), "{}", cautions[0]);
+    assert!(cautions[0].to_string().starts_with("process:a and process:b are one process, "), "{}", cautions[0]);
     let of_one =
         ServiceMatch { ports: [&one, &other].map(|l| l.local_addr().unwrap().port()).to_vec(), ..named("process:a") };
     assert_eq!(survey(vec![of_one]), []);

@@ -23,8 +23,8 @@ pub fn keep(config_dir: &Path, state: &Path) {
     if let Err(error) = copy(config_dir, state) {
         tracing::warn!(
             %error,
-            "cannot copy the configuration to {}: {error}; an agent that starts on a broken configuration has an older \
-             copy, or none, to end open incidents with",
+            "cannot copy the configuration to {}: {error}. An agent that starts on a broken configuration later can end \
+             open incidents only by an older copy, or not at all",
             place(state).display(),
         );
     }
@@ -121,8 +121,8 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
         return Ok(());
     }
     tracing::warn!(
-        "the configuration is not valid: open incidents, held fleet slots and undelivered messages are finished with \
-         its last valid copy, {}; nothing new begins",
+        "the configuration is not valid. By the last valid copy ({}) open incidents are ended, fleet slots given back and \
+         messages delivered; no new incident begins",
         kept.display(),
     );
     let wiring = Wiring::degraded(config, host.clone())?;

@@ -380,7 +380,7 @@ impl Back<'_> {
     fn words(self, saga: &Saga) -> (String, TrafficState) {
         match self {
             Self::Undo { step, .. } => {
-                (format!("taking {} back", saga.plan().steps[step].step.name()), TrafficState::OutOfTraffic)
+                (format!("undoing {}", saga.plan().steps[step].step.name()), TrafficState::OutOfTraffic)
             }
             Self::Withdraw => ("taking it out again".into(), TrafficState::InTraffic),
         }

@@ -43,7 +43,7 @@ impl fmt::Display for Caution {
                 let (names, comm) = (names.join(" and "), comm.escape_debug());
                 write!(
                     f,
-                    "{names} share one process, pid {pid} ({comm}), which listens on the ports of all of them; its sockets all count for one of them: make them one service under `services:`"
+                    "{names} are one process, pid {pid} ({comm}), which listens on the ports of each. All of its sockets count for one of these services, and none for the others: make them one service under `services:`"
                 )
             }
             Self::SeveralPlaces { service, name, places } => write!(

@@ -200,7 +200,7 @@ impl Reason {
             Self::DrainFailed => "the service could not be drained",
             Self::DrainIneffective => {
                 "clients go on connecting although the registry shows the drain, so the service was not restarted; \
-                 mend the drain, then `unwait rearm`"
+                 find out why clients do not follow the drain, then run `unwait rearm POLICY`"
             }
             Self::DrainTimedOut => "connections remained when the wait for an empty service ended",
             Self::StepFailed => "a step failed",
@@ -227,10 +227,12 @@ impl Reason {
                  unchanged"
             }
             Self::OrphanedMarker => {
-                "the registry shows a drain by this host that belongs to no incident; a person must decide"
+                "the registry shows a drain by this host that no incident knows of, so nothing takes it back: a person must, by \
+                 `unwait resolve SERVICE --leave` and in the registry"
             }
             Self::JournalUnreadable => {
-                "the journal of an open incident cannot be read, so the incident stops here; a person must decide"
+                "the journal of an open incident cannot be read, so the incident stops here: a person must decide by `unwait \
+                 resolve SERVICE`"
             }
             Self::ReloadFailed => "the reload failed",
             Self::RecycleFailed => "some workers did not end, or the master did not start as many new ones",

@@ -153,8 +153,8 @@ impl std::fmt::Display for BlindSpot {
         match self {
             Self::NotEntered(count) => write!(
                 f,
-                "network namespaces that cannot be entered: {count}; the ages of their sockets count from the first \
-                 look, and the owners are known only where descriptors can be read (grant CAP_SYS_ADMIN)"
+                "network namespaces that cannot be entered: {count}; their sockets' ages count from when unwait first \
+                 saw them, and their services are known only where /proc/PID/fd can be read (grant CAP_SYS_ADMIN)"
             ),
             Self::NotRead(count) => write!(
                 f,

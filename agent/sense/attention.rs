@@ -79,8 +79,8 @@ impl Attention {
                 cost,
                 period,
                 "a look took {cost} of CPU, more than `cpu_budget` allows at the configured interval: looking every \
-                 {period} instead; a growth over less than four such periods is unknown, and so is a forecast where \
-                 the period is above 1m",
+                 {period} instead. Until that is over, a `growth` over less than four looks is unknown, and so is a \
+                 forecast where looks are more than 1m apart",
             );
         }
         Ok(look)

@@ -57,7 +57,7 @@ impl fmt::Display for Unowned {
         let more = if strays.len() > MOST_STRAYS { "; `unwait scan` names the rest" } else { "" };
         write!(
             f,
-            ": {}{more}. Policies that count them: {policies}. No runbook can free them: find their owner by hand",
+            ": {}{more}. They count for {policies}, but no runbook can free them: look at the processes there by hand",
             named.join(", ")
         )
     }
@@ -81,14 +81,10 @@ mod tests {
         };
         let said = "200 of the host's 503 sockets in CLOSE_WAIT belong to no service: 180 in the cgroup \
                     /user.slice/user-1000.slice/user@1000.service/app.slice/x.service, 5 in the cgroup /a, 4 in the \
-                    cgroup /b; `unwait scan` names the rest. Policies that count them: host-close-wait. No runbook can \
-                    free them: find their owner by hand";
+                    cgroup /b; `unwait scan` names the rest. They count for host-close-wait, but no runbook can free \
+                    them: look at the processes there by hand";
         assert_eq!(unowned.to_string(), said);
         unowned.strays.clear();
-        assert!(
-            unowned
-                .to_string()
-                .contains("belong to no service: 190 not_a_service, 10 no_holder. Policies that count them")
-        );
+        assert!(unowned.to_string().contains("belong to no service: 190 not_a_service, 10 no_holder. They count for"));
     }
 }

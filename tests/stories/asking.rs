@@ -157,7 +157,7 @@ fn where_most_of_a_fleet_is_in_breach_all_hold_and_another_tells() {
     let held = wait_for_held(&lab, "common_cause");
 
     let detail = held["detail"].as_str().expect("a detail");
-    assert!(detail.starts_with("2 of 3 instances of rpc-order are in breach (a-first-one, "), "{detail}");
+    assert!(detail.starts_with("2 of 3 instances of rpc-order are in breach, on a-first-one, "), "{detail}");
     nothing_begins(&lab);
     let told = stage.webhook.requests().iter().filter(|request| request.json()["event"] == "held").count();
     assert_eq!(told, 0, "it is the other's to tell");

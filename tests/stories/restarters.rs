@@ -151,7 +151,7 @@ fn what_would_not_start_again_or_is_frozen_is_not_begun() {
         ("leak-gone.service", "gone-php, the program of leak-gone.service, does not exist any more"),
         (
             "leak-spent.service",
-            "systemd's start limit may be reached: up to 1 starts in 1h, and StartLimitBurst= allows 1",
+            "a restart may be refused by systemd's start limit: the unit was started up to 1 times in the last 1h, and StartLimitBurst=1",
         ),
         ("leak-masked.service", "systemd reports leak-masked.service as `masked`"),
     ] {

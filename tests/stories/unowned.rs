@@ -36,8 +36,8 @@ fn what_nobody_owns_is_told_once_and_stands_in_status() {
     });
     let told: Value = serde_json::from_str(&told.body).expect("a message is JSON");
     assert_eq!(told["event"], "held", "{told:#}");
-    let whose = "12 of the host's 48 sockets in CLOSE_WAIT belong to no service: 12 in the cgroup /commands. Policies \
-                 that count them: close-wait-leak. No runbook can free them: find their owner by hand";
+    let whose = "12 of the host's 48 sockets in CLOSE_WAIT belong to no service: 12 in the cgroup /commands. They \
+                 count for close-wait-leak, but no runbook can free them: look at the processes there by hand";
     assert!(told["lines"].to_string().contains(whose), "{told:#}");
     wait_until_seen("status to say it", SOON, || {
         let said = unwait(&lab, &["status"]).all();

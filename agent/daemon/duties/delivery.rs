@@ -62,7 +62,8 @@ impl Delivery {
         self.ends.send_replace(true);
         if tokio::time::timeout(within, self.task.ended()).await.is_err() {
             tracing::warn!(
-                "a destination of `notify` did not answer within {}; undelivered messages are sent at the next start",
+                "the agent ends, and a destination of `notify` did not answer within {}: its messages are sent once the agent \
+                 starts again",
                 duration::format(within),
             );
         }

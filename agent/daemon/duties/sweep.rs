@@ -52,7 +52,8 @@ pub async fn orphans(wiring: &Wiring, store: &Arc<Store>) -> bool {
                 tracing::warn!(
                     registry = %name,
                     %error,
-                    "cannot list our drain markers in registry {name}: {error}; retrying",
+                    "cannot list the drains of this host in registry {name}: {error}; retrying. Until that succeeds, a \
+                     drain that no incident knows of goes unnoticed",
                 );
                 all_answered = false;
                 continue;
@@ -116,8 +117,8 @@ fn orphan(wiring: &Wiring, store: &Store, registry: &str, found: &FoundMarker) {
         registry,
         id = %found.id,
         marker = %found.marker,
-        "{} in registry {registry} is drained by us ({}), and no incident of this host accounts for that: put it back \
-         by hand, or with `unwait resolve`",
+        "{} in registry {registry} is drained by this host ({}), but no open incident knows of the drain: put the instance \
+         back in the registry, or run `unwait resolve SERVICE --leave` where it is latched",
         found.id,
         found.marker,
     );
@@ -203,8 +204,8 @@ pub async fn release_slots(ports: &Ports, store: &Store, now: Timestamp) {
                         service = scope,
                         %incident,
                         %error,
-                        "cannot give back the fleet slot of {scope}: {error}; retrying, and other hosts wait for the \
-                         slot until then",
+                        "cannot give back the fleet slot of {scope} to the fleet's store: {error}; retrying. Until that \
+                         succeeds, other hosts cannot get this slot",
                     );
                 }
             }),

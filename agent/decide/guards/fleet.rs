@@ -55,8 +55,8 @@ impl Gate {
             return Ok(Verdict::Allow);
         }
         let detail = format!(
-            "{} of {registered} instances of {name} are in breach ({}), common_cause is {}%: look for a dependency \
-             that they share",
+            "{} of {registered} instances of {name} are in breach, on {}; `common_cause` allows less than {}%: look for a \
+             dependency that they share",
             hosts.len(),
             hosts.join(", "),
             // As it is written: 0.5% is not 1%.

@@ -30,7 +30,7 @@ fn at_the_share_of_three_or_more_instances_it_is_held() {
             continue;
         }
         let refusal = scenery.refuses(Guard::CommonCause, Reason::CommonCause);
-        let says = format!("{breaching} of {registered} instances of rpc-order are in breach (bj1-01, ");
+        let says = format!("{breaching} of {registered} instances of rpc-order are in breach, on bj1-01, ");
         assert!(refusal.detail.starts_with(&says), "{refusal}");
         // Just before its first change a saga that is under way hears of it as well.
         scenery.own_saga = true;
@@ -42,7 +42,7 @@ fn at_the_share_of_three_or_more_instances_it_is_held() {
 
 #[test]
 fn the_share_is_said_as_it_is_written() {
-    for (share, shown) in [(0.005, "common_cause is 0.5%:"), (0.55, "common_cause is 55%:"), (0.3333, "33.33%:")] {
+    for (share, shown) in [(0.005, "`common_cause` allows less than 0.5%:"), (0.55, "`common_cause` allows less than 55%:"), (0.3333, "33.33%:")] {
         let mut scenery = scenery();
         scenery.plan.guards.common_cause = Some(share);
         scenery.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");

@@ -168,7 +168,7 @@ async fn of_two_registries_the_one_that_may_answer_later_decides_that_it_is_trie
 fn while_it_is_tried_to_put_it_back_what_is_in_the_way_stands_beside_the_incident() {
     for (fault, what) in [
         (Fault::RegistryAwayAtRestore, "putting it back is still being tried: "),
-        (Fault::RegistryAwayAtUndo, "taking drain back is still being tried: "),
+        (Fault::RegistryAwayAtUndo, "undoing drain is still being tried: "),
     ] {
         // As whoever looks while it goes on.
         let shown = (0..).find_map(|at| {

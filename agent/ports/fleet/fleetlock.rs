@@ -263,7 +263,7 @@ static CAVEATS: [&str; 7] = [
     "`id` has no {service}: services of a host that share a group share its lock, and only one of them is worked on at a time",
     "the number of hosts that may act at once is set on the server for each group; `fleet_slots` of a policy has no \
      effect",
-    "the server does not show the holders of slots, so `plan` and dry-run cannot show a free slot",
+    "the server does not show the holders of slots, so `plan` and a dry run cannot tell whether a slot is free",
     "hosts that begin at the same moment do not count each other in `min_healthy`: use a group of one slot",
     "a host that vanishes while it waits keeps its slot until `unwait slot release HOST --service SERVICE`",
     "breaches are not shared between hosts: `common_cause` cannot be used",

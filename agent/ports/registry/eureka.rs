@@ -294,8 +294,8 @@ impl Backend for Apps {
             "a service that deregisters as it stops ends its drain: after its start it is in traffic until the agent \
              drains it again, within 1 s, and stays in traffic while no agent runs; with the service's own \
              `eureka.client.should-unregister-on-shutdown=false` it stays drained over its restart",
-            "a single Eureka server forgets drains at its restart: a running agent drains each service again within 1 \
-             s after it has registered again",
+            "a single Eureka server forgets all drains at its own restart: a running agent makes each of its drains again \
+             within 1 s after the drained service has registered again",
             "Eureka counts a drain or a restore as a heartbeat: an instance that has died stays listed for one more \
              lease (90 s by default); so no test write is made just before the restart",
             "an override has no reason: one that a person sets during our drain is removed with it",

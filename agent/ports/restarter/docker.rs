@@ -271,7 +271,7 @@ impl DockerRestarter {
         let service = container.service();
         if let Some(unit) = seen.unit() {
             return Some(format!(
-                "{service} belongs to {unit} (label {UNIT_LABEL}), and systemd removes the container when it stops: name `service: {unit}` in its place, and the unit is restarted"
+                "{service} belongs to {unit} (label {UNIT_LABEL}), and systemd removes the container when the unit stops: write `service: {unit}` instead, and unwait restarts the unit"
             ));
         }
         let called = Called { name: seen.name.trim_start_matches('/'), id: &seen.id };

@@ -53,7 +53,7 @@ fn spent(starts: Starts) -> Option<String> {
     (burst > 0 && is_recent && restarts + 1 >= burst).then(|| {
         let (starts, within) = (restarts + 1, duration::format(within));
         format!(
-            "systemd's start limit may be reached: up to {starts} starts in {within}, and StartLimitBurst= allows {burst}"
+            "a restart may be refused by systemd's start limit: the unit was started up to {starts} times in the last {within}, and StartLimitBurst={burst}"
         )
     })
 }
