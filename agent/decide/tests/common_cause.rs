@@ -42,7 +42,11 @@ fn at_the_share_of_three_or_more_instances_it_is_held() {
 
 #[test]
 fn the_share_is_said_as_it_is_written() {
-    for (share, shown) in [(0.005, "`common_cause` allows less than 0.5%:"), (0.55, "`common_cause` allows less than 55%:"), (0.3333, "33.33%:")] {
+    for (share, shown) in [
+        (0.005, "`common_cause` allows less than 0.5%:"),
+        (0.55, "`common_cause` allows less than 55%:"),
+        (0.3333, "33.33%:"),
+    ] {
         let mut scenery = scenery();
         scenery.plan.guards.common_cause = Some(share);
         scenery.scene.registry.register("rpc-order-3", "rpc-order", "10.0.0.3:7801");
