@@ -1,14 +1,18 @@
 //! What systemd is told of the agent, as sd_notify(3) says: datagrams to `$NOTIFY_SOCKET`. Where none is named, nothing is
-//! sent. A datagram that systemd does not take is no fault of the agent, and is not tried again.
+//! sent. A datagram that systemd does not take is no fault of the agent. Only that the agent is ready is said again: without it
+//! systemd would end the agent.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock;
 use crate::sense::pacing::every;
 
+/// A queue that is full is tried again after this.
+const READY_AGAIN: Duration = Duration::from_secs(5);
 /// While the agent starts, systemd is told this often that it still does.
 const STILL_STARTING_EVERY: Duration = Duration::from_secs(30);
 /// For so long it then waits for the next word.
@@ -20,6 +24,8 @@ pub struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     /// Where it kills an agent that has said nothing for so long.
     watchdog: Option<Duration>,
+    /// systemd did not take it that the agent is ready.
+    ready_is_untold: AtomicBool,
 }
 
 impl ServiceManager {
@@ -47,7 +53,7 @@ impl ServiceManager {
             Ok((socket, address?))
         });
         match socket {
-            Ok(socket) => Self { socket: Some(socket), watchdog },
+            Ok(socket) => Self { socket: Some(socket), watchdog, ready_is_untold: AtomicBool::new(false) },
             Err(error) => {
                 tracing::warn!(%error, "systemd is not told how the agent does: NOTIFY_SOCKET names no socket: {error}");
                 Self::default()
@@ -55,11 +61,15 @@ impl ServiceManager {
         }
     }
 
-    fn tell(&self, words: &str) {
-        if let Some((socket, address)) = &self.socket
-            && let Err(error) = socket.send_to_addr(words.as_bytes(), address)
-        {
-            tracing::debug!(%error, words, "systemd did not take `{words}`: {error}");
+    /// False where systemd did not take it.
+    fn tell(&self, words: &str) -> bool {
+        let Some((socket, address)) = &self.socket else { return true };
+        match socket.send_to_addr(words.as_bytes(), address) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%error, words, "systemd did not take `{words}`: {error}");
+                false
+            }
         }
     }
 
@@ -72,14 +82,14 @@ impl ServiceManager {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                _ = goes_on.tick() => self.tell(&extend),
+                _ = goes_on.tick() => { self.tell(&extend); }
             }
         }
     }
 
     /// The state is open, and the loop begins; or a reload is over.
     pub fn ready(&self) {
-        self.tell("READY=1");
+        self.ready_is_untold.store(!self.tell("READY=1"), Ordering::Relaxed);
     }
 
     pub fn reloading(&self) {
@@ -87,11 +97,15 @@ impl ServiceManager {
     }
 
     pub fn stopping(&self) {
+        self.ready_is_untold.store(false, Ordering::Relaxed);
         self.tell("STOPPING=1");
     }
 
     /// The loop is not hung.
     pub fn alive(&self) {
+        if self.ready_is_untold.load(Ordering::Relaxed) {
+            self.ready();
+        }
         if self.watchdog.is_some() {
             self.tell("WATCHDOG=1");
         }
@@ -99,7 +113,7 @@ impl ServiceManager {
 
     /// How often [`Self::alive`] is to be called: at half of what is allowed, as sd_watchdog_enabled(3) advises.
     pub fn alive_every(&self) -> Duration {
-        self.watchdog.map_or(Duration::from_secs(3600), |within| (within / 2).max(Duration::from_millis(1)))
+        self.watchdog.map_or(READY_AGAIN, |within| (within / 2).clamp(Duration::from_millis(1), READY_AGAIN))
     }
 }
 
@@ -132,12 +146,23 @@ mod tests {
             let reloading = heard(&listens);
             let at: u128 = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
             assert!(at > 0 && at <= clock::monotonic().as_micros());
-            assert_eq!(manager.alive_every(), Duration::from_secs(30));
+            assert_eq!(manager.alive_every(), READY_AGAIN);
             // More than its queue holds.
             for _ in 0..1_000_000 / 64 {
                 manager.stopping();
             }
             assert_eq!(heard(&listens), "STOPPING=1");
+            // Ready, and the queue is full: said again, once, as soon as there is room.
+            manager.ready();
+            while manager.tell("STOPPING=1") {}
+            manager.ready();
+            listens.set_nonblocking(true).unwrap();
+            while listens.recv(&mut [0; 64]).is_ok() {}
+            manager.alive();
+            manager.alive();
+            listens.set_nonblocking(false).unwrap();
+            let said = [heard(&listens), heard(&listens), heard(&listens)];
+            assert_eq!(said, ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]);
         }
         ServiceManager::default().ready();
         ServiceManager::at(b"/nonexistent/notify", None).ready();

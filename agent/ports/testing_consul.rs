@@ -1,7 +1,10 @@
 //! A real Consul for the tests beside the adapters: own ports, own data directory, ended by its pid.
 
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -21,10 +24,27 @@ pub struct TestConsul {
     pub token: Option<String>,
 }
 
-/// Free now; held together so that the kernel gives distinct ones.
+/// Free, and nobody else's for as long as this process lives, a server that is started there again too: from below those that
+/// the kernel gives to connections, and each taken by its name, which no other test then gets.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
+    std::array::from_fn(|_| free_port())
+}
+
+fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u32> = 10_240..32_768;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        // Tests that run at once begin at places of their own.
+        let nth = std::process::id().wrapping_mul(7_919).wrapping_add(tried);
+        let port = (PORTS.start + nth % (PORTS.end - PORTS.start)) as u16;
+        let name = SocketAddr::from_abstract_name(format!("unwait-tests-port-{port}")).unwrap();
+        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            std::mem::forget(taken);
+            return port;
+        }
+    }
 }
 
 pub async fn wait_for(what: &str, is_so: impl AsyncFn() -> bool) {

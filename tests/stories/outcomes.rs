@@ -72,6 +72,6 @@ fn the_end_says_of_each_leaked_socket_whether_it_is_gone_and_who_holds_what_is_l
         let elsewhere = held.iter().find(|held| held.contains("held_elsewhere")).cloned();
         elsewhere.ok_or_else(|| format!("{held:#?}\n{}", lab.journal(agent::UNIT)))
     });
-    assert!(held.contains("30 of its 30 sockets") && held.contains("helper-7504.scope"), "{held}");
+    assert!(held.contains("30 of the service's 30 sockets") && held.contains("helper-7504.scope"), "{held}");
     assert_eq!(lifetime("leak-helper.service"), helper);
 }

@@ -112,7 +112,7 @@ fn a_container_whose_unit_removes_it_when_it_stops_is_not_restarted_behind_the_u
         _ => Ok(()),
     });
     write(&lab, &webhook, "by-hand", "hand.service");
-    is_refused(&lab, "by-hand", "container:by-hand is run by hand.service (its ExecStart= names it)");
+    is_refused(&lab, "by-hand", "container:by-hand is run by hand.service (its ExecStart= names the container)");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_container_of_quadlet_counts_as_its_units_and_is_restarted_with_it() {
     lab.start_unit("web.service");
     write(&lab, &webhook, "systemd-web", "web.service");
     let before = podman(&lab, &["ps", "--quiet"]);
-    is_refused(&lab, "systemd-web", "container:systemd-web is web.service's (label PODMAN_SYSTEMD_UNIT)");
+    is_refused(&lab, "systemd-web", "container:systemd-web belongs to web.service (label PODMAN_SYSTEMD_UNIT)");
 
     agent::start_unit(&lab);
     for _ in 0..LEAKED {

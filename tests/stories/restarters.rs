@@ -99,7 +99,7 @@ fn units_are_restarted_or_told_as_systemd_has_it() {
     assert_ne!(lifetime("leak-slow.service"), before[0]);
 
     let held = agent::held_by(&lab, "leak-bound.service", "close-wait-leak");
-    assert!(held.iter().any(|held| held.to_string().contains("take along guest.service")), "{held:#?}");
+    assert!(held.iter().any(|held| held.to_string().contains("would also restart guest.service")), "{held:#?}");
     assert_eq!(["leak-bound.service", "guest.service"].map(lifetime), before[1..]);
     assert!(!ends.contains_key("leak-bound.service"), "{ends:?}");
 }
@@ -235,8 +235,8 @@ fn a_process_that_lives_in_another_pid_namespace_is_left_to_the_unit_that_it_is_
     write(&lab, &webhook, "[\"process:*\"]", host);
     agent::start_unit(&lab);
 
-    let words = "lives in a pid namespace of inner.service, where `restart: { process }` starts nothing: name the service \
-                 `inner.service`";
+    let words = "lives in a pid namespace of inner.service, where `restart: { process }` cannot start a process: name \
+                 the service `inner.service`";
     let detail = wait_for_held(&lab, "process:inner", "not_actionable");
     assert!(detail.contains(words), "{detail}");
     for verb in [["check"].as_slice(), &["plan", "process:inner", "--policy", "close-wait-leak"]] {

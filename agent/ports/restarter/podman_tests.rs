@@ -158,7 +158,7 @@ async fn containers_of_podman_are_restarted_by_name_and_found_again_once_they_ar
     podman.run(&["--net", "none", "--name", "owned", "--label", "PODMAN_SYSTEMD_UNIT=owned-web.service"]);
     let owned = podman.target("owned");
     let why = restarter.unfit(&owned).await.unwrap().unwrap();
-    assert!(why.contains("name `service: owned-web.service` in its place"), "{why}");
+    assert!(why.contains("write `service: owned-web.service` instead"), "{why}");
     let before = restarter.observe(&owned).await.unwrap().incarnation;
     let refused = restarter.restart(&owned, LONG).await;
     assert!(matches!(&refused, Err(RestartError::Refused { detail, .. }) if *detail == why), "{refused:?}");
