@@ -134,7 +134,6 @@ async fn a_drain_is_taken_back_once_the_node_of_a_cluster_that_hangs_is_replaced
         let registry = Redis::new("redis", cluster.access_by_all(), layout, "bj1-03");
         registry.drain(US, &marker("i")).await.unwrap();
         let drained = format!("unwait:drained:{{{KEY}}}");
-        master.ask(&["WAIT", "1", "5000"]).await;
 
         master.signal(nix::sys::signal::Signal::SIGSTOP);
         let null = serde_json::Value::Null;
