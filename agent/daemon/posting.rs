@@ -1,4 +1,5 @@
 //! What the agent makes known after each tick, from what it knows: nobody is asked.
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
