@@ -66,6 +66,8 @@ pub enum Fault {
     IllInTrafficAndHeld,
     NotHelped,
     CannotBeMeasuredAtTheEnd,
+    /// A socket is passing through CLOSE_WAIT at the moment of the first look at the end.
+    PassesThrough,
     /// The service goes on as it was.
     ReloadFails,
     ReloadAnswerLost,

@@ -115,8 +115,11 @@ impl Measure for Fake {
         if self.0.trip.pass() {
             return Err("the dump was interrupted".into());
         }
+        let mut service = self.0.service();
+        service.expected += 1;
         match self.0.fault {
             Fault::NotHelped => Ok(Truth::False),
+            Fault::PassesThrough if service.expected == 1 => Ok(Truth::False),
             Fault::CannotBeMeasuredAtTheEnd => Err("the dump was interrupted".into()),
             _ => Ok(Truth::True),
         }

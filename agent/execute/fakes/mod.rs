@@ -66,6 +66,8 @@ pub struct Service {
     /// Another controller has put it back.
     put_back: bool,
     rechecks: u32,
+    /// How often an expectation was looked at.
+    expected: u32,
     /// From when on it is registered again, and as what.
     registers: Option<(Duration, Option<Traffic>)>,
 }
@@ -117,6 +119,7 @@ impl Scene {
                 changed: Duration::ZERO,
                 put_back: false,
                 rechecks: 0,
+                expected: 0,
                 registers: None,
             }),
             registry,

@@ -63,7 +63,7 @@ fn each_fault_ends_as_it_should() {
         Nothing | RegistersItself | RegistryAwayAtRestore | RestartAnswerLost | TwoHalves => {
             (Completed, Reason::Recovered)
         }
-        RegistersLate | RegistersLateInTraffic | FailsItsCheck => (Completed, Reason::Recovered),
+        RegistersLate | RegistersLateInTraffic | FailsItsCheck | PassesThrough => (Completed, Reason::Recovered),
         PutBackWhileDrained | ClientsSlow => (Completed, Reason::Recovered),
         NotHelped => (Completed, Reason::NotHelped),
         CannotBeMeasuredAtTheEnd => (Completed, Reason::Unverified),
