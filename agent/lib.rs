@@ -15,6 +15,7 @@ pub mod execute;
 pub mod measure;
 pub mod model;
 pub mod ports;
+pub mod report;
 pub mod sense;
 pub mod serve;
 pub mod store;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module may know. A path stands for all below it; `ports` alone for the traits, never for an adapter.
-const MAY_KNOW: [(&str, &[&str]); 20] = [
+const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("trust", &[]),
     ("clock", &[]),
@@ -38,12 +38,14 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
             "execute::tell",
         ],
     ),
+    ("report", &["model", "view"]),
     ("daemon", &BELOW_THE_DAEMON),
     (
         "cli",
         &[
             "daemon",
             "view",
+            "report",
             "wiring",
             "sense",
             "config",

@@ -77,8 +77,9 @@ fn say(checked: &Checked) {
         checked.runbooks,
         checked.services
     );
-    let row = |CheckedPolicy { policy, mode, runbooks }: &CheckedPolicy| {
-        vec![policy.clone(), mode.to_string(), runbooks.join(", then ")]
+    let row = |CheckedPolicy { policy, mode, held_mode, runbooks }: &CheckedPolicy| {
+        let mode = held_mode.as_ref().map_or_else(|| mode.to_string(), ToString::to_string);
+        vec![policy.clone(), mode, runbooks.join(", then ")]
     };
     let rows: Vec<Vec<String>> = checked.policies.iter().map(row).collect();
     if !rows.is_empty() {

@@ -69,7 +69,8 @@ fn say(explanation: &Explanation) {
     let mut above: &[Refusal] = &[];
     for policy in &explanation.policies {
         let since = policy.held_since.map(|at| format!(", since {}", render::time(at))).unwrap_or_default();
-        println!("\n{} ({}): {}{since}", policy.policy, policy.mode, policy.standing);
+        let mode = policy.held_mode.as_ref().map_or_else(|| policy.mode.clone(), |held| format!("mode {held}"));
+        println!("\n{} ({mode}): {}{since}", policy.policy, policy.standing);
         for line in &policy.when {
             let indent = "  ".repeat(1 + line.depth);
             let now = if line.now.is_empty() { String::new() } else { format!("   now {}", line.now) };

@@ -20,6 +20,7 @@ mod rearm;
 mod reload;
 mod render;
 mod resolve;
+mod review;
 mod run;
 mod scan;
 mod show;
@@ -76,6 +77,8 @@ enum Verb {
     Status(status::Arguments),
     /// Past incidents, newest first; with --signals what was measured of a service.
     History(history::Arguments),
+    /// Before you say `auto`: what each policy did and would have done, what healed by itself, and what held it.
+    Review(review::Arguments),
     /// One incident: its steps, its outcome, its evidence.
     Show(show::Arguments),
     /// Decide what becomes of a service that rests stuck.
@@ -190,6 +193,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Silence(arguments) => silence::silence(arguments),
         Verb::Status(arguments) => status::status(arguments).await,
         Verb::History(arguments) => history::history(arguments).await,
+        Verb::Review(arguments) => review::review(arguments),
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
         Verb::Rearm(arguments) => rearm::rearm(arguments),

@@ -58,6 +58,9 @@ async fn without_an_agent(
 fn say(planned: &Planned) {
     let plan = &planned.plan;
     println!("{} by policy {}: {}", plan.target.service, plan.policy, plan.runbook);
+    if !planned.mode.is_empty() {
+        println!("  mode         {}", planned.mode);
+    }
     if let Some(rung) = &plan.rung {
         println!("  {rung}");
     }

@@ -105,6 +105,9 @@ fn say_agent(agent: &AgentNow) {
     if agent.observe_only {
         println!("OBSERVE-ONLY: the state directory cannot be written");
     }
+    for (policy, held) in &agent.held_modes {
+        println!("HELD MODE of {policy}: {held}");
+    }
     if let Some(failure) = &agent.last_failure {
         println!("NOT MEASURING: {failure}");
     }

@@ -4,10 +4,14 @@ use clap::Args;
 use serde_json::json;
 
 use super::{ConfigArguments, Failure, Outcome, open, render};
-use crate::decide::rehearse::rehearse;
+use crate::decide::rehearse::{Rehearsal, rehearse};
+use crate::report::junit::{self, TestCase};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
+    /// JUnit's XML instead of text, for CI: a suite for each policy.
+    #[arg(long, conflicts_with = "json")]
+    junit: bool,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -21,7 +25,11 @@ pub fn test(arguments: Arguments) -> Outcome {
     }
     let failed = rehearsals.iter().filter(|rehearsal| rehearsal.failure.is_some()).count();
     let passed = rehearsals.len() - failed;
-    if arguments.place.json {
+    if arguments.junit {
+        let case = |one: Rehearsal| TestCase { suite: one.policy, name: one.name, failure: one.failure };
+        let cases: Vec<TestCase> = rehearsals.into_iter().map(case).collect();
+        print!("{}", junit::of(&cases));
+    } else if arguments.place.json {
         let all: Vec<_> = rehearsals
             .iter()
             .map(|one| json!({ "policy": one.policy, "test": one.name, "ok": one.failure.is_none(), "failure": one.failure }))

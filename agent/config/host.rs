@@ -11,7 +11,9 @@ use super::Diagnostic;
 use crate::model::message::EventKind;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
-use crate::model::{ConsulScope, EtcdLayout, ExecHook, HttpHook, NacosLayout, RedisAt, RedisLayout, RedisServers, Tls};
+use crate::model::{
+    ConsulScope, EtcdLayout, ExecHook, HttpHook, ModeCeiling, NacosLayout, RedisAt, RedisLayout, RedisServers, Tls,
+};
 
 /// `agent.yaml`.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +38,8 @@ pub struct HostConfig {
     pub restart_grace: Duration,
     /// Sagas at once on this host. Default 1, at most 16.
     pub max_parallel: u32,
+    /// The furthest that any policy of this host may go. Default: as far as each says.
+    pub mode_at_most: Option<ModeCeiling>,
     /// Where `/metrics` is served; `None`: nowhere.
     pub http: Option<SocketAddr>,
     /// From one reminder of what stays latched to the next. Default 1d, from 10m to 30d.
@@ -265,7 +269,7 @@ pub struct Destination {
     pub tls: Tls,
     /// `http://HOST:PORT`.
     pub proxy: Option<String>,
-    /// Default: breach, held, approval, start, end, stuck.
+    /// Default: breach, held, approval, start, end, stuck, review.
     pub events: BTreeSet<EventKind>,
 }
 

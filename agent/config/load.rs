@@ -56,6 +56,7 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         may_lose_slots: host.may_lose_slots,
         somebody_is_told: host.somebody_is_told,
         somebody_is_asked: host.somebody_is_asked,
+        ceiling: host.config.as_ref().and_then(|host| host.mode_at_most.clone()),
         interval: host.interval,
     };
     let (policies, tests) = read_policies(dir, &around, &mut out);

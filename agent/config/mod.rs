@@ -35,7 +35,7 @@ pub use protected::protected;
 use crate::model::plan::{Binding, Restart};
 use crate::model::policy::Selector;
 use crate::model::service::ServiceKind;
-use crate::model::{Policy, PolicyTest, Runbook, ServiceName, Target};
+use crate::model::{HeldMode, Policy, PolicyTest, Runbook, ServiceName, Target};
 
 /// Where the state lies unless `state:` says otherwise.
 pub const DEFAULT_STATE: &str = "/var/lib/unwait";
@@ -207,6 +207,11 @@ impl Config {
             _ => None,
         };
         policy.services.iter().filter_map(of_none).collect()
+    }
+
+    /// The policies that ask for more than the host's file allows.
+    pub fn held_modes(&self) -> impl Iterator<Item = (&str, &HeldMode)> {
+        self.policies.iter().filter_map(|policy| Some((policy.name.as_str(), policy.held_mode.as_ref()?)))
     }
 
     /// The policies that select the service, in their order.

@@ -14,9 +14,10 @@ use super::beside::{Beside, Kind};
 use super::board::{Board, Listed};
 use super::control::Incoming;
 use super::deciding::ANOTHER;
+use super::duties::breach_log::BreachLog;
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
-use super::duties::{approvals, breaker, delivery, messages, orders, remind, resolve, sweep, unowned};
+use super::duties::{approvals, breaker, delivery, messages, orders, remind, resolve, review, sweep, unowned};
 use super::event::{Beginning, Ended, Event, Looked};
 use super::history;
 use super::opening::RunError;
@@ -66,6 +67,7 @@ pub struct Agent {
     pub(super) started: Duration,
     pub(super) detector: Detector,
     pub(super) held: BTreeMap<(String, ServiceName), HeldBreach>,
+    pub(super) log: BreachLog,
     pub(super) last: Option<Look>,
     pub(super) last_failure: Option<String>,
     /// As the last look left it.
@@ -127,6 +129,7 @@ impl Agent {
             started: now,
             detector: Detector::default(),
             held: BTreeMap::new(),
+            log: BreachLog::default(),
             last: None,
             last_failure: None,
             attention,
@@ -154,6 +157,8 @@ impl Agent {
         remind::of_lost_memory(&agent.wiring, &agent.store);
         approvals::withdraw(&agent.wiring, &agent.store);
         orders::answer_left(&agent.store);
+        agent.log = BreachLog::of(&agent.store, &agent.wiring.host.clock.boot(), now);
+        review::note_policies(&agent.wiring, &agent.store);
         agent.recover()?;
         Ok(agent)
     }
@@ -209,6 +214,8 @@ impl Agent {
             }
         }
         self.store.write_samples();
+        self.log.rest(self.wiring.host.clock.now());
+        self.write_breaches();
         self.tell_what_stays_out();
         orders::tell(&self.wiring, &self.store);
         let within = if idle { LAST_WHEN_IDLE } else { delivery::LAST };
@@ -239,6 +246,7 @@ impl Agent {
         }
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
+            review::tell_of_dry_runs(&self.wiring, &self.store);
             let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
             self.beside
                 .start_quietly(Kind::Evidence, on_blocking_thread(move || sweep::retain_evidence(&wiring, &store)));
@@ -279,6 +287,11 @@ impl Agent {
             Event::Looked(looked) => self.looked(*looked),
             Event::Considered(considered) => self.considered(*considered),
             Event::Begun(begun) => self.begun(*begun),
+            Event::FoundSockets(found) => {
+                let (interval, clock) = (self.wiring.config.host.interval, Arc::clone(&self.wiring.host.clock));
+                self.log.found(found, interval, (clock.now(), clock.monotonic()));
+                self.write_breaches();
+            }
             Event::Published(published) => self.published = Some(published),
             Event::Swept(all_answered) => {
                 let every = if all_answered { SWEEP_EVERY } else { SWEEP_AGAIN };

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     /// The one place where a slot is taken and an incident begins.
     Beginning,
     Breaches,
+    /// What became of leaked sockets, for the review.
+    LeakedSockets,
     Sweep,
     SlotsReturned,
     SlotsKept,

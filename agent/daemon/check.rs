@@ -50,6 +50,7 @@ pub async fn check(directory: &Path, ask: bool, host: Host) -> Result<Checked, W
     let of = |policy: &crate::model::Policy| CheckedPolicy {
         policy: policy.name.clone(),
         mode: policy.mode,
+        held_mode: policy.held_mode.clone(),
         runbooks: policy.rungs().map(|runbook| runbook.name.clone()).collect(),
     };
     Ok(Checked {

@@ -9,7 +9,7 @@ use super::agent::Agent;
 use super::beside::Kind;
 use super::duties::held::{self, HeldBreach};
 use super::duties::orders::Order;
-use super::duties::{approvals, breaches, breaker, messages};
+use super::duties::{approvals, breach_log, breaches, breaker, messages};
 use super::event::{Beginning, Begun, Considered, Ended, Event, refuse};
 use crate::decide::detector::{Change, Watch};
 use crate::decide::guards::{Gate, Guard, Question, Refusal};
@@ -33,8 +33,12 @@ impl Agent {
     pub(super) fn decide(&mut self, look: &Look) {
         let wiring = self.wiring.clone();
         let measured = &look.measurements;
-        let seen: BTreeSet<ServiceName> =
-            measured.services().map(|(service, _)| service.clone()).chain(self.detector.watched().cloned()).collect();
+        let seen: BTreeSet<ServiceName> = measured
+            .services()
+            .map(|(service, _)| service.clone())
+            .chain(self.detector.watched().cloned())
+            .chain(self.log.left().cloned())
+            .collect();
         let mut wanted: Vec<(Policy, ServiceName)> = Vec::new();
         for policy in &wiring.config.policies {
             for service in &seen {
@@ -42,7 +46,10 @@ impl Agent {
                     continue;
                 }
                 let readings = measured.of(service);
-                match self.detector.tick(policy, service, &readings, measured.monotonic, self.attention.spacing()) {
+                let (at, spacing) = (measured.monotonic, self.attention.spacing());
+                let change = self.detector.tick(policy, service, &readings, at, spacing);
+                self.log.tick(policy, service, &readings, change, measured.at);
+                match change {
                     Some(Change::Breach) => {
                         self.board.breached(policy);
                         self.tell(messages::breach(&wiring, policy, service, &readings));
@@ -59,7 +66,9 @@ impl Agent {
                 }
             }
         }
+        self.write_breaches();
         self.publish_breaches();
+        self.look_for_leaked(measured.monotonic);
         let under_way = self.under_way();
         self.count_arrivals(&under_way);
         // What an incident under way is about needs no second decision, and is not held either.
@@ -79,6 +88,24 @@ impl Agent {
             published.follow(&wiring, &breached).await;
             Event::Published(published)
         });
+    }
+
+    /// Writes down what the review will read.
+    pub(super) fn write_breaches(&mut self) {
+        let notes = self.log.take();
+        if !notes.is_empty() {
+            breach_log::write(&self.store, &notes);
+        }
+    }
+
+    /// What became of the sockets that were leaked when a breach began.
+    fn look_for_leaked(&mut self, now: Duration) {
+        let sought = self.log.due(now);
+        if !sought.is_empty() {
+            let wiring = self.wiring.clone();
+            let found = async move { Event::FoundSockets(breach_log::look(&wiring, sought).await) };
+            self.beside.start(Kind::LeakedSockets, found);
+        }
     }
 
     /// New connections are counted of whatever may be drained soon, or is.
@@ -216,7 +243,10 @@ impl Agent {
         match began {
             Ok(()) => {
                 let Beginning { proposal: Proposal { plan, .. }, world, policy, order, .. } = beginning;
-                self.held.remove(&(policy.name, plan.target.service.clone()));
+                let key = (policy.name, plan.target.service.clone());
+                self.held.remove(&key);
+                self.log.acts(&key, plan.dry_run, self.wiring.host.clock.now());
+                self.write_breaches();
                 let said = format!("incident {0} has begun; `unwait show {0}` follows it", plan.incident);
                 if let Some(order) = order {
                     order.about(Some(plan.incident.clone())).answer(Reply::done(said));
@@ -253,6 +283,8 @@ impl Agent {
         }
         let key = (policy.name.clone(), service.clone());
         let now = self.wiring.host.clock.now();
+        self.log.held(&key, refusal.guard, refusal.reason, now);
+        self.write_breaches();
         let before = self.held.get(&key);
         let again = held::is_due(before, &refusal, now);
         let told = if again { Some((refusal.reason, now)) } else { before.and_then(|before| before.told) };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::board::Listed;
+use super::duties::breach_log;
 use super::duties::breaches::Published;
 use super::duties::orders::Order;
 use super::reloads::Rejection;
@@ -23,6 +24,8 @@ pub(super) enum Event {
     Considered(Box<Considered>),
     Begun(Box<Begun>),
     Published(Published),
+    /// What became of leaked sockets, for the review.
+    FoundSockets(Vec<breach_log::Found>),
     /// Did all registries answer?
     Swept(bool),
     SlotsReturned,

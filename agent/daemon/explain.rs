@@ -130,6 +130,7 @@ impl Asking<'_> {
                 nothing_is_done: nothing_is_done.filter(|_| under_way.is_none()),
                 policy: policy.name.clone(),
                 mode: policy.mode.to_string(),
+                held_mode: policy.held_mode.clone(),
                 when: explained(&policy.when, &readings, 0),
                 holds: truth(policy.when.truth(&readings)).into(),
                 standing,
@@ -195,6 +196,6 @@ impl Asking<'_> {
         cannot_promise.extend(plans::short_deadlines(self.wiring, steps, &plan.target).await);
         let clients = if plan.drains() { Some(self.clients(&plan).await) } else { None };
         let would = rehearsal.steps(&plan).await;
-        Planned { plan, would, blocked_by, cannot_promise, clients }
+        Planned { mode: policy.mode_says(), plan, would, blocked_by, cannot_promise, clients }
     }
 }

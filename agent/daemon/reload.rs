@@ -7,11 +7,12 @@ use super::agent::Agent;
 use super::beside::Kind;
 use super::deciding::ANOTHER;
 use super::duties::orders::Order;
-use super::duties::{approvals, delivery, messages};
+use super::duties::{approvals, delivery, messages, review};
 use super::event::Event;
 use super::last_good;
 use super::reloads::Rejection;
 use crate::config;
+use crate::model::ServiceName;
 use crate::sense::attention::Attention;
 use crate::sense::sensor::on_blocking_thread;
 use crate::store::{AuditRow, OrderVerb, Person};
@@ -90,6 +91,12 @@ impl Agent {
             .keep_unchanged(before, &config.policies, |policy, service| config.selects(policy, service).is_some());
         self.attention = Attention::new(&wiring.config);
         self.wiring = wiring;
+        let selects = |policy: &str, service: &ServiceName| {
+            config.policies.iter().any(|one| one.name == policy && config.selects(one, service).is_some())
+        };
+        self.log.keep(&self.detector, selects, self.wiring.host.clock.now());
+        self.write_breaches();
+        review::note_policies(&self.wiring, &self.store);
         self.configuration += 1;
         self.reloads.since = self.wiring.host.clock.now();
         self.wiring.follow_fleet(&self.store, self.sagas.is_empty());

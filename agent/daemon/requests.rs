@@ -124,6 +124,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").into(),
             observe_only: self.store.health() == crate::store::Health::Failing,
             policies: config.policies.len(),
+            held_modes: config.held_modes().map(|(policy, held)| (policy.to_owned(), held.clone())).collect(),
             interval: config.host.interval,
             last_snapshot: last.map(|look| look.measurements.at),
             last_failure: self.last_failure.clone(),

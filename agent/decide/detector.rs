@@ -154,7 +154,8 @@ impl Detector {
     }
 }
 
-fn is_over(policy: &Policy, readings: &Readings) -> bool {
+/// Is a breach of it over?
+pub fn is_over(policy: &Policy, readings: &Readings) -> bool {
     match &policy.clear {
         Some(clear) => clear.truth(readings) == Truth::True,
         None => policy.when.truth(readings) == Truth::False,

@@ -17,16 +17,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::model::{Plan, Reason, Truth};
+use crate::model::{ModeCeiling, Plan, Reason, Truth};
 use crate::ports::Ports;
 use crate::store::Store;
 
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 22] = [
+pub const GUARDS: [Guard; 23] = [
     Guard::Trust,
     Guard::Actionable,
+    Guard::ModeAtMost,
     Guard::Paused,
     Guard::WarmUp,
     Guard::Latch,
@@ -58,6 +59,8 @@ pub enum Guard {
     Trust,
     /// The service has what the runbook needs.
     Actionable,
+    /// The host's file lets anybody act.
+    ModeAtMost,
     /// The kill switch is off.
     Paused,
     /// The agent has watched for long enough since its start.
@@ -175,6 +178,7 @@ pub struct Gate {
     pub started: Duration,
     pub warm_up: Duration,
     pub max_parallel: usize,
+    pub mode_at_most: Option<ModeCeiling>,
     pub tally: Arc<Tally>,
     pub possession: Arc<dyn Possession>,
 }
@@ -237,6 +241,7 @@ impl Gate {
         match guard {
             Guard::Trust => self.trust(),
             Guard::Actionable => service::actionable(question),
+            Guard::ModeAtMost => self.mode_at_most(question),
             Guard::Paused => self.paused(),
             Guard::WarmUp => self.warm_up(question),
             Guard::Latch => self.latch(question),

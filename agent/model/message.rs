@@ -33,6 +33,8 @@ pub enum EventKind {
     Recovered,
     /// A person told the agent to do something: it did, or refused.
     Operator,
+    /// A policy has run dry for two weeks: what it would have done.
+    Review,
     /// `unwait notify test`.
     Test,
 }

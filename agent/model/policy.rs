@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::mode::{HeldMode, Mode};
 use super::runbook::Runbook;
 use super::signal::{Reading, Readings, Signal, Unit};
 use super::window::Window;
@@ -150,32 +151,6 @@ fn fold(parts: &[Condition], readings: &Readings, decisive: Truth, otherwise: Tr
     result
 }
 
-/// How far a policy goes. The default is dry-run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
-#[serde(rename_all = "kebab-case")]
-#[strum(serialize_all = "kebab-case")]
-pub enum Mode {
-    /// The breach is told, nothing is decided.
-    Observe,
-    /// Decide everything, do nothing, and say what would have been done.
-    #[default]
-    DryRun,
-    /// Act once a person has approved the plan.
-    Approve,
-    /// Act.
-    Auto,
-}
-
-impl Mode {
-    /// May change something by itself, or once a person has said so.
-    pub fn acts(self) -> bool {
-        match self {
-            Self::Observe | Self::DryRun => false,
-            Self::Approve | Self::Auto => true,
-        }
-    }
-}
-
 /// Which services a policy speaks of.
 #[derive(Clone, Debug)]
 pub enum Selector {
@@ -292,7 +267,10 @@ pub struct Policy {
     pub hold: Duration,
     /// Default: `when` no longer holds.
     pub clear: Option<Condition>,
+    /// The mode in force.
     pub mode: Mode,
+    /// The policy asks for a mode that its host does not allow.
+    pub held_mode: Option<HeldMode>,
     /// With `escalate`, the first rung.
     pub runbook: Runbook,
     /// The further rungs, in order.
@@ -302,6 +280,11 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The mode in force, and where it is less than the policy asks for, why: `auto, held to dry-run by …`.
+    pub fn mode_says(&self) -> String {
+        self.held_mode.as_ref().map_or_else(|| self.mode.to_string(), ToString::to_string)
+    }
+
     /// The policy's runbooks, in the order in which they are tried.
     pub fn rungs(&self) -> impl Iterator<Item = &Runbook> {
         std::iter::once(&self.runbook).chain(&self.further)
@@ -365,6 +348,7 @@ mod tests {
             hold: Duration::ZERO,
             clear: Some(Condition::Compare(comparison(Signal::CloseWaitOldest))),
             mode: Mode::Auto,
+            held_mode: None,
             runbook: runbook(Signal::CloseWait),
             further: vec![runbook(Signal::Established)],
             limits: Limits::default(),
@@ -373,13 +357,6 @@ mod tests {
         let mut expected = [Signal::CloseWait, Signal::FdRatio, Signal::CloseWaitOldest, Signal::Established].to_vec();
         expected.sort_unstable();
         assert_eq!(policy.signals(), expected);
-    }
-
-    #[test]
-    fn a_mode_acts_by_itself_or_on_a_persons_word_or_never() {
-        let modes = [Mode::Observe, Mode::DryRun, Mode::Approve, Mode::Auto];
-        assert_eq!(modes.map(Mode::acts), [false, false, true, true]);
-        assert!(!Mode::default().acts());
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Reason {
 
     // Why nothing is done, by guard.
     ObserveOnly,
+    /// `mode_at_most` of the host's file.
+    ModeAtMost,
     Paused,
     WarmUp,
     Latched,
@@ -142,6 +144,9 @@ impl Reason {
             Self::ObserveMode => "the policy's mode is observe: it reports a breach and does nothing",
             Self::DryRun => "the policy's mode is dry-run: it says what it would do, and does nothing",
             Self::ObserveOnly => "the agent cannot write its state directory, so no action begins; see `unwait status`",
+            Self::ModeAtMost => {
+                "the host's file lets no policy and no person act here; see `mode_at_most` in agent.yaml"
+            }
             Self::Paused => "actions are paused; `unwait resume` ends the pause",
             Self::WarmUp => "the agent has just started, and acts after `warm_up`",
             Self::Latched => {

@@ -244,6 +244,18 @@ impl Store {
         })
     }
 
+    /// Those that began at `from` or later, of one policy or of all; oldest first.
+    pub fn incidents_since(&self, policy: Option<&str>, from: Timestamp) -> Result<Vec<IncidentRow>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM incident WHERE began >= ?1 AND (?2 IS NULL OR policy = ?2) ORDER BY began, id"
+                ))?
+                .query_map(params![from.as_millisecond(), policy], incident_row)?
+                .collect()
+        })
+    }
+
     /// When the service's newest incidents ended, by a wall clock that says `now`. Dry-run keeps an account of its own.
     pub fn last_ended(&self, service: &ServiceName, dry_run: bool, now: Timestamp) -> Result<LastEnded, StoreError> {
         self.read(|connection| {

@@ -3,6 +3,7 @@
 mod approvals;
 mod asked;
 mod audit;
+mod breaches;
 mod breakers;
 mod counts;
 mod damaged;
@@ -11,6 +12,7 @@ pub mod faulty;
 mod incidents;
 mod latches;
 mod outbox;
+mod policy_runs;
 mod recorded;
 mod reminders;
 mod samples;
@@ -35,12 +37,16 @@ use timeline::Timeline;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
 pub use audit::{AuditRow, OrderVerb, Person};
+pub use breaches::{
+    BreachNote, BreachRow, FollowedSockets, HoldRow, LeakedSockets, LeftBreach, LeftBreaches, NewBreach,
+};
 pub use breakers::{Attempt, Breaker, Verdict};
 pub use counts::{EndedSoFar, Undelivered};
 pub use damaged::AGENT;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
 pub use latches::{Latch, OrphanedDrain, Pause};
 pub use outbox::{Audience, Outgoing};
+pub use policy_runs::PolicyRun;
 pub use recorded::Recorded;
 pub use silences::Silence;
 pub use slots::UnreturnedSlot;

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 12] = [
     super::slots::TAKEN_IN,
     super::audit::MIGRATION,
     super::latches::MIGRATION,
+    super::breaches::MIGRATION,
 ];
 
 const FIRST: &str = "

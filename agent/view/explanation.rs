@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::detector::Watch;
 use crate::decide::guards::Refusal;
-use crate::model::{Condition, IncidentId, Plan, Policy, Readings, Reason, ServiceName, Truth, duration};
+use crate::model::{Condition, HeldMode, IncidentId, Plan, Policy, Readings, Reason, ServiceName, Truth, duration};
 use crate::store::Breaker;
 
 /// What is so of one service now.
@@ -27,7 +27,11 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyExplained {
     pub policy: String,
+    /// The mode in force.
     pub mode: String,
+    /// The policy asks for more than `mode_at_most` allows.
+    #[serde(default)]
+    pub held_mode: Option<HeldMode>,
     /// Each comparison with the present value beside it.
     pub when: Vec<ComparisonExplained>,
     /// `true`, `false` or `unknown`.
@@ -62,6 +66,9 @@ pub struct ComparisonExplained {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
     pub plan: Plan,
+    /// The policy's mode; a person's plan asks for none.
+    #[serde(default)]
+    pub mode: String,
     /// What each of its steps would do, with the calls that it would send.
     #[serde(default)]
     pub would: Vec<String>,

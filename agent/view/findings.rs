@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Diagnostics;
-use crate::model::Mode;
+use crate::model::{HeldMode, Mode};
 
 /// What a configuration that is no error in itself will not do, or only in part. The JSON's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,7 +103,11 @@ impl Checked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckedPolicy {
     pub policy: String,
+    /// The mode in force.
     pub mode: Mode,
+    /// The policy asks for more than `mode_at_most` allows.
+    #[serde(default)]
+    pub held_mode: Option<HeldMode>,
     /// In the order in which they are tried.
     pub runbooks: Vec<String>,
 }

@@ -4,5 +4,7 @@ pub mod bulletin;
 pub mod explanation;
 pub mod findings;
 pub mod incident;
+pub mod reckoning;
 pub mod request;
+pub mod review;
 pub mod status;

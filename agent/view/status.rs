@@ -1,12 +1,13 @@
 //! One screen: is the agent running; what is paused, latched, under way, to be approved, undelivered.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::incident::step_under_way;
-use crate::model::{IncidentId, Reason, ServiceName, duration};
+use crate::model::{HeldMode, IncidentId, Reason, ServiceName, duration};
 use crate::store::{Approval, Breaker, Latch, OpenIncident, Pause, Silence, Store, StoreError, UnreturnedSlot};
 
 /// What only the running agent knows of itself.
@@ -17,6 +18,9 @@ pub struct AgentNow {
     /// The state directory cannot be written.
     pub observe_only: bool,
     pub policies: usize,
+    /// Policies that ask for more than `mode_at_most` allows.
+    #[serde(default)]
+    pub held_modes: BTreeMap<String, HeldMode>,
     #[serde(with = "duration::as_text")]
     pub interval: Duration,
     pub last_snapshot: Option<Timestamp>,

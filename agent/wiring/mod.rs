@@ -265,6 +265,7 @@ impl Wiring {
             started,
             warm_up: self.config.host.warm_up,
             max_parallel: self.config.host.max_parallel as usize,
+            mode_at_most: self.config.host.mode_at_most.clone(),
             tally: Arc::clone(&self.tally),
             possession: Arc::new(possession::Holders(self.clone(), Arc::clone(store))),
         }

@@ -94,6 +94,9 @@ fn what_is_shipped_checks_and_passes_its_own_tests() {
     let test = unwait(&lab, &["test"]);
     assert_eq!(test.code, 1, "{test:?}");
     assert!(test.out.contains("expected breach_at 2m15s, found 2m30s"), "{test:?}");
+    let junit = unwait(&lab, &["test", "--junit"]);
+    assert_eq!(junit.code, 1, "{junit:?}");
+    assert!(junit.out.contains("failures=\"1\">") && junit.out.contains("<failure message=\"expected"), "{junit:?}");
 }
 
 #[test]

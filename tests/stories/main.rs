@@ -35,6 +35,7 @@ mod quadlet;
 mod readme;
 mod redis_py;
 mod restarters;
+mod review;
 mod scan;
 mod signals;
 mod silent;

@@ -154,7 +154,12 @@ impl Narrator {
                 self.entry(Tone::Bad, "waiting", &message.title, &message.lines);
             }
             // The end is told when the demo has looked at what became of it all.
-            EventKind::End | EventKind::Stuck | EventKind::Approval | EventKind::Operator | EventKind::Test => {}
+            EventKind::End
+            | EventKind::Stuck
+            | EventKind::Approval
+            | EventKind::Operator
+            | EventKind::Review
+            | EventKind::Test => {}
         }
     }
 

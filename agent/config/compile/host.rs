@@ -20,10 +20,18 @@ use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERV
 use crate::model::message::EventKind;
 use crate::model::plan::{Health, HttpHealth, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::service::{ServiceKind, ServiceName};
+use crate::model::{Mode, ModeCeiling};
 
 /// Events that a destination gets that asks for none in particular.
-const EVENTS: [EventKind; 6] =
-    [EventKind::Breach, EventKind::Held, EventKind::Approval, EventKind::Start, EventKind::End, EventKind::Stuck];
+const EVENTS: [EventKind; 7] = [
+    EventKind::Breach,
+    EventKind::Held,
+    EventKind::Approval,
+    EventKind::Start,
+    EventKind::End,
+    EventKind::Stuck,
+    EventKind::Review,
+];
 
 pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> HostConfig {
     let root = Place::root();
@@ -47,6 +55,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         warm_up: to.duration(&at("warm_up"), spec.warm_up, 2 * interval, secs(0)..=hours(1)),
         restart_grace: to.duration(&at("restart_grace"), spec.restart_grace, minutes(5), secs(0)..=hours(24)),
         max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
+        mode_at_most: spec.mode_at_most.map(|Typed(mode)| ceiling(mode, &at("mode_at_most"), to)),
         http: spec.http.map(|spec| http(spec, &at("http"), to)),
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
@@ -63,6 +72,12 @@ fn cpu_budget(place: &Place, spec: Option<Typed<Percentage>>, to: &mut Compiling
         to.wrong(place, "`cpu_budget` is a share of one core from 0.01% to 100%, such as 0.5%");
     }
     share
+}
+
+fn ceiling(mode: Mode, place: &Place, to: &Compiling) -> ModeCeiling {
+    let stands = to.at_key(place);
+    let file = stands.file.file_name().unwrap_or_default().display();
+    ModeCeiling { mode, at: format!("{file}:{}", stands.line.unwrap_or_default()) }
 }
 
 /// Everybody on the host may read it, and nobody else unless the file says so.

@@ -11,11 +11,11 @@ use crate::config::spec::Items;
 use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, WindowSpec};
 use crate::config::spec::scalar::{Share, Slots, Typed, Zone};
 use crate::config::words;
-use crate::model::policy::{Budget, GuardSettings, Limits, Mode, Policy, Selector};
+use crate::model::policy::{Budget, GuardSettings, Limits, Policy, Selector};
 use crate::model::runbook::Runbook;
 use crate::model::service::ServiceName;
 use crate::model::window::{Days, Hours};
-use crate::model::{PolicyTest, Window};
+use crate::model::{Mode, ModeCeiling, PolicyTest, Window};
 
 /// What a policy must know of the other files. `None`: that file was wrong there, and has said so.
 pub struct Surroundings<'a> {
@@ -31,6 +31,8 @@ pub struct Surroundings<'a> {
     pub somebody_is_told: Option<bool>,
     /// Some destination gets `approval`.
     pub somebody_is_asked: Option<bool>,
+    /// The furthest that any policy may go.
+    pub ceiling: Option<ModeCeiling>,
     /// The time from one look to the next.
     pub interval: Option<Duration>,
 }
@@ -58,7 +60,9 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
     let hold = to.required(&root, "for", spec.hold, "2m");
     let hold = hold.map(|hold| to.duration(&at("for"), Some(hold), secs(0), secs(0)..=hours(24)));
     let (runbook, further) = rungs(spec.runbook, spec.escalate, to, around);
-    let mode = spec.mode.map_or(Mode::default(), |Typed(mode)| mode);
+    let asked = spec.mode.map_or(Mode::default(), |Typed(mode)| mode);
+    // What is wrong with a mode is wrong once it is in force.
+    let (mode, held_mode) = around.ceiling.as_ref().map_or((asked, None), |ceiling| ceiling.holds(asked));
     let limits = limits(spec.limits, &at("limits"), to);
     let drains = runbook.iter().chain(&further).any(Runbook::drains);
     let guards = guards(spec.guards, &at("guards"), to, around, mode, drains);
@@ -87,6 +91,7 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
         hold: hold?,
         clear,
         mode,
+        held_mode,
         runbook: runbook?,
         further,
         limits,

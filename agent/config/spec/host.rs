@@ -9,9 +9,9 @@ use serde::Deserialize;
 use super::Items;
 use super::address::HostPort;
 use super::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
-use crate::model::ServiceName;
 use crate::model::message::EventKind;
 use crate::model::runbook::StopSignal;
+use crate::model::{Mode, ServiceName};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
@@ -27,6 +27,7 @@ pub struct HostSpec {
     pub warm_up: Option<Typed<Duration>>,
     pub restart_grace: Option<Typed<Duration>>,
     pub max_parallel: Option<u32>,
+    pub mode_at_most: Option<Typed<Mode>>,
     pub http: Option<HttpSpec>,
     pub remind: Option<Typed<Duration>>,
     pub state: Option<Typed<String>>,

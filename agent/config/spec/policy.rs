@@ -10,8 +10,9 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use super::Items;
 use super::condition::ConditionSpec;
 use super::scalar::{FromText, OF_KEY, Share, Slots, Typed, When, Zone};
+use crate::model::Mode;
 use crate::model::Signal;
-use crate::model::policy::{Budget, MinHealthy, Mode};
+use crate::model::policy::{Budget, MinHealthy};
 use crate::model::window::{Days, Hours, WindowAction};
 
 #[derive(Debug, Default, Deserialize)]

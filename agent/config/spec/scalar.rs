@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
+use crate::model::Mode;
 use crate::model::message::EventKind;
-use crate::model::policy::{Budget, Comparison, MinHealthy, Mode};
+use crate::model::policy::{Budget, Comparison, MinHealthy};
 use crate::model::runbook::{Floor, OnTimeout, StopSignal};
 use crate::model::window::{Days, Hours, WindowAction};
 use crate::model::{ServiceName, Signal, duration};
@@ -364,8 +365,8 @@ impl FromText for EventKind {
     const EXPECTED: &'static str = "an event such as stuck";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        const EVENTS: [&str; 9] =
-            ["breach", "held", "approval", "start", "step", "end", "stuck", "recovered", "operator"];
+        const EVENTS: [&str; 10] =
+            ["breach", "held", "approval", "start", "step", "end", "stuck", "recovered", "operator", "review"];
         match text {
             "breach" => Ok(Self::Breach),
             "held" => Ok(Self::Held),
@@ -376,6 +377,7 @@ impl FromText for EventKind {
             "recovered" => Ok(Self::Recovered),
             "approval" => Ok(Self::Approval),
             "operator" => Ok(Self::Operator),
+            "review" => Ok(Self::Review),
             other => Err(format!("`{other}` is no event: {}", words::offer(other, &EVENTS, "events"))),
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::decide::rehearse::rehearse;
-use crate::model::policy::{MinHealthy, Mode};
+use crate::model::Mode;
+use crate::model::policy::MinHealthy;
 use crate::model::{ConsulScope, EventKind, Step, Tls};
 
 const AGENT: &str = r#"# /etc/unwait/agent.yaml ; policies/*.yaml and runbooks/*.yaml lie beside it

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::Expected;
+use crate::model::Mode;
 use crate::model::Truth;
-use crate::model::policy::Mode;
 
 pub(super) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

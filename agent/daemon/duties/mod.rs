@@ -1,6 +1,7 @@
 //! What the agent looks after beside its sagas: a file each.
 
 pub mod approvals;
+pub mod breach_log;
 pub mod breaches;
 pub mod breaker;
 pub mod delivery;
@@ -9,6 +10,7 @@ pub mod messages;
 pub mod orders;
 pub mod remind;
 pub mod resolve;
+pub mod review;
 pub mod slots;
 pub mod sweep;
 pub mod unowned;

@@ -9,12 +9,12 @@ use tokio::sync::oneshot;
 
 use super::breaches::Published;
 use super::orders::{self, Order};
-use super::{approvals, breaches, breaker, messages, remind, sweep};
+use super::{approvals, breaches, breaker, messages, remind, review, sweep};
 use crate::clock::{Clock, ManualClock};
 use crate::decide::detector::Detector;
 use crate::model::incident::Ending;
 use crate::model::{
-    EventKind, IncidentId, Message, Outcome, Plan, Policy, Readings, Reason, ServiceName, Signal, Trigger,
+    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Signal, Trigger,
 };
 use crate::ports::fleet::SKEW;
 use crate::ports::fleet::fake::FakeStore;
@@ -27,7 +27,7 @@ use crate::{config, trust};
 
 const AGENT: &str = "\
 remind: 1h
-notify: [{ to: { slack: { url_file: URL } }, events: [approval, stuck] }]
+notify: [{ to: { slack: { url_file: URL } }, events: [approval, review, stuck] }]
 registries: { file: { path: REGISTRY } }
 services:
   - service: process:rpc-order
@@ -268,6 +268,28 @@ fn a_slot_that_the_fleets_store_does_not_take_back_is_told_within_minutes_and_ag
     set.fleet.set_unreachable(false);
     block(sweep::release_slots(&set.wiring.ports, &set.store, set.clock.now()));
     assert_eq!(set.store.unreturned_slots().unwrap(), []);
+}
+
+#[test]
+fn a_dry_run_of_two_weeks_is_told_once_with_what_it_would_have_done() {
+    let set = set();
+    set.store.note_policies(&[("leak", Mode::DryRun)], set.clock.now()).unwrap();
+    let dry = Plan { dry_run: true, ..set.plan("i-1") };
+    set.store.begin_incident(&dry, set.clock.now(), &Audience::default(), &[]).unwrap();
+    set.clock.advance(Duration::from_secs(14 * 86_400 - 1));
+    review::tell_of_dry_runs(&set.wiring, &set.store);
+    assert_eq!(set.told(), []);
+    set.clock.advance(Duration::from_secs(1));
+    review::tell_of_dry_runs(&set.wiring, &set.store);
+    let message = set.told.lock().unwrap()[0].clone();
+    assert_eq!(
+        message.to_string(),
+        "unwait on bj1-03: leak has run dry for 14 days; it would have acted once\n`auto` would have restarted \
+         process:rpc-order once in 14d; the end of 1 was not seen.\nlook: unwait review --since 14d --policy leak"
+    );
+    assert_eq!(set.told().len(), 1);
+    review::tell_of_dry_runs(&set.wiring, &set.store);
+    assert_eq!(set.told(), []);
 }
 
 #[test]

@@ -12,6 +12,20 @@ impl Gate {
         })
     }
 
+    /// A policy is in dry-run then; this is for people, and for what a former agent began.
+    pub(super) fn mode_at_most(&self, question: &Question<'_>) -> Answer {
+        Ok(match &self.mode_at_most {
+            Some(ceiling) if !ceiling.mode.acts() && !question.plan.dry_run => deny(
+                Reason::ModeAtMost,
+                format!(
+                    "{ceiling} lets nobody act on this host; `unwait act {} --dry-run` is possible",
+                    question.plan.target.service
+                ),
+            ),
+            _ => Verdict::Allow,
+        })
+    }
+
     pub(super) fn paused(&self) -> Answer {
         let Some(pause) = self.store.paused(self.clock.now()).map_err(text)? else { return Ok(Verdict::Allow) };
         let detail = format!("paused by {} since {}: {}", pause.who, pause.since, pause.why);

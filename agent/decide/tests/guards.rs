@@ -9,10 +9,10 @@ use super::scenery::{Scenery, scenery};
 use super::*;
 use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, Possession, holds_now};
-use crate::execute::fakes::{HOST, ID, REGISTRY};
+use crate::execute::fakes::{HOST, ID};
 use crate::model::plan::Health;
 use crate::model::window::WindowAction;
-use crate::model::{IncidentId, Marker, Outcome, Plan, Readings, Reason, Trigger};
+use crate::model::{IncidentId, Marker, Mode, ModeCeiling, Outcome, Plan, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::restarter::RunState;
@@ -51,12 +51,14 @@ fn the_guards_stand_in_the_designs_order() {
         Approval,
         FleetSlot,
     ];
-    let ours: Vec<Guard> = GUARDS.into_iter().filter(|guard| !matches!(guard, Trust | Actionable)).collect();
+    let ours: Vec<Guard> =
+        GUARDS.into_iter().filter(|guard| !matches!(guard, Trust | Actionable | ModeAtMost)).collect();
     assert_eq!(ours, designs);
 
     // All at once: the first is told first, and all are told in order.
     let mut all = scenery();
     all.store.pause(&Pause { who: "ann".into(), why: "deploy".into(), since: all.now(), until: None }).unwrap();
+    all.gate.mode_at_most = Some(ModeCeiling { mode: Mode::DryRun, at: "agent.yaml:3".into() });
     all.gate.warm_up = seconds(3_600);
     all.incident("i-1", SERVICE, false, true, Some(Outcome::Stuck));
     all.incident("i-2", SERVICE, false, true, None);
@@ -491,10 +493,4 @@ fn a_condition_that_is_unknown_or_false_by_now_stops_it() {
     assert_eq!(holds_now(&scenery.plan, &readings).unwrap_err().0, Reason::ConditionCleared);
     readings.set(Signal::CloseWait, 201.0);
     holds_now(&scenery.plan, &readings).unwrap();
-}
-
-#[test]
-fn a_registry_by_its_binding() {
-    // The fake's own name and the plan's binding agree; otherwise every test above would pass for nothing.
-    assert_eq!(scenery().plan.target.bindings[0].registry, REGISTRY);
 }

@@ -2,6 +2,7 @@
 
 mod approval;
 mod budgets;
+mod ceiling;
 mod clocks;
 mod common_cause;
 mod detector;
@@ -41,6 +42,7 @@ fn policy() -> Policy {
         hold: seconds(120),
         clear: None,
         mode: Mode::Auto,
+        held_mode: None,
         runbook: Runbook { name: "evidence-only".into(), description: String::new(), steps: Vec::new() },
         further: Vec::new(),
         limits: Limits::default(),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::decide::guards::{Gate, Guard, Question, Refusal};
-use crate::execute::fakes::{self, Fault, HOST, Scene, Shape};
+use crate::execute::fakes::{self, Fault, HOST, REGISTRY, Scene, Shape};
 use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
@@ -106,6 +106,7 @@ pub fn scenery() -> Scenery {
         started,
         warm_up: seconds(60),
         max_parallel: 1,
+        mode_at_most: None,
         tally: Arc::default(),
         possession: Arc::new(fakes::Fake(Arc::clone(&scene))),
     };
@@ -207,4 +208,10 @@ impl Scenery {
         let row = JournalRow { seq: 0, at: self.now(), event: String::new() };
         self.store.append(&plan.incident, &[row], &implied).unwrap();
     }
+}
+
+#[test]
+fn a_registry_by_its_binding() {
+    // The fake's own name and the plan's binding agree; otherwise every test of a guard would pass for nothing.
+    assert_eq!(scenery().plan.target.bindings[0].registry, REGISTRY);
 }

@@ -378,6 +378,7 @@ impl Case {
             started: Duration::ZERO,
             warm_up: Duration::ZERO,
             max_parallel: 1,
+            mode_at_most: None,
             tally: Arc::default(),
             possession: Arc::new(Fake(Arc::clone(&scene))),
         };

@@ -197,6 +197,7 @@ impl Agent {
             started: self.started,
             warm_up: WARM_UP,
             max_parallel: 1,
+            mode_at_most: None,
             tally: Arc::default(),
             possession: Arc::new(self.door.clone()),
         }
@@ -269,6 +270,7 @@ fn policy(host: &Host) -> Policy {
         hold: seconds(15),
         clear: None,
         mode: Mode::Auto,
+        held_mode: None,
         runbook: Runbook { name: "isolate-restart-recover".into(), description: String::new(), steps },
         further: Vec::new(),
         limits: Limits {

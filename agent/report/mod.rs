@@ -1,0 +1,7 @@
+#![doc = include_str!("README.md")]
+
+pub mod document;
+pub mod html;
+pub mod junit;
+pub mod markdown;
+pub mod review;
