@@ -54,6 +54,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
             "store",
             "clock",
             "decide::rehearse",
+            "decide::replay",
             "execute::saga",
             "execute::tell",
             "collect",

@@ -19,6 +19,7 @@ mod plan;
 mod rearm;
 mod reload;
 mod render;
+mod replay;
 mod resolve;
 mod review;
 mod run;
@@ -77,6 +78,8 @@ enum Verb {
     Status(status::Arguments),
     /// Past incidents, newest first; with --signals what was measured of a service.
     History(history::Arguments),
+    /// When policies would have breached, over the recorded history: try other thresholds before they are in force.
+    Replay(replay::Arguments),
     /// Before you say `auto`: what each policy did and would have done, what healed by itself, and what held it.
     Review(review::Arguments),
     /// One incident: its steps, its outcome, its evidence.
@@ -193,6 +196,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Silence(arguments) => silence::silence(arguments),
         Verb::Status(arguments) => status::status(arguments).await,
         Verb::History(arguments) => history::history(arguments).await,
+        Verb::Replay(arguments) => replay::replay(arguments).await,
         Verb::Review(arguments) => review::review(arguments),
         Verb::Show(arguments) => show::show(arguments),
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,

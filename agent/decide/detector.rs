@@ -60,15 +60,26 @@ impl Detector {
         now: Duration,
         interval: Duration,
     ) -> Option<Change> {
-        let key = (policy.name.clone(), service.clone());
+        self.judge((&policy.name, service), Judged::of(policy, readings), now, interval)
+    }
+
+    /// The same, of a condition that is judged already.
+    pub fn judge(
+        &mut self,
+        (policy, service): (&str, &ServiceName),
+        judged: Judged,
+        now: Duration,
+        interval: Duration,
+    ) -> Option<Change> {
+        let key = (policy.to_owned(), service.clone());
         let before = self.watches.get(&key).copied().unwrap_or_default();
-        let (after, breached) = step(before, policy, readings, now, interval);
+        let (after, breached) = step(before, judged, now, interval);
         match after {
             Watch::Quiet => self.watches.remove(&key),
             _ => self.watches.insert(key.clone(), after),
         };
         if breached {
-            let since = now.saturating_sub(policy.hold);
+            let since = now.saturating_sub(judged.hold);
             return Some(match self.standing.entry(key) {
                 Entry::Occupied(_) => Change::StillBreached,
                 Entry::Vacant(place) => {
@@ -77,7 +88,7 @@ impl Detector {
                 }
             });
         }
-        let is_over = self.standing.contains_key(&key) && is_over(policy, readings);
+        let is_over = self.standing.contains_key(&key) && judged.is_over;
         is_over.then(|| {
             self.standing.remove(&key);
             Change::Cleared
@@ -162,21 +173,38 @@ pub fn is_over(policy: &Policy, readings: &Readings) -> bool {
     }
 }
 
-/// Where it stands after a tick, and whether it came to be breached by it.
-fn step(before: Watch, policy: &Policy, readings: &Readings, now: Duration, interval: Duration) -> (Watch, bool) {
-    match before {
-        Watch::Breached { .. } if is_over(policy, readings) => (Watch::Quiet, false),
-        Watch::Breached { since } => (Watch::Breached { since }, false),
-        Watch::Quiet | Watch::Holding { .. } if policy.when.truth(readings) != Truth::True => (Watch::Quiet, false),
-        Watch::Quiet => held(now, now, policy),
-        // "Without a break": a gap of two intervals is one.
-        Watch::Holding { last, .. } if now.saturating_sub(last) >= interval * 2 => held(now, now, policy),
-        Watch::Holding { since, .. } => held(since, now, policy),
+/// What a policy makes of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// Does the condition hold?
+    pub when: Truth,
+    /// Would a breach be over?
+    pub is_over: bool,
+    /// The policy's `for`.
+    pub hold: Duration,
+}
+
+impl Judged {
+    fn of(policy: &Policy, readings: &Readings) -> Self {
+        Self { when: policy.when.truth(readings), is_over: is_over(policy, readings), hold: policy.hold }
     }
 }
 
-fn held(since: Duration, now: Duration, policy: &Policy) -> (Watch, bool) {
-    match now.saturating_sub(since) >= policy.hold {
+/// Where it stands after a tick, and whether it came to be breached by it.
+fn step(before: Watch, judged: Judged, now: Duration, interval: Duration) -> (Watch, bool) {
+    match before {
+        Watch::Breached { .. } if judged.is_over => (Watch::Quiet, false),
+        Watch::Breached { since } => (Watch::Breached { since }, false),
+        Watch::Quiet | Watch::Holding { .. } if judged.when != Truth::True => (Watch::Quiet, false),
+        Watch::Quiet => held(now, now, judged.hold),
+        // "Without a break": a gap of two intervals is one.
+        Watch::Holding { last, .. } if now.saturating_sub(last) >= interval * 2 => held(now, now, judged.hold),
+        Watch::Holding { since, .. } => held(since, now, judged.hold),
+    }
+}
+
+fn held(since: Duration, now: Duration, hold: Duration) -> (Watch, bool) {
+    match now.saturating_sub(since) >= hold {
         true => (Watch::Breached { since: now }, true),
         false => (Watch::Holding { since, last: now }, false),
     }

@@ -6,6 +6,7 @@ pub mod guards;
 pub mod inaction;
 pub mod possible;
 pub mod rehearse;
+pub mod replay;
 
 #[cfg(test)]
 mod tests;

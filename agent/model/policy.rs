@@ -105,10 +105,15 @@ impl Condition {
     /// Kleene's logic: `all` is false as soon as one is false, `any` true as soon as one is true, whatever
     /// is unknown beside it.
     pub fn truth(&self, readings: &Readings) -> Truth {
+        self.truth_by(&|comparison| comparison.truth(readings))
+    }
+
+    /// The same, where what is so of each comparison is known otherwise.
+    pub fn truth_by(&self, of: &dyn Fn(&Comparison) -> Truth) -> Truth {
         match self {
-            Self::Compare(comparison) => comparison.truth(readings),
-            Self::All(parts) => fold(parts, readings, Truth::False, Truth::True),
-            Self::Any(parts) => fold(parts, readings, Truth::True, Truth::False),
+            Self::Compare(comparison) => of(comparison),
+            Self::All(parts) => fold(parts, of, Truth::False, Truth::True),
+            Self::Any(parts) => fold(parts, of, Truth::True, Truth::False),
         }
     }
 
@@ -139,10 +144,10 @@ impl Condition {
     }
 }
 
-fn fold(parts: &[Condition], readings: &Readings, decisive: Truth, otherwise: Truth) -> Truth {
+fn fold(parts: &[Condition], of: &dyn Fn(&Comparison) -> Truth, decisive: Truth, otherwise: Truth) -> Truth {
     let mut result = otherwise;
     for part in parts {
-        match part.truth(readings) {
+        match part.truth_by(of) {
             truth if truth == decisive => return decisive,
             Truth::Unknown => result = Truth::Unknown,
             _ => {}

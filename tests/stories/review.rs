@@ -105,6 +105,10 @@ fn a_dry_run_tells_what_healed_by_itself_and_what_a_guard_held() {
     assert!(code == Some(1) && text.contains("`mode_at_most: dry-run` in agent.yaml:1 lets nobody act"), "{text}");
     assert_eq!((stage.starts(), lab.show(HEALS, "NRestarts").as_str()), (1, "0"));
 
+    // What was measured is there for other policies to be tried on.
+    let replayed = stage.ask(&["replay", HEALS]);
+    assert_eq!((&replayed[0]["policy"], &replayed[0]["not_recorded"]), (&"heals".into(), &serde_json::json!([])));
+
     // The same for people, also where no agent runs any more.
     drop(agent);
     let (code, table) = said(&["review", "--policy", "heals"]);

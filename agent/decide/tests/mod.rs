@@ -32,6 +32,11 @@ fn below(threshold: f64) -> Condition {
     Condition::Compare(Comparison { signal: Signal::CloseWait, operator: Operator::Below, threshold })
 }
 
+/// `close_wait` above it for two minutes.
+pub(super) fn policy_above(threshold: f64) -> Policy {
+    Policy { when: above(threshold), ..policy() }
+}
+
 /// `close_wait > 200`, for two minutes.
 fn policy() -> Policy {
     Policy {
