@@ -36,7 +36,9 @@ pub async fn history(arguments: Arguments) -> Outcome {
     if let Some(service) = service.as_ref().filter(|_| arguments.signals) {
         return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place).await;
     }
-    let store = open::store(&open::state(&arguments.place)?)?;
+    let state = open::state(&arguments.place)?;
+    open::disk_answers(&state).await?;
+    let store = open::store(&state)?;
     let unreachable = |error: StoreError| Failure::Unreachable(error.to_string());
     if arguments.audit {
         let rows = store.audit_rows(service.as_ref(), arguments.limit as usize).map_err(unreachable)?;

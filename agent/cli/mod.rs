@@ -158,7 +158,8 @@ pub fn main() -> ExitCode {
         // SAFETY: SIG_DFL installs no handler, and no thread runs yet.
         let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Whoever waits for a disk leaves the others a thread.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("unwait: {error}");
@@ -198,7 +199,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::History(arguments) => history::history(arguments).await,
         Verb::Replay(arguments) => replay::replay(arguments).await,
         Verb::Review(arguments) => review::review(arguments),
-        Verb::Show(arguments) => show::show(arguments),
+        Verb::Show(arguments) => show::show(arguments).await,
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
         Verb::Rearm(arguments) => rearm::rearm(arguments),
         Verb::Reload(arguments) => reload::reload(arguments).await,

@@ -2,14 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{ConfigArguments, Failure};
+use super::{ConfigArguments, Failure, order};
 use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::daemon::last_good;
 use crate::store::{StateDir, Store};
+use crate::view::request::Request;
+use crate::view::status::Status;
 use crate::wiring;
 use crate::wiring::{Host, Wiring, WiringError};
+
+/// For an agent to say whether its disk hangs: it answers at once, or not at all.
+const AGENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// The configuration, or every error of it.
 pub fn config(place: &ConfigArguments) -> Result<Config, Failure> {
@@ -47,6 +53,16 @@ pub fn store(state: &Path) -> Result<Arc<Store>, Failure> {
     Store::open_with(&path, Arc::new(SystemClock))
         .map(Arc::new)
         .map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+/// Refuses to touch the state while the running agent says that its disk hangs: who waits for such a disk cannot be ended.
+pub async fn disk_answers(state: &Path) -> Result<(), Failure> {
+    let asked = tokio::time::timeout(AGENT_WITHIN, order::call(state, Request::Status, None)).await;
+    let agent = asked.ok().and_then(Result::ok).flatten().and_then(|reply| reply.carries::<Status>().ok());
+    match agent.and_then(|status| status.agent?.disk_hangs) {
+        Some(why) => Err(Failure::Unreachable(format!("{why}; `unwait status` shows what the agent knows"))),
+        None => Ok(()),
+    }
 }
 
 /// The same, to read it alone.

@@ -14,8 +14,10 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
-pub fn show(arguments: Arguments) -> Outcome {
-    let store = open::store(&open::state(&arguments.place)?)?;
+pub async fn show(arguments: Arguments) -> Outcome {
+    let state = open::state(&arguments.place)?;
+    open::disk_answers(&state).await?;
+    let store = open::store(&state)?;
     let id = IncidentId(arguments.incident);
     match IncidentShown::of(&store, &id).map_err(|error| Failure::Unreachable(error.to_string()))? {
         None => return Err(Failure::Wrong(format!("no incident `{id}`; `unwait history` names them"))),

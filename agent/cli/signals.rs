@@ -31,6 +31,7 @@ pub async fn signals(service: &ServiceName, since: &str, only: &[String], place:
     let state = open::state(place)?;
     // One that hangs, or is of another version, is behind by five minutes at the most.
     let _ = tokio::time::timeout(WRITTEN_WITHIN, order::call(&state, Request::WriteSamples, None)).await;
+    open::disk_answers(&state).await?;
     let store = open::store_to_read(&state)?;
     let known = store.services_with_samples().map_err(unreachable)?;
     if !known.iter().any(|name| name == service.as_str()) {

@@ -18,10 +18,11 @@ pub struct Arguments {
 pub async fn status(arguments: Arguments) -> Outcome {
     let state = open::state(&arguments.place)?;
     let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
-    let agent = order::call(&state, Request::Status, None).await?;
-    let agent = agent.map(|reply| reply.carries()).transpose().map_err(Failure::Unreachable)?;
-    let store = open::store(&state)?;
-    let status = Status::of(&store, agent, SystemClock.now()).map_err(|error| unreachable(&error))?;
+    let status = match order::call(&state, Request::Status, None).await? {
+        // The file is not touched: its disk may hang, and who waits for that cannot be ended.
+        Some(reply) => reply.carries().map_err(Failure::Unreachable)?,
+        None => Status::of(&*open::store(&state)?, None, SystemClock.now()).map_err(|error| unreachable(&error))?,
+    };
     match arguments.place.json {
         true => render::json(&status),
         false => say(&status),
@@ -37,6 +38,9 @@ fn say(status: &Status) {
     match &status.agent {
         Some(agent) => say_agent(agent),
         None => println!("NOT RUNNING: no agent listens here"),
+    }
+    if let Some(why) = &status.store_unread {
+        println!("STATE UNREADABLE: {why}; what is paused, locked, under way or undelivered is not known");
     }
     if let Some(pause) = &status.paused {
         let until = pause.until.map_or("`unwait resume`".into(), render::time);
@@ -103,7 +107,8 @@ fn say_agent(agent: &AgentNow) {
         println!("LOOKING LESS OFTEN: every {}, as `cpu_budget` allows", duration::format(agent.looks_every));
     }
     if agent.observe_only {
-        println!("OBSERVE-ONLY: the state directory cannot be written");
+        let why = agent.disk_hangs.as_deref().unwrap_or("the state directory cannot be written");
+        println!("OBSERVE-ONLY: {why}");
     }
     for (policy, held) in &agent.held_modes {
         println!("HELD MODE of {policy}: {held}");

@@ -1,7 +1,7 @@
 //! The loop of `unwait run`. It owns the agent's state, decides, and waits for nobody: looks, the guards' questions, sagas,
 //! duties and requests are tasks that send it events ([`super::beside`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use super::deciding::ANOTHER;
 use super::duties::breach_log::BreachLog;
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
-use super::duties::{approvals, breaker, delivery, messages, orders, remind, resolve, review, sweep, unowned};
+use super::duties::{approvals, breaker, delivery, orders, remind, review, sweep, unowned};
 use super::event::{Beginning, Ended, Event, Looked};
 use super::history;
 use super::opening::RunError;
 use super::reloads::Reloads;
+use super::scribe::Scribe;
 use super::service_manager::ServiceManager;
 use crate::decide::detector::Detector;
 use crate::execute::driver::Driven;
@@ -31,7 +32,8 @@ use crate::sense::attention::Attention;
 use crate::sense::pacing::every;
 use crate::sense::sensor::cautions::DISCOVER_EVERY;
 use crate::sense::sensor::{Look, on_blocking_thread};
-use crate::store::Store;
+use crate::store::{Health, Store};
+use crate::view::bulletin::Bulletin;
 use crate::wiring::{Wiring, supervised};
 
 /// What the running agent is asked from outside.
@@ -54,8 +56,8 @@ const RELEASE_EVERY: Duration = Duration::from_secs(30);
 
 /// For the supervisors' and daemons' answers: a look goes on without those that take longer.
 const SUPERVISORS_WITHIN: Duration = Duration::from_millis(250);
-/// For what is given back and delivered before the agent ends, where it was idle: the rest is the next start's.
-const LAST_WHEN_IDLE: Duration = Duration::from_secs(1);
+/// How often an agent that is to end looks whether it still waits for anybody.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 
 /// The running agent.
 pub struct Agent {
@@ -64,21 +66,28 @@ pub struct Agent {
     /// How many configurations were in force before this one.
     pub(super) configuration: u64,
     pub(super) store: Arc<Store>,
+    /// Writes for the loop, which writes nothing itself.
+    pub(super) scribe: Scribe,
     pub(super) started: Duration,
     pub(super) detector: Detector,
     pub(super) held: BTreeMap<(String, ServiceName), HeldBreach>,
     pub(super) log: BreachLog,
-    pub(super) last: Option<Look>,
+    pub(super) last: Option<Arc<Look>>,
     pub(super) last_failure: Option<String>,
     /// As the last look left it.
     pub(super) attention: Attention,
     pub(super) board: Board,
+    /// What the board shows of the store, as it was read last; and whether it has changed since.
+    pub(super) stored: Bulletin,
+    pub(super) is_outdated: bool,
     pub(super) beside: Beside,
     /// What no guard is against; begun one after another.
     pub(super) to_begin: VecDeque<Beginning>,
     /// By what the configuration in force names.
     pub(super) delivery: delivery::Delivery,
     pub(super) sagas: JoinSet<Ended>,
+    /// The services that those work on.
+    pub(super) under_way: BTreeSet<ServiceName>,
     pub(super) stop: watch::Receiver<bool>,
     /// What the fleet was told of this host's breaches; `None` while it is being told.
     pub(super) published: Option<Published>,
@@ -125,6 +134,7 @@ impl Agent {
             config_dir: config_dir.into(),
             wiring,
             configuration: 0,
+            scribe: Scribe::of(Arc::clone(&store)),
             store,
             started: now,
             detector: Detector::default(),
@@ -134,10 +144,13 @@ impl Agent {
             last_failure: None,
             attention,
             board,
+            stored: Bulletin::default(),
+            is_outdated: false,
             beside: Beside::default(),
             to_begin: VecDeque::new(),
             delivery,
             sagas: JoinSet::new(),
+            under_way: BTreeSet::new(),
             stop,
             published: Some(Published::default()),
             being_begun: None,
@@ -160,6 +173,8 @@ impl Agent {
         agent.log = BreachLog::of(&agent.store, &agent.wiring.host.clock.boot(), now);
         review::note_policies(&agent.wiring, &agent.store);
         agent.recover()?;
+        // What cannot be read is said at the first look.
+        agent.stored = agent.to_store()().unwrap_or_default();
         Ok(agent)
     }
 
@@ -178,7 +193,7 @@ impl Agent {
         let mut stopping = false;
         let mut idle = true;
         // What is begun is unwound, or left, before the agent ends; people may ask meanwhile.
-        while !stopping || !self.sagas.is_empty() || self.beside.is_changing_anything() {
+        while !stopping || !self.sagas.is_empty() || self.is_changing_anything() {
             tokio::select! {
                 _ = ticks.tick(), if !stopping => self.tick(),
                 _ = keeps.tick() => self.keep_slots(),
@@ -204,36 +219,42 @@ impl Agent {
                 Some(incoming) = inbox.requests.recv() => self.answer(incoming, stopping),
                 Some(()) = inbox.reload.recv(), if !stopping => self.reload_by_signal(),
                 _ = alive.tick() => self.manager.alive(),
+                () = tokio::time::sleep(LOOKED_AT_EVERY), if stopping => {}
                 _ = inbox.stop.wait_for(|stop| *stop), if !stopping => {
                     tracing::info!("stopping: no new incident begins");
                     self.manager.stopping();
                     stopping = true;
-                    idle = self.sagas.is_empty() && !self.beside.is_changing_anything();
-                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off("the agent is ending"));
+                    idle = self.sagas.is_empty() && !self.is_changing_anything();
+                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, "the agent is ending"));
                 }
             }
         }
-        self.store.write_samples();
         self.log.rest(self.wiring.host.clock.now());
         self.write_breaches();
-        self.tell_what_stays_out();
-        orders::tell(&self.wiring, &self.store);
-        let within = if idle { LAST_WHEN_IDLE } else { delivery::LAST };
-        let slots = self.slots_returned();
-        let (_, ()) = tokio::join!(tokio::time::timeout(within, slots), self.delivery.end(within));
+        self.end(idle).await;
         Ok(())
+    }
+
+    /// Is anything under way that is not to be cut off? What waits for a disk that hangs is the next start's.
+    fn is_changing_anything(&self) -> bool {
+        self.beside.is_changing_anything() && !matches!(self.store.health(), Health::Hanging(_))
     }
 
     /// Sets a look off, where none is under way, and what else is due.
     fn tick(&mut self) {
-        if self.store.health() == crate::store::Health::Failing {
-            // A later synced write ends observe-only by itself.
-            let _ = self.store.test_write(self.wiring.host.clock.now());
-        }
         self.look();
-        remind::of_all(&self.wiring, &self.store);
-        orders::tell(&self.wiring, &self.store);
-        unowned::remind(&self.wiring, &self.store, self.attention.unowned(), &mut self.told_of_unowned);
+        let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
+        self.beside.start_quietly(Kind::Reminders, async move {
+            if !store.health().is_sound() {
+                // A later synced write ends observe-only by itself.
+                let _ = store.test_write(wiring.host.clock.now());
+            }
+            remind::of_all(&wiring, &store);
+            orders::tell(&wiring, &store);
+        });
+        if let Some(message) = unowned::due(&self.wiring, self.attention.unowned(), &mut self.told_of_unowned) {
+            self.tell(message);
+        }
         let now = self.wiring.host.clock.monotonic();
         if now >= self.sweep_due && !self.beside.is_under_way(&Kind::Sweep) {
             // An incident that ends meanwhile asks for another one.
@@ -246,10 +267,12 @@ impl Agent {
         }
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
-            review::tell_of_dry_runs(&self.wiring, &self.store);
             let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
-            self.beside
-                .start_quietly(Kind::Evidence, on_blocking_thread(move || sweep::retain_evidence(&wiring, &store)));
+            let retain = move || {
+                review::tell_of_dry_runs(&wiring, &store);
+                sweep::retain_evidence(&wiring, &store);
+            };
+            self.beside.start_quietly(Kind::Evidence, on_blocking_thread(retain));
         }
     }
 
@@ -302,9 +325,11 @@ impl Agent {
                 if self.wiring.follow_fleet(&self.store, idle) {
                     // What was considered would take its slot in the former store, and give it back in this one.
                     self.configuration += 1;
-                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off(ANOTHER));
+                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, ANOTHER));
                 }
             }
+            Event::Stored(stored) => self.stored(*stored),
+            Event::ToReload(order) => self.reload(order),
             Event::Reloaded(reloaded) => self.reloaded(*reloaded),
             Event::Kept(configuration) if configuration != self.configuration => self.keep_last_good(),
             Event::Kept(_) | Event::Over => {}
@@ -323,7 +348,9 @@ impl Agent {
                 if let Some(why) = &look.measurements.untrusted {
                     tracing::warn!(why, "the look was partial: {why}; no policy acts on it");
                 }
-                history::record(&self.store, &look);
+                let look = Arc::new(look);
+                let recorded = Arc::clone(&look);
+                self.scribe.write(move |store| history::record(store, &recorded));
                 self.decide(&look);
                 self.last = Some(look);
             }
@@ -372,6 +399,7 @@ impl Agent {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         self.detector.rearm(&plan.target.service);
+        self.under_way.remove(&plan.target.service);
         self.held.retain(|(_, service), _| *service != plan.target.service);
         self.return_slots();
         // For the case that some are being returned already.
@@ -381,7 +409,10 @@ impl Agent {
         if let Some(policy) = self.wiring.config.policies.iter().find(|policy| policy.name == plan.policy)
             && policy.mode.acts()
         {
-            breaker::is_open(&self.wiring, &self.store, policy, &plan.target.service);
+            let (wiring, policy, service) = (self.wiring.clone(), policy.clone(), plan.target.service.clone());
+            self.scribe.write(move |store| {
+                breaker::is_open(&wiring, store, &policy, &service);
+            });
         }
         match driven {
             Driven::Rested(ending) => {
@@ -416,23 +447,13 @@ impl Agent {
         // As after each saga of a tick; and a registry may have come back meanwhile.
         sweep::orphans(&self.wiring, &self.store).await;
         self.slots_returned().await;
+        self.scribe.written().await;
         self.delivery.end(delivery::LAST).await;
-    }
-
-    /// Those that rest stuck are nobody's while no agent runs. One whose saga was left under way is told with that.
-    fn tell_what_stays_out(&self) {
-        match resolve::resting_drained(&self.store) {
-            Ok(latches) if latches.is_empty() => {}
-            Ok(latches) => self.tell(messages::stay_out(&self.wiring, &latches)),
-            Err(error) => tracing::error!(
-                %error,
-                "cannot read from the store which services stay out of traffic: {error}",
-            ),
-        }
     }
 
     pub(super) fn tell(&self, message: Message) {
         (self.wiring.host.on_message)(&message);
-        self.store.tell(&self.wiring.audience, &[message]);
+        let audience = Arc::clone(&self.wiring.audience);
+        self.scribe.write(move |store| store.tell(&audience, &[message]));
     }
 }

@@ -14,6 +14,10 @@ use crate::ports::sharing;
 pub(super) enum Kind {
     Look,
     Discovery,
+    /// What of the store is shown over HTTP.
+    Stored,
+    /// What people are reminded of, and told of orders.
+    Reminders,
     /// Of supervisors and containers' daemons.
     Supervisors,
     Arrivals,

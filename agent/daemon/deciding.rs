@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::agent::Agent;
 use super::beside::Kind;
 use super::duties::held::{self, HeldBreach};
-use super::duties::orders::Order;
+use super::duties::orders::OrderToBegin;
 use super::duties::{approvals, breach_log, breaches, breaker, messages};
 use super::event::{Beginning, Begun, Considered, Ended, Event, refuse};
 use crate::decide::detector::{Change, Watch};
@@ -69,7 +69,7 @@ impl Agent {
         self.write_breaches();
         self.publish_breaches();
         self.look_for_leaked(measured.monotonic);
-        let under_way = self.under_way();
+        let under_way = self.under_way.clone();
         self.count_arrivals(&under_way);
         // What an incident under way is about needs no second decision, and is not held either.
         wanted.retain(|(_, service)| !under_way.contains(service));
@@ -94,7 +94,7 @@ impl Agent {
     pub(super) fn write_breaches(&mut self) {
         let notes = self.log.take();
         if !notes.is_empty() {
-            breach_log::write(&self.store, &notes);
+            self.scribe.write(move |store| breach_log::write(store, &notes));
         }
     }
 
@@ -129,18 +129,6 @@ impl Agent {
         );
     }
 
-    /// The services that a saga works on now.
-    fn under_way(&self) -> BTreeSet<ServiceName> {
-        match self.store.open_plans() {
-            Ok(open) => open.into_iter().map(|plan| plan.target.service).collect(),
-            // The guards ask the store again, and an error there is a deny.
-            Err(error) => {
-                tracing::error!(%error, "cannot read the open incidents from the store: {error}");
-                BTreeSet::new()
-            }
-        }
-    }
-
     /// A breach stands: the guards are asked whether its plan may begin.
     fn consider(&mut self, policy: Policy, service: ServiceName, readings: Readings) {
         let is_next = |next: &Beginning| {
@@ -151,32 +139,42 @@ impl Agent {
         if is_being_begun || self.beside.is_under_way(&kind) || self.to_begin.iter().any(is_next) {
             return;
         }
-        let dry_run = plans::is_dry(&policy) || breaker::is_open(&self.wiring, &self.store, &policy, &service);
         let breached = self.detector.breached_since(&policy.name, &service);
         let (wiring, store, started) = (self.wiring.clone(), Arc::clone(&self.store), self.started);
         let configuration = self.configuration;
         self.beside.start(kind, async move {
+            let dry_run = plans::is_dry(&policy) || breaker::is_open(&wiring, &store, &policy, &service);
             let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Breach, dry_run).await;
             let proposal = Proposal { breached, ..proposal };
             let world = wiring.world_of(&proposal.plan, &store, started);
             let beginning = Beginning { proposal, world, policy, readings, configuration, order: None };
-            Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
+            let considered = ask(&wiring, &store, started, beginning).await;
+            if considered.answer.as_ref().is_err_and(|refusal| refusal.reason == Reason::NeedsApproval) {
+                let Beginning { policy, readings, proposal, .. } = &considered.beginning;
+                approvals::ask(&wiring, &store, policy, &proposal.plan, messages::why(policy, readings));
+            }
+            Event::Considered(Box::new(considered))
         });
     }
 
     /// A person asks for it.
-    pub(super) fn act(&mut self, service: &str, policy: Option<&str>, dry_run: bool, who: String, order: Order) {
-        let chosen = ServiceName::parse(service).and_then(|service| {
-            let policy = self.wiring.config.choose(&service, policy)?.clone();
-            Ok((service, policy))
-        });
-        let (service, policy) = match chosen {
-            Ok(chosen) => chosen,
-            Err(error) => return order.answer(Reply::refused(error)),
-        };
+    pub(super) fn act(&mut self, service: String, policy: Option<String>, dry_run: bool, order: OrderToBegin) {
         let (wiring, store, started) = (self.wiring.clone(), Arc::clone(&self.store), self.started);
         let configuration = self.configuration;
         self.beside_a_person(async move {
+            let who = order.row.who.clone();
+            let order = order.begin(&store);
+            let chosen = ServiceName::parse(&service).and_then(|service| {
+                let policy = wiring.config.choose(&service, policy.as_deref())?.clone();
+                Ok((service, policy))
+            });
+            let (service, policy) = match chosen {
+                Ok(chosen) => chosen,
+                Err(error) => {
+                    order.answer(Reply::refused(error));
+                    return Event::Over;
+                }
+            };
             let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Person { who }, dry_run).await;
             let (sensor, of) = (wiring.sensor.clone(), service);
             let look =
@@ -192,9 +190,9 @@ impl Agent {
         let Considered { beginning, answer, another_tells } = considered;
         let ending = *self.stop.borrow();
         match answer {
-            _ if ending => beginning.put_off("the agent is ending"),
+            _ if ending => beginning.put_off(&self.scribe, "the agent is ending"),
             // The configuration in force may want something else.
-            _ if beginning.configuration != self.configuration => beginning.put_off(ANOTHER),
+            _ if beginning.configuration != self.configuration => beginning.put_off(&self.scribe, ANOTHER),
             _ if !self.still_stands(&beginning) => {}
             Ok(()) => {
                 self.to_begin.push_back(beginning);
@@ -249,7 +247,8 @@ impl Agent {
                 self.write_breaches();
                 let said = format!("incident {0} has begun; `unwait show {0}` follows it", plan.incident);
                 if let Some(order) = order {
-                    order.about(Some(plan.incident.clone())).answer(Reply::done(said));
+                    let order = order.about(Some(plan.incident.clone()));
+                    self.scribe.write(move |_| order.answer(Reply::done(said)));
                 }
                 self.set_off(plan, world);
             }
@@ -261,6 +260,7 @@ impl Agent {
 
     fn set_off(&mut self, plan: Plan, world: World) {
         let stop = self.stop.clone();
+        self.under_way.insert(plan.target.service.clone());
         self.sagas.spawn(async move {
             let driven = driver::drive(Saga::new(plan.clone()), Journal::new(), &world, stop).await;
             Ended { plan, driven }
@@ -269,17 +269,13 @@ impl Agent {
 
     /// A person hears why not; of a breach that stands it is noted, and told where that is due.
     fn refused(&mut self, beginning: Beginning, refusal: Refusal, another_tells: bool) {
-        let Beginning { proposal, policy, readings, order, .. } = beginning;
+        let Beginning { proposal, policy, order, .. } = beginning;
         if order.is_some() {
-            return refuse(order, || refusal.to_string());
+            return refuse(&self.scribe, order, || refusal.to_string());
         }
         let service = &proposal.plan.target.service;
         if self.detector.breached_since(&policy.name, service).is_none() {
             return;
-        }
-        if refusal.reason == Reason::NeedsApproval {
-            let why = messages::why(&policy, &readings);
-            approvals::ask(&self.wiring, &self.store, &policy, &proposal.plan, why);
         }
         let key = (policy.name.clone(), service.clone());
         let now = self.wiring.host.clock.now();

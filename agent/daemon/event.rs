@@ -7,12 +7,14 @@ use super::duties::breach_log;
 use super::duties::breaches::Published;
 use super::duties::orders::Order;
 use super::reloads::Rejection;
+use super::scribe::Scribe;
 use crate::decide::guards::Refusal;
 use crate::execute::driver::Driven;
 use crate::execute::world::World;
 use crate::model::{Plan, Policy, Readings};
 use crate::sense::attention::Attention;
 use crate::sense::sensor::Look;
+use crate::view::bulletin::Bulletin;
 use crate::view::request::Reply;
 use crate::wiring::Wiring;
 use crate::wiring::plans::Proposal;
@@ -29,6 +31,10 @@ pub(super) enum Event {
     /// Did all registries answer?
     Swept(bool),
     SlotsReturned,
+    /// What the store has, for the board; an error in words.
+    Stored(Box<Result<Bulletin, String>>),
+    /// A person asks for the configuration to be read anew, and that is written down.
+    ToReload(Order),
     /// A new configuration with its adapters, or why it is not put in force.
     Reloaded(Box<Result<Wiring, Rejection>>),
     /// The files of this configuration are kept for a start on broken ones.
@@ -77,8 +83,8 @@ impl Beginning {
     }
 
     /// Not now, and why, where a person waits.
-    pub fn put_off(self, why: &str) {
-        refuse(self.order, || why.into());
+    pub fn put_off(self, scribe: &Scribe, why: &str) {
+        refuse(scribe, self.order, || why.into());
     }
 }
 
@@ -100,8 +106,9 @@ pub(super) struct Begun {
 }
 
 /// Whoever waits hears why not.
-pub(super) fn refuse(order: Option<Order>, why: impl FnOnce() -> String) {
+pub(super) fn refuse(scribe: &Scribe, order: Option<Order>, why: impl FnOnce() -> String) {
     if let Some(order) = order {
-        order.answer(Reply::refused(why()));
+        let why = Reply::refused(why());
+        scribe.write(move |_| order.answer(why));
     }
 }

@@ -7,6 +7,7 @@ pub mod check;
 pub mod control;
 mod deciding;
 pub mod duties;
+mod ending;
 mod event;
 pub mod explain;
 mod history;
@@ -18,6 +19,7 @@ mod reload;
 mod reloads;
 mod requests;
 pub mod run;
+mod scribe;
 pub mod service_manager;
 
 #[cfg(test)]

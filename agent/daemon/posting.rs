@@ -1,10 +1,13 @@
 //! What the agent makes known after each tick, from what it knows: nobody is asked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::agent::Agent;
+use super::beside::Kind;
+use super::event::Event;
 use crate::decide::inaction::{self, Standing};
 use crate::model::{Policy, Reason, ServiceName};
 use crate::store::{Breaker, StoreError};
@@ -26,31 +29,53 @@ impl Agent {
     /// Serves what the configuration in force asks for.
     pub(crate) fn open_board(&mut self) {
         // Nobody reads of an agent that has never been.
-        self.post();
+        self.publish();
         self.board.serve(&self.wiring);
     }
 
-    /// Makes known what is so now.
-    pub(crate) fn post(&self) {
+    /// Makes known what is so now, once the store has told its part.
+    pub(crate) fn post(&mut self) {
         if self.wiring.config.host.http.is_none() {
             return;
         }
-        match self.bulletin() {
-            Ok(bulletin) => self.board.publish(bulletin),
-            // What stands on the board is as old as `ticked` in it says.
-            Err(error) => tracing::warn!(
-                %error,
-                "cannot read the store for /metrics: {error}; the last figures are served on",
-            ),
+        // What is being read may be older than what has changed.
+        self.is_outdated = self.beside.is_under_way(&Kind::Stored);
+        let read = self.to_store();
+        self.beside
+            .start(Kind::Stored, async move { Event::Stored(Box::new(read().map_err(|error| error.to_string()))) });
+    }
+
+    /// Asks the store for its part.
+    pub(super) fn to_store(&self) -> impl FnOnce() -> Result<Bulletin, StoreError> + Send + 'static {
+        let (store, now) = (Arc::clone(&self.store), self.wiring.host.clock.now());
+        let destinations: Vec<String> = self.wiring.config.host.notify.iter().map(|to| to.name.clone()).collect();
+        move || Bulletin::of_store(&store, destinations.iter().map(String::as_str), now)
+    }
+
+    pub(super) fn stored(&mut self, stored: Result<Bulletin, String>) {
+        match stored {
+            Ok(stored) => self.stored = stored,
+            Err(error) => {
+                self.stored.observe_only = self.store.health().says();
+                tracing::warn!(error, "cannot read the store for /metrics: {error}; what it said last is served on",);
+            }
+        }
+        self.publish();
+        if std::mem::take(&mut self.is_outdated) {
+            self.post();
         }
     }
 
-    fn bulletin(&self) -> Result<Bulletin, StoreError> {
+    fn publish(&self) {
+        if self.wiring.config.host.http.is_some() {
+            self.board.publish(self.bulletin());
+        }
+    }
+
+    fn bulletin(&self) -> Bulletin {
         let config = &self.wiring.config;
-        let destinations = config.host.notify.iter().map(|to| to.name.as_str());
-        let stored = Bulletin::of_store(&self.store, destinations, self.wiring.host.clock.now())?;
-        let seen = self.board.filled(stored, config);
-        Ok(Bulletin {
+        let seen = self.board.filled(self.stored.clone(), config);
+        Bulletin {
             version: env!("CARGO_PKG_VERSION"),
             started: (seen.started.0, self.started),
             period: self.attention.period(),
@@ -61,7 +86,7 @@ impl Agent {
             certificates: certificates(&self.wiring),
             verdicts: self.wiring.tally.read().map(|(guard, verdict, count)| (guard.into(), verdict, count)).collect(),
             ..seen
-        })
+        }
     }
 
     /// For each of the services, and each policy that selects it, why nothing is being done.

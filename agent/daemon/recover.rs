@@ -22,6 +22,7 @@ impl Agent {
                 %service,
                 "incident {incident} of {service} was open when the agent ended: going on with it",
             );
+            self.under_way.insert(service.clone());
             let (world, stop) = (self.wiring.world_of(&plan, &self.store, self.started), self.stop.clone());
             self.sagas.spawn(async move {
                 let next = open.journal.last().map_or(0, |row| row.seq + 1);

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::agent::Agent;
 use super::beside::Kind;
 use super::deciding::ANOTHER;
-use super::duties::orders::Order;
+use super::duties::orders::{Order, OrderToBegin};
 use super::duties::{approvals, delivery, messages, review};
-use super::event::Event;
+use super::event::{Event, refuse};
 use super::last_good;
 use super::reloads::Rejection;
+use super::requests::ENDING;
 use crate::config;
 use crate::model::ServiceName;
 use crate::sense::attention::Attention;
@@ -23,6 +24,9 @@ use crate::wiring::Wiring;
 impl Agent {
     /// Loads the configuration anew, whole or not at all.
     pub(super) fn reload(&mut self, order: Order) {
+        if *self.stop.borrow() {
+            return refuse(&self.scribe, Some(order), || ENDING.into());
+        }
         self.reloads.next.push(order);
         self.read_anew();
     }
@@ -31,7 +35,13 @@ impl Agent {
     pub(super) fn reload_by_signal(&mut self) {
         let by = Person { who: "SIGHUP".into(), why: None };
         let row = AuditRow::new(OrderVerb::Reload, &by, self.wiring.host.clock.now());
-        self.reload(Order::begin(&self.store, row, None));
+        self.begin_reload(OrderToBegin { row, reply: None });
+    }
+
+    /// Once the order is written down.
+    pub(super) fn begin_reload(&mut self, order: OrderToBegin) {
+        let store = Arc::clone(&self.store);
+        self.beside_a_person(async move { Event::ToReload(order.begin(&store)) });
     }
 
     fn read_anew(&mut self) {
@@ -61,7 +71,8 @@ impl Agent {
             Err(rejection) => self.rejected(rejection),
         };
         self.manager.ready();
-        self.reloads.under_way.drain(..).for_each(|order| order.answer(reply.clone()));
+        let orders = std::mem::take(&mut self.reloads.under_way);
+        self.scribe.write(move |_| orders.into_iter().for_each(|order| order.answer(reply.clone())));
         self.read_anew();
     }
 
@@ -90,24 +101,28 @@ impl Agent {
         self.detector
             .keep_unchanged(before, &config.policies, |policy, service| config.selects(policy, service).is_some());
         self.attention = Attention::new(&wiring.config);
+        wiring.keep_fleet_of(&self.wiring);
         self.wiring = wiring;
         let selects = |policy: &str, service: &ServiceName| {
             config.policies.iter().any(|one| one.name == policy && config.selects(one, service).is_some())
         };
         self.log.keep(&self.detector, selects, self.wiring.host.clock.now());
         self.write_breaches();
-        review::note_policies(&self.wiring, &self.store);
         self.configuration += 1;
         self.reloads.since = self.wiring.host.clock.now();
         self.wiring.follow_fleet(&self.store, self.sagas.is_empty());
         self.delivery = delivery::Delivery::start(delivery::of(&self.wiring, &self.store));
         self.open_board();
-        approvals::withdraw(&self.wiring, &self.store);
+        let wiring = self.wiring.clone();
+        self.scribe.write(move |store| {
+            review::note_policies(&wiring, store);
+            approvals::withdraw(&wiring, store);
+        });
         // New adapters hold the drains that they find.
         self.sweep_due = std::time::Duration::ZERO;
         self.held.clear();
         // What the former one asked for is considered anew at the next look.
-        self.to_begin.drain(..).for_each(|waiting| waiting.put_off(ANOTHER));
+        self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, ANOTHER));
         self.keep_last_good();
         tracing::info!(
             policies = self.wiring.config.policies.len(),

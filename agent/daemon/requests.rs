@@ -8,18 +8,21 @@ use tokio::sync::oneshot;
 use super::agent::Agent;
 use super::beside::Kind;
 use super::control::Incoming;
-use super::duties::orders::Order;
+use super::duties::orders::OrderToBegin;
 use super::duties::{approvals, resolve};
 use super::event::Event;
 use super::{check, explain};
-use crate::store::{AuditRow, OrderVerb};
+use crate::store::{AuditRow, Health, OrderVerb, Person};
 use crate::view::request::{How, Reply, Request};
-use crate::view::status::{AgentNow, HeldNow};
+use crate::view::status::{AgentNow, HeldNow, Status};
 
 /// For the slots that a decision gives back.
 const RETURNED_WITHIN: Duration = Duration::from_secs(5);
 
-const ENDING: &str = "the agent is ending";
+/// For what `status` shows of the store: it has answered within milliseconds, or its disk hangs.
+const STORE_WITHIN: Duration = Duration::from_secs(1);
+
+pub(super) const ENDING: &str = "the agent is ending";
 
 impl Agent {
     /// What is known is answered at once; who must ask somebody answers when that one has.
@@ -30,10 +33,25 @@ impl Agent {
         let now = self.wiring.host.clock.now();
         let store = Arc::clone(&self.store);
         let order = |verb, service: Option<&str>, reply| {
-            Order::begin(&store, AuditRow::new(verb, &by, now).of(service), Some(reply))
+            let row = AuditRow::new(verb, &by, now).of(service);
+            OrderToBegin { row, reply: Some(reply) }
         };
         match request {
-            Request::Status => say(reply, Reply { text: "running".into(), ..Reply::with(&self.now()) }),
+            Request::Status => {
+                let alone = self.now();
+                let agent = Some(alone.clone());
+                let store_says = tokio::spawn(async move { Status::of(&store, agent, now) });
+                self.beside_a_person(async move {
+                    let status = match tokio::time::timeout(STORE_WITHIN, store_says).await {
+                        Ok(Ok(Ok(status))) => status,
+                        Ok(Ok(Err(error))) => Status::without_store(alone, error.to_string()),
+                        Ok(Err(defect)) => std::panic::resume_unwind(defect.into_panic()),
+                        Err(_) => Status::without_store(alone, "the disk does not answer".into()),
+                    };
+                    say(reply, Reply { text: "running".into(), ..Reply::with(&status) });
+                    Event::Over
+                });
+            }
             Request::Explain { service } => {
                 let explained = explain::of_agent(self, service);
                 self.beside_a_person(async move {
@@ -56,50 +74,59 @@ impl Agent {
                     Event::Over
                 });
             }
-            Request::WriteSamples => {
-                self.store.write_samples();
+            Request::WriteSamples => self.beside_a_person(async move {
+                store.write_samples();
                 say(reply, Reply::done("written"));
-            }
-            Request::Approve { id } => {
-                let order = order(OrderVerb::Approve, None, reply);
-                approvals::decide(&self.wiring, &self.store, &id, true, &by, order);
-            }
-            Request::Deny { id } => {
-                let order = order(OrderVerb::Deny, None, reply);
-                approvals::decide(&self.wiring, &self.store, &id, false, &by, order);
-            }
+                Event::Over
+            }),
+            Request::Approve { id } => self.decide_approval(id, true, order(OrderVerb::Approve, None, reply)),
+            Request::Deny { id } => self.decide_approval(id, false, order(OrderVerb::Deny, None, reply)),
             Request::Act { service, policy, dry_run } => {
                 let order = order(OrderVerb::Act, Some(&service), reply);
                 match stopping {
-                    true => order.answer(Reply::refused(ENDING)),
-                    false => self.act(&service, policy.as_deref(), dry_run, by.who, order),
+                    true => self.refuse_order(order),
+                    false => self.act(service, policy, dry_run, order),
                 }
             }
             Request::Reload => {
                 let order = order(OrderVerb::Reload, None, reply);
                 match stopping {
-                    true => order.answer(Reply::refused(ENDING)),
-                    false => self.reload(order),
+                    true => self.refuse_order(order),
+                    false => self.begin_reload(order),
                 }
             }
             Request::Resolve { service, how } => {
                 let order = order(OrderVerb::Resolve, Some(&service), reply);
                 match stopping {
-                    true => order.answer(Reply::refused(ENDING)),
+                    true => self.refuse_order(order),
                     false => self.resolve(service, how, order),
                 }
             }
         }
     }
 
-    fn resolve(&mut self, service: String, how: How, order: Order) {
+    fn refuse_order(&self, order: OrderToBegin) {
+        let store = Arc::clone(&self.store);
+        self.scribe.write(move |_| order.begin(&store).answer(Reply::refused(ENDING)));
+    }
+
+    fn decide_approval(&mut self, id: String, approved: bool, order: OrderToBegin) {
+        let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
+        self.beside_a_person(async move {
+            let by = Person { who: order.row.who.clone(), why: order.row.why.clone() };
+            approvals::decide(&wiring, &store, &id, approved, &by, order.begin(&store));
+            Event::Over
+        });
+    }
+
+    fn resolve(&mut self, service: String, how: How, order: OrderToBegin) {
         let world = self.wiring.world(&self.store, self.started);
         let (store, one) = (Arc::clone(&self.store), Arc::clone(&self.resolving));
         let returned = self.slots_returned();
         self.requests += 1;
         self.beside.start(Kind::Resolve(self.requests), async move {
             let _one = one.lock().await;
-            let order = order.about(resolve::incident_of(&store, &service));
+            let order = order.begin(&store).about(resolve::incident_of(&store, &service));
             let answer = resolve::resolve(&store, &world, &service, how).await;
             // What a store does not take back by then is tried again beside.
             let _ = tokio::time::timeout(RETURNED_WITHIN, returned).await;
@@ -118,11 +145,12 @@ impl Agent {
             detail: held.refusal.detail.clone(),
             until: held.refusal.until,
         });
-        let last = self.last.as_ref();
+        let (last, health) = (self.last.as_ref(), self.store.health());
         AgentNow {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
-            observe_only: self.store.health() == crate::store::Health::Failing,
+            observe_only: !health.is_sound(),
+            disk_hangs: health.says().filter(|_| matches!(health, Health::Hanging(_))),
             policies: config.policies.len(),
             held_modes: config.held_modes().map(|(policy, held)| (policy.to_owned(), held.clone())).collect(),
             interval: config.host.interval,

@@ -42,13 +42,21 @@ impl Journal {
         Ok(Self { next: rows.last().map_or(0, |row| row.seq + 1), waiting: Vec::new() })
     }
 
-    /// Commits the event before anything is done about it; on an error nothing has happened.
+    /// Commits the event before anything is done about it; on an error nothing has happened. Where the disk hangs the intent may
+    /// still come to stand in the journal: then it stands there, and what follows behind it.
     pub fn intend(&mut self, saga: &mut Saga, event: Event, world: &World) -> Result<(), StoreError> {
         let mut next = saga.clone();
         advance(&mut next, event.clone());
-        self.commit(&next, &event, world, &[])?;
-        *saga = next;
-        Ok(())
+        let committed = self.commit(&next, &event, world, &[]);
+        match &committed {
+            Ok(()) => *saga = next,
+            Err(StoreError::Hangs { .. }) => {
+                *saga = next;
+                self.keep(&event, world);
+            }
+            Err(_) => {}
+        }
+        committed
     }
 
     /// Records what has happened; where the disk refuses, it waits here.
@@ -65,8 +73,7 @@ impl Journal {
                 "cannot store the journal of incident {}: {error}; it is kept in memory until the disk takes it",
                 saga.plan().incident,
             );
-            self.waiting.push(self.row(&event, world));
-            self.next += 1;
+            self.keep(&event, world);
             world.store.tell(&world.audience, &messages);
         }
     }
@@ -92,6 +99,12 @@ impl Journal {
         self.waiting.clear();
         self.next += 1;
         Ok(())
+    }
+
+    /// Until the disk takes it.
+    fn keep(&mut self, event: &Event, world: &World) {
+        self.waiting.push(self.row(event, world));
+        self.next += 1;
     }
 
     fn row(&self, event: &Event, world: &World) -> JournalRow {

@@ -30,8 +30,8 @@ pub fn ready(bulletin: &Bulletin, now: Duration) -> Result<(), String> {
     if bulletin.looked.is_none() {
         return Err("it has not looked at everything yet".into());
     }
-    match bulletin.observe_only {
-        true => Err("observe-only: the state directory cannot be written".into()),
-        false => Ok(()),
+    match &bulletin.observe_only {
+        Some(why) => Err(format!("observe-only: {why}")),
+        None => Ok(()),
     }
 }

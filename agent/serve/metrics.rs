@@ -69,7 +69,7 @@ fn of_the_agent(bulletin: &Bulletin, text: &mut Exposition) {
         "unwait_observe_only",
         Kind::Gauge,
         "1 where the state directory cannot be written, so that nothing is done.",
-        Some(yes(bulletin.observe_only)),
+        Some(yes(bulletin.observe_only.is_some())),
     );
     one(
         "unwait_config_last_reload_successful",

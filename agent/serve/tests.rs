@@ -53,7 +53,7 @@ fn bulletin() -> Bulletin {
         },
         looked: Some(at(990)),
         not_measuring: None,
-        observe_only: false,
+        observe_only: None,
         rejected_configuration: true,
         paused: Some(true),
         host_close_wait: Some(300.0),
@@ -158,7 +158,7 @@ fn a_loop_that_hangs_is_not_alive_and_one_that_cannot_act_is_not_ready() {
         ),
         (
             "cannot write",
-            Bulletin { observe_only: true, ..sound },
+            Bulletin { observe_only: Some("the state directory cannot be written".into()), ..sound },
             2_001,
             "",
             "observe-only: the state directory cannot be written",

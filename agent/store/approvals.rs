@@ -1,7 +1,7 @@
 //! Approvals: plans that wait for a person's word. Each is bound to one plan by its hash, expires, and is used once.
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Audience, Store, StoreError, outbox, time};
@@ -191,7 +191,7 @@ impl Store {
 }
 
 /// The incident that begins uses up the approval of its plan, in the transaction of its beginning.
-pub(super) fn use_up(transaction: &Transaction<'_>, plan: &Plan) -> rusqlite::Result<()> {
+pub(super) fn use_up(transaction: &Connection, plan: &Plan) -> rusqlite::Result<()> {
     if plan.dry_run {
         return Ok(());
     }

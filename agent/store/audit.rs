@@ -4,7 +4,7 @@
 //! carries out is written before it is, and what came of it afterwards. The agent tells of each row once it is answered.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Audience, Store, StoreError, outbox, time};
@@ -97,7 +97,7 @@ impl AuditRow {
 
 const COLUMNS: &str = "at, who, verb, service, incident, why, done, detail";
 
-pub(super) fn insert(transaction: &Transaction<'_>, row: &AuditRow) -> rusqlite::Result<i64> {
+pub(super) fn insert(transaction: &Connection, row: &AuditRow) -> rusqlite::Result<i64> {
     transaction.execute(
         &format!("INSERT INTO audit({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
         params![
@@ -116,6 +116,12 @@ pub(super) fn insert(transaction: &Transaction<'_>, row: &AuditRow) -> rusqlite:
     Ok(id)
 }
 
+pub(super) fn answer(transaction: &Connection, id: i64, row: &AuditRow) -> rusqlite::Result<()> {
+    let sql = "UPDATE audit SET service = ?2, incident = ?3, done = ?4, detail = ?5 WHERE id = ?1";
+    let incident = row.incident.as_ref().map(|incident| &incident.0);
+    transaction.execute(sql, params![id, row.service, incident, row.done, row.detail]).map(drop)
+}
+
 impl Store {
     /// Writes a row down: an order before it is carried out, or one that is answered at once. Returns its id.
     pub fn audit(&self, row: &AuditRow) -> Result<i64, StoreError> {
@@ -124,11 +130,7 @@ impl Store {
 
     /// Notes what came of an order that was written down before.
     pub fn audit_answer(&self, id: i64, row: &AuditRow) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            let sql = "UPDATE audit SET service = ?2, incident = ?3, done = ?4, detail = ?5 WHERE id = ?1";
-            let incident = row.incident.as_ref().map(|incident| &incident.0);
-            transaction.execute(sql, params![id, row.service, incident, row.done, row.detail]).map(drop)
-        })
+        self.write(|transaction| answer(transaction, id, row))
     }
 
     /// Orders that a former agent did not answer are answered: nobody else will. The caller holds the state directory. A slot

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{Recorded, Store, StoreError, time};
 use crate::model::{Leaked, Mode, Reason, ServiceName};
@@ -236,15 +236,12 @@ impl Store {
     }
 
     /// A write that nothing relies on: one that fails does not make the agent observe-only.
-    pub(super) fn note<T>(
-        &self,
-        write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
-        self.transact(write).map_err(|source| self.error(source))
+    pub(super) fn note<T>(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.transact(write, false)
     }
 }
 
-fn write(transaction: &rusqlite::Transaction<'_>, note: &BreachNote) -> rusqlite::Result<()> {
+fn write(transaction: &Connection, note: &BreachNote) -> rusqlite::Result<()> {
     match note {
         BreachNote::Began(breach) => {
             transaction.execute(
@@ -299,7 +296,7 @@ fn write(transaction: &rusqlite::Transaction<'_>, note: &BreachNote) -> rusqlite
     .map(drop)
 }
 
-fn end_hold(transaction: &rusqlite::Transaction<'_>, breach: i64, at: Timestamp) -> rusqlite::Result<()> {
+fn end_hold(transaction: &Connection, breach: i64, at: Timestamp) -> rusqlite::Result<()> {
     let sql = "UPDATE breach_hold SET lasted = lasted + max(?2 - since, 0), since = NULL
                WHERE breach = ?1 AND since IS NOT NULL";
     transaction.execute(sql, params![breach, at.as_millisecond()]).map(drop)

@@ -138,7 +138,7 @@ mod tests {
         store.tell(&to("slack"), &[message(20), message(10)]);
         store.tell(&to("generic"), &[message(30)]);
         let in_memory = store.addressed(&to("generic"), &[message(5)]);
-        store.spill(in_memory);
+        store.spill(in_memory, false);
         let waits = |count, second| Undelivered { count, oldest: at(second) };
         let expected = [("generic".into(), waits(2, 5)), ("slack".into(), waits(2, 10))];
         assert_eq!(store.undelivered_by_destination().unwrap(), expected.into());

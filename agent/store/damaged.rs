@@ -84,7 +84,11 @@ impl StoreError {
             ),
             // A value of another kind than any of ours.
             Self::Sqlite { .. } => true,
-            Self::Newer { .. } | Self::Older { .. } | Self::SetAside { .. } => false,
+            Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::SetAside { .. }
+            | Self::Thread { .. }
+            | Self::Hangs { .. } => false,
         }
     }
 }

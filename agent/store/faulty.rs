@@ -7,13 +7,14 @@
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use rusqlite::ffi;
 use rusqlite::{Connection, OpenFlags};
 
 use super::timeline::Timeline;
 use super::{Store, StoreError, schema};
+use crate::clock::{Clock, SystemClock};
 
 /// How the disk fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,7 @@ struct Plan {
 
 thread_local! {
     static PLAN: Cell<Option<Plan>> = const { Cell::new(None) };
+    static GIVEN_UP: Cell<Option<(u64, bool)>> = const { Cell::new(None) };
     static SEEN: Cell<u64> = const { Cell::new(0) };
     static STRUCK: Cell<bool> = const { Cell::new(false) };
 }
@@ -54,9 +56,28 @@ pub fn fail(disk: Disk, from: u64, for_ever: bool) {
     STRUCK.set(false);
 }
 
+/// From here on the `from`-th commit of this thread takes place, and its writer has given it up by then; `for_ever`, every later
+/// one as well.
+pub fn give_up(from: u64, for_ever: bool) {
+    GIVEN_UP.set(Some((from, for_ever)));
+    SEEN.set(0);
+    STRUCK.set(false);
+}
+
+/// Has the writer given up the commit that has just been made?
+pub(super) fn is_given_up() -> bool {
+    let Some((from, for_ever)) = GIVEN_UP.get() else { return false };
+    let now = SEEN.get();
+    SEEN.set(now + 1);
+    let strikes = now == from || (now > from && for_ever);
+    STRUCK.set(STRUCK.get() || strikes);
+    strikes
+}
+
 /// The disk is well again. Says whether anything failed.
 pub fn end() -> bool {
     PLAN.set(None);
+    GIVEN_UP.set(None);
     STRUCK.get()
 }
 
@@ -68,7 +89,8 @@ impl Store {
         let connection = Connection::open_with_flags_and_vfs(path, flags, c"unwait-faulty")
             .map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
         schema::prepare(&connection, path)?;
-        Self::over(connection, path, Timeline::Told).checked()
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self::over(connection, path, Timeline::Told, &clock)?.checked()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Audience, OrphanedDrain, Recorded, Store, StoreError, approvals, outbox, time};
@@ -71,7 +71,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let text = serde_json::to_string(plan).expect("a plan is plain data");
         let outgoing = self.addressed(audience, messages);
-        self.write(|transaction| {
+        self.write_for_certain(|transaction| {
             transaction.execute(
                 "INSERT INTO incident(id, service, policy, dry_run, plan, began, began_line)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -311,7 +311,7 @@ pub struct Implied<'a> {
 
 /// A latch that stands already is not displaced: its incident still waits for a person, and holds its slot.
 fn insert_latch(
-    transaction: &rusqlite::Transaction<'_>,
+    transaction: &Connection,
     service: &ServiceName,
     incident: &str,
     ending: &Ending,

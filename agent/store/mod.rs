@@ -10,6 +10,8 @@ mod damaged;
 #[cfg(test)]
 pub mod faulty;
 mod incidents;
+mod kept_orders;
+mod lane;
 mod latches;
 mod outbox;
 mod policy_runs;
@@ -24,15 +26,18 @@ mod timeline;
 
 use std::panic::Location;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::clock::Clock;
 use crate::crash;
+use crate::model::duration;
 
+use lane::{Hangs, Lane, apart};
 use timeline::Timeline;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
@@ -64,6 +69,20 @@ pub enum StoreError {
     Corrupt { path: PathBuf, what: String, detail: String },
     #[error("{path} is damaged and could not be set aside: {source}; move it away, or free space beside it")]
     SetAside { path: PathBuf, source: std::io::Error },
+    #[error("{path}: no thread for its writes: {source}")]
+    Thread { path: PathBuf, source: std::io::Error },
+    #[error("the disk of {path} hangs: {access} has not ended for {}", duration::format(*lasts))]
+    Hangs { path: PathBuf, access: Access, lasts: Duration },
+}
+
+/// What was wanted of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+pub enum Access {
+    #[strum(serialize = "a read")]
+    Read,
+    /// It may still be in the file later.
+    #[strum(serialize = "a write")]
+    Write,
 }
 
 /// What a person can do about it.
@@ -84,19 +103,46 @@ pub enum Health {
     Sound,
     /// The last write failed.
     Failing,
+    /// A write has not ended for so long, whole seconds.
+    Hanging(Duration),
+}
+
+impl Health {
+    pub fn is_sound(self) -> bool {
+        self == Self::Sound
+    }
+
+    /// Why nothing new is begun.
+    pub fn says(self) -> Option<String> {
+        match self {
+            Self::Sound => None,
+            Self::Failing => Some("the state directory cannot be written".into()),
+            Self::Hanging(lasts) => {
+                let lasts = duration::format(lasts);
+                Some(format!("the disk of the state directory hangs: a write has not ended for {lasts}"))
+            }
+        }
+    }
 }
 
 /// Prepared statements that are kept: more than the store has of those that are asked at each tick.
 const STATEMENTS: usize = 64;
 
-/// The open file. Calls block for as long as a synced write takes (milliseconds).
+/// Of each connection, in KiB; SQLite's own default is the double.
+const CACHE: i64 = 1024;
+
+/// The open file. A write takes as long as the disk does to sync it (milliseconds), and a read never waits for one; whoever
+/// waits occupies no thread of the runtime's. An access that a disk lets hang is an error after some seconds.
 #[derive(Debug)]
 pub struct Store {
-    connection: Mutex<Connection>,
+    /// `None`: of a file that is open to be read alone, and of one in memory.
+    reader: Option<Lane>,
+    writer: Lane,
     path: PathBuf,
     failing: AtomicBool,
     line: Timeline,
     outbox: outbox::MemoryOutbox,
+    orders: kept_orders::KeptOrders,
     samples: samples::Recorder,
 }
 
@@ -110,34 +156,48 @@ impl Store {
         let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
         let connection = opened.map_err(sqlite)?;
         schema::prepare(&connection, path)?;
-        let line = Timeline::of(&connection, clock).map_err(sqlite)?;
-        Ok(Self::over(connection, path, line))
+        let line = Timeline::of(&connection, Arc::clone(&clock)).map_err(sqlite)?;
+        let mut store = Self::over(connection, path, line, &clock)?;
+        if path != Path::new(":memory:") {
+            let reader = to_read(path).and_then(set_up).map_err(sqlite)?;
+            store.reader = Some(Lane::of(reader, clock));
+        }
+        Ok(store)
     }
 
     /// Opens a file that is there, to read it alone: while an agent runs, and without a change to the file.
     pub fn open_to_read(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+        let connection = to_read(path).map_err(sqlite)?;
         schema::accept(&connection, path)?;
-        let line = Timeline::of(&connection, clock).map_err(sqlite)?;
-        Ok(Self::over(connection, path, line))
+        let line = Timeline::of(&connection, Arc::clone(&clock)).map_err(sqlite)?;
+        Self::over(connection, path, line, &clock)
     }
 
-    fn over(connection: Connection, path: &Path, line: Timeline) -> Self {
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Self {
-            connection: Mutex::new(connection),
+    fn over(connection: Connection, path: &Path, line: Timeline, clock: &Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let sqlite = |source| StoreError::Sqlite { path: path.into(), source };
+        let connection = set_up(connection).map_err(sqlite)?;
+        // Nothing is written before the commit, which is carried out by another thread.
+        connection.pragma_update(None, "cache_spill", false).map_err(sqlite)?;
+        let thread = |source| StoreError::Thread { path: path.into(), source };
+        Ok(Self {
+            reader: None,
+            writer: Lane::with_a_thread(connection, Arc::clone(clock)).map_err(thread)?,
             path: path.into(),
             failing: AtomicBool::new(false),
             line,
             outbox: outbox::MemoryOutbox::default(),
+            orders: kept_orders::KeptOrders::default(),
             samples: samples::Recorder::default(),
-        }
+        })
     }
 
     pub fn health(&self) -> Health {
-        if self.failing.load(Ordering::Relaxed) { Health::Failing } else { Health::Sound }
+        match self.writer.hangs() {
+            Some(Hangs(lasts)) => Health::Hanging(Duration::from_secs(lasts.as_secs())),
+            None if self.failing.load(Ordering::Relaxed) => Health::Failing,
+            None => Health::Sound,
+        }
     }
 
     /// Writes fail, as somebody else has found who has this file open too.
@@ -156,21 +216,33 @@ impl Store {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        // A panic while the lock is held rolls its transaction back, so the connection stays sound.
-        self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        read(&self.lock()).map_err(|source| self.error(source))
+        apart(|| {
+            let lane = self.reader.as_ref().unwrap_or(&self.writer);
+            let taken = lane.take(false).map_err(|hangs| self.hangs(Access::Read, hangs))?;
+            read(taken.connection()).map_err(|source| self.error(source))
+        })
     }
 
     /// As [`Store::transact`], and keeps account of the store's health.
     #[track_caller]
-    fn write<T>(&self, write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let line = Location::caller();
+    fn write<T>(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.accounted(Location::caller(), || self.transact(write, false))
+    }
+
+    /// The same, and waits for a disk that hangs: what is in the file in the end must not have been said to fail.
+    #[track_caller]
+    fn write_for_certain<T>(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.accounted(Location::caller(), || self.transact(write, true))
+    }
+
+    fn accounted<T>(
+        &self,
+        line: &Location<'_>,
+        write: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         crash::point_of(line, "committing");
-        let result = self.transact(write);
+        let result = write();
         crash::point_of(line, "committed");
         let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
@@ -192,20 +264,44 @@ impl Store {
             }
             _ => {}
         }
-        result.map_err(|source| self.error(source))
+        result
     }
 
     /// Runs `write` in a transaction and commits it, synced.
     fn transact<T>(
         &self,
-        write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let value = write(&transaction)?;
-        self.line.note(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        for_certain: bool,
+    ) -> Result<T, StoreError> {
+        let hangs = |hangs| self.hangs(Access::Write, hangs);
+        let failed = |source| self.error(source);
+        apart(|| {
+            let mut taken = self.writer.take(for_certain).map_err(hangs)?;
+            taken.begin().map_err(hangs)?.map_err(failed)?;
+            let value = write(taken.connection()).map_err(failed)?;
+            self.line.note(taken.connection()).map_err(failed)?;
+            taken.commit().map_err(hangs)?.map_err(failed)?;
+            drop(taken);
+            self.keep_reads_from_hanging();
+            #[cfg(test)]
+            if !for_certain && faulty::is_given_up() {
+                return Err(hangs(Hangs(lane::GIVEN_UP_AFTER)));
+            }
+            Ok(value)
+        })
+    }
+
+    /// The first read after a commit notes in the shared memory beside the file how far it reads; where the file system hangs
+    /// by then, that page can not be written, and the read hangs as well. So the first is made at once.
+    fn keep_reads_from_hanging(&self) {
+        if let Some(taken) = self.reader.as_ref().and_then(Lane::take_if_free) {
+            // A read that fails says so to whoever wants to know something.
+            let _ = taken.connection().prepare_cached("SELECT 1 FROM line").and_then(|mut read| read.exists([]));
+        }
+    }
+
+    fn hangs(&self, access: Access, Hangs(lasts): Hangs) -> StoreError {
+        StoreError::Hangs { path: self.path.clone(), access, lasts: Duration::from_secs(lasts.as_secs()) }
     }
 
     fn error(&self, source: rusqlite::Error) -> StoreError {
@@ -215,6 +311,17 @@ impl Store {
     fn corrupt(&self, what: impl Into<String>, detail: impl ToString) -> StoreError {
         StoreError::Corrupt { path: self.path.clone(), what: what.into(), detail: detail.to_string() }
     }
+}
+
+/// Another connection to a file that is there: it changes nothing, and never is the one that writes the log back.
+fn to_read(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+fn set_up(connection: Connection) -> rusqlite::Result<Connection> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "cache_size", -CACHE)?;
+    Ok(connection)
 }
 
 /// Milliseconds since the epoch, as the tables hold time.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, params};
 
 use super::timeline::Timeline;
 use super::{Store, StoreError};
@@ -58,6 +58,8 @@ pub(super) struct MemoryOutbox {
 pub(super) struct Waiting {
     pub outgoing: Outgoing,
     due: i64,
+    /// The disk hung when it was to take it.
+    may_be_in_the_table: bool,
 }
 
 impl MemoryOutbox {
@@ -68,9 +70,11 @@ impl MemoryOutbox {
     /// Lets a message go that waits in memory; false where it is none of those.
     fn let_go(&self, id: &str) -> bool {
         let mut waiting = self.waiting();
-        let before = waiting.len();
-        waiting.retain(|one| one.outgoing.id != id);
-        waiting.len() < before
+        let Some(place) = waiting.iter().position(|one| one.outgoing.id == id) else { return false };
+        if waiting.remove(place).may_be_in_the_table {
+            self.delivered().insert(id.into());
+        }
+        true
     }
 
     fn delivered(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -85,8 +89,8 @@ impl Store {
         if outgoing.is_empty() {
             return;
         }
-        if self.write(|transaction| insert(transaction, &outgoing, &self.line)).is_err() {
-            self.spill(outgoing);
+        if let Err(error) = self.write(|transaction| insert(transaction, &outgoing, &self.line)) {
+            self.spill(outgoing, matches!(error, StoreError::Hangs { .. }));
         }
     }
 
@@ -114,9 +118,11 @@ impl Store {
             .collect()
     }
 
-    pub(super) fn spill(&self, outgoing: Vec<Outgoing>) {
+    pub(super) fn spill(&self, outgoing: Vec<Outgoing>, may_be_in_the_table: bool) {
         let due = |one: &Outgoing| self.line.at(one.message.at);
-        self.outbox.waiting().extend(outgoing.into_iter().map(|outgoing| Waiting { due: due(&outgoing), outgoing }));
+        let waiting =
+            outgoing.into_iter().map(|outgoing| Waiting { due: due(&outgoing), outgoing, may_be_in_the_table });
+        self.outbox.waiting().extend(waiting);
     }
 
     /// What is due at `now`, on the disk and in memory, oldest first, and of each destination `at_most` so many: what
@@ -128,8 +134,12 @@ impl Store {
         let oldest = "(SELECT *, row_number() OVER (PARTITION BY destination ORDER BY created, rowid) AS place
                        FROM outbox WHERE refused = 0 AND due <= ?1) WHERE place <= ?2 ORDER BY created, place";
         let mut due = self.outgoing(oldest, now, at_most + delivered.len())?;
-        due.retain(|outgoing| !delivered.contains(&outgoing.id));
-        due.extend(self.outbox.waiting().iter().filter(|one| one.due <= now).map(|one| one.outgoing.clone()));
+        let waiting = self.outbox.waiting();
+        // One that waits in memory is in the table as well where a disk that hung came to take it after all.
+        let waits = |id: &str| waiting.iter().any(|one| one.outgoing.id == id);
+        due.retain(|outgoing| !delivered.contains(&outgoing.id) && !waits(&outgoing.id));
+        due.extend(waiting.iter().filter(|one| one.due <= now).map(|one| one.outgoing.clone()));
+        drop(waiting);
         due.sort_by_key(|outgoing| outgoing.message.at);
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
         due.retain(|outgoing| {
@@ -243,7 +253,7 @@ impl Store {
 }
 
 /// Each is due at once.
-pub(super) fn insert(transaction: &Transaction<'_>, outgoing: &[Outgoing], line: &Timeline) -> rusqlite::Result<()> {
+pub(super) fn insert(transaction: &Connection, outgoing: &[Outgoing], line: &Timeline) -> rusqlite::Result<()> {
     for one in outgoing {
         let message = serde_json::to_string(&one.message).expect("a message is plain data");
         transaction.execute(

@@ -5,6 +5,7 @@ use crate::model::{EventKind, IncidentId, Message, Outcome, Plan, Reason, Servic
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+mod hanging;
 mod outbox;
 
 impl Store {
@@ -12,12 +13,16 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.into(), source })?;
         schema::prepare(&connection, path)?;
-        Ok(Self::over(connection, path, Timeline::Told))
+        Self::over(connection, path, Timeline::Told, &(Arc::new(crate::clock::SystemClock) as Arc<dyn Clock>))
     }
 
     /// As a disk that is full, or read-only: each write fails until it is called off.
     pub fn refuse_writes(&self, refuse: bool) {
-        self.lock().pragma_update(None, "query_only", refuse).expect("a pragma of the connection's own");
+        self.take().connection().pragma_update(None, "query_only", refuse).expect("a pragma of the connection's own");
+    }
+
+    fn take(&self) -> lane::Taken<'_> {
+        self.writer.take(false).expect("no disk hangs")
     }
 
     /// What waits in memory.
@@ -93,7 +98,7 @@ fn a_file_is_made_synced_and_found_again() {
         append(&store, "i-1", &[row(0)], None).unwrap();
         let pragma = |name: &str| -> String {
             let row = |row: &rusqlite::Row<'_>| row.get::<_, rusqlite::types::Value>(0);
-            format!("{:?}", store.lock().query_row(&format!("PRAGMA {name}"), [], row).unwrap())
+            format!("{:?}", store.take().connection().query_row(&format!("PRAGMA {name}"), [], row).unwrap())
         };
         assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
         assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
@@ -155,7 +160,8 @@ fn the_ending_the_latch_and_the_messages_are_one_transaction() {
     let stuck = ending(Outcome::Stuck, Reason::Unhealthy);
     // A constraint that fails last, at the outbox, takes everything with it.
     store
-        .lock()
+        .take()
+        .connection()
         .execute_batch("CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END")
         .unwrap();
     append(&store, "i-1", &[row(0)], Some(&stuck)).unwrap_err();
@@ -164,7 +170,7 @@ fn the_ending_the_latch_and_the_messages_are_one_transaction() {
     assert_eq!(store.open_incidents().unwrap().len(), 1);
     assert_eq!(store.last_ended(&service(), false, now()).unwrap().with_effect, None);
 
-    store.lock().execute_batch("DROP TRIGGER full").unwrap();
+    store.take().connection().execute_batch("DROP TRIGGER full").unwrap();
     append(&store, "i-1", &[row(0)], Some(&stuck)).unwrap();
     let latch = store.latch(&service()).unwrap().unwrap();
     assert_eq!((latch.incident.as_str(), latch.reason.as_str()), ("i-1", "unhealthy"));

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, params};
 
 use super::time;
 use crate::clock::Clock;
@@ -109,7 +109,7 @@ impl Timeline {
     }
 
     /// Notes how far the line has come, with whatever else is written.
-    pub fn note(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    pub fn note(&self, transaction: &Connection) -> rusqlite::Result<()> {
         match self {
             #[cfg(test)]
             Self::Told => Ok(()),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::status::{IncidentNow, under_way};
 use crate::model::census::NoOwner;
 use crate::model::{Readings, Reason, ServiceName};
-use crate::store::{Breaker, EndedSoFar, Health, Latch, Store, StoreError};
+use crate::store::{Breaker, EndedSoFar, Latch, Store, StoreError};
 
 /// The agent as it was at its last tick. What could not be found out is absent.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,8 @@ pub struct Bulletin {
     pub looked: Option<Timestamp>,
     /// Why the last look gave nothing, or nothing that can be trusted.
     pub not_measuring: Option<String>,
-    pub observe_only: bool,
+    /// Why the state directory cannot be written.
+    pub observe_only: Option<String>,
     /// The last reload was rejected.
     pub rejected_configuration: bool,
     pub paused: Option<bool>,
@@ -67,7 +68,7 @@ impl Bulletin {
             outbox.insert(to, (undelivered.count.into(), Some(undelivered.oldest)));
         }
         Ok(Self {
-            observe_only: store.health() == Health::Failing,
+            observe_only: store.health().says(),
             paused: Some(store.paused(now)?.is_some()),
             under_way: store.open_incidents()?.iter().map(under_way).collect(),
             incidents: store.ended_so_far()?,

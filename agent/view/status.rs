@@ -17,6 +17,9 @@ pub struct AgentNow {
     pub version: String,
     /// The state directory cannot be written.
     pub observe_only: bool,
+    /// Its disk hangs, and for how long, in words.
+    #[serde(default)]
+    pub disk_hangs: Option<String>,
     pub policies: usize,
     /// Policies that ask for more than `mode_at_most` allows.
     #[serde(default)]
@@ -64,10 +67,13 @@ pub struct HeldNow {
 }
 
 /// The whole screen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// `None`: no agent listens.
     pub agent: Option<AgentNow>,
+    /// Why the store's part is missing.
+    #[serde(default)]
+    pub store_unread: Option<String>,
     pub paused: Option<Pause>,
     pub silences: Vec<Silence>,
     pub approvals: Vec<Approval>,
@@ -116,6 +122,7 @@ impl Status {
         });
         Ok(Self {
             agent,
+            store_unread: None,
             paused: store.paused(now)?,
             silences: store.silences(now)?,
             approvals: store.open_approvals(now)?,
@@ -127,12 +134,18 @@ impl Status {
         })
     }
 
+    /// What the agent knows alone, and why the store says nothing.
+    pub fn without_store(agent: AgentNow, why: String) -> Self {
+        Self { agent: Some(agent), store_unread: Some(why), ..Self::default() }
+    }
+
     /// Does anything of it want a person?
     pub fn wants_a_person(&self) -> bool {
         let fails = |agent: &AgentNow| {
             agent.observe_only || agent.last_failure.is_some() || agent.rejected_configuration.is_some()
         };
-        !self.latches.is_empty()
+        self.store_unread.is_some()
+            || !self.latches.is_empty()
             || !self.unreturned_slots.is_empty()
             || !self.breakers.is_empty()
             || self.open.iter().any(|open| open.waits_for.is_some())

@@ -26,6 +26,9 @@ impl Wiring {
     /// Asks the store that the host's file names, or the former for as long as that holds something of ours; and notes which.
     /// True where another one is asked from now on than before.
     pub(crate) fn follow_fleet(&mut self, store: &Store, idle: bool) -> bool {
+        if self.fleet_is_settled {
+            return false;
+        }
         let followed = in_force(self.named_fleet.as_ref(), store, idle).and_then(|fleet| {
             let text = serde_json::to_string(&fleet).expect("a configuration is plain data");
             if store.fleet_of_slots()?.as_ref() != Some(&text) {
@@ -33,6 +36,7 @@ impl Wiring {
             }
             Ok(fleet)
         });
+        self.fleet_is_settled = followed.as_ref().is_ok_and(|fleet| *fleet == self.named_fleet);
         match followed {
             Ok(fleet) if fleet == self.config.host.fleet => return false,
             Ok(fleet) => {
@@ -59,6 +63,11 @@ impl Wiring {
             }
         }
         false
+    }
+
+    /// The same store is named as before.
+    pub(crate) fn keep_fleet_of(&mut self, former: &Self) {
+        self.fleet_is_settled = former.fleet_is_settled && former.named_fleet == self.named_fleet;
     }
 
     /// From now on everything is asked of this store. One that cannot be made is not asked, and says so where a slot waits for it.

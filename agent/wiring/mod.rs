@@ -109,6 +109,8 @@ pub struct Wiring {
     pub ports: Ports,
     /// As the host's file has it; `config` has the one that is asked ([`fleet`]).
     named_fleet: Option<FleetConfig>,
+    /// That one is asked, and noted to be: nothing more is to be found out.
+    fleet_is_settled: bool,
     made: BTreeMap<String, Made>,
     shared: Shared,
     pub notifiers: BTreeMap<String, Arc<dyn Notifier>>,
@@ -225,6 +227,7 @@ impl Wiring {
         );
         Ok(Self {
             named_fleet: config.host.fleet.clone(),
+            fleet_is_settled: false,
             config: Arc::new(config),
             host,
             ports,

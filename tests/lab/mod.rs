@@ -29,7 +29,7 @@ pub mod systemd;
 pub mod webhook;
 
 pub use consul::Consul;
-pub use disk::Disk;
+pub use disk::{Disk, HangingDisk};
 pub use docker::Docker;
 pub use namespace::Room;
 pub use redis::Redis;

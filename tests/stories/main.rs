@@ -15,6 +15,7 @@ mod crash_sweep;
 mod demo;
 mod discover;
 mod disk;
+mod disk_hangs;
 mod double_starts;
 mod gentle;
 mod guards;

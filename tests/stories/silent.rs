@@ -147,7 +147,7 @@ fn figures() {
     }
 }
 
-fn ticked(metrics: &str) -> f64 {
+pub fn ticked(metrics: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with("unwait_ticks_total "));
     line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("the ticks are counted")
 }

@@ -9,6 +9,21 @@ use crate::store::{AuditRow, OrderVerb, Store};
 use crate::view::request::Reply;
 use crate::wiring::Wiring;
 
+/// An order that is not written down yet: that may wait for the disk, and the loop does not.
+#[derive(Debug)]
+pub struct OrderToBegin {
+    pub row: AuditRow,
+    /// Who waits for an answer.
+    pub reply: Option<oneshot::Sender<Reply>>,
+}
+
+impl OrderToBegin {
+    /// See [`Order::begin`].
+    pub fn begin(self, store: &Arc<Store>) -> Order {
+        Order::begin(store, self.row, self.reply)
+    }
+}
+
 /// An order that is being carried out.
 #[derive(Debug)]
 pub struct Order {
@@ -55,7 +70,14 @@ impl Order {
         };
         if let Err(error) = noted {
             let AuditRow { who, verb, detail, .. } = &self.row;
-            tracing::error!(%error, who, %verb, detail, "the audit lacks what became of `{verb}` by {who} ({detail}): {error}");
+            tracing::error!(
+                %error,
+                who,
+                %verb,
+                detail,
+                "cannot store in the audit what became of `{verb}` by {who} ({detail}): {error}; the agent retries as long as it runs",
+            );
+            self.store.keep_order(self.id, self.row.clone());
         }
     }
 }
@@ -67,8 +89,14 @@ pub fn answer_left(store: &Store) {
     }
 }
 
-/// Tells of what people did, also where no agent ran then; each once.
+/// Tells of what people did, also where no agent ran then, or the disk did not take it; each once.
 pub fn tell(wiring: &Wiring, store: &Store) {
+    store.write_kept_orders();
+    for row in store.tell_kept_orders() {
+        let message = message(wiring, &row);
+        (wiring.host.on_message)(&message);
+        store.tell(&wiring.audience, &[message]);
+    }
     let untold = match store.audit_untold() {
         Ok(untold) => untold,
         Err(error) => {

@@ -217,6 +217,32 @@ fn what_people_did_is_told_once_also_where_no_agent_ran_then() {
 }
 
 #[test]
+fn what_people_did_is_told_although_the_disk_does_not_take_it_and_is_in_the_audit_once_it_does() {
+    let by = Person { who: "bob".into(), why: None };
+    for written_before in [false, true] {
+        let set = set();
+        set.store.refuse_writes(!written_before);
+        let order = Order::begin(&set.store, AuditRow::new(OrderVerb::Resolve, &by, set.clock.now()), None);
+        set.store.refuse_writes(true);
+        order.of(service().as_str()).answer(Reply::done("left as it is"));
+        for _ in 0..3 {
+            orders::tell(&set.wiring, &set.store);
+        }
+        set.store.refuse_writes(false);
+        for _ in 0..3 {
+            orders::tell(&set.wiring, &set.store);
+        }
+
+        let title = format!("{} on bj1-03: resolved by bob", service());
+        let told: Vec<String> = set.told.lock().unwrap().iter().map(|message| message.title.clone()).collect();
+        assert_eq!(told, [title], "written before: {written_before}");
+        let rows = set.store.audit_rows(None, 9).unwrap();
+        let done: Vec<_> = rows.iter().map(|row| (row.done, row.detail.as_str())).collect();
+        assert_eq!(done, [(Some(true), "left as it is")], "written before: {written_before}");
+    }
+}
+
+#[test]
 fn a_word_that_comes_too_late_is_refused() {
     let set = set();
     approvals::ask(&set.wiring, &set.store, set.policy(), &set.plan("i-1"), Vec::new());

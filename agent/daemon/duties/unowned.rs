@@ -4,17 +4,16 @@ use jiff::Timestamp;
 
 use crate::model::{EventKind, Message};
 use crate::sense::unowned::Unowned;
-use crate::store::Store;
 use crate::wiring::Wiring;
 
-/// Tells it, and again each period (`remind`) for as long as it is so; `told` is when that was last done.
-pub fn remind(wiring: &Wiring, store: &Store, unowned: Option<&Unowned>, told: &mut Option<Timestamp>) {
+/// What is to be told of it now, and again each period (`remind`) for as long as it is so; `told` is when that was last done.
+pub fn due(wiring: &Wiring, unowned: Option<&Unowned>, told: &mut Option<Timestamp>) -> Option<Message> {
     let now = wiring.host.clock.now();
     let is_due = told.is_none_or(|told| now.duration_since(told).unsigned_abs() >= wiring.config.host.remind);
-    let Some(unowned) = unowned.filter(|_| is_due) else { return };
+    let unowned = unowned.filter(|_| is_due)?;
     *told = Some(now);
     let title = format!("{}: sockets in CLOSE_WAIT that are no service's", wiring.host.name);
-    let message = Message {
+    Some(Message {
         labels: wiring.labels(),
         policy: unowned.policies.first().cloned(),
         lines: vec![
@@ -23,7 +22,5 @@ pub fn remind(wiring: &Wiring, store: &Store, unowned: Option<&Unowned>, told: &
             "look: unwait scan".into(),
         ],
         ..Message::new(EventKind::Held, &wiring.host.name, now, title)
-    };
-    (wiring.host.on_message)(&message);
-    store.tell(&wiring.audience, &[message]);
+    })
 }

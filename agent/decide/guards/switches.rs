@@ -9,6 +9,7 @@ impl Gate {
         Ok(match self.store.health() {
             Health::Sound => Verdict::Allow,
             Health::Failing => deny(Reason::ObserveOnly, Reason::ObserveOnly.says()),
+            hangs @ Health::Hanging(_) => deny(Reason::ObserveOnly, hangs.says().unwrap_or_default()),
         })
     }
 

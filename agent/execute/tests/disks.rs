@@ -136,3 +136,42 @@ fn disk_that_errs_once_at_any_write_ends_the_incident_by_itself() {
     all_kept(count, "a write failed once, and the agent lived on");
     assert!(count > 30, "{count}");
 }
+
+#[test]
+fn every_write_that_is_given_up_and_takes_place_all_the_same_strands_nothing() {
+    let mut count = 0;
+    for fault in faults() {
+        for for_ever in [false, true] {
+            for at in 0.. {
+                let what =
+                    format!("{fault:?}, a disk that hangs {} {at}", if for_ever { "from commit" } else { "at commit" });
+                let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+                let path = dir.path().join("unwait.db");
+                let mut run = Run::of(what.clone(), fakes::steps(Shape::IsolateRestartRecover, fault), fault);
+                run.world.store = Arc::new(Store::open_faulty(&path).unwrap());
+                let (world, plan) = (&run.world, &run.plan);
+                world.store.begin_incident(plan, world.clock.now(), &world.audience, &[]).unwrap();
+                run.scene.trip.reset();
+                let stop = run.scene.trip.stop.subscribe();
+                faulty::give_up(at, for_ever);
+                let ended = run.runtime.block_on(async {
+                    let driven = drive(Saga::new(plan.clone()), Journal::new(), world, stop);
+                    tokio::time::timeout(PATIENCE, driven).await
+                });
+                let struck = faulty::end();
+                assert!(for_ever || ended.is_ok(), "{what}");
+
+                run.world.store = Arc::new(Store::open_faulty(&path).unwrap_or_else(|error| panic!("{what}: {error}")));
+                run.scene.trip.reset();
+                run.recover();
+                run.keeps_the_promise();
+                if !struck {
+                    break;
+                }
+                count += 1;
+            }
+        }
+    }
+    all_kept(count, "a write was given up, and is in the file all the same");
+    assert!(count > 30, "{count}");
+}

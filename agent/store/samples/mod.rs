@@ -102,7 +102,7 @@ impl Store {
     fn write_waiting(&self, waiting: &mut Waiting) {
         let written = match self.health() {
             Health::Sound => self.write_pending(&waiting.pending).map_err(Some),
-            Health::Failing => Err(None),
+            Health::Failing | Health::Hanging(_) => Err(None),
         };
         match written {
             Ok(()) => {
@@ -147,7 +147,7 @@ impl Store {
         if rewrites.is_empty() {
             return Ok(());
         }
-        self.transact(|transaction| rows::write(transaction, &rewrites)).map_err(|source| self.error(source))
+        self.transact(|transaction| rows::write(transaction, &rewrites), false)
     }
 }
 

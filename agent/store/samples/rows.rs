@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::encoding::{self, Steps};
 use super::tiers::{TIERS, Tier};
@@ -109,7 +109,7 @@ pub fn blocks_of(
 
 /// Writes the rows, and drops the blocks that are too many: those written longest ago, whatever time they speak of, and
 /// those of a tier that is no more.
-pub fn write(transaction: &Transaction<'_>, rewrites: &[Rewrite]) -> rusqlite::Result<()> {
+pub fn write(transaction: &Connection, rewrites: &[Rewrite]) -> rusqlite::Result<()> {
     for Rewrite { tier, start, signals, rows } in rewrites {
         let id: i64 = transaction
             .prepare_cached(

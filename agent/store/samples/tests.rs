@@ -292,7 +292,10 @@ fn a_damaged_row_is_a_gap_never_quiet_and_is_begun_anew() {
         let damage = |step: i64| {
             let sql = "UPDATE sample SET steps = x'0102030405' WHERE service = ?1
                        AND block IN (SELECT id FROM sample_block WHERE step = ?2)";
-            agent.store.transact(|transaction| transaction.execute(sql, rusqlite::params![damaged, step])).unwrap();
+            agent
+                .store
+                .transact(|transaction| transaction.execute(sql, rusqlite::params![damaged, step]), false)
+                .unwrap();
         };
         damage(MINUTE);
         let coarse: Vec<(i64, u64)> = told(&all(&agent.store)).iter().map(|(at, step, _)| (*at, *step)).collect();
