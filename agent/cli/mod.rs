@@ -33,6 +33,7 @@ mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -140,6 +141,9 @@ impl Failure {
 
 type Outcome = Result<(), Failure>;
 
+/// For all threads, once the verb is done.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -167,8 +171,8 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(dispatch(cli.verb)).and(out::finish());
-    // A thread that hangs in a name look-up, or on a disk, keeps nobody from ending.
-    runtime.shutdown_background();
+    // What is at work ends, and the store is closed. A thread that hangs in a name look-up, or on a disk, keeps nobody from ending.
+    runtime.shutdown_timeout(ENDS_WITHIN);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

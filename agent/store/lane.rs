@@ -96,6 +96,11 @@ impl Lane {
         Some(Taken { lane: self, connection: Some(connection), patiently: false })
     }
 
+    /// Nobody has it now.
+    pub fn is_free(&self) -> bool {
+        self.place.lock().connection.is_some()
+    }
+
     /// Since when somebody has had it, where that is too long.
     pub fn hangs(&self) -> Option<Hangs> {
         let stands = self.place.lock();

@@ -217,11 +217,14 @@ impl Store {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        apart(|| {
-            let lane = self.reader.as_ref().unwrap_or(&self.writer);
+        let lane = self.reader.as_ref().unwrap_or(&self.writer);
+        // Where nobody is at work the disk answers. To step aside for each read would keep a dozen threads more.
+        let may_wait = !lane.is_free() || !self.writer.is_free();
+        let read = || {
             let taken = lane.take(false).map_err(|hangs| self.hangs(Access::Read, hangs))?;
             read(taken.connection()).map_err(|source| self.error(source))
-        })
+        };
+        if may_wait { apart(read) } else { read() }
     }
 
     /// As [`Store::transact`], and keeps account of the store's health.
