@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{ConfigArguments, Failure, Outcome, asking, open, order, render};
 use crate::daemon::check;
-use crate::view::findings::{Checked, CheckedPolicy, Finding, FindingKind};
+use crate::view::findings::{Checked, CheckedPolicy, Finding, FindingKind, Judge};
 use crate::view::request::Request;
 
 #[derive(Debug, Args)]
@@ -20,12 +20,21 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
+/// The findings, and in a sentence whose they are.
+struct Judged {
+    checked: Checked,
+    by: String,
+}
+
 pub async fn check(arguments: Arguments) -> Outcome {
     let Arguments { ask, place } = arguments;
-    let checked = checked(&place, ask).await?;
+    let Judged { checked, by } = checked(&place, ask).await?;
     if place.json {
         render::json(&checked);
-    } else if checked.ok {
+    } else {
+        println!("{by}");
+    }
+    if checked.ok && !place.json {
         say(&checked);
     }
     match (checked.ok, place.json) {
@@ -35,22 +44,33 @@ pub async fn check(arguments: Arguments) -> Outcome {
     }
 }
 
-async fn checked(place: &ConfigArguments, ask: bool) -> Result<Checked, Failure> {
+async fn checked(place: &ConfigArguments, ask: bool) -> Result<Judged, Failure> {
     // As the agent, which stands elsewhere, finds it.
     let directory = place.config.canonicalize().unwrap_or_else(|_| place.config.clone());
-    match by_the_agent(&directory, ask).await {
-        Some(checked) => Ok(checked),
-        None => check::check(&directory, ask, open::host()?).await.map_err(open::failed),
+    let not_the_agent = match by_the_agent(&directory, ask).await {
+        Ok(checked) => return Ok(Judged { by: by_agent(&checked.judged_by), checked }),
+        Err(why) => why,
+    };
+    let checked = check::check(&directory, ask, open::host()?, None).await.map_err(open::failed)?;
+    let by = format!("Judged by this command, by what it may read: {not_the_agent}.");
+    Ok(Judged { by, checked })
+}
+
+/// Or why it was not judged by an agent.
+async fn by_the_agent(directory: &Path, ask: bool) -> Result<Checked, String> {
+    let state = open::state_unchecked(directory).ok_or("the files do not tell where an agent's state lies")?;
+    let request = Request::Check { directory: directory.into(), ask };
+    match order::call(&state, request, None).await {
+        Ok(Some(reply)) if reply.ok => reply.carries(),
+        Ok(Some(reply)) => Err(format!("the agent that runs on {} refuses: {}", state.display(), reply.text)),
+        Ok(None) => Err(format!("no agent runs on {}", state.display())),
+        Err(failure) => Err(failure.text().into()),
     }
 }
 
-/// `None` where no agent runs on this directory's state, where this user may not ask it, or where it is of a version that
-/// does not know the question.
-async fn by_the_agent(directory: &Path, ask: bool) -> Option<Checked> {
-    let state = open::state_unchecked(directory)?;
-    let request = Request::Check { directory: directory.into(), ask };
-    let reply = order::call(&state, request, None).await.ok().flatten()?;
-    reply.carries().ok()
+fn by_agent(Judge { pid, version, agent_reads }: &Judge) -> String {
+    let reads = agent_reads.as_ref().map(|reads| format!(", which reads {}", reads.display())).unwrap_or_default();
+    format!("Judged by the running agent (pid {pid}, unwait {version}){reads}.")
 }
 
 fn verdict(findings: &[Finding]) -> Outcome {

@@ -130,6 +130,11 @@ enum Failure {
 }
 
 impl Failure {
+    fn text(&self) -> &str {
+        let (Self::Wrong(text) | Self::Usage(text) | Self::Unreachable(text)) = self;
+        text
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::Wrong(_) => 1,
@@ -176,7 +181,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let (Failure::Wrong(text) | Failure::Usage(text) | Failure::Unreachable(text)) = &failure;
+            let text = failure.text();
             if !text.is_empty() {
                 eprintln!("{}", out::harmless(text));
             }

@@ -7,8 +7,7 @@ use serde_json::json;
 use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::duration;
-use crate::store::{Pause, StateDir, Store};
-use crate::view::incident::step_under_way;
+use crate::store::{Pause, StateDir, Store, UnderWay};
 
 #[derive(Debug, Args)]
 pub struct PauseArguments {
@@ -65,8 +64,7 @@ pub fn pause(arguments: PauseArguments) -> Outcome {
 
 /// What a pause does to an incident that has begun, which is not to stop in the middle.
 fn say_under_way(store: &Store) -> Outcome {
-    for open in store.open_incidents().map_err(|e| Failure::Unreachable(e.to_string()))? {
-        let (step, plan) = (step_under_way(&open), &open.plan);
+    for UnderWay { plan, step, .. } in store.under_way().map_err(|e| Failure::Unreachable(e.to_string()))? {
         println!(
             "Under way: {}: {}, {step} ({}). Before its restart it is taken back, within seconds; behind it it goes on, to \
              put the service back.",

@@ -50,7 +50,7 @@ fn say(shown: &IncidentShown) {
             }
         }
         None => {
-            println!("  under way {}", shown.step_under_way());
+            println!("  under way {}", row.step.as_deref().unwrap_or_default());
             if let Some(waits_for) = &row.detail {
                 println!("            {waits_for}");
             }

@@ -2,7 +2,7 @@
 //! capabilities; where none runs, the verb itself.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostics};
@@ -13,26 +13,35 @@ use crate::model::{Mode, Runbook, ServiceName};
 use crate::ports::registry::RegistryError;
 use crate::ports::restarter::RestartError;
 use crate::sense::sensor::on_blocking_thread;
-use crate::view::findings::{AskedParty, CertificateShown, Checked, CheckedPolicy, Finding, FindingKind, TlsShown};
+use crate::view::findings::{
+    AskedParty, CertificateShown, Checked, CheckedPolicy, Finding, FindingKind, Judge, TlsShown,
+};
 use crate::wiring::asking::{Asked, Certificate};
 use crate::wiring::{Host, Wiring, WiringError, certificates, plans};
 
 /// Reads the directory, and judges it. With `ask` each party is asked once. A file that root may not believe is refused
-/// by the reading, as at a reload.
+/// by the reading, as at a reload. `agent_reads`: the directory that the agent works by, where it is the agent that judges.
 ///
 /// # Errors
 /// Where the host does not let its sockets be read.
-pub async fn check(directory: &Path, ask: bool, host: Host) -> Result<Checked, WiringError> {
+pub async fn check(
+    directory: &Path,
+    ask: bool,
+    host: Host,
+    agent_reads: Option<PathBuf>,
+) -> Result<Checked, WiringError> {
     let (dir, clock) = (directory.to_owned(), host.clock.clone());
     let wired = on_blocking_thread(move || {
-        let (config, soon) = loaded(&dir, clock.as_ref())?;
-        Ok((Wiring::new(config, host, None), soon))
+        let judge = Judge::this_process(agent_reads.map(|reads| reads.canonicalize().unwrap_or(reads)));
+        (judge, loaded(&dir, clock.as_ref()).map(|(config, soon)| (Wiring::new(config, host, None), soon)))
     });
-    let (wiring, soon) = match wired.await {
+    let (judged_by, wired) = wired.await;
+    let (wiring, soon) = match wired {
         Ok((wiring, soon)) => (wiring?, soon),
-        Err(errors) => return Ok(Checked::refused(directory.into(), errors)),
+        Err(errors) => return Ok(Checked::refused(directory.into(), judged_by, errors)),
     };
     let mut findings = of_the_files(&wiring.config);
+    findings.extend(another_directory(&judged_by, directory));
     findings.extend(soon.iter().map(|soon| {
         let place = format!("{}:{}", soon.file.display(), soon.line.unwrap_or_default());
         Finding::new(FindingKind::CertificateEndsSoon, place, &soon.message)
@@ -56,6 +65,7 @@ pub async fn check(directory: &Path, ask: bool, host: Host) -> Result<Checked, W
     Ok(Checked {
         ok: true,
         directory: directory.into(),
+        judged_by,
         errors: Diagnostics::default(),
         policies: wiring.config.policies.iter().map(of).collect(),
         runbooks: wiring.config.runbooks.len(),
@@ -63,6 +73,14 @@ pub async fn check(directory: &Path, ask: bool, host: Host) -> Result<Checked, W
         findings,
         asked,
     })
+}
+
+/// Where other files than those that the agent works by are judged by it.
+fn another_directory(judge: &Judge, directory: &Path) -> Option<Finding> {
+    let reads = judge.agent_reads.as_deref().filter(|reads| *reads != directory)?;
+    let what =
+        format!("the agent that runs on this state (pid {}) reads {}, not these files", judge.pid, reads.display());
+    Some(Finding::new(FindingKind::AnotherDirectory, directory.display().to_string(), what))
 }
 
 /// With what is warned of.

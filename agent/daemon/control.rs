@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -127,6 +128,19 @@ async fn ask_agent(signed: Signed, uid: u32, sender: mpsc::Sender<Incoming>) -> 
     }
 }
 
+/// Why the one that listens is not believed: the files that say where the state lies may be anybody's.
+fn distrust(listener: &UCred, socket: &Path) -> Option<String> {
+    let (uid, own) = (listener.uid(), nix::unistd::geteuid().as_raw());
+    let pid = listener.pid().map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    (uid != 0 && uid != own).then(|| {
+        format!(
+            "the process{pid} that listens on {} is of uid {uid}, neither root's nor of the user of this command, so \
+             its answer is not believed",
+            socket.display()
+        )
+    })
+}
+
 /// The client's side: `None` where no agent listens on this state directory.
 pub async fn call(state: &Path, request: &Signed) -> std::io::Result<Option<Reply>> {
     let socket = StateDir::socket_of(state);
@@ -142,6 +156,9 @@ pub async fn call(state: &Path, request: &Signed) -> std::io::Result<Option<Repl
             return Err(std::io::Error::new(error.kind(), said));
         }
     };
+    if let Some(why) = distrust(&stream.peer_cred()?, &socket) {
+        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why));
+    }
     let (reader, mut writer) = stream.into_split();
     let mut text = serde_json::to_string(request).expect("a request is plain data");
     text.push('\n');

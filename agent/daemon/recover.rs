@@ -49,6 +49,7 @@ fn give_up(plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Driven {
     let event = serde_json::json!({ "unreadable": unreadable }).to_string();
     let row = JournalRow { seq, at: world.clock.now(), event };
     let implied = Implied {
+        step: "ending",
         changed: true,
         ending: Some(&ending),
         latch: (!plan.dry_run).then_some((&plan.target.service, &ending)),

@@ -53,7 +53,14 @@ fn left() -> Left {
     let ending = Ending { outcome: Outcome::Stuck, reason: Reason::RestartUnknown, detail: String::new() };
     let teller = crate::execute::tell::MessageBuilder { plan: &plan, host: fakes::HOST, labels: &[], at: clock.now() };
     let messages = [teller.end(EventKind::Stuck, &ending, None)];
-    let implied = Implied { changed: true, ending: None, latch: None, audience: &wiring.audience, messages: &messages };
+    let implied = Implied {
+        step: "restart",
+        changed: true,
+        ending: None,
+        latch: None,
+        audience: &wiring.audience,
+        messages: &messages,
+    };
     store.append(&plan.incident, &rows, &implied).unwrap();
     Left { wiring, store, scene, ears, dir }
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::agent::Agent;
 use super::beside::Kind;
 use super::deciding::ANOTHER;
-use super::duties::orders::{Order, OrderToBegin};
+use super::duties::orders::{self, Order, OrderToBegin};
 use super::duties::{approvals, delivery, messages, review};
 use super::event::{Event, refuse};
 use super::last_good;
 use super::reloads::Rejection;
 use super::requests::ENDING;
 use crate::config;
-use crate::model::ServiceName;
+use crate::model::{Message, ServiceName};
 use crate::sense::attention::Attention;
 use crate::sense::sensor::on_blocking_thread;
 use crate::store::{AuditRow, OrderVerb, Person};
@@ -56,34 +56,42 @@ impl Agent {
     }
 
     pub(super) fn reloaded(&mut self, reloaded: Result<Wiring, Rejection>) {
-        let reply = match reloaded {
+        let by: Vec<String> = self.reloads.under_way.iter().map(Order::giver).collect();
+        let (reply, message) = match reloaded {
             Ok(wiring) => {
-                if self.reloads.rejected.take().is_some() {
-                    self.tell(messages::accepted(&wiring));
-                }
+                let message = self.reloads.rejected.take().map(|_| messages::accepted(&wiring, &by));
                 self.waits = Some(wiring);
                 self.put_in_force_what_waits();
-                match self.waits {
+                let reply = match self.waits {
                     None => Reply::done(format!("in force: {} policies", self.wiring.config.policies.len())),
                     Some(_) => Reply::done("accepted; in force once what is being begun has begun"),
-                }
+                };
+                (reply, message)
             }
-            Err(rejection) => self.rejected(rejection),
+            Err(rejection) => {
+                let (reply, message) = self.rejected(rejection, &by);
+                (reply, Some(message))
+            }
         };
         self.manager.ready();
-        let orders = std::mem::take(&mut self.reloads.under_way);
-        self.scribe.write(move |_| orders.into_iter().for_each(|order| order.answer(reply.clone())));
+        let event = message.as_ref().map(|message| message.event);
+        message.into_iter().for_each(|message| self.tell(message));
+        let (orders, wiring) = (std::mem::take(&mut self.reloads.under_way), self.wiring.clone());
+        self.scribe.write(move |store| {
+            orders.into_iter().for_each(|order| order.answer(reply.clone()));
+            orders::tell_beside(&wiring, store, event);
+        });
         self.read_anew();
     }
 
-    fn rejected(&mut self, Rejection { what, in_full }: Rejection) -> Reply {
+    fn rejected(&mut self, Rejection { what, in_full }: Rejection, by: &[String]) -> (Reply, Message) {
         let (at, in_force_since) = (self.wiring.host.clock.now(), self.reloads.since);
         let rejected = RejectedConfiguration { at, why: what, in_force_since };
-        self.tell(messages::rejected(&self.wiring, &rejected, &in_full));
+        let message = messages::rejected(&self.wiring, &rejected, &in_full, by);
         let said = format!("{}; the configuration of {in_force_since:.0} stays in force", rejected.why);
         self.reloads.rejected = Some(rejected);
         self.post();
-        Reply::refused([said, in_full].join("\n\n").trim_end())
+        (Reply::refused([said, in_full].join("\n\n").trim_end()), message)
     }
 
     /// Not while something is being begun: it takes its slot by the configuration that it was considered by.

@@ -67,9 +67,9 @@ impl Agent {
                 });
             }
             Request::Check { directory, ask } => {
-                let host = self.wiring.host.clone();
+                let (host, reads) = (self.wiring.host.clone(), self.config_dir.clone());
                 self.beside_a_person(async move {
-                    let checked = check::check(&directory, ask, host).await;
+                    let checked = check::check(&directory, ask, host, Some(reads)).await;
                     say(reply, checked.map_or_else(|why| Reply::refused(why.to_string()), |seen| Reply::with(&seen)));
                     Event::Over
                 });

@@ -147,6 +147,7 @@ impl Owned<'_> {
         // A dry-run that would have ended stuck latches nothing.
         let stuck = self.ending.as_ref().filter(|e| e.outcome == Outcome::Stuck && !self.saga.plan().dry_run);
         Implied {
+            step: self.saga.is_at(),
             changed: self.changed,
             ending: self.ending.as_ref(),
             latch: stuck.map(|ending| (&self.saga.plan().target.service, ending)),

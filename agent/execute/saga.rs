@@ -164,6 +164,17 @@ impl Saga {
         &self.plan
     }
 
+    /// What it is at, for people: a step's name, or what else it does.
+    pub fn is_at(&self) -> &'static str {
+        match &self.state {
+            State::Ready { step } | State::Acting { step } => self.plan.steps[*step].step.name(),
+            State::Unwinding { .. } => "unwinding",
+            State::Withdraw { .. } => "withdrawing",
+            State::Judging => "judging",
+            State::Rests(_) => "ending",
+        }
+    }
+
     pub fn state(&self) -> &State {
         &self.state
     }

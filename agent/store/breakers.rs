@@ -213,7 +213,14 @@ mod tests {
         let audience = Audience::default();
         store.begin_incident(&plan, at(second - 1), &audience, &[]).unwrap();
         let ending = Ending { outcome, reason, detail: String::new() };
-        let implied = Implied { changed, ending: Some(&ending), latch: None, audience: &audience, messages: &[] };
+        let implied = Implied {
+            step: "restart",
+            changed,
+            ending: Some(&ending),
+            latch: None,
+            audience: &audience,
+            messages: &[],
+        };
         store.append(&plan.incident, &[JournalRow { seq: 0, at: at(second), event: String::new() }], &implied).unwrap();
     }
 

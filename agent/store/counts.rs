@@ -107,8 +107,14 @@ mod tests {
             store.note_slot(&plan.incident, if dry_run { "another" } else { "rpc-order" }).unwrap();
             let Some((outcome, reason)) = ended else { continue };
             let ending = Ending { outcome, reason, detail: String::new() };
-            let implied =
-                Implied { changed: true, ending: Some(&ending), latch: None, audience: &audience, messages: &[] };
+            let implied = Implied {
+                step: "restart",
+                changed: true,
+                ending: Some(&ending),
+                latch: None,
+                audience: &audience,
+                messages: &[],
+            };
             let row = JournalRow { seq: 0, at: at(1), event: String::new() };
             store.append(&plan.incident, &[row], &implied).unwrap();
         }

@@ -20,6 +20,22 @@ pub struct OpenIncident {
     pub waits_for: Option<String>,
 }
 
+/// An incident that has not ended, for people: its journal may hold tens of thousands of sockets, and is not read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnderWay {
+    pub plan: Plan,
+    /// The step's name, or what else the saga is at; as its last event left it.
+    pub step: String,
+    /// As in [`OpenIncident`].
+    pub waits_for: Option<String>,
+}
+
+/// The step under way, in words; `recovering` until the first event of an incident that a version without this column began.
+pub(super) const MIGRATION: &str = "
+ALTER TABLE incident ADD COLUMN step TEXT;
+UPDATE incident SET step = 'recovering' WHERE ended IS NULL;
+";
+
 /// When the newest incidents of a service ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastEnded {
@@ -52,13 +68,16 @@ pub struct IncidentRow {
     pub changed: bool,
     pub outcome: Option<Recorded<Outcome>>,
     pub reason: Option<Recorded<Reason>>,
+    /// Of one that has not ended: the step under way.
+    #[serde(default)]
+    pub step: Option<String>,
     /// Of one that has not ended: what is in its way, where people were told of that.
     pub detail: Option<String>,
     pub evidence: Option<PathBuf>,
 }
 
 const COLUMNS: &str = "id, service, policy, dry_run, began, ended, changed, outcome, reason, detail, evidence, \
-                       json_extract(plan, '$.trigger.person.who')";
+                       json_extract(plan, '$.trigger.person.who'), step";
 
 impl Store {
     /// Commits a new incident with its plan and the messages that tell of it; an approval of the plan is used up.
@@ -73,8 +92,8 @@ impl Store {
         let outgoing = self.addressed(audience, messages);
         self.write_for_certain(|transaction| {
             transaction.execute(
-                "INSERT INTO incident(id, service, policy, dry_run, plan, began, began_line)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO incident(id, service, policy, dry_run, plan, began, began_line, step)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     plan.incident.0,
                     plan.target.service.as_str(),
@@ -82,7 +101,8 @@ impl Store {
                     plan.dry_run,
                     text,
                     now.as_millisecond(),
-                    self.line.at(now)
+                    self.line.at(now),
+                    plan.steps.first().map(|first| first.step.name())
                 ],
             )?;
             approvals::use_up(transaction, plan)?;
@@ -103,15 +123,17 @@ impl Store {
                 )?;
             }
             transaction.execute(
-                "UPDATE incident SET detail = NULL WHERE id = ?1 AND ended IS NULL AND detail IS NOT NULL",
-                [&incident.0],
+                "UPDATE incident SET detail = NULL, step = ?2
+                 WHERE id = ?1 AND ended IS NULL AND (detail IS NOT NULL OR step IS NOT ?2)",
+                params![incident.0, implied.step],
             )?;
             if implied.changed {
                 transaction.execute("UPDATE incident SET changed = 1 WHERE id = ?1", [&incident.0])?;
             }
             if let Some(ending) = implied.ending {
                 transaction.execute(
-                    "UPDATE incident SET ended = ?2, ended_line = ?3, outcome = ?4, reason = ?5, detail = ?6 WHERE id = ?1",
+                    "UPDATE incident SET ended = ?2, ended_line = ?3, outcome = ?4, reason = ?5, detail = ?6, step = NULL
+                     WHERE id = ?1",
                     params![
                         incident.0,
                         at.as_millisecond(),
@@ -123,7 +145,7 @@ impl Store {
                 )?;
             }
             if let Some((service, ending)) = implied.latch {
-                insert_latch(transaction, service, &incident.0, ending, at, self.line.at(at))?;
+                insert_latch(transaction, service, &incident.0, ending, at, self.line.at(at), None)?;
             }
             outbox::insert(transaction, &outgoing, &self.line)
         })
@@ -142,12 +164,7 @@ impl Store {
         let outgoing = self.addressed(audience, std::slice::from_ref(message));
         let incident = &orphan.marker.incident.0;
         self.write(|transaction| {
-            insert_latch(transaction, service, incident, ending, now, self.line.at(now))?;
-            transaction.execute(
-                "UPDATE latch SET orphan_registry = ?3, orphan_id = ?4, orphan_marker = ?5
-                 WHERE service = ?1 AND incident = ?2",
-                params![service.as_str(), incident, orphan.registry, orphan.id, orphan.marker.to_string()],
-            )?;
+            insert_latch(transaction, service, incident, ending, now, self.line.at(now), Some(orphan))?;
             outbox::insert(transaction, &outgoing, &self.line)
         })
     }
@@ -172,34 +189,32 @@ impl Store {
 
     /// Incidents that have not ended, oldest first: what recovery begins with.
     pub fn open_incidents(&self) -> Result<Vec<OpenIncident>, StoreError> {
-        let plans: Vec<(String, String, Option<String>)> = self.read(|connection| {
-            connection
-                .prepare_cached("SELECT id, plan, detail FROM incident WHERE ended IS NULL ORDER BY began, id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                .collect()
-        })?;
-        plans
-            .into_iter()
-            .map(|(id, plan, waits_for)| {
-                let plan =
-                    serde_json::from_str(&plan).map_err(|e| self.corrupt(format!("the plan of incident {id}"), e))?;
-                Ok(OpenIncident { plan, journal: self.journal(&IncidentId(id))?, waits_for })
-            })
-            .collect()
+        let with_journal = |open: UnderWay| {
+            let UnderWay { plan, waits_for, .. } = open;
+            Ok(OpenIncident { journal: self.journal(&plan.incident)?, plan, waits_for })
+        };
+        self.under_way()?.into_iter().map(with_journal).collect()
     }
 
-    /// The plans of the incidents that have not ended, without their journals: one may hold tens of thousands of sockets.
+    /// The plans of the incidents that have not ended, oldest first.
     pub fn open_plans(&self) -> Result<Vec<Plan>, StoreError> {
-        let plans: Vec<(String, String)> = self.read(|connection| {
+        Ok(self.under_way()?.into_iter().map(|open| open.plan).collect())
+    }
+
+    /// The incidents that have not ended, oldest first, with what each is at.
+    pub fn under_way(&self) -> Result<Vec<UnderWay>, StoreError> {
+        let rows: Vec<(String, String, String, Option<String>)> = self.read(|connection| {
             connection
-                .prepare_cached("SELECT id, plan FROM incident WHERE ended IS NULL ORDER BY began, id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached("SELECT id, plan, step, detail FROM incident WHERE ended IS NULL ORDER BY began, id")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
                 .collect()
         })?;
-        let read = |(id, plan): (String, String)| {
-            serde_json::from_str(&plan).map_err(|error| self.corrupt(format!("the plan of incident {id}"), error))
+        let read = |(id, plan, step, waits_for): (String, String, String, Option<String>)| {
+            let plan = serde_json::from_str(&plan)
+                .map_err(|error| self.corrupt(format!("the plan of incident {id}"), error))?;
+            Ok(UnderWay { plan, step, waits_for })
         };
-        plans.into_iter().map(read).collect()
+        rows.into_iter().map(read).collect()
     }
 
     pub fn journal(&self, incident: &IncidentId) -> Result<Vec<JournalRow>, StoreError> {
@@ -301,6 +316,8 @@ impl Store {
 /// What a saga's events mean for the rest of the store; written in their transaction.
 #[derive(Debug)]
 pub struct Implied<'a> {
+    /// What the saga is at from here on.
+    pub step: &'a str,
     /// From here on the incident counts against cooldowns and budgets.
     pub changed: bool,
     pub ending: Option<&'a Ending>,
@@ -317,13 +334,24 @@ fn insert_latch(
     ending: &Ending,
     since: Timestamp,
     line: i64,
+    orphan: Option<&OrphanedDrain>,
 ) -> rusqlite::Result<()> {
-    let (reason, since) = (ending.reason.as_str(), since.as_millisecond());
     transaction
         .execute(
-            "INSERT OR IGNORE INTO latch(service, incident, reason, detail, since, told_line)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![service.as_str(), incident, reason, ending.detail, since, line],
+            "INSERT OR IGNORE INTO latch(service, incident, reason, detail, since, told_line,
+                                         orphan_registry, orphan_id, orphan_marker)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                service.as_str(),
+                incident,
+                ending.reason.as_str(),
+                ending.detail,
+                since.as_millisecond(),
+                line,
+                orphan.map(|orphan| &orphan.registry),
+                orphan.map(|orphan| &orphan.id),
+                orphan.map(|orphan| orphan.marker.to_string()),
+            ],
         )
         .map(drop)
 }
@@ -342,5 +370,6 @@ fn incident_row(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
         detail: row.get(9)?,
         evidence: row.get::<_, Option<String>>(10)?.map(PathBuf::from),
         by_hand: row.get(11)?,
+        step: row.get(12)?,
     })
 }

@@ -165,3 +165,33 @@ impl Store {
         Ok(pause.filter(|pause| pause.until.is_none_or(|until| now < until)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::incident::Ending;
+    use crate::model::{EventKind, Message, Outcome};
+    use crate::store::Audience;
+
+    #[test]
+    fn the_first_drain_that_was_found_stays_the_latchs_until_a_person_has_decided() {
+        let store = Store::open(Path::new(":memory:")).unwrap();
+        let (service, incident) = (ServiceName::parse("rpc-order.service").unwrap(), IncidentId("i-1".into()));
+        let found = |registry: &str| {
+            let orphan = OrphanedDrain { registry: registry.into(), ..OrphanedDrain::of(&incident) };
+            let ending =
+                Ending { outcome: Outcome::Stuck, reason: Reason::OrphanedMarker, detail: format!("in {registry}") };
+            let message = Message::new(EventKind::Stuck, "bj1-03", Timestamp::UNIX_EPOCH, "");
+            store
+                .latch_orphan(&service, &orphan, &ending, Timestamp::UNIX_EPOCH, &Audience::default(), &message)
+                .unwrap();
+            (orphan, ending.detail)
+        };
+        let first = found("consul");
+        found("nacos");
+        let latch = store.latch(&service).unwrap().expect("a latch");
+        assert_eq!((latch.orphan, latch.detail), (Some(first.0), first.1));
+    }
+}

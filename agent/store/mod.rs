@@ -48,7 +48,7 @@ pub use breaches::{
 pub use breakers::{Attempt, Breaker, Verdict};
 pub use counts::{EndedSoFar, Undelivered};
 pub use damaged::AGENT;
-pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident};
+pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident, UnderWay};
 pub use latches::{Latch, OrphanedDrain, Pause};
 pub use outbox::{Audience, Outgoing};
 pub use policy_runs::PolicyRun;

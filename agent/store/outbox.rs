@@ -21,6 +21,11 @@ use crate::model::{EventKind, Message};
 pub struct Audience(pub Vec<(String, Vec<EventKind>)>);
 
 impl Audience {
+    /// Who does not hear of that event.
+    pub fn without(&self, event: EventKind) -> Self {
+        Self(self.0.iter().filter(|(_, events)| !events.contains(&event)).cloned().collect())
+    }
+
     fn of(&self, event: EventKind) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(_, events)| events.contains(&event)).map(|(name, _)| name.as_str())
     }

@@ -75,6 +75,7 @@ fn append(store: &Store, incident: &str, rows: &[JournalRow], ended: Option<&End
     let (audience, messages, service) = (everybody(), [message(EventKind::Stuck)], service());
     let stuck = ended.filter(|ending| ending.outcome == Outcome::Stuck);
     let implied = Implied {
+        step: "restart",
         changed: true,
         ending: ended,
         latch: stuck.map(|ending| (&service, ending)),
@@ -284,7 +285,14 @@ fn cooldowns_and_budgets_count_what_changed_something_and_keep_dry_run_apart() {
             true => ending(Outcome::Completed, Reason::Recovered),
             false => ending(Outcome::Unwound, Reason::EvidenceNotKept),
         };
-        let implied = Implied { changed, ending: Some(&completed), latch: None, audience: &audience, messages: &[] };
+        let implied = Implied {
+            step: "restart",
+            changed,
+            ending: Some(&completed),
+            latch: None,
+            audience: &audience,
+            messages: &[],
+        };
         store.append(&plan.incident, &[row(100 + after as u32)], &implied).unwrap();
     }
     let at = |seconds: u64| now() + Duration::from_secs(seconds);
@@ -402,6 +410,22 @@ fn what_is_in_an_incidents_way_stands_until_its_next_event() {
 }
 
 #[test]
+fn the_step_under_way_is_told_without_reading_the_journal() {
+    let store = memory();
+    let id = IncidentId("i-1".into());
+    let step = || store.under_way().unwrap().pop().map(|open| open.step);
+    begin(&store, "i-1");
+    assert_eq!(step().as_deref(), Some("drain"), "the plan's first");
+    append(&store, "i-1", &[row(0)], None).unwrap();
+    store.lock().execute_batch("ALTER TABLE journal RENAME TO elsewhere").unwrap();
+    assert_eq!(step().as_deref(), Some("restart"), "as the last event left it");
+    assert_eq!(store.incident(&id).unwrap().unwrap().step.as_deref(), Some("restart"));
+    store.lock().execute_batch("ALTER TABLE elsewhere RENAME TO journal").unwrap();
+    append(&store, "i-1", &[row(1)], Some(&ending(Outcome::Completed, Reason::Recovered))).unwrap();
+    assert_eq!((step(), store.incident(&id).unwrap().unwrap().step), (None, None), "it has ended");
+}
+
+#[test]
 fn a_pause_holds_until_its_time_and_is_ended_by_hand() {
     let store = memory();
     let pause = |until| Pause { who: "ann".into(), why: "deploy".into(), since: now(), until };
@@ -478,23 +502,4 @@ fn the_state_directory_is_one_agents_and_private() {
     std::os::unix::fs::symlink(&file, state.join("agent.lock")).unwrap();
     assert!(matches!(StateDir::take(&state), Err(StateDirError::Io { .. })), "the lock was followed elsewhere");
     assert_eq!(std::fs::read(&file).unwrap(), b"");
-}
-
-#[test]
-fn a_new_file_may_be_opened_by_several_at_once() {
-    for _ in 0..20 {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("unwait.db");
-        let barrier = std::sync::Barrier::new(4);
-        std::thread::scope(|scope| {
-            let open = || {
-                barrier.wait();
-                Store::open(&path).map(drop)
-            };
-            let opened: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
-            for opened in opened {
-                opened.join().unwrap().unwrap();
-            }
-        });
-    }
 }

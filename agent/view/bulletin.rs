@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::status::{IncidentNow, under_way};
+use super::status::IncidentNow;
 use crate::model::census::NoOwner;
 use crate::model::{Readings, Reason, ServiceName};
 use crate::store::{Breaker, EndedSoFar, Latch, Store, StoreError};
@@ -70,7 +70,7 @@ impl Bulletin {
         Ok(Self {
             observe_only: store.health().says(),
             paused: Some(store.paused(now)?.is_some()),
-            under_way: store.open_incidents()?.iter().map(under_way).collect(),
+            under_way: store.under_way()?.into_iter().map(IncidentNow::from).collect(),
             incidents: store.ended_so_far()?,
             latched: store.latches()?,
             open_breakers: store.breakers()?,

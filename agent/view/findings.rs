@@ -14,6 +14,7 @@ use crate::model::{HeldMode, Mode};
 pub enum FindingKind {
     FailingTest,
     NoAnswer,
+    AnotherDirectory,
     NotRegistered,
     NoSuchService,
     NotActionable,
@@ -36,6 +37,9 @@ impl FindingKind {
         match self {
             Self::FailingTest => "the policy does not decide as its author expects",
             Self::NoAnswer => "whatever needs it is held until it answers",
+            Self::AnotherDirectory => {
+                "they are judged with that agent's secrets and capabilities, and it does not work by them"
+            }
             Self::NotRegistered => "the service cannot be drained, so nothing is done for it",
             Self::NoSuchService => "the policy never acts on it",
             Self::NotActionable => "the policy tells of a leak there, and does nothing about it",
@@ -83,6 +87,7 @@ pub struct Checked {
     /// False: `errors` is not empty, and nothing else was looked at.
     pub ok: bool,
     pub directory: PathBuf,
+    pub judged_by: Judge,
     pub errors: Diagnostics,
     pub policies: Vec<CheckedPolicy>,
     pub runbooks: usize,
@@ -94,9 +99,24 @@ pub struct Checked {
 }
 
 impl Checked {
-    pub fn refused(directory: PathBuf, errors: Diagnostics) -> Self {
+    pub fn refused(directory: PathBuf, judged_by: Judge, errors: Diagnostics) -> Self {
         let (policies, findings, asked) = (Vec::new(), Vec::new(), Vec::new());
-        Self { ok: false, directory, errors, policies, runbooks: 0, services: 0, findings, asked }
+        Self { ok: false, directory, judged_by, errors, policies, runbooks: 0, services: 0, findings, asked }
+    }
+}
+
+/// The process that read the files: its secrets and its capabilities count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judge {
+    pub pid: u32,
+    pub version: String,
+    /// The directory that a running agent works by; `None`: no agent judged, but the command itself.
+    pub agent_reads: Option<PathBuf>,
+}
+
+impl Judge {
+    pub fn this_process(agent_reads: Option<PathBuf>) -> Self {
+        Self { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into(), agent_reads }
     }
 }
 

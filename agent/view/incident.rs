@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::execute::saga::{Event, Saga, State};
+use crate::execute::saga::Event;
 use crate::execute::tell;
 use crate::model::{IncidentId, Outcome, Plan};
-use crate::store::{AuditRow, IncidentRow, JournalRow, OpenIncident, Store, StoreError};
+use crate::store::{AuditRow, IncidentRow, JournalRow, Store, StoreError};
 
 /// An incident whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,29 +64,6 @@ impl IncidentShown {
             Some(StepShown { at: shown.at, step: step.into(), outcome, detail: detail.into() })
         };
         self.journal.iter().filter_map(step).collect()
-    }
-
-    /// The step that it stands at, where it has not ended.
-    pub fn step_under_way(&self) -> &'static str {
-        step_at(&self.plan, self.journal.iter().map(|shown| serde_json::from_value(shown.event.clone())))
-    }
-}
-
-/// The step that an incident without an end stands at: `drain`, `unwinding`, …
-pub fn step_under_way(open: &OpenIncident) -> &'static str {
-    step_at(&open.plan, open.journal.iter().map(|row| serde_json::from_str(&row.event)))
-}
-
-fn step_at(plan: &Plan, mut events: impl Iterator<Item = serde_json::Result<Event>>) -> &'static str {
-    let mut saga = Saga::new(plan.clone());
-    let is_read = events.all(|event| event.is_ok_and(|event| saga.apply(event).is_ok()));
-    match saga.state() {
-        State::Ready { step } | State::Acting { step } if is_read => plan.steps[*step].step.name(),
-        State::Unwinding { .. } if is_read => "unwinding",
-        State::Withdraw { .. } if is_read => "withdrawing",
-        State::Judging if is_read => "judging",
-        // Its end is being written, or its journal cannot be read: recovery tells people of that.
-        _ => "ending",
     }
 }
 

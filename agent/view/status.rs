@@ -6,9 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::incident::step_under_way;
 use crate::model::{HeldMode, IncidentId, Reason, ServiceName, duration};
-use crate::store::{Approval, Breaker, Latch, OpenIncident, Pause, Silence, Store, StoreError, UnreturnedSlot};
+use crate::store::{Approval, Breaker, Latch, Pause, Silence, Store, StoreError, UnderWay, UnreturnedSlot};
 
 /// What only the running agent knows of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,7 +127,7 @@ impl Status {
             approvals: store.open_approvals(now)?,
             breakers: store.breakers()?,
             latches: store.latches()?,
-            open: store.open_incidents()?.iter().map(under_way).collect(),
+            open: store.under_way()?.into_iter().map(IncidentNow::from).collect(),
             unreturned_slots: store.unreturned_slots()?,
             undelivered: undelivered.collect(),
         })
@@ -154,14 +153,16 @@ impl Status {
     }
 }
 
-pub(super) fn under_way(open: &OpenIncident) -> IncidentNow {
-    IncidentNow {
-        incident: open.plan.incident.clone(),
-        service: open.plan.target.service.clone(),
-        policy: open.plan.policy.clone(),
-        runbook: open.plan.runbook.clone(),
-        step: step_under_way(open).into(),
-        dry_run: open.plan.dry_run,
-        waits_for: open.waits_for.clone(),
+impl From<UnderWay> for IncidentNow {
+    fn from(UnderWay { plan, step, waits_for }: UnderWay) -> Self {
+        Self {
+            incident: plan.incident,
+            service: plan.target.service,
+            policy: plan.policy,
+            runbook: plan.runbook,
+            step,
+            dry_run: plan.dry_run,
+            waits_for,
+        }
     }
 }

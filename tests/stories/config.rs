@@ -230,6 +230,68 @@ fn what_a_configuration_will_not_do_is_found_with_its_consequence() {
     assert!(found.iter().any(|one| one["finding"] == "no_answer" && one["where"] == "registry consul"), "{found:#?}");
 }
 
+/// A user of this host writes files whose `state:` is a directory of their own, listens there, and calls all of it good.
+const LISTENS: &str = "\
+import socket
+server = socket.socket(socket.AF_UNIX)
+server.bind('/run/stranger/control.sock')
+server.listen()
+open('/run/stranger/ready', 'w').close()
+while True:
+    peer, _ = server.accept()
+    peer.makefile().readline()
+    peer.sendall(b'{\"ok\": true, \"text\": \"\", \"detail\": {\"ok\": true}}\\n')
+";
+
+#[test]
+fn check_says_whose_answer_it_shows_and_believes_no_stranger() {
+    let lab = Lab::start();
+    write_story(&lab);
+    let alone = unwait(&lab, &["check"]);
+    assert!(
+        alone.out.contains("Judged by this command, by what it may read: no agent runs on /var/lib/unwait"),
+        "{alone:?}"
+    );
+    let _agent = agent::run(&lab);
+    let pid = unwait(&lab, &["status", "--json"]).json()["agent"]["pid"].clone();
+
+    let check = unwait(&lab, &["check"]);
+    let json = unwait(&lab, &["check", "--json"]).json();
+    lab.run(&["cp", "-a", "/etc/unwait", "/etc/unwait-new"]);
+    let staged = unwait(&lab, &["check", "--config", "/etc/unwait-new"]);
+
+    let by = format!(
+        "Judged by the running agent (pid {pid}, unwait {}), which reads /etc/unwait.",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!(check.out.contains(&by) && !check.out.contains("not these files"), "{check:?}");
+    assert_eq!(
+        (&json["judged_by"]["pid"], &json["judged_by"]["agent_reads"]),
+        (&pid, &"/etc/unwait".into()),
+        "{json:#}"
+    );
+    let another =
+        format!("/etc/unwait-new: the agent that runs on this state (pid {pid}) reads /etc/unwait, not these files");
+    assert!(staged.code == 0 && staged.out.contains(&by) && staged.out.contains(&another), "{staged:?}");
+
+    lab.run(&["install", "-d", "-o", "65534", "/run/stranger"]);
+    let etc = lab.inside("/etc/unwait-new/agent.yaml");
+    let text = fs::read_to_string(&etc).expect("it was copied");
+    fs::write(&etc, format!("state: /run/stranger\n{text}")).expect("the file is ours");
+    let _stranger = lab.spawn(&["setpriv", "--reuid=65534", "--clear-groups", "--", "/usr/bin/python3", "-c", LISTENS]);
+    wait_until_seen("the stranger", SOON, || match lab.inside("/run/stranger/ready").exists() {
+        true => Ok(()),
+        false => Err("it does not listen".to_owned()),
+    });
+    let check = unwait(&lab, &["check", "--config", "/etc/unwait-new"]);
+    assert!(
+        check.out.contains("Judged by this command") && check.out.contains("uid 65534, neither root's"),
+        "{check:?}"
+    );
+    let status = unwait(&lab, &["status", "--config", "/etc/unwait-new"]);
+    assert!(status.code == 3 && status.err.contains("its answer is not believed"), "{status:?}");
+}
+
 #[test]
 fn a_new_configuration_is_taken_whole_or_not_at_all() {
     let lab = Lab::start();

@@ -138,13 +138,14 @@ pub fn stay_out(wiring: &Wiring, latches: &[Latch]) -> Message {
 const ERRORS_TOLD: usize = 20;
 
 /// Files that were to be put in force are not.
-pub fn rejected(wiring: &Wiring, rejected: &RejectedConfiguration, in_full: &str) -> Message {
+pub fn rejected(wiring: &Wiring, rejected: &RejectedConfiguration, in_full: &str, by: &[String]) -> Message {
     let host = &wiring.host.name;
     let RejectedConfiguration { at, why, in_force_since } = rejected;
     let mut lines: Vec<String> = match in_full {
         "" => vec![why.clone()],
         all => all.lines().take(ERRORS_TOLD).map(Into::into).collect(),
     };
+    lines.extend(asked_by(by));
     lines.push(format!("The configuration of {in_force_since:.0} stays in force."));
     lines.push("look: unwait check; then: systemctl reload unwait".into());
     let title = format!("unwait on {host}: the new configuration is rejected");
@@ -152,10 +153,15 @@ pub fn rejected(wiring: &Wiring, rejected: &RejectedConfiguration, in_full: &str
 }
 
 /// After one that was rejected.
-pub fn accepted(wiring: &Wiring) -> Message {
+pub fn accepted(wiring: &Wiring, by: &[String]) -> Message {
     let (host, now) = (&wiring.host.name, wiring.host.clock.now());
     let title = format!("unwait on {host}: the new configuration is accepted");
-    Message { labels: wiring.labels(), ..Message::new(EventKind::Recovered, host, now, title) }
+    let lines = asked_by(by).into_iter().collect();
+    Message { labels: wiring.labels(), lines, ..Message::new(EventKind::Recovered, host, now, title) }
+}
+
+fn asked_by(people: &[String]) -> Option<String> {
+    (!people.is_empty()).then(|| format!("asked for by {}", people.join("; ")))
 }
 
 fn message(

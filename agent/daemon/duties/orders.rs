@@ -42,6 +42,12 @@ impl Order {
         Self { store: Arc::clone(store), id, row, reply }
     }
 
+    /// Who gave it, and why where they said so.
+    pub fn giver(&self) -> String {
+        let AuditRow { who, why, .. } = &self.row;
+        why.as_ref().map_or_else(|| who.clone(), |why| format!("{who}: {why}"))
+    }
+
     pub fn of(mut self, service: &str) -> Self {
         self.row.service = Some(service.into());
         self
@@ -91,6 +97,11 @@ pub fn answer_left(store: &Store) {
 
 /// Tells of what people did, also where no agent ran then, or the disk did not take it; each once.
 pub fn tell(wiring: &Wiring, store: &Store) {
+    tell_beside(wiring, store, None);
+}
+
+/// The same, where what came of a reload has just been told by a message of that event: who heard that knows.
+pub fn tell_beside(wiring: &Wiring, store: &Store, told_of_reload: Option<EventKind>) {
     store.write_kept_orders();
     for row in store.tell_kept_orders() {
         let message = message(wiring, &row);
@@ -105,7 +116,8 @@ pub fn tell(wiring: &Wiring, store: &Store) {
     };
     for (id, row) in untold {
         let message = message(wiring, &row);
-        match store.audit_told(id, &wiring.audience, &message) {
+        let less = told_of_reload.filter(|_| row.verb == OrderVerb::Reload).map(|event| wiring.audience.without(event));
+        match store.audit_told(id, less.as_ref().unwrap_or(&wiring.audience), &message) {
             Ok(true) => (wiring.host.on_message)(&message),
             Ok(false) => {}
             // Again at the next tick.

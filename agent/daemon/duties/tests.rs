@@ -122,7 +122,14 @@ impl Set {
         let audience = Audience::default();
         self.store.begin_incident(&plan, now, &audience, &[]).unwrap();
         let ending = Ending { outcome: Outcome::Completed, reason, detail: String::new() };
-        let implied = Implied { changed: true, ending: Some(&ending), latch: None, audience: &audience, messages: &[] };
+        let implied = Implied {
+            step: "restart",
+            changed: true,
+            ending: Some(&ending),
+            latch: None,
+            audience: &audience,
+            messages: &[],
+        };
         let row = JournalRow { seq: 0, at: now, event: String::new() };
         self.store.append(&plan.incident, &[row], &implied).unwrap();
         self.clock.advance(Duration::from_secs(60));
@@ -240,6 +247,29 @@ fn what_people_did_is_told_although_the_disk_does_not_take_it_and_is_in_the_audi
         let done: Vec<_> = rows.iter().map(|row| (row.done, row.detail.as_str())).collect();
         assert_eq!(done, [(Some(true), "left as it is")], "written before: {written_before}");
     }
+}
+
+#[test]
+fn who_hears_that_a_reload_was_rejected_does_not_hear_that_it_was_refused_as_well() {
+    let mut set = set();
+    let events = [
+        ("both", vec![EventKind::Stuck, EventKind::Operator]),
+        ("operator", vec![EventKind::Operator]),
+        ("stuck", vec![EventKind::Stuck]),
+    ];
+    set.wiring.audience = Arc::new(Audience(events.map(|(name, events)| (name.to_owned(), events)).into()));
+    let by = Person { who: "bob".into(), why: None };
+    for verb in [OrderVerb::Reload, OrderVerb::Act] {
+        Order::begin(&set.store, AuditRow::new(verb, &by, set.clock.now()), None).answer(Reply::refused("no"));
+    }
+
+    orders::tell_beside(&set.wiring, &set.store, Some(EventKind::Stuck));
+
+    let due = set.store.due(set.clock.now(), 10).unwrap();
+    let mut told: Vec<_> = due.iter().map(|one| (&*one.destination, &*one.message.title)).collect();
+    told.sort_unstable();
+    let (reload, act) = ("unwait on bj1-03: `reload` by bob was refused", "unwait on bj1-03: `act` by bob was refused");
+    assert_eq!(told, [("both", act), ("operator", act), ("operator", reload)]);
 }
 
 #[test]

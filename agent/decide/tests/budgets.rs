@@ -144,7 +144,8 @@ fn changes_of_three(seed: u64, moves: u32) -> u64 {
 fn write(scenery: &Scenery, plan: &Plan, changed: bool, ends: Option<Outcome>) {
     let audience = Audience::default();
     let ending = ends.map(|outcome| Ending { outcome, reason: Reason::Recovered, detail: String::new() });
-    let implied = Implied { changed, ending: ending.as_ref(), latch: None, audience: &audience, messages: &[] };
+    let implied =
+        Implied { step: "restart", changed, ending: ending.as_ref(), latch: None, audience: &audience, messages: &[] };
     let row = JournalRow { seq: u32::from(ends.is_some()), at: scenery.now(), event: String::new() };
     scenery.store.append(&plan.incident, &[row], &implied).unwrap();
 }

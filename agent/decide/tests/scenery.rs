@@ -199,6 +199,7 @@ impl Scenery {
         let ending = ends.map(|outcome| Ending { outcome, reason: Reason::Recovered, detail: String::new() });
         let latch = ending.as_ref().filter(|ending| ending.outcome == Outcome::Stuck);
         let implied = Implied {
+            step: "restart",
             changed,
             ending: ending.as_ref(),
             latch: latch.map(|ending| (&plan.target.service, ending)),
