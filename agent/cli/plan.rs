@@ -103,6 +103,9 @@ fn say(planned: &Planned) {
         .collect();
     render::table(&[">", "STEP", "EFFECT", "SETTINGS"], &rows);
     println!();
+    if let Some(slot) = &planned.slot {
+        println!("    {slot}");
+    }
     for (index, would) in planned.would.iter().enumerate() {
         println!("{:>2}. {would}", index + 1);
     }

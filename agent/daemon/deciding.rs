@@ -18,6 +18,7 @@ use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
 use crate::execute::tell::MessageBuilder;
 use crate::execute::world::World;
+use crate::execute::would;
 use crate::model::{Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
 use crate::sense::sensor::{Effort, Look, on_blocking_thread};
 use crate::store::Store;
@@ -327,7 +328,11 @@ async fn begin(beginning: &Beginning, gate: &Gate) -> Result<(), Refusal> {
     let Beginning { proposal, world, policy, readings, .. } = beginning;
     gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
     let plan = &proposal.plan;
-    let start = world.teller(plan).start(messages::why(policy, readings));
+    let mut why = messages::why(policy, readings);
+    if plan.dry_run {
+        why.extend(would::slot(plan, world).await);
+    }
+    let start = world.teller(plan).start(why);
     let (now, messages) = (world.clock.now(), std::slice::from_ref(&start));
     world.store.begin_incident(plan, now, &world.audience, messages).map_err(|error| Refusal {
         guard: Guard::Trust,

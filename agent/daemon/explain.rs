@@ -196,6 +196,7 @@ impl Asking<'_> {
         cannot_promise.extend(plans::short_deadlines(self.wiring, steps, &plan.target).await);
         let clients = if plan.drains() { Some(self.clients(&plan).await) } else { None };
         let would = rehearsal.steps(&plan).await;
-        Planned { mode: policy.mode_says(), plan, would, blocked_by, cannot_promise, clients }
+        let slot = rehearsal.slot(&plan).await;
+        Planned { mode: policy.mode_says(), plan, slot, would, blocked_by, cannot_promise, clients }
     }
 }

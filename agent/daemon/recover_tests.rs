@@ -4,19 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::*;
 use crate::clock::{Clock, VirtualClock};
 use crate::daemon::damage_tests::{Ears, ports, wiring};
-use crate::execute::fakes::{self, Fault, ID, Scene, Shape};
+use crate::execute::fakes::{self, Fault, Hanging, ID, Observed, Scene, Shape};
 use crate::execute::saga::Event;
-use crate::model::plan::Restart;
 use crate::model::{IncidentId, Marker};
 use crate::ports::registry::Registry;
-use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter};
 use crate::store::Store;
 use crate::wiring::Wiring;
 
@@ -65,41 +62,10 @@ fn left() -> Left {
     Left { wiring, store, scene, ears, dir }
 }
 
-/// Takes a minute for each question, and answers none.
-struct Hanging;
-
-#[async_trait]
-impl Restarter for Hanging {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
-        Ok(String::new())
-    }
-
-    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
-        sleep(Duration::from_secs(60)).await;
-        Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })
-    }
-
-    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
-        panic!("a pivot is begun again");
-    }
-
-    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
-        Ok(Duration::ZERO)
-    }
-
-    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
-        Ok(Vec::new())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn people_hear_what_waits_while_a_restarter_hangs_at_the_start() {
     let mut left = left();
-    left.wiring.ports.systemd = Arc::new(Hanging);
+    left.wiring.ports.systemd = Arc::new(Observed(Hanging(Arc::new(VirtualClock::start()))));
     let (_keeps, stop) = watch::channel(false);
     let agent = Agent::start(left.dir.path(), left.wiring, left.store, stop).await.unwrap();
     // Long before its restarter has not answered the first question.

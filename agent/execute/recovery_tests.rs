@@ -5,10 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::*;
-use crate::execute::fakes::{self, Fake, Fault, Scene, Shape};
+use crate::execute::fakes::{self, Fake, Fault, Hanging, Observed, Scene, Shape, Shows};
 use crate::execute::world::Pace;
-use crate::model::plan::Restart;
-use crate::ports::restarter::{Restarted, Restarter};
+use crate::ports::restarter::{RestartError, Restarter};
 
 /// Of a service that is asked to end at `asked`, after the agent died; its manager calls it active until it has ended.
 struct Silent {
@@ -19,16 +18,8 @@ struct Silent {
 }
 
 #[async_trait]
-impl Restarter for Silent {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
-        Ok(String::new())
-    }
-
-    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
+impl Shows for Silent {
+    async fn shows(&self) -> Result<Liveness, RestartError> {
         let lifetime = if self.ends.is_some_and(|ends| self.pace.elapsed() >= ends) { 2 } else { 1 };
         Ok(Liveness {
             state: RunState::Active,
@@ -38,20 +29,8 @@ impl Restarter for Silent {
         })
     }
 
-    async fn settles_within(&self, _target: &Restart) -> Result<Duration, RestartError> {
-        Ok(self.stop_timeout)
-    }
-
-    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
-        panic!("a pivot is begun again");
-    }
-
-    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
-        Ok(Duration::ZERO)
-    }
-
-    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
-        Ok(Vec::new())
+    fn settles_within(&self) -> Duration {
+        self.stop_timeout
     }
 }
 
@@ -83,7 +62,7 @@ fn seconds(seconds: u64) -> Duration {
 fn a_restart_that_its_manager_does_not_show_is_seen_once_the_service_has_taken_its_time_to_end() {
     let restart = |ends: Option<u64>, stop_timeout: u64| {
         let silent = |pace| Silent { pace, ends: ends.map(seconds), stop_timeout: seconds(stop_timeout) };
-        said(Shape::RestartInPlace, |pace| Arc::new(silent(pace)))
+        said(Shape::RestartInPlace, |pace| Arc::new(Observed(silent(pace))))
     };
     let (took_place, _) = restart(Some(10), 15);
     assert!(matches!(took_place, Event::Done { .. }), "{took_place:?}");
@@ -99,41 +78,10 @@ fn a_restart_that_its_manager_does_not_show_is_seen_once_the_service_has_taken_i
     assert_eq!(after, SETTLE);
 }
 
-/// Answers no question, and takes a minute for each.
-struct Hanging(Fake);
-
-#[async_trait]
-impl Restarter for Hanging {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
-        Ok(String::new())
-    }
-
-    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
-        self.0.wait(seconds(60)).await;
-        Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })
-    }
-
-    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
-        panic!("a pivot is begun again");
-    }
-
-    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
-        Ok(Duration::ZERO)
-    }
-
-    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
-        Ok(Vec::new())
-    }
-}
-
 #[test]
 fn a_restarter_that_hangs_keeps_nobody_waiting_for_a_person_longer_than_it_is_given() {
     for (shape, why) in [(Shape::Reload, Reason::NotAsBefore), (Shape::RestartInPlace, Reason::RestartUnknown)] {
-        let (unknown, after) = said(shape, |pace| Arc::new(Hanging(pace)));
+        let (unknown, after) = said(shape, |pace| Arc::new(Observed(Hanging(Arc::new(pace)))));
         let Event::Failed { reason, untouched: false, .. } = unknown else { panic!("{shape:?}: {unknown:?}") };
         assert_eq!(reason, why, "{shape:?}");
         assert!(after <= SETTLE + seconds(60 + 2), "{shape:?}: {after:?}");
@@ -144,36 +92,16 @@ fn a_restarter_that_hangs_keeps_nobody_waiting_for_a_person_longer_than_it_is_gi
 struct Tells(RunState, Option<Incarnation>);
 
 #[async_trait]
-impl Restarter for Tells {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
-        Ok(String::new())
-    }
-
-    async fn observe(&self, _target: &Restart) -> Result<Liveness, RestartError> {
+impl Shows for Tells {
+    async fn shows(&self) -> Result<Liveness, RestartError> {
         Ok(Liveness { state: self.0, incarnation: self.1.clone(), main_pid: None, up_for: None })
-    }
-
-    async fn restart(&self, _target: &Restart, _deadline: Duration) -> Result<Restarted, RestartError> {
-        panic!("a pivot is begun again");
-    }
-
-    async fn own_deadline(&self, _target: &Restart) -> Result<Duration, RestartError> {
-        Ok(Duration::ZERO)
-    }
-
-    async fn dependents(&self, _target: &Restart) -> Result<Vec<String>, RestartError> {
-        Ok(Vec::new())
     }
 }
 
 #[test]
 fn only_an_active_service_with_another_lifetime_has_been_restarted() {
     let another = || Some(Incarnation("lifetime-2".into()));
-    let restart = |state, incarnation| said(Shape::RestartInPlace, |_| Arc::new(Tells(state, incarnation))).0;
+    let restart = |state, incarnation| said(Shape::RestartInPlace, |_| Arc::new(Observed(Tells(state, incarnation)))).0;
     assert!(matches!(restart(RunState::Active, another()), Event::Done { .. }));
     for (state, incarnation) in [
         (RunState::Active, None),
@@ -191,7 +119,7 @@ fn only_an_active_service_with_another_lifetime_has_been_restarted() {
 fn a_gentler_step_over_the_same_healthy_lifetime_left_the_service_as_it_was() {
     let reload = |lifetime: &str| {
         let incarnation = Some(Incarnation(lifetime.into()));
-        said(Shape::Reload, |_| Arc::new(Tells(RunState::Active, incarnation))).0
+        said(Shape::Reload, |_| Arc::new(Observed(Tells(RunState::Active, incarnation)))).0
     };
     let as_it_was = reload("lifetime-1");
     assert!(matches!(as_it_was, Event::Failed { untouched: true, .. }), "{as_it_was:?}");

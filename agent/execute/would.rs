@@ -102,6 +102,20 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, world: &World) -> String 
     }
 }
 
+/// How the plan would take its slot of the fleet; `None` where it needs none.
+pub async fn slot(plan: &Plan, world: &World) -> Option<String> {
+    let (Some(scope), Some(slots), Some(fleet)) = (&plan.fleet_scope, plan.guards.fleet_slots, &world.ports.fleet)
+    else {
+        return None;
+    };
+    let call = match fleet.would_take(scope, &plan.incident.0, slots).await {
+        Ok(Some(call)) => call,
+        Ok(None) => "(no call now: other incidents hold them)".into(),
+        Err(error) => format!("(its call is not known: {error})"),
+    };
+    Some(format!("would take a fleet slot of {scope} before the first change, and give it back at the end: {call}"))
+}
+
 /// What would be sent to each registry of the service; of one that cannot tell now, why.
 async fn traffic_calls(plan: &Plan, change: TrafficChange, world: &World) -> String {
     let marker = drain::marker(plan, world);

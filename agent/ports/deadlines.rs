@@ -337,6 +337,10 @@ impl Fleet for WithDeadline<dyn Fleet> {
         self.once(self.inner.acquire(service, incident, slots)).await
     }
 
+    async fn would_take(&self, service: &str, incident: &str, slots: u32) -> Result<Option<String>, FleetError> {
+        self.read(|| self.inner.would_take(service, incident, slots)).await
+    }
+
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
         self.by(self.inner.begin(service, incident)).await
     }

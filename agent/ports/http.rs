@@ -206,6 +206,13 @@ pub(super) struct Members {
     last: AtomicUsize,
 }
 
+/// A call for people, without a user and a password.
+pub fn shown(method: &Method, mut url: Url) -> String {
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    format!("{method} {url}")
+}
+
 impl Members {
     /// Of at least one address; each call ends by `deadline`.
     pub fn new(servers: Servers, deadline: Duration) -> Result<Self, String> {
@@ -226,10 +233,7 @@ impl Members {
     /// and a password.
     pub fn shown(&self, method: &Method, url: impl FnOnce(Url) -> Url) -> String {
         let (_, base) = &self.members[self.last.load(Ordering::Relaxed) % self.members.len()];
-        let mut url = url(base.clone());
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        format!("{method} {url}")
+        shown(method, url(base.clone()))
     }
 
     /// Asks one member; where its error may pass (it does not answer, or fails), the next one, until each had its turn. The

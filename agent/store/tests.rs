@@ -415,7 +415,7 @@ fn the_step_under_way_is_told_without_reading_the_journal() {
     let id = IncidentId("i-1".into());
     let step = || store.under_way().unwrap().pop().map(|open| open.step);
     begin(&store, "i-1");
-    assert_eq!(step().as_deref(), Some("drain"), "the plan's first");
+    assert_eq!(step().as_deref(), Some("snapshot"), "the plan's first");
     append(&store, "i-1", &[row(0)], None).unwrap();
     store.lock().execute_batch("ALTER TABLE journal RENAME TO elsewhere").unwrap();
     assert_eq!(step().as_deref(), Some("restart"), "as the last event left it");

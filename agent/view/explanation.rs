@@ -69,6 +69,9 @@ pub struct Planned {
     /// The policy's mode; a person's plan asks for none.
     #[serde(default)]
     pub mode: String,
+    /// How its slot of the fleet would be taken, with the call that would be sent; `None` where it needs none.
+    #[serde(default)]
+    pub slot: Option<String>,
     /// What each of its steps would do, with the calls that it would send.
     #[serde(default)]
     pub would: Vec<String>,

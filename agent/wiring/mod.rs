@@ -29,6 +29,7 @@ mod reload_tests;
 mod testing;
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,9 +102,28 @@ impl WiringError {
     }
 }
 
-/// A configuration with the adapters that it asks for.
+/// A configuration with the adapters that it asks for. A clone is the same one, and costs nothing; one that is changed is
+/// another from then on.
 #[derive(Clone)]
-pub struct Wiring {
+pub struct Wiring(Arc<WiringParts>);
+
+impl Deref for Wiring {
+    type Target = WiringParts;
+
+    fn deref(&self) -> &WiringParts {
+        &self.0
+    }
+}
+
+impl DerefMut for Wiring {
+    fn deref_mut(&mut self) -> &mut WiringParts {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+/// What a [`Wiring`] is made of.
+#[derive(Clone)]
+pub struct WiringParts {
     pub config: Arc<Config>,
     pub host: Host,
     pub ports: Ports,
@@ -133,7 +153,13 @@ struct Made {
 
 impl std::fmt::Debug for Wiring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wiring").field("config", &self.config).finish_non_exhaustive()
+        f.debug_tuple("Wiring").field(&self.0).finish()
+    }
+}
+
+impl std::fmt::Debug for WiringParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WiringParts").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -225,7 +251,7 @@ impl Wiring {
                 max_age: config.host.evidence.max_age,
             },
         );
-        Ok(Self {
+        Ok(Self(Arc::new(WiringParts {
             named_fleet: config.host.fleet.clone(),
             fleet_is_settled: false,
             config: Arc::new(config),
@@ -240,7 +266,7 @@ impl Wiring {
             vault: Arc::new(vault),
             tally: Arc::default(),
             lately: possession::Lately::default(),
-        })
+        })))
     }
 
     /// Each certificate in use: whose connections it is seen at, whose it is.

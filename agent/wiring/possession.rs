@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Wiring;
 use super::saga_world::FreshMeasure;
+use super::{Wiring, WiringParts};
 use crate::decide::guards::Possession;
 use crate::execute::world::Measure;
 use crate::model::{Incarnation, Plan, ServiceName, Truth};
@@ -26,7 +26,7 @@ pub struct Holders(pub Wiring, pub Arc<Store>);
 #[async_trait]
 impl Possession for Holders {
     async fn elsewhere(&self, plan: &Plan, afresh: bool) -> Result<Option<String>, String> {
-        let Wiring { lately, host, .. } = &self.0;
+        let WiringParts { lately, host, .. } = &*self.0;
         let key = (plan.policy.clone(), plan.target.service.clone());
         let now = host.clock.monotonic();
         if !afresh

@@ -30,6 +30,11 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
+    /// How the plan would take its slot of the fleet; `None` where it needs none.
+    pub async fn slot(&self, plan: &Plan) -> Option<String> {
+        would::slot(plan, &self.world).await
+    }
+
     /// What each step of the plan would do, one after another.
     pub async fn steps(&self, plan: &Plan) -> Vec<String> {
         let now = now(&self.probe, plan).await;

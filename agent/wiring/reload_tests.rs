@@ -34,3 +34,16 @@ fn a_reload_keeps_the_adapters_whose_settings_are_what_they_were() {
     trust::write_secret(&path("token"), "two\n");
     assert_eq!(again("http://127.0.0.1:1"), ["consul", "file"]);
 }
+
+#[test]
+fn a_clone_is_the_same_wiring_until_one_of_them_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("registry.json");
+    trust::write_secret(&file, r#"{"instances": []}"#);
+    let host_file = format!("registries: {{ file: {{ path: {} }} }}\n", file.display());
+    let one = wire(dir.path(), &host_file, "process:x", "snapshot");
+    let mut other = one.clone();
+    assert!(std::ptr::eq(&*one, &*other), "nothing was copied");
+    other.ports.registries.clear();
+    assert_eq!((one.ports.registries.len(), other.ports.registries.len()), (1, 0));
+}

@@ -46,6 +46,10 @@ impl Fleet for FakeFleet {
         })
     }
 
+    async fn would_take(&self, _: &str, _: &str, _: u32) -> Result<Option<String>, FleetError> {
+        unreachable!("guards tell no calls")
+    }
+
     async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {
         Ok(Duration::MAX)
     }

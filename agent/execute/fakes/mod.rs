@@ -7,6 +7,7 @@
 
 mod fault;
 mod host;
+mod observed;
 mod outside;
 mod plans;
 mod trip;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 pub use self::fault::Fault;
+pub(crate) use self::observed::{Hanging, Observed, Shows};
 pub use self::plans::{Shape, plan, steps};
 pub use self::trip::{Crash, Trip};
 use super::seen::LastSeen;

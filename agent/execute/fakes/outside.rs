@@ -8,17 +8,12 @@ use super::{CLIENTS_FOLLOW, Fake, Fault, ID, REGISTRY, Scene};
 use crate::model::plan::{self, Health};
 use crate::model::{Incarnation, Marker};
 use crate::ports::probe::{Probe, ProbeFailure};
-use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter, RunState};
+use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, TrafficChange};
+use crate::ports::restarter::{Before, Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 
 #[async_trait]
 impl Registry for Fake {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
+    async fn would(&self, _: TrafficChange, _: &str, _: &Marker) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 
@@ -119,11 +114,7 @@ impl Registry for Fake {
 
 #[async_trait]
 impl Restarter for Fake {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
+    async fn would(&self, _: Revival, _: &plan::Restart) -> Result<String, RestartError> {
         Ok(String::new())
     }
 

@@ -26,7 +26,9 @@ use crate::model::plan::Binding;
 use crate::model::{IncidentId, Marker, Outcome, RedisLayout, RedisProfile, Step};
 use crate::ports::fleet::{self, Acquired, Fleet, FleetError, Slot};
 use crate::ports::registry::redis::Redis;
-use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic};
+use crate::ports::registry::{
+    FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange,
+};
 use crate::ports::testing_consul::wait_for;
 use crate::ports::testing_redis::{Goes, Make, TestSentinels};
 
@@ -106,6 +108,10 @@ impl Fleet for Counted<dyn Fleet> {
         self.real.acquire(service, incident, slots).await
     }
 
+    async fn would_take(&self, service: &str, incident: &str, slots: u32) -> Result<Option<String>, FleetError> {
+        self.real.would_take(service, incident, slots).await
+    }
+
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
         self.called().await;
         self.real.begin(service, incident).await
@@ -136,12 +142,7 @@ impl Fleet for Counted<dyn Fleet> {
 
 #[async_trait]
 impl Registry for Counted<Redis> {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
+    async fn would(&self, _: TrafficChange, _: &str, _: &Marker) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 

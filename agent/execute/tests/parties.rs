@@ -261,6 +261,10 @@ impl Fleet for Ill<dyn Fleet> {
         self.told(Who::Fleet, self.inner.acquire(service, incident, slots), || Acquired::Yes { until }, away).await
     }
 
+    async fn would_take(&self, service: &str, incident: &str, slots: u32) -> Result<Option<String>, FleetError> {
+        self.asked(Who::Fleet, "would_take", self.inner.would_take(service, incident, slots), away).await
+    }
+
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
         self.told(Who::Fleet, self.inner.begin(service, incident), || Duration::MAX, away).await
     }

@@ -26,6 +26,10 @@ impl Fleet for Answers {
         unreachable!("the guards are another fake's")
     }
 
+    async fn would_take(&self, _: &str, _: &str, _: u32) -> Result<Option<String>, FleetError> {
+        unreachable!("the guards are another fake's")
+    }
+
     async fn begin(&self, service: &str, _incident: &str) -> Result<Duration, FleetError> {
         assert_eq!(service, "rpc-order");
         self.begin.lock().unwrap().pop_front().expect("asked once for each change before there is no way back")

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
 use serde::Deserialize;
 
 use super::documents::{Documents, Key, Text, folder_path};
@@ -85,6 +86,11 @@ impl Documents for Consul {
             "false" => Ok(false),
             other => Err(FleetError::Refused(format!("Consul answered `{other}` to a compare-and-swap"))),
         }
+    }
+
+    fn shown(&self, key: Key<'_>, revision: u64, text: &str) -> String {
+        let call = self.0.shown(&Method::PUT, &path(key), &[("cas", &revision.to_string())]);
+        format!("{call}: {text}")
     }
 
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::FleetError;
+use super::{DEADLINE, FleetError};
 
 /// Where a text lies: `unwait/slots/<service>`, or `unwait/breaches/<service>/<host>`. Stores that know no folders
 /// keep the folder as one map from names to texts.
@@ -69,6 +69,9 @@ pub(super) trait Documents: Send + Sync {
     /// be there). False where it does not. [`FleetError::Unreachable`] where it is not known what came of it.
     async fn swap(&self, key: Key<'_>, revision: u64, text: Option<&[u8]>) -> Result<bool, FleetError>;
 
+    /// The call that [`Documents::swap`] sends to put `text` there, for people.
+    fn shown(&self, key: Key<'_>, revision: u64, text: &str) -> String;
+
     /// Everything in one folder, by name.
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError>;
 
@@ -80,5 +83,25 @@ pub(super) trait Documents: Send + Sync {
     /// See [`super::Fleet::caveats`].
     fn caveats(&self) -> &'static [&'static str] {
         &[]
+    }
+}
+
+/// A read that fails may be asked again, once.
+pub(super) async fn asked_again<T, F: Future<Output = Result<T, FleetError>> + Send>(
+    read: impl Fn() -> F + Send,
+) -> Result<T, FleetError> {
+    match read().await {
+        Err(FleetError::Unreachable(_)) => read().await,
+        answer => answer,
+    }
+}
+
+pub(super) async fn in_time<T>(
+    path: &str,
+    asked: impl Future<Output = Result<T, FleetError>> + Send,
+) -> Result<T, FleetError> {
+    match tokio::time::timeout(DEADLINE, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(FleetError::Unreachable(format!("`{path}` was not read within {} s", DEADLINE.as_secs()))),
     }
 }

@@ -35,6 +35,10 @@ impl Fleet for DryFleet {
         Ok(if held.is_empty() { Acquired::Yes { until } } else { Acquired::No { held, says: None } })
     }
 
+    async fn would_take(&self, service: &str, incident: &str, slots: u32) -> Result<Option<String>, FleetError> {
+        self.real.would_take(service, incident, slots).await
+    }
+
     /// There is nothing to lose: none was taken.
     async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {
         Ok(self.clock.monotonic() + LEASE)

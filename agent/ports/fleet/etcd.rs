@@ -43,6 +43,11 @@ impl Documents for Etcd {
         self.0.swap(&key.path(), revision, text).await.map_err(FleetError::from)
     }
 
+    fn shown(&self, key: Key<'_>, revision: u64, text: &str) -> String {
+        let (call, key) = (self.0.shown("kv/txn"), key.path());
+        format!("{call}: put {key} = {text}, where its mod_revision is {revision}")
+    }
+
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
         let prefix = format!("{}/", folder_path(folder));
         let named = |pair: Pair| (pair.key.strip_prefix(&prefix).unwrap_or(&pair.key).to_owned(), pair.into());

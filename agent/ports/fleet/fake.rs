@@ -176,6 +176,10 @@ impl Documents for FakeStore {
         }
     }
 
+    fn shown(&self, key: Key<'_>, revision: u64, text: &str) -> String {
+        format!("swap {} at {revision}: {text}", key.path())
+    }
+
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
         let mut state = self.state();
         state.reads += 1;
@@ -200,6 +204,10 @@ impl Documents for Far {
         let swapped = self.store.swap(key, revision, text).await;
         self.way.back().await?;
         swapped
+    }
+
+    fn shown(&self, key: Key<'_>, revision: u64, text: &str) -> String {
+        self.store.shown(key, revision, text)
     }
 
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Acquired, CALL_DEADLINE, Fleet, FleetError, LEASE, Phase, Slot};
 use crate::clock::Clock;
@@ -93,6 +93,13 @@ impl FleetLock {
         self.lock.id.replace("{service}", service).replace("{host}", host)
     }
 
+    /// Where it is asked, and by which body.
+    fn question(&self, endpoint: &str, service: &str, host: &str) -> (Url, Value) {
+        let mut url = self.base.clone();
+        url.path_segments_mut().expect("an http url has a path").pop_if_empty().extend(["v1", endpoint]);
+        (url, json!({ "client_params": { "id": self.id(service, host), "group": self.group(service) } }))
+    }
+
     /// Both questions may be asked again.
     async fn ask(&self, endpoint: &str, service: &str, host: &str) -> Result<Answer, FleetError> {
         let (mut broken, mut unanswered) = (0, 0);
@@ -113,9 +120,7 @@ impl FleetLock {
     async fn ask_once(&self, endpoint: &str, service: &str, host: &str) -> Result<Answer, Failed> {
         let asked = format!("FleetLock: POST /v1/{endpoint}");
         let unanswered = |why: String| Failed::Unanswered(format!("{asked}: {why}"));
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("an http url has a path").pop_if_empty().extend(["v1", endpoint]);
-        let body = json!({ "client_params": { "id": self.id(service, host), "group": self.group(service) } });
+        let (url, body) = self.question(endpoint, service, host);
         let request = self.client.post(url).header("fleet-lock-protocol", "true").json(&body);
         let response = self.client.send(request).await.map_err(|failure| match failure.kind {
             FailureKind::Distrusted => Failed::Distrusted(format!("{asked}: {}", failure.words)),
@@ -200,6 +205,13 @@ impl Fleet for FleetLock {
                 Ok(Acquired::No { held: Vec::new(), says: Some(says) })
             }
         }
+    }
+
+    /// The server does not tell whether it would say yes.
+    async fn would_take(&self, service: &str, incident: &str, _slots: u32) -> Result<Option<String>, FleetError> {
+        let (url, body) = self.question("pre-reboot", service, &self.host);
+        let is_anothers = self.held_for_another(service, incident).is_some_and(|slot| slot.phase.is_begun());
+        Ok((!is_anothers).then(|| format!("{}: {body}", http::shown(&Method::POST, url))))
     }
 
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {

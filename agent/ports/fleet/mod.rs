@@ -120,6 +120,10 @@ pub trait Fleet: Send + Sync {
     /// has begun to change something in another incident and holds it for that.
     async fn acquire(&self, service: &str, incident: &str, slots: u32) -> Result<Acquired, FleetError>;
 
+    /// The call that taking a slot would send now, for people: method, address and what is written; no secret. `None` where
+    /// none would be sent: it is held already, or nobody gets one. Takes none.
+    async fn would_take(&self, service: &str, incident: &str, slots: u32) -> Result<Option<String>, FleetError>;
+
     /// From waiting to changing; asked just before each change. Says until when (`Clock::monotonic`) the change may
     /// begin; [`FleetError::Lost`] where the slot is not this incident's any more.
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError>;

@@ -143,6 +143,13 @@ impl Documents for Redis {
         }
     }
 
+    fn shown(&self, key: Key<'_>, revision: u64, text: &str) -> String {
+        let (hash, field) = (hash(key.folder), key.name);
+        format!(
+            "EVAL (compare and swap) 1 {hash} {field} {revision}: sets the field to {text}, where its revision is {revision}"
+        )
+    }
+
     async fn list(&self, folder: &[&str]) -> Result<Vec<(String, Text)>, FleetError> {
         let fields: Vec<(String, Vec<u8>)> = self.ask(folder, redis::cmd("HGETALL").arg(hash(folder))).await?;
         fields.into_iter().map(|(name, value)| parsed(folder, &name, &value).map(|text| (name, text))).collect()

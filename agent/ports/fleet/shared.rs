@@ -3,7 +3,6 @@
 //! Each change is a round: read, decide (`document`, pure), swap. A swap that others won, and one whose answer did not
 //! come, both lead to another round, which reads what stands now; only what was read is believed. A write that arrives
 //! late finds another revision and does nothing.
-
 //!
 //! A store whose master is replaced by a replica may forget what it has acknowledged, and shows it by another line of masters
 //! ([`Lineage`]). So what this host has begun is remembered here, with the line that took it: where another one does not know
@@ -19,7 +18,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::document::{self, Asker, Begin, LEASE, SKEW, Take};
-use super::documents::{ABSENT, Documents, Key, Lineage, folder_path};
+use super::documents::{ABSENT, Documents, Key, Lineage, asked_again, folder_path, in_time};
 use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, YOUNG, breach};
 use crate::clock::Clock;
 use crate::model::duration;
@@ -314,6 +313,19 @@ impl<D: Documents> Fleet for SharedFleet<D> {
         .await
     }
 
+    async fn would_take(&self, service: &str, incident: &str, slots: u32) -> Result<Option<String>, FleetError> {
+        let key = slots_of(service)?;
+        let read = in_time(&key.path(), asked_again(|| self.documents.read(key))).await?;
+        let held = slots_in(key, read.as_ref().map(|read| read.text.as_slice()))?;
+        Ok(match document::take(&held, self.asker(incident), slots) {
+            Take::Held | Take::No(_) => None,
+            Take::Write(after) => {
+                let (text, revision) = (document::write(&after), read.map_or(ABSENT, |read| read.revision));
+                Some(self.documents.shown(key, revision, &String::from_utf8_lossy(&text)))
+            }
+        })
+    }
+
     async fn begin(&self, service: &str, incident: &str) -> Result<Duration, FleetError> {
         let until = self.clock.monotonic() + answer_holds();
         let asker = self.asker(incident);
@@ -473,22 +485,5 @@ impl<D: Documents> Fleet for SharedFleet<D> {
 
     fn caveats(&self) -> &'static [&'static str] {
         self.documents.caveats()
-    }
-}
-
-/// A read that fails may be asked again, once.
-async fn asked_again<T, F: Future<Output = Result<T, FleetError>> + Send>(
-    read: impl Fn() -> F + Send,
-) -> Result<T, FleetError> {
-    match read().await {
-        Err(FleetError::Unreachable(_)) => read().await,
-        answer => answer,
-    }
-}
-
-async fn in_time<T>(path: &str, asked: impl Future<Output = Result<T, FleetError>> + Send) -> Result<T, FleetError> {
-    match tokio::time::timeout(DEADLINE, asked).await {
-        Ok(answer) => answer,
-        Err(_) => Err(FleetError::Unreachable(format!("`{path}` was not read within {} s", DEADLINE.as_secs()))),
     }
 }

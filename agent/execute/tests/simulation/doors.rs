@@ -23,8 +23,8 @@ use crate::model::{
 use crate::ports::fleet::fake::Way;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, LEASE, Slot};
 use crate::ports::probe::{Probe, ProbeFailure};
-use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, RunState};
+use crate::ports::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, TrafficChange};
+use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
 
 #[derive(Clone, Debug)]
 pub struct Door(pub Arc<Host>);
@@ -51,12 +51,7 @@ impl Door {
 
 #[async_trait]
 impl Registry for Door {
-    async fn would(
-        &self,
-        _change: crate::ports::registry::TrafficChange,
-        _id: &str,
-        _marker: &Marker,
-    ) -> Result<Vec<String>, RegistryError> {
+    async fn would(&self, _: TrafficChange, _: &str, _: &Marker) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 
@@ -112,11 +107,7 @@ impl Registry for Door {
 
 #[async_trait]
 impl Restarter for Door {
-    async fn would(
-        &self,
-        _revival: crate::ports::restarter::Revival,
-        _target: &crate::model::plan::Restart,
-    ) -> Result<String, RestartError> {
+    async fn would(&self, _: Revival, _: &plan::Restart) -> Result<String, RestartError> {
         Ok(String::new())
     }
 
@@ -311,6 +302,10 @@ impl Fleet for Everybody {
     async fn acquire(&self, _service: &str, _incident: &str, _slots: u32) -> Result<Acquired, FleetError> {
         self.0.fleet(false).await?;
         Ok(Acquired::Yes { until: self.0.monotonic() + LEASE })
+    }
+
+    async fn would_take(&self, _service: &str, _incident: &str, _slots: u32) -> Result<Option<String>, FleetError> {
+        Ok(None)
     }
 
     async fn begin(&self, _service: &str, _incident: &str) -> Result<Duration, FleetError> {

@@ -328,6 +328,11 @@ async fn what_fleetlock_cannot_do_is_said() {
     assert!(shared.caveats()[0].contains("only one of them"), "{:?}", shared.caveats());
     // What only looks finds nothing in the way, and takes nothing.
     let dry = DryFleet::new(a.clone(), clock.clone());
+    let call = format!(
+        r#"POST http://{}/base/v1/pre-reboot: {{"client_params":{{"id":"a/rpc-order","group":"rpc-order"}}}}"#,
+        server.address
+    );
+    assert_eq!(dry.would_take("rpc-order", "ia", 1).await.unwrap(), Some(call));
     assert!(is_yes(&dry.acquire("rpc-order", "ia", 1).await.unwrap()));
 
     let unknown = a.acquire("rpc-order", "ia", 1).await.unwrap_err();

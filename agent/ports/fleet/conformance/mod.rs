@@ -41,6 +41,7 @@ fn is_yes(acquired: &Acquired) -> bool {
 
 async fn conforms(world: &dyn World) {
     a_slot_is_taken_renewed_lost_kept_and_given_back(world).await;
+    a_slot_that_would_be_taken_is_told_as_it_is_taken(world).await;
     a_slot_is_given_back_by_another_hand(world).await;
     let clock = clock();
     a_slot_is_kept_from_the_hosts_next_incident(&*world.host("a", &clock), &*world.host("b", &clock)).await;
@@ -109,6 +110,20 @@ async fn a_slot_is_taken_renewed_lost_kept_and_given_back(world: &dyn World) {
     for name in ["", ".", ".."] {
         assert!(matches!(a.acquire(name, "ia", 1).await.unwrap_err(), FleetError::Refused(_)), "{name:?}");
     }
+}
+
+async fn a_slot_that_would_be_taken_is_told_as_it_is_taken(world: &dyn World) {
+    const SERVICE: &str = "told-before";
+    let clock = clock();
+    let (a, b) = (world.host("a", &clock), world.host("b", &clock));
+    let told = a.would_take(SERVICE, "ia", 1).await.unwrap().expect("a call");
+    assert_eq!((world.get(SERVICE).await, a.holders(SERVICE).await.unwrap()), (None, vec![]), "nothing was taken");
+    assert!(is_yes(&a.acquire(SERVICE, "ia", 1).await.unwrap()));
+    let written = world.get(SERVICE).await.expect("a document");
+    assert!(told.contains(&written) && told.contains(SERVICE), "{told}: {written}");
+    assert_eq!(a.would_take(SERVICE, "ia", 1).await.unwrap(), None, "it has it");
+    assert_eq!(b.would_take(SERVICE, "ib", 1).await.unwrap(), None, "it gets none");
+    a.release(SERVICE, "ia").await.unwrap();
 }
 
 /// The host that was thought to be gone may not go on.

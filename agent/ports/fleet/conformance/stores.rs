@@ -63,7 +63,7 @@ impl Store for TestRedis {
     }
 
     async fn get(&self, service: &str) -> Option<String> {
-        Some(self.field("unwait:slots", service).await?.strip_prefix("7 ").unwrap().to_owned())
+        Some(self.field("unwait:slots", service).await?.split_once(' ').unwrap().1.to_owned())
     }
 }
 
