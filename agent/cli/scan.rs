@@ -76,7 +76,7 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     }
     loop {
         if let Some(config) = &config {
-            sensor.told(wiring::supervised::ask(config, &clock).await);
+            sensor.told(wiring::supervised::told(config, &clock).await);
         }
         let look = match (sensor.look(Effort::Afresh), every) {
             (Ok(look), _) => look,

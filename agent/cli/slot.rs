@@ -6,9 +6,10 @@ use serde_json::json;
 use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::duties::orders::Order;
-use crate::daemon::duties::slots::{self, GivenBack, HeldSlot, SlotsError};
+use crate::daemon::duties::slots::{self, GivenBack, SlotsError};
 use crate::store::{AuditRow, OrderVerb, StateDir};
 use crate::view::request::Reply;
+use crate::view::slots::{HeldSlot, SlotsShown};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -61,19 +62,20 @@ fn failed(error: SlotsError) -> Failure {
 
 async fn list(place: &ConfigArguments, service: Option<String>) -> Outcome {
     let wiring = open::wiring(open::config(place)?)?;
-    let (held, unreadable) = slots::held(&wiring, service).await.map_err(failed)?;
+    let shown = slots::held(&wiring, service).await.map_err(failed)?;
+    let SlotsShown { slots, unreadable } = &shown;
     if place.json {
-        render::json(&json!({ "slots": held, "unreadable": unreadable }));
-    } else if !held.is_empty() {
+        render::json(&shown);
+    } else if !slots.is_empty() {
         let row = |slot: &HeldSlot| {
             let (service, holder, incident) = (slot.service.clone(), slot.holder.clone(), slot.incident.clone());
             vec![service, holder, phase(slot), render::time(slot.since), incident]
         };
-        render::table(&["SERVICE", "HOLDER", "PHASE", "SINCE", "INCIDENT"], &held.iter().map(row).collect::<Vec<_>>());
+        render::table(&["SERVICE", "HOLDER", "PHASE", "SINCE", "INCIDENT"], &slots.iter().map(row).collect::<Vec<_>>());
     } else if unreadable.is_empty() {
         println!("no slot is held");
     }
-    let errors: Vec<String> = unreadable.into_iter().map(|one| one.error).collect();
+    let errors: Vec<String> = unreadable.iter().map(|one| one.error.clone()).collect();
     match errors.is_empty() {
         true => Ok(()),
         false => Err(Failure::Wrong(if place.json { String::new() } else { errors.join("\n") })),
@@ -84,7 +86,7 @@ fn phase(slot: &HeldSlot) -> String {
     match slot.until {
         _ if slot.ended => "waited, and lost it".into(),
         Some(until) => format!("{} until {}", slot.phase, render::time(until)),
-        None => slot.phase.into(),
+        None => slot.phase.to_string(),
     }
 }
 

@@ -239,3 +239,7 @@ fn shown(party: Asked) -> AskedParty {
     };
     AskedParty { party: of, address, server, ok, says, tls }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

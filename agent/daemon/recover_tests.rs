@@ -65,7 +65,7 @@ fn left() -> Left {
 #[tokio::test(start_paused = true)]
 async fn people_hear_what_waits_while_a_restarter_hangs_at_the_start() {
     let mut left = left();
-    left.wiring.ports.systemd = Arc::new(Observed(Hanging(Arc::new(VirtualClock::start()))));
+    left.wiring.ports.restarters.systemd = Arc::new(Observed(Hanging(Arc::new(VirtualClock::start()))));
     let (_keeps, stop) = watch::channel(false);
     let agent = Agent::start(left.dir.path(), left.wiring, left.store, stop).await.unwrap();
     // Long before its restarter has not answered the first question.

@@ -47,7 +47,7 @@ fn said(shape: Shape, restarter: impl FnOnce(Fake) -> Arc<dyn Restarter>) -> (Ev
         saga.apply(event).unwrap();
     }
     let mut world = fakes::world(&scene);
-    world.ports.systemd = restarter(Fake(Arc::clone(&scene)));
+    world.ports.restarters.systemd = restarter(Fake(Arc::clone(&scene)));
     let detail = "the agent died while it was under way".into();
     let asked = doubtful_pivot(&saga, 1, Reason::AgentRestarted, detail, &world);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

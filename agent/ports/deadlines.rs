@@ -32,18 +32,13 @@ const FLEET: Duration = Duration::from_secs(fleet::DEADLINE.as_secs() + 8);
 
 /// The same ports, each call ending by its deadline.
 pub fn with_deadlines(ports: Ports) -> Ports {
-    let restarter = |inner: Arc<dyn Restarter>| Arc::new(WithDeadline::new("", inner)) as Arc<dyn Restarter>;
     Ports {
         registries: ports
             .registries
             .into_iter()
             .map(|(name, inner)| (name.clone(), Arc::new(WithDeadline::new(&name, inner)) as Arc<dyn Registry>))
             .collect(),
-        systemd: restarter(ports.systemd),
-        process: restarter(ports.process),
-        docker: restarter(ports.docker),
-        supervisord: restarter(ports.supervisord),
-        supervise: restarter(ports.supervise),
+        restarters: ports.restarters.wrapped(|inner| WithDeadline::new("", inner)),
         probe: Arc::new(WithDeadline::new("probe", ports.probe)),
         fleet: ports.fleet.map(around_fleet),
     }
@@ -256,6 +251,10 @@ impl Restarter for WithDeadline<dyn Restarter> {
 
     async fn start(&self, target: &Restart, before: &Before, deadline: Duration) -> Result<Incarnation, RestartError> {
         self.by(deadline + self.overtime(target) + BEYOND, target, self.inner.start(target, before, deadline)).await
+    }
+
+    async fn container_id(&self, target: &Restart) -> Result<Option<String>, RestartError> {
+        self.read(target, self.inner.container_id(target)).await
     }
 
     async fn settles_within(&self, target: &Restart) -> Result<Duration, RestartError> {

@@ -1,6 +1,6 @@
 //! The doors to the outside: a trait each, and its adapters beside it.
 //!
-//! The stages know the traits; the adapters are known to the wiring (`app`) alone. Every call ends by a
+//! The stages know the traits; the adapters are known to the wiring alone. Every call ends by a
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
 mod api_error;
@@ -19,6 +19,7 @@ pub mod probe;
 mod redis;
 pub mod registry;
 pub mod restarter;
+mod restarters;
 mod said;
 #[cfg(test)]
 mod secured_tests;
@@ -54,6 +55,7 @@ pub use deadlines::{around_fleet, with_deadlines};
 pub use http::{Servers, Via};
 pub use login::{Login, Secret};
 pub use redis::RedisAccess;
+pub use restarters::Restarters;
 pub use silence::{SILENT_AFTER, sharing};
 pub use zookeeper::Ensemble;
 
@@ -71,11 +73,7 @@ pub struct User {
 pub struct Ports {
     /// By the registry's name in the host's file.
     pub registries: BTreeMap<String, Arc<dyn registry::Registry>>,
-    pub systemd: Arc<dyn restarter::Restarter>,
-    pub process: Arc<dyn restarter::Restarter>,
-    pub docker: Arc<dyn restarter::Restarter>,
-    pub supervisord: Arc<dyn restarter::Restarter>,
-    pub supervise: Arc<dyn restarter::Restarter>,
+    pub restarters: Restarters,
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where agent.yaml has no `fleet`.
     pub fleet: Option<Arc<dyn fleet::Fleet>>,
@@ -83,13 +81,7 @@ pub struct Ports {
 
 impl Ports {
     pub fn restarter(&self, restart: &Restart) -> &dyn restarter::Restarter {
-        match restart {
-            Restart::Systemd { .. } => self.systemd.as_ref(),
-            Restart::Process(_) => self.process.as_ref(),
-            Restart::Docker { .. } => self.docker.as_ref(),
-            Restart::Supervisord { .. } => self.supervisord.as_ref(),
-            Restart::Supervise(_) => self.supervise.as_ref(),
-        }
+        self.restarters.of(restart).as_ref()
     }
 }
 

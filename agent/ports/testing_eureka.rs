@@ -60,6 +60,7 @@ impl TestEureka {
         let record = json!({ "instance": {
             "instanceId": instance, "app": app, "hostName": address, "ipAddr": address, "vipAddress": app.to_lowercase(),
             "status": "UP", "overriddenstatus": "UNKNOWN", "port": { "$": port, "@enabled": "true" },
+            "healthCheckUrl": format!("http://{address}:{port}/actuator/health"),
             "leaseInfo": { "renewalIntervalInSecs": 30, "durationInSecs": 90 },
             "dataCenterInfo": { "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn" },
             "metadata": { "release": release.to_string() },

@@ -7,4 +7,5 @@ pub mod incident;
 pub mod reckoning;
 pub mod request;
 pub mod review;
+pub mod slots;
 pub mod status;

@@ -26,11 +26,27 @@ use crate::ports::registry::nacos::Nacos;
 use crate::ports::registry::redis::Redis;
 use crate::ports::registry::zookeeper::ZooKeeper;
 use crate::ports::registry::{Registry, RegistryError};
+use crate::ports::restarter::docker::DockerRestarter;
+use crate::ports::restarter::process::ProcessRestarter;
+use crate::ports::restarter::supervise::SuperviseRestarter;
+use crate::ports::restarter::supervisord::SupervisordRestarter;
+use crate::ports::restarter::systemd::SystemdRestarter;
 use crate::ports::tls::{Contexts, TlsContext};
 use crate::ports::unavailable::UnavailableAdapter;
-use crate::ports::{Ensemble, RedisAccess, Secret, Servers, User, Via, login};
+use crate::ports::{Ensemble, RedisAccess, Restarters, Secret, Servers, User, Via, login};
 use crate::store::StateDir;
 use crate::trust;
+
+/// Those of this host.
+pub fn restarters(clock: &Arc<dyn Clock>) -> Restarters {
+    Restarters {
+        systemd: Arc::new(SystemdRestarter::new(Arc::clone(clock))),
+        process: Arc::new(ProcessRestarter::new(Arc::clone(clock))),
+        docker: Arc::new(DockerRestarter::new(Arc::clone(clock))),
+        supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(clock))),
+        supervise: Arc::new(SuperviseRestarter::new(Arc::clone(clock))),
+    }
+}
 
 /// What becomes of an adapter that cannot be made, mostly for a secret that cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,8 @@ mod arrivals_tests;
 #[cfg(test)]
 mod asking_tests;
 #[cfg(test)]
+mod discover_tests;
+#[cfg(test)]
 mod fleet_tests;
 #[cfg(test)]
 mod gentle_tests;
@@ -47,10 +49,6 @@ use crate::model::{Message, Plan, Signal};
 use crate::ports::notifier::Notifier;
 use crate::ports::probe::real::Probes;
 use crate::ports::registry::Registry;
-use crate::ports::restarter::{
-    docker::DockerRestarter, process::ProcessRestarter, supervise::SuperviseRestarter,
-    supervisord::SupervisordRestarter, systemd::SystemdRestarter,
-};
 use crate::ports::tls::{Certificate, TlsContext, Whose};
 use crate::ports::{Ports, with_deadlines};
 use crate::sense::arrivals::Counted;
@@ -208,11 +206,7 @@ impl Wiring {
         };
         let ports = with_deadlines(Ports {
             registries,
-            systemd: Arc::new(SystemdRestarter::new(Arc::clone(&host.clock))),
-            process: Arc::new(ProcessRestarter::new(Arc::clone(&host.clock))),
-            docker: Arc::new(DockerRestarter::new(Arc::clone(&host.clock))),
-            supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(&host.clock))),
-            supervise: Arc::new(SuperviseRestarter::new(Arc::clone(&host.clock))),
+            restarters: adapters::restarters(&host.clock),
             probe: Arc::new(Probes::with(shared.contexts.clone())),
             fleet,
         });

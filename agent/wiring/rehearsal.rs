@@ -19,7 +19,7 @@ use crate::ports::Ports;
 use crate::ports::fleet::{Fleet, dry::DryFleet};
 use crate::ports::probe::dry::DryProbe;
 use crate::ports::registry::{Registry, dry::DryRegistry};
-use crate::ports::restarter::{Restarter, dry::DryRestarter};
+use crate::ports::restarter::dry::DryRestarter;
 use crate::store::Store;
 
 /// A dry world, and what it says of a plan before a saga plays in it.
@@ -76,17 +76,12 @@ async fn now(probe: &DryProbe, plan: &Plan) -> Now {
 fn dry_ports(wiring: &Wiring, probe: Arc<DryProbe>) -> Ports {
     let real = &wiring.ports;
     let registry = |real: &Arc<dyn Registry>| Arc::new(DryRegistry::new(Arc::clone(real))) as Arc<dyn Registry>;
-    let restarter = |real: &Arc<dyn Restarter>| Arc::new(DryRestarter::new(Arc::clone(real))) as Arc<dyn Restarter>;
     let fleet = |real: &Arc<dyn Fleet>| {
         Arc::new(DryFleet::new(Arc::clone(real), Arc::clone(&wiring.host.clock))) as Arc<dyn Fleet>
     };
     Ports {
         registries: real.registries.iter().map(|(name, real)| (name.clone(), registry(real))).collect(),
-        systemd: restarter(&real.systemd),
-        process: restarter(&real.process),
-        docker: restarter(&real.docker),
-        supervisord: restarter(&real.supervisord),
-        supervise: restarter(&real.supervise),
+        restarters: real.restarters.wrapped(DryRestarter::new),
         probe,
         fleet: real.fleet.as_ref().map(fleet),
     }

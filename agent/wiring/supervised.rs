@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::Wiring;
+use super::{Wiring, adapters};
 use crate::attribute::container_by_id;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::plan::Restart;
 use crate::model::{ServiceName, duration};
-use crate::ports::restarter::docker::DockerRestarter;
-use crate::ports::restarter::supervise::SuperviseRestarter;
-use crate::ports::restarter::supervisord::SupervisordRestarter;
+use crate::ports::Restarters;
 use crate::ports::restarter::{RestartError, Restarter};
 use crate::sense::sensor::Told;
 
@@ -37,18 +35,23 @@ pub fn has_a_main(restart: Option<&Restart>) -> bool {
 
 /// Asks, and tells the sensor.
 pub async fn tell(wiring: &Wiring) {
-    let told = ask(&wiring.config, &wiring.host.clock).await;
+    let told = ask(&wiring.config, &wiring.ports.restarters).await;
     wiring.sensor.acquire().await.told(told);
 }
 
+/// The same for a look of its own, by this host's restarters.
+pub async fn told(config: &Config, clock: &Arc<dyn Clock>) -> Told {
+    ask(config, &adapters::restarters(clock)).await
+}
+
 /// Asks about the services that the configuration names; who does not answer is left out.
-pub async fn ask(config: &Config, clock: &Arc<dyn Clock>) -> Told {
+async fn ask(config: &Config, restarters: &Restarters) -> Told {
     let mut asked = JoinSet::new();
     for service in config.host.services.keys() {
         let Some(restart) = config.target_for(service).restart else { continue };
-        let (service, clock) = (service.clone(), Arc::clone(clock));
+        let (service, restarter) = (service.clone(), Arc::clone(restarters.of(&restart)));
         asked.spawn(async move {
-            let answer = tokio::time::timeout(WITHIN, answer(&restart, clock)).await;
+            let answer = tokio::time::timeout(WITHIN, answer(&restart, restarter.as_ref())).await;
             (service, answer)
         });
     }
@@ -73,17 +76,17 @@ pub async fn ask(config: &Config, clock: &Arc<dyn Clock>) -> Told {
     told
 }
 
-async fn answer(restart: &Restart, clock: Arc<dyn Clock>) -> Result<Answer, RestartError> {
-    let main = match restart {
-        Restart::Supervisord { .. } => SupervisordRestarter::new(clock).observe(restart).await?.main_pid,
-        Restart::Supervise(_) => SuperviseRestarter::new(clock).observe(restart).await?.main_pid,
+async fn answer(restart: &Restart, restarter: &dyn Restarter) -> Result<Answer, RestartError> {
+    Ok(match restart {
         Restart::Docker { container, .. } if !is_id(container) => {
-            let id = DockerRestarter::new(clock).id(restart).await?;
-            return Ok(container_by_id(&id).map_or(Answer::Nothing, Answer::Container));
+            let id = restarter.container_id(restart).await?;
+            id.and_then(|id| container_by_id(&id)).map_or(Answer::Nothing, Answer::Container)
         }
-        Restart::Docker { .. } | Restart::Systemd { .. } | Restart::Process(_) => None,
-    };
-    Ok(main.map_or(Answer::Nothing, Answer::Main))
+        restart if has_a_main(Some(restart)) => {
+            restarter.observe(restart).await?.main_pid.map_or(Answer::Nothing, Answer::Main)
+        }
+        _ => Answer::Nothing,
+    })
 }
 
 /// Named as its cgroup names it.

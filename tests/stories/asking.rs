@@ -133,6 +133,9 @@ fn a_silenced_service_is_left_alone_until_the_silence_is_ended() {
     let held = wait_for_held(&lab, "silenced");
 
     assert!(held["detail"].as_str().is_some_and(|detail| detail.contains("a migration")), "{held:#}");
+    // The agent writes what it measures every five minutes: this is in its memory alone.
+    let measured = unwait(&lab, &["history", service::UNIT, "--signals", "--json"]);
+    assert!(measured.code == 0 && measured.out.contains("\"close_wait\""), "{measured:?}");
     assert!(unwait(&lab, &["status"]).out.contains(&format!("SILENCED {} by root", service::UNIT)));
     nothing_begins(&lab);
     let ended = unwait(&lab, &["silence", service::UNIT, "--end"]);

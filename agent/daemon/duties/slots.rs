@@ -1,35 +1,10 @@
 //! The fleet's slots as a person looks at them: who holds which, and giving one back for a host that is gone.
 
-use jiff::Timestamp;
-use serde::Serialize;
-
 use crate::model::IncidentId;
 use crate::ports::fleet::{Fleet, FleetError, Phase, Slot};
 use crate::store::{Store, StoreError};
+use crate::view::slots::{HeldSlot, SlotPhase, SlotsShown, UnreadableSlots};
 use crate::wiring::Wiring;
-
-/// One slot, in the words that `--json` has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HeldSlot {
-    /// The name that hosts contend under.
-    pub service: String,
-    pub holder: String,
-    /// `waiting`, `changing` or `drained`.
-    pub phase: &'static str,
-    /// Until when it waits, by its holder's clock.
-    pub until: Option<Timestamp>,
-    /// Its lease has ended: anyone may take its place.
-    pub ended: bool,
-    pub since: Timestamp,
-    pub incident: String,
-}
-
-/// A document that is not one of ours, or of another version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Unreadable {
-    pub service: String,
-    pub error: String,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotsError {
@@ -62,29 +37,30 @@ fn fleet_of(wiring: &Wiring) -> Result<&dyn Fleet, SlotsError> {
 }
 
 /// The slots of one service, or of all that somebody holds or has waited for some of.
-pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<(Vec<HeldSlot>, Vec<Unreadable>), SlotsError> {
+pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<SlotsShown, SlotsError> {
     let fleet = fleet_of(wiring)?;
     let services = match service {
         Some(service) => vec![service],
         None => fleet.services().await?,
     };
-    let mut held = Vec::new();
-    let mut unreadable = Vec::new();
+    let mut shown = SlotsShown::default();
     for service in services {
         match fleet.holders(&service).await {
-            Ok(slots) => held.extend(slots.into_iter().map(|slot| seen(&service, slot, wiring))),
-            Err(error @ FleetError::Refused(_)) => unreadable.push(Unreadable { error: error.to_string(), service }),
+            Ok(slots) => shown.slots.extend(slots.into_iter().map(|slot| seen(&service, slot, wiring))),
+            Err(error @ FleetError::Refused(_)) => {
+                shown.unreadable.push(UnreadableSlots { error: error.to_string(), service });
+            }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((held, unreadable))
+    Ok(shown)
 }
 
 fn seen(service: &str, slot: Slot, wiring: &Wiring) -> HeldSlot {
     let (phase, until) = match slot.phase {
-        Phase::Waiting { until } => ("waiting", Some(until)),
-        Phase::Changing => ("changing", None),
-        Phase::Drained => ("drained", None),
+        Phase::Waiting { until } => (SlotPhase::Waiting, Some(until)),
+        Phase::Changing => (SlotPhase::Changing, None),
+        Phase::Drained => (SlotPhase::Drained, None),
     };
     let ended = !slot.counts(wiring.host.clock.now());
     let Slot { holder, incident, since, .. } = slot;

@@ -22,10 +22,10 @@ pub use self::trip::{Crash, Trip};
 use super::seen::LastSeen;
 use super::world::{Arrivals, Plainly, World};
 use crate::model::{EventKind, Incarnation, Worker};
-use crate::ports::Ports;
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::registry::{Registry, RegistryError, Traffic};
 use crate::ports::restarter::{RestartError, RunState};
+use crate::ports::{Ports, Restarters};
 use crate::store::{Audience, Store};
 
 pub const HOST: &str = "bj1-03";
@@ -234,11 +234,7 @@ pub fn ports(scene: &Arc<Scene>) -> Ports {
     let fake = Arc::new(Fake(Arc::clone(scene)));
     Ports {
         registries: [(REGISTRY.to_string(), fake.clone() as Arc<dyn Registry>)].into(),
-        systemd: fake.clone(),
-        process: fake.clone(),
-        docker: fake.clone(),
-        supervisord: fake.clone(),
-        supervise: fake.clone(),
+        restarters: Restarters::all(fake.clone()),
         probe: fake,
         fleet: None,
     }

@@ -35,7 +35,7 @@ use crate::ports::registry::{
     FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange,
 };
 use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, Revival, RunState};
-use crate::ports::{Ports, with_deadlines};
+use crate::ports::{Ports, Restarters, with_deadlines};
 use crate::store::Store;
 use crate::wiring::saga_world::GuardRecheck;
 
@@ -364,11 +364,7 @@ impl Case {
         let registry = Ill::of(&sick, fake.clone() as Arc<dyn Registry>);
         world.ports = with_deadlines(Ports {
             registries: [(REGISTRY.to_string(), registry as Arc<dyn Registry>)].into(),
-            systemd: restarter.clone(),
-            process: restarter.clone(),
-            docker: restarter.clone(),
-            supervisord: restarter.clone(),
-            supervise: restarter,
+            restarters: Restarters::all(restarter),
             probe: Ill::of(&sick, fake as Arc<dyn Probe>),
             fleet: Some(Ill::of(&sick, fleet.host(HOST, virtual_time.clone()))),
         });

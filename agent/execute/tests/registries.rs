@@ -173,7 +173,7 @@ impl Run {
         plan.target.bindings = registries.iter().map(|bound| bound.binding.clone()).collect();
         let fake = Fake(Arc::clone(&scene));
         let watched = registries.iter().map(|bound| (Arc::clone(&bound.real), bound.binding.id.clone())).collect();
-        world.ports.systemd = Arc::new(AtThePivot { fake, registries: watched });
+        world.ports.restarters.systemd = Arc::new(AtThePivot { fake, registries: watched });
         world.ports.registries = registries.into_iter().map(|bound| (bound.binding.registry, bound.asked)).collect();
         let start = world.teller(&plan).start(Vec::new());
         world.store.begin_incident(&plan, world.clock.now(), &world.audience, &[start]).unwrap();

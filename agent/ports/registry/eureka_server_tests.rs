@@ -128,6 +128,8 @@ async fn a_service_that_comes_back_under_another_id_is_found_where_it_stands() {
     world.register().await;
     let (bound, anew) = ("rpc-order at 127.0.0.1:7801", "rpc-order/rpc-order:8bfc5b1e2a08f9e2");
     assert!(world.finds(US).await);
+    let health = world.registry.health_url(US).await.unwrap();
+    assert_eq!(health.as_deref(), Some("http://127.0.0.1:7801/actuator/health"));
     let record = world.registry.observe(bound).await.unwrap();
     assert_eq!(record.traffic, Traffic::Passing);
     world.registry.drain(bound, &marker("i")).await.unwrap();

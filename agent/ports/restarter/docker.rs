@@ -280,15 +280,14 @@ impl DockerRestarter {
             "{service} is run by {unit} (its {command}= names the container), and {unit} ends or restarts when the container stops: restart the unit by `run: {{ argv: [systemctl, restart, {unit}] }}` in place of `restart`"
         ))
     }
-
-    /// The id, 64 hex digits, of the container that bears the name now.
-    pub async fn id(&self, target: &plan::Restart) -> Result<String, RestartError> {
-        Ok(Container::of(target)?.inspect().await?.id)
-    }
 }
 
 #[async_trait]
 impl Restarter for DockerRestarter {
+    async fn container_id(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        Ok(Some(Container::of(target)?.inspect().await?.id))
+    }
+
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError> {
         let seen = Container::of(target)?.inspect().await?;
         let runs = matches!(seen.run_state(), RunState::Active | RunState::Changing | RunState::Frozen);

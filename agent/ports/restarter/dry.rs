@@ -54,6 +54,10 @@ impl Restarter for DryRestarter {
         Ok(seen)
     }
 
+    async fn container_id(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        self.real.container_id(target).await
+    }
+
     async fn remember(&self, target: &plan::Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
         self.real.remember(target, incarnation).await
     }

@@ -116,6 +116,12 @@ pub enum Revival {
 pub trait Restarter: Send + Sync {
     async fn observe(&self, target: &plan::Restart) -> Result<Liveness, RestartError>;
 
+    /// The id, 64 hex digits, of the container that bears the service's name now; `None` where the service is no container.
+    async fn container_id(&self, target: &plan::Restart) -> Result<Option<String>, RestartError> {
+        let _ = target;
+        Ok(None)
+    }
+
     /// What [`Self::start`] will have to know of this lifetime, which is about to be ended. Journaled: no secrets.
     async fn remember(&self, target: &plan::Restart, incarnation: &Incarnation) -> Result<Value, RestartError> {
         let _ = (target, incarnation);

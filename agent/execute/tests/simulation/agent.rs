@@ -26,9 +26,9 @@ use crate::model::runbook::{OnTimeout, Runbook};
 use crate::model::{
     Comparison, Condition, EventKind, IncidentId, Mode, Plan, PlannedStep, Policy, Signal, Step, Truth,
 };
-use crate::ports::Ports;
 use crate::ports::registry::Registry;
 use crate::ports::restarter::Restarter;
+use crate::ports::{Ports, Restarters};
 use crate::store::Audience;
 use crate::wiring::saga_world::GuardRecheck;
 
@@ -178,11 +178,7 @@ impl Agent {
         };
         Ports {
             registries: [("fake".to_string(), door.clone() as Arc<dyn Registry>)].into(),
-            systemd: door.clone(),
-            process: door.clone(),
-            docker: door.clone(),
-            supervisord: door.clone(),
-            supervise: door.clone(),
+            restarters: Restarters::all(door.clone()),
             probe: door,
             fleet: Some(fleet),
         }
