@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -57,6 +58,18 @@ impl Registry for UnavailableAdapter {
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.silent()
+    }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

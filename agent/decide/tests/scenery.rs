@@ -73,6 +73,10 @@ impl Fleet for FakeFleet {
     async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
         Ok(self.held.lock().unwrap().drain(..).collect())
     }
+
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        Ok(Vec::new())
+    }
 }
 
 pub struct Scenery {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+#[cfg(test)]
+use crate::clock::{Clock, VirtualClock};
 use crate::execute::world::Pace;
 use crate::model::plan::Restart;
 use crate::ports::restarter::{Liveness, RestartError, Restarted, Restarter, Revival};
@@ -58,5 +60,18 @@ impl Shows for Hanging {
     async fn shows(&self) -> Result<Liveness, RestartError> {
         self.0.wait(Duration::from_secs(60)).await;
         Err(RestartError::Unreachable { service: "rpc-order.service".into(), detail: "no answer within 1m".into() })
+    }
+}
+
+/// Tokio's own time.
+#[cfg(test)]
+#[async_trait]
+impl Pace for VirtualClock {
+    fn elapsed(&self) -> Duration {
+        Clock::monotonic(self)
+    }
+
+    async fn wait(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
     }
 }

@@ -231,6 +231,10 @@ impl Restarter for Fake {
     async fn dependents(&self, _target: &plan::Restart) -> Result<Vec<String>, RestartError> {
         Ok(Vec::new())
     }
+
+    async fn settles_within(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
 }
 
 #[async_trait]

@@ -185,6 +185,14 @@ impl Registry for Counted<Redis> {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.real.names().await
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The incidents of one host.

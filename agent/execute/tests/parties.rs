@@ -16,14 +16,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::run::all_kept;
 use super::runbooks::shipped;
-use crate::clock::{Clock, VirtualClock};
+use crate::clock::VirtualClock;
 use crate::daemon::duties::{delivery, sweep};
 use crate::decide::guards::Gate;
 use crate::execute::driver::{Driven, drive};
 use crate::execute::fakes::{self, Fake, Fault, HOST, ID, REGISTRY, Scene};
 use crate::execute::journal::Journal;
 use crate::execute::saga::{Event, Saga};
-use crate::execute::world::{Pace, World};
+use crate::execute::world::World;
 use crate::model::plan::{Health, Restart};
 use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{EventKind, Incarnation, IncidentId, Marker, Message, Outcome, Plan, Step, Trigger};
@@ -207,6 +207,18 @@ impl Registry for Ill<dyn Registry> {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.asked(Who::Registry, "names", self.inner.names(), nobody).await
     }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 fn silent() -> RestartError {
@@ -234,6 +246,10 @@ impl Restarter for Ill<dyn Restarter> {
 
     async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
         self.asked(Who::Restarter, "dependents", self.inner.dependents(target), silent).await
+    }
+
+    async fn settles_within(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
     }
 }
 
@@ -284,6 +300,10 @@ impl Fleet for Ill<dyn Fleet> {
     async fn holders(&self, service: &str) -> Result<Vec<Slot>, FleetError> {
         self.asked(Who::Fleet, "holders", self.inner.holders(service), away).await
     }
+
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Takes what it is told.
@@ -304,17 +324,6 @@ impl Notifier for Ill<dyn Notifier> {
         let later = || DeliveryError::Later { after: None, detail: "nobody answers".into() };
         let believed = || self.sick.believed.lock().unwrap().push(message.event);
         self.told(Who::Notifier, self.inner.deliver(id, message), believed, later).await
-    }
-}
-
-#[async_trait]
-impl Pace for VirtualClock {
-    fn elapsed(&self) -> Duration {
-        self.monotonic()
-    }
-
-    async fn wait(&self, duration: Duration) {
-        sleep(duration).await;
     }
 }
 

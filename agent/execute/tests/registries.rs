@@ -112,6 +112,14 @@ impl Registry for Faulty {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.real.names().await
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The scene's restarter, at which every registry is looked at.
@@ -148,6 +156,10 @@ impl Restarter for AtThePivot {
 
     async fn dependents(&self, target: &Restart) -> Result<Vec<String>, RestartError> {
         self.fake.dependents(target).await
+    }
+
+    async fn settles_within(&self, _target: &Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
     }
 }
 
@@ -366,6 +378,18 @@ impl Registry for Later {
 
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.real.names().await
+    }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -53,6 +53,10 @@ impl Fleet for Answers {
     async fn release_host(&self, _: &str, _: &str) -> Result<Vec<Slot>, FleetError> {
         unreachable!()
     }
+
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        Ok(Vec::new())
+    }
 }
 
 #[test]

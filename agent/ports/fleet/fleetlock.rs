@@ -269,6 +269,10 @@ impl Fleet for FleetLock {
             false => &CAVEATS,
         }
     }
+
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
+        Ok(Vec::new())
+    }
 }
 
 static CAVEATS: [&str; 7] = [

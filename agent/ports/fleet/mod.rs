@@ -141,9 +141,7 @@ pub trait Fleet: Send + Sync {
     /// written again. To be asked within every [`KEPT_EVERY`]. `needed` are the incidents that run or rest stuck, each with the
     /// service that hosts contend for; says which slots of this host are for none of them, by service. Empty where the store
     /// never forgets.
-    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
-        Ok(Vec::new())
-    }
+    async fn keep(&self, needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError>;
 
     /// Who holds all the slots, so that `incident` would get none now; empty where it would get one. Takes none.
     async fn blocked_by(&self, service: &str, incident: &str, slots: u32) -> Result<Vec<Slot>, FleetError>;

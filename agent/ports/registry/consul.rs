@@ -47,7 +47,7 @@ mod own;
 mod would_tests;
 
 pub use held::Consul;
-use maintenance::{NODE_MAINTENANCE, SCOPES, maintenance, maintenance_check};
+use maintenance::{NODE_MAINTENANCE, SCOPES, maintenance, maintenance_check, marker_in, reason_in};
 use own::{AgentService, Own};
 
 /// From the write until the catalog shows it: 40 ms measured; a new leader takes some seconds.
@@ -286,24 +286,6 @@ impl Entry {
     }
 }
 
-fn reason_in(checks: &BTreeMap<String, Value>, check: &str) -> Option<String> {
-    checks.get(check).map(|check| check["Notes"].as_str().unwrap_or_default().to_owned())
-}
-
-fn marker_in(check: &Value) -> Option<FoundMarker> {
-    let check = Check::deserialize(check).ok()?;
-    let marker = Marker::parse(&check.notes)?;
-    let bound = check.notes.split_once(OF).map(|(_, id)| id.to_owned());
-    if check.id == NODE_MAINTENANCE {
-        return Some(FoundMarker { id: bound.unwrap_or_default(), marker });
-    }
-    let own = maintenance_check(ConsulScope::Service, &check.service_id);
-    (check.id == own).then_some(FoundMarker { id: bound.unwrap_or(check.service_id), marker })
-}
-
-/// Between a marker and what is bound: a node was drained for it, or it is found by where it stands.
-const OF: &str = " id=";
-
 /// Asks until the answer is yes, an error, or `SEEN_DEADLINE` has passed; then the last failure, or `None`.
 async fn until<F: Future<Output = Result<bool, RegistryError>>>(
     ask: impl Fn() -> F,
@@ -484,6 +466,18 @@ impl Registry for Local {
                    instance of another service"]
             }
         }
+    }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        super::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -155,6 +155,10 @@ impl Registry for DryRegistry {
     fn caveats(&self) -> &'static [&'static str] {
         self.real.caveats()
     }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
 }
 
 #[cfg(test)]

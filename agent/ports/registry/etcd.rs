@@ -303,4 +303,12 @@ impl Registry for Etcd {
             "the registry has no health state: min_healthy counts every other instance with a key and no override",
         ]
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        super::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -152,6 +153,14 @@ impl Registry for FakeRegistry {
 
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         Ok(self.answer()?.content.addresses())
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        super::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

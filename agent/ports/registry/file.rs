@@ -186,4 +186,12 @@ impl Registry for FileRegistry {
     async fn instances(&self) -> Result<Vec<(String, SocketAddr)>, RegistryError> {
         Ok(self.read()?.addresses())
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        super::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }

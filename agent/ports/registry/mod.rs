@@ -198,9 +198,7 @@ pub trait Registry: Send + Sync {
     /// before the restart, and not by what follows it. What the write asks for (permission, a quorum, room) is no less than
     /// what putting back and draining again ask for. False where our drain does not stand there. Where no such write can be
     /// had, or it would do harm, none is made, and it is true.
-    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
-        Ok(true)
-    }
+    async fn takes_writes(&self, id: &str, marker: &Marker) -> Result<bool, RegistryError>;
 
     /// Takes back the drain that carries this marker, and nothing else. `record` is the pre-image that
     /// `observe` gave before the drain. Repeating it is harmless.
@@ -261,20 +259,13 @@ pub trait Registry: Send + Sync {
         DRAINS_WITHIN
     }
 
-    /// Do clients find the instance now, by the view that clients read? For most registries that is what `observe` reads.
-    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
-        match self.observe(id).await {
-            Ok(registration) => Ok(registration.traffic == Traffic::Passing),
-            Err(RegistryError::NotRegistered { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
+    /// Do clients find the instance now, by the view that clients read? For most registries that is what `observe` reads
+    /// ([`found_by_record`]).
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError>;
 
     /// From a change that was taken until the last client has followed it, by caches of the server's and of the clients'
     /// own. A binding may say that its clients are slower.
-    fn clients_follow(&self) -> Duration {
-        Duration::ZERO
-    }
+    fn clients_follow(&self) -> Duration;
 
     /// Do clients close their connections to an instance that they do not find any more?
     fn clients_leave(&self) -> bool {
@@ -290,6 +281,15 @@ pub trait Registry: Send + Sync {
     /// What this kind of registry cannot promise, a sentence each; `unwait check` and `plan` show them.
     fn caveats(&self) -> &'static [&'static str] {
         &[]
+    }
+}
+
+/// [`Registry::clients_find`] where clients read what `observe` reads.
+pub async fn found_by_record(registry: &dyn Registry, id: &str) -> Result<bool, RegistryError> {
+    match registry.observe(id).await {
+        Ok(registration) => Ok(registration.traffic == Traffic::Passing),
+        Err(RegistryError::NotRegistered { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

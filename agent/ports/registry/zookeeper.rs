@@ -438,4 +438,8 @@ impl Registry for ZooKeeper {
              taken out",
         ]
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        super::found_by_record(self, id).await
+    }
 }

@@ -115,6 +115,10 @@ impl Restarter for DryRestarter {
     async fn caveats(&self, target: &plan::Restart) -> Vec<String> {
         self.real.caveats(target).await
     }
+
+    async fn settles_within(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +172,10 @@ mod tests {
 
         async fn dependents(&self, _target: &plan::Restart) -> Result<Vec<String>, RestartError> {
             Ok(self.1.clone())
+        }
+
+        async fn settles_within(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+            Ok(Duration::ZERO)
         }
     }
 

@@ -151,10 +151,7 @@ pub trait Restarter: Send + Sync {
 
     /// For how long after a restart was asked for the old lifetime may still look as if nobody had: zero where the
     /// manager shows its work (`Changing`), else the time that the service may take to end.
-    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError> {
-        let _ = target;
-        Ok(Duration::ZERO)
-    }
+    async fn settles_within(&self, target: &plan::Restart) -> Result<Duration, RestartError>;
 
     /// How long a restart may take by the service's own settings: its stop and start timeouts and ten seconds.
     async fn own_deadline(&self, target: &plan::Restart) -> Result<Duration, RestartError>;

@@ -379,6 +379,10 @@ impl Restarter for SupervisordRestarter {
             program.name
         )]
     }
+
+    async fn settles_within(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
 }
 
 fn children(parent: i32) -> usize {

@@ -405,6 +405,10 @@ impl Restarter for SystemdRestarter {
         }
         Ok(running)
     }
+
+    async fn settles_within(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,18 @@ impl Registry for Breaks {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         self.real.names().await
     }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 #[test]

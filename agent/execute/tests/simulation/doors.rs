@@ -103,6 +103,18 @@ impl Registry for Door {
     async fn names(&self) -> Result<HashMap<SocketAddr, String>, RegistryError> {
         unreachable!("evidence is kept by another fake")
     }
+
+    async fn takes_writes(&self, _id: &str, _marker: &Marker) -> Result<bool, RegistryError> {
+        Ok(true)
+    }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 #[async_trait]
@@ -146,6 +158,10 @@ impl Restarter for Door {
 
     async fn dependents(&self, _target: &plan::Restart) -> Result<Vec<String>, RestartError> {
         Ok(Vec::new())
+    }
+
+    async fn settles_within(&self, _target: &plan::Restart) -> Result<Duration, RestartError> {
+        Ok(Duration::ZERO)
     }
 }
 
@@ -321,6 +337,10 @@ impl Fleet for Everybody {
     }
 
     async fn release_host(&self, _service: &str, _host: &str) -> Result<Vec<Slot>, FleetError> {
+        Ok(Vec::new())
+    }
+
+    async fn keep(&self, _needed: &[(String, String)]) -> Result<Vec<(String, Slot)>, FleetError> {
         Ok(Vec::new())
     }
 }

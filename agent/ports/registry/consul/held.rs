@@ -193,4 +193,12 @@ impl Registry for Consul {
     fn caveats(&self) -> &'static [&'static str] {
         self.local.caveats()
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
+
+    fn clients_follow(&self) -> Duration {
+        Duration::ZERO
+    }
 }

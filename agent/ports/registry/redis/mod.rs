@@ -480,4 +480,8 @@ impl Registry for Redis {
     fn caveats(&self) -> &'static [&'static str] {
         shape::caveats(self.entries.layout.profile)
     }
+
+    async fn clients_find(&self, id: &str) -> Result<bool, RegistryError> {
+        crate::ports::registry::found_by_record(self, id).await
+    }
 }
