@@ -24,6 +24,7 @@ mod resolve;
 mod review;
 mod run;
 mod scan;
+mod scan_by;
 mod show;
 mod signals;
 mod silence;

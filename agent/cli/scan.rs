@@ -10,11 +10,12 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG_DIR, ConfigArguments, Failure, Outcome, out, render};
+use super::{CONFIG_DIR, ConfigArguments, Failure, Outcome, out, render, scan_by};
 use crate::clock::{Clock, SystemClock};
 use crate::model::census::Stray;
 use crate::model::{Caution, Reading, Readings, ServiceName, Signal, duration};
 use crate::sense::sensor::{Effort, Look, Sensor};
+use crate::view::sockets::CountedBy;
 use crate::{config, wiring};
 
 /// Long enough to be a leak, and no connection that is just being closed.
@@ -38,6 +39,12 @@ pub struct Arguments {
     /// Count established connections too: on a host with many of them this takes twice as long, and more.
     #[arg(long)]
     established: bool,
+    /// The host's sockets in CLOSE_WAIT by who closed, who holds them, which port is meant, or whose they are.
+    #[arg(long, value_name = "peer|process|port|user", conflicts_with_all = ["watch", "established"])]
+    by: Option<CountedBy>,
+    /// The same as `--by peer`.
+    #[arg(long, conflicts_with_all = ["by", "watch", "established"])]
+    peers: bool,
 }
 
 pub async fn scan(arguments: Arguments) -> Outcome {
@@ -73,6 +80,9 @@ pub async fn scan(arguments: Arguments) -> Outcome {
     let mut sensor = Sensor::new(matches, asked.clone(), Arc::clone(&clock)).map_err(unreachable)?;
     if every.is_none() {
         sensor.search_within(SEARCH_WITHIN);
+    }
+    if let Some(by) = arguments.by.or(arguments.peers.then_some(CountedBy::Peer)) {
+        return scan_by::scan(sensor, by, arguments.place.json).await;
     }
     loop {
         if let Some(config) = &config {

@@ -103,7 +103,7 @@ pub async fn drive(mut saga: Saga, mut journal: Journal, world: &World, mut stop
             }
             // The last look at it before the effect: the process may have been stopped at any moment before.
             Task::Act(step) if slot_until.is_some_and(|until| world.clock.monotonic() >= until) => {
-                let detail = "it took so long to begin that the fleet's slot may be another host's by now".into();
+                let detail = "the step began so late that the fleet slot may be another host's by now".into();
                 fail(&mut saga, &mut journal, step, Failure { reason: Reason::SlotTaken, detail }, world);
             }
             Task::Act(step) => {
@@ -369,7 +369,7 @@ impl Back<'_> {
                     if_it_lasts: None,
                 }),
                 Err(error) => {
-                    let detail = format!("it could not be taken out again: {error}");
+                    let detail = format!("cannot take the service out of traffic again: {error}");
                     Ok(Event::Withdrawn { drained: false, detail })
                 }
             },

@@ -75,12 +75,12 @@ pub async fn doubtful_pivot(saga: &Saga, step: usize, reason: Reason, detail: St
                 false => {
                     let reason = if reason == Reason::AgentRestarted { Reason::RestartUnknown } else { reason };
                     let patience = duration::format(patience);
-                    let detail = format!("{detail}; the same lifetime runs, and may take {patience} to end");
+                    let detail = format!("{detail}; the same process still runs, and may take {patience} to end");
                     return failed(reason, false, detail);
                 }
             },
             Ok((now, _)) if now.state == RunState::Active && now.incarnation.is_some() => {
-                let detail = format!("{detail}; a new incarnation runs all the same");
+                let detail = format!("{detail}; a new process runs all the same");
                 return Event::Done { step, detail, helped: None, note: None };
             }
             Ok((now, _)) => {
@@ -143,7 +143,7 @@ async fn doubtful_gentle(saga: &Saga, step: usize, reason: Reason, detail: Strin
             Ok(()) => {
                 in_a_row += 1;
                 if in_a_row == IN_A_ROW {
-                    let detail = format!("{detail}; the service is as it was");
+                    let detail = format!("{detail}; the service runs on unchanged");
                     return Event::Failed { step, reason, detail, untouched: true };
                 }
                 world.pace.wait(LOOK_EVERY).await;
@@ -172,7 +172,7 @@ async fn as_it_was(saga: &Saga, step: usize, world: &World) -> Result<(), Otherw
         let now = now.map_err(|error| Otherwise::Perhaps(error.to_string()))?;
         match now.state {
             RunState::Active if now.incarnation == steps::before(saga, step) => {}
-            RunState::Active => return Err(Otherwise::ForGood("the lifetime did not go on".into())),
+            RunState::Active => return Err(Otherwise::ForGood("another process runs than before".into())),
             state @ RunState::Changing => return Err(Otherwise::Changing(format!("the service is {state}"))),
             state => return Err(Otherwise::ForGood(format!("the service is {state}"))),
         }

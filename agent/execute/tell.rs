@@ -116,7 +116,7 @@ impl MessageBuilder<'_> {
         let title = format!("{} on {}: the agent stops, and leaves it drained", self.plan.target.service, self.host);
         let lines = vec![
             format!(
-                "{}. It stays so until the agent runs again: systemctl start unwait.",
+                "{}. The service stays so until the agent runs again: systemctl start unwait.",
                 drained_at("The service", look)
             ),
             format!("look:   unwait show {}", self.plan.incident),
@@ -136,7 +136,7 @@ impl MessageBuilder<'_> {
         };
         let lines = vec![
             error.to_string(),
-            format!("{stands}. It stays so until this succeeds."),
+            format!("{stands}. The service stays so until this succeeds."),
             format!("look: unwait show {}", self.plan.incident),
         ];
         self.message(EventKind::Stuck, title, lines)

@@ -97,8 +97,8 @@ pub async fn step(plan: &Plan, step: &Step, now: &Now, world: &World) -> String 
         Step::Run { argv, .. } => format!("would run {}", command(argv)),
         Step::Notify { text } => format!("would tell: {text}"),
         Step::Pause { length } => format!("would wait {}", time(*length)),
-        Step::Call { text } if text.is_empty() => "would leave the service as it is by then, and call a person".into(),
-        Step::Call { text } => format!("would leave the service as it is by then, and call a person: {text}"),
+        Step::Call { text } if text.is_empty() => "would stop there, and call a person".into(),
+        Step::Call { text } => format!("would stop there, and call a person: {text}"),
     }
 }
 

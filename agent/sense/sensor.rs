@@ -3,6 +3,7 @@
 pub mod cautions;
 mod closed;
 mod elsewhere;
+pub mod every_socket;
 pub mod gentle;
 pub mod identity;
 mod inbound;

@@ -8,4 +8,5 @@ pub mod reckoning;
 pub mod request;
 pub mod review;
 pub mod slots;
+pub mod sockets;
 pub mod status;

@@ -89,3 +89,30 @@ fn out_of_descriptors_a_look_is_whole_or_an_error() {
     }
     assert!(whole > 0 && failed > 0, "{whole} whole, {failed} failed");
 }
+
+#[test]
+fn sockets_are_counted_by_who_closed_and_by_who_holds_them() {
+    let held = leak();
+    let none = Path::new("/none");
+    let rows = |arguments: &[&str]| {
+        let Output { status, stdout, stderr } = unwait(arguments, none).output().unwrap();
+        assert_eq!(status.code(), Some(0), "{arguments:?}: {}", text(&stderr));
+        serde_json::from_slice::<Value>(&stdout).unwrap()["rows"].as_array().cloned().expect("rows")
+    };
+    let of = |rows: &[Value], what: &str| rows.iter().find(|row| row["what"] == what).map(|row| row["sockets"].clone());
+    let server = held[0].peer_addr().unwrap();
+    let pid = std::process::id();
+
+    let by_peer = rows(&["scan", "--by", "peer", "--json"]);
+    assert_eq!(of(&by_peer, &server.to_string()), Some(LEAKED.into()), "{by_peer:#?}");
+    assert_eq!(of(&rows(&["scan", "--peers", "--json"]), &server.to_string()), Some(LEAKED.into()));
+    assert_eq!(of(&rows(&["scan", "--by", "port", "--json"]), &format!("to {}", server.port())), Some(LEAKED.into()));
+    let by_process = rows(&["scan", "--by", "process", "--json"]);
+    let own = by_process
+        .iter()
+        .find(|row| row["what"].as_str().is_some_and(|what| what.starts_with(&format!("pid {pid} ("))));
+    assert_eq!(own.map(|row| &row["sockets"]), Some(&LEAKED.into()), "{by_process:#?}");
+    let table = unwait(&["scan", "--by", "user"], none).output().unwrap();
+    assert!(text(&table.stdout).starts_with("USER "), "{}", text(&table.stdout));
+    assert_eq!(unwait(&["scan", "--by", "colour"], none).output().unwrap().status.code(), Some(2));
+}

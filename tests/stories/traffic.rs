@@ -136,7 +136,7 @@ fn sessions_that_stay_over_a_drain_are_restarted_under_and_the_end_says_so() {
     let agent = gate.run();
 
     let lines = ended_as(&gate, &agent, "completed", "recovered");
-    let share = lines.split_once("it was restarted under ").and_then(|(_, rest)| rest.split_once("% of its traffic"));
+    let share = lines.split_once("the restart came at ").and_then(|(_, rest)| rest.split_once("% of the traffic"));
     let share: f64 = share.and_then(|(share, _)| share.parse().ok()).unwrap_or_else(|| panic!("no share: {lines}"));
     assert!((50.0..150.0).contains(&share), "{lines}");
     assert_eq!(gate.starts(), 2);

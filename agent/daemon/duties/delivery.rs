@@ -175,7 +175,7 @@ async fn deliver_in_turn(outbox: Outbox, due: Vec<Outgoing>) {
         if let Err(error) = noted {
             tracing::error!(
                 %error,
-                "cannot store whether a message to {} was delivered: {error}; a restart of the agent may send it twice",
+                "cannot store the delivery of a message to {}: {error}; a restart of the agent may send it twice",
                 outgoing.destination,
             );
         }

@@ -76,7 +76,7 @@ async fn first_otherwise(shown: Shown, plan: &Plan, world: &World) -> Option<Str
             (Ok(true), Shown::In) | (Ok(false), Shown::Out) => {}
             (Ok(true), Shown::Out) => return Some(format!("clients still find {}", key(binding))),
             (Ok(false), Shown::In) => return Some(format!("clients do not find {} yet", key(binding))),
-            (Err(error), _) => return Some(format!("cannot read what clients find: {error}")),
+            (Err(error), _) => return Some(format!("cannot read the clients' view: {error}")),
         }
     }
     None

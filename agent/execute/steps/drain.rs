@@ -79,7 +79,7 @@ pub async fn apply(
     }
     let mut said = format!("out of traffic: {}", bindings(plan));
     if took >= Duration::from_secs(1) {
-        said.push_str(&format!("; {} were left to clients to follow", duration::format(took)));
+        said.push_str(&format!("; waited {} for clients to follow", duration::format(took)));
     }
     if undone {
         said.push_str("; others restored the instance again and again meanwhile, and clients may find it each time");
@@ -347,7 +347,7 @@ pub async fn put_back(
         };
         match restored {
             Ok(Restored::Done) => back.push(key(binding)),
-            Ok(Restored::NotOurs(what)) => left.push(format!("{} left as it is: {what}", key(binding))),
+            Ok(Restored::NotOurs(what)) => left.push(format!("{} was not changed: {what}", key(binding))),
             Err(error) if error.is_passing() => return Err(UndoError::later(&error)),
             Err(error) => {
                 return Err(UndoError::Refused { reason: Reason::RecordChanged, detail: error.to_string() });

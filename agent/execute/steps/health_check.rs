@@ -24,7 +24,7 @@ pub async fn apply(
             Err(error) => tracing::warn!(
                 %error,
                 incident = %saga.plan().incident,
-                "cannot read whether {} is still drained: {error}; retrying",
+                "cannot read the drain of {}: {error}; retrying",
                 saga.plan().target.service,
             ),
         }

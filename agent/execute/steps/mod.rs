@@ -160,7 +160,7 @@ async fn hold(saga: &Saga, world: &World) -> bool {
             tracing::warn!(
                 %error,
                 incident = %saga.plan().incident,
-                "cannot read whether {} is still drained: {error}; retrying",
+                "cannot read the drain of {}: {error}; retrying",
                 saga.plan().target.service,
             );
             true

@@ -180,5 +180,5 @@ async fn replaced(saga: &Saga, how: &Recycle, before: usize, ended: usize, world
 }
 
 fn failed(ended: usize, detail: String) -> Failure {
-    Failure::new(Reason::RecycleFailed, format!("{detail}; it stopped there, after it had ended {ended} workers"))
+    Failure::new(Reason::RecycleFailed, format!("{detail}; the step stopped there, after {ended} workers had ended"))
 }

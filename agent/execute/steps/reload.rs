@@ -15,5 +15,5 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Duration, world: &World) 
     let reloaded = world.ports.restarter(restart).reload(restart, deadline).await;
     reloaded.map_err(|error| Failure::new(Reason::ReloadFailed, error))?;
     same_lifetime(saga, step, Reason::ReloadFailed, world).await?;
-    Ok(Done::saying("reloaded, and the same lifetime goes on"))
+    Ok(Done::saying("reloaded; the same process runs on"))
 }

@@ -40,7 +40,7 @@ pub async fn apply(saga: &Saga, step: usize, deadline: Option<Duration>, world: 
                 return Err(Failure::new(Reason::RestartFailed, detail));
             }
             Restarted::NewIncarnation(incarnation) => incarnation,
-            Restarted::Stopping => return Ok(Done { stopped: true, ..Done::saying("it is being stopped") }),
+            Restarted::Stopping => return Ok(Done { stopped: true, ..Done::saying("the service is being stopped") }),
         }
     };
     Ok(Done::saying(format!("a new process runs: {incarnation}")))

@@ -92,7 +92,7 @@ async fn found(plan: &Plan, put_back: String, deadline: Duration, world: &World)
         Err(not_yet) => format!("{put_back}; {not_yet}"),
         Ok(()) if follow.is_zero() => format!("{put_back}; clients find it"),
         Ok(()) => {
-            format!("{put_back}; {} were left to clients to follow", duration::format(world.pace.elapsed() - since))
+            format!("{put_back}; waited {} for clients to follow", duration::format(world.pace.elapsed() - since))
         }
     }))
 }

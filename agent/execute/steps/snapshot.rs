@@ -28,6 +28,6 @@ pub async fn apply(
             Ok(Done::saying(kept.says))
         }
         Err(error) if required => Err(Failure::new(Reason::EvidenceNotKept, error)),
-        Err(error) => Ok(Done::saying(format!("not kept, and not required: {error}"))),
+        Err(error) => Ok(Done::saying(format!("the evidence was not kept (the runbook does not require it): {error}"))),
     }
 }

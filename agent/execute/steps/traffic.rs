@@ -142,7 +142,10 @@ impl Before {
         let before = match self.sample {
             Ok(before) => before,
             Err(why) => {
-                return Fell { says: Some(format!("its traffic could not be counted: {why}")), ..Fell::default() };
+                return Fell {
+                    says: Some(format!("the service's traffic could not be counted: {why}")),
+                    ..Fell::default()
+                };
             }
         };
         let quiet = before.rate().per_second < ENOUGH_PER_SECOND;
@@ -154,7 +157,9 @@ impl Before {
         }
         match sample(plan, world, AFTER).await {
             Ok(after) => judge(&before, &after, clients::leave(plan, &world.ports)),
-            Err(why) => Fell { says: Some(format!("its traffic could not be counted: {why}")), ..Fell::default() },
+            Err(why) => {
+                Fell { says: Some(format!("the service's traffic could not be counted: {why}")), ..Fell::default() }
+            }
         }
     }
 }
@@ -224,7 +229,7 @@ fn judge(before: &Sample, after: &Sample, clients_leave: bool) -> Fell {
         (false, false) => format!("{was}, and {is}, which cannot be compared"),
     };
     let note = (share_of_bytes > 0.005).then(|| {
-        format!("it was restarted under {:.0}% of its traffic before the drain", share_of_bytes.min(9.99) * 100.0)
+        format!("the restart came at {:.0}% of the traffic before the drain", share_of_bytes.min(9.99) * 100.0)
     });
     Fell { ineffective, says: Some(says), note }
 }

@@ -66,11 +66,11 @@ fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
          once all clients should have followed); busiest peers: 10.0.0.2 (9.0 KiB/s), 10.0.0.1 (1.0 KiB/s)"
     );
     let fell = judge(&bytes(50_000, 5), &bytes(72_000, 15), false);
-    assert_eq!(fell.note.unwrap(), "it was restarted under 48% of its traffic before the drain");
+    assert_eq!(fell.note.unwrap(), "the restart came at 48% of the traffic before the drain");
     // What is next to nothing is not worth a word, and what came only later is no percentage that anybody could read.
     assert_eq!(judge(&bytes(50_000, 5), &bytes(600, 15), false).note, None);
     let fell = judge(&bytes(500, 5), &bytes(150_000, 15), false);
-    assert_eq!(fell.note.unwrap(), "it was restarted under 999% of its traffic before the drain");
+    assert_eq!(fell.note.unwrap(), "the restart came at 999% of the traffic before the drain");
     // Bytes of old connections make nobody a newcomer.
     let mut after = exact(600, 15);
     after.peers = [("10.0.0.1".parse().unwrap(), Came { connections: 0, bytes: 9 })].into();

@@ -37,10 +37,10 @@ fn a_drain_and_a_restore_end_when_the_slowest_client_has_followed() {
     let run = Run::new(Shape::IsolateRestartRecover, Fault::ClientsSlow);
     assert_eq!(rests(&run).outcome, Outcome::Completed);
     let (drain, drained) = done(&run, "drain");
-    assert!(drain.contains("1m35s were left to clients to follow"), "{drain}");
+    assert!(drain.contains("waited 1m35s for clients to follow"), "{drain}");
     let (_, checked) = done(&run, "health_check");
     let (restore, restored) = done(&run, "restore");
-    assert!(restore.ends_with("1m35s were left to clients to follow"), "{restore}");
+    assert!(restore.ends_with("waited 1m35s for clients to follow"), "{restore}");
     assert!(
         drained >= CLIENTS_FOLLOW && restored - checked >= CLIENTS_FOLLOW,
         "{drained:?}, {checked:?}, {restored:?}"

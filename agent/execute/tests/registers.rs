@@ -54,7 +54,7 @@ fn registered_a_while_after_it_answers_with_the_drain_standing_is_restored() {
 fn registered_a_while_after_it_answers_with_the_drain_gone_is_found_in_traffic() {
     let run = isolated(Fault::RegistersLateInTraffic, Duration::from_secs(2));
     assert_eq!(rests(&run).outcome, Outcome::Completed);
-    let said = "fake/rpc-order-1 left as it is: in traffic and passing, isolated by nobody; clients find it";
+    let said = "fake/rpc-order-1 was not changed: in traffic and passing, isolated by nobody; clients find it";
     assert_eq!((restored(&run), run.traffic()), (said.into(), Some(Traffic::Passing)));
 }
 
