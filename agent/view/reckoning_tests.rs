@@ -47,6 +47,7 @@ fn incident(id: &str, service: &str, began: i64, dry_run: bool, ended: (Outcome,
     let plan = Plan { incident: IncidentId(id.into()), dry_run, ..fakes::plan(steps) };
     let (outcome, reason) = ended;
     let row = IncidentRow {
+        step: None,
         incident: id.into(),
         service: service.into(),
         policy: "leak".into(),
