@@ -205,7 +205,9 @@ impl Store {
     pub fn under_way(&self) -> Result<Vec<UnderWay>, StoreError> {
         let rows: Vec<(String, String, String, Option<String>)> = self.read(|connection| {
             connection
-                .prepare_cached("SELECT id, plan, coalesce(step, ''), detail FROM incident WHERE ended IS NULL ORDER BY began, id")?
+                .prepare_cached(
+                    "SELECT id, plan, coalesce(step, ''), detail FROM incident WHERE ended IS NULL ORDER BY began, id",
+                )?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
                 .collect()
         })?;
