@@ -22,6 +22,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("ports", &["model", "clock", "command", "crash", "trust"]),
     ("evidence", &["model", "clock", "command"]),
     ("serve", &["model", "view"]),
+    ("report", &["model", "evidence", "store", "view"]),
     ("decide", &["model", "clock", "store", "ports", "crash"]),
     ("execute", &["model", "clock", "store", "ports", "crash"]),
     ("sense", &["model", "clock", "collect", "attribute", "measure", "config", "decide::possible", "execute::world"]),
@@ -38,7 +39,6 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
             "execute::tell",
         ],
     ),
-    ("report", &["model", "view"]),
     ("daemon", &BELOW_THE_DAEMON),
     (
         "cli",
@@ -80,9 +80,9 @@ const BELOW_THE_WIRING: [&str; 14] = [
 ];
 
 /// Of `ports` the traits: adapters are the wiring's.
-const BELOW_THE_DAEMON: [&str; 13] = [
+const BELOW_THE_DAEMON: [&str; 14] = [
     "view", "wiring", "sense", "model", "clock", "crash", "measure", "config", "store", "ports", "decide", "execute",
-    "serve",
+    "serve", "report",
 ];
 
 /// Where a direction is broken knowingly, and why.

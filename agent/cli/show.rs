@@ -1,15 +1,22 @@
 //! `unwait show INCIDENT`: its steps, its outcome, its evidence, and what people did about it.
 
+use std::path::Path;
+
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, history, open, render};
+use super::{ConfigArguments, Failure, Outcome, history, open, render, signals};
 use crate::model::IncidentId;
+use crate::report::incident::{self, Material};
+use crate::store::{StateDir, Store};
 use crate::view::incident::{IncidentShown, outcome_of};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// As `history` names it.
     incident: String,
+    /// Print it as one HTML page that fetches nothing, with its evidence and a diagnosis.
+    #[arg(long, conflicts_with = "json")]
+    html: bool,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -19,12 +26,32 @@ pub async fn show(arguments: Arguments) -> Outcome {
     open::disk_answers(&state).await?;
     let store = open::store(&state)?;
     let id = IncidentId(arguments.incident);
+    if arguments.html {
+        return page(&state, &store, &id).await;
+    }
     match IncidentShown::of(&store, &id).map_err(|error| Failure::Unreachable(error.to_string()))? {
-        None => return Err(Failure::Wrong(format!("no incident `{id}`; `unwait history` names them"))),
+        None => return Err(unknown(&id)),
         Some(shown) if arguments.place.json => render::json(&shown),
         Some(shown) => say(&shown),
     }
     Ok(())
+}
+
+fn unknown(id: &IncidentId) -> Failure {
+    Failure::Wrong(format!("no incident `{id}`; `unwait history` names them"))
+}
+
+async fn page(state: &Path, store: &Store, id: &IncidentId) -> Outcome {
+    signals::written(state).await;
+    match Material::of(store, &StateDir::evidence_of(state), id)
+        .map_err(|error| Failure::Unreachable(error.to_string()))?
+    {
+        None => Err(unknown(id)),
+        Some(material) => {
+            print!("{}", incident::page(&material));
+            Ok(())
+        }
+    }
 }
 
 fn say(shown: &IncidentShown) {

@@ -2,6 +2,7 @@
 //! reads the store, once the running agent has written what it still had in memory.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use jiff::Timestamp;
 
@@ -29,8 +30,7 @@ pub async fn signals(service: &ServiceName, since: &str, only: &[String], place:
         .map_err(|_| Failure::Usage("--since: that is before all time; the history is a month long".into()))?;
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let state = open::state(place)?;
-    // One that hangs, or is of another version, is behind by five minutes at the most.
-    let _ = tokio::time::timeout(WRITTEN_WITHIN, order::call(&state, Request::WriteSamples, None)).await;
+    written(&state).await;
     open::disk_answers(&state).await?;
     let store = open::store_to_read(&state)?;
     let known = store.services_with_samples().map_err(unreachable)?;
@@ -63,6 +63,12 @@ pub async fn signals(service: &ServiceName, since: &str, only: &[String], place:
         println!("{signal}: not measured then; it is where a policy asks for it.");
     }
     Ok(())
+}
+
+/// The running agent has written what it measured last; one that hangs, or is of another version, is behind by five
+/// minutes at the most.
+pub async fn written(state: &Path) {
+    let _ = tokio::time::timeout(WRITTEN_WITHIN, order::call(state, Request::WriteSamples, None)).await;
 }
 
 fn keep_only(sample: &mut Sample, only: &BTreeSet<Signal>) {

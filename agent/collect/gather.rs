@@ -285,6 +285,10 @@ fn in_full(entry: &Entry, standing: Standing) -> Socket {
         send_q: entry.send_q,
         age: Some(standing.age),
         at_least: standing.at_least,
+        idle: entry.last_data_received.filter(|_| !standing.at_least).map(|received| {
+            let data = received.min(entry.last_data_sent.unwrap_or(Duration::MAX));
+            data.saturating_sub(standing.age)
+        }),
     }
 }
 

@@ -17,7 +17,7 @@ use super::deciding::ANOTHER;
 use super::duties::breach_log::BreachLog;
 use super::duties::breaches::Published;
 use super::duties::held::HeldBreach;
-use super::duties::{approvals, breaker, delivery, orders, remind, review, sweep, unowned};
+use super::duties::{approvals, breaker, delivery, orders, remind, report, review, sweep, unowned};
 use super::event::{Beginning, Ended, Event, Looked};
 use super::history;
 use super::opening::RunError;
@@ -416,6 +416,11 @@ impl Agent {
         }
         match driven {
             Driven::Rested(ending) => {
+                let (wiring, store, id) = (self.wiring.clone(), Arc::clone(&self.store), plan.incident.clone());
+                self.beside.start_quietly(
+                    Kind::Report(id.clone()),
+                    on_blocking_thread(move || report::put_beside_the_evidence(&wiring, &store, &id)),
+                );
                 let (incident, service, outcome) = (&plan.incident, &plan.target.service, &ending.outcome);
                 tracing::info!(
                     %incident,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use tokio::task::JoinSet;
 
 use super::event::Event;
-use crate::model::ServiceName;
+use crate::model::{IncidentId, ServiceName};
 use crate::ports::sharing;
 
 /// What kind of work.
@@ -32,6 +32,8 @@ pub(super) enum Kind {
     SlotsReturned,
     SlotsKept,
     Evidence,
+    /// The page of an incident that has ended.
+    Report(IncidentId),
     Reload,
     LastGood,
     /// A person's question, by its number.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::bundle::{FORMAT, Manifest, Missing};
 use super::draft::{COMMANDS, Draft};
 use super::error::EvidenceError;
+use super::holders::{Holders, biggest};
 use super::processes::{self, Facts};
 use super::{Holder, Request, lines, peers, redact, table};
 use crate::command::{Captured, Ended, capture};
@@ -64,6 +65,10 @@ pub(super) async fn into_draft(
     // At most half of the time: the journal and the commands are to get theirs.
     let facts = read_processes(request, Instant::now() + soft.duration_since(Instant::now()) / 2, &mut missing).await;
     writer = writer.add("processes.jsonl", lines::write(&facts, usize::MAX).text).await?;
+
+    let mut holders = serde_json::to_string(&Holders::of(request)).expect("whole numbers only");
+    holders.push('\n');
+    writer = writer.add("holders.json", holders).await?;
 
     let sockets = lines::sockets(request.sockets, &processes::holders_by_inode(&facts), SOCKETS_BYTES);
     note_cut(&mut missing, "sockets.jsonl", sockets.left_out);
@@ -169,8 +174,7 @@ fn one_line(command: &str) -> String {
 
 /// The biggest holders, in the order of what they hold.
 async fn read_processes(request: &Request<'_>, until: Instant, missing: &mut Vec<Missing>) -> Vec<Facts> {
-    let mut biggest: Vec<(u32, usize)> = request.holders.iter().map(|(pid, leaked)| (*pid, *leaked)).collect();
-    biggest.sort_by_key(|(pid, leaked)| (std::cmp::Reverse(*leaked), *pid));
+    let biggest = biggest(request.holders);
     let mut facts = Vec::new();
     for (pid, leaked) in biggest.iter().copied().take(PROCESSES) {
         let end = until.min(Instant::now() + PROCESS_TIME);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::census::Owned;
 use crate::model::{Direction, Sample};
@@ -33,24 +33,28 @@ pub(super) fn write<T: Serialize>(values: impl IntoIterator<Item = T>, max_bytes
     lines
 }
 
-#[derive(Serialize)]
-struct SocketLine<'a> {
-    local: SocketAddr,
-    remote: SocketAddr,
-    direction: Direction,
-    recv_q: u32,
-    send_q: u32,
-    inode: u64,
-    cookie: u64,
-    uid: u32,
+/// One line of `sockets.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SocketLine {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub direction: Direction,
+    pub recv_q: u32,
+    pub send_q: u32,
+    pub inode: u64,
+    pub cookie: u64,
+    pub uid: u32,
     /// Whole seconds, rounded down: an age is never overstated.
-    age_seconds: Option<u64>,
+    pub age_seconds: Option<u64>,
     /// It may be more: a keepalive was answered meanwhile, or the socket could not be asked.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    age_is_at_least: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub age_is_at_least: bool,
+    /// For how long no data had come or gone when the peer closed, to a tenth; absent where that moment is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<f64>,
     /// Of the processes that were read in full.
-    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
-    pids: &'a [u32],
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pids: Vec<u32>,
 }
 
 /// `sockets.jsonl`.
@@ -58,7 +62,7 @@ pub(super) fn sockets(sockets: &[Owned], holders: &HashMap<u64, Vec<u32>>, max_b
     let line = |owned| {
         let Owned { socket, direction, .. }: &Owned = owned;
         // Inode 0 is "in the accept queue": nobody holds it, whatever has inode 0 elsewhere.
-        let pids = holders.get(&socket.inode).filter(|_| socket.inode != 0).map_or(&[] as &[u32], Vec::as_slice);
+        let pids = holders.get(&socket.inode).filter(|_| socket.inode != 0).cloned().unwrap_or_default();
         SocketLine {
             local: socket.local,
             remote: socket.remote,
@@ -70,6 +74,7 @@ pub(super) fn sockets(sockets: &[Owned], holders: &HashMap<u64, Vec<u32>>, max_b
             uid: socket.uid,
             age_seconds: socket.age.map(|age| age.as_secs()),
             age_is_at_least: socket.at_least,
+            idle_seconds: socket.idle.map(|idle| (idle.as_secs_f64() * 10.0).round() / 10.0),
             pids,
         }
     };

@@ -4,6 +4,7 @@ mod bundle;
 mod capture;
 mod draft;
 mod error;
+mod holders;
 mod lines;
 pub mod peers;
 mod processes;
@@ -20,6 +21,9 @@ use jiff::Timestamp;
 
 pub use bundle::{Bundle, Fault, FileEntry, Manifest, Missing};
 pub use error::EvidenceError;
+pub use holders::Holders;
+pub use lines::SocketLine;
+pub use processes::{Facts, Thread};
 pub use retention::{Cause, Limits, MinFree, Removed, Room};
 pub use vault::Vault;
 
@@ -42,6 +46,8 @@ pub struct Request<'a> {
     pub table: &'a [TableRow],
     /// Leaked sockets that each process holds, by pid.
     pub holders: &'a BTreeMap<u32, usize>,
+    /// Descriptors of the service at TCP sockets that no table lists any more; `None`: not known.
+    pub closed: Option<u64>,
     /// What the registry calls those addresses.
     pub names: &'a HashMap<SocketAddr, String>,
     /// The signals' history, oldest first: the ticks of late, and before them what the store keeps of the last day.

@@ -219,6 +219,7 @@ pub(super) mod tests {
                 send_q: 0,
                 age: (age > 0).then(|| Duration::from_secs(age)),
                 at_least: false,
+                idle: None,
             },
         }
     }

@@ -9,7 +9,7 @@ use std::io::Read;
 
 use procfs::ProcError;
 use procfs::process::{FDTarget, LimitValue, Process};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::redact;
 
@@ -21,22 +21,25 @@ const THREADS: usize = 64;
 const COMMAND_BYTES: u64 = 16 * 1024;
 
 /// One line of `processes.jsonl`. What is absent could not be read; `unreadable` says why.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Facts {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Facts {
     pub pid: u32,
     /// Leaked sockets that it holds, as the caller counted them.
     pub leaked: usize,
     pub ppid: Option<i32>,
     /// Seconds since boot.
     pub started_after_boot_seconds: Option<u64>,
+    /// For how long it had been running when it was read.
+    #[serde(default)]
+    pub running_seconds: Option<u64>,
     /// Redacted.
     pub command_line: Option<Vec<String>>,
     pub exe: Option<String>,
     pub status: Option<Status>,
     pub open_files: Option<OpenFiles>,
-    pub descriptors: Option<BTreeMap<&'static str, usize>>,
+    pub descriptors: Option<BTreeMap<String, usize>>,
     /// Not all descriptors were looked at: there are more than the bound.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub descriptors_cut: bool,
     pub threads: Vec<Thread>,
     /// Threads that are not shown.
@@ -47,8 +50,8 @@ pub(super) struct Facts {
     pub sockets: Vec<u64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Status {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
     pub name: String,
     pub state: String,
     pub uid: u32,
@@ -60,14 +63,14 @@ pub(super) struct Status {
 }
 
 /// RLIMIT_NOFILE; `None` is unlimited.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct OpenFiles {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenFiles {
     pub soft: Option<u64>,
     pub hard: Option<u64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Thread {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Thread {
     pub tid: i32,
     pub name: Option<String>,
     /// One letter, as in proc(5).
@@ -101,7 +104,9 @@ pub(super) fn read(pid: u32, leaked: usize) -> Facts {
     match process.stat() {
         Ok(stat) => {
             facts.ppid = Some(stat.ppid);
-            facts.started_after_boot_seconds = Some(stat.starttime / procfs::ticks_per_second());
+            let started = stat.starttime / procfs::ticks_per_second();
+            facts.started_after_boot_seconds = Some(started);
+            facts.running_seconds = running(started);
         }
         Err(error) => note("stat", error),
     }
@@ -161,8 +166,14 @@ pub(super) fn read(pid: u32, leaked: usize) -> Facts {
     facts
 }
 
+/// Since it began, `started` seconds after boot.
+fn running(started: u64) -> Option<u64> {
+    let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    u64::try_from(boot.tv_sec()).ok()?.checked_sub(started)
+}
+
 struct Descriptors {
-    by_kind: BTreeMap<&'static str, usize>,
+    by_kind: BTreeMap<String, usize>,
     sockets: Vec<u64>,
     cut: bool,
 }
@@ -188,7 +199,7 @@ fn descriptors(process: &Process) -> Result<Descriptors, ProcError> {
             FDTarget::Net(_) => "namespace",
             FDTarget::Other(..) | FDTarget::Unknown(..) => "other",
         };
-        *seen.by_kind.entry(kind).or_default() += 1;
+        *seen.by_kind.entry(kind.into()).or_default() += 1;
     }
     Ok(seen)
 }

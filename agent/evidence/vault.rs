@@ -1,13 +1,14 @@
 //! The directory of all bundles: keeping one, reading one, and removing what is too old or too much.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, openat};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::statvfs::fstatvfs;
 
@@ -17,6 +18,9 @@ use super::error::EvidenceError;
 use super::retention::{self, Cause, Kept, Limits, Removed, Room};
 use super::{Request, capture};
 use crate::model::IncidentId;
+
+/// Written when the incident has ended.
+const REPORT: &str = "report.html";
 
 /// Where bundles lie: `evidence` in the state directory.
 #[derive(Clone, Debug)]
@@ -62,6 +66,24 @@ impl Vault {
             other => other,
         })?;
         Bundle::open(&root, &self.root, name)
+    }
+
+    /// Puts a page beside the evidence, in place of one that is there: whole, or not at all. It is no part of what was kept,
+    /// and the manifest does not name it. Blocks on the disk.
+    pub fn put_report(&self, incident: &IncidentId, page: &str) -> Result<PathBuf, EvidenceError> {
+        let dir = self.read(incident)?.dir;
+        let path = dir.join(REPORT);
+        let directory =
+            nix::fcntl::open(&dir, OPEN_DIRECTORY, Mode::empty()).map_err(EvidenceError::errno("opening", &dir))?;
+        let draft = format!("{}{REPORT}", draft::PREFIX);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&directory, draft.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(EvidenceError::errno("creating", &path))?;
+        let mut file = File::from(file);
+        file.write_all(page.as_bytes()).map_err(EvidenceError::io("writing", &path))?;
+        file.sync_all().map_err(EvidenceError::io("syncing", &path))?;
+        renameat(&directory, draft.as_str(), &directory, REPORT).map_err(EvidenceError::errno("naming", &path))?;
+        Ok(path)
     }
 
     /// Removes old bundles by age, count, bytes and free space, the oldest first, and drafts that nobody writes any

@@ -215,6 +215,8 @@ pub struct Socket {
     pub age: Option<Duration>,
     /// The age is a lower bound.
     pub at_least: bool,
+    /// For how long no data had come or gone when the peer closed; `None` where that moment is not known.
+    pub idle: Option<Duration>,
 }
 
 /// A snapshot in which each socket in CLOSE_WAIT is told in full, with the index of its group.

@@ -1,126 +1,97 @@
 //! HTML that stands alone: one file, nothing fetched, no scripts, light and dark, on paper and on a phone. Markup is made by
-//! [`Html`] alone, which escapes every text, so nothing that others have written becomes markup.
+//! maud alone, which escapes every text, so nothing that others have written becomes markup.
 
-use std::fmt::{Display, Write};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Document, Section, Table};
-
-/// Markup.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Html(String);
-
-impl Html {
-    /// A text, escaped.
-    pub fn text(text: impl Display) -> Self {
-        Self(escaped(&text.to_string()))
-    }
-
-    pub fn element(tag: &'static str, inside: impl IntoIterator<Item = Self>) -> Self {
-        Self::classed(tag, "", inside)
-    }
-
-    /// An element of a class, which `STYLE` knows.
-    pub fn classed(tag: &'static str, class: &'static str, inside: impl IntoIterator<Item = Self>) -> Self {
-        let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
-        let mut out = format!("<{tag}{class}>");
-        inside.into_iter().for_each(|one| out.push_str(&one.0));
-        let _ = write!(out, "</{tag}>");
-        Self(out)
-    }
-
-    /// An element that holds a text.
-    pub fn of(tag: &'static str, text: impl Display) -> Self {
-        Self::element(tag, [Self::text(text)])
-    }
-
-    /// A paragraph; what stands between two backticks is code.
-    fn paragraph(class: &'static str, text: &str) -> Self {
-        let parts = text.split('`').enumerate();
-        let part =
-            |(place, part): (usize, &str)| if place % 2 == 1 { Self::of("code", part) } else { Self::text(part) };
-        Self::classed("p", class, parts.map(part))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Besides what HTML takes for markup: control characters, and those that turn the direction of what follows.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(' '),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.push('\u{fffd}'),
-            c if c.is_control() => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 const STYLE: &str = include_str!("page.css");
 
 /// A whole page. Its own policy lets nothing be fetched and no script run, whatever stands in it.
-pub fn page(title: &str, body: impl IntoIterator<Item = Html>) -> String {
-    let title = Html::of("title", title);
-    let body = Html::element("main", body);
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
-         {}\n<style>\n{STYLE}</style></head>\n<body>{}</body></html>\n",
-        title.as_str(),
-        body.as_str()
-    )
+pub fn page(title: &str, body: Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
+                title { (title) }
+                style { "\n" (PreEscaped(STYLE)) }
+            }
+            "\n"
+            body { main { (body) } }
+        }
+        "\n"
+    };
+    page.into_string().chars().map(shown).collect()
+}
+
+/// Control characters, and those that turn the direction of what follows, are shown as such.
+fn shown(c: char) -> char {
+    match c {
+        '\n' => '\n',
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
 }
 
 /// The whole document.
 pub fn of(document: &Document) -> String {
-    let mut body = vec![Html::of("h1", &document.title)];
-    body.extend(document.lines.iter().map(|line| Html::paragraph("", line)));
-    body.extend(document.sections.iter().map(section));
+    let body = html! {
+        h1 { (document.title) }
+        @for line in &document.lines { p { (with_code(line)) } }
+        @for part in &document.sections { (section(part)) }
+    };
     page(&document.title, body)
 }
 
-fn section(section: &Section) -> Html {
-    let Section { title, lines, facts, tables } = section;
-    let mut inside = vec![Html::of("h2", title)];
-    inside.extend(lines.iter().map(|line| Html::paragraph("says", line)));
-    let fact = |(name, value): &(&'static str, String)| [Html::of("dt", name), Html::of("dd", value)];
-    if !facts.is_empty() {
-        inside.push(Html::element("dl", facts.iter().flat_map(fact)));
+/// What stands between two backticks is code.
+fn with_code(text: &str) -> Markup {
+    html! {
+        @for (place, part) in text.split('`').enumerate() {
+            @if place % 2 == 1 { code { (part) } } @else { (part) }
+        }
     }
-    inside.extend(tables.iter().flat_map(table));
-    Html::element("section", inside)
+}
+
+fn section(part: &Section) -> Markup {
+    let Section { title, lines, facts, tables } = part;
+    html! {
+        section {
+            h2 { (title) }
+            @for line in lines { p class="says" { (with_code(line)) } }
+            @if !facts.is_empty() {
+                dl { @for (name, value) in facts { dt { (name) } dd { (value) } } }
+            }
+            @for one in tables { (table(one)) }
+        }
+    }
 }
 
 /// A table below its heading.
-pub fn table(table: &Table) -> Vec<Html> {
+pub fn table(table: &Table) -> Markup {
     let Table { title, headings, rows, left_out } = table;
-    let class = |heading: &&'static str| if heading.starts_with('>') { "number" } else { "" };
-    let head = headings
-        .iter()
-        .map(|heading| Html::classed("th", class(heading), [Html::text(heading.trim_start_matches('>'))]));
-    let row = |cells: &Vec<String>| {
-        let cells = cells.iter().zip(headings);
-        Html::element("tr", cells.map(|(cell, heading)| Html::classed("td", class(heading), [Html::text(cell)])))
-    };
-    let body = Html::element("tbody", rows.iter().map(row));
-    let table = Html::element("table", [Html::element("thead", [Html::element("tr", head)]), body]);
-    // Wide tables scroll by themselves on a phone.
-    let mut all = vec![Html::of("h3", title), Html::classed("div", "wide", [table])];
-    if *left_out > 0 {
-        all.push(Html::of("p", format!("and {left_out} more")));
+    let class = |heading: &str| heading.starts_with('>').then_some("number");
+    html! {
+        h3 { (title) }
+        // Wide tables scroll by themselves on a phone.
+        div class="wide" {
+            table {
+                thead { tr {
+                    @for heading in headings { th class=[class(heading)] { (heading.trim_start_matches('>')) } }
+                } }
+                tbody {
+                    @for cells in rows {
+                        tr { @for (cell, heading) in cells.iter().zip(headings) { td class=[class(heading)] { (cell) } } }
+                    }
+                }
+            }
+        }
+        @if *left_out > 0 { p { "and " (left_out) " more" } }
     }
-    all
 }
 
 #[cfg(test)]
@@ -138,7 +109,7 @@ mod tests {
         };
         let page = of(&Document { title: evil.into(), lines: vec![evil.into()], sections: vec![section] });
         assert!(!page.contains("<script") && !page.contains('\u{202e}') && !page.contains('\u{1b}'), "{page}");
-        assert_eq!(page.matches("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;").count(), 7);
+        assert_eq!(page.matches("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;'").count(), 7);
         assert_eq!(page.matches("</title>").count(), 1);
     }
 

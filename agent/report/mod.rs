@@ -2,6 +2,7 @@
 
 pub mod document;
 pub mod html;
+pub mod incident;
 pub mod junit;
 pub mod markdown;
 pub mod review;

@@ -82,6 +82,8 @@ pub struct Closely {
     pub table: Vec<TableRow>,
     /// Which processes hold its sockets, and how many each.
     pub holders: BTreeMap<u32, usize>,
+    /// Its descriptors at TCP sockets that no table lists any more; `None`: not known.
+    pub closed: Option<u64>,
 }
 
 impl std::fmt::Debug for Effort<'_> {
@@ -259,10 +261,14 @@ impl Sensor {
             Quality::Complete => None,
             Quality::Partial { why } => Some(why),
         };
-        let held = census.services.remove(service).unwrap_or_default();
+        // Where keepalive has taken all that it had, no table has a trace of it.
+        let quiet = || self.attributor.quiet(&census.services).remove(service).unwrap_or_default();
+        let mut held = census.services.get(service).cloned().unwrap_or_else(quiet);
         let namespaces = self.namespaces(&held);
         let holders = self.attributor.holders(service, &held, self.clock.as_ref(), holders_within);
-        Ok(Closely { at, partial, sockets, table: self.collector.table(&namespaces)?, holders })
+        self.count_of(service, &mut held, &mut BTreeMap::new(), DescriptorAsk::Skip);
+        let table = self.collector.table(&namespaces)?;
+        Ok(Closely { at, partial, sockets, table, holders, closed: held.closed })
     }
 
     /// Where each service listens in our own network namespace.

@@ -117,6 +117,7 @@ mod tests {
             send_q: 0,
             age: Some(Duration::from_secs(age)),
             at_least: false,
+            idle: None,
         };
         SocketSeen { socket, inbound, holders: holders.iter().map(ToString::to_string).collect() }
     }

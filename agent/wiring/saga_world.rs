@@ -333,6 +333,7 @@ impl Keeper for RealKeeper {
             sockets: &sockets,
             table: &closely.table,
             holders: &closely.holders,
+            closed: closely.closed,
             names: &names,
             history: &history,
             unit,

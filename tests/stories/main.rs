@@ -13,6 +13,7 @@ mod containers;
 mod crash;
 mod crash_sweep;
 mod demo;
+mod diagnosis;
 mod discover;
 mod disk;
 mod disk_hangs;

@@ -9,6 +9,7 @@ pub mod held;
 pub mod messages;
 pub mod orders;
 pub mod remind;
+pub mod report;
 pub mod resolve;
 pub mod review;
 pub mod slots;

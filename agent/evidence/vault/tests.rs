@@ -43,6 +43,7 @@ impl Scene {
             send_q: 0,
             age: Some(Duration::from_secs(90)),
             at_least: false,
+            idle: None,
         };
         let row =
             TableRow { state: "CLOSE-WAIT", recv_q: 1, send_q: 0, local, remote, inode, cookie: 90, cgroup_id: None };
@@ -71,6 +72,7 @@ impl Scene {
             sockets: &self.sockets,
             table: &self.table,
             holders: &self.holders,
+            closed: None,
             names: &self.names,
             history: &self.history,
             unit: None,
@@ -132,6 +134,7 @@ async fn a_bundle_holds_what_was_known_and_is_read_back_whole() {
             "sockets.txt",
             "peers.json",
             "processes.jsonl",
+            "holders.json",
             "sockets.jsonl",
             "summary.txt",
             "signals.jsonl",

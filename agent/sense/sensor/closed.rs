@@ -83,7 +83,7 @@ impl Sensor {
     }
 
     /// False where it is not known.
-    fn count_of(
+    pub(super) fn count_of(
         &mut self,
         name: &ServiceName,
         held: &mut ServiceCensus,
