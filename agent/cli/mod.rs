@@ -208,7 +208,7 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Status(arguments) => status::status(arguments).await,
         Verb::History(arguments) => history::history(arguments).await,
         Verb::Replay(arguments) => replay::replay(arguments).await,
-        Verb::Review(arguments) => review::review(arguments),
+        Verb::Review(arguments) => review::review(arguments).await,
         Verb::Show(arguments) => show::show(arguments).await,
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
         Verb::Rearm(arguments) => rearm::rearm(arguments),

@@ -5,13 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{ConfigArguments, Failure, Outcome, open, order, render};
+use super::{ConfigArguments, Failure, Outcome, open, render, signals};
 use crate::clock::{Clock, SystemClock};
 use crate::decide::replay::{Replayed, replay as replayed};
 use crate::model::{Policy, ServiceName, duration};
 use crate::store::StoreError;
 use crate::view::reckoning::about;
-use crate::view::request::Request;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -28,9 +27,6 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
-/// For what the agent still has in memory.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
-
 pub async fn replay(arguments: Arguments) -> Outcome {
     let Arguments { service, policy: only, since, place } = arguments;
     let service = service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
@@ -43,8 +39,8 @@ pub async fn replay(arguments: Arguments) -> Outcome {
     let until = SystemClock.now();
     let from = until.checked_sub(since).unwrap_or(Timestamp::MIN);
     let unreachable = |error: StoreError| Failure::Unreachable(error.to_string());
-    // One that hangs, or is of another version, is behind by five minutes at the most.
-    let _ = tokio::time::timeout(WRITTEN_WITHIN, order::call(&config.host.state, Request::WriteSamples, None)).await;
+    signals::written(&config.host.state).await;
+    open::disk_answers(&config.host.state).await?;
     let store = open::store_to_read(&config.host.state)?;
     let mut all: Vec<Replayed> = Vec::new();
     for name in store.services_with_samples().map_err(unreachable)? {

@@ -36,11 +36,13 @@ enum Format {
 const ON_A_SCREEN: usize = 20;
 const IN_A_DOCUMENT: usize = 200;
 
-pub fn review(arguments: Arguments) -> Outcome {
+pub async fn review(arguments: Arguments) -> Outcome {
     let Arguments { since, policy, format, place } = arguments;
     let since = duration::parse(&since).map_err(|error| Failure::Usage(format!("--since: {error}")))?;
     let host = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
-    let store = open::store_to_read(&open::state(&place)?)?;
+    let state = open::state(&place)?;
+    open::disk_answers(&state).await?;
+    let store = open::store_to_read(&state)?;
     let review = Review::of(&store, &host, policy.as_deref(), since, SystemClock.now())
         .map_err(|error| Failure::Unreachable(error.to_string()))?;
     if let (Some(policy), []) = (&policy, review.policies.as_slice()) {

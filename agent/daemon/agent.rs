@@ -171,6 +171,7 @@ impl Agent {
         approvals::withdraw(&agent.wiring, &agent.store);
         orders::answer_left(&agent.store);
         agent.log = BreachLog::of(&agent.store, &agent.wiring.host.clock.boot(), now);
+        agent.keep_log();
         review::note_policies(&agent.wiring, &agent.store);
         agent.recover()?;
         // What cannot be read is said at the first look.

@@ -103,6 +103,15 @@ impl Agent {
         }
     }
 
+    /// Nobody watches a breach of which the configuration in force does not speak.
+    pub(super) fn keep_log(&mut self) {
+        let config = &self.wiring.config;
+        let selects = |policy: &str, service: &ServiceName| {
+            config.policies.iter().any(|one| one.name == policy && config.selects(one, service).is_some())
+        };
+        self.log.keep(&self.detector, selects, self.wiring.host.clock.now());
+    }
+
     fn put_in_force(&mut self, mut wiring: Wiring) {
         wiring.tally = Arc::clone(&self.wiring.tally);
         let (before, config) = (&self.wiring.config.policies, Arc::clone(&wiring.config));
@@ -111,10 +120,7 @@ impl Agent {
         self.attention = Attention::new(&wiring.config);
         wiring.keep_fleet_of(&self.wiring);
         self.wiring = wiring;
-        let selects = |policy: &str, service: &ServiceName| {
-            config.policies.iter().any(|one| one.name == policy && config.selects(one, service).is_some())
-        };
-        self.log.keep(&self.detector, selects, self.wiring.host.clock.now());
+        self.keep_log();
         self.write_breaches();
         self.configuration += 1;
         self.reloads.since = self.wiring.host.clock.now();

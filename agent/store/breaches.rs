@@ -256,8 +256,10 @@ fn write(transaction: &Connection, note: &BreachNote) -> rusqlite::Result<()> {
                     breach.worst
                 ],
             )?;
-            transaction.execute("DELETE FROM breach WHERE id <= ?1", [breach.id - KEPT])?;
-            transaction.execute("DELETE FROM breach_hold WHERE breach <= ?1", [breach.id - KEPT])
+            // By their number: an id may be far from the one before it.
+            let oldest = "SELECT id FROM breach ORDER BY id DESC LIMIT 1 OFFSET ?1";
+            transaction.execute(&format!("DELETE FROM breach_hold WHERE breach <= ({oldest})"), [KEPT])?;
+            transaction.execute(&format!("DELETE FROM breach WHERE id <= ({oldest})"), [KEPT])
         }
         BreachNote::Ended { id, at, cleared, worst } => {
             end_hold(transaction, *id, *at)?;

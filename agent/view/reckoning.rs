@@ -31,11 +31,13 @@ pub fn review(all: Recollected<'_>) -> Review {
     let mut names: BTreeSet<&str> = runs.iter().map(|run| run.policy.as_str()).collect();
     names.extend(breaches.iter().map(|breach| breach.policy.as_str()));
     names.extend(incidents.iter().filter(|one| one.row.began >= from).map(|one| one.row.policy.as_str()));
+    // Also those of other policies, and by hand: what they changed did not heal by itself.
+    let real: Vec<&IncidentRecord> = incidents.iter().filter(|one| !one.row.dry_run).collect();
     let of = |name: &&str| {
         let run = runs.iter().find(|run| run.policy == **name);
         let breaches: Vec<&BreachRow> = breaches.iter().filter(|breach| breach.policy == **name).collect();
         let incidents: Vec<&IncidentRecord> = incidents.iter().filter(|one| one.row.policy == **name).collect();
-        of_policy(name, run, &breaches, &incidents, (from, to))
+        of_policy(name, run, &breaches, &incidents, &real, (from, to))
     };
     let policies: Vec<PolicyReview> = names.iter().map(of).collect();
     // Where no policy is older, nothing was written before.
@@ -89,7 +91,7 @@ impl Joined<'_> {
         self.first().filter(|first| first.row.began >= from && self.real().next().is_none())
     }
 
-    fn case(&self, (from, to): (Timestamp, Timestamp)) -> Case {
+    fn case(&self, every_real: &[&IncidentRecord], (from, to): (Timestamp, Timestamp)) -> Case {
         let acted = self.real().next().or(self.first()).map(|one| Acted {
             incident: one.row.incident.clone(),
             at: one.row.began,
@@ -108,7 +110,7 @@ impl Joined<'_> {
             ended: self.breach.and_then(|breach| breach.ended),
             worst: self.breach.map(|breach| worst(&breach.signal, breach.worst)),
             interrupted: self.breach.is_some_and(|breach| breach.interrupted),
-            became: self.would_act(from).map(|first| became(self.breach, first.row.began, to)),
+            became: self.would_act(from).map(|first| became(self.breach, first.row.began, every_real, to)),
             acted,
             held,
         }
@@ -133,10 +135,15 @@ fn of_hold(hold: &HoldRow, to: Timestamp) -> Held {
     }
 }
 
-fn became(breach: Option<&BreachRow>, acted: Timestamp, to: Timestamp) -> Became {
+fn became(breach: Option<&BreachRow>, acted: Timestamp, every_real: &[&IncidentRecord], to: Timestamp) -> Became {
     let Some(breach) = breach else {
         return Became::Unknown { why: "it is older than what this unwait has written".into() };
     };
+    let meanwhile = acted..=breach.ended.unwrap_or(to);
+    let of_it = |one: &&&IncidentRecord| one.row.service == breach.service && meanwhile.contains(&one.row.began);
+    if let Some(real) = every_real.iter().find(of_it) {
+        return Became::Unknown { why: format!("incident {} acted on the service meanwhile", real.row.incident) };
+    }
     let after = |at: Timestamp| between(acted, at);
     let remain = breach.sockets.map(|sockets| (sockets.remain, sockets.of));
     match (breach.sockets, breach.ended) {
@@ -159,6 +166,7 @@ fn of_policy(
     run: Option<&PolicyRun>,
     breaches: &[&BreachRow],
     incidents: &[&IncidentRecord],
+    every_real: &[&IncidentRecord],
     (from, to): (Timestamp, Timestamp),
 ) -> PolicyReview {
     let joined = joined(breaches, incidents);
@@ -169,7 +177,7 @@ fn of_policy(
     let cases: Vec<Case> = joined
         .iter()
         .filter(|one| one.breach.is_some() || one.began() >= from)
-        .map(|one| one.case((from, to)))
+        .map(|one| one.case(every_real, (from, to)))
         .collect();
     let mut reviewed = PolicyReview {
         policy: policy.into(),
@@ -206,9 +214,10 @@ fn healed<'a>(all: impl Iterator<Item = &'a Became>) -> Healed {
     let (mut healed, mut times) = (Healed::default(), Vec::new());
     for became in all {
         match became {
+            // The count fell below the threshold, and the leaked sockets are there.
+            Became::Over { remain: Some((1.., _)), .. } | Became::Stands { .. } => healed.stands += 1,
             Became::SocketsGone { after, .. } | Became::Over { after, .. } => times.push(*after),
             Became::Restarted { .. } => healed.restarted += 1,
-            Became::Stands { .. } => healed.stands += 1,
             Became::Unknown { .. } => healed.unknown += 1,
         }
     }

@@ -137,6 +137,24 @@ fn a_dry_run_says_how_often_it_would_have_acted_and_what_healed_by_itself() {
     );
 }
 
+/// By another policy, or by hand: the leak did not heal by itself. Neither did one whose sockets are there, though fewer count.
+#[test]
+fn what_something_real_was_done_about_did_not_heal_by_itself() {
+    let dry = || incident("i-1", "a.service", 60, true, PLAYED);
+    for (policy, by_hand) in [("other", None), ("leak", Some("ann".to_owned()))] {
+        let mut real = incident("i-2", "a.service", 120, false, PLAYED);
+        (real.row.policy, real.row.by_hand) = (policy.into(), by_hand);
+        let review = reviewed(vec![breach("a.service", 0)], vec![dry(), real], vec![run(Mode::DryRun, 0)]);
+        let leak = review.policies.iter().find(|one| one.policy == "leak").unwrap();
+        assert_eq!((leak.healed.by_itself, leak.healed.unknown), (0, 1), "{leak:?}");
+        let why = "incident i-2 acted on the service meanwhile".to_owned();
+        assert!(leak.cases.iter().any(|case| case.became == Some(Became::Unknown { why: why.clone() })), "{leak:?}");
+    }
+    let left = BreachRow { sockets: Some(sockets(150, 600)), ..breach("a.service", 0) };
+    let review = reviewed(vec![left], vec![dry()], vec![run(Mode::DryRun, 0)]);
+    assert_eq!((only(&review).healed.by_itself, only(&review).healed.stands), (0, 1));
+}
+
 #[test]
 fn what_was_held_is_summed_by_guard_and_reason_and_what_still_holds_counts_up_to_now() {
     let hold = |guard: &str, reason, lasted, since: Option<i64>| HoldRow {

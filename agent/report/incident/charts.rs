@@ -29,8 +29,8 @@ const NAMES: f64 = 230.0;
 pub struct Mark {
     pub at: Timestamp,
     pub says: String,
-    /// The breach, and not a step.
-    pub is_breach: bool,
+    /// The incident's beginning, and not a step.
+    pub is_beginning: bool,
 }
 
 /// A span of time over a width.
@@ -54,7 +54,7 @@ impl Span {
     }
 }
 
-/// The count of sockets in CLOSE_WAIT, with the breach and the steps; `None` where nothing was measured. `ticks`: finer than
+/// The count of sockets in CLOSE_WAIT, with the incident's beginning and its steps; `None` where nothing was measured. `ticks`: finer than
 /// the samples of the same time.
 pub fn count_over_time(samples: &[Sample], ticks: &[(Timestamp, f64)], marks: &[Mark]) -> Option<Markup> {
     let known = |sample: &Sample| match sample.readings.get(Signal::CloseWait) {
@@ -92,7 +92,7 @@ pub fn count_over_time(samples: &[Sample], ticks: &[(Timestamp, f64)], marks: &[
                 path class="area" d=(area) {}
                 path class="plot" d=(line) {}
                 @for mark in marks {
-                    line class=(if mark.is_breach { "mark" } else { "step" })
+                    line class=(if mark.is_beginning { "mark" } else { "step" })
                         x1=(tenth(span.x(mark.at))) x2=(tenth(span.x(mark.at))) y1="2" y2=(base) {
                         title { (clock(mark.at)) " " (mark.says) }
                     }
@@ -100,7 +100,7 @@ pub fn count_over_time(samples: &[Sample], ticks: &[(Timestamp, f64)], marks: &[
                 (times(span, HEIGHT + 10.0))
             }
             figcaption {
-                (says) ". The red line is the breach"
+                (says) ". The red line is the beginning of the incident"
                 @if marks.len() > 1 { ", the grey ones are the steps" }
                 "."
             }

@@ -208,9 +208,10 @@ fn commands(seen: Seen<'_>, is: impl Fn(&SocketLine) -> bool) -> String {
 
 /// Kernel functions in which a thread waits for new work: for a connection, an event, a task of its pool. A thread that
 /// waits elsewhere is in the middle of something.
-const WAITS_FOR_WORK: [&str; 14] = [
+const WAITS_FOR_WORK: [&str; 15] = [
     "inet_csk_accept",
     "ep_poll",
+    "io_cqring_wait",
     "do_epoll_wait",
     "do_poll",
     "do_sys_poll",
@@ -240,9 +241,9 @@ fn stuck_handlers(seen: Seen<'_>) -> (usize, String) {
         let holds = count(seen.sockets, |socket| {
             socket.direction == Direction::Inbound && !is_queued(socket) && socket.pids == [process.pid]
         });
-        // Each handler holds the one connection that it serves.
+        // Each handler holds the one connection that it serves. Of threads that are not listed nothing is known.
         if holds > 0 && !threads.is_empty() {
-            sockets += holds.min(threads.len() + process.more_threads);
+            sockets += holds.min(threads.len());
             threads.into_iter().for_each(|waits| *at.entry(waits).or_default() += 1);
         }
     }

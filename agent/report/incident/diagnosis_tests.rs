@@ -114,6 +114,7 @@ fn a_thread_whose_place_is_not_known_is_not_stuck() {
         "ep_poll",
         "do_epoll_wait",
         "inet_csk_accept",
+        "io_cqring_wait",
         "futex_wait_queue",
         "poll_schedule_timeout.constprop.0",
     ] {

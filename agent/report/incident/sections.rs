@@ -144,10 +144,10 @@ fn done(material: &Material, steps: &[StepShown]) -> Markup {
 
 fn over_time(material: &Material, steps: &[StepShown]) -> Markup {
     let row = &material.shown.incident;
-    let breach = Mark { at: row.began, says: "breach".into(), is_breach: true };
+    let began = Mark { at: row.began, says: "the incident began".into(), is_beginning: true };
     let step =
-        |step: &StepShown| Mark { at: step.at, says: format!("{} {}", step.step, step.outcome), is_breach: false };
-    let marks: Vec<Mark> = std::iter::once(breach).chain(steps.iter().take(STEPS).map(step)).collect();
+        |step: &StepShown| Mark { at: step.at, says: format!("{} {}", step.step, step.outcome), is_beginning: false };
+    let marks: Vec<Mark> = std::iter::once(began).chain(steps.iter().take(STEPS).map(step)).collect();
     let ticks = material.evidence.as_ref().map_or(&[][..], |evidence| &evidence.ticks);
     html! {
         h2 { "Sockets in CLOSE_WAIT" }
@@ -167,7 +167,7 @@ fn closed(evidence: &Evidence) -> Markup {
 fn peers(evidence: &Evidence) -> Markup {
     let peers = &evidence.peers;
     html! {
-        h2 { "Who closed: " (peers.sockets) " sockets" }
+        h2 { "Peers that closed them" }
         div class="wide" {
             table {
                 thead { tr { th { "peer" } th class="number" { "sockets" } th class="number" { "unread data" } th { "oldest" } } }
@@ -204,7 +204,7 @@ fn held(evidence: &Evidence) -> Markup {
     let sum: usize = holders.iter().map(|(_, count)| count).sum();
     let more = holders.len().saturating_sub(WORKERS) + evidence.holders.not_listed;
     html! {
-        h2 { "Who held them: " (holders.len() + evidence.holders.not_listed) " processes" }
+        h2 { "Processes that held them: " (holders.len() + evidence.holders.not_listed) }
         @if !holders.is_empty() {
             ul class="workers" aria-label="The number of sockets that each process held" {
                 @for (pid, count) in holders.iter().take(WORKERS) {
@@ -314,7 +314,7 @@ fn before_and_after(material: &Material) -> Markup {
     let row = &material.shown.incident;
     let known = |readings: &Readings| readings.iter().next().is_some();
     let measured: Vec<_> = material.samples.iter().filter(|sample| known(&sample.readings)).collect();
-    let before = measured.iter().rev().find(|sample| sample.at <= row.began).or(measured.first());
+    let before = measured.iter().rev().find(|sample| sample.until() <= row.began);
     let after = row.ended.and_then(|ended| measured.iter().rev().find(|sample| sample.at >= ended));
     let Some(before) = before else { return html! {} };
     html! {

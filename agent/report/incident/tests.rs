@@ -96,7 +96,7 @@ fn a_page_of_ten_thousand_sockets_is_small_and_fetches_nothing() {
         assert!(!page.contains(fetches), "{fetches}");
     }
     for says in
-        ["rpc-order.service on web-1", "10000 of 10000 leaked sockets are gone", "Who held them: 96 processes", "<svg"]
+        ["rpc-order.service on web-1", "10000 of 10000 leaked sockets are gone", "Processes that held them: 96", "<svg"]
     {
         assert!(page.contains(says), "{says}: {page}");
     }
