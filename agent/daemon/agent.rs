@@ -251,8 +251,10 @@ impl Agent {
                 let _ = store.test_write(wiring.host.clock.now());
             }
             remind::of_all(&wiring, &store);
-            orders::tell(&wiring, &store);
         });
+        // In line with the answers: a reload's is told in its own way.
+        let wiring = self.wiring.clone();
+        self.scribe.write(move |store| orders::tell(&wiring, store));
         if let Some(message) = unowned::due(&self.wiring, self.attention.unowned(), &mut self.told_of_unowned) {
             self.tell(message);
         }
