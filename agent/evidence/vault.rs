@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::bundle::{Bundle, MANIFEST};
 use super::draft::{self, DIRECTORY_MODE, Draft, OPEN_DIRECTORY};
@@ -43,15 +44,7 @@ impl Vault {
         let vault = self.clone();
         let manifest = capture::into_draft(request, dir.clone(), move || {
             let root = vault.open_or_make()?;
-            let room = room(&root, &vault.root)?;
-            let wanted = vault.limits.min_free.of(room.total_bytes);
-            if room.free_bytes < wanted {
-                return Err(EvidenceError::Space {
-                    path: vault.root,
-                    free_bytes: room.free_bytes,
-                    wanted_bytes: wanted,
-                });
-            }
+            vault.has_room(&root)?;
             Draft::begin(root, &vault.root, &name)
         })
         .await?;
@@ -75,15 +68,25 @@ impl Vault {
         let path = dir.join(REPORT);
         let directory =
             nix::fcntl::open(&dir, OPEN_DIRECTORY, Mode::empty()).map_err(EvidenceError::errno("opening", &dir))?;
+        self.has_room(&self.open()?)?;
         let draft = format!("{}{REPORT}", draft::PREFIX);
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&directory, draft.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(EvidenceError::errno("creating", &path))?;
-        let mut file = File::from(file);
-        file.write_all(page.as_bytes()).map_err(EvidenceError::io("writing", &path))?;
-        file.sync_all().map_err(EvidenceError::io("syncing", &path))?;
-        renameat(&directory, draft.as_str(), &directory, REPORT).map_err(EvidenceError::errno("naming", &path))?;
-        Ok(path)
+        let put = write_page(&directory, &draft, page).map_err(EvidenceError::io("writing", &path)).and_then(|()| {
+            renameat(&directory, draft.as_str(), &directory, REPORT).map_err(EvidenceError::errno("naming", &path))
+        });
+        if put.is_err() {
+            let _ = unlinkat(&directory, draft.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        put.map(|()| path)
+    }
+
+    /// An error where less than the limit is free.
+    fn has_room(&self, root: &OwnedFd) -> Result<(), EvidenceError> {
+        let room = room(root, &self.root)?;
+        let wanted_bytes = self.limits.min_free.of(room.total_bytes);
+        match room.free_bytes < wanted_bytes {
+            true => Err(EvidenceError::Space { path: self.root.clone(), free_bytes: room.free_bytes, wanted_bytes }),
+            false => Ok(()),
+        }
     }
 
     /// Removes old bundles by age, count, bytes and free space, the oldest first, and drafts that nobody writes any
@@ -164,6 +167,13 @@ impl Vault {
         }
         Ok(root)
     }
+}
+
+fn write_page(directory: &OwnedFd, name: &str, page: &str) -> io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = File::from(openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    file.write_all(page.as_bytes())?;
+    file.sync_all()
 }
 
 /// An incident's id as a directory's name: one path component, not hidden, of the characters that ids have.

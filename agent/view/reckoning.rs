@@ -475,10 +475,7 @@ fn by_themselves(healed: &Healed, times: usize) -> String {
         (healed.restarted, format!("{} ended with a restart by somebody else", healed.restarted)),
         (healed.unknown, format!("the end of {} was not seen", healed.unknown)),
     ];
-    for (_, says) in others.iter().filter(|(count, _)| *count > 0) {
-        said.push_str("; ");
-        said.push_str(says);
-    }
+    others.iter().filter(|(count, _)| *count > 0).for_each(|(_, says)| said.push_str(&format!("; {says}")));
     said
 }
 
