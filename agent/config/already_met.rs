@@ -38,11 +38,11 @@ fn finds_none(aged: Duration, hold: Duration, step: &Step) -> Option<String> {
         return None;
     };
     let is_sure = !aged.is_zero() && *older_than > aged + hold;
-    let [aged, hold, older_than] = [aged, hold, *older_than].map(duration::format);
+    let [acts_at, aged, older_than] = [aged + hold, aged, *older_than].map(duration::format);
     is_sure.then(|| {
         format!(
-            "{} looks for sockets of `older_than: {older_than}`, and the policy acts on sockets of {aged} once it has counted \
-             them for {hold}: it may find none",
+            "{} takes only sockets of {older_than} or more (`older_than`), but the policy acts on sockets of some {acts_at}: \
+             set `older_than` to {aged} or less",
             step.name()
         )
     })
@@ -118,8 +118,8 @@ mod tests {
         let says = finds_none(seconds(60), seconds(120), &recycle(seconds(300))).unwrap();
         assert_eq!(
             says,
-            "recycle_workers looks for sockets of `older_than: 5m`, and the policy acts on sockets of 1m once it has counted them \
-             for 2m: it may find none"
+            "recycle_workers takes only sockets of 5m or more (`older_than`), but the policy acts on sockets of some 3m: set \
+             `older_than` to 1m or less"
         );
     }
 

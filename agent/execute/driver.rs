@@ -382,7 +382,7 @@ impl Back<'_> {
             Self::Undo { step, .. } => {
                 (format!("undoing {}", saga.plan().steps[step].step.name()), TrafficState::OutOfTraffic)
             }
-            Self::Withdraw => ("taking it out again".into(), TrafficState::InTraffic),
+            Self::Withdraw => ("taking the service out of traffic again".into(), TrafficState::InTraffic),
         }
     }
 }

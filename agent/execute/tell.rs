@@ -93,11 +93,11 @@ impl MessageBuilder<'_> {
         if ending.outcome == Outcome::Stuck && !self.plan.dry_run {
             let service = &self.plan.target.service;
             let place = match (drained, ending.reason) {
-                (Some(look), _) => drained_at("It", look),
-                (None, Reason::RecordChanged) => "It stands as somebody else has left it".into(),
-                (None, _) => "It may get traffic".into(),
+                (Some(look), _) => drained_at(service.as_str(), look),
+                (None, Reason::RecordChanged) => format!("{service} stands in its registries as somebody else left it"),
+                (None, _) => format!("{service} may get traffic"),
             };
-            lines.push(format!("{place}, and is latched: nothing further is done to it until a person decides."));
+            lines.push(format!("{place}. unwait does nothing more to the service (latched) until a person decides."));
             lines.push(format!("look:   unwait show {}", self.plan.incident));
             lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
         }
@@ -113,11 +113,12 @@ impl MessageBuilder<'_> {
         let Some(look) = drained.filter(|_| !self.plan.dry_run) else {
             return self.step("plan", "left", "the agent stops; the incident goes on at its next start");
         };
-        let title = format!("{} on {}: the agent stops, and leaves it drained", self.plan.target.service, self.host);
+        let service = &self.plan.target.service;
+        let title = format!("{service} on {}: the agent stops before it has put the service back", self.host);
         let lines = vec![
             format!(
-                "{}. The service stays so until the agent runs again: systemctl start unwait.",
-                drained_at("The service", look)
+                "{}. unwait puts nothing back until the agent runs again: systemctl start unwait.",
+                drained_at(service.as_str(), look)
             ),
             format!("look:   unwait show {}", self.plan.incident),
         ];
@@ -126,17 +127,18 @@ impl MessageBuilder<'_> {
 
     /// A wait that passed its deadline and goes on. `look`: where the service was seen last.
     pub fn still_trying(&self, what: &str, error: &str, place: TrafficState, look: Option<Look>) -> Message {
-        let title = format!("{} on {}: {what} is still being tried", self.plan.target.service, self.host);
+        let service = &self.plan.target.service;
+        let title = format!("{service} on {}: {what} is still being tried", self.host);
         let stands = match look {
             Some(look) if place == TrafficState::OutOfTraffic && !look.out => {
-                format!("Not all registries had it out of traffic when last asked, {} ago", ago(look))
+                format!("{service} may be IN TRAFFIC: {}", not_all_out(look))
             }
-            Some(look) => format!("The service was {place} when last seen, {} ago", ago(look)),
-            None => format!("By its journal the service is {place}; {UNSEEN}"),
+            Some(look) => format!("{service} was {place} when last seen, {} ago", ago(look)),
+            None => format!("{service} is {place} by unwait's journal; {UNSEEN}"),
         };
         let lines = vec![
             error.to_string(),
-            format!("{stands}. The service stays so until this succeeds."),
+            format!("{stands}. unwait does nothing else to the service until this succeeds."),
             format!("look: unwait show {}", self.plan.incident),
         ];
         self.message(EventKind::Stuck, title, lines)
@@ -156,10 +158,14 @@ impl MessageBuilder<'_> {
 
 /// From a look until it is said with it when that was.
 const JUST_NOW: Duration = Duration::from_secs(10);
-const UNSEEN: &str = "nobody has seen it since the agent started";
+const UNSEEN: &str = "not all its registries have answered since the agent started";
 
 fn ago(look: Look) -> String {
     duration::format(Duration::from_secs(look.ago.as_secs()))
+}
+
+fn not_all_out(look: Look) -> String {
+    format!("not all its registries showed it out of traffic when last asked, {} ago", ago(look))
 }
 
 /// Where a service stands that rests drained: what was seen, and when.
@@ -167,8 +173,8 @@ fn drained_at(who: &str, look: Option<Look>) -> String {
     match look {
         Some(look) if look.out && look.ago < JUST_NOW => format!("{who} is OUT OF TRAFFIC"),
         Some(look) if look.out => format!("{who} was OUT OF TRAFFIC when last seen, {} ago", ago(look)),
-        Some(look) => format!("{who} is drained by its journal, and was seen IN TRAFFIC {} ago", ago(look)),
-        None => format!("{who} is OUT OF TRAFFIC by its journal; {UNSEEN}"),
+        Some(look) => format!("{who} is drained by unwait's journal, but may be IN TRAFFIC: {}", not_all_out(look)),
+        None => format!("{who} is OUT OF TRAFFIC by unwait's journal; {UNSEEN}"),
     }
 }
 

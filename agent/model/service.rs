@@ -82,6 +82,20 @@ impl fmt::Display for ServiceName {
 #[serde(transparent)]
 pub struct Incarnation(pub String);
 
+/// Of the kernel's start times: 100 on every architecture that this program is built for.
+const TICKS_PER_SECOND: u64 = 100;
+
+impl Incarnation {
+    /// As a person reads it: a process by its pid and its start, where that is what it is made of.
+    pub fn says(&self) -> String {
+        let process = self.0.rsplit('/').next().and_then(|process| process.split_once('@'));
+        match process.map(|(pid, began)| (pid.parse::<u32>(), began.parse::<u64>())) {
+            Some((Ok(pid), Ok(began))) => format!("pid {pid}, started {}s after boot", began / TICKS_PER_SECOND),
+            _ => self.0.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -126,6 +140,18 @@ mod tests {
         }
         for wrong in ["", "rpc-order", ".service", "pod:x", "process:", "a/b.service", "x y.service"] {
             assert!(ServiceName::parse(wrong).is_err(), "{wrong:?} was read");
+        }
+    }
+
+    #[test]
+    fn a_process_is_said_by_its_pid_and_start_and_another_lifetime_as_it_is() {
+        for (incarnation, says) in [
+            ("812@91422", "pid 812, started 914s after boot"),
+            ("1764524000/812@91422", "pid 812, started 914s after boot"),
+            ("3f9a01@2026-11-22T18:43:29Z", "3f9a01@2026-11-22T18:43:29Z"),
+            ("6e1f", "6e1f"),
+        ] {
+            assert_eq!(Incarnation(incarnation.into()).says(), says);
         }
     }
 }

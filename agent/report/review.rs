@@ -35,14 +35,17 @@ fn most_out(at_once: &AtOnce) -> String {
     let AtOnce { at, services, each_up_to } = at_once;
     let by = match each_up_to {
         Some(up_to) => format!(
-            ", where each stays out for the {} that its runbook may wait, and the restart besides",
+            " Each is counted as out for up to {}, the longest that its runbook may wait; its restart comes on top.",
             about(*up_to)
         ),
         None => String::new(),
     };
     format!(
-        "Most services out of traffic at one time: {} ({}) at {}{by}.",
-        services.len(),
+        "At most {} out of traffic at one time: {}, at {}.{by}",
+        match services.len() {
+            1 => "1 service".into(),
+            many => format!("{many} services"),
+        },
         services.join(", "),
         time(*at)
     )

@@ -128,7 +128,10 @@ fn workers_that_do_not_end_are_told_and_cost_the_service_nothing_more() {
     agent::an_hour_passes(&state(&lab));
     let (ended, shown) = act(&lab);
     assert_ended(&ended, "completed", "not_helped", &shown);
-    assert!(shown.contains("2 must serve (`floor: 50%`) and 2 do, so only 0 were ended"), "{shown}");
+    assert!(
+        shown.contains("unwait ended 0 and may end no more: 2 must keep serving (`floor: 50%`), and 2 do"),
+        "{shown}"
+    );
     assert!(shown.contains("set `kill_after` in the runbook"), "{shown}");
     assert_eq!((workers(&lab), answers(&lab)), (all.clone(), 20));
 

@@ -59,7 +59,8 @@ pub fn unreturned(wiring: &Wiring, slot: &UnreturnedSlot) -> Message {
         lines: vec![
             error.clone(),
             format!(
-                "Until it is given back, other hosts may have to wait to work on {service}. This host tries again every 30s."
+                "A fleet slot is the permission to act on {service}. {host} is done with the slot, but the fleet's store has \
+                 not taken it back. Until then, other hosts may have to wait for the slot. {host} tries again every 30s."
             ),
             format!("look: unwait slot --service {service}"),
             format!("free it now: unwait slot release {host} --service {service}, or in the fleet's store itself"),
@@ -68,7 +69,7 @@ pub fn unreturned(wiring: &Wiring, slot: &UnreturnedSlot) -> Message {
             EventKind::Stuck,
             host,
             now,
-            format!("{service} on {host}: the fleet's store has not taken its slot back, for {lasts} now"),
+            format!("{service} on {host}: its fleet slot could not be given back, for {lasts} now"),
         )
     }
 }

@@ -101,7 +101,7 @@ fn message(wiring: &Wiring, latch: &Latch) -> Message {
         incident: Some(IncidentId(incident.clone())),
         lines: vec![
             detail.clone(),
-            "It is latched: nothing further is done to it until a person decides.".into(),
+            format!("unwait does nothing more to {service} (latched) until a person decides."),
             format!("look:   unwait show {incident}"),
             format!("decide: unwait resolve {service} --restore   (or --leave)"),
         ],

@@ -17,8 +17,9 @@ pub enum SlotsError {
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error(
-        "this host itself holds the slot of {service} for incident {incident}, which is not over: it gives it back when \
-         it has ended; see `unwait status`, and `unwait resolve` where it is latched"
+        "nothing was released: this host still uses the fleet slot of {service} for its incident {incident}. The agent gives \
+         the slot back when the incident has ended: see `unwait status`. An incident that waits for a person (latched) \
+         ends by `unwait resolve`"
     )]
     AtWork { service: String, incident: IncidentId },
     #[error("{0} holds no slot; `unwait slot` shows who does")]

@@ -251,8 +251,9 @@ pub async fn keep_slots(ports: &Ports, store: &Store) {
             tracing::warn!(
                 %error,
                 %incident,
-                "the fleet's store shows a slot of {service} that incident {incident} gave back, and the release \
-                 cannot be stored: {error}; retrying",
+                "the fleet's store still lists a fleet slot of {service} for incident {incident}, which is over, but this \
+                 host cannot store that the slot is to be given back again: {error}; retrying. Until then, other hosts may \
+                 have to wait for the slot",
             );
         }
     }

@@ -20,11 +20,14 @@ pub(super) fn verdict(windows: &[Window], now: Timestamp) -> Answer {
     };
     let (reason, detail) = match by {
         Some(window) => (Reason::DenyWindow, format!("the window {window} denies actions now")),
-        None => (Reason::OutsideWindows, format!("actions are allowed {}", allowed(windows))),
+        None => (Reason::OutsideWindows, format!("actions are allowed only {}", allowed(windows))),
     };
     Ok(match until {
         Some(until) => Verdict::Defer { until, reason, detail },
-        None => deny(reason, format!("{detail}, and the windows never allow an action")),
+        None => deny(
+            reason,
+            format!("{detail}; in the next two weeks the windows together allow no moment: change `windows`"),
+        ),
     })
 }
 

@@ -74,7 +74,7 @@ fn windows_defer_to_the_exact_moment_and_say_which() {
             vec![window("mon", "03:00-05:00", "UTC", WindowAction::Allow)],
             Some((Reason::OutsideWindows, Some("2026-11-23T03:00:00Z"), "mon 03:00-05:00 UTC")),
         ),
-        (vec![always(WindowAction::Deny)], Some((Reason::DenyWindow, None, "the windows never allow an action"))),
+        (vec![always(WindowAction::Deny)], Some((Reason::DenyWindow, None, "the windows together allow no moment"))),
     ] {
         scenery.plan.guards.windows = windows;
         let Some((reason, until, says)) = refused else {

@@ -77,12 +77,15 @@ pub async fn apply(
     if let Some(why) = fell.ineffective.filter(|_| on_busy == OnTimeout::Unwind) {
         return Err(Failure::new(Reason::DrainIneffective, why));
     }
-    let mut said = format!("out of traffic: {}", bindings(plan));
+    let mut said = format!("drained: {}", bindings(plan));
     if took >= Duration::from_secs(1) {
         said.push_str(&format!("; waited {} for clients to follow", duration::format(took)));
     }
     if undone {
-        said.push_str("; others restored the instance again and again meanwhile, and clients may find it each time");
+        said.push_str(&format!(
+            "; but others put the service back in traffic during each of {WAITS_AT_MOST} waits, and clients may find it \
+             then. unwait drains it again each time and goes on: find out what registers it"
+        ));
     }
     fell.says.iter().for_each(|says| said.push_str(&format!("; {says}")));
     Ok(Done { note: fell.note, ..Done::saying(said) })
@@ -257,8 +260,13 @@ pub async fn undo(plan: &Plan, preimage: &Value, world: &World) -> Result<String
     if let Some(drained) = &preimage.incarnation {
         let now = world.settled_incarnation(plan).await.map_err(UndoError::Later)?;
         if now.as_ref() != Some(drained) {
-            let now = now.map_or("none that is settled".into(), |now| now.to_string());
-            let detail = format!("the process was replaced: drained was {drained}, now runs {now}");
+            let now = now.map_or("no process of the service is known to run now".into(), |now| {
+                format!("{} runs now", now.says())
+            });
+            let detail = format!(
+                "not put back: the process that was drained ({}) is gone, and {now}; a person must decide",
+                drained.says()
+            );
             return Err(UndoError::Refused { reason: Reason::GoneWhileDrained, detail });
         }
     }

@@ -102,15 +102,20 @@ pub async fn apply(saga: &Saga, step: usize, how: &Recycle, world: &World) -> Re
             let leak = left.len() + deaf.len();
             let deaf = match deaf.as_slice() {
                 [] => String::new(),
+                [one] => format!(
+                    ". Pid {} ignored an earlier signal and counts as not serving: set `kill_after` in the runbook, or end \
+                     it by hand",
+                    one.pid
+                ),
                 deaf => format!(
-                    "; pid {} were asked to end before, live on, and count as gone: set `kill_after` in the runbook, or end them \
-                     by hand",
+                    ". Pids {} ignored an earlier signal and count as not serving: set `kill_after` in the runbook, or end \
+                     them by hand",
                     pids(deaf.iter().copied())
                 ),
             };
             return not_helped(format!(
-                "{leak} of {} workers still leak; {floor} must serve (`floor: {}`) and {} do, so only {ended} were \
-                 ended{deaf}",
+                "{leak} of {} workers still leak. unwait ended {ended} and may end no more: {floor} must keep serving \
+                 (`floor: {}`), and {} do{deaf}",
                 now.len(),
                 how.floor,
                 serving(&now),

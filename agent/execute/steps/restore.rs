@@ -63,7 +63,7 @@ pub async fn apply(saga: &Saga, deadline: Duration, world: &World) -> Result<Don
                 );
                 if !told && (needs_a_person || world.pace.elapsed() >= told_at) {
                     told = true;
-                    world.tell_still_trying(plan, "putting it back", &error, TrafficState::OutOfTraffic);
+                    world.tell_still_trying(plan, "putting the service back", &error, TrafficState::OutOfTraffic);
                 }
             }
         }

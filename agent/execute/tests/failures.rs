@@ -167,7 +167,7 @@ async fn of_two_registries_the_one_that_may_answer_later_decides_that_it_is_trie
 #[test]
 fn while_it_is_tried_to_put_it_back_what_is_in_the_way_stands_beside_the_incident() {
     for (fault, what) in [
-        (Fault::RegistryAwayAtRestore, "putting it back is still being tried: "),
+        (Fault::RegistryAwayAtRestore, "putting the service back is still being tried: "),
         (Fault::RegistryAwayAtUndo, "undoing drain is still being tried: "),
     ] {
         // As whoever looks while it goes on.

@@ -80,7 +80,8 @@ async fn no_worker_is_ended_where_all_of_them_must_live() {
     };
     let done = second_step(Shape::RecycleWorkers, None, all_live).await.unwrap();
     assert_eq!(done.helped, Some(Helped::No));
-    assert!(done.detail.contains("must serve (`floor: 100%`) and 6 do, so only 0 were ended"), "{}", done.detail);
+    let says = "unwait ended 0 and may end no more: 6 must keep serving (`floor: 100%`), and 6 do";
+    assert!(done.detail.contains(says), "{}", done.detail);
 }
 
 #[tokio::test]

@@ -32,20 +32,29 @@ fn a_service_is_never_said_to_stand_where_it_does_not() {
     let plan = plan();
     let look = |out, ago| Some(Look { out, ago: Duration::from_secs(ago) });
     for (drained, reason, place) in [
-        (Some(look(true, 2)), Reason::UnhealthyAfterRestore, "It is OUT OF TRAFFIC, and is latched: "),
+        (
+            Some(look(true, 2)),
+            Reason::UnhealthyAfterRestore,
+            "rpc-order.service is OUT OF TRAFFIC. unwait does nothing more ",
+        ),
         (
             Some(look(true, 40)),
             Reason::RecordChanged,
-            "It was OUT OF TRAFFIC when last seen, 40s ago, and is latched: ",
+            "rpc-order.service was OUT OF TRAFFIC when last seen, 40s ago. unwait does nothing more ",
         ),
         (
             Some(look(false, 40)),
             Reason::RecordChanged,
-            "It is drained by its journal, and was seen IN TRAFFIC 40s ago, ",
+            "rpc-order.service is drained by unwait's journal, but may be IN TRAFFIC: not all its registries showed it out of \
+             traffic when last asked, 40s ago. ",
         ),
-        (Some(None), Reason::RecordChanged, "It is OUT OF TRAFFIC by its journal; nobody has seen it since"),
-        (None, Reason::RecordChanged, "It stands as somebody else has left it"),
-        (None, Reason::RestartFailed, "It may get traffic, and is latched: "),
+        (
+            Some(None),
+            Reason::RecordChanged,
+            "rpc-order.service is OUT OF TRAFFIC by unwait's journal; not all its registries have answered since",
+        ),
+        (None, Reason::RecordChanged, "rpc-order.service stands in its registries as somebody else left it. "),
+        (None, Reason::RestartFailed, "rpc-order.service may get traffic. unwait does nothing more "),
     ] {
         let ending = Ending { outcome: Outcome::Stuck, reason, detail: "why".into() };
         let told = teller(&plan).end(EventKind::Stuck, &ending, drained);

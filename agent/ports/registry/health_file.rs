@@ -179,8 +179,11 @@ impl Files {
             // The service has gone, or is not back yet: what was taken is put back once there is a place for it.
             Err(Errno::ENOENT) => {
                 let directory = place.path.parent().unwrap_or(&self.directory).display();
-                let detail =
-                    format!("{directory} has disappeared; the removed file is kept as {}", kept.path.display());
+                let detail = format!(
+                    "`{id}` cannot be put back, since the directory {directory} does not exist. The drain moved the file to \
+                     {}; the file is moved back once the directory exists",
+                    kept.path.display()
+                );
                 return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
             }
             Err(error) => return Err(self.failed(&place.path, error)),

@@ -176,7 +176,7 @@ async fn a_newer_file_is_not_replaced_and_what_has_no_place_any_more_is_kept() {
     world.registry.drain(US, &marker("j")).await.unwrap();
     fs::remove_dir(world.path("rpc-order")).unwrap();
     let nowhere = world.registry.restore(US, &marker("j"), &NOTHING).await.unwrap_err();
-    assert!(nowhere.is_passing() && nowhere.to_string().contains("rpc-order has disappeared"), "{nowhere}");
+    assert!(nowhere.is_passing() && nowhere.to_string().contains("rpc-order does not exist"), "{nowhere}");
     assert_eq!(world.registry.observe(US).await.unwrap().traffic, Traffic::DrainedBy(marker("j")));
     fs::create_dir(world.path("rpc-order")).unwrap();
     assert_eq!(world.registry.restore(US, &marker("j"), &NOTHING).await.unwrap(), Restored::Done);

@@ -194,15 +194,16 @@ impl ZooKeeper {
         if seen.applications.len() > 1 {
             let several = Vec::from_iter(seen.applications).join(", ");
             let detail = format!(
-                "`{id}` is left alone: applications {several} provide the same service, and Dubbo's consumers follow the tag \
-                 rule of one of them at a time"
+                "`{id}` is not drained: applications {several} provide the same service, and Dubbo's consumers follow the \
+                 tag rule of one of them at a time"
             );
             return Err(self.refused(detail));
         }
         let tagged = seen.registration.record["providers"].as_array().into_iter().flatten();
         if let Some(tag) = tagged.filter_map(Value::as_str).find_map(|url| parameter(url, "dubbo.tag")) {
             let detail = format!(
-                "`{id}` is left alone: it has the tag `{tag}`, and consumers that ask for this tag ignore the tag rule"
+                "`{id}` is not drained: this provider has the Dubbo tag `{tag}`, and consumers that ask for the tag ignore \
+                 the tag rule by which unwait drains. Remove `dubbo.tag` from the provider, or drain it by hand"
             );
             return Err(self.refused(detail));
         }
