@@ -52,8 +52,10 @@ fn met_at_once(policy: &Policy, runbook: &Runbook) -> Vec<(String, String, Strin
     let conditions = policy.when.comparisons();
     let pairs = runbook.expectations().flat_map(|expect| conditions.iter().map(move |when| (*when, expect)));
     let says = |(when, expect): (&Comparison, &Comparison)| {
-        let says =
-            format!("`{expect}` may hold already when the policy's `{when}` begins to hold: expect a lower value");
+        let says = format!(
+            "verify passes at `{expect}`, but the policy acts at `{when}` already: set a value below {}",
+            when.threshold
+        );
         (policy.name.clone(), runbook.name.clone(), says)
     };
     pairs.filter(|(when, expect)| holds_at_once(when, expect)).map(says).collect()

@@ -21,7 +21,8 @@ pub enum EvidenceError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// What matters most could not be written in time; a disk that hangs does that.
     #[error(
-        "{path}: not written within the snapshot's deadline of {}: check for a hanging disk, or raise the deadline",
+        "{path}: the evidence was not written within {}, the `deadline` of the `snapshot` step: check for a hanging disk (dmesg), \
+         or raise the `deadline`",
         crate::model::duration::format(*.deadline)
     )]
     Deadline { path: PathBuf, deadline: Duration },

@@ -304,8 +304,8 @@ async fn tell_drained(saga: &Saga, world: &World) {
         Err(error) => tracing::warn!(
             incident = %saga.plan().incident,
             %error,
-            "cannot note the drain of {scope} in the fleet store: {error}; other hosts count this one as about to \
-             drain for a while",
+            "cannot tell the fleet's store that {scope} is drained on this host: {error}; for a while, other hosts still \
+             count this host as about to drain, and may wait for that",
         ),
     }
 }

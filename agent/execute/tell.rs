@@ -66,7 +66,7 @@ impl MessageBuilder<'_> {
 
     /// Nothing is done about a breach, and why.
     pub fn held(&self, refusal: &dyn std::fmt::Display, reason: Reason) -> Message {
-        let title = format!("{} on {}: held: {reason}", self.plan.target.service, self.host);
+        let title = format!("{} on {}: no action: {reason}", self.plan.target.service, self.host);
         // Whoever is told only of what needs a person is told of this too.
         let event = if reason == Reason::RungsSpent { EventKind::Stuck } else { EventKind::Held };
         let mut message = self.message(event, title, vec![refusal.to_string()]);
@@ -146,10 +146,10 @@ impl MessageBuilder<'_> {
 
     /// An undo is done by the registry's record, and its clients' view does not show it.
     pub fn not_found(&self, not_yet: &str) -> Message {
-        let title = format!("{} on {}: put back, and clients do not find it", self.plan.target.service, self.host);
+        let title = format!("{} on {}: put back, but clients do not find it", self.plan.target.service, self.host);
         let lines = vec![
             not_yet.to_string(),
-            "The drain is taken back. Look at the service's checks and at its registry.".into(),
+            "unwait has taken its drain back. Look at the health checks of the service and at its registry.".into(),
             format!("look: unwait show {}", self.plan.incident),
         ];
         self.message(EventKind::Stuck, title, lines)

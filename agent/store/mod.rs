@@ -90,7 +90,7 @@ fn remedy(error: &rusqlite::Error) -> &'static str {
     use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
     match error.sqlite_error_code() {
         Some(CannotOpen | PermissionDenied | ReadOnly) => {
-            "; the agent's user, mostly root, must be able to write its directory"
+            "; the agent's user (mostly root) must be able to write the directory of this file"
         }
         Some(DiskFull) => "; free space on its file system",
         _ => "",
@@ -119,7 +119,10 @@ impl Health {
             Self::Failing => Some("the state directory cannot be written".into()),
             Self::Hanging(lasts) => {
                 let lasts = duration::format(lasts);
-                Some(format!("the disk of the state directory hangs: a write has not ended for {lasts}"))
+                Some(format!(
+                    "the disk of the state directory hangs: a write has not ended for {lasts}, and unwait only observes \
+                     until then; check the disk (dmesg)"
+                ))
             }
         }
     }

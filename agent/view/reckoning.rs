@@ -432,7 +432,7 @@ fn in_a_line(policy: &PolicyReview, (would, did): (&str, &str), within: Duration
     }
     let fails: usize = policy.would_fail.iter().map(|one| one.times).sum();
     if fails > 0 {
-        said.push(format!("{} would not have been carried out to the end.", counted(fails, times)));
+        said.push(format!("{} would have stopped before the end.", counted(fails, times)));
     }
     if said.is_empty() {
         said.push(match (policy.breaches, policy.mode.as_ref().is_some_and(|mode| mode.is(Mode::Observe))) {
@@ -452,9 +452,9 @@ fn in_a_line(policy: &PolicyReview, (would, did): (&str, &str), within: Duration
 
 fn counted(some: usize, of: usize) -> String {
     match (some, of) {
-        (1, 1) => "It".into(),
-        (some, of) if some == of => format!("All {of} of them"),
-        (some, _) => format!("{some} of them"),
+        (1, 1) => "This run".into(),
+        (some, of) if some == of => format!("All {of} of these runs"),
+        (some, _) => format!("{some} of these runs"),
     }
 }
 
@@ -471,7 +471,7 @@ fn by_themselves(healed: &Healed, times: usize) -> String {
     };
     let stand = if healed.stands == 1 { "stands" } else { "stand" };
     let others = [
-        (healed.stands, format!("{} {stand}", healed.stands)),
+        (healed.stands, format!("{} still {stand}", healed.stands)),
         (healed.restarted, format!("{} ended with a restart by somebody else", healed.restarted)),
         (healed.unknown, format!("the end of {} was not seen", healed.unknown)),
     ];

@@ -109,8 +109,8 @@ fn a_dry_run_says_how_often_it_would_have_acted_and_what_healed_by_itself() {
     assert_eq!(
         policy.in_a_line,
         "`auto` would have restarted a.service 2 times, b.service once, c.service once in 7d; 1 of these leaks went away \
-         by itself within 4m; 1 stands; 1 ended with a restart by somebody else; the end of 1 was not seen. 1 of them would \
-         not have been carried out to the end."
+         by itself within 4m; 1 still stands; 1 ended with a restart by somebody else; the end of 1 was not seen. 1 of these \
+         runs would have stopped before the end."
     );
     let healed = Healed {
         by_itself: 1,

@@ -131,7 +131,7 @@ async fn clients_that_stay_are_told_from_those_that_follow_and_from_a_quiet_serv
 
     let stayed = stayed.unwrap_err();
     assert_eq!(stayed.reason, Reason::DrainIneffective, "{}", stayed.detail);
-    assert!(stayed.detail.starts_with("clients go on coming: "), "{}", stayed.detail);
+    assert!(stayed.detail.starts_with("the drain is ineffective, clients go on coming: "), "{}", stayed.detail);
 
     let unknown = unknown.unwrap().detail;
     assert!(unknown.contains("too quiet to tell"), "{unknown}");

@@ -241,8 +241,8 @@ fn workers_that_hold_younger_sockets_alone_are_left_and_that_is_said() {
     let before = set.workers();
     let failure = set.recycle(Recycle { older_than: Duration::from_secs(3_600), ..how() }).unwrap_err();
     assert_eq!((failure.reason, set.workers()), (Reason::NothingToDo, before));
-    let says = "the service's 8 workers hold 3 sockets in CLOSE_WAIT, and none of these for 1h or longer (`older_than`): the oldest of the \
-                service for ";
+    let says = "nothing to do yet: 3 sockets are in CLOSE_WAIT in 8 workers, but none of them for 1h (`older_than`); the oldest of \
+                the service: ";
     assert!(failure.detail.starts_with(says), "{failure:?}");
 }
 

@@ -172,7 +172,7 @@ fn an_agent_killed_in_mid_saga_and_started_on_a_read_only_disk_says_so_and_goes_
 
     let told = stage.wait_until_told("that it cannot open its state", SOON, |told| told["event"] == "stuck");
     let said = told.to_string();
-    for word in ["its state cannot be opened", "Read-only file system", "may still be out of traffic"] {
+    for word in ["the agent cannot open its state", "Read-only file system", "may still be out of traffic"] {
         assert!(said.contains(word), "no {word:?} in {told:#}");
     }
     agent.signal(Signal::SIGTERM);

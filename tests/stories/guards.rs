@@ -57,7 +57,7 @@ fn the_last_healthy_instance_is_refused() {
     let held = is_held(&stage, "too_few_healthy");
 
     assert!(
-        held["detail"].as_str().is_some_and(|detail| detail.starts_with("0 other healthy instances, 1 registered")),
+        held["detail"].as_str().is_some_and(|detail| detail.starts_with("0 other healthy instances of 1 registered")),
         "{held:#}"
     );
 }

@@ -167,7 +167,7 @@ fn consumers_of_dubbo_3_that_do_not_heed_the_old_override_have_it_taken_back() {
     let agent = shop.gate.run();
 
     let lines = ended_as(&shop.gate, &agent, "unwound", "drain_ineffective");
-    assert!(lines.contains("open connections stay busy: "), "{lines}");
+    assert!(lines.contains("the drain is ineffective, open connections stay busy: "), "{lines}");
     assert!(lines.contains("busiest peers: 10.77.0.1 ("), "{lines}");
     shop.wait_for_calls_to_both();
 }

@@ -55,7 +55,7 @@ pub fn compile(
             }
             let id = id.map_or_else(|| "{host}/{service}".into(), |Typed(id)| id);
             if !id.contains("{host}") {
-                let says = "every host would use this one id, so the server would give all of them the lock at once: \
+                let says = "all hosts would share this one id, and the server would give the lock to all of them at once: \
                             expected {host} in it, as in \"{host}/{service}\" or \"{host}\"";
                 to.wrong(&place.key("id"), says);
             }

@@ -94,7 +94,7 @@ fn one_id_for_all_hosts_would_be_a_lock_for_none() {
     for (id, wrong) in [
         (
             "unwait",
-            "agent.yaml:1:46 every host would use this one id, so the server would give all of them the lock at once: \
+            "agent.yaml:1:46 all hosts would share this one id, and the server would give the lock to all of them at once: \
              expected {host} in it, as in \"{host}/{service}\" or \"{host}\"",
         ),
         (

@@ -49,7 +49,7 @@ impl Published {
                     let told = fleet.publish_breach(name, clock.now() + lease).await;
                     told.map_err(|error| error.to_string())
                 }
-                Err(why) => Err(format!("the name that it is registered under is not known: {why}")),
+                Err(why) => Err(format!("the registered name of the service is unknown: {why}")),
             };
             let due = match published {
                 // Twice in a lease: one that is late does not end it.
@@ -58,7 +58,7 @@ impl Published {
                     tracing::warn!(
                         %service,
                         error,
-                        "cannot share the breach of {service} with the fleet: {error}; retrying in {}",
+                        "cannot tell the other hosts that a policy's condition holds for {service} (a breach): {error}; retrying in {}",
                         duration::format(RETRY_AFTER),
                     );
                     now + RETRY_AFTER

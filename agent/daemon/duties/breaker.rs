@@ -78,9 +78,12 @@ fn message(wiring: &Wiring, breaker: &Breaker, why: &str, service: &ServiceName)
         policy: Some(policy.clone()),
         reason: Some(reason),
         lines: vec![
-            format!("{runbook} {why}, without a success in {}.", duration::format(BREAKER_MEMORY)),
+            format!("The runbook {runbook} {why}, and had no success in {}.", duration::format(BREAKER_MEMORY)),
+            format!(
+                "Until a person re-arms the policy {policy} for {service}, unwait only tells what it would do (dry-run)."
+            ),
             format!("look:   unwait show {incident}"),
-            format!("decide: unwait rearm {policy} --service {service}"),
+            format!("re-arm: unwait rearm {policy} --service {service}"),
         ],
         ..Message::new(
             EventKind::Stuck,

@@ -82,8 +82,8 @@ pub fn no_state(wiring: &Wiring, error: &dyn std::fmt::Display) -> Message {
         reason: Some(Reason::JournalNotWritable),
         lines: vec![
             error.to_string(),
-            "While its state cannot be opened, unwait watches nothing and finishes nothing. Services that it drained before \
-             may still be out of traffic."
+            "Until the agent can open its state, unwait watches no service and ends no incident. Services that unwait drained \
+             before may still be out of traffic."
                 .into(),
             format!("look: findmnt --target {state}; df {state}; make it writable, and the agent goes on by itself"),
         ],
@@ -91,7 +91,7 @@ pub fn no_state(wiring: &Wiring, error: &dyn std::fmt::Display) -> Message {
             EventKind::Stuck,
             &wiring.host.name,
             wiring.host.clock.now(),
-            format!("unwait on {}: its state cannot be opened", wiring.host.name),
+            format!("unwait on {}: the agent cannot open its state in {state}", wiring.host.name),
         )
     }
 }
@@ -103,7 +103,7 @@ pub fn state_again(wiring: &Wiring) -> Message {
             EventKind::Recovered,
             &wiring.host.name,
             wiring.host.clock.now(),
-            format!("unwait on {}: its state is open, and it goes on", wiring.host.name),
+            format!("unwait on {}: the agent can open its state again, and goes on", wiring.host.name),
         )
     }
 }
@@ -121,7 +121,9 @@ pub fn stay_out(wiring: &Wiring, latches: &[Latch]) -> Message {
     };
     let mut lines: Vec<String> = latches.iter().map(of).collect();
     lines.push(
-        "While no agent runs, nobody is reminded of it, and nothing keeps a drain that its registry forgets.".into(),
+        "While no agent runs, nobody is reminded, and a registry that forgets a drain may send traffic again. Start the agent \
+         (systemctl start unwait), then decide by the commands above."
+            .into(),
     );
     Message {
         labels: wiring.labels(),

@@ -91,7 +91,11 @@ impl Order {
 /// Answers what a former agent was asked and did not answer. A disk that does not take it keeps nobody from starting.
 pub fn answer_left(store: &Store) {
     if let Err(error) = store.audit_left() {
-        tracing::warn!(%error, "orders that a former agent did not answer stay without an answer in the audit: {error}");
+        tracing::warn!(
+            %error,
+            "cannot store in the audit that the agent before this one left commands of persons without an answer: {error}; \
+             the next start of the agent tries again",
+        );
     }
 }
 

@@ -158,10 +158,12 @@ impl Gate {
             if !rule.allows(others.healthy.saturating_sub(at_work), others.registered) {
                 let less = match at_work {
                     0 => String::new(),
-                    _ => format!(" ({at_work} of them may be down for an action of another host)"),
+                    _ => format!(" ({at_work} of them may go out of traffic for an action of another host)"),
                 };
+                let all_others = if rule == MinHealthy::AllOthers { " (all others)" } else { "" };
                 let detail = format!(
-                    "{} other healthy instances{less}, {} registered in {}; min_healthy is {rule}",
+                    "{} other healthy instances{less} of {} registered in {}, this one included; min_healthy is \
+                     {rule}{all_others}",
                     others.healthy, others.registered, binding.registry
                 );
                 return Ok(deny(Reason::TooFewHealthy, detail));
@@ -182,8 +184,10 @@ impl Gate {
         };
         // A store that counts hosts alone gives this one the same slot twice, and takes it back once.
         if let Some(other) = self.store.slot_needed_by_another(&plan.incident, scope).map_err(text)? {
-            let detail =
-                format!("this host's slot is taken by its incident {other}, which has not ended: see `unwait status`");
+            let detail = format!(
+                "incident {other} of this host uses the fleet slot (the permission to act) of {scope}, and has not ended: see \
+                 `unwait status`"
+            );
             return Ok(deny(Reason::SlotTaken, detail));
         }
         if !question.take_slot {

@@ -41,7 +41,8 @@ fn too_few_others_healthy_refuses_and_fails_closed() {
     }
     scenery.scene.registry.deregister("rpc-order-3");
     let refusal = scenery.refuses(Guard::MinHealthy, Reason::TooFewHealthy);
-    let counted = "0 other healthy instances, 2 registered in fake; min_healthy is N-1";
+    let counted =
+        "0 other healthy instances of 2 registered in fake, this one included; min_healthy is N-1 (all others)";
     assert!(refusal.detail.contains(counted), "{refusal}");
     scenery.scene.registry.set_healthy("rpc-order-2", true);
     scenery.plan.target.bindings.clear();

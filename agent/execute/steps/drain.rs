@@ -225,7 +225,8 @@ pub async fn hold(saga: &Saga, world: &World) -> Result<Option<String>, Registry
     if again.is_empty() {
         return Ok(None);
     }
-    let said = format!("registered itself while drained, and was drained again: {}", again.join(", "));
+    let said =
+        format!("the service was back in traffic during its drain, and unwait drained it again: {}", again.join(", "));
     tracing::warn!(incident = %saga.plan().incident, "{}: {said}", saga.plan().target.service);
     Ok(Some(said))
 }

@@ -54,7 +54,8 @@ pub fn fewer(saga: &Saga, step: usize, now: &[Worker]) -> Option<String> {
     match (now.len() < before.workers, serve < served) {
         (true, _) => Some(format!("{} workers live where there were {}", now.len(), before.workers)),
         (_, true) => Some(format!(
-            "{serve} of {} workers serve, where {served} did: pid {} live on, though asked to end",
+            "only {serve} of {} workers serve, where {served} did before: pid {} got a signal to end, but did not end. Set \
+             `kill_after` in the runbook, or end them by hand",
             now.len(),
             pids(asked)
         )),
@@ -141,15 +142,15 @@ async fn nothing_found(plan: &Plan, how: &Recycle, workers: usize, world: &World
     let (older_than, all) = (duration::format(how.older_than), world.measure.workers(plan, Duration::ZERO).await);
     let younger: usize = all.iter().flatten().map(|worker| worker.holds).sum();
     if younger == 0 {
-        return format!("none of the service's {workers} workers holds a socket in CLOSE_WAIT");
+        return format!("nothing to do: none of the service's {workers} workers holds a socket in CLOSE_WAIT");
     }
     let oldest = match world.measure.now(plan).await {
         Ok(readings) => readings.show(Signal::CloseWaitOldest),
         Err(_) => Reading::Unknown.show(Signal::CloseWaitOldest),
     };
     format!(
-        "the service's {workers} workers hold {younger} sockets in CLOSE_WAIT, and none of these for {older_than} or \
-         longer (`older_than`): the oldest of the service for {oldest}"
+        "nothing to do yet: {younger} sockets are in CLOSE_WAIT in {workers} workers, but none of them for {older_than} \
+         (`older_than`); the oldest of the service: {oldest}"
     )
 }
 

@@ -64,8 +64,10 @@ pub async fn preimage(plan: &Plan, incarnation: Incarnation, world: &World) -> R
                 tracing::warn!(
                     incident = %plan.incident,
                     error,
-                    "cannot see the sockets of process {incarnation}: {error}; {} is believed",
+                    "cannot check that the process in {} ({}) holds the leaked sockets: {error}; unwait relies on the pid file \
+                     and goes on",
                     process.pid_file.display(),
+                    incarnation.says(),
                 )
             }
         }

@@ -79,7 +79,7 @@ impl Sample {
         let shown: Vec<String> =
             peers.into_iter().take(PEERS_SHOWN).map(|(peer, n)| format!("{peer} ({})", says(n))).collect();
         match shown.is_empty() {
-            true => "no peer was seen, the connections are too short".into(),
+            true => "no peer is known, since the connections are too short to be seen".into(),
             false => format!("busiest peers: {}", shown.join(", ")),
         }
     }
@@ -211,18 +211,24 @@ fn judge(before: &Sample, after: &Sample, clients_leave: bool) -> Fell {
     };
     let counted = format!("counted for {}, once all clients should have followed", duration::format(whole(after.over)));
     let comparable = was.exact == is.exact;
-    let ineffective =
-        if comparable && was.per_second >= ENOUGH_PER_SECOND && is.per_second > was.per_second * STILL_BUSY {
-            let busiest = after.busiest(|came| came.connections, |n| format!("{n} connections"));
-            Some(format!("clients go on coming: {was} before the drain, {is} after it ({counted}); {busiest}"))
-        } else if clients_leave && before.bytes_per_second() >= ENOUGH_BYTES_PER_SECOND && share_of_bytes > STILL_BUSY {
-            let kib = |bytes_per_second: f64| format!("{:.1} KiB/s", bytes_per_second / 1024.0);
-            let (was, is) = (kib(before.bytes_per_second()), kib(after.bytes_per_second()));
-            let busiest = after.busiest(|came| came.bytes, |bytes| kib(per_second(bytes, after.over)));
-            Some(format!("open connections stay busy: {was} before the drain, {is} after it ({counted}); {busiest}"))
-        } else {
-            None
-        };
+    let ineffective = if comparable
+        && was.per_second >= ENOUGH_PER_SECOND
+        && is.per_second > was.per_second * STILL_BUSY
+    {
+        let busiest = after.busiest(|came| came.connections, |n| format!("{n} connections"));
+        Some(format!(
+            "the drain is ineffective, clients go on coming: {was} before the drain, {is} after it ({counted}); {busiest}"
+        ))
+    } else if clients_leave && before.bytes_per_second() >= ENOUGH_BYTES_PER_SECOND && share_of_bytes > STILL_BUSY {
+        let kib = |bytes_per_second: f64| format!("{:.1} KiB/s", bytes_per_second / 1024.0);
+        let (was, is) = (kib(before.bytes_per_second()), kib(after.bytes_per_second()));
+        let busiest = after.busiest(|came| came.bytes, |bytes| kib(per_second(bytes, after.over)));
+        Some(format!(
+            "the drain is ineffective, open connections stay busy: {was} before the drain, {is} after it ({counted}); {busiest}"
+        ))
+    } else {
+        None
+    };
     let says = match (was.per_second < ENOUGH_PER_SECOND, comparable) {
         (true, _) => format!("{was}, too quiet to tell whether clients follow"),
         (false, true) => format!("{was} before the drain, {is} after it"),

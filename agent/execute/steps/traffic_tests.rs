@@ -50,9 +50,9 @@ fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
     let fell = judge(&exact(200, 5), &after, false);
     assert_eq!(
         fell.ineffective.unwrap(),
-        "clients go on coming: 40.0 new connections/s before the drain, 40.0 new connections/s after it (counted for 15s, \
-         once all clients should have followed); busiest peers: 10.0.0.2 (300 connections), 10.0.0.3 (7 connections), \
-         10.0.0.1 (3 connections)"
+        "the drain is ineffective, clients go on coming: 40.0 new connections/s before the drain, 40.0 new connections/s \
+         after it (counted for 15s, once all clients should have followed); busiest peers: 10.0.0.2 (300 connections), \
+         10.0.0.3 (7 connections), 10.0.0.1 (3 connections)"
     );
     // Of old connections it is their bytes that tell who is busy.
     let mut after = bytes(153_600, 15);
@@ -62,7 +62,7 @@ fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
     let fell = judge(&bytes(51_200, 5), &after, true);
     assert_eq!(
         fell.ineffective.unwrap(),
-        "open connections stay busy: 10.0 KiB/s before the drain, 10.0 KiB/s after it (counted for 15s, \
+        "the drain is ineffective, open connections stay busy: 10.0 KiB/s before the drain, 10.0 KiB/s after it (counted for 15s, \
          once all clients should have followed); busiest peers: 10.0.0.2 (9.0 KiB/s), 10.0.0.1 (1.0 KiB/s)"
     );
     let fell = judge(&bytes(50_000, 5), &bytes(72_000, 15), false);
@@ -75,7 +75,7 @@ fn what_fell_is_said_with_both_rates_and_the_busiest_peers() {
     let mut after = exact(600, 15);
     after.peers = [("10.0.0.1".parse().unwrap(), Came { connections: 0, bytes: 9 })].into();
     let says = judge(&exact(200, 5), &after, false).ineffective.unwrap();
-    assert!(says.ends_with("no peer was seen, the connections are too short"), "{says}");
+    assert!(says.ends_with("no peer is known, since the connections are too short to be seen"), "{says}");
 }
 
 #[test]

@@ -121,7 +121,7 @@ async fn in_traffic(saga: &Saga, world: &World) -> Result<(), Failure> {
             Some((binding, _)) => Some((*binding, "is not registered any more")),
             None if drained => None,
             None => {
-                not_found(plan, world).await.map(|binding| (binding, "is in its registry, and clients do not find it"))
+                not_found(plan, world).await.map(|binding| (binding, "is in its registry, but clients do not find it"))
             }
         };
         let Some((binding, how)) = lacks else { break drained };

@@ -36,15 +36,16 @@ pub async fn apply(
                 let said = format!("{left} inbound connections are left, {active} of them with traffic {within}");
                 let counted = if idle_for.is_some() { active } else { left };
                 if counted <= inbound_at_most {
-                    return Ok(Done::saying(said));
+                    return Ok(Done::saying(format!("drained: {said}")));
                 }
-                format!("{said}, after {}", duration::format(timeout))
+                said
             }
             Err(error) => format!("the inbound connections could not be counted: {error}"),
         };
         if world.pace.elapsed() >= deadline {
+            let said = format!("not seen drained after {}: {said}", duration::format(timeout));
             return match on_timeout {
-                OnTimeout::Proceed => Ok(Done::saying(format!("{said}; going on"))),
+                OnTimeout::Proceed => Ok(Done::saying(format!("{said}; the runbook goes on (`on_timeout: proceed`)"))),
                 OnTimeout::Unwind => Err(Failure::new(Reason::DrainTimedOut, said)),
             };
         }
@@ -71,7 +72,7 @@ mod tests {
     fn an_idle_pool_counts_as_drained_only_where_that_is_said() {
         let (done, after) = wait(Some(Duration::from_secs(10)));
         assert_eq!(after, Duration::from_secs(10));
-        assert_eq!(done.unwrap().detail, "7 inbound connections are left, 0 of them with traffic within 10s");
+        assert_eq!(done.unwrap().detail, "drained: 7 inbound connections are left, 0 of them with traffic within 10s");
         let (unsaid, after) = wait(None);
         assert_eq!((unsaid.unwrap_err().reason, after), (Reason::DrainTimedOut, Duration::from_secs(60)));
     }

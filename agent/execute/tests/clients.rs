@@ -81,7 +81,8 @@ fn clients_that_stay_have_the_drain_taken_back_and_nothing_restarted() {
     let run = Run::new(Shape::IsolateRestartRecover, Fault::ClientsStay);
     let ending = rests(&run);
     assert_eq!((ending.outcome, ending.reason), (Outcome::Unwound, Reason::DrainIneffective), "{}", ending.detail);
-    let says = "clients go on coming: 40.0 new connections/s before the drain, 40.0 new connections/s after it";
+    let says = "the drain is ineffective, clients go on coming: 40.0 new connections/s before the drain, 40.0 new \
+                connections/s after it";
     assert!(ending.detail.starts_with(says), "{}", ending.detail);
     assert_eq!((run.scene.service().restarts, run.traffic()), (0, Some(Traffic::Passing)));
 }

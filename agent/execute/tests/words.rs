@@ -22,7 +22,7 @@ fn what_is_held_belongs_to_no_incident_and_calls_a_person_where_no_rung_is_left(
         let plan = plan();
         let told = teller(&plan).held(&"the refusal's own words", reason);
         assert_eq!((told.event, told.reason, told.incident), (event, Some(reason), None));
-        assert_eq!(told.title, format!("rpc-order.service on {HOST}: held: {reason}"));
+        assert_eq!(told.title, format!("rpc-order.service on {HOST}: no action: {reason}"));
         assert_eq!(told.lines, ["the refusal's own words"]);
     }
 }

@@ -146,7 +146,8 @@ fn find(spec: &ProcessRestart) -> Result<Found, RestartError> {
     let owner = metadata.uid();
     if owner != 0 && owner != Uid::effective().as_raw() && owner != status.ruid {
         return Err(refused(format!(
-            "the pid file belongs to uid {owner} but names pid {pid} of uid {}; its writer could have the agent end any process",
+            "the pid file belongs to uid {owner} but names pid {pid} of uid {}: uid {owner} could make unwait end any process. Let \
+             root or the user of that process own the pid file",
             status.ruid
         )));
     }

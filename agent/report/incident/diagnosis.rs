@@ -71,10 +71,10 @@ pub fn diagnose(seen: Seen<'_>) -> Vec<Hint> {
             closed,
             Cause::KeepaliveHidesIt,
             format!(
-                "{closed} descriptors of the service lead to connections that the kernel has ended already (a keepalive was \
-                 answered by a reset), beside {all} sockets in CLOSE_WAIT: the leak is larger than its count"
+                "the leak is larger than its {all} sockets in CLOSE_WAIT: {closed} more descriptors lead to connections that \
+                 the kernel has ended already (a keepalive was answered by a reset)"
             ),
-            "let the policy count `fd.closed` besides `close_wait`; the program must close what it has given up",
+            "let the policy count `fd.closed` too; the program must close the connections that it has given up",
         );
     }
 
@@ -136,17 +136,17 @@ pub fn diagnose(seen: Seen<'_>) -> Vec<Hint> {
 
     if let Some(pool) = idle_pool(seen).filter(|pool| many(pool.sockets)) {
         let closed_after = format!(
-            "{} of {all} sockets are the service's own connections, which {} closed after {} without data",
-            pool.sockets,
+            "the peer closes idle connections before the service does: {} closed {} of {all} sockets after {}",
             pool.peer,
+            pool.sockets,
             pool.says(),
         );
         match idle_workers(seen) {
             Some(workers) => add(
                 pool.sockets,
                 Cause::TooManyWorkers,
-                format!("{closed_after}; {workers}"),
-                "run fewer workers, or let the pool close what has been idle for less long than the peer allows",
+                format!("{workers}. {closed_after}"),
+                "run fewer workers, or let the pool close idle connections sooner than the peer does",
             ),
             None => add(
                 pool.sockets,
@@ -265,8 +265,11 @@ struct Pool {
 impl Pool {
     fn says(&self) -> String {
         match (self.most - self.least) < 0.2 {
-            true => format!("{:.1} s", self.median),
-            false => format!("{:.1} s (most of them after {:.1} to {:.1} s)", self.median, self.least, self.most),
+            true => format!("{:.1} s without data", self.median),
+            false => format!(
+                "{:.1} s without data (most of them after {:.1} to {:.1} s)",
+                self.median, self.least, self.most
+            ),
         }
     }
 }
@@ -301,9 +304,8 @@ fn idle_workers(seen: Seen<'_>) -> Option<String> {
     let mut wakes: Vec<f64> = seen.processes.iter().filter_map(every).collect();
     wakes.sort_by(f64::total_cmp);
     let median = *wakes.get(wakes.len() / 2)?;
-    (median >= SELDOM).then(|| {
-        format!("{workers} workers hold them, and a worker wakes up once in {median:.0} s: the traffic needs far fewer")
-    })
+    (median >= SELDOM)
+        .then(|| format!("the traffic needs far fewer than {workers} workers: a worker wakes up once in {median:.0} s"))
 }
 
 #[cfg(test)]

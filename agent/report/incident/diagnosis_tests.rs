@@ -59,7 +59,7 @@ fn connections_that_their_peer_closed_after_the_same_idle_time_are_an_idle_pool(
     assert_eq!(causes(&pool(|_| 2.0), &[worker(8, 9)], &few), [Cause::IdlePool]);
     let hint = &diagnose(Seen { sockets: &pool(|_| 300.0), processes: &[], holders: &few })[0];
     assert!(hint.because.contains("40 of 40"), "{hint:?}");
-    assert!(hint.because.contains("10.0.0.2:6379 closed after 300.0 s"), "{hint:?}");
+    assert!(hint.because.contains("10.0.0.2:6379 closed 40 of 40 sockets after 300.0 s without data"), "{hint:?}");
     // A peer that was restarted closes all of them at once, however long each had been idle.
     assert_eq!(causes(&pool(|at| at as f64 * 7.0), &[], &few), []);
     // Closed in the middle of a request.
@@ -72,10 +72,7 @@ fn a_pool_in_many_workers_that_seldom_wake_up_is_of_too_many_workers() {
     let workers: Vec<Facts> = (1..=32).map(|pid| worker(pid, 12)).collect();
     assert_eq!(causes(&pool(|_| 2.0), &workers, &held_by(96)), [Cause::TooManyWorkers]);
     let hint = &diagnose(Seen { sockets: &pool(|_| 2.0), processes: &workers, holders: &held_by(96) })[0];
-    assert!(
-        hint.because
-            .ends_with("96 workers hold them, and a worker wakes up once in 300 s: the traffic needs far fewer")
-    );
+    assert!(hint.because.starts_with("the traffic needs far fewer than 96 workers: a worker wakes up once in 300 s. "));
     let busy: Vec<Facts> = (1..=32).map(|pid| worker(pid, 36_000)).collect();
     assert_eq!(causes(&pool(|_| 2.0), &busy, &held_by(96)), [Cause::IdlePool]);
     assert_eq!(causes(&pool(|_| 2.0), &workers[..4], &held_by(4)), [Cause::IdlePool]);
