@@ -44,7 +44,7 @@ mod told {
     use std::io::Write;
     use std::sync::{LazyLock, Mutex, PoisonError};
 
-    use nix::sys::signal::{Signal, kill};
+    use nix::sys::signal::{Signal, kill, raise};
 
     /// Whether this agent was started with one of the variables. The sweeps of the unit tests pass some million points without.
     pub static IS_ASKED_FOR: LazyLock<bool> = LazyLock::new(|| {
@@ -67,7 +67,8 @@ mod told {
         }
         if stop_at.is_some_and(|at| at == name) {
             tracing::warn!(point = name, "stopping at point {name}");
-            let _ = kill(nix::unistd::getpid(), Signal::SIGSTOP);
+            // By a signal of this thread's own: one of the process' lets it run on until another thread has taken it.
+            let _ = raise(Signal::SIGSTOP);
         }
         if at.is_some_and(|at| at == format!("#{of_all}") || at == format!("{name}@{times}") || at == name) {
             tracing::warn!(point = name, times, of_all, "crashing at point {name}");

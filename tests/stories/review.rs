@@ -116,7 +116,7 @@ fn a_dry_run_tells_what_healed_by_itself_and_what_a_guard_held() {
     let (_, markdown) = said(&["review", "--format", "markdown"]);
     assert!(markdown.contains("## heals (dry-run since "), "{markdown}");
     let (_, html) = said(&["review", "--format", "html"]);
-    assert!(html.starts_with("<!doctype html>") && html.contains(HEALS) && !html.contains("<script"), "{html}");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains(HEALS) && !html.contains("<script"), "{html}");
     let (code, nobody) = said(&["review", "--policy", "nobody"]);
     assert!(code == Some(1) && nobody.contains("no policy `nobody` is in force"), "{nobody}");
 }
