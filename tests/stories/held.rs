@@ -21,7 +21,7 @@ fn what_others_put_back_while_it_is_drained_is_drained_again_until_it_is_healthy
     stage.wait_until_told("the drain", SOON, |told| told["step"]["name"] == "drain");
     stage.consul.end_maintenance(OWN);
     wait_for_our_drain(&stage);
-    wait_until("the agent to say so", SOON, || agent.output().contains("was drained again").then_some(()));
+    wait_until("the agent to say so", SOON, || agent.output().contains("drained it again").then_some(()));
 
     // The service itself, after it; it is not healthy yet.
     stage.sicken();
