@@ -35,6 +35,8 @@ use wire::{ALL_STATES, CLOSE_WAIT, ESTABLISHED, FIN_WAIT_2, LISTEN};
 /// How often every socket is asked whether it still sends; between, only those that are new, or did send, or come to an age
 /// that counts.
 const ASK_ALL_EVERY: Duration = Duration::from_secs(60);
+/// How often namespaces are looked for anew in one look, where some were gone when they were to be entered.
+const VANISHED_LOOKED_FOR: usize = 3;
 
 /// The optional contents of a snapshot besides the sockets in CLOSE_WAIT and the listeners, and the parts it may leave
 /// out.
@@ -162,27 +164,23 @@ impl Collector {
 
     fn collect(&mut self, clock: &dyn Clock, ask: Ask, in_full: bool) -> Result<Detail, CollectError> {
         let mut found = Found::begin(clock, ask, in_full);
-        let before: HashSet<u64> = self.namespaces.namespaces.iter().map(|namespace| namespace.inode).collect();
-        let mut vanished = Vec::new();
-        for namespace in self.worth_walking(ask, &mut found.passed_over) {
-            if self.walk(&namespace, &mut found)? == Walked::Vanished {
-                vanished.push(namespace.inode);
-                // Its number may be another's by now, and before Linux 5.4 cookies are of one namespace: none of what
-                // comes under it must inherit an age.
-                self.memory.remove(&NetNs(namespace.inode));
+        let mut met: HashSet<u64> = self.namespaces.namespaces.iter().map(|namespace| namespace.inode).collect();
+        let wanted = self.worth_walking(ask, &mut found.passed_over);
+        let mut vanished = self.walk_each(wanted, &mut found)?;
+        for _ in 0..VANISHED_LOOKED_FOR {
+            if vanished.is_empty() {
+                break;
             }
-        }
-        if !vanished.is_empty() {
             // All processes by which it was reached have ended; others may be in it still.
             self.discover();
             let mut again = self.namespaces.namespaces.clone();
             // What has taken its place is new, and may hold what it held.
-            again.retain(|namespace| vanished.contains(&namespace.inode) || !before.contains(&namespace.inode));
-            for namespace in again {
-                if self.walk(&namespace, &mut found)? == Walked::Vanished {
-                    found.partial(format!("network namespace {} could not be entered", NetNs(namespace.inode)));
-                }
-            }
+            again.retain(|namespace| vanished.contains(&namespace.inode) || !met.contains(&namespace.inode));
+            met.extend(again.iter().map(|namespace| namespace.inode));
+            vanished = self.walk_each(again, &mut found)?;
+        }
+        for inode in vanished {
+            found.partial(format!("network namespace {} could not be entered", NetNs(inode)));
         }
         if let Some(why) = &self.undiscovered {
             found.partial(why.clone());
@@ -190,6 +188,20 @@ impl Collector {
         let known: HashSet<NetNs> = self.namespaces.namespaces.iter().map(|namespace| NetNs(namespace.inode)).collect();
         self.memory.retain(|id, _| known.contains(id));
         Ok(found.into_detail(&self.namespaces))
+    }
+
+    /// Those of them that were gone when they were to be entered.
+    fn walk_each(&mut self, namespaces: Vec<Namespace>, found: &mut Found<'_>) -> Result<Vec<u64>, CollectError> {
+        let mut vanished = Vec::new();
+        for namespace in namespaces {
+            if self.walk(&namespace, found)? == Walked::Vanished {
+                vanished.push(namespace.inode);
+                // Its number may be another's by now, and before Linux 5.4 cookies are of one namespace: none of what
+                // comes under it must inherit an age.
+                self.memory.remove(&NetNs(namespace.inode));
+            }
+        }
+        Ok(vanished)
     }
 
     /// The namespaces in which something may matter; counts those that are passed over.
