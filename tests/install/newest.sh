@@ -12,10 +12,12 @@ install_newest() {
     [[ -f $newest/packages && $(<"$newest/packages") == "$asked" ]] && return
     install_debian_packages mmdebstrap
     # Nothing is started, and no documentation is kept. What is mounted meanwhile is in a namespace of its own, and goes with
-    # it. A mirror may be older than its own date of expiry.
+    # it. A mirror may be older than its own date of expiry. Java's packages link to their manual pages, and end where the folder
+    # is not there.
     unshare --mount --propagation private mmdebstrap --quiet --mode=root --variant=minbase --include="${asked// /,}" \
         --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Sandbox::User "root"' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --essential-hook='mkdir --parents "$1/usr/share/man/man1"' \
         sid "$work/newest" \
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_archive) sid main"
     echo "$asked" >"$work/newest/packages"
