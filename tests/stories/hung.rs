@@ -58,6 +58,10 @@ fn leaking(lab: &Lab) -> BTreeSet<u32> {
 
 /// Clients that leave while their handlers hang, until each worker has some of them.
 fn hang_all(lab: &Lab) {
+    wait_until_seen("whoever asked before to be gone", SOON, || {
+        let passing = leaking(lab);
+        if passing.is_empty() { Ok(()) } else { Err(format!("{passing:?}")) }
+    });
     wait_until_seen("each worker to leak", SOON, || {
         let mut client = lab.network().connect(loopback(PORT)).expect("gunicorn listens");
         client.write_all(b"GET /hang HTTP/1.0\r\n\r\n").expect("it reads");
