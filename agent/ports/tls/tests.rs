@@ -82,7 +82,9 @@ async fn each_certificate_that_is_not_believed_is_named_with_what_is_wrong_and_w
         let believed = if what == "selfca" { certificate.clone() } else { ca.ca_file() };
         let context = context(believing(&believed));
         let words = words(&context, server.port, "127.0.0.1").await;
-        assert!(words.starts_with("TLS: the server's certificate ") && words.contains(expected), "{what}: {words}");
+        // OpenSSL 3.6 makes one of version 3 all the same, without a name in it.
+        let is_named = words.contains(expected) || what == "v1" && words.contains("has no subjectAltName");
+        assert!(words.starts_with("TLS: the server's certificate ") && is_named, "{what}: {words}");
         assert!(context.seen().theirs.is_some_and(|theirs| theirs.subject == "CN=server"));
     }
 }
