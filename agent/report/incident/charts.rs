@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::material::Evidence;
+use super::shortened;
 use crate::evidence::SocketLine;
 use crate::model::{Direction, Reading, Sample, Signal};
 
@@ -23,6 +24,8 @@ const COLUMNS: usize = 48;
 const ROW_HEIGHT: f64 = 20.0;
 /// Room on the left of the heat map for a peer's name.
 const NAMES: f64 = 230.0;
+/// Characters of it that fit there.
+const NAME_SHOWN: usize = 26;
 
 /// A moment that is marked in the plot.
 #[derive(Clone, Debug)]
@@ -146,7 +149,7 @@ pub fn closed_over_time(evidence: &Evidence) -> Option<Markup> {
                 aria-label=(format!("When {} peers closed their connections", rows.len())) {
                 @for (row, ((peer, closed), counts)) in rows.iter().zip(&counted).enumerate() {
                     @let top = 4.0 + ROW_HEIGHT * row as f64;
-                    text x="2" y=(top + 14.0) { (short(peer)) (idle(closed)) }
+                    text x="2" y=(top + 14.0) { (shortened(peer, NAME_SHOWN)) (idle(closed)) }
                     @for (at, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                         rect class="cell" x=(tenth(span.left + column * at as f64)) y=(top) width=(tenth(column - 1.0))
                             height=(ROW_HEIGHT - 2.0) fill-opacity=(opacity(*count, most)) { title { (count) } }
@@ -181,15 +184,6 @@ fn idle(closed: &[Closed]) -> String {
 /// Few sockets are visible beside many.
 fn opacity(count: usize, most: usize) -> String {
     format!("{:.2}", 0.2 + 0.8 * count as f64 / most as f64)
-}
-
-/// A name that fits beside the plot.
-fn short(name: &str) -> String {
-    const SHOWN: usize = 26;
-    match name.chars().count() > SHOWN {
-        true => name.chars().take(SHOWN - 1).chain(['…']).collect(),
-        false => name.into(),
-    }
 }
 
 fn times(span: Span, y: f64) -> Markup {

@@ -15,5 +15,13 @@ pub fn page(material: &Material) -> String {
     html::page(&format!("{}: {}", row.service, row.incident), sections::body(material))
 }
 
+/// At most so many characters; what is cut off shows as `…`.
+fn shortened(text: &str, at_most: usize) -> String {
+    match text.chars().count() > at_most {
+        true => text.chars().take(at_most - 1).chain(['…']).collect(),
+        false => text.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests;

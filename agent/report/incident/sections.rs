@@ -8,6 +8,7 @@ use maud::{Markup, html};
 
 use super::charts::{self, Mark};
 use super::material::{Evidence, Material};
+use super::shortened;
 use crate::evidence::SocketLine;
 use crate::model::{Condition, Reading, Readings, Signal};
 use crate::view::incident::{StepShown, outcome_of};
@@ -17,6 +18,8 @@ const PEERS: usize = 20;
 const STEPS: usize = 200;
 /// Processes that are shown as cells.
 const WORKERS: usize = 400;
+/// Characters of a command line.
+const COMMAND_SHOWN: usize = 120;
 /// Sockets that are listed one by one: the oldest.
 const SOCKETS: usize = 60;
 
@@ -251,12 +254,7 @@ fn waits(process: &crate::evidence::Facts) -> String {
 }
 
 fn short(command: Option<&String>) -> String {
-    const SHOWN: usize = 120;
-    let Some(command) = command else { return String::new() };
-    match command.chars().count() > SHOWN {
-        true => command.chars().take(SHOWN - 1).chain(['…']).collect(),
-        false => command.clone(),
-    }
+    command.map(|command| shortened(command, COMMAND_SHOWN)).unwrap_or_default()
 }
 
 fn sockets(evidence: &Evidence) -> Markup {
