@@ -36,7 +36,10 @@ fn start_gunicorn(lab: &Lab) {
         ),
     );
     lab.start_unit(UNIT);
-    wait_until_seen("gunicorn to answer", SOON, || if answers(lab) == 20 { Ok(()) } else { Err(lab.journal(UNIT)) });
+    // It answers as soon as the first of them is there.
+    wait_until_seen("each worker of gunicorn to be there", SOON, || {
+        if answers(lab) == 20 && workers(lab).len() == WORKERS { Ok(()) } else { Err(lab.journal(UNIT)) }
+    });
 }
 
 /// Of 20 clients, how many have an answer.
