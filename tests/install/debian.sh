@@ -26,6 +26,7 @@ is_installed() {
 # unpacked into $cache/NAME. podman runs Docker's runc. ZooKeeper is the program alone, with the jars that a server of its
 # own and its client need.
 debian_servers=(
+    'alertmanager prometheus-alertmanager'
     'etcd etcd-server'
     'haproxy haproxy'
     'nginx nginx'

@@ -2,7 +2,7 @@
 # What is built on the machine runs in it as it is: newer libraries know the older programs.
 
 newest_packages=(systemd dbus iproute2 procps util-linux e2fsprogs redis-tools valkey-tools openssl php-cli php-redis busybox-static python3
-    etcd-server haproxy nginx prometheus supervisor runit s6 docker.io docker-cli containerd runc podman conmon netavark
+    etcd-server haproxy nginx prometheus prometheus-alertmanager supervisor runit s6 docker.io docker-cli containerd runc podman conmon netavark
     default-jre-headless libzookeeper-java libslf4j-java libdropwizard-metrics-java libsnappy-java libcommons-cli-java)
 newest=$cache/debian-sid
 
@@ -28,7 +28,7 @@ install_newest() {
 # and the cache are where they are on the machine.
 on_newest() {
     local place
-    for place in etcd haproxy nginx docker podman supervisor supervise prometheus zookeeper; do
+    for place in alertmanager etcd haproxy nginx docker podman supervisor supervise prometheus zookeeper; do
         local -x "UNWAIT_TEST_${place^^}=/"
     done
     unshare --mount --propagation private bash -euo pipefail -c '
