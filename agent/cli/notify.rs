@@ -41,8 +41,8 @@ pub async fn notify(verb: Verb) -> Outcome {
     let id = format!("test-{}", message.at.as_millisecond());
     let mut answers = Vec::new();
     for (name, notifier) in &wiring.notifiers {
-        let answer = match tokio::time::timeout(DEADLINE, notifier.deliver(&id, &message)).await {
-            Ok(Ok(())) => Ok(()),
+        let answer = match tokio::time::timeout(DEADLINE, notifier.deliver(&id, &message, None)).await {
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_string()),
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::notifier::{DeliveryError, Notifier};
+use super::notifier::{DeliveryError, Notifier, Pace, ThreadKey};
 use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
 use crate::model::{Marker, Message};
 
@@ -75,7 +75,16 @@ impl Registry for UnavailableAdapter {
 
 #[async_trait]
 impl Notifier for UnavailableAdapter {
-    async fn deliver(&self, _id: &str, _message: &Message) -> Result<(), DeliveryError> {
+    async fn deliver(
+        &self,
+        _id: &str,
+        _message: &Message,
+        _thread: Option<&ThreadKey>,
+    ) -> Result<Option<ThreadKey>, DeliveryError> {
         Err(DeliveryError::Later { after: None, detail: self.why.clone() })
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::UNLIMITED
     }
 }

@@ -191,7 +191,7 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         ("notifier/generic", Arc::new(Generic::new(secret(http_url.clone()), &via, Some(key), clock()).unwrap())),
     ];
     for (name, notifier) in notifiers {
-        calls.push((name.into(), Box::pin(async move { ended(notifier.deliver("1", &message()).await) })));
+        calls.push((name.into(), Box::pin(async move { ended(notifier.deliver("1", &message(), None).await) })));
     }
 
     for (name, health) in [

@@ -191,10 +191,10 @@ async fn deliver(outbox: &Outbox, outgoing: &Outgoing) -> Result<(), DeliveryErr
         return Err(DeliveryError::Refused { detail });
     };
     crash::point("outbox", "delivering");
-    let delivered = tokio::time::timeout(DEADLINE, notifier.deliver(&outgoing.id, &outgoing.message)).await;
+    let delivered = tokio::time::timeout(DEADLINE, notifier.deliver(&outgoing.id, &outgoing.message, None)).await;
     crash::point("outbox", "delivered");
     match delivered {
-        Ok(result) => result,
+        Ok(result) => result.map(drop),
         Err(_) => Err(DeliveryError::Later { after: None, detail: "no answer in time".into() }),
     }
 }
@@ -210,6 +210,7 @@ mod tests {
     use super::*;
     use crate::clock::VirtualClock;
     use crate::model::{EventKind, Message};
+    use crate::ports::notifier::{Pace, ThreadKey};
     use crate::store::Audience;
 
     /// Takes all that it is told.
@@ -233,10 +234,19 @@ mod tests {
 
     #[async_trait]
     impl Notifier for Ears {
-        async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError> {
+        async fn deliver(
+            &self,
+            id: &str,
+            message: &Message,
+            _thread: Option<&ThreadKey>,
+        ) -> Result<Option<ThreadKey>, DeliveryError> {
             self.heard.lock().unwrap().push((id.into(), message.title.clone()));
             self.hears.notify_one();
-            Ok(())
+            Ok(None)
+        }
+
+        fn pace(&self) -> Pace {
+            Pace::UNLIMITED
         }
     }
 
@@ -249,10 +259,19 @@ mod tests {
 
     #[async_trait]
     impl Notifier for Hangs {
-        async fn deliver(&self, id: &str, _message: &Message) -> Result<(), DeliveryError> {
+        async fn deliver(
+            &self,
+            id: &str,
+            _message: &Message,
+            _thread: Option<&ThreadKey>,
+        ) -> Result<Option<ThreadKey>, DeliveryError> {
             self.asked.lock().unwrap().push(id.into());
             self.asks.notify_one();
             std::future::pending().await
+        }
+
+        fn pace(&self) -> Pace {
+            Pace::UNLIMITED
         }
     }
 
@@ -303,10 +322,19 @@ mod tests {
 
     #[async_trait]
     impl Notifier for Dawdles {
-        async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError> {
-            self.0.deliver(id, message).await?;
+        async fn deliver(
+            &self,
+            id: &str,
+            message: &Message,
+            _thread: Option<&ThreadKey>,
+        ) -> Result<Option<ThreadKey>, DeliveryError> {
+            self.0.deliver(id, message, None).await?;
             tokio::time::sleep(LAST / 4).await;
-            Ok(())
+            Ok(None)
+        }
+
+        fn pace(&self) -> Pace {
+            Pace::UNLIMITED
         }
     }
 

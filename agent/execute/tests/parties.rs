@@ -29,7 +29,7 @@ use crate::model::policy::{GuardSettings, MinHealthy};
 use crate::model::{EventKind, Incarnation, IncidentId, Marker, Message, Outcome, Plan, Step, Trigger};
 use crate::ports::fleet::fake::FakeStore;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
-use crate::ports::notifier::{DeliveryError, Notifier};
+use crate::ports::notifier::{DeliveryError, Notifier, Pace, ThreadKey};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::{
     FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange,
@@ -312,18 +312,39 @@ struct Ears(Mutex<Vec<Message>>);
 
 #[async_trait]
 impl Notifier for Ears {
-    async fn deliver(&self, _id: &str, message: &Message) -> Result<(), DeliveryError> {
+    async fn deliver(
+        &self,
+        _id: &str,
+        message: &Message,
+        _thread: Option<&ThreadKey>,
+    ) -> Result<Option<ThreadKey>, DeliveryError> {
         self.0.lock().unwrap().push(message.clone());
-        Ok(())
+        Ok(None)
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::UNLIMITED
     }
 }
 
 #[async_trait]
 impl Notifier for Ill<dyn Notifier> {
-    async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError> {
+    async fn deliver(
+        &self,
+        id: &str,
+        message: &Message,
+        thread: Option<&ThreadKey>,
+    ) -> Result<Option<ThreadKey>, DeliveryError> {
         let later = || DeliveryError::Later { after: None, detail: "nobody answers".into() };
-        let believed = || self.sick.believed.lock().unwrap().push(message.event);
-        self.told(Who::Notifier, self.inner.deliver(id, message), believed, later).await
+        let believed = || {
+            self.sick.believed.lock().unwrap().push(message.event);
+            None
+        };
+        self.told(Who::Notifier, self.inner.deliver(id, message, thread), believed, later).await
+    }
+
+    fn pace(&self) -> Pace {
+        self.inner.pace()
     }
 }
 

@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
-use super::{DeliveryError, Destination, Notifier};
+use super::{DeliveryError, Destination, Notifier, Pace, ThreadKey};
 use crate::clock::Clock;
 use crate::model::Message;
 use crate::ports::Via;
@@ -65,14 +65,24 @@ fn signature(key: &[u8], id: &str, timestamp: i64, body: &[u8]) -> String {
 
 #[async_trait]
 impl Notifier for Generic {
-    async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError> {
+    async fn deliver(
+        &self,
+        id: &str,
+        message: &Message,
+        _thread: Option<&ThreadKey>,
+    ) -> Result<Option<ThreadKey>, DeliveryError> {
         let body = serde_json::to_vec(message).expect("a message is strings, a time and enums");
         let timestamp = self.clock.now().as_second();
         let mut headers = vec![("webhook-id", id.to_owned()), ("webhook-timestamp", timestamp.to_string())];
         if let Some(key) = &self.key {
             headers.push(("webhook-signature", signature(key.expose_secret(), id, timestamp, &body)));
         }
-        self.to.post(body, &headers).await.map(drop)
+        self.to.post(body, &headers).await.map(|_| None)
+    }
+
+    /// A machine reads each.
+    fn pace(&self) -> Pace {
+        Pace::UNLIMITED
     }
 }
 
@@ -100,7 +110,7 @@ mod tests {
     async fn a_receiver_can_check_what_it_got() {
         let server = Server::answering("204 No Content\r\n\r\n").await;
         let to = Generic::new(server.url("/hook").into(), &via(), Some(KEY.to_owned().into()), clock()).unwrap();
-        to.deliver("m-17", &message()).await.unwrap();
+        to.deliver("m-17", &message(), None).await.unwrap();
         let requests = server.requests.lock().unwrap();
         let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
         let header = |name: &str| {
@@ -116,7 +126,11 @@ mod tests {
     #[tokio::test]
     async fn without_a_key_nothing_claims_to_be_signed() {
         let server = Server::answering("200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        Generic::new(server.url("/").into(), &via(), None, clock()).unwrap().deliver("m", &message()).await.unwrap();
+        Generic::new(server.url("/").into(), &via(), None, clock())
+            .unwrap()
+            .deliver("m", &message(), None)
+            .await
+            .unwrap();
         assert!(!server.requests.lock().unwrap()[0].contains("signature"));
     }
 
@@ -130,7 +144,7 @@ mod tests {
         ] {
             let server = Server::answering(answer).await;
             let to = Generic::new(server.url("/hush").into(), &via(), None, clock()).unwrap();
-            let error = to.deliver("m", &message()).await.unwrap_err();
+            let error = to.deliver("m", &message(), None).await.unwrap_err();
             assert_eq!(matches!(error, DeliveryError::Later { .. }), is_later, "{answer}");
             assert!(!format!("{error:?} {to:?}").contains("hush"));
         }

@@ -32,11 +32,38 @@ pub enum DeliveryError {
     Refused { detail: String },
 }
 
+/// What a destination must be told to go on with an incident's message: Slack's channel and time, say. Its adapter alone
+/// reads it; the store keeps it over restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadKey(pub String);
+
+/// How fast a destination takes messages, by its own documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From one message to the next, at least.
+    pub every: Duration,
+    /// Where more messages wait than go out in 10 s, they are joined into messages of at most so many bytes of text (title
+    /// and lines), all of which the destination shows. `None`: never, since a machine reads each.
+    pub joined_bytes: Option<usize>,
+}
+
+impl Pace {
+    pub const UNLIMITED: Self = Self { every: Duration::ZERO, joined_bytes: None };
+}
+
 #[async_trait]
 pub trait Notifier: Send + Sync {
     /// Returns once the destination has said that it took the message. `id` is the message's own, the same on
-    /// each try, so that a destination may drop repeats.
-    async fn deliver(&self, id: &str, message: &Message) -> Result<(), DeliveryError>;
+    /// each try, so that a destination may drop repeats. `thread` is what it last returned for a message of the same
+    /// incident; `Some` in the answer takes its place, `None` leaves it. A destination that cannot thread ignores both.
+    async fn deliver(
+        &self,
+        id: &str,
+        message: &Message,
+        thread: Option<&ThreadKey>,
+    ) -> Result<Option<ThreadKey>, DeliveryError>;
+
+    fn pace(&self) -> Pace;
 }
 
 /// A webhook. Its address is a credential: it is in no error and in no Debug output.

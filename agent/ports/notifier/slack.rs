@@ -3,11 +3,13 @@
 //! Taken is 2xx with the body `ok`. A header block holds 150 characters of plain text, a section 3,000 of mrkdwn, in
 //! which `&`, `<` and `>` are escaped; anything longer is cut. The webhook's address is the credential.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::{DeliveryError, Destination, Notifier};
+use super::{DeliveryError, Destination, Notifier, Pace, ThreadKey};
 use crate::model::Message;
 use crate::ports::Via;
 
@@ -28,14 +30,25 @@ impl Slack {
 
 #[async_trait]
 impl Notifier for Slack {
-    async fn deliver(&self, _id: &str, message: &Message) -> Result<(), DeliveryError> {
+    async fn deliver(
+        &self,
+        _id: &str,
+        message: &Message,
+        _thread: Option<&ThreadKey>,
+    ) -> Result<Option<ThreadKey>, DeliveryError> {
         let body = serde_json::to_vec(&payload(message)).expect("JSON is JSON");
         let answer = self.to.post(body, &[]).await?;
         match answer.trim() {
-            "ok" => Ok(()),
+            "ok" => Ok(None),
             // A proxy's page, say: nobody has said that the message was taken.
             _ => Err(DeliveryError::Later { after: None, detail: "slack: answered 2xx, but not `ok`".into() }),
         }
+    }
+
+    /// Above one message a second Slack hides messages, and answers `ok` (docs.slack.dev/apis/web-api/rate-limits). An
+    /// escape makes five characters of one.
+    fn pace(&self) -> Pace {
+        Pace { every: Duration::from_secs(1), joined_bytes: Some(2_500) }
     }
 }
 
@@ -128,7 +141,7 @@ mod tests {
     async fn only_ok_is_taken_and_each_refusal_says_what_to_do_next() {
         let later = |after| Err((true, after));
         for (answer, expected) in [
-            ("200 OK\r\nContent-Length: 2\r\n\r\nok", Ok(())),
+            ("200 OK\r\nContent-Length: 2\r\n\r\nok", Ok(None)),
             ("200 OK\r\nContent-Length: 12\r\n\r\n<html></html", later(None)),
             ("429 Too Many\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n", later(Some(30))),
             ("503 Down\r\nContent-Length: 0\r\n\r\n", later(None)),
@@ -139,7 +152,7 @@ mod tests {
         ] {
             let server = Server::answering(answer).await;
             let slack = Slack::new(server.url("/services/T0/hush").into(), &via()).unwrap();
-            let delivered = slack.deliver("m1", &message()).await;
+            let delivered = slack.deliver("m1", &message(), None).await;
             let short = delivered.clone().map_err(|error| match error {
                 DeliveryError::Later { after, .. } => (true, after.map(|after| after.as_secs())),
                 DeliveryError::Refused { .. } => (false, None),
@@ -148,14 +161,15 @@ mod tests {
             assert!(!format!("{delivered:?} {slack:?}").contains("hush"), "{delivered:?}");
         }
         let refused = Server::answering("410 Gone\r\nContent-Length: 19\r\n\r\nchannel_is_archived").await;
-        let error = Slack::new(refused.url("/x").into(), &via()).unwrap().deliver("m1", &message()).await.unwrap_err();
+        let error =
+            Slack::new(refused.url("/x").into(), &via()).unwrap().deliver("m1", &message(), None).await.unwrap_err();
         assert!(error.to_string().contains("channel_is_archived"), "{error}");
     }
 
     #[tokio::test]
     async fn a_destination_that_is_away_is_tried_later_and_not_named() {
         let slack = Slack::new("http://127.0.0.1:1/services/hush".to_owned().into(), &via()).unwrap();
-        let error = slack.deliver("m1", &message()).await.unwrap_err();
+        let error = slack.deliver("m1", &message(), None).await.unwrap_err();
         assert!(matches!(error, DeliveryError::Later { after: None, .. }), "{error:?}");
         assert!(!format!("{error:?}").contains("hush") && !format!("{error:?}").contains("127.0.0.1"), "{error:?}");
         assert!(
