@@ -1,6 +1,6 @@
 //! The host's file, checked and compiled. Made by `compile`, read by the wiring and the stages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Diagnostic;
-use crate::model::message::EventKind;
+use super::notify::Destination;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
 use crate::model::{
@@ -257,33 +257,6 @@ pub struct Match {
     pub process: Option<String>,
     /// The process whose pid the file holds, and its children.
     pub pid_file: Option<PathBuf>,
-}
-
-/// Where messages go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// `slack`, `generic`, and from the second of a kind on `slack-2`: what the outbox and logs call it, because
-    /// the address is a secret.
-    pub name: String,
-    pub to: To,
-    pub tls: Tls,
-    /// `http://HOST:PORT`.
-    pub proxy: Option<String>,
-    /// Default: breach, held, approval, start, end, stuck, review.
-    pub events: BTreeSet<EventKind>,
-}
-
-/// The addresses are credentials, so only the files that hold them stand in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum To {
-    Slack {
-        url_file: PathBuf,
-    },
-    /// JSON, signed as Standard Webhooks say.
-    Generic {
-        url_file: PathBuf,
-        key_file: PathBuf,
-    },
 }
 
 /// What is kept of the evidence, and what it must leave free.

@@ -13,6 +13,7 @@ pub mod host;
 mod load;
 mod marks;
 mod not_built;
+pub mod notify;
 mod overlaps;
 mod place;
 mod protected;
@@ -26,10 +27,11 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
-    Destination, EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RedisConfig, RegistryConfig,
-    ServiceConfig, TlsFiles, To,
+    EvidenceConfig, FleetConfig, HostConfig, Login, Match, MinFree, RedisConfig, RegistryConfig, ServiceConfig,
+    TlsFiles,
 };
 pub use load::{load, load_with, unreadable_secrets};
+pub use notify::{Destination, To};
 pub use protected::protected;
 
 use crate::model::plan::{Binding, Restart};

@@ -1,37 +1,25 @@
 //! `agent.yaml`: its defaults, its ranges, and what must fit together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::fields::{expanded, file, url};
-use super::{Compiling, bindings, fleet, hours, items, minutes, registries, secs, tls};
+use super::fields::{expanded, url};
+use super::{Compiling, bindings, fleet, hours, items, minutes, notify, registries, secs, tls};
 use crate::config::expand::Environment;
-use crate::config::host::{Destination, EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig, To};
+use crate::config::host::{EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig};
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::host::{
-    DestinationSpec, DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, HttpSpec, MatchSpec, ProcessSpec, RestartSpec,
-    ServiceSpec, SocketSpec, ToSpec,
+    DirectorySpec, EvidenceSpec, HealthSpec, HostSpec, HttpSpec, MatchSpec, ProcessSpec, RestartSpec, ServiceSpec,
+    SocketSpec,
 };
 use crate::config::spec::scalar::{Bytes, Free, Percentage, Typed};
 use crate::config::{DEFAULT_DOCKER, DEFAULT_HTTP, DEFAULT_PODMAN, DEFAULT_SUPERVISORD};
-use crate::model::message::EventKind;
 use crate::model::plan::{Health, HttpHealth, ProcessRestart, Restart, SuperviseRestart, Supervisor};
 use crate::model::service::{ServiceKind, ServiceName};
 use crate::model::{Mode, ModeCeiling};
-
-/// Events that a destination gets that asks for none in particular.
-const EVENTS: [EventKind; 7] = [
-    EventKind::Breach,
-    EventKind::Held,
-    EventKind::Approval,
-    EventKind::Start,
-    EventKind::End,
-    EventKind::Stuck,
-    EventKind::Review,
-];
 
 pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> HostConfig {
     let root = Place::root();
@@ -50,7 +38,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         labels: labels(spec.labels),
         services,
         fleet,
-        notify: destinations(spec.notify, &at("notify"), to, environment),
+        notify: notify::destinations(spec.notify, &at("notify"), to, environment),
         evidence: evidence(spec.evidence, &at("evidence"), to),
         warm_up: to.duration(&at("warm_up"), spec.warm_up, 2 * interval, secs(0)..=hours(1)),
         restart_grace: to.duration(&at("restart_grace"), spec.restart_grace, minutes(5), secs(0)..=hours(24)),
@@ -287,54 +275,6 @@ fn compile_process(spec: ProcessSpec, place: &Place, to: &mut Compiling) -> Opti
         stop_timeout: stop_timeout(spec.stop_timeout, place, to),
         reload_signal: spec.reload_signal.map(|Typed(signal)| signal),
     })
-}
-
-fn destinations(
-    spec: Items<DestinationSpec>,
-    place: &Place,
-    to: &mut Compiling,
-    environment: Environment,
-) -> Vec<Destination> {
-    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
-    let mut destinations = Vec::new();
-    for (place, spec) in items(place, spec) {
-        let Some(kind) = to.required(&place, "to", spec.to, "{ slack: { url_file: PATH } }") else { continue };
-        let mut secret = |within: &Place, key: &str, value| {
-            let value = to.required(within, key, value, "${CREDENTIALS_DIRECTORY}/NAME");
-            file(within, key, value, to, environment).unwrap_or_default()
-        };
-        let (name, kind, within, tls_spec, proxy) = match kind {
-            ToSpec::Slack(spec) => {
-                let within = place.key("to").key("slack");
-                let to_slack = To::Slack { url_file: secret(&within, "url_file", spec.url_file) };
-                ("slack", to_slack, within, spec.tls, spec.proxy)
-            }
-            ToSpec::Generic(spec) => {
-                let within = place.key("to").key("generic");
-                let url_file = secret(&within, "url_file", spec.url_file);
-                let to_generic = To::Generic { url_file, key_file: secret(&within, "key_file", spec.key_file) };
-                ("generic", to_generic, within, spec.tls, spec.proxy)
-            }
-        };
-        // Its address stands in a file, so whether it is https:// is not known here.
-        let tls = tls::compile(tls_spec, &within, to, environment);
-        let proxy = tls::proxy(proxy, &tls, &within, to);
-        let events: BTreeSet<EventKind> = match spec.events {
-            None => EVENTS.into(),
-            Some(events) => events.into_iter().flatten().map(|Typed(event)| event).collect(),
-        };
-        if events.is_empty() && !to.said(&place.key("events")) {
-            to.wrong(
-                &place.key("events"),
-                "the list is empty, so no message would be sent: name events, or remove the line",
-            );
-        }
-        let count = counts.entry(name).or_default();
-        *count += 1;
-        let name = if *count == 1 { name.to_owned() } else { format!("{name}-{count}") };
-        destinations.push(Destination { name, to: kind, tls, proxy, events });
-    }
-    destinations
 }
 
 fn evidence(spec: EvidenceSpec, place: &Place, to: &mut Compiling) -> EvidenceConfig {

@@ -7,6 +7,7 @@ pub mod fields;
 mod fleet;
 pub mod hooks;
 pub mod host;
+mod notify;
 mod order;
 pub mod policy;
 pub mod redis;

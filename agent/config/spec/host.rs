@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::Items;
 use super::address::HostPort;
+use super::notify::DestinationSpec;
 use super::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
-use crate::model::message::EventKind;
 use crate::model::runbook::StopSignal;
 use crate::model::{Mode, ServiceName};
 
@@ -384,37 +384,6 @@ pub struct FleetLockSpec {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-pub struct DestinationSpec {
-    pub to: Option<ToSpec>,
-    pub events: Option<Items<Typed<EventKind>>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ToSpec {
-    Slack(SlackSpec),
-    Generic(GenericSpec),
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, remote = "Self")]
-pub struct SlackSpec {
-    pub url_file: Option<Typed<String>>,
-    pub tls: Option<TlsSpec>,
-    pub proxy: Option<Typed<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, remote = "Self")]
-pub struct GenericSpec {
-    pub url_file: Option<Typed<String>>,
-    pub tls: Option<TlsSpec>,
-    pub proxy: Option<Typed<String>>,
-    pub key_file: Option<Typed<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct EvidenceSpec {
     pub keep: Option<u32>,
     pub max_bytes: Option<Typed<Bytes>>,
@@ -455,9 +424,6 @@ as_mapping!(
     SocketSpec,
     DirectorySpec,
     FleetLockSpec,
-    DestinationSpec,
-    SlackSpec,
-    GenericSpec,
     EvidenceSpec,
     HealthSpec,
     HttpSpec,

@@ -31,6 +31,7 @@ macro_rules! as_mapping {
 pub mod address;
 pub mod condition;
 pub mod host;
+pub mod notify;
 pub mod policy;
 pub mod runbook;
 pub mod scalar;
