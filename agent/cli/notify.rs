@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{ConfigArguments, Failure, Outcome, open, render};
+use crate::model::message::Letter;
 use crate::model::{EventKind, Message};
 
 #[derive(Debug, Subcommand)]
@@ -41,7 +42,7 @@ pub async fn notify(verb: Verb) -> Outcome {
     let id = format!("test-{}", message.at.as_millisecond());
     let mut answers = Vec::new();
     for (name, notifier) in &wiring.notifiers {
-        let answer = match tokio::time::timeout(DEADLINE, notifier.deliver(&id, &message, None)).await {
+        let answer = match tokio::time::timeout(DEADLINE, notifier.deliver(Letter::new(&id, &message))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_string()),

@@ -20,7 +20,7 @@ use crate::execute::saga::Saga;
 use crate::execute::tests::run::all_kept;
 use crate::model::{EventKind, Message, Plan};
 use crate::ports::Ports;
-use crate::ports::notifier::{DeliveryError, Notifier, Pace, ThreadKey};
+use crate::ports::notifier::{DeliveryError, Letter, Notifier, Pace, ThreadKey};
 use crate::ports::registry::{Registry, Traffic};
 use crate::store::{AGENT, Person, Store};
 use crate::wiring::{Host, Wiring};
@@ -171,13 +171,8 @@ pub(crate) struct Ears(pub Mutex<Vec<Message>>);
 
 #[async_trait]
 impl Notifier for Ears {
-    async fn deliver(
-        &self,
-        _id: &str,
-        message: &Message,
-        _thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError> {
-        self.0.lock().unwrap().push(message.clone());
+    async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
+        self.0.lock().unwrap().push(letter.message.clone());
         Ok(None)
     }
 

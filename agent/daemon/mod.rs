@@ -23,4 +23,4 @@ mod scribe;
 pub mod service_manager;
 
 #[cfg(test)]
-mod damage_tests;
+pub(crate) mod damage_tests;

@@ -99,3 +99,25 @@ impl fmt::Display for Message {
         Ok(())
     }
 }
+
+/// A message as it is handed over.
+#[derive(Clone, Copy, Debug)]
+pub struct Letter<'a> {
+    /// The message's own, the same on each try, so that a destination may drop repeats.
+    pub id: &'a str,
+    pub message: &'a Message,
+    /// What the destination last answered to a message of the same incident.
+    pub thread: Option<&'a ThreadKey>,
+}
+
+impl<'a> Letter<'a> {
+    /// One of no thread.
+    pub fn new(id: &'a str, message: &'a Message) -> Self {
+        Self { id, message, thread: None }
+    }
+}
+
+/// What a destination must be told to go on with an incident's message: Slack's channel and time, say. Its adapter alone
+/// reads it; the store keeps it over restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadKey(pub String);

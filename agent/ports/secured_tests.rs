@@ -10,7 +10,7 @@ use reqwest::Url;
 use serde_json::Value;
 
 use super::greeting::greet;
-use super::notifier::{Notifier, slack::Slack};
+use super::notifier::{Letter, Notifier, slack::Slack};
 use super::probe::{Probe, real::Probes};
 use super::registry::{
     Registry, RegistryError, Restored, Traffic, consul::Consul, etcd::Etcd, eureka::Eureka, zookeeper::ZooKeeper,
@@ -301,7 +301,7 @@ async fn a_webhook_behind_a_proxy_gets_its_message_and_a_greeting_posts_nothing(
 
     let slack = Slack::new(url.into(), &via(believing(&ca))).unwrap();
     let message = Message::new(EventKind::Test, HOST, "2026-11-22T18:43:29Z".parse().unwrap(), "a test");
-    slack.deliver("m1", &message, None).await.unwrap();
+    slack.deliver(Letter::new("m1", &message)).await.unwrap();
     assert_eq!(posted(), 1);
     let expected = format!("CONNECT 127.0.0.1:{} HTTP/1.1", front.port);
     assert!(asked.lock().unwrap().iter().all(|line| *line == expected), "{asked:?}");

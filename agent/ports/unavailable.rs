@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::notifier::{DeliveryError, Notifier, Pace, ThreadKey};
+use super::notifier::{DeliveryError, Letter, Notifier, Pace, ThreadKey};
 use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
-use crate::model::{Marker, Message};
+use crate::model::Marker;
 
 #[derive(Debug)]
 pub struct UnavailableAdapter {
@@ -75,12 +75,7 @@ impl Registry for UnavailableAdapter {
 
 #[async_trait]
 impl Notifier for UnavailableAdapter {
-    async fn deliver(
-        &self,
-        _id: &str,
-        _message: &Message,
-        _thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError> {
+    async fn deliver(&self, _letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
         Err(DeliveryError::Later { after: None, detail: self.why.clone() })
     }
 

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::RedisAccess;
 use super::fleet::{self, Fleet};
-use super::notifier::{Notifier, generic::Generic, slack::Slack};
+use super::notifier::{Letter, Notifier, generic::Generic, slack::Slack};
 use super::probe::{Probe, real::Probes};
 use super::registry::{
     Registry, consul::Consul, etcd::Etcd, eureka::Eureka, haproxy::HaProxy, nacos::Nacos, redis::Redis,
@@ -191,7 +191,7 @@ async fn calls(wire: Wire, dir: &std::path::Path) -> Vec<(String, Call)> {
         ("notifier/generic", Arc::new(Generic::new(secret(http_url.clone()), &via, Some(key), clock()).unwrap())),
     ];
     for (name, notifier) in notifiers {
-        calls.push((name.into(), Box::pin(async move { ended(notifier.deliver("1", &message(), None).await) })));
+        calls.push((name.into(), Box::pin(async move { ended(notifier.deliver(Letter::new("1", &message())).await) })));
     }
 
     for (name, health) in [

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::clock::Clock;
 use crate::crash;
 use crate::model::duration;
-use crate::ports::notifier::{DeliveryError, Notifier};
+use crate::ports::notifier::{DeliveryError, Letter, Notifier};
 use crate::store::{Outgoing, Store};
 use crate::wiring::Wiring;
 
@@ -191,7 +191,8 @@ async fn deliver(outbox: &Outbox, outgoing: &Outgoing) -> Result<(), DeliveryErr
         return Err(DeliveryError::Refused { detail });
     };
     crash::point("outbox", "delivering");
-    let delivered = tokio::time::timeout(DEADLINE, notifier.deliver(&outgoing.id, &outgoing.message, None)).await;
+    let delivered =
+        tokio::time::timeout(DEADLINE, notifier.deliver(Letter::new(&outgoing.id, &outgoing.message))).await;
     crash::point("outbox", "delivered");
     match delivered {
         Ok(result) => result.map(drop),
@@ -234,13 +235,8 @@ mod tests {
 
     #[async_trait]
     impl Notifier for Ears {
-        async fn deliver(
-            &self,
-            id: &str,
-            message: &Message,
-            _thread: Option<&ThreadKey>,
-        ) -> Result<Option<ThreadKey>, DeliveryError> {
-            self.heard.lock().unwrap().push((id.into(), message.title.clone()));
+        async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
+            self.heard.lock().unwrap().push((letter.id.into(), letter.message.title.clone()));
             self.hears.notify_one();
             Ok(None)
         }
@@ -259,13 +255,8 @@ mod tests {
 
     #[async_trait]
     impl Notifier for Hangs {
-        async fn deliver(
-            &self,
-            id: &str,
-            _message: &Message,
-            _thread: Option<&ThreadKey>,
-        ) -> Result<Option<ThreadKey>, DeliveryError> {
-            self.asked.lock().unwrap().push(id.into());
+        async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
+            self.asked.lock().unwrap().push(letter.id.into());
             self.asks.notify_one();
             std::future::pending().await
         }
@@ -322,13 +313,8 @@ mod tests {
 
     #[async_trait]
     impl Notifier for Dawdles {
-        async fn deliver(
-            &self,
-            id: &str,
-            message: &Message,
-            _thread: Option<&ThreadKey>,
-        ) -> Result<Option<ThreadKey>, DeliveryError> {
-            self.0.deliver(id, message, None).await?;
+        async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
+            self.0.deliver(letter).await?;
             tokio::time::sleep(LAST / 4).await;
             Ok(None)
         }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::run::all_kept;
 use super::runbooks::shipped;
 use crate::clock::VirtualClock;
+use crate::daemon::damage_tests::Ears;
 use crate::daemon::duties::{delivery, sweep};
 use crate::decide::guards::Gate;
 use crate::execute::driver::{Driven, drive};
@@ -26,10 +27,10 @@ use crate::execute::saga::{Event, Saga};
 use crate::execute::world::World;
 use crate::model::plan::{Health, Restart};
 use crate::model::policy::{GuardSettings, MinHealthy};
-use crate::model::{EventKind, Incarnation, IncidentId, Marker, Message, Outcome, Plan, Step, Trigger};
+use crate::model::{EventKind, Incarnation, IncidentId, Marker, Outcome, Plan, Step, Trigger};
 use crate::ports::fleet::fake::FakeStore;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
-use crate::ports::notifier::{DeliveryError, Notifier, Pace, ThreadKey};
+use crate::ports::notifier::{DeliveryError, Letter, Notifier, Pace, ThreadKey};
 use crate::ports::probe::{Probe, ProbeFailure};
 use crate::ports::registry::{
     FoundMarker, Others, Registration, Registry, RegistryError, Restored, Traffic, TrafficChange,
@@ -306,41 +307,15 @@ impl Fleet for Ill<dyn Fleet> {
     }
 }
 
-/// Takes what it is told.
-#[derive(Default)]
-struct Ears(Mutex<Vec<Message>>);
-
-#[async_trait]
-impl Notifier for Ears {
-    async fn deliver(
-        &self,
-        _id: &str,
-        message: &Message,
-        _thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError> {
-        self.0.lock().unwrap().push(message.clone());
-        Ok(None)
-    }
-
-    fn pace(&self) -> Pace {
-        Pace::UNLIMITED
-    }
-}
-
 #[async_trait]
 impl Notifier for Ill<dyn Notifier> {
-    async fn deliver(
-        &self,
-        id: &str,
-        message: &Message,
-        thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError> {
+    async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
         let later = || DeliveryError::Later { after: None, detail: "nobody answers".into() };
         let believed = || {
-            self.sick.believed.lock().unwrap().push(message.event);
+            self.sick.believed.lock().unwrap().push(letter.message.event);
             None
         };
-        self.told(Who::Notifier, self.inner.deliver(id, message, thread), believed, later).await
+        self.told(Who::Notifier, self.inner.deliver(letter), believed, later).await
     }
 
     fn pace(&self) -> Pace {

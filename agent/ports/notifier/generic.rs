@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::Sha256;
 
-use super::{DeliveryError, Destination, Notifier, Pace, ThreadKey};
+use super::{DeliveryError, Destination, Letter, Notifier, Pace, ThreadKey};
 use crate::clock::Clock;
 use crate::model::Message;
 use crate::ports::Via;
@@ -65,17 +65,12 @@ fn signature(key: &[u8], id: &str, timestamp: i64, body: &[u8]) -> String {
 
 #[async_trait]
 impl Notifier for Generic {
-    async fn deliver(
-        &self,
-        id: &str,
-        message: &Message,
-        _thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError> {
-        let body = serde_json::to_vec(message).expect("a message is strings, a time and enums");
+    async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
+        let body = serde_json::to_vec(letter.message).expect("a message is strings, a time and enums");
         let timestamp = self.clock.now().as_second();
-        let mut headers = vec![("webhook-id", id.to_owned()), ("webhook-timestamp", timestamp.to_string())];
+        let mut headers = vec![("webhook-id", letter.id.to_owned()), ("webhook-timestamp", timestamp.to_string())];
         if let Some(key) = &self.key {
-            headers.push(("webhook-signature", signature(key.expose_secret(), id, timestamp, &body)));
+            headers.push(("webhook-signature", signature(key.expose_secret(), letter.id, timestamp, &body)));
         }
         self.to.post(body, &headers).await.map(|_| None)
     }
@@ -110,7 +105,7 @@ mod tests {
     async fn a_receiver_can_check_what_it_got() {
         let server = Server::answering("204 No Content\r\n\r\n").await;
         let to = Generic::new(server.url("/hook").into(), &via(), Some(KEY.to_owned().into()), clock()).unwrap();
-        to.deliver("m-17", &message(), None).await.unwrap();
+        to.deliver(Letter::new("m-17", &message())).await.unwrap();
         let requests = server.requests.lock().unwrap();
         let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
         let header = |name: &str| {
@@ -128,7 +123,7 @@ mod tests {
         let server = Server::answering("200 OK\r\nContent-Length: 0\r\n\r\n").await;
         Generic::new(server.url("/").into(), &via(), None, clock())
             .unwrap()
-            .deliver("m", &message(), None)
+            .deliver(Letter::new("m", &message()))
             .await
             .unwrap();
         assert!(!server.requests.lock().unwrap()[0].contains("signature"));
@@ -144,7 +139,7 @@ mod tests {
         ] {
             let server = Server::answering(answer).await;
             let to = Generic::new(server.url("/hush").into(), &via(), None, clock()).unwrap();
-            let error = to.deliver("m", &message(), None).await.unwrap_err();
+            let error = to.deliver(Letter::new("m", &message())).await.unwrap_err();
             assert_eq!(matches!(error, DeliveryError::Later { .. }), is_later, "{answer}");
             assert!(!format!("{error:?} {to:?}").contains("hush"));
         }

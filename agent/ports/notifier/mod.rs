@@ -8,7 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::model::Message;
+pub use crate::model::message::{Letter, ThreadKey};
 use crate::ports::http::{self, Client, Via};
 
 pub mod generic;
@@ -32,11 +32,6 @@ pub enum DeliveryError {
     Refused { detail: String },
 }
 
-/// What a destination must be told to go on with an incident's message: Slack's channel and time, say. Its adapter alone
-/// reads it; the store keeps it over restarts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ThreadKey(pub String);
-
 /// How fast a destination takes messages, by its own documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -53,15 +48,9 @@ impl Pace {
 
 #[async_trait]
 pub trait Notifier: Send + Sync {
-    /// Returns once the destination has said that it took the message. `id` is the message's own, the same on
-    /// each try, so that a destination may drop repeats. `thread` is what it last returned for a message of the same
-    /// incident; `Some` in the answer takes its place, `None` leaves it. A destination that cannot thread ignores both.
-    async fn deliver(
-        &self,
-        id: &str,
-        message: &Message,
-        thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError>;
+    /// Returns once the destination has said that it took the message. `Some` takes the place of the letter's `thread`,
+    /// `None` leaves it; a destination that cannot thread ignores the one and answers the other.
+    async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError>;
 
     fn pace(&self) -> Pace;
 }
@@ -130,7 +119,7 @@ pub mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::model::{EventKind, IncidentId, Outcome, Reason, ServiceName};
+    use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
     use crate::ports::tls::TlsContext;
 
     /// Directly.

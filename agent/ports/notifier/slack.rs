@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::{DeliveryError, Destination, Notifier, Pace, ThreadKey};
+use super::{DeliveryError, Destination, Letter, Notifier, Pace, ThreadKey};
 use crate::model::Message;
 use crate::ports::Via;
 
@@ -30,13 +30,8 @@ impl Slack {
 
 #[async_trait]
 impl Notifier for Slack {
-    async fn deliver(
-        &self,
-        _id: &str,
-        message: &Message,
-        _thread: Option<&ThreadKey>,
-    ) -> Result<Option<ThreadKey>, DeliveryError> {
-        let body = serde_json::to_vec(&payload(message)).expect("JSON is JSON");
+    async fn deliver(&self, letter: Letter<'_>) -> Result<Option<ThreadKey>, DeliveryError> {
+        let body = serde_json::to_vec(&payload(letter.message)).expect("JSON is JSON");
         let answer = self.to.post(body, &[]).await?;
         match answer.trim() {
             "ok" => Ok(None),
@@ -152,7 +147,7 @@ mod tests {
         ] {
             let server = Server::answering(answer).await;
             let slack = Slack::new(server.url("/services/T0/hush").into(), &via()).unwrap();
-            let delivered = slack.deliver("m1", &message(), None).await;
+            let delivered = slack.deliver(Letter::new("m1", &message())).await;
             let short = delivered.clone().map_err(|error| match error {
                 DeliveryError::Later { after, .. } => (true, after.map(|after| after.as_secs())),
                 DeliveryError::Refused { .. } => (false, None),
@@ -161,15 +156,18 @@ mod tests {
             assert!(!format!("{delivered:?} {slack:?}").contains("hush"), "{delivered:?}");
         }
         let refused = Server::answering("410 Gone\r\nContent-Length: 19\r\n\r\nchannel_is_archived").await;
-        let error =
-            Slack::new(refused.url("/x").into(), &via()).unwrap().deliver("m1", &message(), None).await.unwrap_err();
+        let error = Slack::new(refused.url("/x").into(), &via())
+            .unwrap()
+            .deliver(Letter::new("m1", &message()))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("channel_is_archived"), "{error}");
     }
 
     #[tokio::test]
     async fn a_destination_that_is_away_is_tried_later_and_not_named() {
         let slack = Slack::new("http://127.0.0.1:1/services/hush".to_owned().into(), &via()).unwrap();
-        let error = slack.deliver("m1", &message(), None).await.unwrap_err();
+        let error = slack.deliver(Letter::new("m1", &message())).await.unwrap_err();
         assert!(matches!(error, DeliveryError::Later { after: None, .. }), "{error:?}");
         assert!(!format!("{error:?}").contains("hush") && !format!("{error:?}").contains("127.0.0.1"), "{error:?}");
         assert!(
