@@ -21,7 +21,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("store", &["model", "clock", "crash"]),
     ("ports", &["model", "clock", "command", "crash", "trust"]),
     ("evidence", &["model", "clock", "command"]),
-    ("serve", &["model", "view"]),
+    ("serve", &["model", "clock", "store", "view", "report"]),
     ("report", &["model", "evidence", "store", "view"]),
     ("decide", &["model", "clock", "store", "ports", "crash"]),
     ("execute", &["model", "clock", "store", "ports", "crash"]),
@@ -414,7 +414,7 @@ fn the_scan_sees_what_it_is_meant_to_see() {
         ("agent/decide/x.rs", "#[cfg(test)]\nmod t { use crate::wiring::Agent; fn f() { } } use crate::wiring::b;", 1),
         ("agent/cli/x.rs", "use crate::decide::{rehearse::rehearse, guards::Gate};", 1),
         ("agent/wiring/x.rs", "use crate::ports::registry::consul::Consul;", 0),
-        ("agent/serve/x.rs", "use crate::{model::Reason, store::Store};", 1),
+        ("agent/serve/x.rs", "use crate::{model::Reason, ports::fleet::Fleet};", 1),
         ("agent/unheard_of/x.rs", "", 1),
     ] {
         let found = broken_directions(path, &without_tests(&plain(code)), &adapters);

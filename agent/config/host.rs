@@ -40,8 +40,8 @@ pub struct HostConfig {
     pub max_parallel: u32,
     /// The furthest that any policy of this host may go. Default: as far as each says.
     pub mode_at_most: Option<ModeCeiling>,
-    /// Where `/metrics` is served; `None`: nowhere.
-    pub http: Option<SocketAddr>,
+    /// Where the status page and `/metrics` are served; `None`: nowhere.
+    pub http: Option<HttpConfig>,
     /// From one reminder of what stays latched to the next. Default 1d, from 10m to 30d.
     pub remind: Duration,
     /// The state directory. Default /var/lib/unwait.
@@ -50,6 +50,15 @@ pub struct HostConfig {
     pub secrets: Vec<(PathBuf, Diagnostic)>,
     /// Each `tls:` that names something.
     pub tls: Vec<TlsFiles>,
+}
+
+/// What is served over HTTP, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Default 127.0.0.1:9817.
+    pub listen: SocketAddr,
+    /// Names and addresses by which browsers may call it besides loopback's and its own address; lower case, without a port.
+    pub hosts: Vec<String>,
 }
 
 /// What one `tls:` of the host's file names.

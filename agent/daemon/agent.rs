@@ -34,6 +34,7 @@ use crate::sense::sensor::cautions::DISCOVER_EVERY;
 use crate::sense::sensor::{Look, on_blocking_thread};
 use crate::store::{Health, Store};
 use crate::view::bulletin::Bulletin;
+use crate::view::slots::FleetSlots;
 use crate::wiring::{Wiring, supervised};
 
 /// What the running agent is asked from outside.
@@ -53,6 +54,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 /// How often slots that are to be given back are.
 const RELEASE_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the fleet's slots are read for the status page.
+const FLEET_SLOTS_EVERY: Duration = Duration::from_secs(60);
 
 /// For the supervisors' and daemons' answers: a look goes on without those that take longer.
 const SUPERVISORS_WITHIN: Duration = Duration::from_millis(250);
@@ -80,6 +84,8 @@ pub struct Agent {
     /// What the board shows of the store, as it was read last; and whether it has changed since.
     pub(super) stored: Bulletin,
     pub(super) is_outdated: bool,
+    /// As they were read last.
+    pub(super) fleet_slots: Option<FleetSlots>,
     pub(super) beside: Beside,
     /// What no guard is against; begun one after another.
     pub(super) to_begin: VecDeque<Beginning>,
@@ -108,6 +114,7 @@ pub struct Agent {
     pub(super) sweep_due: Duration,
     released: Duration,
     retained: Duration,
+    fleet_slots_due: Duration,
     told_of_unowned: Option<Timestamp>,
 }
 
@@ -146,6 +153,7 @@ impl Agent {
             board,
             stored: Bulletin::default(),
             is_outdated: false,
+            fleet_slots: Some(FleetSlots::default()),
             beside: Beside::default(),
             to_begin: VecDeque::new(),
             delivery,
@@ -164,6 +172,7 @@ impl Agent {
             sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
+            fleet_slots_due: Duration::ZERO,
             told_of_unowned: None,
         };
         agent.wiring.follow_fleet(&agent.store, true);
@@ -268,6 +277,10 @@ impl Agent {
         if now.saturating_sub(self.released) >= RELEASE_EVERY {
             self.return_slots();
         }
+        if now >= self.fleet_slots_due {
+            self.fleet_slots_due = now + FLEET_SLOTS_EVERY;
+            self.read_fleet_slots();
+        }
         if now.saturating_sub(self.retained) >= SWEEP_EVERY {
             self.retained = now;
             let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
@@ -331,6 +344,7 @@ impl Agent {
                     self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, ANOTHER));
                 }
             }
+            Event::FleetSlots(slots) => self.fleet_slots = Some(slots),
             Event::Stored(stored) => self.stored(*stored),
             Event::ToReload(order) => self.reload(order),
             Event::Reloaded(reloaded) => self.reloaded(*reloaded),

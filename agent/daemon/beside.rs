@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Sweep,
     SlotsReturned,
     SlotsKept,
+    /// The fleet's slots, for the status page.
+    FleetSlots,
     Evidence,
     /// The page of an incident that has ended.
     Report(IncidentId),

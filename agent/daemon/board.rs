@@ -3,20 +3,20 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, HttpConfig};
 use crate::measure::Meter;
 use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
 use crate::model::{Policy, Reading, Readings, ServiceName, Signal};
 use crate::sense::sensor::Look;
-use crate::serve::{MOST_SERVICES, Server};
+use crate::serve::{MOST_SERVICES, Served, Server};
+use crate::store::{StateDir, Store};
 use crate::view::bulletin::{Bulletin, Work};
 use crate::wiring::Wiring;
 
@@ -26,7 +26,7 @@ pub struct Board {
     /// The agent started then.
     started: Timestamp,
     posted: watch::Sender<Arc<Bulletin>>,
-    server: Option<(SocketAddr, Server)>,
+    server: Option<(HttpConfig, Server)>,
     work: Work,
     ticked: Option<Duration>,
     seen: Option<LastLook>,
@@ -50,20 +50,28 @@ impl Board {
     }
 
     /// Serves where the configuration says; a server that stands there already stays.
-    pub fn serve(&mut self, wiring: &Wiring) {
-        let listen = wiring.config.host.http;
-        if self.server.as_ref().map(|(at, _)| *at) == listen {
+    pub fn serve(&mut self, wiring: &Wiring, store: &Arc<Store>) {
+        let http = &wiring.config.host.http;
+        if self.server.as_ref().map(|(of, _)| of) == http.as_ref() {
             return;
         }
         // The one before gives its address back first.
         self.server = None;
-        let Some(listen) = listen else { return };
-        let clock = Arc::clone(&wiring.host.clock);
-        match Server::start(listen, self.posted.subscribe(), Arc::new(move || clock.monotonic())) {
-            Ok(server) => self.server = Some((listen, server)),
+        let Some(http) = http else { return };
+        let listen = http.listen;
+        let served = Served {
+            host: wiring.host.name.clone(),
+            hosts: http.hosts.clone(),
+            bulletins: self.posted.subscribe(),
+            store: Arc::clone(store),
+            evidence: StateDir::evidence_of(&wiring.config.host.state),
+            clock: Arc::clone(&wiring.host.clock),
+        };
+        match Server::start(listen, served) {
+            Ok(server) => self.server = Some((http.clone(), server)),
             Err(error) => tracing::error!(
                 %error,
-                "cannot start the HTTP server on {listen}: {error}; /metrics, /healthz and /readyz are not served",
+                "cannot start the HTTP server on {listen}: {error}; the status page, /metrics, /healthz and /readyz are not served",
             ),
         }
     }

@@ -16,6 +16,7 @@ use crate::sense::attention::Attention;
 use crate::sense::sensor::Look;
 use crate::view::bulletin::Bulletin;
 use crate::view::request::Reply;
+use crate::view::slots::FleetSlots;
 use crate::wiring::Wiring;
 use crate::wiring::plans::Proposal;
 
@@ -31,6 +32,8 @@ pub(super) enum Event {
     /// Did all registries answer?
     Swept(bool),
     SlotsReturned,
+    /// The fleet's slots, for the status page.
+    FleetSlots(FleetSlots),
     /// What the store has, for the board; an error in words.
     Stored(Box<Result<Bulletin, String>>),
     /// A person asks for the configuration to be read anew, and that is written down.

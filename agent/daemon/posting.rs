@@ -7,11 +7,15 @@ use jiff::Timestamp;
 
 use super::agent::Agent;
 use super::beside::Kind;
+use super::duties::slots;
 use super::event::Event;
 use crate::decide::inaction::{self, Standing};
-use crate::model::{Policy, Reason, ServiceName};
+use crate::model::policy::Comparison;
+use crate::model::{Policy, Readings, Reason, ServiceName};
 use crate::store::{Breaker, StoreError};
-use crate::view::bulletin::{Bulletin, CertificateOf, HeldService};
+use crate::view::bulletin::{Bulletin, CertificateOf};
+use crate::view::explanation::{self, Explanation, PolicyExplained, explained, truth};
+use crate::view::slots::{FleetSlots, SlotsShown};
 use crate::wiring::Wiring;
 
 /// Of several of one name, in a bundle for a change of CA, the one that ends first.
@@ -30,7 +34,7 @@ impl Agent {
     pub(crate) fn open_board(&mut self) {
         // Nobody reads of an agent that has never been.
         self.publish();
-        self.board.serve(&self.wiring);
+        self.board.serve(&self.wiring, &self.store);
     }
 
     /// Makes known what is so now, once the store has told its part.
@@ -66,6 +70,22 @@ impl Agent {
         }
     }
 
+    /// Reads the fleet's slots, for who looks at the page: a page itself asks nobody.
+    pub(super) fn read_fleet_slots(&mut self) {
+        if self.wiring.config.host.http.is_none() || self.wiring.ports.fleet.is_none() {
+            return;
+        }
+        let wiring = self.wiring.clone();
+        self.beside.start(Kind::FleetSlots, async move {
+            let held = slots::held(&wiring, None).await;
+            let read = Some(wiring.host.clock.now());
+            Event::FleetSlots(match held {
+                Ok(shown) => FleetSlots { read, unread: None, shown },
+                Err(error) => FleetSlots { read, unread: Some(error.to_string()), shown: SlotsShown::default() },
+            })
+        });
+    }
+
     fn publish(&self) {
         if self.wiring.config.host.http.is_some() {
             self.board.publish(self.bulletin());
@@ -81,7 +101,10 @@ impl Agent {
             period: self.attention.period(),
             rejected_configuration: self.reloads.rejected.is_some(),
             not_measuring: self.last_failure.clone(),
-            held: self.why_not(&seen),
+            explained: self.explanations(&seen),
+            limits: config.policies.iter().map(limits).collect(),
+            agent: Some(self.now()),
+            fleet_slots: self.fleet_slots.clone().filter(|_| self.wiring.ports.fleet.is_some()),
             breached: self.breached(),
             certificates: certificates(&self.wiring),
             verdicts: self.wiring.tally.read().map(|(guard, verdict, count)| (guard.into(), verdict, count)).collect(),
@@ -89,31 +112,52 @@ impl Agent {
         }
     }
 
-    /// For each of the services, and each policy that selects it, why nothing is being done.
-    fn why_not(&self, seen: &Bulletin) -> Vec<HeldService> {
-        let mut all = Vec::new();
-        for (service, readings) in &seen.services {
-            if seen.under_way.iter().any(|open| open.service == *service) {
-                continue;
-            }
-            let held = |policy, reason| HeldService { service: service.clone(), policy, reason };
+    /// Each of the services, as far as it is known without asking anybody: the guard that refused last is noted.
+    fn explanations(&self, seen: &Bulletin) -> Vec<Explanation> {
+        let clock = &self.wiring.host.clock;
+        let (now, wall) = (clock.monotonic(), clock.now());
+        let explain = |(service, readings): &(ServiceName, Readings)| {
+            let under_way = seen.under_way.iter().find(|open| open.service == *service);
             let selecting = self.wiring.config.selecting(service);
-            if selecting.is_empty() {
-                all.push(held(None, Reason::NoPolicy));
-            }
-            for policy in selecting {
-                let key = (policy.name.clone(), service.clone());
+            let no_policy = selecting.is_empty() && under_way.is_none();
+            let policies = selecting.into_iter().map(|policy| {
+                let watch = self.detector.watch(&policy.name, service);
+                let refusal = self.held.get(&(policy.name.clone(), service.clone())).map(|held| held.refusal.clone());
+                let breaker = seen.open_breakers.iter().find(|breaker| is_of(service, policy)(breaker));
                 let standing = Standing {
                     policy,
                     readings,
-                    watch: Some(self.detector.watch(&policy.name, service)),
-                    refused: self.held.get(&key).map(|held| held.refusal.reason),
-                    breaker_is_open: seen.open_breakers.iter().any(is_of(service, policy)),
+                    watch: Some(watch),
+                    refused: refusal.as_ref().map(|refusal| refusal.reason),
+                    breaker_is_open: breaker.is_some(),
                 };
-                all.extend(inaction::reason(standing).map(|reason| held(Some(policy.name.clone()), reason)));
+                let since = self.detector.held_since(&policy.name, service);
+                PolicyExplained {
+                    policy: policy.name.clone(),
+                    mode: policy.mode.to_string(),
+                    held_mode: policy.held_mode.clone(),
+                    when: explained(&policy.when, readings, 0),
+                    holds: truth(policy.when.truth(readings)).into(),
+                    standing: explanation::standing(watch, policy, now),
+                    held_since: since.map(|since| wall - now.saturating_sub(since)),
+                    nothing_is_done: inaction::reason(standing).filter(|_| under_way.is_none()),
+                    breaker: breaker.cloned(),
+                    // Which of several it would be, only the store knows.
+                    runbook: (policy.rungs().count() == 1).then(|| policy.runbook.name.clone()),
+                    rung: None,
+                    held_by: refusal.into_iter().collect(),
+                }
+            });
+            Explanation {
+                service: service.clone(),
+                signals: readings.clone(),
+                policies: policies.collect(),
+                nothing_is_done: no_policy.then_some(Reason::NoPolicy),
+                under_way: under_way.map(|open| open.incident.clone()),
+                one_look: false,
             }
-        }
-        all
+        };
+        seen.services.iter().map(explain).collect()
     }
 
     fn breached(&self) -> Vec<(ServiceName, String)> {
@@ -123,6 +167,10 @@ impl Agent {
         };
         self.wiring.config.policies.iter().flat_map(of).collect()
     }
+}
+
+fn limits(policy: &Policy) -> (String, Vec<Comparison>) {
+    (policy.name.clone(), policy.when.comparisons().into_iter().cloned().collect())
 }
 
 fn is_of<'a>(service: &'a ServiceName, policy: &'a Policy) -> impl Fn(&Breaker) -> bool + 'a {

@@ -136,7 +136,7 @@ impl Agent {
     }
 
     /// What only the running agent knows of itself; the rest of `status` is read from the store.
-    fn now(&self) -> AgentNow {
+    pub(super) fn now(&self) -> AgentNow {
         let config = &self.wiring.config;
         let held = self.held.iter().map(|((policy, service), held)| HeldNow {
             policy: policy.clone(),

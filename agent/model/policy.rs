@@ -53,7 +53,7 @@ impl Operator {
         }
     }
 
-    fn holds(self, left: f64, right: f64) -> bool {
+    pub fn holds(self, left: f64, right: f64) -> bool {
         match self {
             Self::Above => left > right,
             Self::AtLeast => left >= right,

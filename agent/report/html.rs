@@ -5,7 +5,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Document, Section, Table};
 
-const STYLE: &str = include_str!("page.css");
+/// How documents look.
+pub const STYLE: &str = include_str!("page.css");
 
 /// A whole page. Its own policy lets nothing be fetched and no script run, whatever stands in it.
 pub fn page(title: &str, body: Markup) -> String {
@@ -25,6 +26,11 @@ pub fn page(title: &str, body: Markup) -> String {
         }
         "\n"
     };
+    cleaned(page)
+}
+
+/// The text of a whole page.
+pub fn cleaned(page: Markup) -> String {
     page.into_string().chars().map(shown).collect()
 }
 
@@ -78,10 +84,10 @@ pub fn table(table: &Table) -> Markup {
     html! {
         h3 { (title) }
         // Wide tables scroll by themselves on a phone.
-        div class="wide" {
+        div class="wide" role="region" tabindex="0" aria-label=(title) {
             table {
                 thead { tr {
-                    @for heading in headings { th class=[class(heading)] { (heading.trim_start_matches('>')) } }
+                    @for heading in headings { th scope="col" class=[class(heading)] { (heading.trim_start_matches('>')) } }
                 } }
                 tbody {
                     @for cells in rows {

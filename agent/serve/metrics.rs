@@ -180,9 +180,8 @@ fn of_decisions(bulletin: &Bulletin, text: &mut Exposition) {
         "unwait_held",
         Kind::Gauge,
         "1 for each service and policy that selects it: why nothing is being done. Without a policy: none selects it.",
-        bulletin.held.iter().map(|held| {
-            let policy = held.policy.as_deref().unwrap_or_default();
-            ([("service", held.service.as_str()), ("policy", policy), ("reason", held.reason.as_str())], 1.0)
+        bulletin.held().map(|(service, policy, reason)| {
+            ([("service", service.as_str()), ("policy", policy.unwrap_or_default()), ("reason", reason.as_str())], 1.0)
         }),
     );
     text.family(

@@ -1,37 +1,70 @@
 #![doc = include_str!("README.md")]
 
+mod address;
+mod answer;
+mod api;
+mod assets;
+mod desk;
+mod door;
 mod exposition;
 mod health;
 mod metrics;
+mod pages;
+mod shelf;
 
+#[cfg(test)]
+mod api_tests;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod html_check;
+#[cfg(test)]
+mod page_tests;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use exposition::Exposition;
-
+use crate::clock::Clock;
+use crate::store::Store;
 use crate::view::bulletin::Bulletin;
+use desk::Desk;
 
 /// Services of which a bulletin speaks at the most: with every signal some 20 series each.
 pub const MOST_SERVICES: usize = 500;
 
-/// Time since boot.
-pub type SinceBoot = Arc<dyn Fn() -> Duration + Send + Sync>;
+/// What is served, and to whom.
+#[derive(Clone)]
+pub struct Served {
+    /// This host's name.
+    pub host: String,
+    /// By which names and addresses browsers may call it besides loopback's and its own address.
+    pub hosts: Vec<String>,
+    pub bulletins: watch::Receiver<Arc<Bulletin>>,
+    pub store: Arc<Store>,
+    /// Where the evidence lies.
+    pub evidence: PathBuf,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").field("host", &self.host).field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
 
 /// What a client may take of us.
 #[derive(Clone, Copy, Debug)]
@@ -56,33 +89,32 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers at `listen` from the last bulletin, on a thread of its own.
+    /// Answers at `listen` from the last bulletin and from the store, on a thread of its own.
     ///
     /// # Errors
     /// Where the thread could not be started. An address that cannot be had is told in the log, and tried again.
-    pub fn start(
-        listen: SocketAddr,
-        bulletins: watch::Receiver<Arc<Bulletin>>,
-        since_boot: SinceBoot,
-    ) -> std::io::Result<Self> {
-        Self::start_within(BOUNDS, bind(listen), Answers { bulletins, since_boot })
+    pub fn start(listen: SocketAddr, served: Served) -> std::io::Result<Self> {
+        Self::start_within(BOUNDS, bind(listen), served)
     }
 
     fn start_within(
         bounds: Bounds,
         listener: impl Future<Output = TcpListener> + Send + 'static,
-        answers: Answers,
+        served: Served,
     ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = oneshot::channel();
+        let desk = Arc::new(Desk::new(served));
         let thread = std::thread::Builder::new().name("unwait-http".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(bounds, listener, answers) => {}
+                    () = serve(bounds, listener, desk) => {}
                     // Dropped without a word, it means the same.
                     _ = stopped => {}
                 }
             });
+            // A disk that hangs keeps the threads that read it, and nobody waits for those.
+            runtime.shutdown_background();
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -98,17 +130,17 @@ impl Drop for Server {
     }
 }
 
-async fn serve(bounds: Bounds, listener: impl Future<Output = TcpListener>, answers: Answers) {
+async fn serve(bounds: Bounds, listener: impl Future<Output = TcpListener>, desk: Arc<Desk>) {
     let listener = listener.await;
     let places = Arc::new(Semaphore::new(bounds.connections));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answers = answers.clone();
+                let desk = Arc::clone(&desk);
                 tokio::spawn(async move {
                     // Who is slower than this is let go.
-                    let _ = tokio::time::timeout(bounds.within, converse(stream, answers)).await;
+                    let _ = tokio::time::timeout(bounds.within, converse(stream, desk)).await;
                     drop(place);
                 });
             }
@@ -125,7 +157,7 @@ async fn bind(listen: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(listen).await {
             Ok(listener) => {
-                tracing::info!(%listen, "/metrics, /healthz and /readyz are served on {listen}");
+                tracing::info!(%listen, "the status page, /metrics, /healthz and /readyz are served on {listen}");
                 return listener;
             }
             Err(error) if !told => {
@@ -133,8 +165,8 @@ async fn bind(listen: SocketAddr) -> TcpListener {
                 tracing::error!(
                     %listen,
                     %error,
-                    "cannot listen on {listen} (`http: listen`): {error}; /metrics, /healthz and /readyz are not \
-                     served, retrying every {}",
+                    "cannot listen on {listen} (`http: listen`): {error}; the status page, /metrics, /healthz and \
+                     /readyz are not served, retrying every {}",
                     crate::model::duration::format(BIND_AGAIN),
                 );
             }
@@ -145,10 +177,11 @@ async fn bind(listen: SocketAddr) -> TcpListener {
 }
 
 /// One request and its answer.
-async fn converse(stream: TcpStream, answers: Answers) {
+async fn converse(stream: TcpStream, desk: Arc<Desk>) {
+    let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answers.to(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+        let desk = Arc::clone(&desk);
+        async move { Ok::<_, Infallible>(answer::to(&desk, &request, local).await) }
     });
     let conversed = http1::Builder::new()
         .keep_alive(false)
@@ -159,41 +192,4 @@ async fn converse(stream: TcpStream, answers: Answers) {
     if let Err(error) = conversed {
         tracing::debug!(%error, "an HTTP connection ended early: {error}");
     }
-}
-
-#[derive(Clone)]
-struct Answers {
-    bulletins: watch::Receiver<Arc<Bulletin>>,
-    since_boot: SinceBoot,
-}
-
-impl Answers {
-    fn to(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        if method != Method::GET && method != Method::HEAD {
-            let mut refused = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "GET and HEAD only\n");
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refused;
-        }
-        let bulletin = Arc::clone(&self.bulletins.borrow());
-        let verdict = |verdict: Result<(), String>| match verdict {
-            Ok(()) => answer(StatusCode::OK, PLAIN, "ok\n"),
-            Err(why) => answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
-        };
-        match path {
-            "/metrics" => answer(StatusCode::OK, Exposition::CONTENT_TYPE, metrics::text(&bulletin)),
-            "/healthz" => verdict(health::alive(&bulletin, (self.since_boot)())),
-            "/readyz" => verdict(health::ready(&bulletin, (self.since_boot)())),
-            _ => answer(StatusCode::NOT_FOUND, PLAIN, "here are /metrics, /healthz and /readyz\n"),
-        }
-    }
-}
-
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-/// For a HEAD, hyper sends the same headers and no body.
-fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
 }

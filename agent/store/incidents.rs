@@ -251,12 +251,25 @@ impl Store {
 
     /// Newest first.
     pub fn history(&self, service: Option<&ServiceName>, at_most: usize) -> Result<Vec<IncidentRow>, StoreError> {
+        self.history_before(None, service, at_most)
+    }
+
+    /// The same of those that began before this incident; none where it is not known.
+    pub fn history_before(
+        &self,
+        before: Option<&IncidentId>,
+        service: Option<&ServiceName>,
+        at_most: usize,
+    ) -> Result<Vec<IncidentRow>, StoreError> {
+        let before = before.map(|before| before.0.as_str());
         self.read(|connection| {
             connection
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM incident WHERE ?1 IS NULL OR service = ?1 ORDER BY began DESC, id DESC LIMIT ?2"
+                    "SELECT {COLUMNS} FROM incident WHERE (?1 IS NULL OR service = ?1)
+                     AND (?2 IS NULL OR (began, id) < (SELECT began, id FROM incident WHERE id = ?2))
+                     ORDER BY began DESC, id DESC LIMIT ?3"
                 ))?
-                .query_map(params![service.map(ServiceName::as_str), at_most as i64], incident_row)?
+                .query_map(params![service.map(ServiceName::as_str), before, at_most as i64], incident_row)?
                 .collect()
         })
     }

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::status::IncidentNow;
+use super::explanation::Explanation;
+use super::slots::FleetSlots;
+use super::status::{AgentNow, IncidentNow};
 use crate::model::census::NoOwner;
+use crate::model::policy::Comparison;
 use crate::model::{Readings, Reason, ServiceName};
 use crate::store::{Breaker, EndedSoFar, Latch, Store, StoreError};
 
@@ -37,7 +40,13 @@ pub struct Bulletin {
     pub services: Vec<(ServiceName, Readings)>,
     /// Services that would have been listed, but for the bound.
     pub services_left_out: usize,
-    pub held: Vec<HeldService>,
+    /// Of each of these services, as far as it is known without asking anybody.
+    pub explained: Vec<Explanation>,
+    /// What each policy compares, in its order.
+    pub limits: BTreeMap<String, Vec<Comparison>>,
+    pub agent: Option<AgentNow>,
+    /// `None`: the hosts share no slots.
+    pub fleet_slots: Option<FleetSlots>,
     /// Service and policy.
     pub breached: Vec<(ServiceName, String)>,
     pub under_way: Vec<IncidentNow>,
@@ -81,6 +90,18 @@ impl Bulletin {
     }
 }
 
+impl Bulletin {
+    /// For each of the services, and each policy that selects it (`None`: none does), why nothing is being done.
+    pub fn held(&self) -> impl Iterator<Item = (&ServiceName, Option<&str>, Reason)> {
+        self.explained.iter().flat_map(|explained| {
+            let by_none = explained.nothing_is_done.map(|reason| (None, reason));
+            let by_each =
+                explained.policies.iter().filter_map(|by| Some((Some(by.policy.as_str()), by.nothing_is_done?)));
+            by_none.into_iter().chain(by_each).map(|(policy, reason)| (&explained.service, policy, reason))
+        })
+    }
+}
+
 /// Which certificate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CertificateOf {
@@ -102,13 +123,4 @@ pub struct Work {
     pub failed_looks: u64,
     /// By policy.
     pub breaches: BTreeMap<String, u64>,
-}
-
-/// Why nothing is being done about a service.
-#[derive(Clone, Debug)]
-pub struct HeldService {
-    pub service: ServiceName,
-    /// `None`: no policy selects it.
-    pub policy: Option<String>,
-    pub reason: Reason,
 }

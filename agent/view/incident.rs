@@ -43,6 +43,31 @@ pub struct StepShown {
     pub detail: String,
 }
 
+/// The same, its journal by steps alone: an event may hold tens of thousands of sockets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToldIncident {
+    pub incident: IncidentRow,
+    pub plan: Plan,
+    pub steps: Vec<StepShown>,
+    pub audit: Vec<AuditRow>,
+}
+
+impl From<IncidentShown> for ToldIncident {
+    fn from(shown: IncidentShown) -> Self {
+        let steps = shown.steps();
+        let IncidentShown { incident, plan, audit, .. } = shown;
+        Self { incident, plan, steps, audit }
+    }
+}
+
+/// A part of the list of incidents, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IncidentsShown {
+    pub incidents: Vec<IncidentRow>,
+    /// The last of these, where there are older ones: they begin `before` it.
+    pub older: Option<String>,
+}
+
 impl IncidentShown {
     /// `None` where the store knows no such incident.
     pub fn of(store: &Store, id: &IncidentId) -> Result<Option<Self>, StoreError> {

@@ -7,6 +7,8 @@ pub mod incident;
 pub mod reckoning;
 pub mod request;
 pub mod review;
+pub mod service;
 pub mod slots;
 pub mod sockets;
 pub mod status;
+pub mod wants;

@@ -10,6 +10,17 @@ pub struct SlotsShown {
     pub unreadable: Vec<UnreadableSlots>,
 }
 
+/// The same, as the agent read it last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetSlots {
+    /// `None`: not read yet.
+    pub read: Option<Timestamp>,
+    /// Why they could not be read then.
+    pub unread: Option<String>,
+    #[serde(flatten)]
+    pub shown: SlotsShown,
+}
+
 /// One slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldSlot {

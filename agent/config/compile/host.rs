@@ -1,14 +1,14 @@
 //! `agent.yaml`: its defaults, its ranges, and what must fit together.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fields::{expanded, url};
 use super::{Compiling, bindings, fleet, hours, items, minutes, notify, registries, secs, tls};
 use crate::config::expand::Environment;
-use crate::config::host::{EvidenceConfig, HostConfig, Match, MinFree, RegistryConfig, ServiceConfig};
+use crate::config::host::{EvidenceConfig, HostConfig, HttpConfig, Match, MinFree, RegistryConfig, ServiceConfig};
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::host::{
@@ -69,13 +69,26 @@ fn ceiling(mode: Mode, place: &Place, to: &Compiling) -> ModeCeiling {
 }
 
 /// Everybody on the host may read it, and nobody else unless the file says so.
-fn http(spec: HttpSpec, place: &Place, to: &mut Compiling) -> SocketAddr {
+fn http(spec: HttpSpec, place: &Place, to: &mut Compiling) -> HttpConfig {
     let listen = spec.listen.map_or(DEFAULT_HTTP, |Typed(listen)| listen);
     if listen.port() == 0 {
         to.wrong(&place.key("listen"), format!("expected a TCP port, 1 to 65535, such as {DEFAULT_HTTP}"));
     }
-    listen
+    let at = place.key("hosts");
+    let hosts = items(&at, spec.hosts).map(|(at, Typed(host))| {
+        let host = host.to_ascii_lowercase();
+        let is_name =
+            host.len() <= LONGEST_NAME && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        if host.is_empty() || !(is_name || host.parse::<IpAddr>().is_ok()) {
+            to.wrong(&at, "expected the name or the address in a browser's address bar, without a port: web-1.example");
+        }
+        host.parse::<IpAddr>().map_or(host, |address| address.to_canonical().to_string())
+    });
+    HttpConfig { hosts: hosts.collect(), listen }
 }
+
+/// Characters of a DNS name (RFC 1035, 2.3.4, as it is written).
+const LONGEST_NAME: usize = 253;
 
 fn labels(spec: BTreeMap<String, Typed<String>>) -> BTreeMap<String, String> {
     spec.into_iter().map(|(key, Typed(value))| (key, value)).collect()

@@ -395,6 +395,7 @@ pub struct EvidenceSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct HttpSpec {
     pub listen: Option<Typed<SocketAddr>>,
+    pub hosts: Items<Typed<String>>,
 }
 
 as_mapping!(

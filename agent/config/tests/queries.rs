@@ -37,10 +37,23 @@ fn config() -> Config {
 
 #[test]
 fn metrics_are_served_where_the_file_says_so_and_on_loopback_unless_it_says_where() {
-    let compiled = |text: &str| Tree::with(&[("agent.yaml", text)]).config().host.http.map(|at| at.to_string());
+    let compiled =
+        |text: &str| Tree::with(&[("agent.yaml", text)]).config().host.http.map(|http| http.listen.to_string());
     assert_eq!(compiled("interval: 15s\n"), None);
     assert_eq!(compiled("http: {}\n").as_deref(), Some("127.0.0.1:9817"));
     assert_eq!(compiled("http: { listen: \"[::]:9000\" }\n").as_deref(), Some("[::]:9000"));
+}
+
+#[test]
+fn the_status_page_is_called_by_names_and_addresses_without_a_port() {
+    let of = |text: &str| Tree::with(&[("agent.yaml", text)]);
+    let hosts =
+        of("http: { hosts: [Web-1.Example, \"2001:db8::1\", 10.0.0.9] }\n").config().host.http.map(|http| http.hosts);
+    assert_eq!(hosts, Some(["web-1.example", "2001:db8::1", "10.0.0.9"].map(String::from).to_vec()));
+    for wrong in ["web-1:9817", "http://web-1", "\"\"", "\"*\"", "a/b"] {
+        let errors = of(&format!("http: {{ hosts: [{wrong}] }}\n")).wrong().join("\n");
+        assert!(errors.contains("without a port"), "{wrong}: {errors}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod material;
 mod sections;
 
 pub use material::{Evidence, Material};
+pub use sections::body;
 
 use super::html;
 

@@ -113,9 +113,12 @@ fn done(material: &Material, steps: &[StepShown]) -> Markup {
     let began = material.shown.incident.began;
     html! {
         h2 { "What was done" }
-        div class="wide" {
+        div class="wide" role="region" tabindex="0" aria-label="What was done" {
             table {
-                thead { tr { th { "at" } th class="number" { "after" } th { "step" } th { "outcome" } th { "detail" } } }
+                thead { tr {
+                    th scope="col" { "at" } th class="number" scope="col" { "after" } th scope="col" { "step" }
+                    th scope="col" { "outcome" } th scope="col" { "detail" }
+                } }
                 tbody {
                     @for step in steps.iter().take(STEPS) {
                         tr {
@@ -171,9 +174,12 @@ fn peers(evidence: &Evidence) -> Markup {
     let peers = &evidence.peers;
     html! {
         h2 { "Peers that closed them" }
-        div class="wide" {
+        div class="wide" role="region" tabindex="0" aria-label="Peers that closed them" {
             table {
-                thead { tr { th { "peer" } th class="number" { "sockets" } th class="number" { "unread data" } th { "oldest" } } }
+                thead { tr {
+                    th scope="col" { "peer" } th class="number" scope="col" { "sockets" }
+                    th class="number" scope="col" { "unread data" } th scope="col" { "oldest" }
+                } }
                 tbody {
                     @for peer in peers.peers.iter().take(PEERS) {
                         tr {
@@ -222,9 +228,12 @@ fn held(evidence: &Evidence) -> Markup {
             }
             details {
                 summary { "The biggest, with where their threads wait" }
-                div class="wide" {
+                div class="wide" role="region" tabindex="0" aria-label="The biggest processes" {
                     table {
-                        thead { tr { th class="number" { "pid" } th class="number" { "sockets" } th { "command" } th { "threads wait in" } } }
+                        thead { tr {
+                            th class="number" scope="col" { "pid" } th class="number" scope="col" { "sockets" }
+                            th scope="col" { "command" } th scope="col" { "threads wait in" }
+                        } }
                         tbody {
                             @for process in &evidence.processes {
                                 tr {
@@ -264,11 +273,11 @@ fn sockets(evidence: &Evidence) -> Markup {
     html! {
         details {
             summary { "The " (oldest.len()) " oldest sockets; all stand in sockets.jsonl beside the evidence" }
-            div class="wide" {
+            div class="wide" role="region" tabindex="0" aria-label="The oldest sockets" {
                 table {
                     thead { tr {
-                        th { "local" } th { "remote" } th { "direction" } th { "age" } th { "idle before" }
-                        th class="number" { "unread bytes" } th { "held by pid" }
+                        th scope="col" { "local" } th scope="col" { "remote" } th scope="col" { "direction" } th scope="col" { "age" } th scope="col" { "idle before" }
+                        th class="number" scope="col" { "unread bytes" } th scope="col" { "held by pid" }
                     } }
                     tbody {
                         @for socket in oldest {
@@ -317,12 +326,12 @@ fn before_and_after(material: &Material) -> Markup {
     let Some(before) = before else { return html! {} };
     html! {
         h2 { "Before and after" }
-        div class="wide" {
+        div class="wide" role="region" tabindex="0" aria-label="Before and after" {
             table {
                 thead { tr {
-                    th { "signal" }
-                    th class="number" { "before, " (before.at.strftime("%H:%M:%S").to_string()) }
-                    th class="number" {
+                    th scope="col" { "signal" }
+                    th class="number" scope="col" { "before, " (before.at.strftime("%H:%M:%S").to_string()) }
+                    th class="number" scope="col" {
                         @match after {
                             Some(after) => { "after, " (after.at.strftime("%H:%M:%S").to_string()) }
                             None => "after",
