@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::daemon::explain::Asking;
+use crate::model::plan::short_hash;
 use crate::model::{ServiceName, Step, Trigger, duration};
 use crate::view::explanation::{Clients, Planned};
 use crate::view::request::Request;
@@ -66,6 +67,7 @@ fn say(planned: &Planned) {
     }
     let incarnation = plan.incarnation.as_ref().map_or("not running, or not seen".into(), ToString::to_string);
     println!("  incarnation  {incarnation}");
+    println!("  plan         {}", short_hash(&plan.hash()));
     for binding in &plan.target.bindings {
         println!("  registered   {}/{}", binding.registry, binding.id);
     }

@@ -5,6 +5,7 @@ use clap::Args;
 use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::duration;
+use crate::model::plan::short_hash;
 use crate::store::{Approval, ApprovalState, Breaker, Latch, Silence, UnreturnedSlot};
 use crate::view::request::Request;
 use crate::view::status::{AgentNow, HeldNow, IncidentNow, RejectedConfiguration, Status};
@@ -76,7 +77,8 @@ fn say(status: &Status) {
 }
 
 fn say_approval(approval: &Approval) {
-    let Approval { id, policy, service, runbook, expires, .. } = approval;
+    let Approval { id, policy, service, runbook, expires, hash, .. } = approval;
+    let hash = short_hash(hash);
     let expires = render::time(*expires);
     match (approval.state, &approval.who) {
         (ApprovalState::Approved, Some(who)) => {
@@ -85,7 +87,7 @@ fn say_approval(approval: &Approval) {
         }
         _ => {
             println!("TO BE APPROVED before {expires}: {service}: {runbook} ({policy})");
-            println!("        unwait plan {service} --policy {policy}; unwait approve {id} | unwait deny {id}");
+            println!("        unwait plan {service} --policy {policy}; unwait approve {id} {hash} | unwait deny {id}");
         }
     }
 }

@@ -149,12 +149,7 @@ impl Agent {
             let proposal = Proposal { breached, ..proposal };
             let world = wiring.world_of(&proposal.plan, &store, started);
             let beginning = Beginning { proposal, world, policy, readings, configuration, order: None };
-            let considered = ask(&wiring, &store, started, beginning).await;
-            if considered.answer.as_ref().is_err_and(|refusal| refusal.reason == Reason::NeedsApproval) {
-                let Beginning { policy, readings, proposal, .. } = &considered.beginning;
-                approvals::ask(&wiring, &store, policy, &proposal.plan, messages::why(policy, readings));
-            }
-            Event::Considered(Box::new(considered))
+            Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
 
@@ -199,8 +194,20 @@ impl Agent {
                 self.to_begin.push_back(beginning);
                 self.begin_next();
             }
-            Err(refusal) => self.refused(beginning, refusal, another_tells),
+            Err(refusal) => {
+                if refusal.reason == Reason::NeedsApproval {
+                    self.ask_people(&beginning);
+                }
+                self.refused(beginning, refusal, another_tells);
+            }
         }
+    }
+
+    /// By the configuration in force: one that is put in force later withdraws it after this, in the scribe's order.
+    fn ask_people(&self, Beginning { policy, readings, proposal, .. }: &Beginning) {
+        let (wiring, policy, plan) = (self.wiring.clone(), policy.clone(), proposal.plan.clone());
+        let why = messages::why(&policy, readings);
+        self.scribe.write(move |store| approvals::ask(&wiring, store, &policy, &plan, why));
     }
 
     /// Takes the slot and commits the incident of what may begin next, where nothing else is being begun.

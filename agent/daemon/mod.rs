@@ -24,3 +24,5 @@ pub mod service_manager;
 
 #[cfg(test)]
 pub(crate) mod damage_tests;
+#[cfg(test)]
+mod deciding_tests;

@@ -12,7 +12,7 @@ use super::duties::orders::OrderToBegin;
 use super::duties::{approvals, resolve};
 use super::event::Event;
 use super::{check, explain};
-use crate::store::{AuditRow, Health, OrderVerb, Person};
+use crate::store::{AuditRow, Health, OrderVerb, Person, Word};
 use crate::view::request::{How, Reply, Request};
 use crate::view::status::{AgentNow, HeldNow, Status};
 
@@ -79,8 +79,10 @@ impl Agent {
                 say(reply, Reply::done("written"));
                 Event::Over
             }),
-            Request::Approve { id } => self.decide_approval(id, true, order(OrderVerb::Approve, None, reply)),
-            Request::Deny { id } => self.decide_approval(id, false, order(OrderVerb::Deny, None, reply)),
+            Request::Approve { id, hash } => {
+                self.decide_approval(id, true, hash, order(OrderVerb::Approve, None, reply))
+            }
+            Request::Deny { id } => self.decide_approval(id, false, None, order(OrderVerb::Deny, None, reply)),
             Request::Act { service, policy, dry_run } => {
                 let order = order(OrderVerb::Act, Some(&service), reply);
                 match stopping {
@@ -110,11 +112,18 @@ impl Agent {
         self.scribe.write(move |_| order.begin(&store).answer(Reply::refused(ENDING)));
     }
 
-    fn decide_approval(&mut self, id: String, approved: bool, order: OrderToBegin) {
+    fn decide_approval(&mut self, id: String, approved: bool, hash: Option<String>, order: OrderToBegin) {
         let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
         self.beside_a_person(async move {
             let by = Person { who: order.row.who.clone(), why: order.row.why.clone() };
-            approvals::decide(&wiring, &store, &id, approved, &by, order.begin(&store));
+            let word = Word {
+                approved,
+                hash: hash.as_deref(),
+                who: &by.who,
+                why: by.why.as_deref(),
+                at: wiring.host.clock.now(),
+            };
+            approvals::decide(&store, &id, &word, order.begin(&store));
             Event::Over
         });
     }

@@ -2,6 +2,7 @@
 
 pub mod caution;
 pub mod census;
+pub mod changes;
 pub mod duration;
 pub mod incident;
 pub mod leaked;

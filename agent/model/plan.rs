@@ -181,16 +181,27 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The hash that an approval is bound to: all steps, targets and values. The incident's id, its trigger, its end
-    /// condition and its descriptions do not count. SHA-256, in hex.
-    pub fn hash(&self) -> String {
+    /// All that an approval is bound to: steps, targets and values. The incident's id, its trigger, its end condition and
+    /// its descriptions do not count.
+    pub fn matters(&self) -> serde_json::Value {
+        let Self { policy, runbook, target, incarnation, when, limits, guards, fleet_scope, steps, .. } = self;
         let Self { incident: _, trigger: _, dry_run: _, rung: _, clear: _, .. } = self;
-        let matters = (
-            (&self.policy, &self.runbook, &self.target, &self.incarnation, &self.when),
-            (&self.limits, &self.guards, &self.fleet_scope, &self.steps),
-        );
-        let text = serde_json::to_vec(&matters).expect("a plan is plain data");
-        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+        serde_json::json!({
+            "policy": policy,
+            "runbook": runbook,
+            "target": target,
+            "incarnation": incarnation,
+            "when": when,
+            "limits": limits,
+            "guards": guards,
+            "fleet_scope": fleet_scope,
+            "steps": steps,
+        })
+    }
+
+    /// The hash of what [matters](Self::matters): SHA-256, in hex.
+    pub fn hash(&self) -> String {
+        Sha256::digest(self.matters().to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The name of the restarted service, as its manager knows it.
@@ -232,6 +243,11 @@ impl Plan {
     pub fn drains(&self) -> bool {
         self.steps.iter().any(|planned| matches!(planned.step, Step::Drain { .. }))
     }
+}
+
+/// So much of a plan's hash as people read and type.
+pub fn short_hash(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
 }
 
 impl PlannedStep {

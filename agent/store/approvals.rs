@@ -26,6 +26,9 @@ CREATE TABLE approval (
 CREATE INDEX approval_by_plan ON approval(policy, service, created);
 ";
 
+/// What of the plan was asked about, as JSON; none of an earlier agent's.
+pub(super) const PLAN: &str = "ALTER TABLE approval ADD COLUMN plan TEXT;";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, strum::Display, strum::EnumString)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -60,6 +63,8 @@ pub struct Approval {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word<'a> {
     pub approved: bool,
+    /// The first digits of the hash of the plan that the person has read; a denial needs none.
+    pub hash: Option<&'a str>,
     pub who: &'a str,
     pub why: Option<&'a str>,
     pub at: Timestamp,
@@ -71,8 +76,13 @@ pub enum Decided {
     Yes(Approval),
     /// It was decided, used or replaced before, or has expired.
     TooLate(Approval),
+    /// The person does not say which plan they have read, or has read another.
+    PlanNotNamed(Approval),
     Unknown,
 }
+
+/// Digits of a hash that name a plan.
+const HASH_DIGITS: usize = 8;
 
 const COLUMNS: &str = "id, policy, service, runbook, hash, created, expires_line, state, who, why, decided_line";
 
@@ -112,14 +122,41 @@ impl Store {
         })
     }
 
-    /// Asks for an approval, with the message that tells of it. Earlier ones of the same policy and service that are
-    /// still open are replaced; those that ended long ago are forgotten.
-    pub fn ask_approval(&self, ask: &Approval, audience: &Audience, message: &Message) -> Result<(), StoreError> {
+    /// What of the plan an approval was asked about.
+    pub fn asked_plan(&self, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        let text: Option<String> = self.read(|connection| {
+            connection
+                .query_row("SELECT plan FROM approval WHERE id = ?1", [id], |row| row.get(0))
+                .optional()
+                .map(Option::flatten)
+        })?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Asks for an approval of what [matters](Plan::matters) of a plan, with the message that tells of it. False: the same
+    /// plan is being asked about already. Earlier approvals of the same policy and service that are still open are
+    /// replaced; those that ended long ago are forgotten.
+    pub fn ask_approval(
+        &self,
+        ask: &Approval,
+        matters: &serde_json::Value,
+        audience: &Audience,
+        message: &Message,
+    ) -> Result<bool, StoreError> {
         const KEPT_FOR: i64 = 30 * 86_400 * 1_000; // ms
         let outgoing = self.addressed(audience, std::slice::from_ref(message));
         let (created, expires) = (ask.created.as_millisecond(), ask.expires.as_millisecond());
         self.write(|transaction| {
             let at = self.line.at(ask.created);
+            let same = transaction.query_row(
+                "SELECT count(*) FROM approval WHERE policy = ?1 AND service = ?2 AND hash = ?3 AND expires_line > ?4
+                     AND state IN ('pending', 'approved')",
+                params![ask.policy, ask.service, ask.hash, at],
+                |row| row.get::<_, i64>(0),
+            )?;
+            if same > 0 {
+                return Ok(false);
+            }
             transaction.execute("DELETE FROM approval WHERE expires_line < ?1", [at - KEPT_FOR])?;
             transaction.execute(
                 "UPDATE approval SET state = 'replaced'
@@ -127,8 +164,8 @@ impl Store {
                 params![ask.policy, ask.service],
             )?;
             transaction.execute(
-                "INSERT INTO approval(id, policy, service, runbook, hash, created, expires, expires_line)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO approval(id, policy, service, runbook, hash, created, expires, expires_line, plan)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 params![
                     ask.id,
                     ask.policy,
@@ -137,10 +174,12 @@ impl Store {
                     ask.hash,
                     created,
                     expires,
-                    at.saturating_add(expires - created)
+                    at.saturating_add(expires - created),
+                    matters.to_string()
                 ],
             )?;
-            outbox::insert(transaction, &outgoing, &self.line)
+            outbox::insert(transaction, &outgoing, &self.line)?;
+            Ok(true)
         })
     }
 
@@ -155,6 +194,14 @@ impl Store {
     /// Notes a person's word, where it still can be given: what is approved and not used yet may still be denied.
     pub fn decide_approval(&self, id: &str, word: &Word<'_>) -> Result<Decided, StoreError> {
         self.write(|transaction| {
+            let select = format!("SELECT {COLUMNS} FROM approval WHERE id = ?1");
+            let find = || transaction.query_row(&select, [id], |row| self.approval_row(row, word.at)).optional();
+            let Some(asked) = find()? else { return Ok(Decided::Unknown) };
+            let names_it = |hash: &str| hash.len() >= HASH_DIGITS && asked.hash.starts_with(&hash.to_lowercase());
+            let waits = asked.state == ApprovalState::Pending && word.at < asked.expires;
+            if word.approved && waits && !word.hash.is_some_and(names_it) {
+                return Ok(Decided::PlanNotNamed(asked));
+            }
             let state = if word.approved { ApprovalState::Approved } else { ApprovalState::Denied };
             let (at, line) = (word.at.as_millisecond(), self.line.at(word.at));
             let decided = transaction.execute(
@@ -162,13 +209,8 @@ impl Store {
                  WHERE id = ?1 AND (state = 'pending' OR state = 'approved' AND NOT ?6) AND expires_line > ?7",
                 params![id, state.to_string(), word.who, word.why, at, word.approved, line],
             )?;
-            let select = format!("SELECT {COLUMNS} FROM approval WHERE id = ?1");
-            let found = transaction.query_row(&select, [id], |row| self.approval_row(row, word.at)).optional()?;
-            Ok(match found {
-                None => Decided::Unknown,
-                Some(approval) if decided > 0 => Decided::Yes(approval),
-                Some(approval) => Decided::TooLate(approval),
-            })
+            let approval = find()?.unwrap_or(asked);
+            Ok(if decided > 0 { Decided::Yes(approval) } else { Decided::TooLate(approval) })
         })
     }
 

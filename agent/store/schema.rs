@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 14] = [
+const MIGRATIONS: [&str; 15] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 14] = [
     super::latches::MIGRATION,
     super::breaches::MIGRATION,
     super::incidents::MIGRATION,
+    super::approvals::PLAN,
 ];
 
 const FIRST: &str = "

@@ -23,6 +23,9 @@ pub enum Request {
     },
     Approve {
         id: String,
+        /// The first digits of the hash of the plan that the person has read.
+        #[serde(default)]
+        hash: Option<String>,
     },
     Deny {
         id: String,

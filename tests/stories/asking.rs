@@ -40,7 +40,9 @@ fn a_plan_waits_for_a_persons_word_across_a_restart_and_begins_on_it_once() {
     let held = wait_for_held(&lab, "awaiting_approval");
     assert!(held["until"].is_string(), "{held:#}");
     let id = approvals(&lab)[0]["id"].as_str().expect("an id").to_owned();
-    assert!(asked.to_string().contains(&format!("unwait approve {id}")), "{asked:#}");
+    let hash = approvals(&lab)[0]["hash"].as_str().expect("a hash")[..12].to_owned();
+    assert!(asked.to_string().contains(&format!("unwait approve {id} {hash}")), "{asked:#}");
+    assert!(unwait(&lab, &["plan", service::UNIT]).out.contains(&hash));
     nothing_begins(&lab);
     stage.picture().assert_as(&before);
     let stranger = unwait_as_nobody(&lab, &["approve", &id]);
@@ -52,9 +54,12 @@ fn a_plan_waits_for_a_persons_word_across_a_restart_and_begins_on_it_once() {
     let _agent = agent::run(&lab);
     wait_for_held(&lab, "awaiting_approval");
     assert_eq!(approvals(&lab)[0]["id"], id.as_str());
-    assert!(unwait(&lab, &["status"]).out.contains(&format!("unwait approve {id}")));
+    assert!(unwait(&lab, &["status"]).out.contains(&format!("unwait approve {id} {hash}")));
+    let unread = unwait(&lab, &["approve", &id]);
+    assert!(unread.code == 1 && unread.all().contains(&format!("unwait approve {id} {hash}")), "{unread:?}");
+    nothing_begins(&lab);
 
-    let said = unwait(&lab, &["approve", &id]);
+    let said = unwait(&lab, &["approve", &id, &hash]);
     assert_eq!(said.code, 0, "{said:?}");
     stage.wait_for_passing(&OTHERS, SOON);
     assert_eq!(agent::history(&lab).len(), 1);

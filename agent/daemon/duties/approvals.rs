@@ -1,8 +1,10 @@
 //! `mode: approve`: people are asked about a plan, and say their word over the control socket.
 
 use super::orders::Order;
+use crate::model::changes::changes;
+use crate::model::plan::short_hash;
 use crate::model::{EventKind, Message, Mode, Plan, Policy, Reason, ServiceName, duration};
-use crate::store::{Approval, ApprovalState, Decided, Person, Store, Word};
+use crate::store::{Approval, ApprovalState, Decided, Store, StoreError, Word};
 use crate::view::request::Reply;
 use crate::wiring::Wiring;
 
@@ -24,9 +26,14 @@ pub fn ask(wiring: &Wiring, store: &Store, policy: &Policy, plan: &Plan, why: Ve
         why: None,
         decided: None,
     };
-    let message = message(wiring, plan, &approval, policy, why);
-    match store.ask_approval(&approval, &wiring.audience, &message) {
-        Ok(()) => (wiring.host.on_message)(&message),
+    let matters = plan.matters();
+    let asked = since_last(store, &approval, plan).and_then(|changed| {
+        let message = message(wiring, plan, &approval, policy, why, changed);
+        Ok((store.ask_approval(&approval, &matters, &wiring.audience, &message)?, message))
+    });
+    match asked {
+        Ok((true, message)) => (wiring.host.on_message)(&message),
+        Ok((false, _)) => {}
         Err(error) => {
             tracing::error!(
                 %error,
@@ -39,6 +46,19 @@ pub fn ask(wiring: &Wiring, store: &Store, policy: &Policy, plan: &Plan, why: Ve
     }
 }
 
+/// What is another in this plan than in the one that people were asked about last, and that never began.
+fn since_last(store: &Store, now: &Approval, plan: &Plan) -> Result<Vec<String>, StoreError> {
+    let last = store.approval(&plan.policy, &plan.target.service, now.created)?;
+    let stands = |last: &Approval| matches!(last.state, ApprovalState::Pending | ApprovalState::Approved);
+    let Some(last) = last.filter(|last| stands(last) && last.hash != now.hash) else { return Ok(Vec::new()) };
+    let mut lines =
+        vec![format!("asked anew: the plan changed since {} was asked ({})", last.id, short_hash(&last.hash))];
+    if let Some(was) = store.asked_plan(&last.id)? {
+        lines.extend(changes(&was, &plan.matters()).into_iter().map(|change| format!("  {change}")));
+    }
+    Ok(lines)
+}
+
 /// Eight hex digits that a person can type.
 fn id(hash: &str, now: jiff::Timestamp) -> String {
     use sha2::{Digest, Sha256};
@@ -46,16 +66,25 @@ fn id(hash: &str, now: jiff::Timestamp) -> String {
     digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn message(wiring: &Wiring, plan: &Plan, approval: &Approval, policy: &Policy, why: Vec<String>) -> Message {
+fn message(
+    wiring: &Wiring,
+    plan: &Plan,
+    approval: &Approval,
+    policy: &Policy,
+    why: Vec<String>,
+    changed: Vec<String>,
+) -> Message {
     let service = &plan.target.service;
     let steps: Vec<&str> = plan.steps.iter().map(|planned| planned.step.name()).collect();
     let mut lines = why;
+    lines.extend(changed);
     lines.extend(plan.rung.clone());
     lines.push(format!("steps: {}", steps.join(", ")));
     lines.push(format!("look:   unwait plan {service} --policy {}", plan.policy));
-    lines.push(format!("decide: unwait approve {0}   (or: unwait deny {0} --why TEXT)", approval.id));
+    let (id, hash) = (&approval.id, short_hash(&approval.hash));
+    lines.push(format!("decide: unwait approve {id} {hash}   (or: unwait deny {id} --why TEXT)"));
     lines.push(format!(
-        "It expires in {}, at {}; it is for this plan alone, and for once.",
+        "It expires in {}, at {}; it is for the plan {hash} alone, and for once.",
         duration::format(policy.limits.approval_expires),
         approval.expires
     ));
@@ -99,13 +128,11 @@ fn is_asked_for(wiring: &Wiring, approval: &Approval) -> bool {
 }
 
 /// A person's word. What was approved begins at the next look, if the plan is the same then and no guard is against it.
-pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, by: &Person, order: Order) {
-    let now = wiring.host.clock.now();
-    let word = Word { approved, who: &by.who, why: by.why.as_deref(), at: now };
-    match store.decide_approval(id, &word) {
+pub fn decide(store: &Store, id: &str, word: &Word<'_>, order: Order) {
+    match store.decide_approval(id, word) {
         Ok(Decided::Yes(approval)) => {
             let Approval { runbook, service, .. } = &approval;
-            let said = match approved {
+            let said = match word.approved {
                 true => format!(
                     "{runbook} of {service} is approved; it begins at the next look, if the plan is the same then and no \
                      guard is against it"
@@ -116,7 +143,19 @@ pub fn decide(wiring: &Wiring, store: &Store, id: &str, approved: bool, by: &Per
         }
         Ok(Decided::TooLate(approval)) => {
             let service = approval.service.clone();
-            order.of(&service).answer(Reply::refused(too_late(id, approval, now)));
+            order.of(&service).answer(Reply::refused(too_late(id, approval, word.at)));
+        }
+        Ok(Decided::PlanNotNamed(approval)) => {
+            let Approval { service, policy, hash, .. } = &approval;
+            let hash = short_hash(hash);
+            let read = match word.hash {
+                Some(read) => format!("{id} is about the plan {hash}, not {read}"),
+                None => format!("{id} was not approved: the command does not name the plan that you have read"),
+            };
+            let said = format!(
+                "{read}; read it by `unwait plan {service} --policy {policy}`, then: unwait approve {id} {hash}"
+            );
+            order.of(service).answer(Reply::refused(said));
         }
         Ok(Decided::Unknown) => order.answer(Reply::refused(format!("no approval `{id}`; `unwait status` shows them"))),
         Err(error) => order.answer(Reply::refused(error.to_string())),

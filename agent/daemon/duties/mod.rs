@@ -17,4 +17,4 @@ pub mod sweep;
 pub mod unowned;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

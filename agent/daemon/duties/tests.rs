@@ -13,13 +13,14 @@ use super::{approvals, breaches, breaker, messages, remind, review, sweep};
 use crate::clock::{Clock, ManualClock};
 use crate::decide::detector::Detector;
 use crate::model::incident::Ending;
+use crate::model::plan::short_hash;
 use crate::model::{
     EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Signal, Trigger,
 };
 use crate::ports::fleet::SKEW;
 use crate::ports::fleet::fake::FakeStore;
 use crate::store::{
-    ApprovalState, Audience, AuditRow, Implied, JournalRow, OrderVerb, OrphanedDrain, Pause, Person, Store,
+    ApprovalState, Audience, AuditRow, Implied, JournalRow, OrderVerb, OrphanedDrain, Pause, Person, Store, Word,
 };
 use crate::view::request::Reply;
 use crate::wiring::{Host, OnMessage, Wiring, plans};
@@ -53,16 +54,16 @@ const REGISTRY: &str =
     r#"{"instances": [{"id": "rpc-order-1", "name": "rpc-order", "address": "127.0.0.1:7801", "healthy": true}]}"#;
 
 /// One agent's wiring; a clone of the fleet's store is what other hosts see.
-struct Set {
-    wiring: Wiring,
-    store: Arc<Store>,
-    clock: Arc<ManualClock>,
+pub(in crate::daemon) struct Set {
+    pub(in crate::daemon) wiring: Wiring,
+    pub(in crate::daemon) store: Arc<Store>,
+    pub(in crate::daemon) clock: Arc<ManualClock>,
     fleet: FakeStore,
     told: Arc<Mutex<Vec<Message>>>,
-    _dir: tempfile::TempDir,
+    pub(in crate::daemon) dir: tempfile::TempDir,
 }
 
-fn set() -> Set {
+pub(in crate::daemon) fn set() -> Set {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let host = AGENT
@@ -91,21 +92,27 @@ fn set() -> Set {
     let fleet = FakeStore::default();
     wiring.ports.fleet = Some(fleet.host("bj1-03", clock.clone()));
     let store = Arc::new(Store::open(Path::new(":memory:")).unwrap());
-    Set { wiring, store, clock, fleet, told, _dir: dir }
+    Set { wiring, store, clock, fleet, told, dir }
 }
 
 impl Set {
-    /// Ann's word on an approval.
+    /// Ann's word on an approval, where she has read its plan.
     fn decides(&self, id: &str, approved: bool) -> Reply {
+        let asked = self.store.approval("leak", &service(), self.clock.now()).unwrap();
+        self.says(id, approved, asked.as_ref().map(|asked| short_hash(&asked.hash)))
+    }
+
+    fn says(&self, id: &str, approved: bool, hash: Option<&str>) -> Reply {
         let by = Person { who: "ann".into(), why: None };
         let verb = if approved { OrderVerb::Approve } else { OrderVerb::Deny };
         let (reply, mut answered) = oneshot::channel();
         let order = Order::begin(&self.store, AuditRow::new(verb, &by, self.clock.now()), Some(reply));
-        approvals::decide(&self.wiring, &self.store, id, approved, &by, order);
+        let word = Word { approved, hash, who: "ann", why: None, at: self.clock.now() };
+        approvals::decide(&self.store, id, &word, order);
         answered.try_recv().unwrap()
     }
 
-    fn policy(&self) -> &Policy {
+    pub(in crate::daemon) fn policy(&self) -> &Policy {
         &self.wiring.config.policies[0]
     }
 
@@ -136,7 +143,7 @@ impl Set {
     }
 
     /// What was told since this was last asked, by event and title; each of it is in the outbox as well.
-    fn told(&self) -> Vec<(EventKind, String)> {
+    pub(in crate::daemon) fn told(&self) -> Vec<(EventKind, String)> {
         let told = std::mem::take(&mut *self.told.lock().unwrap());
         let outbox = self.store.undelivered(99).unwrap();
         assert!(told.iter().all(|message| outbox.iter().any(|outgoing| outgoing.message == *message)), "{told:?}");
@@ -148,7 +155,7 @@ impl Set {
     }
 }
 
-fn service() -> ServiceName {
+pub(in crate::daemon) fn service() -> ServiceName {
     ServiceName::parse("process:rpc-order").unwrap()
 }
 
@@ -200,6 +207,50 @@ fn people_are_asked_about_a_plan_and_their_word_is_taken_once() {
     set.ends("i-2", Reason::Recovered);
     let used = set.decides(&approval.id, false);
     assert!(!used.ok && used.text.contains("used already"), "{used:?}");
+}
+
+#[test]
+fn an_approval_names_the_plan_that_was_read_by_its_hash() {
+    let set = set();
+    let plan = set.plan("i-1");
+    approvals::ask(&set.wiring, &set.store, set.policy(), &plan, Vec::new());
+    let approval = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap();
+    let (id, hash) = (approval.id, plan.hash());
+    let to_type = format!("unwait approve {id} {}", &hash[..12]);
+    assert!(set.told.lock().unwrap()[0].to_string().contains(&to_type));
+    for (read, says) in
+        [(None, "does not name the plan"), (Some("0123456789ab"), "not 0123456789ab"), (Some(&hash[..7]), "not")]
+    {
+        let reply = set.says(&id, true, read);
+        assert!(!reply.ok && reply.text.contains(says) && reply.text.ends_with(&to_type), "{reply:?}");
+    }
+    assert!(set.says(&id, true, Some(&hash[..8].to_uppercase())).ok);
+    // A denial harms nobody.
+    assert!(set.says(&id, false, None).ok);
+}
+
+#[test]
+fn a_plan_that_has_changed_is_asked_about_anew_with_what_changed_and_the_same_one_is_not_asked_about_twice() {
+    let set = set();
+    let plan = set.plan("i-1");
+    let ask = |plan: &Plan| approvals::ask(&set.wiring, &set.store, set.policy(), plan, Vec::new());
+    ask(&plan);
+    ask(&plan);
+    assert_eq!(set.told().len(), 1);
+    let first = set.store.approval("leak", &service(), set.clock.now()).unwrap().unwrap().id;
+
+    let mut other = plan.clone();
+    other.target.bindings[0].id = "rpc-order-9".into();
+    set.clock.advance(Duration::from_secs(1));
+    ask(&other);
+
+    let message = set.told.lock().unwrap()[0].to_string();
+    let changed = format!("asked anew: the plan changed since {first} was asked ({})", &plan.hash()[..12]);
+    for word in [changed.as_str(), r#"target.bindings[0].id: was "rpc-order-1", is "rpc-order-9""#] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    let late = set.says(&first, true, Some(&plan.hash()));
+    assert!(!late.ok && late.text.contains("is not asked for any more"), "{late:?}");
 }
 
 #[test]

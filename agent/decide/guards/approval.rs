@@ -3,6 +3,7 @@
 use super::{Answer, Gate, Question, Verdict, deny, text};
 use crate::model::Reason;
 use crate::model::moment::after;
+use crate::model::plan::short_hash;
 use crate::store::ApprovalState;
 
 impl Gate {
@@ -47,7 +48,8 @@ impl Gate {
                 needs(format!("{} expired at {}", last.id, last.expires))
             }
             ApprovalState::Pending => {
-                let detail = format!("decide: unwait approve {0}   (or: unwait deny {0})", last.id);
+                let (id, hash) = (&last.id, short_hash(&last.hash));
+                let detail = format!("decide: unwait approve {id} {hash}   (or: unwait deny {id})");
                 Ok(Verdict::Defer { until: last.expires, reason: Reason::AwaitingApproval, detail })
             }
             ApprovalState::Approved => Ok(Verdict::Allow),

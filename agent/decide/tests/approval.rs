@@ -30,11 +30,13 @@ impl Scenery {
         };
         let message =
             crate::execute::tell::MessageBuilder { plan, host: "h", labels: &[], at: self.now() }.start(Vec::new());
-        self.store.ask_approval(&approval, &Audience::default(), &message).unwrap();
+        self.store.ask_approval(&approval, &plan.matters(), &Audience::default(), &message).unwrap();
     }
 
     fn say(&self, id: &str, approved: bool) -> Decided {
-        let word = Word { approved, who: "ann", why: Some("release 41"), at: self.now() };
+        let asked = self.store.approval(&self.plan.policy, &self.plan.target.service, self.now()).unwrap();
+        let hash = asked.as_ref().map(|asked| asked.hash.as_str());
+        let word = Word { approved, hash, who: "ann", why: Some("release 41"), at: self.now() };
         self.store.decide_approval(id, &word).unwrap()
     }
 }

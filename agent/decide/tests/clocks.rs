@@ -173,11 +173,12 @@ impl World {
             What::Approval => {
                 let plan = &self.scenery.plan;
                 let ask = Approval {
+                    // Each is another plan's: the same plan is not asked about twice.
+                    hash: id.clone(),
                     id,
                     policy: plan.policy.clone(),
                     service: plan.target.service.to_string(),
                     runbook: plan.runbook.clone(),
-                    hash: plan.hash(),
                     created: now,
                     expires: now + what.lasts(),
                     state: ApprovalState::Pending,
@@ -185,7 +186,7 @@ impl World {
                     why: None,
                     decided: None,
                 };
-                store.ask_approval(&ask, &Audience::default(), &self.message()).unwrap();
+                store.ask_approval(&ask, &plan.matters(), &Audience::default(), &self.message()).unwrap();
             }
             What::Reminder => {
                 let (service, incident) = (ServiceName::parse("other.service").unwrap(), IncidentId("other".into()));
