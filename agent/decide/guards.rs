@@ -24,7 +24,7 @@ use crate::store::Store;
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 23] = [
+pub const GUARDS: [Guard; 24] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::ModeAtMost,
@@ -44,6 +44,7 @@ pub const GUARDS: [Guard; 23] = [
     Guard::Jitter,
     Guard::CommonCause,
     Guard::MinHealthy,
+    Guard::Calm,
     Guard::Probe,
     Guard::HeldHere,
     Guard::Approval,
@@ -93,6 +94,8 @@ pub enum Guard {
     CommonCause,
     /// Enough others are healthy, by the registry; fails closed.
     MinHealthy,
+    /// The two before have not refused for a while.
+    Calm,
     /// The service's health can be asked. What it answers does not matter here, nor that it does not answer.
     Probe,
     /// The service's own processes hold so many of the leaked sockets that a remedy can end the breach.
@@ -219,6 +222,7 @@ impl Gate {
             let answer = self.verdict(guard, question).await;
             self.tally.count(guard, &answer);
             if let Some(refusal) = guard.refusal(answer) {
+                self.note_unrest(guard, question);
                 return Err(refusal);
             }
         }
@@ -260,6 +264,7 @@ impl Gate {
             Guard::Jitter => self.jitter(question),
             Guard::CommonCause => self.common_cause(question).await,
             Guard::MinHealthy => self.min_healthy(question).await,
+            Guard::Calm => self.calm(question),
             Guard::Probe => self.probe(question).await,
             Guard::HeldHere => self.held_here(question).await,
             Guard::FleetSlot => self.fleet_slot(question).await,

@@ -257,6 +257,9 @@ pub struct GuardSettings {
     /// This share, 0 to 1, of the instances registered under the name in breach, where they are three or more: hold.
     #[serde(default)]
     pub common_cause: Option<f64>,
+    /// How long `common_cause` and `min_healthy` must not have refused.
+    #[serde(default, with = "super::duration::as_optional_text", skip_serializing_if = "Option::is_none")]
+    pub calm: Option<Duration>,
     /// When it may act, and when not.
     #[serde(default)]
     pub windows: Vec<Window>,

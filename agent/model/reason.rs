@@ -68,6 +68,8 @@ pub enum Reason {
     Jitter,
     /// Much of the fleet is in breach.
     CommonCause,
+    /// A guard that speaks for the fleet refused a short while ago.
+    NotCalm,
     /// `mode: approve`, and nobody was asked about this plan.
     NeedsApproval,
     AwaitingApproval,
@@ -188,6 +190,10 @@ impl Reason {
             Self::CommonCause => {
                 "so many instances are in breach that the cause is hardly this one; look for a dependency that they \
                  share"
+            }
+            Self::NotCalm => {
+                "`common_cause` or `min_healthy` refused a short while ago; the policy waits until the fleet has been calm \
+                 for `guards.calm`"
             }
             Self::NeedsApproval => "the policy needs a person's approval of the plan, and nobody was asked yet",
             Self::AwaitingApproval => "a person has been asked to approve the plan; `unwait status` shows the request",

@@ -23,6 +23,7 @@ mod silences;
 mod slots;
 mod state_dir;
 mod timeline;
+mod unrest;
 
 use std::panic::Location;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 15] = [
+const MIGRATIONS: [&str; 16] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 15] = [
     super::breaches::MIGRATION,
     super::incidents::MIGRATION,
     super::approvals::PLAN,
+    super::unrest::MIGRATION,
 ];
 
 const FIRST: &str = "

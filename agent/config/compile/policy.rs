@@ -276,8 +276,9 @@ fn guards(
         );
     }
     let common_cause = spec.common_cause.map(|Typed(Share(share))| share);
+    let calm = spec.calm.map(|calm| to.duration(&place.key("calm"), Some(calm), secs(0), minutes(1)..=hours(24)));
     let windows = windows(spec.windows, &place.key("windows"), to);
-    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, common_cause, windows }
+    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, common_cause, calm, windows }
 }
 
 fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Window> {

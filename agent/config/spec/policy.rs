@@ -78,6 +78,7 @@ pub struct GuardsSpec {
     pub min_healthy: Option<Typed<MinHealthy>>,
     pub fleet_slots: Option<Typed<Slots>>,
     pub common_cause: Option<Typed<Share>>,
+    pub calm: Option<Typed<Duration>>,
     pub windows: Items<WindowSpec>,
 }
 

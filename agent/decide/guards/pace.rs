@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Answer, Gate, Question, Verdict, deny, text, whole_seconds};
+use super::{Answer, Gate, Guard, Question, Verdict, deny, text, whole_seconds};
 use crate::model::moment::after;
-use crate::model::{Reason, ServiceName, duration};
+use crate::model::{Reason, ServiceName, Trigger, duration};
 
 /// An incident that ended before it changed anything is tried again after this part of the cooldown: 5m of 30m.
 const RETRY_SHARE: u32 = 6;
@@ -102,6 +102,40 @@ impl Gate {
             "this host waits {ours} (of at most {most}) after a breach, so that hosts do not act at the same time"
         );
         Ok(Verdict::Defer { until: self.clock.now() + left, reason: Reason::Jitter, detail })
+    }
+
+    /// A person who starts a plan has looked.
+    pub(super) fn calm(&self, question: &Question<'_>) -> Answer {
+        let plan = question.plan;
+        let Some(calm) = plan.guards.calm.filter(|_| plan.trigger == Trigger::Breach) else {
+            return Ok(Verdict::Allow);
+        };
+        let now = self.clock.now();
+        let Some((guard, last)) = self.store.unrest(&plan.policy, &plan.target.service, now).map_err(text)? else {
+            return Ok(Verdict::Allow);
+        };
+        let until = after(last, calm);
+        if now >= until {
+            return Ok(Verdict::Allow);
+        }
+        let left = duration::format(whole_seconds(until.duration_since(now).unsigned_abs()));
+        let calm = duration::format(calm);
+        let detail =
+            format!("{guard} refused last at {last:.0}; held until it has been calm for {calm}: {left} left");
+        Ok(Verdict::Defer { until, reason: Reason::NotCalm, detail })
+    }
+
+    /// One that could not be asked has refused too. What cannot be noted is seen again at the next look, and holds until then.
+    pub(super) fn note_unrest(&self, guard: Guard, question: &Question<'_>) {
+        let plan = question.plan;
+        if matches!(guard, Guard::CommonCause | Guard::MinHealthy) && plan.guards.calm.is_some() {
+            let noted =
+                self.store.note_unrest(&plan.policy, &plan.target.service, guard.into(), self.clock.now());
+            if let Err(error) = noted {
+                let service = &plan.target.service;
+                tracing::warn!(%error, %service, %guard, "cannot note that {guard} refused for {service}: {error}");
+            }
+        }
     }
 
     pub(super) fn one_saga(&self, question: &Question<'_>) -> Answer {

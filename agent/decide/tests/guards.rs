@@ -46,6 +46,7 @@ fn the_guards_stand_in_the_designs_order() {
         Jitter,
         CommonCause,
         MinHealthy,
+        Calm,
         Probe,
         HeldHere,
         Approval,

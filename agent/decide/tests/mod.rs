@@ -2,6 +2,7 @@
 
 mod approval;
 mod budgets;
+mod calm;
 mod ceiling;
 mod clocks;
 mod common_cause;
