@@ -1,7 +1,7 @@
 //! The one place that starts other people's programs and waits for them: a snapshot's commands, the journal's
 //! tail, a `run` step.
 //!
-//! A command is an argv, never a shell's line. It gets no standard input, the environment of [`PATH`], `LANG=C` and
+//! A command is an argv, never a shell's line. It gets no standard input, or a file of what it is asked, the environment of [`PATH`], `LANG=C` and
 //! what the caller adds, `/` as its directory and a process group of its own. Its standard output and error go into
 //! one pipe, in the order written, and are kept within a bound; it is read on beyond that, so that nobody blocks on a
 //! full pipe. At the deadline, and where the waiting future is dropped, the whole group is killed. What a command
@@ -12,11 +12,14 @@
 mod detached;
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
@@ -94,6 +97,37 @@ pub async fn capture(
     deadline: Duration,
     max_bytes: usize,
 ) -> Captured {
+    run(argv, environment, Stdio::null(), deadline, max_bytes).await
+}
+
+/// The same with a standard input that holds `input`; nobody waits for the command to read it.
+pub async fn capture_asking(argv: &[String], input: &str, deadline: Duration, max_bytes: usize) -> Captured {
+    match holding(input) {
+        Ok(stdin) => run(argv, &[], stdin, deadline, max_bytes).await,
+        Err(error) => Captured {
+            ended: Ended::NotStarted(format!("no memory for its standard input: {error}")),
+            output: String::new(),
+            left_out: 0,
+            took: Duration::ZERO,
+        },
+    }
+}
+
+/// A file without a name, in memory.
+fn holding(input: &str) -> std::io::Result<Stdio> {
+    let mut file = File::from(memfd_create(c"unwait-question", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(input.as_bytes())?;
+    file.rewind()?;
+    Ok(Stdio::from(file))
+}
+
+async fn run(
+    argv: &[String],
+    environment: &[(String, String)],
+    stdin: Stdio,
+    deadline: Duration,
+    max_bytes: usize,
+) -> Captured {
     let began = Instant::now();
     let not_started = |why: String| Captured {
         ended: Ended::NotStarted(why),
@@ -101,7 +135,7 @@ pub async fn capture(
         left_out: 0,
         took: began.elapsed(),
     };
-    let (mut group, mut output) = match start(argv, environment) {
+    let (mut group, mut output) = match start(argv, environment, stdin) {
         Ok(started) => started,
         Err(why) => return not_started(why),
     };
@@ -151,7 +185,7 @@ pub async fn capture(
     Captured { ended, output, left_out, took: began.elapsed() }
 }
 
-fn start(argv: &[String], environment: &[(String, String)]) -> Result<(Group, pipe::Receiver), String> {
+fn start(argv: &[String], environment: &[(String, String)], stdin: Stdio) -> Result<(Group, pipe::Receiver), String> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err("the argv is empty".into());
     };
@@ -169,7 +203,7 @@ fn start(argv: &[String], environment: &[(String, String)]) -> Result<(Group, pi
         .env("LANG", "C")
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(writer)
         .stderr(second)
         .process_group(0)

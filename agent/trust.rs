@@ -55,6 +55,43 @@ pub fn runs_as_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// The file itself, the directory that it is named in, and the one that it is in where a link leads elsewhere: why root must not
+/// believe one of them.
+///
+/// # Errors
+/// In words, where another than root could have written or placed the file, or a directory cannot be seen.
+pub fn believe_in_place(path: &Path, file: Ownership) -> Result<(), String> {
+    const REFUSED: &str = "refused: unwait runs as root, and the";
+    if let Some(why) = file.distrust() {
+        return Err(format!("{REFUSED} file {why}"));
+    }
+    let real = path.canonicalize().map_err(|error| format!("cannot be read: {error}"))?;
+    for place in [path.parent(), real.parent()].into_iter().flatten() {
+        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        let metadata = place.metadata().map_err(|error| format!("{}: {error}", place.display()))?;
+        if let Some(why) = Ownership::from(&metadata).distrust() {
+            return Err(format!("{REFUSED} directory {} {why}", place.display()));
+        }
+    }
+    Ok(())
+}
+
+/// May the agent run this program, named by its full path? As root, only one that root alone could have written and placed.
+///
+/// # Errors
+/// In words, with the path.
+pub fn may_run(program: &Path) -> Result<(), String> {
+    let says = |why: String| format!("{}: {why}", program.display());
+    let metadata = program.metadata().map_err(|error| says(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(says("is not a regular file".into()));
+    }
+    match runs_as_root() {
+        true => believe_in_place(program, Ownership::from(&metadata)).map_err(says),
+        false => Ok(()),
+    }
+}
+
 /// Nothing that is read here is longer than the system's own bundle of authorities, of some 220 KiB.
 const LONGEST: u64 = 1 << 20;
 
@@ -134,6 +171,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn root_runs_no_program_that_another_could_have_written_or_placed() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("may-act");
+        std::fs::write(&program, "#!/bin/sh\n").unwrap();
+        for (file, directory, may) in [(0o755, 0o755, true), (0o757, 0o755, false), (0o755, 0o777, false)] {
+            std::fs::set_permissions(&program, Permissions::from_mode(file)).unwrap();
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(directory)).unwrap();
+            assert_eq!(may_run(&program).is_ok(), may || !runs_as_root(), "{file:o} in {directory:o}");
+        }
+        assert!(may_run(&dir.path().join("none")).unwrap_err().contains("No such file"));
+        assert!(may_run(dir.path()).unwrap_err().contains("not a regular file"));
     }
 
     #[test]

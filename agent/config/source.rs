@@ -30,7 +30,7 @@ impl Source {
             return Err(wrong("is not a regular file".into()));
         }
         if trust::runs_as_root() {
-            believe(path, Ownership::from(&metadata)).map_err(wrong)?;
+            trust::believe_in_place(path, Ownership::from(&metadata)).map_err(wrong)?;
         }
         let mut bytes = Vec::new();
         file.by_ref()
@@ -45,23 +45,6 @@ impl Source {
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         Ok(Self { path: path.into(), text })
     }
-}
-
-/// The file itself, the directory that it is named in, and the one that it is in where a link leads elsewhere.
-fn believe(path: &Path, file: Ownership) -> Result<(), String> {
-    const REFUSED: &str = "refused: unwait runs as root, and the";
-    if let Some(why) = file.distrust() {
-        return Err(format!("{REFUSED} file {why}"));
-    }
-    let real = path.canonicalize().map_err(|error| format!("cannot be read: {error}"))?;
-    for place in [path.parent(), real.parent()].into_iter().flatten() {
-        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
-        let metadata = place.metadata().map_err(|error| format!("{}: {error}", place.display()))?;
-        if let Some(why) = Ownership::from(&metadata).distrust() {
-            return Err(format!("{REFUSED} directory {} {why}", place.display()));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

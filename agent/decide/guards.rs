@@ -7,6 +7,7 @@ mod pace;
 mod service;
 mod switches;
 mod tally;
+mod veto;
 mod windows;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::store::Store;
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 24] = [
+pub const GUARDS: [Guard; 25] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::ModeAtMost,
@@ -47,6 +48,7 @@ pub const GUARDS: [Guard; 24] = [
     Guard::Calm,
     Guard::Probe,
     Guard::HeldHere,
+    Guard::Veto,
     Guard::Approval,
     Guard::FleetSlot,
 ];
@@ -100,6 +102,8 @@ pub enum Guard {
     Probe,
     /// The service's own processes hold so many of the leaked sockets that a remedy can end the breach.
     HeldHere,
+    /// The owner's command, where the policy names one, says yes to this very plan; also in dry-run.
+    Veto,
     /// `mode: approve`: a person has approved this very plan. Asked when nothing else is against it but a slot.
     Approval,
     /// A slot of the fleet, taken last.
@@ -267,6 +271,7 @@ impl Gate {
             Guard::Calm => self.calm(question),
             Guard::Probe => self.probe(question).await,
             Guard::HeldHere => self.held_here(question).await,
+            Guard::Veto => self.veto(question).await,
             Guard::FleetSlot => self.fleet_slot(question).await,
         }
     }

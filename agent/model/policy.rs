@@ -247,6 +247,15 @@ impl fmt::Display for MinHealthy {
     }
 }
 
+/// An owner's command that may say no to a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VetoCommand {
+    /// The program by its full path, and its arguments.
+    pub argv: Vec<String>,
+    #[serde(with = "super::duration::as_text")]
+    pub deadline: Duration,
+}
+
 /// The guards' settings that a policy may change; the guards themselves stand in `decide::guards`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardSettings {
@@ -260,6 +269,9 @@ pub struct GuardSettings {
     /// How long `common_cause` and `min_healthy` must not have refused.
     #[serde(default, with = "super::duration::as_optional_text", skip_serializing_if = "Option::is_none")]
     pub calm: Option<Duration>,
+    /// Who is asked before anything is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub veto: Option<VetoCommand>,
     /// When it may act, and when not.
     #[serde(default)]
     pub windows: Vec<Window>,

@@ -70,6 +70,8 @@ pub enum Reason {
     CommonCause,
     /// A guard that speaks for the fleet refused a short while ago.
     NotCalm,
+    /// The owner's command says no.
+    Vetoed,
     /// `mode: approve`, and nobody was asked about this plan.
     NeedsApproval,
     AwaitingApproval,
@@ -195,6 +197,7 @@ impl Reason {
                 "`common_cause` or `min_healthy` refused a short while ago; the policy waits until the fleet has been calm \
                  for `guards.calm`"
             }
+            Self::Vetoed => "the owner's command `guards.veto` says no",
             Self::NeedsApproval => "the policy needs a person's approval of the plan, and nobody was asked yet",
             Self::AwaitingApproval => "a person has been asked to approve the plan; `unwait status` shows the request",
             Self::ApprovalDenied => "a person denied the plan a short while ago",

@@ -44,6 +44,7 @@ pub mod testing_tls;
 mod testing_zookeeper;
 pub mod tls;
 pub mod unavailable;
+pub mod veto;
 #[cfg(test)]
 mod wire_tests;
 mod zookeeper;
@@ -77,6 +78,7 @@ pub struct Ports {
     pub probe: Arc<dyn probe::Probe>,
     /// `None` where agent.yaml has no `fleet`.
     pub fleet: Option<Arc<dyn fleet::Fleet>>,
+    pub vetoes: Arc<dyn veto::Vetoes>,
 }
 
 impl Ports {

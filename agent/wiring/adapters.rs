@@ -33,6 +33,8 @@ use crate::ports::restarter::supervisord::SupervisordRestarter;
 use crate::ports::restarter::systemd::SystemdRestarter;
 use crate::ports::tls::{Contexts, TlsContext};
 use crate::ports::unavailable::UnavailableAdapter;
+use crate::ports::veto::Vetoes;
+use crate::ports::veto::exec::VetoProgram;
 use crate::ports::{Ensemble, RedisAccess, Restarters, Secret, Servers, User, Via, login};
 use crate::store::StateDir;
 use crate::trust;
@@ -46,6 +48,11 @@ pub fn restarters(clock: &Arc<dyn Clock>) -> Restarters {
         supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(clock))),
         supervise: Arc::new(SuperviseRestarter::new(Arc::clone(clock))),
     }
+}
+
+/// The owners' commands of this host.
+pub fn vetoes() -> Arc<dyn Vetoes> {
+    Arc::new(VetoProgram)
 }
 
 /// What becomes of an adapter that cannot be made, mostly for a secret that cannot be read.

@@ -209,6 +209,7 @@ impl Wiring {
             restarters: adapters::restarters(&host.clock),
             probe: Arc::new(Probes::with(shared.contexts.clone())),
             fleet,
+            vetoes: adapters::vetoes(),
         });
 
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();

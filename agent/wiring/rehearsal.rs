@@ -84,6 +84,8 @@ fn dry_ports(wiring: &Wiring, probe: Arc<DryProbe>) -> Ports {
         restarters: real.restarters.wrapped(DryRestarter::new),
         probe,
         fleet: real.fleet.as_ref().map(fleet),
+        // A question, and the dry run is about its answer as well.
+        vetoes: Arc::clone(&real.vetoes),
     }
 }
 

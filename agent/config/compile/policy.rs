@@ -8,10 +8,10 @@ use globset::GlobBuilder;
 use super::{Compiling, condition, hours, items, minutes, secs, test};
 use crate::config::place::Place;
 use crate::config::spec::Items;
-use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, WindowSpec};
+use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, VetoSpec, WindowSpec};
 use crate::config::spec::scalar::{Share, Slots, Typed, Zone};
 use crate::config::words;
-use crate::model::policy::{Budget, GuardSettings, Limits, Policy, Selector};
+use crate::model::policy::{Budget, GuardSettings, Limits, Policy, Selector, VetoCommand};
 use crate::model::runbook::Runbook;
 use crate::model::service::ServiceName;
 use crate::model::window::{Days, Hours};
@@ -277,8 +277,21 @@ fn guards(
     }
     let common_cause = spec.common_cause.map(|Typed(Share(share))| share);
     let calm = spec.calm.map(|calm| to.duration(&place.key("calm"), Some(calm), secs(0), minutes(1)..=hours(24)));
+    let veto = spec.veto.and_then(|veto| self::veto(veto, &place.key("veto"), to));
     let windows = windows(spec.windows, &place.key("windows"), to);
-    GuardSettings { min_healthy: spec.min_healthy.map(|Typed(rule)| rule), fleet_slots, common_cause, calm, windows }
+    let min_healthy = spec.min_healthy.map(|Typed(rule)| rule);
+    GuardSettings { min_healthy, fleet_slots, common_cause, calm, veto, windows }
+}
+
+fn veto(spec: VetoSpec, place: &Place, to: &mut Compiling) -> Option<VetoCommand> {
+    let deadline = to.duration(&place.key("deadline"), spec.deadline, secs(10), secs(1)..=minutes(1));
+    let exec = to.required(place, "exec", spec.exec, "[/usr/local/bin/may-act]")?;
+    let argv = to.argv(&place.key("exec"), exec);
+    // Who may write the file is asked at each question; which file it is must not depend on a PATH.
+    if argv.first().is_some_and(|program| !program.starts_with('/')) {
+        to.wrong(&place.key("exec").index(0), "expected the full path of a program, such as /usr/local/bin/may-act");
+    }
+    Some(VetoCommand { argv, deadline })
 }
 
 fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Window> {

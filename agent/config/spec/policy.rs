@@ -79,7 +79,15 @@ pub struct GuardsSpec {
     pub fleet_slots: Option<Typed<Slots>>,
     pub common_cause: Option<Typed<Share>>,
     pub calm: Option<Typed<Duration>>,
+    pub veto: Option<VetoSpec>,
     pub windows: Items<WindowSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct VetoSpec {
+    pub exec: Option<Items<Typed<String>>>,
+    pub deadline: Option<Typed<Duration>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -184,4 +192,4 @@ impl<'de> Deserialize<'de> for SamplesSpec {
     }
 }
 
-as_mapping!(PolicySpec, LimitsSpec, GuardsSpec, WindowSpec, TestSpec, ExpectSpec,);
+as_mapping!(PolicySpec, LimitsSpec, GuardsSpec, VetoSpec, WindowSpec, TestSpec, ExpectSpec,);

@@ -120,8 +120,7 @@ impl Gate {
         }
         let left = duration::format(whole_seconds(until.duration_since(now).unsigned_abs()));
         let calm = duration::format(calm);
-        let detail =
-            format!("{guard} refused last at {last:.0}; held until it has been calm for {calm}: {left} left");
+        let detail = format!("{guard} refused last at {last:.0}; held until it has been calm for {calm}: {left} left");
         Ok(Verdict::Defer { until, reason: Reason::NotCalm, detail })
     }
 
@@ -129,8 +128,7 @@ impl Gate {
     pub(super) fn note_unrest(&self, guard: Guard, question: &Question<'_>) {
         let plan = question.plan;
         if matches!(guard, Guard::CommonCause | Guard::MinHealthy) && plan.guards.calm.is_some() {
-            let noted =
-                self.store.note_unrest(&plan.policy, &plan.target.service, guard.into(), self.clock.now());
+            let noted = self.store.note_unrest(&plan.policy, &plan.target.service, guard.into(), self.clock.now());
             if let Err(error) = noted {
                 let service = &plan.target.service;
                 tracing::warn!(%error, %service, %guard, "cannot note that {guard} refused for {service}: {error}");

@@ -49,6 +49,7 @@ fn the_guards_stand_in_the_designs_order() {
         Calm,
         Probe,
         HeldHere,
+        Veto,
         Approval,
         FleetSlot,
     ];

@@ -15,6 +15,7 @@ mod min_healthy;
 mod rehearse;
 mod scenery;
 mod starts_again;
+mod veto;
 
 use std::time::Duration;
 

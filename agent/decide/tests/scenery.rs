@@ -13,6 +13,7 @@ use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
+use crate::ports::veto::fake::FakeVetoes;
 use crate::store::{Audience, Implied, JournalRow, Silence, Store};
 
 /// A fleet with as many holders as the test says; it counts how often it was asked for a slot.
@@ -84,6 +85,7 @@ pub struct Scenery {
     pub clock: Arc<ManualClock>,
     pub store: Arc<Store>,
     pub fleet: Arc<FakeFleet>,
+    pub vetoes: Arc<FakeVetoes>,
     pub gate: Gate,
     pub plan: Plan,
     pub lacks: Vec<String>,
@@ -103,7 +105,9 @@ pub fn scenery() -> Scenery {
     let clock = Arc::new(ManualClock::new("2026-11-22T18:43:29Z".parse().unwrap()));
     let store = Arc::new(Store::open(std::path::Path::new(":memory:")).unwrap());
     let fleet = Arc::new(FakeFleet::default());
+    let vetoes = Arc::new(FakeVetoes::default());
     let mut ports = fakes::ports(&scene);
+    ports.vetoes = vetoes.clone();
     ports.fleet = Some(fleet.clone());
     let started = clock.monotonic();
     let gate = Gate {
@@ -128,6 +132,7 @@ pub fn scenery() -> Scenery {
         clock,
         store,
         fleet,
+        vetoes,
         gate,
         plan,
         lacks: Vec::new(),

@@ -25,6 +25,7 @@ use crate::model::{EventKind, Incarnation, Worker};
 use crate::ports::registry::fake::FakeRegistry;
 use crate::ports::registry::{Registry, RegistryError, Traffic};
 use crate::ports::restarter::{RestartError, RunState};
+use crate::ports::veto::fake::FakeVetoes;
 use crate::ports::{Ports, Restarters};
 use crate::store::{Audience, Store};
 
@@ -237,6 +238,7 @@ pub fn ports(scene: &Arc<Scene>) -> Ports {
         restarters: Restarters::all(fake.clone()),
         probe: fake,
         fleet: None,
+        vetoes: Arc::new(FakeVetoes::default()),
     }
 }
 

@@ -372,6 +372,7 @@ impl Case {
             restarters: Restarters::all(restarter),
             probe: Ill::of(&sick, fake as Arc<dyn Probe>),
             fleet: Some(Ill::of(&sick, fleet.host(HOST, virtual_time.clone()))),
+            ..world.ports
         });
         world.clock = virtual_time.clone();
         world.pace = virtual_time.clone();

@@ -28,6 +28,7 @@ use crate::model::{
 };
 use crate::ports::registry::Registry;
 use crate::ports::restarter::Restarter;
+use crate::ports::veto::fake::FakeVetoes;
 use crate::ports::{Ports, Restarters};
 use crate::store::Audience;
 use crate::wiring::saga_world::GuardRecheck;
@@ -181,6 +182,7 @@ impl Agent {
             restarters: Restarters::all(door.clone()),
             probe: door,
             fleet: Some(fleet),
+            vetoes: Arc::new(FakeVetoes::default()),
         }
     }
 
