@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::agent::Agent;
-use super::duties::tests::{Set, service, set};
+use super::duties::{Set, service, set};
 use super::event::{Beginning, Considered};
 use crate::clock::Clock;
 use crate::decide::guards::{Guard, Refusal};

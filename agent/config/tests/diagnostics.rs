@@ -249,18 +249,6 @@ fn a_wrong_policy_says_all_of_it() {
             vec!["6:25 expected a percentage such as 55%, above 0%, found `most`"],
         ),
         (
-            format!("{rest}when: close_wait > 1\nguards: {{ calm: 10s, veto: {{ exec: [may-act], deadline: 2m }} }}"),
-            vec![
-                "6:17 `calm` must be from 1m to 1d, found 10s",
-                "6:37 expected the full path of a program, such as /usr/local/bin/may-act",
-                "6:57 `deadline` must be from 1s to 1m, found 2m",
-            ],
-        ),
-        (
-            format!("{rest}when: close_wait > 1\nguards: {{ veto: {{}} }}"),
-            vec!["6:17 `exec` is missing: add `exec: [/usr/local/bin/may-act]`"],
-        ),
-        (
             format!("{rest}when: close_wait > 1\nescalate: [look, look, lok]"),
             vec![
                 "6:1 a policy has `escalate` or `runbook`, not both: remove one of them",

@@ -4,6 +4,7 @@ mod ceiling;
 mod design;
 mod diagnostics;
 mod gentler;
+mod guards;
 mod hooks;
 mod limits;
 mod overlaps;

@@ -17,4 +17,6 @@ pub mod sweep;
 pub mod unowned;
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
+#[cfg(test)]
+pub(super) use tests::{Set, service, set};
