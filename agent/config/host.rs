@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Diagnostic;
 use super::notify::Destination;
+use crate::model::alerts::AlertSelector;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
 use crate::model::{
@@ -42,6 +43,8 @@ pub struct HostConfig {
     pub mode_at_most: Option<ModeCeiling>,
     /// Where the status page and `/metrics` are served; `None`: nowhere.
     pub http: Option<HttpConfig>,
+    /// Who knows which alerts fire.
+    pub prometheus: Option<PrometheusConfig>,
     /// From one reminder of what stays latched to the next. Default 1d, from 10m to 30d.
     pub remind: Duration,
     /// The state directory. Default /var/lib/unwait.
@@ -59,6 +62,17 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Names and addresses by which browsers may call it besides loopback's and its own address; lower case, without a port.
     pub hosts: Vec<String>,
+}
+
+/// Who is asked which alerts fire: Prometheus' API, at one of these addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrometheusConfig {
+    pub urls: Vec<String>,
+    pub tls: Tls,
+    pub token_file: Option<PathBuf>,
+    pub login: Option<Login>,
+    /// The alert that always fires; `None` where a person has said that none does.
+    pub watchdog: Option<AlertSelector>,
 }
 
 /// What one `tls:` of the host's file names.

@@ -52,6 +52,7 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         runbooks: &runbooks.by_name,
         some_runbook_is_nameless: runbooks.some_are_nameless,
         has_fleet: host.has_fleet,
+        has_prometheus: host.has_prometheus,
         shares_breaches: host.shares_breaches,
         may_lose_slots: host.may_lose_slots,
         somebody_is_told: host.somebody_is_told,
@@ -93,6 +94,7 @@ pub fn unreadable_secrets(host: &HostConfig) -> Diagnostics {
 struct Host {
     config: Option<HostConfig>,
     has_fleet: Option<bool>,
+    has_prometheus: Option<bool>,
     shares_breaches: Option<bool>,
     may_lose_slots: bool,
     somebody_is_told: Option<bool>,
@@ -111,6 +113,7 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     let Some((source, mut decoded)) = read::<HostSpec>(&path, |_| {}, out) else { return Host::default() };
     let (written, mut compiling) = decoded.begin(&source, out);
     let fleet_is_written = written.fleet.is_some();
+    let prometheus_is_written = written.prometheus.is_some();
     let host = compile::host::compile(written, &mut compiling, environment);
     let whole = |key: &str| !compiling.said(&Place::root().key(key));
     let tells = |event| host.notify.iter().any(|destination| destination.events.contains(&event));
@@ -122,6 +125,7 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     Host {
         shares_breaches,
         may_lose_slots: host.fleet.as_ref().is_some_and(FleetConfig::may_lose_slots_unsaid),
+        has_prometheus: (prometheus_is_written || whole("prometheus")).then_some(prometheus_is_written),
         has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
         somebody_is_told: gets(EventKind::Stuck),
         somebody_is_asked: gets(EventKind::Approval),

@@ -27,8 +27,8 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use host::{
-    EvidenceConfig, FleetConfig, HostConfig, HttpConfig, Login, Match, MinFree, RedisConfig, RegistryConfig,
-    ServiceConfig, TlsFiles,
+    EvidenceConfig, FleetConfig, HostConfig, HttpConfig, Login, Match, MinFree, PrometheusConfig, RedisConfig,
+    RegistryConfig, ServiceConfig, TlsFiles,
 };
 pub use load::{load, load_with, unreadable_secrets};
 pub use notify::{Destination, To};

@@ -1,6 +1,7 @@
 //! The guards: what must be so before anything is changed. One visible list, asked in order; the first refusal ends
 //! it. A guard that cannot be asked refuses: an error is a deny.
 
+mod alerts;
 mod approval;
 mod fleet;
 mod pace;
@@ -25,7 +26,7 @@ use crate::store::Store;
 pub use tally::Tally;
 
 /// The guards, in the order in which they are asked. The fleet's slot is taken last, when nothing else is against it.
-pub const GUARDS: [Guard; 25] = [
+pub const GUARDS: [Guard; 26] = [
     Guard::Trust,
     Guard::Actionable,
     Guard::ModeAtMost,
@@ -44,6 +45,7 @@ pub const GUARDS: [Guard; 25] = [
     Guard::OneSaga,
     Guard::Jitter,
     Guard::CommonCause,
+    Guard::Alerts,
     Guard::MinHealthy,
     Guard::Calm,
     Guard::Probe,
@@ -94,9 +96,11 @@ pub enum Guard {
     Jitter,
     /// Not so many of the instances are in breach together that something else must be the cause.
     CommonCause,
+    /// No alert fires that the policy holds for; fails closed.
+    Alerts,
     /// Enough others are healthy, by the registry; fails closed.
     MinHealthy,
-    /// The two before have not refused for a while.
+    /// Neither that of a common cause nor the one before has refused for a while.
     Calm,
     /// The service's health can be asked. What it answers does not matter here, nor that it does not answer.
     Probe,
@@ -267,6 +271,7 @@ impl Gate {
             Guard::Budgets => self.budgets(question),
             Guard::Jitter => self.jitter(question),
             Guard::CommonCause => self.common_cause(question).await,
+            Guard::Alerts => self.alerts(question).await,
             Guard::MinHealthy => self.min_healthy(question).await,
             Guard::Calm => self.calm(question),
             Guard::Probe => self.probe(question).await,

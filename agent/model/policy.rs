@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::alerts::AlertSelector;
 use super::mode::{HeldMode, Mode};
 use super::runbook::Runbook;
 use super::signal::{Reading, Readings, Signal, Unit};
@@ -269,6 +270,9 @@ pub struct GuardSettings {
     /// How long `common_cause` and `min_healthy` must not have refused.
     #[serde(default, with = "super::duration::as_optional_text", skip_serializing_if = "Option::is_none")]
     pub calm: Option<Duration>,
+    /// While an alert fires that one of these selects: hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<AlertSelector>,
     /// Who is asked before anything is changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub veto: Option<VetoCommand>,

@@ -70,6 +70,8 @@ pub enum Reason {
     CommonCause,
     /// A guard that speaks for the fleet refused a short while ago.
     NotCalm,
+    /// Alerts fire that the policy holds for.
+    AlertsFiring,
     /// The owner's command says no.
     Vetoed,
     /// `mode: approve`, and nobody was asked about this plan.
@@ -197,6 +199,7 @@ impl Reason {
                 "`common_cause` or `min_healthy` refused a short while ago; the policy waits until the fleet has been calm \
                  for `guards.calm`"
             }
+            Self::AlertsFiring => "alerts fire that the policy's `guards.alerts` name",
             Self::Vetoed => "the owner's command `guards.veto` says no",
             Self::NeedsApproval => "the policy needs a person's approval of the plan, and nobody was asked yet",
             Self::AwaitingApproval => "a person has been asked to approve the plan; `unwait status` shows the request",

@@ -43,6 +43,8 @@ pub fn with_deadlines(ports: Ports) -> Ports {
         fleet: ports.fleet.map(around_fleet),
         // Each command has a deadline of its own.
         vetoes: ports.vetoes,
+        // Its own deadline is the shorter one, as is the patience of who asks.
+        alerts: ports.alerts,
     }
 }
 

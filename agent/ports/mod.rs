@@ -3,6 +3,7 @@
 //! The stages know the traits; the adapters are known to the wiring alone. Every call ends by a
 //! deadline, every error is free of secrets, and every write is read back by the adapter before it says yes.
 
+pub mod alerts;
 mod api_error;
 mod consul;
 mod deadlines;
@@ -79,6 +80,8 @@ pub struct Ports {
     /// `None` where agent.yaml has no `fleet`.
     pub fleet: Option<Arc<dyn fleet::Fleet>>,
     pub vetoes: Arc<dyn veto::Vetoes>,
+    /// `None` where agent.yaml has no `prometheus`.
+    pub alerts: Option<Arc<dyn alerts::Alerts>>,
 }
 
 impl Ports {

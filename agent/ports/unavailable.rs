@@ -9,9 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use super::alerts::Alerts;
 use super::notifier::{DeliveryError, Letter, Notifier, Pace, ThreadKey};
 use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored};
 use crate::model::Marker;
+use crate::model::alerts::{AlertSelector, FiringAlert};
 
 #[derive(Debug)]
 pub struct UnavailableAdapter {
@@ -70,6 +72,17 @@ impl Registry for UnavailableAdapter {
 
     fn clients_follow(&self) -> Duration {
         Duration::ZERO
+    }
+}
+
+#[async_trait]
+impl Alerts for UnavailableAdapter {
+    async fn firing(&self, _selectors: &[AlertSelector]) -> Result<Vec<FiringAlert>, String> {
+        Err(self.why.clone())
+    }
+
+    async fn server(&self) -> Result<String, String> {
+        Err(self.why.clone())
     }
 }
 

@@ -9,8 +9,10 @@ use secrecy::SecretString;
 use super::asking::of_notifier;
 use super::{Host, WiringError};
 use crate::clock::Clock;
-use crate::config::{Destination, FleetConfig, Login, RedisConfig, RegistryConfig, To};
+use crate::config::{Destination, FleetConfig, Login, PrometheusConfig, RedisConfig, RegistryConfig, To};
 use crate::model::Tls;
+use crate::ports::alerts::Alerts;
+use crate::ports::alerts::prometheus::{Credentials, Prometheus};
 use crate::ports::fleet::{self as stores, Fleet};
 use crate::ports::notifier::generic::Generic;
 use crate::ports::notifier::slack::Slack;
@@ -48,6 +50,17 @@ pub fn restarters(clock: &Arc<dyn Clock>) -> Restarters {
         supervisord: Arc::new(SupervisordRestarter::new(Arc::clone(clock))),
         supervise: Arc::new(SuperviseRestarter::new(Arc::clone(clock))),
     }
+}
+
+/// Who knows which alerts fire.
+pub fn alerts(config: &PrometheusConfig, shared: &Shared) -> Result<Arc<dyn Alerts>, WiringError> {
+    let credentials = match (&config.token_file, &config.login) {
+        (Some(file), _) => Some(Credentials::Bearer(renewable(file, "Prometheus' token")?)),
+        (None, login) => user(login.as_ref(), "Prometheus' password")?.map(Credentials::Basic),
+    };
+    let servers = shared.servers(PROMETHEUS, &config.urls, &config.tls)?;
+    let prometheus = Prometheus::new(servers, credentials, config.watchdog.clone());
+    Ok(Arc::new(prometheus.map_err(WiringError::Prometheus)?))
 }
 
 /// The owners' commands of this host.
@@ -242,6 +255,8 @@ pub fn fleet(config: &FleetConfig, host: &Host, shared: &Shared) -> Result<Arc<d
 
 /// Whose connections those to the fleet's store are.
 pub const FLEET: &str = "fleet";
+/// Whose connections those to Prometheus are.
+pub const PROMETHEUS: &str = "prometheus";
 const FLEET_PASSWORD: &str = "the fleet's password";
 const REGISTRY_PASSWORD: &str = "the registry's password";
 

@@ -56,6 +56,23 @@ impl Wiring {
             };
             all.push(self.asked(adapters::FLEET, address, server, answer, config.tls()));
         }
+        if let Some(config) = &self.config.host.prometheus {
+            let (server, answer) = match adapters::alerts(config, &self.shared) {
+                Ok(alerts) => {
+                    let server = alerts.server().await;
+                    let answer = match &config.watchdog {
+                        None => server.as_ref().map(|_| "answers".into()).map_err(Clone::clone),
+                        Some(watchdog) => {
+                            let says = format!("answers; the alert that always fires ({watchdog}) does");
+                            alerts.firing(&[]).await.map(|_| says)
+                        }
+                    };
+                    (server.ok(), answer)
+                }
+                Err(error) => (None, Err(error.to_string())),
+            };
+            all.push(self.asked(adapters::PROMETHEUS, None, server, answer, Some(&config.tls)));
+        }
         for (service, config) in &self.config.host.services {
             let Some(health) = &config.health else { continue };
             let answer = match self.ports.probe.ask(health, DEADLINE).await {

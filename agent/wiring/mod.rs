@@ -85,6 +85,8 @@ pub enum WiringError {
     Fleet(#[from] crate::ports::fleet::FleetError),
     #[error("{of}: TLS: {detail}")]
     Tls { of: String, detail: String },
+    #[error("prometheus: {0}")]
+    Prometheus(String),
     #[error("notify, {destination}: {detail}")]
     Notifier { destination: String, detail: String },
     #[error("{0}")]
@@ -204,12 +206,17 @@ impl Wiring {
             }
             fleet => fleet?,
         };
+        let prometheus = config.host.prometheus.as_ref();
+        let alerts = prometheus
+            .map(|config| missing.or(adapters::PROMETHEUS, adapters::alerts(config, &shared), |none| Arc::new(none)));
+        let alerts = alerts.transpose()?;
         let ports = with_deadlines(Ports {
             registries,
             restarters: adapters::restarters(&host.clock),
             probe: Arc::new(Probes::with(shared.contexts.clone())),
             fleet,
             vetoes: adapters::vetoes(),
+            alerts,
         });
 
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();

@@ -86,6 +86,7 @@ fn dry_ports(wiring: &Wiring, probe: Arc<DryProbe>) -> Ports {
         fleet: real.fleet.as_ref().map(fleet),
         // A question, and the dry run is about its answer as well.
         vetoes: Arc::clone(&real.vetoes),
+        alerts: real.alerts.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fields::{expanded, url};
-use super::{Compiling, bindings, fleet, hours, items, minutes, notify, registries, secs, tls};
+use super::{Compiling, bindings, fleet, hours, items, minutes, notify, prometheus, registries, secs, tls};
 use crate::config::expand::Environment;
 use crate::config::host::{EvidenceConfig, HostConfig, HttpConfig, Match, MinFree, RegistryConfig, ServiceConfig};
 use crate::config::place::Place;
@@ -44,6 +44,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         restart_grace: to.duration(&at("restart_grace"), spec.restart_grace, minutes(5), secs(0)..=hours(24)),
         max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
         mode_at_most: spec.mode_at_most.map(|Typed(mode)| ceiling(mode, &at("mode_at_most"), to)),
+        prometheus: spec.prometheus.map(|spec| prometheus::compile(spec, &at("prometheus"), to, environment)),
         http: spec.http.map(|spec| http(spec, &at("http"), to)),
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use globset::GlobBuilder;
 
-use super::{Compiling, condition, hours, items, minutes, secs, test};
+use super::{Compiling, condition, hours, items, minutes, prometheus, secs, test};
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, VetoSpec, WindowSpec};
 use crate::config::spec::scalar::{Share, Slots, Typed, Zone};
 use crate::config::words;
+use crate::model::alerts::AlertSelector;
 use crate::model::policy::{Budget, GuardSettings, Limits, Policy, Selector, VetoCommand};
 use crate::model::runbook::Runbook;
 use crate::model::service::ServiceName;
@@ -23,6 +24,8 @@ pub struct Surroundings<'a> {
     /// A runbook could not be read as far as its name: any name may be its.
     pub some_runbook_is_nameless: bool,
     pub has_fleet: Option<bool>,
+    /// Somebody knows which alerts fire.
+    pub has_prometheus: Option<bool>,
     /// Hosts can tell each other through it that they are in breach.
     pub shares_breaches: Option<bool>,
     /// The fleet's store has one copy of the slots, and nobody has said that this will do.
@@ -277,21 +280,27 @@ fn guards(
     }
     let common_cause = spec.common_cause.map(|Typed(Share(share))| share);
     let calm = spec.calm.map(|calm| to.duration(&place.key("calm"), Some(calm), secs(0), minutes(1)..=hours(24)));
+    let alerts = alerts(spec.alerts, &place.key("alerts"), to, around);
     let veto = spec.veto.and_then(|veto| self::veto(veto, &place.key("veto"), to));
     let windows = windows(spec.windows, &place.key("windows"), to);
     let min_healthy = spec.min_healthy.map(|Typed(rule)| rule);
-    GuardSettings { min_healthy, fleet_slots, common_cause, calm, veto, windows }
+    GuardSettings { min_healthy, fleet_slots, common_cause, calm, alerts, veto, windows }
+}
+
+fn alerts(spec: Items<Typed<String>>, place: &Place, to: &mut Compiling, around: &Surroundings) -> Vec<AlertSelector> {
+    if !spec.is_empty() && around.has_prometheus == Some(false) {
+        to.wrong_key(
+            place,
+            "`alerts` needs somebody who knows them: add `prometheus:` to agent.yaml, or remove the line",
+        );
+    }
+    items(place, spec).filter_map(|(place, Typed(text))| prometheus::selector(&place, &text, to)).collect()
 }
 
 fn veto(spec: VetoSpec, place: &Place, to: &mut Compiling) -> Option<VetoCommand> {
     let deadline = to.duration(&place.key("deadline"), spec.deadline, secs(10), secs(1)..=minutes(1));
     let exec = to.required(place, "exec", spec.exec, "[/usr/local/bin/may-act]")?;
-    let argv = to.argv(&place.key("exec"), exec);
-    // Who may write the file is asked at each question; which file it is must not depend on a PATH.
-    if argv.first().is_some_and(|program| !program.starts_with('/')) {
-        to.wrong(&place.key("exec").index(0), "expected the full path of a program, such as /usr/local/bin/may-act");
-    }
-    Some(VetoCommand { argv, deadline })
+    Some(VetoCommand { argv: to.argv(&place.key("exec"), exec), deadline })
 }
 
 fn windows(spec: Items<WindowSpec>, place: &Place, to: &mut Compiling) -> Vec<Window> {

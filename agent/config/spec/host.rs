@@ -29,6 +29,7 @@ pub struct HostSpec {
     pub max_parallel: Option<u32>,
     pub mode_at_most: Option<Typed<Mode>>,
     pub http: Option<HttpSpec>,
+    pub prometheus: Option<PrometheusSpec>,
     pub remind: Option<Typed<Duration>>,
     pub state: Option<Typed<String>>,
 }
@@ -58,6 +59,18 @@ pub struct TlsSpec {
     pub cert_file: Option<Typed<String>>,
     pub key_file: Option<Typed<String>>,
     pub server_name: Option<Typed<String>>,
+}
+
+/// Who is asked which alerts fire.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct PrometheusSpec {
+    pub url: Option<OneOrMany<String>>,
+    pub tls: Option<TlsSpec>,
+    pub token_file: Option<Typed<String>>,
+    pub user: Option<Typed<String>>,
+    pub password_file: Option<Typed<String>>,
+    pub watchdog: Option<Typed<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -400,6 +413,7 @@ pub struct HttpSpec {
 
 as_mapping!(
     HostSpec,
+    PrometheusSpec,
     RegistriesSpec,
     ConsulRegistrySpec,
     ConsulSpec,

@@ -79,6 +79,7 @@ pub struct GuardsSpec {
     pub fleet_slots: Option<Typed<Slots>>,
     pub common_cause: Option<Typed<Share>>,
     pub calm: Option<Typed<Duration>>,
+    pub alerts: Items<Typed<String>>,
     pub veto: Option<VetoSpec>,
     pub windows: Items<WindowSpec>,
 }

@@ -10,7 +10,9 @@ use super::*;
 use crate::clock::Clock;
 use crate::decide::guards::{GUARDS, Guard, Possession, holds_now};
 use crate::execute::fakes::{HOST, ID};
+use crate::model::alerts::AlertSelector;
 use crate::model::plan::Health;
+use crate::model::policy::VetoCommand;
 use crate::model::window::WindowAction;
 use crate::model::{IncidentId, Marker, Mode, ModeCeiling, Outcome, Plan, Readings, Reason, Trigger};
 use crate::ports::fleet::{Phase, Slot};
@@ -45,6 +47,7 @@ fn the_guards_stand_in_the_designs_order() {
         OneSaga,
         Jitter,
         CommonCause,
+        Alerts,
         MinHealthy,
         Calm,
         Probe,
@@ -81,6 +84,13 @@ fn the_guards_stand_in_the_designs_order() {
     *all.fleet.broken.lock().unwrap() = true;
     all.gate.ports.probe = Arc::new(Unbelieved { is_an_answer: false });
     all.gate.possession = Arc::new(Elsewhere);
+    let (policy, service) = (all.plan.policy.clone(), all.plan.target.service.clone());
+    all.plan.guards.calm = Some(seconds(600));
+    all.store.note_unrest(&policy, &service, "min_healthy", all.now()).unwrap();
+    all.plan.guards.alerts = vec![AlertSelector::parse("team=\"web\"").unwrap()];
+    *all.alerts.0.lock().unwrap() = Err("no answer".into());
+    all.plan.guards.veto = Some(VetoCommand { argv: vec!["/bin/no".into()], deadline: seconds(5) });
+    *all.vetoes.says.lock().unwrap() = Ok(Some("no".into()));
     all.store.refuse_writes(true);
     all.store.test_write(all.now()).unwrap_err();
     assert_eq!(all.all().iter().map(|refusal| refusal.guard).collect::<Vec<_>>(), GUARDS);

@@ -1,5 +1,6 @@
 //! The detector at its boundaries, each guard both ways, and the rehearsal of policies.
 
+mod alerts;
 mod approval;
 mod budgets;
 mod calm;

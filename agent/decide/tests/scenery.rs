@@ -12,6 +12,7 @@ use crate::execute::fakes::{self, Fault, HOST, REGISTRY, Scene, Shape};
 use crate::model::incident::Ending;
 use crate::model::policy::MinHealthy;
 use crate::model::{IncidentId, Outcome, Plan, Reason, ServiceName};
+use crate::ports::alerts::fake::FakeAlerts;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, Slot};
 use crate::ports::veto::fake::FakeVetoes;
 use crate::store::{Audience, Implied, JournalRow, Silence, Store};
@@ -86,6 +87,7 @@ pub struct Scenery {
     pub store: Arc<Store>,
     pub fleet: Arc<FakeFleet>,
     pub vetoes: Arc<FakeVetoes>,
+    pub alerts: Arc<FakeAlerts>,
     pub gate: Gate,
     pub plan: Plan,
     pub lacks: Vec<String>,
@@ -108,6 +110,8 @@ pub fn scenery() -> Scenery {
     let vetoes = Arc::new(FakeVetoes::default());
     let mut ports = fakes::ports(&scene);
     ports.vetoes = vetoes.clone();
+    let alerts = Arc::new(FakeAlerts::default());
+    ports.alerts = Some(alerts.clone());
     ports.fleet = Some(fleet.clone());
     let started = clock.monotonic();
     let gate = Gate {
@@ -133,6 +137,7 @@ pub fn scenery() -> Scenery {
         store,
         fleet,
         vetoes,
+        alerts,
         gate,
         plan,
         lacks: Vec::new(),

@@ -239,6 +239,7 @@ pub fn ports(scene: &Arc<Scene>) -> Ports {
         probe: fake,
         fleet: None,
         vetoes: Arc::new(FakeVetoes::default()),
+        alerts: None,
     }
 }
 

@@ -183,6 +183,7 @@ impl Agent {
             probe: door,
             fleet: Some(fleet),
             vetoes: Arc::new(FakeVetoes::default()),
+            alerts: None,
         }
     }
 
