@@ -41,10 +41,8 @@ pub fn with_deadlines(ports: Ports) -> Ports {
         restarters: ports.restarters.wrapped(|inner| WithDeadline::new("", inner)),
         probe: Arc::new(WithDeadline::new("probe", ports.probe)),
         fleet: ports.fleet.map(around_fleet),
-        // Each command has a deadline of its own.
-        vetoes: ports.vetoes,
-        // Its own deadline is the shorter one, as is the patience of who asks.
-        alerts: ports.alerts,
+        // The others have deadlines of their own, and know the patience of who asks.
+        ..ports
     }
 }
 
