@@ -1,4 +1,4 @@
-//! `unwait silence SERVICE` and `unwait silence --host`: no action for a while. Written to the store itself, as a pause
+//! `unwait silence SERVICE`, until a time or until its condition is over, and `unwait silence --host`: no action for a while. Written to the store itself, as a pause
 //! is: a word of a person must be heard by an agent that does not answer, and must outlive a reboot.
 
 use std::time::Duration;
@@ -20,8 +20,12 @@ pub struct Arguments {
     #[arg(long)]
     host: bool,
     /// For how long, such as 2h; at most 30d. A silence that lasts longer already is not shortened.
-    #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true, required_unless_present = "end")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = lasting, allow_hyphen_values = true,
+        required_unless_present_any = ["end", "until_clear"])]
     lasting: Option<Duration>,
+    /// Until no policy's condition holds for the service any more; at the latest after `--for`, or 7d.
+    #[arg(long, conflicts_with_all = ["host", "end"])]
+    until_clear: bool,
     /// Why, for whoever finds it later.
     #[arg(long, value_parser = order::reason, required_unless_present = "end")]
     why: Option<String>,
@@ -32,6 +36,8 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
+/// A condition that is never over silences nobody for ever.
+const UNTIL_CLEAR_AT_MOST: Duration = Duration::from_secs(7 * 86_400);
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 fn lasting(text: &str) -> Result<Duration, String> {
@@ -48,7 +54,9 @@ pub fn silence(arguments: Arguments) -> Outcome {
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let store = pause::opened(&arguments.place)?;
     let now = SystemClock.now();
-    let (Some(lasting), Some(why)) = (arguments.lasting, arguments.why.clone()) else {
+    let until_clear = arguments.until_clear;
+    let lasting = arguments.lasting.or(until_clear.then_some(UNTIL_CLEAR_AT_MOST));
+    let (Some(lasting), Some(why)) = (lasting, arguments.why.clone()) else {
         let by = order::person(arguments.why);
         let was = store.end_silence(service.as_ref(), &by, now).map_err(unreachable)?;
         match (arguments.place.json, was) {
@@ -60,12 +68,15 @@ pub fn silence(arguments: Arguments) -> Outcome {
     };
     let until = now.checked_add(lasting).map_err(|error| Failure::Usage(error.to_string()))?;
     let service = service.as_ref().map(ToString::to_string);
-    let silence = Silence { service, who: order::who(), why, since: now, until };
+    let silence = Silence { service, who: order::who(), why, since: now, until, until_clear };
     match (arguments.place.json, store.silence(&silence).map_err(unreachable)?) {
         (true, stands) => render::json(&stands.unwrap_or(silence)),
         (_, Some(Silence { who, why, until, .. })) => {
             let until = render::time(until);
             println!("No action on {what} until {until} already, by {who}: {why}. That is no sooner, and stands.");
+        }
+        (_, None) if until_clear => {
+            println!("No action on {what} until its condition is over, at the latest until {}.", render::time(until));
         }
         (_, None) => println!("No action on {what} until {}.", render::time(until)),
     }

@@ -47,9 +47,13 @@ fn say(status: &Status) {
         let until = pause.until.map_or("`unwait resume`".into(), render::time);
         println!("PAUSED by {} since {} until {until}: {}", pause.who, render::time(pause.since), pause.why);
     }
-    for Silence { service, who, until, why, .. } in &status.silences {
+    for Silence { service, who, until, why, until_clear, .. } in &status.silences {
         let service = service.as_deref().unwrap_or("the host");
-        println!("SILENCED {service} by {who} until {}: {why}", render::time(*until));
+        let until = match until_clear {
+            true => format!("its condition is over, at the latest {}", render::time(*until)),
+            false => render::time(*until),
+        };
+        println!("SILENCED {service} by {who} until {until}: {why}");
     }
     status.approvals.iter().for_each(say_approval);
     for Breaker { policy, service, since, runbook, incident } in &status.breakers {

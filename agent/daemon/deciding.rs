@@ -19,6 +19,7 @@ use crate::execute::saga::Saga;
 use crate::execute::tell::MessageBuilder;
 use crate::execute::world::World;
 use crate::execute::would;
+use crate::measure::Measurements;
 use crate::model::{Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
 use crate::sense::sensor::{Effort, Look, on_blocking_thread};
 use crate::store::Store;
@@ -67,6 +68,7 @@ impl Agent {
                 }
             }
         }
+        self.end_silences(measured, &seen);
         self.write_breaches();
         self.publish_breaches();
         self.look_for_leaked(measured.monotonic);
@@ -78,6 +80,26 @@ impl Agent {
             let readings = measured.of(&service);
             self.consider(policy, service, readings);
         }
+    }
+
+    /// Of services for which no policy's condition holds: known to be false, and no breach stands.
+    pub(super) fn end_silences(&self, measured: &Measurements, seen: &BTreeSet<ServiceName>) {
+        let config = &self.wiring.config;
+        let is_over = |policy: &Policy, service: &ServiceName| {
+            let stands = matches!(self.detector.watch(&policy.name, service), Watch::Breached { .. });
+            !stands && policy.when.truth(&measured.of(service)) == Truth::False
+        };
+        let is_clear = |service: &&ServiceName| {
+            let policies = config.selecting(service);
+            !policies.is_empty() && policies.into_iter().all(|policy| is_over(policy, service))
+        };
+        let clear: BTreeSet<ServiceName> = seen.iter().filter(is_clear).cloned().collect();
+        let now = self.wiring.host.clock.now();
+        self.scribe.write(move |store| {
+            if let Err(error) = store.end_silences_when_clear(&clear, now) {
+                tracing::error!(%error, "cannot end the silences whose condition is over: {error}; retrying at the next look");
+            }
+        });
     }
 
     fn publish_breaches(&mut self) {

@@ -1,5 +1,7 @@
 //! What the loop makes of the guards' answers.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::agent::Agent;
@@ -8,6 +10,8 @@ use super::event::{Beginning, Considered};
 use crate::clock::Clock;
 use crate::decide::guards::{Guard, Refusal};
 use crate::model::{EventKind, Readings, Reason, Signal, Trigger};
+use crate::sense::sensor::Effort;
+use crate::store::Silence;
 use crate::wiring::plans::{self, Proposal};
 
 /// An agent that has considered a breach of the set's policy; no guard but that of approval was against it.
@@ -46,4 +50,39 @@ async fn people_are_asked_by_the_configuration_in_force_alone_and_not_by_an_agen
         assert_eq!(asked(&set), times, "another configuration: {another}; ends: {ends}");
         assert_eq!(set.store.open_approvals(set.clock.now()).unwrap().len(), times);
     }
+}
+
+#[tokio::test]
+async fn a_silence_until_clear_ends_once_no_condition_holds_and_no_other_silence_does() {
+    let set = set();
+    let (mut agent, ..) = considering(&set).await;
+    let now = set.clock.now();
+    let silence = |service: &str, until_clear| {
+        let (service, who, why) = (Some(service.to_owned()), "ann".into(), "a move".into());
+        let silence = Silence { service, who, why, since: now, until: now + Duration::from_secs(3_600), until_clear };
+        set.store.silence(&silence).unwrap();
+    };
+    let ours = service();
+    silence(ours.as_str(), true);
+    silence(ours.as_str(), false);
+    // No policy speaks of it.
+    silence("other.service", true);
+    let in_force = || -> Vec<(Option<String>, bool)> {
+        set.store.silences(now).unwrap().into_iter().map(|one| (one.service, one.until_clear)).collect()
+    };
+    let mut sensor = set.wiring.sensor.lock();
+    let look = sensor.look(Effort::Afresh).unwrap();
+    drop(sensor);
+    agent.end_silences(&look.measurements, &[ours.clone()].into());
+    agent.scribe.written().await;
+    assert_eq!(in_force().len(), 3, "the breach stands");
+
+    // Nothing leaks here.
+    agent.decide(&look);
+    agent.scribe.written().await;
+    let (other, ours) = (Some("other.service".to_owned()), Some(ours.to_string()));
+    assert_eq!(in_force(), [(other, true), (ours.clone(), false)]);
+    let audit = set.store.audit_rows(None, 9).unwrap();
+    let ended = audit.iter().find(|row| row.who == "unwait").unwrap();
+    assert_eq!((ended.service.clone(), ended.detail.as_str()), (ours, "the condition is over"));
 }

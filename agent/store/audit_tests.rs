@@ -21,6 +21,7 @@ fn what_is_written_straight_to_the_store_leaves_its_row_and_nothing_where_it_can
     let service = ServiceName::parse("rpc-order.service").unwrap();
     let pause = |until| Pause { who: "ann".into(), why: "release".into(), since: at(1), until };
     let silence = Silence {
+        until_clear: false,
         service: Some(service.to_string()),
         who: "ann".into(),
         why: "release".into(),

@@ -453,7 +453,7 @@ fn neither_a_pause_nor_a_silence_is_shortened_by_a_shorter_one() {
 
     let silence = |service: Option<&str>, who: &str, until| {
         let service = service.map(Into::into);
-        Silence { service, who: who.into(), why: "migration".into(), since: now(), until }
+        Silence { service, who: who.into(), why: "migration".into(), since: now(), until, until_clear: false }
     };
     for service in [None, Some("rpc-order.service")] {
         assert_eq!(store.silence(&silence(service, "ann", after(60))).unwrap(), None);

@@ -52,7 +52,8 @@ impl Gate {
         let ours = silences.into_iter().filter(|silence| silence.concerns(&question.plan.target.service));
         let Some(longest) = ours.max_by_key(|silence| silence.until) else { return Ok(Verdict::Allow) };
         let what = longest.service.as_deref().unwrap_or("the host");
-        let detail = format!("{what} was silenced by {} at {}: {}", longest.who, longest.since, longest.why);
+        let lasts = if longest.until_clear { " until its condition is over" } else { "" };
+        let detail = format!("{what} was silenced by {} at {}{lasts}: {}", longest.who, longest.since, longest.why);
         Ok(Verdict::Defer { until: longest.until, reason: Reason::Silenced, detail })
     }
 }

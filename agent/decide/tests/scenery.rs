@@ -203,7 +203,9 @@ impl Scenery {
     pub fn silence(&self, service: Option<&str>, lasting: Duration) {
         let service = service.map(Into::into);
         let (since, until) = (self.now(), self.now() + lasting);
-        self.store.silence(&Silence { service, who: "ann".into(), why: "migration".into(), since, until }).unwrap();
+        self.store
+            .silence(&Silence { service, who: "ann".into(), why: "migration".into(), since, until, until_clear: false })
+            .unwrap();
     }
 
     /// An incident that begins now and, where it is to, ends now.
