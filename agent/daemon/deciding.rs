@@ -9,7 +9,7 @@ use super::agent::Agent;
 use super::beside::Kind;
 use super::duties::held::{self, HeldBreach};
 use super::duties::orders::OrderToBegin;
-use super::duties::{approvals, breach_log, breaches, breaker, messages};
+use super::duties::{approvals, breach_log, breaches, breaker, gone, messages};
 use super::event::{Beginning, Begun, Considered, Ended, Event, refuse};
 use crate::decide::detector::{Change, Watch};
 use crate::decide::guards::{Gate, Guard, Question, Refusal};
@@ -250,6 +250,9 @@ impl Agent {
             let takes_one = beginning.proposal.plan.guards.fleet_slots.is_some();
             let _taking = if takes_one { Some(slots.lock().await) } else { None };
             let began = begin(&beginning, &gate).await;
+            if began.as_ref().is_err_and(|refusal| refusal.reason == Reason::SlotTaken) {
+                gone::tell(&wiring, &gate.store, &beginning.proposal.plan).await;
+            }
             let another_tells = match &began {
                 Err(refusal) => is_told_elsewhere(&wiring, refusal, &beginning).await,
                 Ok(()) => false,
@@ -349,7 +352,7 @@ async fn ask(wiring: &Wiring, store: &Arc<Store>, started: Duration, beginning: 
 /// Of many hosts that are held by one cause, one tells.
 async fn is_told_elsewhere(wiring: &Wiring, refusal: &Refusal, beginning: &Beginning) -> bool {
     let service = &beginning.proposal.plan.target.service;
-    refusal.reason == Reason::CommonCause && !breaches::announces_common_cause(wiring, service).await
+    refusal.reason == Reason::CommonCause && !breaches::tells_for_others(wiring, service).await
 }
 
 /// Asks all guards, which takes the slot, and commits the incident.

@@ -9,6 +9,7 @@ mod counts;
 mod damaged;
 #[cfg(test)]
 pub mod faulty;
+mod gone_slots;
 mod incidents;
 mod kept_orders;
 mod lane;

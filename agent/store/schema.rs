@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 17] = [
+const MIGRATIONS: [&str; 18] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -28,6 +28,7 @@ const MIGRATIONS: [&str; 17] = [
     super::approvals::PLAN,
     super::unrest::MIGRATION,
     super::silences::UNTIL_CLEAR,
+    super::gone_slots::MIGRATION,
 ];
 
 const FIRST: &str = "

@@ -92,9 +92,9 @@ async fn name(wiring: &Wiring, service: &ServiceName) -> Result<String, String> 
     plans::scope(wiring, service, &wiring.config.target_for(service).bindings).await
 }
 
-/// Is this the host that tells of a common cause? The first by name of those in breach. Where that cannot be known it is:
+/// Is this the host that tells of what holds many, such as a common cause? The first by name of those in breach. Where that cannot be known it is:
 /// better told twice than never.
-pub async fn announces_common_cause(wiring: &Wiring, service: &ServiceName) -> bool {
+pub async fn tells_for_others(wiring: &Wiring, service: &ServiceName) -> bool {
     let Some(fleet) = &wiring.ports.fleet else { return true };
     match name(wiring, service).await {
         Ok(name) => is_first(fleet.as_ref(), &name, &wiring.host.name).await,

@@ -5,6 +5,7 @@ pub mod breach_log;
 pub mod breaches;
 pub mod breaker;
 pub mod delivery;
+pub mod gone;
 pub mod held;
 pub mod messages;
 pub mod orders;

@@ -58,8 +58,8 @@ pub(in crate::daemon) struct Set {
     pub(in crate::daemon) wiring: Wiring,
     pub(in crate::daemon) store: Arc<Store>,
     pub(in crate::daemon) clock: Arc<ManualClock>,
-    fleet: FakeStore,
-    told: Arc<Mutex<Vec<Message>>>,
+    pub(in crate::daemon) fleet: FakeStore,
+    pub(in crate::daemon) told: Arc<Mutex<Vec<Message>>>,
     pub(in crate::daemon) dir: tempfile::TempDir,
 }
 
@@ -117,10 +117,13 @@ impl Set {
     }
 
     fn plan(&self, incident: &str) -> Plan {
+        block(self.plan_of(incident))
+    }
+
+    pub(in crate::daemon) async fn plan_of(&self, incident: &str) -> Plan {
         let service = service();
         let proposed = plans::propose(&self.wiring, &self.store, self.policy(), &service, Trigger::Breach, false);
-        let plan = block(proposed).plan;
-        Plan { incident: IncidentId(incident.into()), ..plan }
+        Plan { incident: IncidentId(incident.into()), ..proposed.await.plan }
     }
 
     /// An incident of the policy that is carried out, and ends now.
