@@ -70,9 +70,7 @@ async fn a_silence_until_clear_ends_once_no_condition_holds_and_no_other_silence
     let in_force = || -> Vec<(Option<String>, bool)> {
         set.store.silences(now).unwrap().into_iter().map(|one| (one.service, one.until_clear)).collect()
     };
-    let mut sensor = set.wiring.sensor.lock();
-    let look = sensor.look(Effort::Afresh).unwrap();
-    drop(sensor);
+    let look = set.wiring.sensor.lock().look(Effort::Afresh).unwrap();
     agent.end_silences(&look.measurements, &[ours.clone()].into());
     agent.scribe.written().await;
     assert_eq!(in_force().len(), 3, "the breach stands");
