@@ -62,6 +62,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Names and addresses by which browsers may call it besides loopback's and its own address; lower case, without a port.
     pub hosts: Vec<String>,
+    /// The file of the token with which others may make the agent look now; `None`: nobody may.
+    pub hints: Option<PathBuf>,
 }
 
 /// Who is asked which alerts fire: Prometheus' API, at one of these addresses.

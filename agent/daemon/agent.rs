@@ -58,6 +58,9 @@ const RELEASE_EVERY: Duration = Duration::from_secs(30);
 /// How often the fleet's slots are read for the status page.
 const FLEET_SLOTS_EVERY: Duration = Duration::from_secs(60);
 
+/// However many hints come, looks for them are no closer than this.
+const HINTED_EVERY: Duration = Duration::from_secs(2);
+
 /// For the supervisors' and daemons' answers: a look goes on without those that take longer.
 const SUPERVISORS_WITHIN: Duration = Duration::from_millis(250);
 /// How often an agent that is to end looks whether it still waits for anybody.
@@ -108,6 +111,9 @@ pub struct Agent {
     /// Held while a person's decision is carried out.
     pub(super) resolving: Arc<Mutex<()>>,
     pub(super) requests: u64,
+    /// Others want a look now: who asks, and that one is due.
+    hints: mpsc::Receiver<()>,
+    is_hinted: bool,
     /// A tick came while a look was under way.
     missed: bool,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
@@ -134,7 +140,8 @@ impl Agent {
     ) -> Result<Self, RunError> {
         let now = wiring.host.clock.monotonic();
         let attention = Attention::new(&wiring.config);
-        let board = Board::new(wiring.host.clock.now());
+        let (look_now, hints) = mpsc::channel(1);
+        let board = Board::new(wiring.host.clock.now(), look_now);
         let reloads = Reloads::new(wiring.host.clock.now());
         let delivery = delivery::Delivery::start(delivery::of(&wiring, &store));
         let mut agent = Self {
@@ -169,6 +176,8 @@ impl Agent {
             resolving: Arc::default(),
             requests: 0,
             missed: false,
+            hints,
+            is_hinted: false,
             sweep_due: Duration::ZERO,
             released: Duration::ZERO,
             retained: Duration::ZERO,
@@ -196,6 +205,7 @@ impl Agent {
         // The sensor has just been made, and has looked for them.
         discoveries.reset();
         let mut keeps = every(KEPT_EVERY);
+        let mut hinted = every(HINTED_EVERY);
         self.open_board();
         self.manager = inbox.manager;
         let mut alive = every(self.manager.alive_every());
@@ -206,6 +216,9 @@ impl Agent {
         while !stopping || !self.sagas.is_empty() || self.is_changing_anything() {
             tokio::select! {
                 _ = ticks.tick(), if !stopping => self.tick(),
+                Some(()) = self.hints.recv() => self.is_hinted = true,
+                // One that looks less often, as `cpu_budget` has it, does not look sooner for a hint.
+                _ = hinted.tick(), if self.is_hinted && !stopping && !self.attention.is_lengthened() => self.look(),
                 _ = keeps.tick() => self.keep_slots(),
                 _ = discoveries.tick() => {
                     let sensor = self.wiring.sensor.clone();
@@ -293,6 +306,7 @@ impl Agent {
     }
 
     fn look(&mut self) {
+        self.is_hinted = false;
         // One that is late is made up for at once.
         self.missed = self.beside.is_under_way(&Kind::Look);
         if self.missed {

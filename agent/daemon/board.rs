@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, HttpConfig};
 use crate::measure::Meter;
@@ -15,6 +15,7 @@ use crate::model::census::NoOwner;
 use crate::model::policy::Selector;
 use crate::model::{Policy, Reading, Readings, ServiceName, Signal};
 use crate::sense::sensor::Look;
+use crate::serve::hints::Hints;
 use crate::serve::{MOST_SERVICES, Served, Server};
 use crate::store::{StateDir, Store};
 use crate::view::bulletin::{Bulletin, Work};
@@ -26,6 +27,8 @@ pub struct Board {
     /// The agent started then.
     started: Timestamp,
     posted: watch::Sender<Arc<Bulletin>>,
+    /// Hears that a look is wanted now.
+    look_now: mpsc::Sender<()>,
     server: Option<(HttpConfig, Server)>,
     work: Work,
     ticked: Option<Duration>,
@@ -44,9 +47,9 @@ struct LastLook {
 }
 
 impl Board {
-    pub fn new(started: Timestamp) -> Self {
+    pub fn new(started: Timestamp, look_now: mpsc::Sender<()>) -> Self {
         let (posted, _) = watch::channel(Arc::default());
-        Self { started, posted, server: None, work: Work::default(), ticked: None, seen: None }
+        Self { started, posted, look_now, server: None, work: Work::default(), ticked: None, seen: None }
     }
 
     /// Serves where the configuration says; a server that stands there already stays.
@@ -63,6 +66,10 @@ impl Board {
             host: wiring.host.name.clone(),
             hosts: http.hosts.clone(),
             bulletins: self.posted.subscribe(),
+            hints: wiring.hint_token.clone().map(|token| Hints {
+                token: Arc::new(move || token.read_again()),
+                look_now: self.look_now.clone(),
+            }),
             store: Arc::clone(store),
             evidence: StateDir::evidence_of(&wiring.config.host.state),
             clock: Arc::clone(&wiring.host.clock),

@@ -13,7 +13,7 @@ use super::exposition::Exposition;
 use super::{api, assets, door, health, metrics, pages};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 
 /// What each answer says to a browser: nothing of another place is loaded or run, nobody puts it into a frame, reads it from
@@ -58,7 +58,11 @@ impl Refused {
 
 /// The answer to one request, which arrived at `local`.
 pub async fn to<B>(desk: &Desk, request: &Request<B>, local: SocketAddr) -> Answer {
-    let mut answer = answered(desk, request, local).await;
+    dressed(answered(desk, request, local).await)
+}
+
+/// With what each answer says to a browser.
+pub fn dressed(mut answer: Answer) -> Answer {
     for (name, value) in ALWAYS {
         answer.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }

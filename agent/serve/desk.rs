@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::Served;
+use super::hints::Hints;
 use super::shelf::Shelf;
 use crate::model::{IncidentId, ServiceName, Signal};
 use crate::report::incident::Material;
@@ -40,6 +42,16 @@ impl Desk {
 
     pub fn bulletin(&self) -> Arc<Bulletin> {
         Arc::clone(&self.served.bulletins.borrow())
+    }
+
+    /// What each new one is seen by.
+    pub fn bulletins(&self) -> watch::Receiver<Arc<Bulletin>> {
+        self.served.bulletins.clone()
+    }
+
+    /// Who may give hints, where anybody may.
+    pub fn hints(&self) -> Option<&Hints> {
+        self.served.hints.as_ref()
     }
 
     pub fn since_boot(&self) -> Duration {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::hints::Hints;
 use super::{BOUNDS, Bounds, Served, Server};
 use crate::clock::ManualClock;
 use crate::model::census::NoOwner;
@@ -165,6 +166,7 @@ pub fn served() -> (watch::Sender<Arc<Bulletin>>, Arc<ManualClock>, Served) {
         host: "web-1".into(),
         hosts: vec!["web-1.example".into()],
         bulletins: receiver,
+        hints: None,
         store: Arc::new(Store::open(Path::new(":memory:")).unwrap()),
         evidence: "/nowhere".into(),
         clock: Arc::<ManualClock>::clone(&clock),
@@ -177,10 +179,20 @@ pub fn set() -> Set {
 }
 
 pub fn set_within(bounds: Bounds) -> Set {
+    set_of(bounds, None)
+}
+
+/// One that takes hints.
+pub fn set_hinted(hints: Hints) -> Set {
+    set_of(BOUNDS, Some(hints))
+}
+
+fn set_of(bounds: Bounds, hints: Option<Hints>) -> Set {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
     let (bulletins, clock, served) = served();
+    let served = Served { hints, ..served };
     let store = Arc::clone(&served.store);
     let listener = async { tokio::net::TcpListener::from_std(listener).unwrap() };
     Set { at, bulletins, clock, store, _server: Server::start_within(bounds, listener, served).unwrap() }

@@ -8,6 +8,7 @@ mod desk;
 mod door;
 mod exposition;
 mod health;
+pub mod hints;
 mod metrics;
 mod pages;
 mod shelf;
@@ -16,6 +17,8 @@ mod shelf;
 mod api_tests;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod hints_tests;
 #[cfg(test)]
 mod html_check;
 #[cfg(test)]
@@ -42,6 +45,7 @@ use crate::clock::Clock;
 use crate::store::Store;
 use crate::view::bulletin::Bulletin;
 use desk::Desk;
+use hints::Hints;
 
 /// Services of which a bulletin speaks at the most: with every signal some 20 series each.
 pub const MOST_SERVICES: usize = 500;
@@ -54,6 +58,8 @@ pub struct Served {
     /// By which names and addresses browsers may call it besides loopback's and its own address.
     pub hosts: Vec<String>,
     pub bulletins: watch::Receiver<Arc<Bulletin>>,
+    /// `None`: no hints are taken.
+    pub hints: Option<Hints>,
     pub store: Arc<Store>,
     /// Where the evidence lies.
     pub evidence: PathBuf,
@@ -181,7 +187,12 @@ async fn converse(stream: TcpStream, desk: Arc<Desk>) {
     let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(move |request: Request<Incoming>| {
         let desk = Arc::clone(&desk);
-        async move { Ok::<_, Infallible>(answer::to(&desk, &request, local).await) }
+        async move {
+            Ok::<_, Infallible>(match hints::is_hint(request.uri().path()) {
+                true => hints::answer(&desk, request).await,
+                false => answer::to(&desk, &request, local).await,
+            })
+        }
     });
     let conversed = http1::Builder::new()
         .keep_alive(false)

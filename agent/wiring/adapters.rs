@@ -291,7 +291,7 @@ fn token(file: Option<&PathBuf>) -> Result<Option<Secret>, WiringError> {
 }
 
 /// One that is read again where the server refuses it.
-fn renewable(path: &Path, what: &'static str) -> Result<Secret, WiringError> {
+pub fn renewable(path: &Path, what: &'static str) -> Result<Secret, WiringError> {
     Secret::in_file(path.into()).map_err(|source| WiringError::Secret { path: path.into(), what, source })
 }
 

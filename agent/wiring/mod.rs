@@ -50,7 +50,7 @@ use crate::ports::notifier::Notifier;
 use crate::ports::probe::real::Probes;
 use crate::ports::registry::Registry;
 use crate::ports::tls::{Certificate, TlsContext, Whose};
-use crate::ports::{Ports, with_deadlines};
+use crate::ports::{Ports, Secret, with_deadlines};
 use crate::sense::arrivals::Counted;
 use crate::sense::sensor::{Sensor, SharedSensor};
 use crate::store::{Audience, StateDir, Store};
@@ -140,6 +140,8 @@ pub struct WiringParts {
     pub vault: Arc<Vault>,
     /// What the guards said so far.
     pub tally: Arc<Tally>,
+    /// With which others may make the agent look now.
+    pub hint_token: Option<Secret>,
     /// What was seen lately of who holds what a service leaks.
     pub lately: possession::Lately,
 }
@@ -206,6 +208,12 @@ impl Wiring {
             }
             fleet => fleet?,
         };
+        let hints = config.host.http.as_ref().and_then(|http| http.hints.as_ref());
+        let hint_token = match hints.map(|file| adapters::renewable(file, "the token of hints")).transpose() {
+            // Nobody gives hints to an agent that only ends what was begun.
+            Err(_) if missing == Missing::DoesNotAnswer => None,
+            token => token?,
+        };
         let prometheus = config.host.prometheus.as_ref();
         let alerts = prometheus
             .map(|config| missing.or(adapters::PROMETHEUS, adapters::alerts(config, &shared), |none| Arc::new(none)));
@@ -267,6 +275,7 @@ impl Wiring {
             arrivals: former.map(|former| former.arrivals.clone()).unwrap_or_default(),
             vault: Arc::new(vault),
             tally: Arc::default(),
+            hint_token,
             lately: possession::Lately::default(),
         })))
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::fields::{expanded, url};
+use super::fields::{expanded, file, url};
 use super::{Compiling, bindings, fleet, hours, items, minutes, notify, prometheus, registries, secs, tls};
 use crate::config::expand::Environment;
 use crate::config::host::{EvidenceConfig, HostConfig, HttpConfig, Match, MinFree, RegistryConfig, ServiceConfig};
@@ -45,7 +45,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
         mode_at_most: spec.mode_at_most.map(|Typed(mode)| ceiling(mode, &at("mode_at_most"), to)),
         prometheus: spec.prometheus.map(|spec| prometheus::compile(spec, &at("prometheus"), to, environment)),
-        http: spec.http.map(|spec| http(spec, &at("http"), to)),
+        http: spec.http.map(|spec| http(spec, &at("http"), to, environment)),
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
         registries,
@@ -70,7 +70,7 @@ fn ceiling(mode: Mode, place: &Place, to: &Compiling) -> ModeCeiling {
 }
 
 /// Everybody on the host may read it, and nobody else unless the file says so.
-fn http(spec: HttpSpec, place: &Place, to: &mut Compiling) -> HttpConfig {
+fn http(spec: HttpSpec, place: &Place, to: &mut Compiling, environment: Environment) -> HttpConfig {
     let listen = spec.listen.map_or(DEFAULT_HTTP, |Typed(listen)| listen);
     if listen.port() == 0 {
         to.wrong(&place.key("listen"), format!("expected a TCP port, 1 to 65535, such as {DEFAULT_HTTP}"));
@@ -85,7 +85,13 @@ fn http(spec: HttpSpec, place: &Place, to: &mut Compiling) -> HttpConfig {
         }
         host.parse::<IpAddr>().map_or(host, |address| address.to_canonical().to_string())
     });
-    HttpConfig { hosts: hosts.collect(), listen }
+    let hosts = hosts.collect();
+    let hints = spec.hints.and_then(|hints| {
+        let place = place.key("hints");
+        let token_file = to.required(&place, "token_file", hints.token_file, "/etc/unwait/hints.token");
+        file(&place, "token_file", token_file, to, environment)
+    });
+    HttpConfig { hosts, listen, hints }
 }
 
 /// Characters of a DNS name (RFC 1035, 2.3.4, as it is written).

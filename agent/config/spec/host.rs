@@ -409,6 +409,14 @@ pub struct EvidenceSpec {
 pub struct HttpSpec {
     pub listen: Option<Typed<SocketAddr>>,
     pub hosts: Items<Typed<String>>,
+    pub hints: Option<HintsSpec>,
+}
+
+/// Who may make the agent look now.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+pub struct HintsSpec {
+    pub token_file: Option<Typed<String>>,
 }
 
 as_mapping!(
@@ -442,5 +450,6 @@ as_mapping!(
     EvidenceSpec,
     HealthSpec,
     HttpSpec,
+    HintsSpec,
     TlsSpec,
 );
