@@ -4,33 +4,22 @@ use std::fmt::Write as _;
 
 use super::{Failure, Outcome, out, render};
 use crate::model::duration;
-use crate::sense::sensor::every_socket::EverySocket;
+use crate::sense::sensor::every_socket::SocketsFound;
 use crate::sense::sensor::{Sensor, on_blocking_thread};
-use crate::view::sockets::{CountedBy, SocketSeen, SocketsRow, SocketsShown};
+use crate::view::sockets::{CountedBy, SocketsRow, SocketsShown};
 
 /// Rows that the table shows.
 const MOST_ROWS: usize = 40;
 
 pub async fn scan(mut sensor: Sensor, by: CountedBy, json: bool) -> Outcome {
     let seen = on_blocking_thread(move || sensor.every_socket()).await;
-    let seen = seen.map_err(|error| Failure::Unreachable(error.to_string()))?;
-    let shown = shown(seen, by);
+    let SocketsFound { at, sockets, not_seen } = seen.map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let shown = SocketsShown::count(at, by, &sockets, user, not_seen);
     match json {
         true => render::json(&shown),
         false => print!("{}", table(&shown)),
     }
     out::finish()
-}
-
-fn shown(seen: EverySocket, by: CountedBy) -> SocketsShown {
-    let EverySocket { at, sockets, holders, not_seen } = seen;
-    let of = |(socket, inbound)| {
-        let socket: crate::model::socket::Socket = socket;
-        let holds = holders.iter().filter(|(_, inodes)| inodes.contains(&socket.inode)).map(|(who, _)| who.clone());
-        SocketSeen { holders: holds.collect(), inbound, socket }
-    };
-    let sockets: Vec<SocketSeen> = sockets.into_iter().map(of).collect();
-    SocketsShown::count(at, by, &sockets, user, not_seen)
 }
 
 fn user(uid: u32) -> String {

@@ -80,6 +80,8 @@ pub struct Agent {
     pub(super) held: BTreeMap<(String, ServiceName), HeldBreach>,
     pub(super) log: BreachLog,
     pub(super) last: Option<Arc<Look>>,
+    /// The last one at everything that could be trusted.
+    pub(super) last_whole: Option<Arc<Look>>,
     pub(super) last_failure: Option<String>,
     /// As the last look left it.
     pub(super) attention: Attention,
@@ -155,6 +157,7 @@ impl Agent {
             held: BTreeMap::new(),
             log: BreachLog::default(),
             last: None,
+            last_whole: None,
             last_failure: None,
             attention,
             board,
@@ -383,6 +386,9 @@ impl Agent {
                 let recorded = Arc::clone(&look);
                 self.scribe.write(move |store| history::record(store, &recorded));
                 self.decide(&look);
+                if look.passed_over.namespaces == 0 && look.measurements.untrusted.is_none() {
+                    self.last_whole = Some(Arc::clone(&look));
+                }
                 self.last = Some(look);
             }
             Err(error) => {

@@ -21,6 +21,7 @@ mod requests;
 pub mod run;
 mod scribe;
 pub mod service_manager;
+mod services;
 
 #[cfg(test)]
 pub(crate) mod damage_tests;

@@ -11,7 +11,7 @@ use super::control::Incoming;
 use super::duties::orders::OrderToBegin;
 use super::duties::{approvals, resolve};
 use super::event::Event;
-use super::{check, explain};
+use super::{check, explain, services};
 use crate::store::{AuditRow, Health, OrderVerb, Person, Word};
 use crate::view::request::{How, Reply, Request};
 use crate::view::status::{AgentNow, HeldNow, Status};
@@ -49,6 +49,20 @@ impl Agent {
                         Err(_) => Status::without_store(alone, "the disk does not answer".into()),
                     };
                     say(reply, Reply { text: "running".into(), ..Reply::with(&status) });
+                    Event::Over
+                });
+            }
+            Request::Services => {
+                let services = services::now(self);
+                self.beside_a_person(async move {
+                    say(reply, services.await);
+                    Event::Over
+                });
+            }
+            Request::Sockets { service, names } => {
+                let sockets = services::sockets(self, service, names);
+                self.beside_a_person(async move {
+                    say(reply, sockets.await);
                     Event::Over
                 });
             }

@@ -219,6 +219,16 @@ pub struct Socket {
     pub idle: Option<Duration>,
 }
 
+/// One socket, and what its connection is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SocketSeen {
+    pub socket: Socket,
+    /// A client connected to this host.
+    pub inbound: bool,
+    /// Who holds it: `pid 7 (nginx)`; none that can be seen.
+    pub holders: Vec<String>,
+}
+
 /// A snapshot in which each socket in CLOSE_WAIT is told in full, with the index of its group.
 #[derive(Clone, Debug)]
 pub struct Detail {

@@ -9,6 +9,7 @@ pub mod reckoning;
 pub mod request;
 pub mod review;
 pub mod service;
+pub mod services;
 pub mod slots;
 pub mod sockets;
 pub mod status;

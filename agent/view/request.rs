@@ -9,6 +9,14 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Request {
     Status,
+    /// The services by their signals, as the last look at everything saw them.
+    Services,
+    /// One service's sockets in CLOSE_WAIT, looked at now.
+    Sockets {
+        service: String,
+        /// The registries are asked what they call the peers.
+        names: bool,
+    },
     Explain {
         service: String,
     },

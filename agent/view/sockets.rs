@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::duration;
-use crate::model::socket::Socket;
+use crate::model::socket::{SocketSeen, canonical};
 
 /// What they are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
@@ -22,16 +22,6 @@ pub enum CountedBy {
     Port,
     /// Whose socket it is.
     User,
-}
-
-/// One socket, and what its connection is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SocketSeen {
-    pub socket: Socket,
-    /// A client connected to this host.
-    pub inbound: bool,
-    /// Who holds it: `pid 7 (nginx)`; none that can be seen.
-    pub holders: Vec<String>,
 }
 
 /// What `unwait scan --by` shows.
@@ -88,11 +78,16 @@ impl SocketsShown {
 }
 
 impl SocketSeen {
+    /// Who closed: a server by address and port, clients by their address alone.
+    pub fn peer(&self) -> String {
+        let peer = canonical(self.socket.remote);
+        if self.inbound { format!("clients at {}", peer.ip()) } else { peer.to_string() }
+    }
+
     fn counts_for(&self, by: CountedBy, user: impl Fn(u32) -> String) -> Vec<String> {
         let Self { socket, inbound, holders } = self;
         match by {
-            CountedBy::Peer if *inbound => vec![format!("clients at {}", socket.remote.ip())],
-            CountedBy::Peer => vec![socket.remote.to_string()],
+            CountedBy::Peer => vec![self.peer()],
             CountedBy::Port if *inbound => vec![format!("served at {}", socket.local.port())],
             CountedBy::Port => vec![format!("to {}", socket.remote.port())],
             CountedBy::User => vec![user(socket.uid)],
@@ -105,6 +100,7 @@ impl SocketSeen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::socket::Socket;
 
     fn seen(local: &str, remote: &str, inbound: bool, age: u64, holders: &[&str]) -> SocketSeen {
         let socket = Socket {

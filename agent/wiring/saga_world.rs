@@ -1,5 +1,7 @@
 //! What a saga may reach: the traits of `execute::world`, joined with the other stages. For dry-run: [`super::rehearsal`].
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -291,27 +293,31 @@ impl RealKeeper {
 /// For naming peers; a registry that is slower leaves them unnamed.
 const NAMES_WITHIN: Duration = Duration::from_secs(5);
 
+/// What the registries call addresses.
+pub async fn peer_names(wiring: &Wiring, within: Duration) -> HashMap<SocketAddr, String> {
+    let mut names = HashMap::new();
+    for (name, registry) in &wiring.ports.registries {
+        match tokio::time::timeout(within, registry.names()).await {
+            Ok(Ok(known)) => names.extend(known),
+            Ok(Err(error)) => tracing::warn!(
+                registry = %name,
+                %error,
+                "registry {name} did not list its instances: {error}; these peers are shown by address alone",
+            ),
+            Err(_) => tracing::warn!(
+                registry = %name,
+                "registry {name} did not list its instances in time; these peers are shown by address alone",
+            ),
+        }
+    }
+    names
+}
+
 #[async_trait]
 impl Keeper for RealKeeper {
     async fn keep(&self, plan: &Plan, commands: &[Vec<String>], deadline: Duration) -> Result<Kept, String> {
         let service = &plan.target.service;
-        let mut names = std::collections::HashMap::new();
-        for (name, registry) in &self.wiring.ports.registries {
-            match tokio::time::timeout(NAMES_WITHIN.min(deadline / 4), registry.names()).await {
-                Ok(Ok(known)) => names.extend(known),
-                Ok(Err(error)) => tracing::warn!(
-                    registry = %name,
-                    %error,
-                    "registry {name} did not list its instances: {error}; the evidence shows these peers by address \
-                     alone",
-                ),
-                Err(_) => tracing::warn!(
-                    registry = %name,
-                    "registry {name} did not list its instances in time; the evidence shows these peers by address \
-                     alone",
-                ),
-            }
-        }
+        let names = peer_names(&self.wiring, NAMES_WITHIN.min(deadline / 4)).await;
         let (sensor, of) = (self.wiring.sensor.clone(), service.clone());
         let looked = on_blocking_thread(move || {
             let mut sensor = sensor.lock();
