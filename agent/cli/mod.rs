@@ -31,6 +31,7 @@ mod silence;
 mod slot;
 mod status;
 mod test;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ enum Verb {
     Run(run::Arguments),
     /// One look at the host: who holds sockets in CLOSE_WAIT.
     Scan(scan::Arguments),
+    /// The services by their signals, on a screen that goes on looking, and back through the past. Changes nothing.
+    Top(top::Arguments),
     /// Read the configuration, and show every error at once.
     Check(check::Arguments),
     /// Run the policies' own tests. No network, no root.
@@ -195,6 +198,7 @@ async fn dispatch(verb: Verb) -> Outcome {
     match verb {
         Verb::Run(arguments) => run::run(arguments).await,
         Verb::Scan(arguments) => scan::scan(arguments).await,
+        Verb::Top(arguments) => top::top(arguments).await,
         Verb::Check(arguments) => check::check(arguments).await,
         Verb::Test(arguments) => test::test(arguments),
         Verb::Plan(arguments) => plan::plan(arguments).await,

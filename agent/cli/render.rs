@@ -12,6 +12,11 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     print!("{}", aligned(headings, rows));
 }
 
+/// Columns that a terminal gives it: two to a wide character.
+pub fn width(text: &str) -> usize {
+    ratatui::text::Span::raw(text).width()
+}
+
 /// Columns aligned by their widest cell; numbers (`>` before a heading) to the right.
 pub fn aligned(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = String::new();
@@ -19,17 +24,13 @@ pub fn aligned(headings: &[&str], rows: &[Vec<String>]) -> String {
     let headings: Vec<String> = headings.iter().map(|heading| heading.trim_start_matches('>').to_string()).collect();
     let widths: Vec<usize> = (0..headings.len())
         .map(|column| {
-            rows.iter()
-                .chain([&headings])
-                .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
-                .max()
-                .unwrap_or(0)
+            rows.iter().chain([&headings]).map(|row| row.get(column).map_or(0, |cell| width(cell))).max().unwrap_or(0)
         })
         .collect();
     for row in std::iter::once(&headings).chain(rows) {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
-            let pad = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
+            let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
             let (before, after) = if right[column] { (pad.as_str(), "") } else { ("", pad.as_str()) };
             line.push_str(&format!("{before}{cell}{after}  "));
         }

@@ -19,9 +19,9 @@ use crate::view::sockets::CountedBy;
 use crate::{config, wiring};
 
 /// Long enough to be a leak, and no connection that is just being closed.
-const AGED: Signal = Signal::CloseWaitAged(Duration::from_secs(300));
+pub(super) const AGED: Signal = Signal::CloseWaitAged(Duration::from_secs(300));
 /// Known only when looks go on for as long.
-const GROWTH: Signal = Signal::CloseWaitGrowth(Duration::from_secs(60));
+pub(super) const GROWTH: Signal = Signal::CloseWaitGrowth(Duration::from_secs(60));
 
 /// For the search for holders that no cgroup tells, in a single look.
 const SEARCH_WITHIN: Duration = Duration::from_secs(2);
@@ -188,7 +188,7 @@ fn reasons(look: &Look) -> std::collections::BTreeMap<&'static str, u64> {
 }
 
 /// What could not be seen, and which capability would show it.
-fn not_seen(look: &Look, cautions: &[Caution]) -> Vec<String> {
+pub(super) fn not_seen(look: &Look, cautions: &[Caution]) -> Vec<String> {
     let blind = cautions.iter().filter(|caution| caution.is_blindness()).map(ToString::to_string);
     let mut spots: Vec<String> = look.blind_spots.iter().map(ToString::to_string).chain(blind).collect();
     if !nix::unistd::geteuid().is_root() {
@@ -202,7 +202,7 @@ fn not_seen(look: &Look, cautions: &[Caution]) -> Vec<String> {
 }
 
 /// What the counts do not say by themselves.
-fn mind(cautions: &[Caution]) -> Vec<String> {
+pub(super) fn mind(cautions: &[Caution]) -> Vec<String> {
     cautions.iter().filter(|caution| !caution.is_blindness()).map(ToString::to_string).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::decide::inaction::{self, Standing};
 use crate::model::ServiceName;
 use crate::sense::sensor::on_blocking_thread;
 use crate::view::request::Reply;
-use crate::view::services::{HostLimit, PolicyStands, ServiceNow, ServicesNow, SocketsOfService};
+use crate::view::services::{HostLimit, PolicyStands, ServiceRow, ServicesNow, SocketsOfService};
 use crate::wiring::saga_world::peer_names;
 
 /// For whoever looks at that moment; the last looks' counts are left out where that takes longer.
@@ -61,7 +61,7 @@ pub(super) fn now(agent: &Agent) -> impl Future<Output = Reply> + Send + 'static
         let of = |(service, readings)| {
             let ticks = ticks.get(service).map_or(&[][..], Vec::as_slice);
             let policies = policies.get(service).cloned().unwrap_or_default();
-            ServiceNow::of(service, readings, ticks).map(|now| ServiceNow { policies, ..now })
+            ServiceRow::of(service, readings, ticks).map(|now| ServiceRow { policies, ..now })
         };
         let services = look.measurements.services().filter_map(of).collect();
         let unattributed = look.unattributed.iter().map(|(why, count)| (why.to_string(), *count)).collect();

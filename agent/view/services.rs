@@ -33,7 +33,7 @@ pub struct ServicesNow {
     pub modes: BTreeMap<String, usize>,
     /// Sockets without an owner, by the reason.
     pub unattributed: BTreeMap<String, u64>,
-    pub services: Vec<ServiceNow>,
+    pub services: Vec<ServiceRow>,
     /// Services beyond those that are listed.
     pub left_out: usize,
 }
@@ -45,7 +45,7 @@ pub struct HostLimit {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ServiceNow {
+pub struct ServiceRow {
     pub service: ServiceName,
     pub signals: Readings,
     /// Its sockets in CLOSE_WAIT at the last looks, oldest first.
@@ -114,8 +114,8 @@ impl HostLimit {
 
 impl ServicesNow {
     /// First those with the most sockets; what is beyond the bound is counted.
-    pub fn list(mut self, mut services: Vec<ServiceNow>) -> Self {
-        let count = |service: &ServiceNow| service.known(Signal::CloseWait).unwrap_or_default();
+    pub fn list(mut self, mut services: Vec<ServiceRow>) -> Self {
+        let count = |service: &ServiceRow| service.known(Signal::CloseWait).unwrap_or_default();
         services.sort_by(|a, b| count(b).total_cmp(&count(a)).then_with(|| a.service.cmp(&b.service)));
         self.left_out = services.len().saturating_sub(MOST_LISTED);
         services.truncate(MOST_LISTED);
@@ -123,7 +123,7 @@ impl ServicesNow {
     }
 }
 
-impl ServiceNow {
+impl ServiceRow {
     /// `ticks`: the last looks, oldest first. `None` where it neither holds such sockets nor did.
     pub fn of(service: &ServiceName, signals: &Readings, ticks: &[(Timestamp, Readings)]) -> Option<Self> {
         let leaks = |signal| matches!(signals.get(signal), Reading::Known(count) if count > 0.0);
@@ -252,10 +252,10 @@ mod tests {
             readings.set(Signal::CloseWait, count);
             readings
         };
-        assert_eq!(ServiceNow::of(&service, &of(0.0), &[]), None);
+        assert_eq!(ServiceRow::of(&service, &of(0.0), &[]), None);
         let at = |second| Timestamp::from_second(second).unwrap();
         let ticks = [(at(0), of(3.0)), (at(15), Readings::default()), (at(30), of(5.0))];
-        let now = ServiceNow::of(&service, &of(5.0), &ticks).unwrap();
+        let now = ServiceRow::of(&service, &of(5.0), &ticks).unwrap();
         assert_eq!((now.counts, now.over), (vec![3, 5], Duration::from_secs(30)));
     }
 }

@@ -5,7 +5,7 @@
 # supervisor and ZooKeeper run in.
 debian_packages=(systemd dbus iproute2 procps util-linux e2fsprogs redis-tools openssl php-cli php-redis
     busybox-static libdevmapper1.02.1 libseccomp2 python3 python3-pkg-resources liblua5.3-0 libopentracing-c-wrapper0
-    openjdk-17-jre-headless)
+    openjdk-17-jre-headless tmux)
 
 install_debian_packages() {
     local package missing=()

@@ -26,6 +26,7 @@ pub mod shop;
 pub mod spawned;
 pub mod stage;
 pub mod systemd;
+pub mod tmux;
 pub mod webhook;
 
 pub use consul::Consul;

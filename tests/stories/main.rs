@@ -42,6 +42,7 @@ mod scan;
 mod signals;
 mod silent;
 mod stopped;
+mod top;
 mod traffic;
 mod unbelieved;
 mod unowned;
