@@ -46,6 +46,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         mode_at_most: spec.mode_at_most.map(|Typed(mode)| ceiling(mode, &at("mode_at_most"), to)),
         prometheus: spec.prometheus.map(|spec| prometheus::compile(spec, &at("prometheus"), to, environment)),
         http: spec.http.map(|spec| http(spec, &at("http"), to, environment)),
+        language: spec.language.map(|Typed(language)| language).unwrap_or_default(),
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
         registries,

@@ -11,6 +11,7 @@ use super::address::HostPort;
 use super::notify::DestinationSpec;
 use super::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
 use crate::model::runbook::StopSignal;
+use crate::model::words::Language;
 use crate::model::{Mode, ServiceName};
 
 #[derive(Debug, Default, Deserialize)]
@@ -31,6 +32,7 @@ pub struct HostSpec {
     pub http: Option<HttpSpec>,
     pub prometheus: Option<PrometheusSpec>,
     pub remind: Option<Typed<Duration>>,
+    pub language: Option<Typed<Language>>,
     pub state: Option<Typed<String>>,
 }
 

@@ -7,6 +7,7 @@ mod gentler;
 mod guards;
 mod hooks;
 mod limits;
+mod notify;
 mod overlaps;
 mod queries;
 mod redis;
