@@ -4,7 +4,7 @@
 //! Guards, duties and explanations share it ([`sharing`]). A saga asks for itself, always: what it has to undo waits for nobody
 //! else's question. What becomes of its questions is noted all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,22 +18,33 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// is heard late at the most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Whoever has little patience waits for a party so many times as long as it takes to answer at other times, and for this at least.
+const TIMES_ITS_USUAL: u32 = 4;
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 tokio::task_local! {
-    /// For how long one call to a port is waited for, where somebody waits for the work as a whole.
-    static PATIENCE: Option<Duration>;
+    static PATIENCE: Patience;
 }
 
-/// Work that can wait: of a party that is silent it hears at once for how long. `patience`: no call to a port takes longer,
-/// whatever its own deadline.
+/// With which work asks that somebody waits for as a whole.
+struct Patience {
+    /// For one question; none: the question's own deadline.
+    at_most: Option<Duration>,
+    /// The parties that had no answer by then: the work asks them nothing more.
+    lost_with: Mutex<BTreeSet<String>>,
+}
+
+/// Work that can wait: of a party that is silent it hears at once for how long. `patience`: no question to a port takes longer,
+/// whatever its own deadline; of a party that has answered before it takes four times as long as its answers do, 50 ms at
+/// least, and a party that had no answer by then is asked no second one.
 pub async fn sharing<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> T {
-    PATIENCE.scope(patience, work).await
+    PATIENCE.scope(Patience { at_most: patience, lost_with: Mutex::default() }, work).await
 }
 
 /// The shorter one of this deadline and of the patience with which the work at hand is done.
 pub(super) fn patient(deadline: Duration) -> Duration {
-    let patience = PATIENCE.try_with(|patience| *patience).ok().flatten();
-    patience.map_or(deadline, |patience| deadline.min(patience))
+    let at_most = PATIENCE.try_with(|patience| patience.at_most).ok().flatten();
+    at_most.map_or(deadline, |at_most| deadline.min(at_most))
 }
 
 /// Of each party, by its name.
@@ -45,6 +56,8 @@ pub(super) struct Silences(Mutex<BTreeMap<String, Heard>>);
 struct Heard {
     /// The last answer.
     answered: Option<Instant>,
+    /// How long its slower answers took of late.
+    usual: Option<Duration>,
     silent: Option<Silent>,
 }
 
@@ -68,7 +81,17 @@ pub(super) struct Asked<'a> {
     began: Instant,
     /// It is the one question that a silent party is asked.
     is_the_one: bool,
-    answered: bool,
+    usual: Option<Duration>,
+    end: End,
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Unanswered,
+    /// Whoever is refused at once has met no silence.
+    Refused,
+    Answered,
 }
 
 impl Silences {
@@ -77,8 +100,12 @@ impl Silences {
     pub fn ask(&self, party: &str) -> Result<Asked<'_>, String> {
         let now = Instant::now();
         let mut all = self.all();
+        let heard = all.entry(party.into()).or_default();
+        if let Some(waited) = lost_patience(party, heard.usual) {
+            return Err(format!("has not answered within {}", duration::format(waited)));
+        }
         let mut is_the_one = false;
-        if let Some(silent) = all.get_mut(party).and_then(|heard| heard.silent.as_mut()) {
+        if let Some(silent) = &mut heard.silent {
             if !silent.asked && now >= silent.next {
                 silent.asked = true;
                 is_the_one = true;
@@ -87,7 +114,8 @@ impl Silences {
                 return Err(format!("has not answered for {}", duration::format(lasts)));
             }
         }
-        Ok(Asked { silences: self, party: party.into(), began: now, is_the_one, answered: false })
+        let usual = heard.usual;
+        Ok(Asked { silences: self, party: party.into(), began: now, is_the_one, usual, end: End::Unanswered })
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Heard>> {
@@ -95,10 +123,47 @@ impl Silences {
     }
 }
 
+/// For how long the work at hand waits for a party whose answers take so long.
+fn patience_for(usual: Option<Duration>) -> Option<Duration> {
+    let at_most = PATIENCE.try_with(|patience| patience.at_most).ok().flatten()?;
+    Some(usual.map_or(at_most, |usual| at_most.min(LEAST_PATIENCE.max(usual * TIMES_ITS_USUAL))))
+}
+
+/// For how long the work at hand has waited for this party in vain.
+fn lost_patience(party: &str, usual: Option<Duration>) -> Option<Duration> {
+    let lost = |patience: &Patience| patience.lost_with.lock().unwrap_or_else(PoisonError::into_inner).contains(party);
+    if PATIENCE.try_with(lost).unwrap_or(false) { patience_for(usual) } else { None }
+}
+
 impl Asked<'_> {
-    /// It has come back, `failed` where nobody was reached. Whoever is refused at once has met no silence.
-    pub fn back(mut self, failed: bool) {
-        self.answered = !failed || self.began.elapsed() < SILENT_AFTER;
+    /// The answer, by the deadline, or by the work's patience where that is shorter; `late` makes an error of none, and
+    /// `is_silence` tells an error by which nobody was reached.
+    pub async fn answer<T, E>(
+        mut self,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, E>> + Send,
+        is_silence: impl FnOnce(&E) -> bool + Send,
+        late: impl FnOnce(String) -> E + Send,
+    ) -> Result<T, E> {
+        let patience = patience_for(self.usual).filter(|patience| *patience < deadline);
+        let within = patience.unwrap_or(deadline);
+        let Ok(answer) = tokio::time::timeout(within, call).await else {
+            if patience.is_some() {
+                let lose = |work: &Patience| {
+                    work.lost_with.lock().unwrap_or_else(PoisonError::into_inner).insert(self.party.clone())
+                };
+                let _ = PATIENCE.try_with(lose);
+            }
+            return Err(late(format!("no answer within {}", duration::format(within))));
+        };
+        self.end = match &answer {
+            Err(error) if is_silence(error) => match self.began.elapsed() < SILENT_AFTER {
+                true => End::Refused,
+                false => End::Unanswered,
+            },
+            _ => End::Answered,
+        };
+        answer
     }
 }
 
@@ -106,21 +171,32 @@ impl Asked<'_> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
+        let took = now - self.began;
         let mut all = self.silences.all();
         let heard = all.entry(self.party.clone()).or_default();
-        if self.answered {
-            *heard = Heard { answered: Some(now), silent: None };
-        } else if self.is_the_one {
-            if let Some(silent) = &mut heard.silent {
-                silent.asked = false;
-                silent.pause = (silent.pause * 2).min(LONGEST_PAUSE);
-                silent.next = now + silent.pause;
+        match self.end {
+            End::Answered => {
+                let fading = heard.usual.map_or(Duration::ZERO, |usual| usual * 3 / 4);
+                *heard = Heard { answered: Some(now), usual: Some(took.max(fading)), silent: None };
             }
-        } else if now - self.began >= SILENT_AFTER && heard.answered.is_none_or(|answered| answered < self.began) {
+            End::Refused => {
+                heard.answered = Some(now);
+                heard.silent = None;
+            }
+            End::Unanswered if self.is_the_one => {
+                if let Some(silent) = &mut heard.silent {
+                    silent.asked = false;
+                    silent.pause = (silent.pause * 2).min(LONGEST_PAUSE);
+                    silent.next = now + silent.pause;
+                }
+            }
             // One slow question of a party that answers others is no silence.
-            let begins = || Silent { since: self.began, asked: false, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
-            let silent = heard.silent.get_or_insert_with(begins);
-            silent.since = silent.since.min(self.began);
+            End::Unanswered if took >= SILENT_AFTER && heard.answered.is_none_or(|answered| answered < self.began) => {
+                let begins = || Silent { since: self.began, asked: false, next: now + FIRST_PAUSE, pause: FIRST_PAUSE };
+                let silent = heard.silent.get_or_insert_with(begins);
+                silent.since = silent.since.min(self.began);
+            }
+            End::Unanswered => {}
         }
     }
 }
@@ -129,18 +205,30 @@ impl Drop for Asked<'_> {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(30);
+
     async fn after(seconds: f64) {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     }
+
+    /// What a party says after so long.
+    async fn says(asked: Asked<'_>, seconds: f64, answer: Result<(), &'static str>) -> Result<(), String> {
+        let call = async {
+            after(seconds).await;
+            answer.map_err(String::from)
+        };
+        asked.answer(LONG, call, |error| error == "nobody there", |late| late).await
+    }
+
+    const NOBODY: Result<(), &str> = Err("nobody there");
 
     #[tokio::test(start_paused = true)]
     async fn one_question_at_a_time_is_asked_of_who_is_silent_and_the_others_hear_for_how_long() {
         let silences = Silences::default();
         let ask = async |party| sharing(None, async { silences.ask(party) }).await;
         // Asked together, before anybody knows.
-        let together = [ask("consul").await.unwrap(), ask("consul").await.unwrap()];
-        after(5.0).await;
-        together.into_iter().for_each(|asked| asked.back(true));
+        let [one, other] = [ask("consul").await.unwrap(), ask("consul").await.unwrap()];
+        let _ = tokio::join!(says(one, 5.0, NOBODY), says(other, 5.0, NOBODY));
         assert_eq!(ask("consul").await.unwrap_err(), "has not answered for 5s");
         assert!(ask("etcd").await.is_ok(), "another party is not silent");
         // A saga asks for itself.
@@ -155,7 +243,7 @@ mod tests {
         after(0.9).await;
         assert!(ask("consul").await.is_err(), "asked ever more seldom");
         after(0.2).await;
-        ask("consul").await.unwrap().back(false);
+        says(ask("consul").await.unwrap(), 0.0, Ok(())).await.unwrap();
         let both = [ask("consul").await, ask("consul").await];
         assert!(both.iter().all(Result::is_ok), "one answer ends it");
     }
@@ -164,18 +252,46 @@ mod tests {
     async fn who_refuses_at_once_or_answers_late_or_answers_others_is_not_silent() {
         let silences = Silences::default();
         let ask = async || sharing(None, async { silences.ask("consul") }).await;
-        ask().await.unwrap().back(true);
-        assert!(ask().await.is_ok());
-        let late = ask().await.unwrap();
-        after(3.0).await;
-        late.back(false);
-        assert!(ask().await.is_ok());
+        says(ask().await.unwrap(), 0.0, NOBODY).await.unwrap_err();
+        says(ask().await.unwrap(), 3.0, Err("it is somebody else's")).await.unwrap_err();
+        says(ask().await.unwrap(), 3.0, Ok(())).await.unwrap();
 
-        let never = ask().await.unwrap();
-        after(3.0).await;
-        ask().await.unwrap().back(false);
-        after(3.0).await;
-        never.back(true);
+        let never = says(ask().await.unwrap(), 6.0, NOBODY);
+        let meanwhile = async {
+            after(3.0).await;
+            says(ask().await.unwrap(), 0.0, Ok(())).await
+        };
+        let _ = tokio::join!(never, meanwhile);
         assert!(ask().await.is_ok(), "others were answered meanwhile");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_cannot_wait_waits_by_what_is_usual_and_asks_a_party_once() {
+        let silences = Silences::default();
+        let hurried = async |seconds| {
+            sharing(Some(SILENT_AFTER), async {
+                let began = Instant::now();
+                let first = says(silences.ask("consul").unwrap(), seconds, Ok(())).await;
+                (first, began.elapsed(), silences.ask("consul").map(drop))
+            })
+            .await
+        };
+        let (first, took, second) = hurried(60.0).await;
+        assert_eq!(
+            (first.unwrap_err().as_str(), took),
+            ("no answer within 1s", SILENT_AFTER),
+            "nothing is known of it"
+        );
+        assert_eq!(second.unwrap_err(), "has not answered within 1s");
+
+        after(1.0).await;
+        says(silences.ask("consul").unwrap(), 0.02, Ok(())).await.unwrap();
+        let (first, took, second) = hurried(60.0).await;
+        assert_eq!((first.unwrap_err().as_str(), took), ("no answer within 80ms", Duration::from_millis(80)));
+        assert_eq!(second.unwrap_err(), "has not answered within 80ms");
+        let (first, ..) = hurried(0.07).await;
+        first.expect("it is only slow, and no other work has lost patience with it");
+        let is_asked = sharing(None, async { silences.ask("consul").map(drop) }).await;
+        is_asked.expect("who can wait has met no silence");
     }
 }

@@ -216,7 +216,7 @@ impl Agent {
 }
 
 /// Built beside the agent.
-fn outside() -> String {
+pub fn outside() -> String {
     let program = Path::new(PROGRAM).with_file_name("outside");
     assert!(program.exists(), "{} is missing: build with --features crash-points", program.display());
     path(&program)
@@ -273,7 +273,7 @@ fn write_configuration(dir: &Path, port: u16, argv: &[String], runbook: &str, da
 }
 
 /// As the agent wants its configuration: nobody else may write it, whatever the umask.
-pub(super) fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     let folder = path.parent().expect("below etc");
     fs::create_dir_all(folder).expect("the lab's directory is writable");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("the directory is ours");

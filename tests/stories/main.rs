@@ -41,6 +41,7 @@ mod review;
 mod scan;
 mod signals;
 mod silent;
+mod silent_each;
 mod stopped;
 mod top;
 mod traffic;
