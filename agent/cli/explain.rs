@@ -29,7 +29,7 @@ pub async fn explain(arguments: Arguments) -> Outcome {
         Some(reply) if reply.ok => reply.carries().map_err(Failure::Unreachable)?,
         Some(reply) => return Err(Failure::Wrong(reply.text)),
         None => {
-            let store = open::store_or_empty(&state)?;
+            let store = open::store_or_empty(&state).await?;
             let wiring = open::wiring(open::config(&arguments.place)?)?;
             supervised::tell(&wiring).await;
             let look = wiring

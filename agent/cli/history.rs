@@ -37,8 +37,7 @@ pub async fn history(arguments: Arguments) -> Outcome {
         return signals::signals(service, &arguments.since, &arguments.signal, &arguments.place).await;
     }
     let state = open::state(&arguments.place)?;
-    open::disk_answers(&state).await?;
-    let store = open::store(&state)?;
+    let store = open::store(&state).await?;
     let unreachable = |error: StoreError| Failure::Unreachable(error.to_string());
     if arguments.audit {
         let rows = store.audit_rows(service.as_ref(), arguments.limit as usize).map_err(unreachable)?;

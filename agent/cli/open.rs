@@ -48,15 +48,16 @@ pub fn state_unchecked(directory: &Path) -> Option<PathBuf> {
 }
 
 /// The store of an agent that has run here before.
-pub fn store(state: &Path) -> Result<Arc<Store>, Failure> {
+pub async fn store(state: &Path) -> Result<Arc<Store>, Failure> {
     let path = database(state)?;
+    disk_answers(state).await?;
     Store::open_with(&path, Arc::new(SystemClock))
         .map(Arc::new)
         .map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 /// Refuses to touch the state while the running agent says that its disk hangs: who waits for such a disk cannot be ended.
-pub async fn disk_answers(state: &Path) -> Result<(), Failure> {
+async fn disk_answers(state: &Path) -> Result<(), Failure> {
     let asked = tokio::time::timeout(AGENT_WITHIN, order::call(state, Request::Status, None)).await;
     let agent = asked.ok().and_then(Result::ok).flatten().and_then(|reply| reply.carries::<Status>().ok());
     match agent.and_then(|status| status.agent?.disk_hangs) {
@@ -66,19 +67,30 @@ pub async fn disk_answers(state: &Path) -> Result<(), Failure> {
 }
 
 /// The same, to read it alone.
-pub fn store_to_read(state: &Path) -> Result<Store, Failure> {
-    Store::open_to_read(&database(state)?, Arc::new(SystemClock))
-        .map_err(|error| Failure::Unreachable(error.to_string()))
+pub async fn store_to_read(state: &Path) -> Result<Store, Failure> {
+    let path = database(state)?;
+    disk_answers(state).await?;
+    Store::open_to_read(&path, Arc::new(SystemClock)).map_err(|error| Failure::Unreachable(error.to_string()))
 }
 
 /// The same; where no agent has run yet, nothing is latched, paused or spent.
-pub fn store_or_empty(state: &Path) -> Result<Arc<Store>, Failure> {
+pub async fn store_or_empty(state: &Path) -> Result<Arc<Store>, Failure> {
     if has_run(state)? {
-        return store(state);
+        return store(state).await;
     }
     Store::open_with(Path::new(":memory:"), Arc::new(SystemClock))
         .map(Arc::new)
         .map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+/// The same, made where there is none: a host can be paused before the agent has run there for the first time.
+pub async fn store_or_new(state: &Path) -> Result<Store, Failure> {
+    let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
+    match has_run(state)? {
+        true => disk_answers(state).await?,
+        false => drop(StateDir::make(state).map_err(|error| unreachable(&error))?),
+    }
+    Store::open_with(&StateDir::database_of(state), Arc::new(SystemClock)).map_err(|error| unreachable(&error))
 }
 
 fn database(state: &Path) -> Result<PathBuf, Failure> {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::duration;
-use crate::store::{Pause, StateDir, Store, UnderWay};
+use crate::store::{Pause, Store, UnderWay};
 
 #[derive(Debug, Args)]
 pub struct PauseArguments {
@@ -37,14 +37,14 @@ fn lasting(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
-pub fn pause(arguments: PauseArguments) -> Outcome {
+pub async fn pause(arguments: PauseArguments) -> Outcome {
     let now = SystemClock.now();
     let until = match arguments.lasting {
         None => None,
         Some(lasting) => Some(now.checked_add(lasting).map_err(|error| Failure::Usage(error.to_string()))?),
     };
     let pause = Pause { who: order::who(), why: arguments.why, since: now, until };
-    let store = opened(&arguments.place)?;
+    let store = open::store_or_new(&open::state(&arguments.place)?).await?;
     let stands = store.pause(&pause).map_err(|error| Failure::Unreachable(error.to_string()))?;
     match (arguments.place.json, stands) {
         (true, stands) => render::json(&stands.unwrap_or(pause)),
@@ -78,8 +78,8 @@ fn ends(until: Option<jiff::Timestamp>) -> String {
     until.map_or("`unwait resume`".into(), render::time)
 }
 
-pub fn resume(arguments: ResumeArguments) -> Outcome {
-    let store = opened(&arguments.place)?;
+pub async fn resume(arguments: ResumeArguments) -> Outcome {
+    let store = open::store_or_new(&open::state(&arguments.place)?).await?;
     let was = store
         .resume(&order::person(arguments.why), SystemClock.now())
         .map_err(|error| Failure::Unreachable(error.to_string()))?;
@@ -89,15 +89,4 @@ pub fn resume(arguments: ResumeArguments) -> Outcome {
         (_, false) => println!("It was not paused."),
     }
     Ok(())
-}
-
-/// A host can be paused before the agent has run there for the first time.
-pub(super) fn opened(place: &ConfigArguments) -> Result<Store, Failure> {
-    let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
-    let state = open::state(place)?;
-    if !open::has_run(&state)? {
-        StateDir::make(&state).map_err(|error| unreachable(&error))?;
-    }
-    let path = StateDir::database_of(&state);
-    Store::open_with(&path, std::sync::Arc::new(SystemClock)).map_err(|error| unreachable(&error))
 }

@@ -50,7 +50,7 @@ async fn without_an_agent(
 ) -> Result<Planned, Failure> {
     let config = open::config(place)?;
     let policy = config.choose(service, policy).map_err(Failure::Wrong)?.clone();
-    let store = open::store_or_empty(state)?;
+    let store = open::store_or_empty(state).await?;
     let wiring = open::wiring(config)?;
     let asking = Asking { wiring: &wiring, store: &store, started: Duration::ZERO };
     Ok(asking.plan(&policy, service, Trigger::Person { who: "plan".into() }).await)

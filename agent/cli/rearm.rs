@@ -22,9 +22,9 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
-pub fn rearm(arguments: Arguments) -> Outcome {
+pub async fn rearm(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
-    let store = open::store(&open::state(&arguments.place)?)?;
+    let store = open::store(&open::state(&arguments.place)?).await?;
     let rearmed = store.rearm(&arguments.policy, service.as_ref(), &order::person(arguments.why), SystemClock.now());
     let rearmed = rearmed.map_err(|error| Failure::Unreachable(error.to_string()))?;
     if arguments.place.json {

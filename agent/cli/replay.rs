@@ -40,8 +40,7 @@ pub async fn replay(arguments: Arguments) -> Outcome {
     let from = until.checked_sub(since).unwrap_or(Timestamp::MIN);
     let unreachable = |error: StoreError| Failure::Unreachable(error.to_string());
     signals::written(&config.host.state).await;
-    open::disk_answers(&config.host.state).await?;
-    let store = open::store_to_read(&config.host.state)?;
+    let store = open::store_to_read(&config.host.state).await?;
     let mut all: Vec<Replayed> = Vec::new();
     for name in store.services_with_samples().map_err(unreachable)? {
         let Ok(name) = ServiceName::parse(&name) else { continue };

@@ -23,8 +23,7 @@ pub struct Arguments {
 
 pub async fn show(arguments: Arguments) -> Outcome {
     let state = open::state(&arguments.place)?;
-    open::disk_answers(&state).await?;
-    let store = open::store(&state)?;
+    let store = open::store(&state).await?;
     let id = IncidentId(arguments.incident);
     if arguments.html {
         return page(&state, &store, &id).await;

@@ -31,8 +31,7 @@ pub async fn signals(service: &ServiceName, since: &str, only: &[String], place:
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
     let state = open::state(place)?;
     written(&state).await;
-    open::disk_answers(&state).await?;
-    let store = open::store_to_read(&state)?;
+    let store = open::store_to_read(&state).await?;
     let known = store.services_with_samples().map_err(unreachable)?;
     if !known.iter().any(|name| name == service.as_str()) {
         let those = if known.is_empty() { "none yet".into() } else { known.join(", ") };

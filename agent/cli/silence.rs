@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::{ConfigArguments, Failure, Outcome, order, pause, render};
+use super::{ConfigArguments, Failure, Outcome, open, order, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{ServiceName, duration};
 use crate::store::Silence;
@@ -48,11 +48,11 @@ fn lasting(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub fn silence(arguments: Arguments) -> Outcome {
+pub async fn silence(arguments: Arguments) -> Outcome {
     let service = arguments.service.as_deref().map(ServiceName::parse).transpose().map_err(Failure::Usage)?;
     let what = service.as_ref().map_or("this host", ServiceName::as_str);
     let unreachable = |error: crate::store::StoreError| Failure::Unreachable(error.to_string());
-    let store = pause::opened(&arguments.place)?;
+    let store = open::store_or_new(&open::state(&arguments.place)?).await?;
     let now = SystemClock.now();
     let until_clear = arguments.until_clear;
     let lasting = arguments.lasting.or(until_clear.then_some(UNTIL_CLEAR_AT_MOST));

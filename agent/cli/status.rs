@@ -22,7 +22,9 @@ pub async fn status(arguments: Arguments) -> Outcome {
     let status = match order::call(&state, Request::Status, None).await? {
         // The file is not touched: its disk may hang, and who waits for that cannot be ended.
         Some(reply) => reply.carries().map_err(Failure::Unreachable)?,
-        None => Status::of(&*open::store(&state)?, None, SystemClock.now()).map_err(|error| unreachable(&error))?,
+        None => {
+            Status::of(&*open::store(&state).await?, None, SystemClock.now()).map_err(|error| unreachable(&error))?
+        }
     };
     match arguments.place.json {
         true => render::json(&status),

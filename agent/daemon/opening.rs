@@ -1,4 +1,4 @@
-//! The state, opened; where the disk does not let it, people are told, and it is tried again until it does.
+//! The state, opened; where the disk does not let it, or hangs, people are told, and it is tried again until it does.
 //!
 //! An agent that merely ended here would be started again and again, and nobody would hear of it: what a former one had
 //! drained would stay out of traffic untold.
@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::control::{self, Listening};
 use super::duties::{delivery, messages};
 use crate::config::Diagnostics;
 use crate::model::Message;
-use crate::store::{StateDir, StateDirError, Store, StoreError};
+use crate::store::{Access, StateDir, StateDirError, Store, StoreError};
 use crate::wiring::{Wiring, WiringError};
 
-/// How often a state that cannot be opened is tried again.
+/// How often a state that cannot be opened is tried again, and how long it may take before it is said to hang.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What an agent holds for as long as it runs.
@@ -36,37 +38,83 @@ pub(crate) struct Opened {
 /// At once, where waiting does not help: another agent holds the directory, its permissions are wrong, a newer version
 /// wrote the file.
 pub(crate) async fn open(wiring: &Wiring, mut stop: watch::Receiver<bool>) -> Result<Option<Opened>, RunError> {
-    let error = match open_now(wiring) {
-        Err(error) if error.is_of_the_disk() => error,
-        opened => return opened.map(Some),
-    };
-    let waiting = Waiting::of(wiring)?;
-    waiting.tell(messages::no_state(wiring, &error));
-    let mut told = wiring.host.clock.monotonic();
+    let clock = &wiring.host.clock;
+    let mut attempt = Attempt::begin(wiring);
+    let mut waiting: Option<(Waiting<'_>, Duration)> = None;
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
+        let outcome = tokio::select! {
+            outcome = attempt.outcome() => outcome,
             _ = stop.wait_for(|stop| *stop) => {
-                waiting.end().await;
+                if let Some((waiting, _)) = waiting {
+                    waiting.end().await;
+                }
                 return Ok(None);
             }
-        }
-        match open_now(wiring) {
+        };
+        let error = match outcome {
             Ok(opened) => {
-                waiting.tell(messages::state_again(wiring));
-                waiting.end().await;
+                if let Some((waiting, _)) = waiting {
+                    waiting.tell(messages::state_again(wiring));
+                    waiting.end().await;
+                }
                 return Ok(Some(opened));
             }
-            Err(error) if error.is_of_the_disk() => {
-                let now = wiring.host.clock.monotonic();
-                if now.saturating_sub(told) >= wiring.config.host.remind {
-                    waiting.tell(messages::no_state(wiring, &error));
-                    told = now;
-                }
-            }
+            Err(error) if error.is_of_the_disk() => error,
             Err(error) => return Err(error),
+        };
+        let now = clock.monotonic();
+        let (waiting, told) = match &mut waiting {
+            Some(waiting) => waiting,
+            None => {
+                let (waiting, _) = waiting.insert((Waiting::of(wiring)?, now));
+                waiting.tell(messages::no_state(wiring, &error));
+                continue;
+            }
+        };
+        if now.saturating_sub(*told) >= wiring.config.host.remind {
+            waiting.tell(messages::no_state(wiring, &error));
+            *told = now;
         }
     }
+}
+
+/// To open the state, again and again; on a thread that a disk may let hang.
+struct Attempt {
+    wiring: Wiring,
+    opening: JoinHandle<Result<Opened, RunError>>,
+    began: Instant,
+    has_failed: bool,
+}
+
+impl Attempt {
+    fn begin(wiring: &Wiring) -> Self {
+        Self { wiring: wiring.clone(), opening: opened_apart(wiring.clone()), began: Instant::now(), has_failed: false }
+    }
+
+    /// What became of it, or that it still hangs; asked again after an error, it waits, and begins anew where it had ended.
+    async fn outcome(&mut self) -> Result<Opened, RunError> {
+        if self.has_failed {
+            tokio::time::sleep(AGAIN).await;
+            self.opening = opened_apart(self.wiring.clone());
+            (self.began, self.has_failed) = (Instant::now(), false);
+        }
+        match tokio::time::timeout(AGAIN, &mut self.opening).await {
+            Ok(ended) => {
+                let opened = ended.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+                self.has_failed = opened.is_err();
+                opened
+            }
+            Err(_) => {
+                let (path, lasts) = (StateDir::database_of(&self.wiring.config.host.state), self.began.elapsed());
+                let lasts = Duration::from_secs(lasts.as_secs());
+                Err(StoreError::Hangs { path, access: Access::Read, lasts }.into())
+            }
+        }
+    }
+}
+
+fn opened_apart(wiring: Wiring) -> JoinHandle<Result<Opened, RunError>> {
+    tokio::task::spawn_blocking(move || open_now(&wiring))
 }
 
 fn open_now(wiring: &Wiring) -> Result<Opened, RunError> {
@@ -125,6 +173,7 @@ impl RunError {
         match self {
             Self::StateDir(StateDirError::Io { source, .. }) | Self::Control(source) => fails(source),
             Self::Store(StoreError::SetAside { source, .. }) => fails(source),
+            Self::Store(StoreError::Hangs { .. }) => true,
             Self::Store(StoreError::Sqlite { source, .. }) => matches!(
                 source.sqlite_error_code(),
                 Some(ErrorCode::ReadOnly | ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)

@@ -75,6 +75,8 @@ fn a_disk_that_hangs_holds_up_what_is_to_be_written_and_nothing_else() {
     let history = stage.unwait(&["history"]);
     assert_eq!(history.status.code(), Some(3), "a verb that reads the file leaves it alone: {history:?}");
     assert!(String::from_utf8_lossy(&history.stderr).contains("hangs"), "{history:?}");
+    let paused = stage.unwait(&["pause", "--why", "the disk"]);
+    assert_eq!(paused.status.code(), Some(3), "so does one that writes it: {paused:?}");
     assert_eq!(stage.starts(), 1);
     assert!(stage.is_in_traffic());
 
@@ -130,6 +132,25 @@ fn an_agent_without_a_saga_ends_although_its_disk_hangs() {
     });
     drop(hanging);
     assert_eq!(agent.wait(SOON).code(), Some(0), "{}", agent.output());
+}
+
+#[test]
+fn an_agent_that_starts_on_a_disk_that_hangs_says_so_and_goes_on_once_it_is_well() {
+    let lab = Lab::start();
+    let disk = HangingDisk::mount(&lab, "disk");
+    let stage = stage_on(&lab, &disk);
+    stage.edit("agent.yaml", "warm_up: 15s", "warm_up: 0s");
+    let hanging = disk.hang();
+    let _agent = stage.run(None);
+
+    stage.wait_until_told("that the state cannot be opened", SOON, |told| {
+        told["event"] == "stuck" && told["lines"].to_string().contains("hangs: a read has not ended for 5s")
+    });
+    drop(hanging);
+
+    stage.wait_until_told("that it can be", SOON, |told| told["event"] == "recovered" && told["service"].is_null());
+    stage.wait_until_told_end("completed", "recovered");
+    stage.assert_in_service();
 }
 
 /// What tests/README.md says: the same host with a disk that is well, and with one that hangs.

@@ -85,7 +85,7 @@ pub fn no_state(wiring: &Wiring, error: &dyn std::fmt::Display) -> Message {
             "Until the agent can open its state, unwait watches no service and ends no incident. Services that unwait drained \
              before may still be out of traffic."
                 .into(),
-            format!("look: findmnt --target {state}; df {state}; make it writable, and the agent goes on by itself"),
+            format!("look: findmnt --target {state}; df {state}; dmesg; make it writable, and the agent goes on by itself"),
         ],
         ..Message::new(
             EventKind::Stuck,
