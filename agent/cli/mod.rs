@@ -9,7 +9,9 @@ mod asking;
 mod check;
 mod demo;
 mod discover;
+mod document;
 mod explain;
+mod fleet;
 mod history;
 mod notify;
 mod open;
@@ -95,6 +97,8 @@ enum Verb {
     Rearm(rearm::Arguments),
     /// Have the running agent load its configuration anew, whole or not at all.
     Reload(reload::Arguments),
+    /// The fleet at a glance, from its shared store: each host's breaches, what is locked until a person has looked, slots, versions.
+    Fleet(fleet::Arguments),
     /// Who holds the fleet's slots; give one back for a host that is gone.
     Slot(slot::Arguments),
     /// Messages to people.
@@ -206,17 +210,18 @@ async fn dispatch(verb: Verb) -> Outcome {
         Verb::Act(arguments) => act::act(arguments).await,
         Verb::Approve(arguments) => approve::approve(arguments).await,
         Verb::Deny(arguments) => approve::deny(arguments).await,
-        Verb::Pause(arguments) => pause::pause(arguments),
-        Verb::Resume(arguments) => pause::resume(arguments),
-        Verb::Silence(arguments) => silence::silence(arguments),
+        Verb::Pause(arguments) => pause::pause(arguments).await,
+        Verb::Resume(arguments) => pause::resume(arguments).await,
+        Verb::Silence(arguments) => silence::silence(arguments).await,
         Verb::Status(arguments) => status::status(arguments).await,
         Verb::History(arguments) => history::history(arguments).await,
         Verb::Replay(arguments) => replay::replay(arguments).await,
         Verb::Review(arguments) => review::review(arguments).await,
         Verb::Show(arguments) => show::show(arguments).await,
         Verb::Resolve(arguments) => resolve::resolve(arguments).await,
-        Verb::Rearm(arguments) => rearm::rearm(arguments),
+        Verb::Rearm(arguments) => rearm::rearm(arguments).await,
         Verb::Reload(arguments) => reload::reload(arguments).await,
+        Verb::Fleet(arguments) => fleet::fleet(arguments).await,
         Verb::Slot(arguments) => slot::slot(arguments).await,
         Verb::Notify(verb) => notify::notify(verb).await,
         Verb::Discover(arguments) => discover::discover(arguments).await,

@@ -1,12 +1,12 @@
 //! `unwait review`: what each policy did and would have done, and what became of it.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use super::document::{self, Format};
 use super::{ConfigArguments, Failure, Outcome, open, render};
 use crate::clock::{Clock, SystemClock};
 use crate::model::duration;
-use crate::report::document::{Document, Section, Table};
-use crate::report::{html, markdown, review};
+use crate::report::review;
 use crate::view::review::Review;
 use crate::wiring;
 
@@ -25,13 +25,6 @@ pub struct Arguments {
     place: ConfigArguments,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    Table,
-    Markdown,
-    Html,
-}
-
 /// Breaches of each policy that are listed: what a screen holds, and what a document does.
 const ON_A_SCREEN: usize = 20;
 const IN_A_DOCUMENT: usize = 200;
@@ -41,8 +34,7 @@ pub async fn review(arguments: Arguments) -> Outcome {
     let since = duration::parse(&since).map_err(|error| Failure::Usage(format!("--since: {error}")))?;
     let host = wiring::host_name().map_err(|error| Failure::Unreachable(error.to_string()))?;
     let state = open::state(&place)?;
-    open::disk_answers(&state).await?;
-    let store = open::store_to_read(&state)?;
+    let store = open::store_to_read(&state).await?;
     let review = Review::of(&store, &host, policy.as_deref(), since, SystemClock.now())
         .map_err(|error| Failure::Unreachable(error.to_string()))?;
     if let (Some(policy), []) = (&policy, review.policies.as_slice()) {
@@ -50,57 +42,11 @@ pub async fn review(arguments: Arguments) -> Outcome {
             "no policy `{policy}` is in force, and none of that name acted in that time; `unwait review` shows all"
         )));
     }
-    match format {
-        _ if place.json => render::json(&review),
-        Format::Table => print!("{}", shown(&review::document(&review, ON_A_SCREEN))),
-        Format::Markdown => print!("{}", markdown::of(&review::document(&review, IN_A_DOCUMENT))),
-        Format::Html => print!("{}", html::of(&review::document(&review, IN_A_DOCUMENT))),
+    if place.json {
+        render::json(&review);
+        return Ok(());
     }
+    let cases = if format == Format::Table { ON_A_SCREEN } else { IN_A_DOCUMENT };
+    document::print(&review::document(&review, cases), format);
     Ok(())
-}
-
-/// A document on a terminal.
-fn shown(document: &Document) -> String {
-    let mut out = format!("{}\n", document.title);
-    document.lines.iter().for_each(|line| out.push_str(&format!("{line}\n")));
-    for Section { title, lines, facts, tables } in &document.sections {
-        out.push_str(&format!("\n{title}\n"));
-        lines.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
-        let widest = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-        for (name, value) in facts {
-            out.push_str(&format!("  {name:widest$}  {value}\n"));
-        }
-        for Table { title, headings, rows, left_out } in tables {
-            out.push_str(&format!("\n  {title}\n"));
-            render::aligned(headings, rows).lines().for_each(|line| out.push_str(&format!("    {line}\n")));
-            if *left_out > 0 {
-                out.push_str(&format!("    and {left_out} more\n"));
-            }
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_is_shown_as_text() {
-        let table = Table {
-            title: "Held",
-            headings: vec!["GUARD", ">FOR"],
-            rows: vec![vec!["a".into(), "1m".into()]],
-            left_out: 2,
-        };
-        let section = Section {
-            title: "p".into(),
-            lines: vec!["says".into()],
-            facts: vec![("breaches", "3".into()), ("acted", "once".into())],
-            tables: vec![table],
-        };
-        let document = Document { title: "t".into(), lines: vec!["l".into()], sections: vec![section] };
-        let expected = "t\nl\n\np\n  says\n  breaches  3\n  acted     once\n\n  Held\n    GUARD  FOR\n    a       1m\n    and 2 more\n";
-        assert_eq!(shown(&document), expected);
-    }
 }

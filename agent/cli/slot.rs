@@ -50,7 +50,7 @@ pub async fn slot(arguments: Arguments) -> Outcome {
     }
 }
 
-fn failed(error: SlotsError) -> Failure {
+pub(super) fn failed(error: SlotsError) -> Failure {
     let says = error.to_string();
     match error {
         error if error.is_passing() => Failure::Unreachable(says),
@@ -94,7 +94,7 @@ async fn give_back(arguments: ReleaseArguments) -> Outcome {
     let ReleaseArguments { host, service, why, place } = arguments;
     let mut wiring = open::wiring(open::config(&place)?)?;
     let state = wiring.config.host.state.clone();
-    let store = if StateDir::database_of(&state).exists() { Some(open::store(&state)?) } else { None };
+    let store = if StateDir::database_of(&state).exists() { Some(open::store(&state).await?) } else { None };
     if let Some(store) = &store {
         open::former_fleet(&mut wiring, store)?;
     }

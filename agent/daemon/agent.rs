@@ -16,6 +16,7 @@ use super::control::Incoming;
 use super::deciding::ANOTHER;
 use super::duties::breach_log::BreachLog;
 use super::duties::breaches::Published;
+use super::duties::fleet_status::TellsFleet;
 use super::duties::held::HeldBreach;
 use super::duties::{approvals, breaker, delivery, orders, remind, report, review, sweep, unowned};
 use super::event::{Beginning, Ended, Event, Looked};
@@ -102,6 +103,8 @@ pub struct Agent {
     pub(super) stop: watch::Receiver<bool>,
     /// What the fleet was told of this host's breaches; `None` while it is being told.
     pub(super) published: Option<Published>,
+    /// And of how it is; the same.
+    pub(super) tells_fleet: Option<TellsFleet>,
     /// The policy and the service of what is being begun.
     pub(super) being_begun: Option<(String, ServiceName)>,
     pub(super) reloads: Reloads,
@@ -171,6 +174,7 @@ impl Agent {
             under_way: BTreeSet::new(),
             stop,
             published: Some(Published::default()),
+            tells_fleet: Some(TellsFleet::default()),
             being_begun: None,
             reloads,
             manager: ServiceManager::default(),
@@ -349,6 +353,7 @@ impl Agent {
                 self.write_breaches();
             }
             Event::Published(published) => self.published = Some(published),
+            Event::ToldFleet(tells) => self.tells_fleet = Some(tells),
             Event::Swept(all_answered) => {
                 let every = if all_answered { SWEEP_EVERY } else { SWEEP_AGAIN };
                 self.sweep_due = self.sweep_due.min(self.wiring.host.clock.monotonic() + every);
@@ -398,6 +403,7 @@ impl Agent {
             }
         }
         self.board.ticked(begun, self.wiring.host.clock.monotonic());
+        self.tell_fleet();
         self.post();
         if self.missed && !*self.stop.borrow() {
             self.look();

@@ -26,6 +26,8 @@ pub(super) enum Kind {
     /// The one place where a slot is taken and an incident begins.
     Beginning,
     Breaches,
+    /// How this host is.
+    FleetStatus,
     /// What became of leaked sockets, for the review.
     LeakedSockets,
     Sweep,

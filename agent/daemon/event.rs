@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::board::Listed;
 use super::duties::breach_log;
 use super::duties::breaches::Published;
+use super::duties::fleet_status::TellsFleet;
 use super::duties::orders::Order;
 use super::reloads::Rejection;
 use super::scribe::Scribe;
@@ -27,6 +28,7 @@ pub(super) enum Event {
     Considered(Box<Considered>),
     Begun(Box<Begun>),
     Published(Published),
+    ToldFleet(TellsFleet),
     /// What became of leaked sockets, for the review.
     FoundSockets(Vec<breach_log::Found>),
     /// Did all registries answer?

@@ -11,7 +11,7 @@ use super::duties::slots;
 use super::event::Event;
 use crate::decide::inaction::{self, Standing};
 use crate::model::policy::Comparison;
-use crate::model::{Policy, Readings, Reason, ServiceName};
+use crate::model::{HostBreach, Policy, Readings, Reason, ServiceName};
 use crate::store::{Breaker, StoreError};
 use crate::view::bulletin::{Bulletin, CertificateOf};
 use crate::view::explanation::{self, Explanation, PolicyExplained, explained, truth};
@@ -84,6 +84,37 @@ impl Agent {
                 Err(error) => FleetSlots { read, unread: Some(error.to_string()), shown: SlotsShown::default() },
             })
         });
+    }
+
+    /// Lets whoever looks at the fleet know how this host is, where that has changed.
+    pub(super) fn tell_fleet(&mut self) {
+        if self.wiring.ports.fleet.is_none() {
+            return;
+        }
+        let Some(mut tells) = self.tells_fleet.take() else { return };
+        let (wiring, store) = (self.wiring.clone(), Arc::clone(&self.store));
+        let (breaches, measures) = (self.host_breaches(), self.last_failure.is_none());
+        self.beside.start(Kind::FleetStatus, async move {
+            tells.follow(&wiring, &store, breaches, measures).await;
+            Event::ToldFleet(tells)
+        });
+    }
+
+    fn host_breaches(&self) -> Vec<HostBreach> {
+        let (now, clock) = (self.wiring.host.clock.now(), self.wiring.host.clock.monotonic());
+        let of = |(service, policy): (ServiceName, String)| {
+            let since = now - clock.saturating_sub(self.detector.breached_since(&policy, &service).unwrap_or(clock));
+            // To the minute: the two clocks go apart by less from look to look.
+            let since = Timestamp::from_second(since.as_second().div_euclid(60) * 60).unwrap_or(since);
+            let held = self.held.get(&(policy.clone(), service.clone()));
+            HostBreach {
+                service: service.to_string(),
+                held: held.map(|held| held.refusal.reason.to_string()),
+                policy,
+                since,
+            }
+        };
+        self.breached().into_iter().map(of).collect()
     }
 
     fn publish(&self) {

@@ -5,6 +5,7 @@ pub mod caution;
 pub mod census;
 pub mod changes;
 pub mod duration;
+pub mod host;
 pub mod incident;
 pub mod leaked;
 pub mod message;
@@ -27,6 +28,7 @@ pub mod words;
 
 pub use caution::Caution;
 pub use census::{Census, Owner, ServiceCensus};
+pub use host::{HostBreach, HostState, HostStatus, IncidentUnderWay, StuckService};
 pub use incident::{IncidentId, Marker, Outcome, Trigger};
 pub use leaked::{Holder, Leaked, Remaining, SocketId};
 pub use message::{EventKind, Message};

@@ -15,13 +15,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Ports;
-use super::fleet::{self, Acquired, Fleet, FleetError, Slot};
+use super::fleet::{self, Acquired, Fleet, FleetError, Slot, Told};
 use super::probe::{Probe, ProbeFailure};
 use super::registry::{FoundMarker, Others, Registration, Registry, RegistryError, Restored, TrafficChange};
 use super::restarter::{Before, Liveness, RestartError, Restarted, Restarter, Revival};
 use super::silence::{Silences, patient};
 use crate::model::plan::{Health, Restart};
-use crate::model::{Incarnation, Marker, duration};
+use crate::model::{HostStatus, Incarnation, Marker, duration};
 
 /// For a question to a restarter: a few calls of 10 s.
 const RESTARTER: Duration = Duration::from_secs(60);
@@ -111,9 +111,9 @@ impl WithDeadline<dyn Registry> {
             registry: registry.clone(),
             detail: format!("registry {registry} {silent}"),
         })?;
-        let answer = self.by(twice(ask, RegistryError::is_passing)).await;
-        asked.back(matches!(answer, Err(RegistryError::Unreachable { .. })));
-        answer
+        let is_silence = |error: &_| matches!(error, RegistryError::Unreachable { .. });
+        let late = |detail| RegistryError::Unreachable { registry: registry.clone(), detail };
+        asked.answer(self.inner.ends_within(), twice(ask, RegistryError::is_passing), is_silence, late).await
     }
 }
 
@@ -227,9 +227,9 @@ impl WithDeadline<dyn Restarter> {
             detail: format!("the restarter {silent}"),
             service: service.clone(),
         })?;
-        let answer = self.by(RESTARTER, target, call).await;
-        asked.back(matches!(answer, Err(RestartError::Unreachable { .. })));
-        answer
+        let is_silence = |error: &_| matches!(error, RestartError::Unreachable { .. });
+        let late = |detail| RestartError::Unreachable { service: service.clone(), detail };
+        asked.answer(RESTARTER, call, is_silence, late).await
     }
 }
 
@@ -326,9 +326,7 @@ impl WithDeadline<dyn Fleet> {
     async fn once<T>(&self, ask: impl Future<Output = Result<T, FleetError>> + Send) -> Result<T, FleetError> {
         let asked = self.silences.ask(&self.name);
         let asked = asked.map_err(|silent| FleetError::NotAsked(format!("the fleet's store {silent}")))?;
-        let answer = self.by(ask).await;
-        asked.back(matches!(answer, Err(FleetError::Unreachable(_))));
-        answer
+        asked.answer(FLEET, ask, |error| matches!(error, FleetError::Unreachable(_)), FleetError::Unreachable).await
     }
 }
 
@@ -380,6 +378,14 @@ impl Fleet for WithDeadline<dyn Fleet> {
 
     async fn breaches(&self, service: &str) -> Result<Vec<String>, FleetError> {
         self.read(|| self.inner.breaches(service)).await
+    }
+
+    async fn publish_status(&self, status: &HostStatus, until: Timestamp) -> Result<(), FleetError> {
+        self.read(|| self.inner.publish_status(status, until)).await
+    }
+
+    async fn statuses(&self) -> Result<Vec<(String, Result<Told, String>)>, FleetError> {
+        self.read(|| self.inner.statuses()).await
     }
 
     async fn server(&self) -> Result<Option<String>, FleetError> {

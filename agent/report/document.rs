@@ -1,5 +1,7 @@
 //! A document, whatever it is shown as.
 
+use jiff::Timestamp;
+
 /// What is handed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document {
@@ -36,4 +38,9 @@ impl Table {
         self.rows.truncate(at_most);
         self
     }
+}
+
+/// A time as documents show it.
+pub fn minute(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%MZ").to_string()
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod document;
+pub mod fleet;
 pub mod html;
 pub mod incident;
 pub mod junit;

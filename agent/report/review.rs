@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use super::document::{Document, Section, Table};
+use super::document::{Document, Section, Table, minute as time};
 use crate::model::Mode;
 use crate::view::reckoning::about;
 use crate::view::review::{
@@ -227,10 +225,6 @@ fn became(became: &Became) -> String {
 }
 
 /// To the minute, in UTC.
-fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%MZ").to_string()
-}
-
 #[cfg(test)]
 #[path = "review_tests.rs"]
 mod tests;

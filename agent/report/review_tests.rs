@@ -1,5 +1,7 @@
 //! A whole review as Markdown and as HTML. The files beside are what is expected; `UNWAIT_GOLDEN=write` writes them anew.
 
+use jiff::Timestamp;
+
 use super::*;
 use crate::model::Reason;
 use crate::report::{html, markdown};

@@ -4,6 +4,7 @@ pub mod bulletin;
 pub mod explanation;
 pub mod findings;
 pub mod hint;
+pub mod fleet;
 pub mod incident;
 pub mod reckoning;
 pub mod request;

@@ -6,6 +6,7 @@ pub mod breaches;
 pub mod breaker;
 pub mod delivery;
 pub mod gone;
+pub mod fleet_status;
 pub mod held;
 pub mod messages;
 pub mod orders;

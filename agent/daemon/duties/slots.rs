@@ -1,8 +1,10 @@
 //! The fleet's slots as a person looks at them: who holds which, and giving one back for a host that is gone.
 
 use crate::model::IncidentId;
-use crate::ports::fleet::{Fleet, FleetError, Phase, Slot};
+use crate::model::moment::after;
+use crate::ports::fleet::{Fleet, FleetError, Phase, SKEW, Slot, Told};
 use crate::store::{Store, StoreError};
+use crate::view::fleet::{FleetShown, HostShown, UnreadableHost};
 use crate::view::slots::{HeldSlot, SlotPhase, SlotsShown, UnreadableSlots};
 use crate::wiring::Wiring;
 
@@ -52,6 +54,21 @@ pub async fn held(wiring: &Wiring, service: Option<String>) -> Result<SlotsShown
                 shown.unreadable.push(UnreadableSlots { error: error.to_string(), service });
             }
             Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(shown)
+}
+
+/// Every host as it has told of itself, and every slot.
+pub async fn fleet(wiring: &Wiring) -> Result<FleetShown, SlotsError> {
+    let at = wiring.host.clock.now();
+    let mut shown = FleetShown { at, hosts: Vec::new(), unreadable: Vec::new(), slots: held(wiring, None).await? };
+    for (host, told) in fleet_of(wiring)?.statuses().await? {
+        match told {
+            Ok(Told { told, until, status, .. }) => {
+                shown.hosts.push(HostShown { host, told, silent: after(until, SKEW) < at, status });
+            }
+            Err(error) => shown.unreadable.push(UnreadableHost { host, error }),
         }
     }
     Ok(shown)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::breaches::Published;
+use super::fleet_status::TellsFleet;
 use super::orders::{self, Order};
 use super::{approvals, breaches, breaker, messages, remind, review, sweep};
 use crate::clock::{Clock, ManualClock};
@@ -15,7 +16,8 @@ use crate::decide::detector::Detector;
 use crate::model::incident::Ending;
 use crate::model::plan::short_hash;
 use crate::model::{
-    EventKind, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName, Signal, Trigger,
+    EventKind, HostBreach, HostState, IncidentId, Message, Mode, Outcome, Plan, Policy, Readings, Reason, ServiceName,
+    Signal, Trigger,
 };
 use crate::ports::fleet::SKEW;
 use crate::ports::fleet::fake::FakeStore;
@@ -449,4 +451,37 @@ fn a_store_that_does_not_answer_is_tried_again_and_not_at_every_look() {
         }
     }
     assert_eq!(block(others.breaches("rpc-order")).unwrap(), ["bj1-03"]);
+}
+
+#[tokio::test]
+async fn the_fleet_is_told_how_this_host_is_where_that_has_changed_and_otherwise_seldom() {
+    let set = set();
+    let mut tells = TellsFleet::default();
+    let breach = |held: Option<&str>| HostBreach {
+        service: "process:rpc-order".into(),
+        policy: "leak".into(),
+        since: "2026-11-22T18:43:00Z".parse().unwrap(),
+        held: held.map(Into::into),
+    };
+    let mut writes = async |breaches: Vec<HostBreach>, passes: u64| {
+        set.clock.advance(Duration::from_secs(passes));
+        let (_, before) = set.fleet.asked();
+        tells.follow(&set.wiring, &set.store, breaches, true).await;
+        set.fleet.asked().1 - before
+    };
+    assert_eq!(writes(vec![], 0).await, 1);
+    assert_eq!(writes(vec![breach(None)], 10).await, 0, "too soon");
+    assert_eq!(writes(vec![breach(None)], 20).await, 1);
+    assert_eq!(writes(vec![breach(None)], 30).await, 0, "nothing has changed");
+    assert_eq!(writes(vec![breach(Some("paused"))], 1).await, 1);
+    assert_eq!(writes(vec![breach(Some("paused"))], 299).await, 0);
+    assert_eq!(writes(vec![breach(Some("paused"))], 1).await, 1, "before it counts as old");
+    set.fleet.set_unreachable(true);
+    assert_eq!(writes(vec![], 30).await, 0);
+    set.fleet.set_unreachable(false);
+    assert_eq!(writes(vec![], 59).await, 0, "it was away just now");
+    assert_eq!(writes(vec![], 1).await, 1);
+    let hosts = set.wiring.ports.fleet.as_ref().unwrap().statuses().await.unwrap();
+    let [(host, Ok(told))] = hosts.as_slice() else { panic!("{hosts:?}") };
+    assert_eq!((host.as_str(), told.status.state, told.status.breaches.len()), ("bj1-03", HostState::AtWork, 0));
 }

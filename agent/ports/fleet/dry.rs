@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Acquired, Fleet, FleetError, LEASE, Slot};
+use super::{Acquired, Fleet, FleetError, LEASE, Slot, Told};
 use crate::clock::Clock;
+use crate::model::HostStatus;
 
 pub struct DryFleet {
     real: Arc<dyn Fleet>,
@@ -79,6 +80,14 @@ impl Fleet for DryFleet {
 
     async fn breaches(&self, service: &str) -> Result<Vec<String>, FleetError> {
         self.real.breaches(service).await
+    }
+
+    async fn publish_status(&self, status: &HostStatus, until: Timestamp) -> Result<(), FleetError> {
+        self.real.publish_status(status, until).await
+    }
+
+    async fn statuses(&self) -> Result<Vec<(String, Result<Told, String>)>, FleetError> {
+        self.real.statuses().await
     }
 
     async fn server(&self) -> Result<Option<String>, FleetError> {

@@ -21,6 +21,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::HostStatus;
+
 mod breach;
 pub mod consul;
 mod document;
@@ -32,6 +34,7 @@ pub mod fake;
 pub mod fleetlock;
 pub mod redis;
 mod shared;
+mod told;
 
 #[cfg(test)]
 mod conformance;
@@ -40,6 +43,7 @@ mod failover_tests;
 
 pub use super::User;
 pub use document::{LEASE, SKEW};
+pub use told::Told;
 
 /// One entry of the document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +172,18 @@ pub trait Fleet: Send + Sync {
     /// The hosts whose instance of `service` is in breach now, this one included; sorted.
     async fn breaches(&self, _service: &str) -> Result<Vec<String>, FleetError> {
         Err(FleetError::Cannot("this store shares no breaches"))
+    }
+
+    /// Shows this host's status to whoever looks at the fleet, in place of the one before; it counts as current until then (wall
+    /// clock). Nothing is decided by it.
+    async fn publish_status(&self, _status: &HostStatus, _until: Timestamp) -> Result<(), FleetError> {
+        Err(FleetError::Cannot("this store shows no status of hosts"))
+    }
+
+    /// What each host has told of itself, by its name; of one whose entry cannot be read, why. A host that has told nothing for
+    /// a month is left out.
+    async fn statuses(&self) -> Result<Vec<(String, Result<Told, String>)>, FleetError> {
+        Err(FleetError::Cannot("this store shows no status of hosts"))
     }
 
     /// What the server calls itself, with its version; `None` where it does not say, as those of FleetLock.

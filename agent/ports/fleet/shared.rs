@@ -19,13 +19,14 @@ use jiff::Timestamp;
 
 use super::document::{self, Asker, Begin, LEASE, SKEW, Take};
 use super::documents::{ABSENT, Documents, Key, Lineage, asked_again, folder_path, in_time};
-use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, YOUNG, breach};
+use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, Told, YOUNG, breach, told};
 use crate::clock::Clock;
-use crate::model::duration;
 use crate::model::moment::after;
+use crate::model::{HostStatus, duration};
 
 pub(super) const SLOTS: &[&str] = &["slots"];
 const BREACHES: &str = "breaches";
+const HOSTS: &[&str] = &["hosts"];
 
 /// A lost race is run again after at most this, times the races lost so far.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -36,6 +37,9 @@ const UNSURE: u32 = 2;
 
 /// A breach that ended this long ago is no more than litter, also for a host whose clock is an hour off.
 const LITTER: Duration = Duration::from_secs(3_600);
+
+/// A host that has told nothing for so long is gone.
+const HOST_IS_GONE: Duration = Duration::from_secs(31 * 86_400);
 
 pub(super) struct SharedFleet<D> {
     documents: D,
@@ -474,6 +478,37 @@ impl<D: Documents> Fleet for SharedFleet<D> {
                 let _ = self.documents.swap(Key { folder: &folder, name: &name }, revision, None).await;
             }
             hosts.sort();
+            Ok(hosts)
+        })
+        .await
+    }
+
+    async fn publish_status(&self, status: &HostStatus, until: Timestamp) -> Result<(), FleetError> {
+        let key = Key { folder: HOSTS, name: named(&self.host)? };
+        let wanted = told::write(&Told::new(&self.host, self.clock.now(), until, status));
+        // Nobody else writes it, so whatever stands there is an older one.
+        self.change(key, |text, _| {
+            Ok(if text == Some(&wanted) { Round::Answer(()) } else { Round::Swap(Some(wanted.clone())) })
+        })
+        .await
+    }
+
+    async fn statuses(&self) -> Result<Vec<(String, Result<Told, String>)>, FleetError> {
+        let now = self.clock.now();
+        in_time(&folder_path(HOSTS), async {
+            let mut hosts = Vec::new();
+            let mut gone = None;
+            for (name, read) in asked_again(|| self.documents.list(HOSTS)).await? {
+                match told::parse(&read.text) {
+                    Ok(told) if after(told.until, HOST_IS_GONE) < now => gone = Some((name, read.revision)),
+                    told => hosts.push((name, told)),
+                }
+            }
+            if let Some((name, revision)) = gone {
+                // One a look, and only where it still stands as it was read.
+                let _ = self.documents.swap(Key { folder: HOSTS, name: &name }, revision, None).await;
+            }
+            hosts.sort_by(|(one, _), (other, _)| one.cmp(other));
             Ok(hosts)
         })
         .await

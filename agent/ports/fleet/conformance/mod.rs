@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use super::fake::FakeStore;
 use super::*;
 use crate::clock::{Clock, ManualClock};
+use crate::model::HostState;
 
 /// A store that hosts share, and what can happen to it.
 #[async_trait(?Send)]
@@ -51,6 +52,7 @@ async fn conforms(world: &dyn World) {
     what_came_of_a_write_without_an_answer_is_looked_up(world).await;
     a_document_that_is_not_ours_is_named_and_never_written_over(world).await;
     breaches_are_told_told_again_and_end(world).await;
+    each_host_shows_its_own_status_until_it_is_gone_for_a_month(world).await;
     a_silent_store_is_an_error_in_time(world).await;
 }
 
@@ -343,6 +345,46 @@ async fn breaches_are_told_told_again_and_end(world: &dyn World) {
         told.await.unwrap().unwrap();
     }
     assert_eq!(a.breaches("everywhere").await.unwrap().len(), 50);
+}
+
+async fn each_host_shows_its_own_status_until_it_is_gone_for_a_month(world: &dyn World) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let clock = clock();
+    let (a, b) = (world.host("a", &clock), world.host("b", &clock));
+    let status = |version: &str| HostStatus {
+        version: version.into(),
+        state: HostState::AtWork,
+        breaches: Vec::new(),
+        stuck: Vec::new(),
+        under_way: Vec::new(),
+        left_out: 0,
+    };
+    let seen = async || {
+        let hosts = a.statuses().await.unwrap();
+        let of = |(host, told): (String, Result<Told, String>)| (host, told.unwrap().status.version);
+        hosts.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let host = |name: &str, version: &str| (name.to_owned(), version.to_owned());
+    assert_eq!(seen().await, []);
+    let soon = || clock.now() + Duration::from_secs(900);
+    b.publish_status(&status("1"), soon()).await.unwrap();
+    a.publish_status(&status("1"), soon()).await.unwrap();
+    a.publish_status(&status("2"), soon()).await.unwrap();
+    assert_eq!(seen().await, [host("a", "2"), host("b", "1")]);
+
+    clock.advance(DAY * 30);
+    assert_eq!(seen().await, [host("a", "2"), host("b", "1")], "whoever looks sees since when nothing was heard of it");
+    a.publish_status(&status("2"), soon()).await.unwrap();
+    clock.advance(DAY * 2);
+    assert_eq!(seen().await, [host("a", "2")]);
+    b.publish_status(&status("3"), soon()).await.unwrap();
+    assert_eq!(seen().await, [host("a", "2"), host("b", "3")]);
+    for host in [&a, &b] {
+        host.publish_status(&status("3"), clock.now()).await.unwrap();
+    }
+    clock.advance(DAY * 32);
+    seen().await;
+    assert_eq!(seen().await, [], "one is swept at each look");
 }
 
 async fn a_silent_store_is_an_error_in_time(world: &dyn World) {
