@@ -95,6 +95,8 @@ pub struct Agent {
     pub(super) beside: Beside,
     /// What no guard is against; begun one after another.
     pub(super) to_begin: VecDeque<Beginning>,
+    /// And needs a slot before.
+    pub(super) to_take_slot: VecDeque<Beginning>,
     /// By what the configuration in force names.
     pub(super) delivery: delivery::Delivery,
     pub(super) sagas: JoinSet<Ended>,
@@ -105,8 +107,9 @@ pub struct Agent {
     pub(super) published: Option<Published>,
     /// And of how it is; the same.
     pub(super) tells_fleet: Option<TellsFleet>,
-    /// The policy and the service of what is being begun.
+    /// The policy and the service of what is being begun, and of what takes its slot.
     pub(super) being_begun: Option<(String, ServiceName)>,
+    pub(super) takes_slot: Option<(String, ServiceName)>,
     pub(super) reloads: Reloads,
     pub(super) manager: ServiceManager,
     /// A configuration that was read while something is being begun by the one in force.
@@ -123,7 +126,7 @@ pub struct Agent {
     missed: bool,
     /// When the registries are to be asked again for drains of ours that no incident knows of.
     pub(super) sweep_due: Duration,
-    released: Duration,
+    pub(super) released: Duration,
     retained: Duration,
     fleet_slots_due: Duration,
     told_of_unowned: Option<Timestamp>,
@@ -169,6 +172,7 @@ impl Agent {
             fleet_slots: Some(FleetSlots::default()),
             beside: Beside::default(),
             to_begin: VecDeque::new(),
+            to_take_slot: VecDeque::new(),
             delivery,
             sagas: JoinSet::new(),
             under_way: BTreeSet::new(),
@@ -176,6 +180,7 @@ impl Agent {
             published: Some(Published::default()),
             tells_fleet: Some(TellsFleet::default()),
             being_begun: None,
+            takes_slot: None,
             reloads,
             manager: ServiceManager::default(),
             waits: None,
@@ -255,7 +260,7 @@ impl Agent {
                     self.manager.stopping();
                     stopping = true;
                     idle = self.sagas.is_empty() && !self.is_changing_anything();
-                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, "the agent is ending"));
+                    self.put_off_what_waits("the agent is ending");
                 }
             }
         }
@@ -346,6 +351,7 @@ impl Agent {
         match event {
             Event::Looked(looked) => self.looked(*looked),
             Event::Considered(considered) => self.considered(*considered),
+            Event::SlotTaken(taken) => self.slot_taken(*taken),
             Event::Begun(begun) => self.begun(*begun),
             Event::FoundSockets(found) => {
                 let (interval, clock) = (self.wiring.config.host.interval, Arc::clone(&self.wiring.host.clock));
@@ -359,11 +365,11 @@ impl Agent {
                 self.sweep_due = self.sweep_due.min(self.wiring.host.clock.monotonic() + every);
             }
             Event::SlotsReturned => {
-                let idle = self.sagas.is_empty() && !self.beside.is_under_way(&Kind::Beginning);
+                let idle = self.sagas.is_empty() && !self.begins_anything();
                 if self.wiring.follow_fleet(&self.store, idle) {
                     // What was considered would take its slot in the former store, and give it back in this one.
                     self.configuration += 1;
-                    self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, ANOTHER));
+                    self.put_off_what_waits(ANOTHER);
                 }
             }
             Event::FleetSlots(slots) => self.fleet_slots = Some(slots),
@@ -397,7 +403,10 @@ impl Agent {
                 self.last = Some(look);
             }
             Err(error) => {
-                tracing::warn!(error, "cannot read the sockets: {error}; no policy decides until the next look");
+                tracing::warn!(
+                    error,
+                    "cannot read the host's sockets: {error}; the agent decides nothing until the next look, and tries again then"
+                );
                 self.board.not_looked();
                 self.last_failure = Some(error);
             }

@@ -23,7 +23,9 @@ pub(super) enum Kind {
     Arrivals,
     /// The guards, of one policy (by name) and one service.
     Guards(String, ServiceName),
-    /// The one place where a slot is taken and an incident begins.
+    /// The one place where a slot is taken: it waits for the fleet's store, and nobody who needs no slot waits for it.
+    Slot,
+    /// The one place where an incident begins.
     Beginning,
     Breaches,
     /// How this host is.

@@ -10,9 +10,9 @@ use super::beside::Kind;
 use super::duties::held::{self, HeldBreach};
 use super::duties::orders::OrderToBegin;
 use super::duties::{approvals, breach_log, breaches, breaker, gone, messages};
-use super::event::{Beginning, Begun, Considered, Ended, Event, refuse};
+use super::event::{Beginning, Begun, Considered, Ended, Event, SlotTaken, refuse};
 use crate::decide::detector::{Change, Watch};
-use crate::decide::guards::{Gate, Guard, Question, Refusal};
+use crate::decide::guards::{Gate, Guard, Refusal};
 use crate::execute::driver;
 use crate::execute::journal::Journal;
 use crate::execute::saga::Saga;
@@ -158,8 +158,10 @@ impl Agent {
             next.policy.name == policy.name && next.proposal.plan.target.service == service && next.order.is_none()
         };
         let kind = Kind::Guards(policy.name.clone(), service.clone());
-        let is_being_begun = self.being_begun.as_ref().is_some_and(|(of, at)| *of == policy.name && *at == service);
-        if is_being_begun || self.beside.is_under_way(&kind) || self.to_begin.iter().any(is_next) {
+        let under_way = [&self.being_begun, &self.takes_slot].into_iter().flatten();
+        let is_being_begun = under_way.into_iter().any(|(of, at)| *of == policy.name && *at == service);
+        let waits = self.to_begin.iter().chain(&self.to_take_slot).any(is_next);
+        if is_being_begun || waits || self.beside.is_under_way(&kind) {
             return;
         }
         let breached = self.detector.breached_since(&policy.name, &service);
@@ -170,7 +172,7 @@ impl Agent {
             let proposal = plans::propose(&wiring, &store, &policy, &service, Trigger::Breach, dry_run).await;
             let proposal = Proposal { breached, ..proposal };
             let world = wiring.world_of(&proposal.plan, &store, started);
-            let beginning = Beginning { proposal, world, policy, readings, configuration, order: None };
+            let beginning = Beginning { proposal, world, policy, readings, configuration, order: None, slot: None };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
@@ -199,7 +201,8 @@ impl Agent {
                 on_blocking_thread(move || sensor.lock().look(Effort::Afresh).map(|look| look.measurements.of(&of)));
             let readings = look.await.unwrap_or_default();
             let world = wiring.world_of(&proposal.plan, &store, started);
-            let beginning = Beginning { proposal, world, policy, readings, configuration, order: Some(order) };
+            let order = Some(order);
+            let beginning = Beginning { proposal, world, policy, readings, configuration, order, slot: None };
             Event::Considered(Box::new(ask(&wiring, &store, started, beginning).await))
         });
     }
@@ -212,6 +215,10 @@ impl Agent {
             // The configuration in force may want something else.
             _ if beginning.configuration != self.configuration => beginning.put_off(&self.scribe, ANOTHER),
             _ if !self.still_stands(&beginning) => {}
+            Ok(()) if beginning.proposal.plan.guards.fleet_slots.is_some() => {
+                self.to_take_slot.push_back(beginning);
+                self.take_next_slot();
+            }
             Ok(()) => {
                 self.to_begin.push_back(beginning);
                 self.begin_next();
@@ -232,7 +239,63 @@ impl Agent {
         self.scribe.write(move |store| approvals::ask(&wiring, store, &policy, &plan, why));
     }
 
-    /// Takes the slot and commits the incident of what may begin next, where nothing else is being begun.
+    /// Takes the slot of what needs one next, where no other is being taken.
+    fn take_next_slot(&mut self) {
+        if self.beside.is_under_way(&Kind::Slot) {
+            return;
+        }
+        let Some(mut beginning) = self.to_take_slot.pop_front() else { return };
+        if !self.still_stands(&beginning) {
+            return self.take_next_slot();
+        }
+        let wiring = self.wiring.clone();
+        let gate = wiring.gate(&self.store, &beginning.world.ports, self.started);
+        let slots = Arc::clone(&self.slots);
+        self.takes_slot = Some((beginning.policy.name.clone(), beginning.proposal.plan.target.service.clone()));
+        self.beside.start(Kind::Slot, async move {
+            // A slot that is noted before its incident is would be given back.
+            let taking = slots.lock_owned().await;
+            let answer = gate.ask_slot(&beginning.proposal.question()).await;
+            beginning.slot = answer.is_ok().then_some(taking);
+            if answer.as_ref().is_err_and(|refusal| refusal.reason == Reason::SlotTaken) {
+                gone::tell(&wiring, &gate.store, &beginning.proposal.plan).await;
+            }
+            Event::SlotTaken(Box::new(SlotTaken { beginning, answer }))
+        });
+    }
+
+    pub(super) fn slot_taken(&mut self, taken: SlotTaken) {
+        let SlotTaken { beginning, answer } = taken;
+        self.takes_slot = None;
+        match answer {
+            // What was taken is given back.
+            _ if *self.stop.borrow() => beginning.put_off(&self.scribe, "the agent is ending"),
+            _ if beginning.configuration != self.configuration => beginning.put_off(&self.scribe, ANOTHER),
+            Ok(()) => {
+                self.to_begin.push_back(beginning);
+                self.begin_next();
+            }
+            Err(refusal) => self.refused(beginning, refusal, false),
+        }
+        self.released = Duration::ZERO;
+        self.put_in_force_what_waits();
+        self.take_next_slot();
+    }
+
+    /// Is an incident beginning, or its slot being taken?
+    pub(super) fn begins_anything(&self) -> bool {
+        let under_way = |kind| self.beside.is_under_way(&kind);
+        under_way(Kind::Beginning) || under_way(Kind::Slot) || self.to_begin.iter().any(|next| next.slot.is_some())
+    }
+
+    /// A slot that one of them has is given back.
+    pub(super) fn put_off_what_waits(&mut self, why: &str) {
+        let waiting = self.to_begin.drain(..).chain(self.to_take_slot.drain(..));
+        waiting.for_each(|waiting| waiting.put_off(&self.scribe, why));
+        self.released = Duration::ZERO;
+    }
+
+    /// Commits the incident of what may begin next, where nothing else is being begun.
     fn begin_next(&mut self) {
         if self.beside.is_under_way(&Kind::Beginning) {
             return;
@@ -243,16 +306,9 @@ impl Agent {
         }
         let wiring = self.wiring.clone();
         let gate = wiring.gate(&self.store, &beginning.world.ports, self.started);
-        let slots = Arc::clone(&self.slots);
         self.being_begun = Some((beginning.policy.name.clone(), beginning.proposal.plan.target.service.clone()));
         self.beside.start(Kind::Beginning, async move {
-            // A slot that is noted before its incident is would be given back.
-            let takes_one = beginning.proposal.plan.guards.fleet_slots.is_some();
-            let _taking = if takes_one { Some(slots.lock().await) } else { None };
             let began = begin(&beginning, &gate).await;
-            if began.as_ref().is_err_and(|refusal| refusal.reason == Reason::SlotTaken) {
-                gone::tell(&wiring, &gate.store, &beginning.proposal.plan).await;
-            }
             let another_tells = match &began {
                 Err(refusal) => is_told_elsewhere(&wiring, refusal, &beginning).await,
                 Ok(()) => false,
@@ -285,7 +341,11 @@ impl Agent {
                 }
                 self.set_off(plan, world);
             }
-            Err(refusal) => self.refused(beginning, refusal, another_tells),
+            Err(refusal) => {
+                self.refused(beginning, refusal, another_tells);
+                // Its slot is not needed.
+                self.released = Duration::ZERO;
+            }
         }
         self.put_in_force_what_waits();
         self.begin_next();
@@ -355,10 +415,10 @@ async fn is_told_elsewhere(wiring: &Wiring, refusal: &Refusal, beginning: &Begin
     refusal.reason == Reason::CommonCause && !breaches::tells_for_others(wiring, service).await
 }
 
-/// Asks all guards, which takes the slot, and commits the incident.
+/// Asks all guards once more but the slot's, which it has where it needs one, and commits the incident.
 async fn begin(beginning: &Beginning, gate: &Gate) -> Result<(), Refusal> {
     let Beginning { proposal, world, policy, readings, .. } = beginning;
-    gate.ask(&Question { take_slot: true, ..proposal.question() }).await?;
+    gate.ask_but_slot(&proposal.question()).await?;
     let plan = &proposal.plan;
     let mut why = messages::why(policy, readings);
     if plan.dry_run {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::board::Listed;
 use super::duties::breach_log;
 use super::duties::breaches::Published;
@@ -26,6 +28,7 @@ use crate::wiring::plans::Proposal;
 pub(super) enum Event {
     Looked(Box<Looked>),
     Considered(Box<Considered>),
+    SlotTaken(Box<SlotTaken>),
     Begun(Box<Begun>),
     Published(Published),
     ToldFleet(TellsFleet),
@@ -80,6 +83,8 @@ pub(super) struct Beginning {
     pub configuration: u64,
     /// Where a person asked for it.
     pub order: Option<Order>,
+    /// Its slot is taken, and is noted before the incident is: until then nobody gives slots back.
+    pub slot: Option<OwnedMutexGuard<()>>,
 }
 
 impl Beginning {
@@ -100,6 +105,13 @@ pub(super) struct Considered {
     pub answer: Result<(), Refusal>,
     /// Another host tells of this refusal.
     pub another_tells: bool,
+}
+
+/// It has its slot, or gets none.
+#[derive(Debug)]
+pub(super) struct SlotTaken {
+    pub beginning: Beginning,
+    pub answer: Result<(), Refusal>,
 }
 
 /// It has begun, or a guard was against it in the end.

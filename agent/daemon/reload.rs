@@ -96,7 +96,7 @@ impl Agent {
 
     /// Not while something is being begun: it takes its slot by the configuration that it was considered by.
     pub(super) fn put_in_force_what_waits(&mut self) {
-        if !self.beside.is_under_way(&Kind::Beginning)
+        if !self.begins_anything()
             && let Some(wiring) = self.waits.take()
         {
             self.put_in_force(wiring);
@@ -136,7 +136,7 @@ impl Agent {
         self.sweep_due = std::time::Duration::ZERO;
         self.held.clear();
         // What the former one asked for is considered anew at the next look.
-        self.to_begin.drain(..).for_each(|waiting| waiting.put_off(&self.scribe, ANOTHER));
+        self.put_off_what_waits(ANOTHER);
         self.keep_last_good();
         tracing::info!(
             policies = self.wiring.config.policies.len(),

@@ -94,7 +94,12 @@ impl<'lab> Host<'lab> {
         write(&etc.join("webhook"), &webhook.url("/unwait"));
         write(&etc.join("webhook-key"), WEBHOOK_KEY);
         write(&etc.join("silent"), &said("http://127.0.0.1:PORT/hook"));
-        Self { lab, etc, _services: vec![bounds, alones], _tcp: tcp, _unix: unix, webhook }
+        let host = Self { lab, etc, _services: vec![bounds, alones], _tcp: tcp, _unix: unix, webhook };
+        wait_until("both services to leak", SOON, || {
+            let listing = lab.stdout(&["ss", "--tcp", "--numeric", "--no-header", "state", "close-wait"]);
+            (listing.lines().count() >= 8).then_some(())
+        });
+        host
     }
 
     fn run(&self, party: &Party) -> Spawned {
@@ -124,8 +129,10 @@ const IN_PLACE: &str =
 
 /// Of the service that depends on the party: with a drain, where that is a registry.
 fn runbook(party: &Party) -> String {
-    let (drain, restore) = ("  - drain: { settle: 0s }\n", "  - restore: {}\n");
-    if party.registries.is_empty() { IN_PLACE.into() } else { format!("{drain}{IN_PLACE}{restore}") }
+    match party.registries.is_empty() {
+        true => IN_PLACE.into(),
+        false => IN_PLACE.replace("  - restart", "  - drain: { settle: 0s }\n  - restart") + "  - restore: {}\n",
+    }
 }
 
 /// Starts a service that leaks until it is restarted; its lines of the host's file.
