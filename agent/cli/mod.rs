@@ -28,6 +28,7 @@ mod run;
 mod scan;
 mod scan_by;
 mod show;
+mod show_share;
 mod signals;
 mod silence;
 mod slot;

@@ -1,10 +1,10 @@
 //! `unwait show INCIDENT`: its steps, its outcome, its evidence, and what people did about it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{ConfigArguments, Failure, Outcome, history, open, render, signals};
+use super::{ConfigArguments, Failure, Outcome, history, open, render, show_share, signals};
 use crate::model::IncidentId;
 use crate::report::incident::{self, Material};
 use crate::store::{StateDir, Store};
@@ -17,6 +17,12 @@ pub struct Arguments {
     /// Print it as one HTML page that fetches nothing, with its evidence and a diagnosis.
     #[arg(long, conflicts_with = "json")]
     html: bool,
+    /// Write it with its evidence into this new folder, to hand on: hosts and addresses have pseudonyms, the same in all files.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["json", "html"])]
+    share: Option<PathBuf>,
+    /// With --share: the name of another host, to be replaced as well; may be repeated.
+    #[arg(long, value_name = "NAME", requires = "share")]
+    hide: Vec<String>,
     #[command(flatten)]
     place: ConfigArguments,
 }
@@ -25,6 +31,10 @@ pub async fn show(arguments: Arguments) -> Outcome {
     let state = open::state(&arguments.place)?;
     let store = open::store(&state).await?;
     let id = IncidentId(arguments.incident);
+    if let Some(into) = &arguments.share {
+        signals::written(&state).await;
+        return show_share::share(&state, &store, &id, into, &arguments.hide);
+    }
     if arguments.html {
         return page(&state, &store, &id).await;
     }
@@ -36,7 +46,7 @@ pub async fn show(arguments: Arguments) -> Outcome {
     Ok(())
 }
 
-fn unknown(id: &IncidentId) -> Failure {
+pub(super) fn unknown(id: &IncidentId) -> Failure {
     Failure::Wrong(format!("no incident `{id}`; `unwait history` names them"))
 }
 

@@ -12,7 +12,6 @@
 //! again before anything more is done: people hear of it once.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use crate::model::{Policy, Readings, ServiceName, Truth};
@@ -40,6 +39,33 @@ pub enum Watch {
     Breached {
         since: Duration,
     },
+}
+
+/// One policy and one service.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Course {
+    watch: Watch,
+    /// A breach that is not over; since when its condition has held, at least.
+    standing: Option<Duration>,
+}
+
+impl Course {
+    pub fn judge(&mut self, judged: Judged, now: Duration, interval: Duration) -> Option<Change> {
+        let (watch, breached) = step(self.watch, judged, now, interval);
+        self.watch = watch;
+        match (breached, self.standing) {
+            (true, Some(_)) => Some(Change::StillBreached),
+            (true, None) => {
+                self.standing = Some(now.saturating_sub(judged.hold));
+                Some(Change::Breach)
+            }
+            (false, Some(_)) if judged.is_over => {
+                self.standing = None;
+                Some(Change::Cleared)
+            }
+            (false, _) => None,
+        }
+    }
 }
 
 /// Every policy's standing for every service.
@@ -72,27 +98,18 @@ impl Detector {
         interval: Duration,
     ) -> Option<Change> {
         let key = (policy.to_owned(), service.clone());
-        let before = self.watches.get(&key).copied().unwrap_or_default();
-        let (after, breached) = step(before, judged, now, interval);
-        match after {
-            Watch::Quiet => self.watches.remove(&key),
-            _ => self.watches.insert(key.clone(), after),
+        let watch = self.watches.get(&key).copied().unwrap_or_default();
+        let mut course = Course { watch, standing: self.standing.get(&key).copied() };
+        let change = course.judge(judged, now, interval);
+        match course.standing {
+            None => self.standing.remove(&key),
+            Some(since) => self.standing.insert(key.clone(), since),
         };
-        if breached {
-            let since = now.saturating_sub(judged.hold);
-            return Some(match self.standing.entry(key) {
-                Entry::Occupied(_) => Change::StillBreached,
-                Entry::Vacant(place) => {
-                    place.insert(since);
-                    Change::Breach
-                }
-            });
-        }
-        let is_over = self.standing.contains_key(&key) && judged.is_over;
-        is_over.then(|| {
-            self.standing.remove(&key);
-            Change::Cleared
-        })
+        match course.watch {
+            Watch::Quiet => self.watches.remove(&key),
+            watch => self.watches.insert(key, watch),
+        };
+        change
     }
 
     /// Since when, since boot, the condition has held, or that of a breach that is not over; an incident does not end it.

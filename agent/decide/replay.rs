@@ -2,15 +2,16 @@
 //!
 //! A down-sampled step tells the least and the most of a signal. A comparison holds over a step where it holds at both; where
 //! at one alone it held at some moments, and counts as unknown, which is never a breach. So a replay finds no breach that was
-//! none; it may miss one that is shorter than two steps.
+//! none; it may miss one that is shorter than two steps. Samples of one moment each, from dumps or a CSV file, tell nothing of the
+//! time between them: what holds at two that follow one another at their usual distance counts as held all the while.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::detector::{Change, Detector, Judged};
+use super::detector::{Change, Course, Judged};
 use crate::model::{Condition, Policy, Reading, Sample, ServiceName, Signal, Truth};
 
 /// One policy over one service's history.
@@ -25,7 +26,7 @@ pub struct Replayed {
     pub not_recorded: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayedBreach {
     /// Within the step that ends then.
     pub at: Timestamp,
@@ -35,9 +36,10 @@ pub struct ReplayedBreach {
 
 /// `samples` in the order of their times.
 pub fn replay(policy: &Policy, service: &ServiceName, samples: &[Sample]) -> Replayed {
-    let mut detector = Detector::default();
+    let mut course = Course::default();
     let mut breaches: Vec<ReplayedBreach> = Vec::new();
     let first = samples.first().map_or(Timestamp::UNIX_EPOCH, |sample| sample.at);
+    let between = usual_distance(samples);
     for sample in samples {
         let when = over_a_step(&policy.when, sample);
         let is_over = match &policy.clear {
@@ -46,11 +48,12 @@ pub fn replay(policy: &Policy, service: &ServiceName, samples: &[Sample]) -> Rep
         };
         let judged = Judged { when, is_over, hold: policy.hold };
         let step = sample.spread.as_ref().map_or(Duration::ZERO, |spread| spread.step);
+        let at_once = sample.at;
         // What holds over a step holds at its begin and at its end.
-        let ends: BTreeSet<Timestamp> = [sample.at, sample.until()].into();
-        for at in ends {
+        let end = Some(sample.until()).filter(|end| *end != at_once);
+        for at in [at_once].into_iter().chain(end) {
             let now = Duration::try_from(at.duration_since(first)).unwrap_or_default();
-            match detector.judge((&policy.name, service), judged, now, step.max(Duration::from_secs(1))) {
+            match course.judge(judged, now, step.max(between)) {
                 Some(Change::Breach) => breaches.push(ReplayedBreach { at, over: None }),
                 Some(Change::Cleared) => breaches.iter_mut().rev().take(1).for_each(|last| last.over = Some(sample.at)),
                 Some(Change::StillBreached) | None => {}
@@ -61,6 +64,41 @@ pub fn replay(policy: &Policy, service: &ServiceName, samples: &[Sample]) -> Rep
     let asked: BTreeSet<Signal> = policy.when.comparisons().iter().map(|comparison| comparison.signal).collect();
     let not_recorded = asked.iter().filter(|signal| !is_recorded(signal)).map(ToString::to_string).collect();
     Replayed { policy: policy.name.clone(), service: service.clone(), samples: samples.len(), breaches, not_recorded }
+}
+
+/// Of samples of one moment each: the distance that half of them have, at most, of the first thousand; a second at least.
+fn usual_distance(samples: &[Sample]) -> Duration {
+    let pairs = samples.windows(2).take(1_000).filter(|pair| pair.iter().all(|sample| sample.spread.is_none()));
+    let of = |pair: &[Sample]| Duration::try_from(pair[1].at.duration_since(pair[0].at)).unwrap_or_default();
+    let mut distances: Vec<Duration> = pairs.map(of).collect();
+    let middle = distances.len() / 2;
+    let usual = if distances.is_empty() { Duration::ZERO } else { *distances.select_nth_unstable(middle).1 };
+    usual.max(Duration::from_secs(1))
+}
+
+/// Two policies over the same history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// Breaches of the one while which the other stood as well.
+    pub both: usize,
+    pub only_one: usize,
+    pub only_other: usize,
+    /// Of those of both: does the one begin first, and by how much, at the median?
+    pub lead: Option<(bool, Duration)>,
+}
+
+/// What stands at the end of the history stands `until` then.
+pub fn beside(one: &Replayed, other: &Replayed, until: Timestamp) -> Beside {
+    let ends = |breach: &ReplayedBreach| breach.over.unwrap_or(until);
+    let meet = |a: &ReplayedBreach, b: &ReplayedBreach| a.at <= ends(b) && b.at <= ends(a);
+    let met = |breach: &ReplayedBreach, all: &Replayed| all.breaches.iter().find(|other| meet(breach, other)).copied();
+    let mut leads: Vec<SignedDuration> =
+        one.breaches.iter().filter_map(|breach| Some(met(breach, other)?.at.duration_since(breach.at))).collect();
+    leads.sort();
+    let both = leads.len();
+    let lead = leads.get(both / 2).map(|lead| (lead.is_positive(), lead.unsigned_abs()));
+    let only_other = other.breaches.iter().filter(|breach| met(breach, one).is_none()).count();
+    Beside { both, only_one: one.breaches.len() - both, only_other, lead }
 }
 
 /// Does it hold at every moment of the step?
@@ -121,6 +159,35 @@ mod tests {
     fn a_step_that_is_longer_than_the_policys_for_is_a_breach_by_itself() {
         assert_eq!(replayed(&[sample(0, 10, 210.0, 288.0), sample(10, 10, 0.0, 0.0)]), [(10, Some(10))]);
         assert_eq!(replayed(&[sample(0, 10, 190.0, 288.0), sample(10, 10, 0.0, 0.0)]), []);
+    }
+
+    #[test]
+    fn moments_that_follow_one_another_count_as_one_time_and_a_gap_is_a_break() {
+        let moment = |minute: i64, value| Sample { spread: None, ..sample(minute, 0, value, value) };
+        let every_five: Vec<Sample> =
+            (0..9).map(|n| moment(5 * n, if (2..6).contains(&n) { 288.0 } else { 0.0 })).collect();
+        assert_eq!(replayed(&every_five), [(15, Some(30))]);
+        let mut with_a_gap = every_five;
+        with_a_gap.drain(3..5);
+        assert_eq!(replayed(&with_a_gap), [], "from minute 10 to 25 nobody looked");
+    }
+
+    #[test]
+    fn two_policies_beside_each_other_are_told_by_what_both_find_and_which_is_first() {
+        let breaches = |times: &[(i64, Option<i64>)]| Replayed {
+            policy: "p".into(),
+            service: ServiceName::parse("rpc-order.service").unwrap(),
+            samples: 0,
+            breaches: times.iter().map(|(from, over)| ReplayedBreach { at: at(*from), over: over.map(at) }).collect(),
+            not_recorded: Vec::new(),
+        };
+        let one = breaches(&[(10, Some(20)), (40, Some(50)), (90, None)]);
+        let other = breaches(&[(13, Some(25)), (60, Some(61)), (95, None)]);
+        let lead = Some((true, Duration::from_secs(300)));
+        assert_eq!(beside(&one, &other, at(100)), Beside { both: 2, only_one: 1, only_other: 1, lead });
+        let lead = Some((false, Duration::from_secs(180)));
+        assert_eq!(beside(&other, &one, at(100)), Beside { both: 2, only_one: 1, only_other: 1, lead });
+        assert_eq!(beside(&one, &breaches(&[]), at(100)), Beside { both: 0, only_one: 3, only_other: 0, lead: None });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod dump;
 mod exhaustion;
 mod growth;
 mod series;

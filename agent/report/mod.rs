@@ -7,3 +7,4 @@ pub mod incident;
 pub mod junit;
 pub mod markdown;
 pub mod review;
+pub mod share;

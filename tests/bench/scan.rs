@@ -36,10 +36,11 @@ enum Part {
     Idle,
     Memory,
     Processes,
+    Replay,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Walk, Self::Process, Self::Idle, Self::Memory, Self::Processes];
+    const ALL: [Self; 6] = [Self::Walk, Self::Process, Self::Idle, Self::Memory, Self::Processes, Self::Replay];
 
     fn is_measured_at(self, size: Size) -> bool {
         match self {
@@ -48,6 +49,8 @@ impl Part {
             Self::Processes => size == FOR_PROCESSES,
             // With a crowd of its own, which it makes grow.
             Self::Memory => false,
+            // Without sockets.
+            Self::Replay => false,
         }
     }
 
@@ -58,6 +61,7 @@ impl Part {
             Self::Idle => parts::idle::TITLE,
             Self::Memory => parts::memory::TITLE,
             Self::Processes => parts::processes::TITLE,
+            Self::Replay => parts::replay::TITLE,
         }
     }
 }
@@ -120,6 +124,10 @@ fn measure(tables: &mut [(Part, Table)], own_network: bool) -> anyhow::Result<()
         eprintln!("no sockets: idle");
         parts::idle::measure_quiet(table)?;
     }
+    for (_, table) in tables.iter_mut().filter(|(part, _)| *part == Part::Replay) {
+        eprintln!("no sockets: replay");
+        parts::replay::measure(table)?;
+    }
     climb(&place, &mut walker, tables)?;
     for (_, table) in tables.iter_mut().filter(|(part, _)| *part == Part::Memory) {
         eprintln!("{}: memory", parts::memory::BASE);
@@ -151,7 +159,7 @@ fn climb(place: &BenchCgroup, walker: &mut Walker, tables: &mut [(Part, Table)])
                 Part::Process => parts::process::measure(&crowd, walker, table)?,
                 Part::Idle => parts::idle::measure(&crowd, table)?,
                 Part::Processes => parts::processes::measure(&crowd, table)?,
-                Part::Memory => {}
+                Part::Memory | Part::Replay => {}
             }
         }
     }

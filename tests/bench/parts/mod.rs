@@ -4,4 +4,5 @@ pub mod idle;
 pub mod memory;
 pub mod process;
 pub mod processes;
+pub mod replay;
 pub mod walk;
