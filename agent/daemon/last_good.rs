@@ -121,8 +121,8 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
         return Ok(());
     }
     tracing::warn!(
-        "the configuration is not valid. By the last valid copy ({}) open incidents are ended, fleet slots given back and \
-         messages delivered; no new incident begins",
+        "the configuration is not valid, and no new incident begins. The agent ends open incidents, gives fleet slots back and \
+         delivers messages by the last valid copy ({}). `unwait check` shows what is wrong",
         kept.display(),
     );
     let wiring = Wiring::degraded(config, host.clone())?;

@@ -42,7 +42,7 @@ impl Wiring {
             Ok(fleet) => {
                 if fleet == self.named_fleet {
                     tracing::info!(
-                        "the former fleet store has all slots of this host back: the store that `fleet` names is used \
+                        "the change of `fleet` is complete: this host holds no slot in the former store any more, and uses the new one \
                          from now on",
                     );
                 } else {

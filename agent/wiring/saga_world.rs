@@ -279,7 +279,7 @@ impl RealKeeper {
                 %service,
                 %error,
                 "cannot read the signal history of {service}: {error}; its evidence holds the agent's latest looks \
-                 alone",
+                 without service names",
             );
             Vec::new()
         });

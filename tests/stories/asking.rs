@@ -115,7 +115,7 @@ fn what_no_policy_asks_for_any_more_is_not_to_be_approved() {
     });
 
     let late = unwait(&lab, &["approve", &id]);
-    assert!(late.code == 1 && late.all().contains("is not asked for any more"), "{late:?}");
+    assert!(late.code == 1 && late.all().contains("is closed: another plan has taken its place"), "{late:?}");
     nothing_begins(&lab);
     stage.picture().assert_as(&before);
 }

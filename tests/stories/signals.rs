@@ -78,7 +78,7 @@ fn an_agent_that_ends_says_which_services_stay_out_of_traffic() {
     agent.signal(Signal::SIGTERM);
 
     assert_eq!(agent.wait(ENDS_QUICKLY).code(), Some(0), "{}", agent.output());
-    let title = format!("the agent ends, and {} stays out of traffic", service::UNIT);
+    let title = format!("the agent is stopping, and {} stays drained, without traffic", service::UNIT);
     let is_it = |told: &serde_json::Value| told["title"].as_str().is_some_and(|says| says.ends_with(&title));
     let told = stage.wait_until_told("what stays out", SOON, is_it);
     assert!(told.to_string().contains(&format!("unwait resolve {} --restore", service::UNIT)), "{told:#}");

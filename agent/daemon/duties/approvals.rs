@@ -134,8 +134,8 @@ pub fn decide(store: &Store, id: &str, word: &Word<'_>, order: Order) {
             let Approval { runbook, service, .. } = &approval;
             let said = match word.approved {
                 true => format!(
-                    "{runbook} of {service} is approved; it begins at the next look, if the plan is the same then and no \
-                     guard is against it"
+                    "{runbook} of {service} is approved. It begins at the next look, unless the plan has changed by then \
+                     or a guard holds it"
                 ),
                 false => format!("{runbook} of {service} is denied for as long as a cooldown"),
             };
@@ -169,7 +169,9 @@ fn too_late(id: &str, approval: Approval, now: jiff::Timestamp) -> String {
             let who = approval.who.unwrap_or_default();
             format!("{id} was approved by {who}, could not begin, and expired at {}", approval.expires)
         }
-        ApprovalState::Replaced => format!("{id} is not asked for any more; `unwait status` shows what is"),
+        ApprovalState::Replaced => format!(
+            "the request {id} is closed: another plan has taken its place, and nothing was decided; `unwait status` shows the open requests"
+        ),
         state => format!("{id} is {state} already; `unwait status` shows what is to be decided"),
     }
 }

@@ -348,7 +348,7 @@ fn signal(policy: &Policy, readings: &Readings) -> (Signal, bool) {
 /// Writes down what is to be. What cannot be written is missing in the review, and nothing else.
 pub fn write(store: &Store, notes: &[BreachNote]) {
     if let Err(error) = store.note_breaches(notes) {
-        tracing::warn!(%error, "cannot store what became of breaches: {error}; `unwait review` lacks it");
+        tracing::warn!(%error, "cannot store how breaches went on: {error}; `unwait review` lacks them, and nothing else is affected");
     }
 }
 

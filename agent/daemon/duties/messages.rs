@@ -69,7 +69,7 @@ pub fn unreturned(wiring: &Wiring, slot: &UnreturnedSlot) -> Message {
             EventKind::Stuck,
             host,
             now,
-            format!("{service} on {host}: its fleet slot could not be given back, for {lasts} now"),
+            format!("{service} on {host}: its fleet slot could not be given back for {lasts}; no other host gets it"),
         )
     }
 }
@@ -132,7 +132,10 @@ pub fn stay_out(wiring: &Wiring, latches: &[Latch]) -> Message {
             EventKind::Stuck,
             host,
             wiring.host.clock.now(),
-            format!("unwait on {host}: the agent ends, and {} {stay} out of traffic", services.join(", ")),
+            format!(
+                "unwait on {host}: the agent is stopping, and {} {stay} drained, without traffic",
+                services.join(", ")
+            ),
         )
     }
 }

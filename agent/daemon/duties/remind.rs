@@ -21,7 +21,8 @@ pub fn of_latches(wiring: &Wiring, store: &Store) {
         Err(error) => {
             return tracing::error!(
                 %error,
-                "cannot read the locked services from the store: {error}; the reminders are skipped",
+                "cannot read from the store which services are locked until a person has looked: {error}; nobody is reminded of them \
+                 this time, and they stay locked",
             );
         }
     };

@@ -372,7 +372,9 @@ fn a_slot_that_the_fleets_store_does_not_take_back_is_told_within_minutes_and_ag
         remind::of_slots(&set.wiring, &set.store);
         told.extend(set.told().into_iter().map(|(event, title)| (minute, event, title)));
     }
-    let title = |lasts| format!("rpc-order on bj1-03: its fleet slot could not be given back, for {lasts} now");
+    let title = |lasts| {
+        format!("rpc-order on bj1-03: its fleet slot could not be given back for {lasts}; no other host gets it")
+    };
     assert_eq!(told, [(2, EventKind::Stuck, title("2m")), (62, EventKind::Stuck, title("1h2m"))]);
     let [slot] = set.store.unreturned_slots().unwrap().try_into().unwrap();
     assert_eq!((slot.service.as_str(), slot.error.as_str()), ("rpc-order", "fleet: nobody answers"));

@@ -84,7 +84,8 @@ pub(super) fn masters(slots: &Value) -> Result<Vec<RedisAddress>, String> {
     match served == u32::from(SLOTS) {
         true => Ok(masters),
         false => Err(format!(
-            "Redis: {served} of the Cluster's {SLOTS} slots have a master: its keys cannot all be read now"
+            "Redis: only {served} of the Cluster's {SLOTS} hash slots have a master: not all of its keys can be read until each \
+             has one"
         )),
     }
 }

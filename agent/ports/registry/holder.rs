@@ -141,7 +141,7 @@ async fn look_after<A: HoldsDrains>(
             match &look {
                 Ok(Look::Out) => {}
                 Ok(Look::OutAgain) => {
-                    tracing::warn!(id, incident = %marker.incident, "{id} came back into traffic while drained, and was taken out again");
+                    tracing::warn!(id, incident = %marker.incident, "somebody put {id} back into traffic while it was drained, and unwait took it out again");
                 }
                 Ok(Look::NotOurs) => {
                     let mut state = lock(&state);

@@ -116,7 +116,7 @@ impl Ledger {
                 tracing::warn!(
                     id,
                     error,
-                    "cannot delete the ended drain of {id} from {}: {error}; retrying at the next change",
+                    "the drain of {id} has ended, and its entry in {} cannot be deleted: {error}; retrying at the next drain or restore",
                     self.0.display(),
                 );
                 ended.entry(self.0.clone()).or_default().insert(id.into());

@@ -275,8 +275,10 @@ impl Backend for Instances {
         let listed = self.api.listed(place.service).await?;
         let enabled = |listed: &Value| listed["enabled"].as_bool().unwrap_or(true);
         if us.enabled && !listed.iter().any(|listed| place.is(listed) && enabled(listed)) {
-            let detail =
-                format!("the list of `{}` lacks `{id}`, which is enabled, so it may lack others", place.service);
+            let detail = format!(
+                "the registry's list of `{}` lacks `{id}`, although that is enabled: others may be missing as well",
+                place.service
+            );
             return Err(RegistryError::Unreachable { registry: self.registry.clone(), detail });
         }
         let mut others = Others { healthy: 0, registered: 1 };

@@ -51,7 +51,8 @@ impl Sensor {
         let held = census.services.get(service).cloned().unwrap_or_default();
         if held.listening.is_empty() && census.unowned_listeners > 0 {
             return Err(format!(
-                "the ports of {service} are unknown: the kernel reports no cgroup of listening sockets"
+                "the inbound connections of {service} are unknown: this kernel does not tell which service a listening socket belongs \
+                 to (kernels from 5.8 with cgroup v2 do)"
             ));
         }
         let mut all = self.collector.connections(&self.namespaces(&held)).map_err(|error| error.to_string())?;
