@@ -29,7 +29,7 @@ async fn considering(set: &Set) -> (Agent, Considered, watch::Sender<bool>) {
     let proposal = Proposal { breached, ..proposal };
     let world = set.wiring.world_of(&proposal.plan, &set.store, agent.started);
     let configuration = agent.configuration;
-    let beginning = Beginning { proposal, world, policy, readings, configuration, order: None };
+    let beginning = Beginning { proposal, world, policy, readings, configuration, order: None, slot: None };
     let refusal = Refusal { guard: Guard::Approval, reason: Reason::NeedsApproval, detail: String::new(), until: None };
     (agent, Considered { beginning, answer: Err(refusal), another_tells: false }, stops)
 }

@@ -19,10 +19,8 @@ const STEP: Duration = Duration::from_secs(60);
 pub async fn at(state: &Path, at: Timestamp) -> Result<ServicesNow, String> {
     let said = |failure: Failure| format!("the past cannot be read: {}", failure.text());
     signals::written(state).await;
-    open::disk_answers(state).await.map_err(said)?;
-    let state = state.to_owned();
+    let store = open::store_to_read(state).await.map_err(said)?;
     on_blocking_thread(move || {
-        let store = open::store_to_read(&state).map_err(said)?;
         let unread = |error: crate::store::StoreError| format!("the past cannot be read: {error}");
         let (from, until) = (before(at, BEFORE), at.checked_add(STEP).unwrap_or(at));
         let mut all = Vec::new();
