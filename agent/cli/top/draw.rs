@@ -14,6 +14,7 @@ use crate::view::services::ServiceRow;
 const LEAST: (u16, u16) = (30, 6);
 
 const KEYS: [(&str, &str); 15] = [
+    ("q, Ctrl-C", "leave; Ctrl-Z stops"),
     ("arrows, j k", "choose a service"),
     ("PgUp PgDn Home End", "further"),
     ("Enter", "its sockets, peers and processes"),
@@ -27,7 +28,6 @@ const KEYS: [(&str, &str); 15] = [
     ("[ ]", "an hour back, forth"),
     ("l, End", "back to now"),
     ("r", "look now"),
-    ("q, Ctrl-C", "leave; Ctrl-Z stops"),
     ("~ >=", "~ reckoned from the bars; >= at least"),
 ];
 

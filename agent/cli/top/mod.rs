@@ -24,6 +24,7 @@ use clap::Args;
 use ratatui::crossterm;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ConfigArguments, Failure, Outcome};
@@ -78,8 +79,9 @@ async fn show(source: LookSource) -> io::Result<()> {
     let (want, wanted) = watch::channel(state.wanted());
     let (tell, mut seen) = mpsc::channel(WAITING);
     let source = Arc::new(source);
-    tokio::spawn(Arc::clone(&source).look_on(wanted.clone(), tell.clone()));
-    tokio::spawn(source.look_closely(wanted, tell));
+    let mut looks = JoinSet::new();
+    looks.spawn(Arc::clone(&source).look_on(wanted.clone(), tell.clone()));
+    looks.spawn(source.look_closely(wanted, tell));
     let mut keys = keyboard();
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,6 +105,8 @@ async fn show(source: LookSource) -> io::Result<()> {
                     sent = keys.try_recv().ok().transpose()?;
                 }
             }
+            // They go on for as long as somebody listens: what has ended has panicked.
+            Some(Err(defect)) = looks.join_next() => std::panic::resume_unwind(defect.into_panic()),
             Some(event) = seen.recv() => state = state.after(event),
             _ = second.tick() => state = state.after(TopEvent::Now(SystemClock.now())),
             _ = terminate.recv() => break,

@@ -109,9 +109,9 @@ fn tabs(open: &OpenService) -> String {
 fn table(open: &OpenService, seen: &SocketsOfService) -> ([&'static str; 5], Vec<[String; 5]>) {
     let named = |what: &str| open.names.get(what).map(|name| format!("{what} ({name})")).unwrap_or_else(|| what.into());
     let counted = |row: &SocketsRow| {
-        let share = row.sockets as f64 * 100.0 / seen.of.max(1) as f64;
+        let share = row.sockets * 100 / seen.of.max(1);
         let oldest = row.oldest.map_or_else(|| "-".into(), |age| age_of(age, false));
-        [row.sockets.to_string(), format!("{share:.0}%"), oldest, row.unread.to_string(), named(&row.what)]
+        [row.sockets.to_string(), format!("{share}%"), oldest, row.unread.to_string(), named(&row.what)]
     };
     match open.tab {
         Tab::Sockets => {

@@ -37,13 +37,19 @@ impl Screen {
         self.0.size()
     }
 
+    /// Nothing, once a panic has given the terminal back.
     pub fn draw(&mut self, state: &TopState) -> io::Result<()> {
+        if !TAKEN.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.0.draw(|frame| draw(state, frame.buffer_mut())).map(drop)
     }
 
-    /// What is on it is not what was drawn.
+    /// What is on it is not what was drawn. (`Terminal::clear` would ask the terminal for its cursor, and wait for an answer
+    /// that the thread of the keys reads.)
     pub fn redraw(&mut self) -> io::Result<()> {
-        self.0.clear()
+        let size = self.0.size()?;
+        self.0.resize(size.into())
     }
 
     /// Stops, as a shell's job: its own screen is there until somebody says `fg`.

@@ -81,6 +81,8 @@ impl LookSource {
                 if tell.send(TopEvent::Sockets(service.clone(), seen.map(Box::new))).await.is_err() {
                     return;
                 }
+            } else {
+                named = None;
             }
             let again = service.is_some().then_some(SOCKETS_EVERY);
             if changed(&mut wanted, (service, asked), part, again).await.is_err() {
