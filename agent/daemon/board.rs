@@ -66,10 +66,10 @@ impl Board {
             host: wiring.host.name.clone(),
             hosts: http.hosts.clone(),
             bulletins: self.posted.subscribe(),
-            hints: wiring.hint_token.clone().map(|token| Hints {
-                token: Arc::new(move || token.read_again()),
-                look_now: self.look_now.clone(),
-            }),
+            hints: wiring
+                .hint_token
+                .clone()
+                .map(|token| Hints { token: Arc::new(move || token.read_again()), look_now: self.look_now.clone() }),
             store: Arc::clone(store),
             evidence: StateDir::evidence_of(&wiring.config.host.state),
             clock: Arc::clone(&wiring.host.clock),

@@ -1,5 +1,6 @@
 //! What the loop makes of the guards' answers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,8 +10,10 @@ use super::duties::{Set, service, set};
 use super::event::{Beginning, Considered};
 use crate::clock::Clock;
 use crate::decide::guards::{Guard, Refusal};
+use crate::measure::{Measurements, Meter};
+use crate::model::census::Census;
+use crate::model::socket::{PassedOver, Quality};
 use crate::model::{EventKind, Readings, Reason, Signal, Trigger};
-use crate::sense::sensor::Effort;
 use crate::store::Silence;
 use crate::wiring::plans::{self, Proposal};
 
@@ -52,6 +55,20 @@ async fn people_are_asked_by_the_configuration_in_force_alone_and_not_by_an_agen
     }
 }
 
+/// A whole look at a host on which nothing leaks.
+fn measured(set: &Set) -> Measurements {
+    Meter::new([]).feed(&Census {
+        at: set.clock.now(),
+        monotonic: set.clock.monotonic(),
+        services: BTreeMap::new(),
+        unattributed: BTreeMap::new(),
+        of_no_service: BTreeMap::new(),
+        unowned_listeners: 0,
+        passed_over: PassedOver::default(),
+        quality: Quality::Complete,
+    })
+}
+
 #[tokio::test]
 async fn a_silence_until_clear_ends_once_no_condition_holds_and_no_other_silence_does() {
     let set = set();
@@ -70,13 +87,14 @@ async fn a_silence_until_clear_ends_once_no_condition_holds_and_no_other_silence
     let in_force = || -> Vec<(Option<String>, bool)> {
         set.store.silences(now).unwrap().into_iter().map(|one| (one.service, one.until_clear)).collect()
     };
-    let look = set.wiring.sensor.lock().look(Effort::Afresh).unwrap();
-    agent.end_silences(&look.measurements, &[ours.clone()].into());
+    let seen = measured(&set);
+    agent.end_silences(&seen, &[ours.clone()].into());
     agent.scribe.written().await;
     assert_eq!(in_force().len(), 3, "the breach stands");
 
-    // Nothing leaks here.
-    agent.decide(&look);
+    let (at, spacing) = (set.clock.monotonic(), set.wiring.config.host.interval);
+    agent.detector.tick(set.policy(), &ours, &seen.of(&ours), at, spacing);
+    agent.end_silences(&seen, &[ours.clone()].into());
     agent.scribe.written().await;
     let (other, ours) = (Some("other.service".to_owned()), Some(ours.to_string()));
     assert_eq!(in_force(), [(other, true), (ours.clone(), false)]);

@@ -13,7 +13,7 @@ pub mod greeting;
 mod http;
 #[cfg(test)]
 #[path = "../../tests/lab/installed.rs"]
-mod installed;
+pub mod installed;
 pub mod login;
 pub mod notifier;
 pub mod probe;

@@ -72,13 +72,21 @@ async fn hint(desk: &Desk, request: Request<Incoming>) -> Result<(StatusCode, Hi
     let form = match request.uri().path().trim_start_matches("/api/v1/hint/") {
         "alertmanager" => alertmanager,
         "zabbix" => zabbix,
-        _ => return Err((StatusCode::NOT_FOUND, "hints are taken at /api/v1/hint/alertmanager and /api/v1/hint/zabbix")),
+        _ => {
+            return Err((
+                StatusCode::NOT_FOUND,
+                "hints are taken at /api/v1/hint/alertmanager and /api/v1/hint/zabbix",
+            ));
+        }
     };
     if request.method() != Method::POST {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a hint is given by POST"));
     }
     if !is_known(request.headers().get(header::AUTHORIZATION), &(hints.token)()) {
-        return Err((StatusCode::UNAUTHORIZED, "expected `Authorization: Bearer TOKEN` with the token of `http: hints`"));
+        return Err((
+            StatusCode::UNAUTHORIZED,
+            "expected `Authorization: Bearer TOKEN` with the token of `http: hints`",
+        ));
     }
     let body = Limited::new(request.into_body(), BODY_BYTES).collect().await;
     let body = body.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, "expected at most 1 MiB"))?.to_bytes();
@@ -97,12 +105,17 @@ async fn hint(desk: &Desk, request: Request<Incoming>) -> Result<(StatusCode, Hi
     Ok((status, Hinted::of(&bulletin, &about, status == StatusCode::OK)))
 }
 
-/// Compares digests, so that how long it takes tells nothing of the token.
+/// Compares digests, so that how long it takes tells nothing of the token. A file that is empty, mostly for the moment in which
+/// somebody writes it, lets nobody in.
 fn is_known(authorization: Option<&HeaderValue>, token: &SecretString) -> bool {
     let given = authorization.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")).unwrap_or_default();
-    let (given, token) = (Sha256::digest(given), Sha256::digest(token.expose_secret()));
+    let token = token.expose_secret();
+    if token.is_empty() {
+        return false;
+    }
+    let (given, token) = (Sha256::digest(given), Sha256::digest(token));
     let differs = given.iter().zip(token).fold(0, |differs, (one, other)| differs | (one ^ other));
-    differs == 0 && !given.is_empty()
+    differs == 0
 }
 
 /// The webhook of Alertmanager (version 4): `alerts`, each with `labels`. The services that they name.

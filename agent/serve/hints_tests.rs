@@ -1,10 +1,8 @@
 //! Hints: who may give them, what they are answered, and a real Alertmanager that gives them.
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,16 +10,23 @@ use tokio::sync::mpsc;
 
 use super::fixture::{Set, bulletin, set_hinted};
 use super::hints::Hints;
+use crate::ports::installed;
+use crate::ports::testing_consul::free_ports;
 use crate::view::bulletin::Bulletin;
 
 const TOKEN: &str = "hush-hush-hush";
 /// As Alertmanager sends it, shortened.
-const WEBHOOK: &str = r#"{"version":"4","status":"firing","alerts":[{"status":"firing","labels":{"service":"rpc-order.service"}}]}"#;
+const WEBHOOK: &str =
+    r#"{"version":"4","status":"firing","alerts":[{"status":"firing","labels":{"service":"rpc-order.service"}}]}"#;
 
 /// A server whose agent looks each time it is asked to, a second of its clock later; and how often it did.
 fn hinted() -> (Arc<Set>, Arc<AtomicUsize>) {
+    hinted_by(TOKEN)
+}
+
+fn hinted_by(token: &'static str) -> (Arc<Set>, Arc<AtomicUsize>) {
     let (look_now, mut asked) = mpsc::channel(1);
-    let token = Arc::new(|| TOKEN.to_owned().into());
+    let token = Arc::new(move || token.to_owned().into());
     let set = Arc::new(set_hinted(Hints { token, look_now }));
     let (looks, agent) = (Arc::new(AtomicUsize::new(0)), Arc::downgrade(&set));
     let counted = Arc::clone(&looks);
@@ -70,7 +75,6 @@ fn a_hint_is_answered_with_what_the_look_found_that_it_asked_for() {
 #[test]
 fn a_hint_is_taken_by_post_from_who_knows_the_token_and_bounded() {
     let (set, looks) = hinted();
-    let long = format!("{{\"alerts\":[],\"x\":\"{}\"}}", "x".repeat(1 << 20));
     for (form, token, body, status) in [
         ("alertmanager", None, WEBHOOK, "401 Unauthorized"),
         ("alertmanager", Some(""), WEBHOOK, "401 Unauthorized"),
@@ -80,7 +84,6 @@ fn a_hint_is_taken_by_post_from_who_knows_the_token_and_bounded() {
         ("alertmanager", Some(TOKEN), "alerts", "400 Bad Request"),
         ("alertmanager", Some(TOKEN), "{}", "400 Bad Request"),
         ("zabbix", Some(TOKEN), "[]", "400 Bad Request"),
-        ("alertmanager", Some(TOKEN), &long, "413 Payload Too Large"),
     ] {
         let (head, _) = post(&set, form, token, body);
         assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{form} {token:?}: {head}");
@@ -89,9 +92,24 @@ fn a_hint_is_taken_by_post_from_who_knows_the_token_and_bounded() {
     let got = set.ask("GET", "/api/v1/hint/alertmanager");
     assert!(got.starts_with("HTTP/1.1 405 ") && got.contains("allow: POST\r\n"), "{got}");
     assert!(set.ask("POST", "/api/v1/status").starts_with("HTTP/1.1 405 "), "elsewhere nothing is posted");
+    let (nobodys, _) = hinted_by("");
+    for token in [None, Some(""), Some("x")] {
+        assert!(
+            post(&nobodys, "alertmanager", token, WEBHOOK).0.starts_with("HTTP/1.1 401 "),
+            "an empty token lets nobody in"
+        );
+    }
+    // Who sends more than is read may not hear the answer to it.
+    let (long, length) = ("x".repeat(1 << 21), 1 << 21);
+    let head = "POST /api/v1/hint/zabbix HTTP/1.1\r\nHost: unwait.example\r\nAuthorization: Bearer";
+    let said = set.say(&format!("{head} {TOKEN}\r\nContent-Length: {length}\r\n\r\n{long}"));
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{said}");
     assert_eq!(looks.load(Ordering::SeqCst), 0);
     let (head, answer) = post(&super::fixture::set(), "alertmanager", Some(TOKEN), WEBHOOK);
-    assert!(head.starts_with("HTTP/1.1 404 ") && answer["error"].to_string().contains("no hints are taken here"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 404 ") && answer["error"].to_string().contains("no hints are taken here"),
+        "{head}"
+    );
 }
 
 struct Alertmanager {
@@ -107,11 +125,10 @@ impl Drop for Alertmanager {
     }
 }
 
-/// One that sends its alerts to this server, by the folder of the tests' servers.
+/// One that sends its alerts to this server.
 fn alertmanager(set: &Set) -> Alertmanager {
     let directory = tempfile::tempdir().unwrap();
-    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let port = free();
+    let [port] = free_ports();
     let config = format!(
         "route: {{ receiver: unwait, group_wait: 0s, group_interval: 1s, repeat_interval: 1h }}\nreceivers:\n- name: unwait\n  \
          webhook_configs:\n  - url: http://{}/api/v1/hint/alertmanager\n    http_config: {{ authorization: {{ credentials: \
@@ -119,7 +136,7 @@ fn alertmanager(set: &Set) -> Alertmanager {
         set.at
     );
     std::fs::write(directory.path().join("alertmanager.yml"), config).unwrap();
-    let child = Command::new(installed().join("usr/bin/prometheus-alertmanager"))
+    let child = installed::alertmanager()
         .args(["--config.file=alertmanager.yml", "--storage.path=data", "--cluster.listen-address="])
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))
         .current_dir(directory.path())
@@ -129,12 +146,6 @@ fn alertmanager(set: &Set) -> Alertmanager {
         .spawn()
         .unwrap();
     Alertmanager { child, _directory: directory, port }
-}
-
-fn installed() -> PathBuf {
-    let cache = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(cache, PathBuf::from);
-    std::env::var_os("UNWAIT_TEST_ALERTMANAGER").map_or_else(|| cache.join("unwait-tests/alertmanager"), PathBuf::from)
 }
 
 #[tokio::test]

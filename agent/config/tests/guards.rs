@@ -49,10 +49,15 @@ fn who_knows_the_alerts_is_asked_with_a_watchdog_unless_none_is_wanted() {
 
 #[test]
 fn hints_are_off_unless_a_token_is_named() {
-    let hints = |http: &str| Tree::with(&[("agent.yaml", &format!("http: {http}\n"))]).config().host.http.unwrap().hints;
+    let hints =
+        |http: &str| Tree::with(&[("agent.yaml", &format!("http: {http}\n"))]).config().host.http.unwrap().hints;
     assert_eq!(hints("{}"), None);
     assert_eq!(hints("{ hints: { token_file: /etc/unwait/hints } }"), Some("/etc/unwait/hints".into()));
-    expect("agent.yaml", "http: { hints: {} }\n", &["1:9 `token_file` is missing: add `token_file: /etc/unwait/hints.token`"]);
+    expect(
+        "agent.yaml",
+        "http: { hints: {} }\n",
+        &["1:9 `token_file` is missing: add `token_file: /etc/unwait/hints.token`"],
+    );
 }
 
 #[test]
