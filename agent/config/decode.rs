@@ -40,7 +40,15 @@ impl<T> Decoded<T> {
         let spec = std::mem::take(&mut self.spec);
         (
             spec,
-            Compiling { source, marks: &self.marks, pruned: &self.pruned, out, secrets: Vec::new(), tls: Vec::new() },
+            Compiling {
+                source,
+                marks: &self.marks,
+                pruned: &self.pruned,
+                out,
+                secrets: Vec::new(),
+                tls: Vec::new(),
+                policies_named: Vec::new(),
+            },
         )
     }
 }

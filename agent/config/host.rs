@@ -56,6 +56,8 @@ pub struct HostConfig {
     pub secrets: Vec<(PathBuf, Diagnostic)>,
     /// Each `tls:` that names something.
     pub tls: Vec<TlsFiles>,
+    /// Policies that `notify` names, each with the place that names it.
+    pub policies_named: Vec<(String, Diagnostic)>,
 }
 
 /// What is served over HTTP, and to whom.

@@ -22,7 +22,6 @@ use super::spec::policy::PolicySpec;
 use super::spec::runbook::{self, RunbookSpec};
 use super::{Config, DEFAULT_CREDENTIALS};
 use crate::model::PolicyTest;
-use crate::model::message::EventKind;
 use crate::model::{Policy, Runbook};
 use crate::trust;
 
@@ -55,12 +54,17 @@ pub fn load_with(dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Re
         has_prometheus: host.has_prometheus,
         shares_breaches: host.shares_breaches,
         may_lose_slots: host.may_lose_slots,
-        somebody_is_told: host.somebody_is_told,
-        somebody_is_asked: host.somebody_is_asked,
+        notify: host.config.as_ref().map(|host| &*host.notify).filter(|_| host.notify_is_whole),
         ceiling: host.config.as_ref().and_then(|host| host.mode_at_most.clone()),
         interval: host.interval,
     };
     let (policies, tests) = read_policies(dir, &around, &mut out);
+    if out.is_empty() {
+        let named = host.config.iter().flat_map(|host| &host.policies_named);
+        for (name, at) in named.filter(|(name, _)| !policies.iter().any(|policy| policy.name == *name)) {
+            out.push(at.saying(format!("no policy is named `{name}`, so its messages would reach nobody here")));
+        }
+    }
     match host.config {
         Some(host) if out.is_empty() => Ok(Config { host, policies, runbooks: runbooks.by_name, tests }),
         _ => Err(out.sorted()),
@@ -97,8 +101,7 @@ struct Host {
     has_prometheus: Option<bool>,
     shares_breaches: Option<bool>,
     may_lose_slots: bool,
-    somebody_is_told: Option<bool>,
-    somebody_is_asked: Option<bool>,
+    notify_is_whole: bool,
     interval: Option<Duration>,
 }
 
@@ -116,8 +119,6 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
     let prometheus_is_written = written.prometheus.is_some();
     let host = compile::host::compile(written, &mut compiling, environment);
     let whole = |key: &str| !compiling.said(&Place::root().key(key));
-    let tells = |event| host.notify.iter().any(|destination| destination.events.contains(&event));
-    let gets = |event| (tells(event) || whole("notify")).then_some(tells(event));
     let shares_breaches = match &host.fleet {
         Some(fleet) => Some(fleet.shares_breaches()),
         None => (!fleet_is_written && whole("fleet")).then_some(false),
@@ -127,8 +128,7 @@ fn read_host(dir: &Path, environment: Environment, out: &mut Diagnostics) -> Hos
         may_lose_slots: host.fleet.as_ref().is_some_and(FleetConfig::may_lose_slots_unsaid),
         has_prometheus: (prometheus_is_written || whole("prometheus")).then_some(prometheus_is_written),
         has_fleet: (fleet_is_written || whole("fleet")).then_some(fleet_is_written),
-        somebody_is_told: gets(EventKind::Stuck),
-        somebody_is_asked: gets(EventKind::Approval),
+        notify_is_whole: whole("notify"),
         interval: whole("interval").then_some(host.interval),
         config: Some(host),
     }

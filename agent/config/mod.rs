@@ -244,18 +244,11 @@ impl Config {
     /// Does the policy speak of the service, and how? A label is looked for among the service's own, not the host's.
     pub fn selects(&self, policy: &Policy, service: &ServiceName) -> Option<Selected> {
         let labels = self.service_config(service).map(|service| &service.labels);
-        let mut found = None;
-        for selector in &policy.services {
-            match selector {
-                Selector::Name(name) if name == service.as_str() => return Some(Selected::InFull),
-                Selector::Glob(glob) if glob.is_match(service.as_str()) => found = Some(Selected::ByPattern),
-                Selector::Label { key, value } if labels.and_then(|labels| labels.get(key)) == Some(value) => {
-                    found = Some(Selected::ByPattern);
-                }
-                Selector::Name(_) | Selector::Glob(_) | Selector::Label { .. } => {}
-            }
+        let found: Vec<&Selector> = policy.services.iter().filter(|one| one.selects(service, labels)).collect();
+        match found.iter().any(|selector| matches!(selector, Selector::Name(_))) {
+            true => Some(Selected::InFull),
+            false => (!found.is_empty()).then_some(Selected::ByPattern),
         }
-        found
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::host::Login;
 use crate::model::Tls;
 use crate::model::message::{EventKind, MailServer};
+use crate::model::policy::Selector;
 
 /// Where messages go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,19 @@ pub struct Destination {
     pub proxy: Option<String>,
     /// Default: breach, held, approval, start, end, stuck, review.
     pub events: BTreeSet<EventKind>,
+    /// Of messages that speak of a policy, those of these alone. Default: all.
+    pub policies: Vec<String>,
+    /// Of messages that speak of a service, those of these alone. Default: all.
+    pub services: Vec<Selector>,
+}
+
+impl Destination {
+    /// Does it get that event, whichever service of the policy it speaks of?
+    pub fn hears(&self, event: EventKind, policy: &str, services: &[Selector]) -> bool {
+        self.events.contains(&event)
+            && (self.policies.is_empty() || self.policies.iter().any(|name| name == policy))
+            && (self.services.is_empty() || services.iter().all(|one| self.services.contains(one)))
+    }
 }
 
 /// The addresses are credentials, so only the files that hold them stand in the configuration.
@@ -26,6 +40,12 @@ pub struct Destination {
 pub enum To {
     Slack {
         url_file: PathBuf,
+    },
+    /// By a bot's token. `api` ends where the methods' names follow.
+    SlackBot {
+        token_file: PathBuf,
+        channel: String,
+        api: String,
     },
     /// JSON, signed as Standard Webhooks say.
     Generic {
@@ -86,7 +106,7 @@ impl To {
             Self::DingTalk { url_file, secret_file } | Self::Feishu { url_file, secret_file } => {
                 std::iter::once(url_file).chain(secret_file).collect()
             }
-            Self::Telegram { token_file, .. } => vec![token_file],
+            Self::SlackBot { token_file, .. } | Self::Telegram { token_file, .. } => vec![token_file],
             Self::PagerDuty { routing_key_file, .. } => vec![routing_key_file],
             Self::Alertmanager { login, .. } | Self::Email { login, .. } => {
                 login.iter().map(|login| &login.password_file).collect()

@@ -115,7 +115,7 @@ async fn finish(state: &Path, host: &Host, stop: watch::Receiver<bool>) -> anyho
     let forgot = store.paused(now)?.is_some_and(|pause| pause.who == AGENT);
     if !forgot
         && store.open_plans()?.is_empty()
-        && store.due(now, 1)?.is_empty()
+        && store.destinations_due(now)?.is_empty()
         && store.slots_to_release()?.is_empty()
     {
         return Ok(());

@@ -18,6 +18,7 @@ mod recover;
 mod reload;
 mod reloads;
 mod requests;
+pub mod route;
 pub mod run;
 mod scribe;
 pub mod service_manager;

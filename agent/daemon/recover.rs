@@ -6,6 +6,7 @@ use super::event::Ended;
 use super::opening::RunError;
 use crate::execute::driver::{self, Driven};
 use crate::execute::recovery;
+use crate::execute::tell::EndFacts;
 use crate::execute::world::World;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, Outcome, Plan, Reason};
@@ -44,7 +45,8 @@ fn give_up(plan: &Plan, seq: u32, unreadable: &str, world: &World) -> Driven {
     let teller = world.teller(plan);
     // Whether it is drained is not known; the worse is said.
     let drained = plan.drains().then(|| world.last_look(plan));
-    let messages = [EventKind::End, EventKind::Stuck].map(|event| teller.end(event, &ending, drained));
+    let told = EndFacts { blame: world.store.blame(&plan.incident).unwrap_or_default(), ..EndFacts::default() };
+    let messages = [EventKind::End, EventKind::Stuck].map(|event| teller.end(event, &ending, drained, &told));
     messages.iter().for_each(|message| (world.on_message)(message));
     let event = serde_json::json!({ "unreadable": unreadable }).to_string();
     let row = JournalRow { seq, at: world.clock.now(), event };

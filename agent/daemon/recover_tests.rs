@@ -12,6 +12,7 @@ use crate::clock::{Clock, VirtualClock};
 use crate::daemon::damage_tests::{Ears, ports, wiring};
 use crate::execute::fakes::{self, Fault, Hanging, ID, Observed, Scene, Shape};
 use crate::execute::saga::Event;
+use crate::execute::tell::EndFacts;
 use crate::model::{IncidentId, Marker};
 use crate::ports::registry::Registry;
 use crate::store::Store;
@@ -49,7 +50,7 @@ fn left() -> Left {
     let rows: Vec<JournalRow> = (0..).zip(&events).map(row).collect();
     let ending = Ending { outcome: Outcome::Stuck, reason: Reason::RestartUnknown, detail: String::new() };
     let teller = crate::execute::tell::MessageBuilder { plan: &plan, host: fakes::HOST, labels: &[], at: clock.now() };
-    let messages = [teller.end(EventKind::Stuck, &ending, None)];
+    let messages = [teller.end(EventKind::Stuck, &ending, None, &EndFacts::default())];
     let implied = Implied {
         step: "restart",
         changed: true,

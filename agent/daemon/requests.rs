@@ -11,7 +11,7 @@ use super::control::Incoming;
 use super::duties::orders::OrderToBegin;
 use super::duties::{approvals, resolve};
 use super::event::Event;
-use super::{check, explain, services};
+use super::{check, explain, route, services};
 use crate::store::{AuditRow, Health, OrderVerb, Person, Word};
 use crate::view::request::{How, Reply, Request};
 use crate::view::status::{AgentNow, HeldNow, Status};
@@ -79,6 +79,10 @@ impl Agent {
                     say(reply, planned.await);
                     Event::Over
                 });
+            }
+            Request::Route { service, event, policy } => {
+                let routes = route::routes(&self.wiring, &service, event, policy.as_deref());
+                say(reply, routes.map_or_else(Reply::refused, |routes| Reply::with(&routes)));
             }
             Request::Check { directory, ask } => {
                 let (host, reads) = (self.wiring.host.clone(), self.config_dir.clone());

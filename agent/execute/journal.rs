@@ -4,18 +4,19 @@
 //! here, its messages are told all the same, and it is written with the next event that the disk takes: undo and
 //! restore never wait for the journal.
 
-use crate::model::incident::Ending;
+use crate::model::incident::{Drained, Ending};
 use crate::model::{EventKind, Message, Outcome};
 use crate::store::{Implied, JournalRow, StoreError};
 
 use super::saga::{Event, Illegal, Saga, State};
-use super::tell;
+use super::tell::{self, EndFacts};
 use super::world::World;
 
 #[derive(Debug)]
 pub struct Journal {
     next: u32,
     waiting: Vec<JournalRow>,
+    drained: Drained,
 }
 
 /// A journal that cannot be read back.
@@ -29,17 +30,19 @@ pub enum JournalError {
 
 impl Journal {
     pub fn new() -> Self {
-        Self { next: 0, waiting: Vec::new() }
+        Self { next: 0, waiting: Vec::new(), drained: Drained::default() }
     }
 
     /// Feeds a stored journal to a new saga.
     pub fn replay(rows: &[JournalRow], saga: &mut Saga) -> Result<Self, JournalError> {
+        let mut drained = Drained::default();
         for row in rows {
             let event =
                 serde_json::from_str(&row.event).map_err(|source| JournalError::Unreadable { seq: row.seq, source })?;
             saga.apply(event).map_err(|source| JournalError::Illegal { seq: row.seq, source })?;
+            drained.follow(saga.holds_drain(), row.at);
         }
-        Ok(Self { next: rows.last().map_or(0, |row| row.seq + 1), waiting: Vec::new() })
+        Ok(Self { next: rows.last().map_or(0, |row| row.seq + 1), waiting: Vec::new(), drained })
     }
 
     /// Commits the event before anything is done about it; on an error nothing has happened. Where the disk hangs the intent may
@@ -56,13 +59,15 @@ impl Journal {
             }
             Err(_) => {}
         }
+        self.drained.follow(saga.holds_drain(), world.clock.now());
         committed
     }
 
     /// Records what has happened; where the disk refuses, it waits here.
     pub fn record(&mut self, saga: &mut Saga, event: Event, world: &World) {
         advance(saga, event.clone());
-        let messages = messages(saga, &event, world);
+        self.drained.follow(saga.holds_drain(), world.clock.now());
+        let messages = messages(saga, &event, self.drained, world);
         for message in &messages {
             (world.on_message)(message);
         }
@@ -158,7 +163,7 @@ impl Owned<'_> {
 }
 
 /// What people are told of an event.
-fn messages(saga: &Saga, event: &Event, world: &World) -> Vec<Message> {
+fn messages(saga: &Saga, event: &Event, drained: Drained, world: &World) -> Vec<Message> {
     let tell = world.teller(saga.plan());
     let mut messages = Vec::new();
     // What a judgement says, the end says.
@@ -167,10 +172,16 @@ fn messages(saga: &Saga, event: &Event, world: &World) -> Vec<Message> {
         messages.push(tell.step(step, outcome, detail));
     }
     if let State::Rests(ending) = saga.state() {
-        let drained = saga.holds_drain_at_rest().then(|| world.last_look(saga.plan()));
-        messages.push(tell.end(EventKind::End, ending, drained));
+        let is_left = saga.holds_drain_at_rest();
+        let seen = is_left.then(|| world.last_look(saga.plan()));
+        let told = EndFacts {
+            blame: world.store.blame(&saga.plan().incident).unwrap_or_default(),
+            out_since: drained.since,
+            in_again: drained.until.filter(|_| !is_left),
+        };
+        messages.push(tell.end(EventKind::End, ending, seen, &told));
         if ending.outcome == Outcome::Stuck && !saga.plan().dry_run {
-            messages.push(tell.end(EventKind::Stuck, ending, drained));
+            messages.push(tell.end(EventKind::Stuck, ending, seen, &told));
         }
     }
     messages

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::model::incident::Ending;
 use crate::model::message::StepTold;
-use crate::model::{EventKind, Message, Outcome, Plan, Reason, Trigger, duration};
+use crate::model::{Blame, EventKind, Message, Outcome, Plan, Reason, Trigger, duration};
 
 use super::saga::{Event, Helped};
 use super::seen::Look;
@@ -18,6 +18,16 @@ pub struct MessageBuilder<'a> {
     pub host: &'a str,
     pub labels: &'a [String],
     pub at: Timestamp,
+}
+
+/// What the end of an incident says beside its outcome.
+#[derive(Clone, Debug, Default)]
+pub struct EndFacts {
+    pub blame: Blame,
+    /// It was drained at that time.
+    pub out_since: Option<Timestamp>,
+    /// It was put back at that time.
+    pub in_again: Option<Timestamp>,
 }
 
 impl MessageBuilder<'_> {
@@ -76,7 +86,7 @@ impl MessageBuilder<'_> {
     }
 
     /// `drained`: it rests drained, and was seen last so.
-    pub fn end(&self, event: EventKind, ending: &Ending, drained: Option<Option<Look>>) -> Message {
+    pub fn end(&self, event: EventKind, ending: &Ending, drained: Option<Option<Look>>, told: &EndFacts) -> Message {
         let what = match (ending.outcome, self.plan.dry_run) {
             // What would come of steps that were not taken is not known.
             (Outcome::Completed, true) => "dry-run: every step would be taken".into(),
@@ -98,7 +108,18 @@ impl MessageBuilder<'_> {
                 (None, _) => format!("{service} may get traffic"),
             };
             lines.push(format!("{place}. unwait does nothing more to the service (latched) until a person decides."));
-            lines.push(format!("look:   unwait show {}", self.plan.incident));
+        }
+        lines.extend(told.blame.lines());
+        lines.extend(told.out_since.filter(|_| !self.plan.dry_run).map(|since| match told.in_again {
+            Some(until) => {
+                let seconds = until.duration_since(since).unsigned_abs().as_secs();
+                format!("out of traffic for {}", duration::format(Duration::from_secs(seconds)))
+            }
+            None => format!("out of traffic since {since:.0}"),
+        }));
+        lines.push(format!("look:   unwait show {}", self.plan.incident));
+        if ending.outcome == Outcome::Stuck && !self.plan.dry_run {
+            let service = &self.plan.target.service;
             lines.push(format!("decide: unwait resolve {service} --restore   (or --leave)"));
         }
         let mut message = self.message(event, title, lines);

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::model::plan::{Binding, Health};
 use crate::model::runbook::Recycle;
-use crate::model::{Incarnation, Leaked, Marker, Message, Plan, Readings, Reason, Remaining, Truth, Worker};
+use crate::model::{Blame, Incarnation, Leaked, Marker, Message, Plan, Readings, Reason, Remaining, Truth, Worker};
 use crate::ports::probe::ProbeFailure;
 use crate::ports::registry::{Registry, RegistryError};
 use crate::ports::{Ports, registry};
@@ -66,6 +66,7 @@ pub trait Keeper: Send + Sync {
 pub struct Kept {
     pub dir: Option<PathBuf>,
     pub says: String,
+    pub blame: Blame,
 }
 
 /// Measuring afresh.

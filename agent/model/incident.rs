@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
@@ -75,6 +76,25 @@ impl Marker {
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} incident={} host={}", Self::PREFIX, self.incident, self.host)
+    }
+}
+
+/// From when until when our drain was in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drained {
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+impl Drained {
+    /// After an event at that time: is it in force?
+    pub fn follow(&mut self, holds: bool, at: Timestamp) {
+        match (holds, self.since) {
+            (true, None) => self.since = Some(at),
+            (true, Some(_)) => self.until = None,
+            (false, Some(_)) if self.until.is_none() => self.until = Some(at),
+            (false, _) => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 pub mod alerts;
+pub mod blame;
 pub mod caution;
 pub mod census;
 pub mod changes;
@@ -26,6 +27,7 @@ pub mod tls;
 pub mod window;
 pub mod words;
 
+pub use blame::{Blame, TopFew};
 pub use caution::Caution;
 pub use census::{Census, Owner, ServiceCensus};
 pub use host::{HostBreach, HostState, HostStatus, IncidentUnderWay, StuckService};

@@ -1,6 +1,7 @@
 //! A policy, checked and compiled: which services, which condition, for how long, in which mode, which
 //! runbook, which limits. Made by `config`, read by `decide`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::alerts::AlertSelector;
 use super::mode::{HeldMode, Mode};
 use super::runbook::Runbook;
+use super::service::ServiceName;
 use super::signal::{Reading, Readings, Signal, Unit};
 use super::window::Window;
 
@@ -167,6 +169,42 @@ pub enum Selector {
         key: String,
         value: String,
     },
+}
+
+impl Selector {
+    /// `labels`: the service's own, not the host's.
+    pub fn selects(&self, service: &ServiceName, labels: Option<&BTreeMap<String, String>>) -> bool {
+        match self {
+            Self::Name(name) => name == service.as_str(),
+            Self::Glob(glob) => glob.is_match(service.as_str()),
+            Self::Label { key, value } => labels.and_then(|labels| labels.get(key)) == Some(value),
+        }
+    }
+}
+
+impl PartialEq for Selector {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(a), Self::Name(b)) => a == b,
+            (Self::Glob(a), Self::Glob(b)) => a.glob() == b.glob(),
+            (Self::Label { key, value }, Self::Label { key: other_key, value: other_value }) => {
+                (key, value) == (other_key, other_value)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Selector {}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Glob(glob) => f.write_str(glob.glob().glob()),
+            Self::Label { key, value } => write!(f, "{key}: {value}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -116,13 +116,17 @@ fn lines(message: &Message) -> Vec<String> {
 }
 
 /// The beginnings of lines that are ours.
-const BEGINNINGS: [(&str, &str); 6] = [
+const BEGINNINGS: [(&str, &str); 10] = [
     ("look:", "查看："),
     ("decide:", "处理："),
     ("steps:", "步骤："),
     ("why:", "原因："),
     ("free it now:", "立即释放："),
     ("asked for by ", "请求人："),
+    ("sockets in CLOSE_WAIT, closed by:", "关闭连接的对端："),
+    ("held by:", "持有连接的进程："),
+    ("out of traffic for ", "摘流时长："),
+    ("out of traffic since ", "摘流始于："),
 ];
 
 fn ours(line: &str) -> String {

@@ -272,7 +272,7 @@ mod tests {
         let path = dir.path().join("unwait.db");
         let store = Store::open(&path).unwrap();
         let service = plan().target.service;
-        let audience = Audience(vec![("chat".into(), vec![EventKind::Stuck])]);
+        let audience = Audience::of(vec![("chat".into(), vec![EventKind::Stuck])]);
         incident(&store, "second", 10, |_| {}, (Outcome::Completed, Reason::NotHelped, true));
         let breaker = Breaker {
             policy: POLICY.into(),

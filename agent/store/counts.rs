@@ -140,7 +140,7 @@ mod tests {
     fn what_waits_is_counted_by_destination_also_where_the_disk_is_full() {
         let store = Store::open(Path::new(":memory:")).unwrap();
         let message = |second| Message::new(EventKind::Stuck, "bj1-03", at(second), "");
-        let to = |name: &str| Audience(vec![(name.into(), vec![EventKind::Stuck])]);
+        let to = |name: &str| Audience::of(vec![(name.into(), vec![EventKind::Stuck])]);
         store.tell(&to("slack"), &[message(20), message(10)]);
         store.tell(&to("generic"), &[message(30)]);
         let in_memory = store.addressed(&to("generic"), &[message(5)]);

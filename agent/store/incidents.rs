@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Audience, OrphanedDrain, Recorded, Store, StoreError, approvals, outbox, time};
 use crate::model::incident::Ending;
-use crate::model::{IncidentId, Message, Outcome, Plan, Reason, ServiceName};
+use crate::model::{Blame, IncidentId, Message, Outcome, Plan, Reason, ServiceName};
 
 /// An incident that has not ended, with its journal in order.
 #[derive(Clone, Debug)]
@@ -35,6 +35,9 @@ pub(super) const MIGRATION: &str = "
 ALTER TABLE incident ADD COLUMN step TEXT;
 UPDATE incident SET step = 'recovering' WHERE ended IS NULL;
 ";
+
+/// Who closed, and who holds, as the evidence had it.
+pub(super) const BLAME: &str = "ALTER TABLE incident ADD COLUMN blame TEXT;";
 
 /// When the newest incidents of a service ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,13 +172,29 @@ impl Store {
         })
     }
 
-    /// Where the evidence of an incident lies.
-    pub fn set_evidence(&self, incident: &IncidentId, dir: &Path) -> Result<(), StoreError> {
+    /// Where the evidence of an incident lies, and whom it names.
+    pub fn set_evidence(&self, incident: &IncidentId, dir: &Path, blame: &Blame) -> Result<(), StoreError> {
+        let blame = serde_json::to_string(blame).expect("it is plain data");
         self.write(|transaction| {
             transaction
-                .execute("UPDATE incident SET evidence = ?2 WHERE id = ?1", params![incident.0, dir.to_string_lossy()])
+                .execute(
+                    "UPDATE incident SET evidence = ?2, blame = ?3 WHERE id = ?1",
+                    params![incident.0, dir.to_string_lossy(), blame],
+                )
                 .map(drop)
         })
+    }
+
+    /// Whom the evidence of an incident names; nobody where none was kept, or another version wrote it otherwise.
+    pub fn blame(&self, incident: &IncidentId) -> Result<Blame, StoreError> {
+        let text: Option<String> = self.read(|connection| {
+            connection
+                .prepare_cached("SELECT blame FROM incident WHERE id = ?1")?
+                .query_row([&incident.0], |row| row.get(0))
+                .optional()
+                .map(Option::flatten)
+        })?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
     }
 
     /// Notes what keeps an incident from going on; its next event takes that back.

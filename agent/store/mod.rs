@@ -2,6 +2,7 @@
 
 mod approvals;
 mod asked;
+mod audience;
 mod audit;
 mod breaches;
 mod breakers;
@@ -43,6 +44,7 @@ use lane::{Hangs, Lane, apart};
 use timeline::Timeline;
 
 pub use approvals::{Approval, ApprovalState, Decided, Word};
+pub use audience::{Audience, NotTold, Route, RouteSubject};
 pub use audit::{AuditRow, OrderVerb, Person};
 pub use breaches::{
     BreachNote, BreachRow, FollowedSockets, HoldRow, LeakedSockets, LeftBreach, LeftBreaches, NewBreach,
@@ -52,7 +54,7 @@ pub use counts::{EndedSoFar, Undelivered};
 pub use damaged::AGENT;
 pub use incidents::{Implied, IncidentRow, JournalRow, LastEnded, OpenIncident, UnderWay};
 pub use latches::{Latch, OrphanedDrain, Pause};
-pub use outbox::{Audience, Outgoing};
+pub use outbox::{IncidentThread, Outgoing, Queued};
 pub use policy_runs::PolicyRun;
 pub use recorded::Recorded;
 pub use silences::Silence;

@@ -4,37 +4,35 @@
 //! untold because a disk is full. It waits there until it is delivered, whoever delivers it. And where it refuses to note a delivery, that is remembered until it does: nobody is
 //! told the same every second because a disk is full.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::audience::Audience;
 use super::timeline::Timeline;
 use super::{Store, StoreError};
-use crate::model::{EventKind, Message};
+use crate::model::message::ThreadKey;
+use crate::model::{EventKind, IncidentId, Message};
 
-/// Who is told what: each destination's name with the events that it asks for.
-#[derive(Clone, Debug, Default)]
-pub struct Audience(pub Vec<(String, Vec<EventKind>)>);
-
-impl Audience {
-    /// Who does not hear of that event.
-    pub fn without(&self, event: EventKind) -> Self {
-        Self(self.0.iter().filter(|(_, events)| !events.contains(&event)).cloned().collect())
-    }
-
-    fn of(&self, event: EventKind) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(_, events)| events.contains(&event)).map(|(name, _)| name.as_str())
-    }
-}
+/// What a destination must be told to go on with an incident's message.
+pub(super) const MIGRATION: &str = "
+CREATE TABLE thread (
+    destination TEXT NOT NULL,
+    incident    TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    at          INTEGER NOT NULL,
+    PRIMARY KEY (destination, incident)
+) STRICT, WITHOUT ROWID;
+";
 
 /// Is the destination told by another of these messages that the incident of this one ended stuck?
 fn is_told_stuck(audience: &Audience, destination: &str, messages: &[Message], end: &Message) -> bool {
-    let says_stuck = |other: &Message| other.event == EventKind::Stuck && other.incident == end.incident;
-    messages.iter().any(says_stuck) && audience.of(EventKind::Stuck).any(|name| name == destination)
+    let says_stuck = |other: &&Message| other.event == EventKind::Stuck && other.incident == end.incident;
+    messages.iter().filter(says_stuck).any(|stuck| audience.told(stuck).any(|name| name == destination))
 }
 
 /// A message on its way to one destination.
@@ -49,13 +47,38 @@ pub struct Outgoing {
     pub error: Option<String>,
 }
 
+/// A message that is not delivered yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queued {
+    pub outgoing: Outgoing,
+    /// It is not to be tried again later.
+    pub is_due: bool,
+}
+
+/// Where an incident's messages go on, at one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncidentThread {
+    pub destination: String,
+    pub incident: IncidentId,
+    pub key: ThreadKey,
+    /// When it was last written to.
+    pub at: Timestamp,
+}
+
 /// What the disk would not take.
 #[derive(Debug, Default)]
 pub(super) struct MemoryOutbox {
     waiting: Mutex<Vec<Waiting>>,
-    /// Delivered, and still in the table.
-    delivered: Mutex<BTreeSet<String>>,
+    taken: Mutex<Taken>,
     counter: AtomicU64,
+}
+
+/// What has arrived, and is not noted yet.
+#[derive(Debug, Default)]
+struct Taken {
+    /// Still in the table.
+    messages: BTreeSet<String>,
+    threads: Vec<IncidentThread>,
 }
 
 /// A message that waits in memory, and from when on it is due, by the store's line.
@@ -77,13 +100,13 @@ impl MemoryOutbox {
         let mut waiting = self.waiting();
         let Some(place) = waiting.iter().position(|one| one.outgoing.id == id) else { return false };
         if waiting.remove(place).may_be_in_the_table {
-            self.delivered().insert(id.into());
+            self.taken().messages.insert(id.into());
         }
         true
     }
 
-    fn delivered(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.delivered.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -104,7 +127,7 @@ impl Store {
     pub(super) fn addressed(&self, audience: &Audience, messages: &[Message]) -> Vec<Outgoing> {
         messages
             .iter()
-            .flat_map(|message| audience.of(message.event).map(move |destination| (destination, message)))
+            .flat_map(|message| audience.told(message).map(move |destination| (destination, message)))
             .filter(|(destination, message)| {
                 message.event != EventKind::End || !is_told_stuck(audience, destination, messages, message)
             })
@@ -130,34 +153,62 @@ impl Store {
         self.outbox.waiting().extend(waiting);
     }
 
-    /// What is due at `now`, on the disk and in memory, oldest first, and of each destination `at_most` so many: what
-    /// one of them does not take must not keep the others' from being seen. All of it stays until it is said what became
-    /// of it: [`Store::delivered`], [`Store::try_later`], [`Store::refused`].
-    pub fn due(&self, now: Timestamp, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
+    /// Destinations for which something is due at `now`, on the disk or in memory.
+    pub fn destinations_due(&self, now: Timestamp) -> Result<BTreeSet<String>, StoreError> {
         let now = self.line.at(now);
-        let delivered = self.outbox.delivered().clone();
-        let oldest = "(SELECT *, row_number() OVER (PARTITION BY destination ORDER BY created, rowid) AS place
-                       FROM outbox WHERE refused = 0 AND due <= ?1) WHERE place <= ?2 ORDER BY created, place";
-        let mut due = self.outgoing(oldest, now, at_most + delivered.len())?;
+        let mut due: BTreeSet<String> = self.read(|connection| {
+            connection
+                .prepare_cached("SELECT DISTINCT destination FROM outbox WHERE refused = 0 AND due <= ?1")?
+                .query_map([now], |row| row.get(0))?
+                .collect()
+        })?;
+        due.extend(
+            self.outbox.waiting().iter().filter(|one| one.due <= now).map(|one| one.outgoing.destination.clone()),
+        );
+        Ok(due)
+    }
+
+    /// What waits for a destination, on the disk and in memory, in the order in which it was told: the first `at_most`. All of it
+    /// stays until it is said what became of it: [`Store::delivered`], [`Store::try_later`], [`Store::refused`].
+    pub fn queue(&self, destination: &str, now: Timestamp, at_most: usize) -> Result<Vec<Queued>, StoreError> {
+        let now = self.line.at(now);
+        let taken = self.outbox.taken().messages.clone();
+        let rows = self.outgoing(
+            "outbox WHERE refused = 0 AND destination = ?1 ORDER BY created, rowid LIMIT ?2",
+            destination,
+            at_most + taken.len(),
+        )?;
         let waiting = self.outbox.waiting();
         // One that waits in memory is in the table as well where a disk that hung came to take it after all.
         let waits = |id: &str| waiting.iter().any(|one| one.outgoing.id == id);
-        due.retain(|outgoing| !delivered.contains(&outgoing.id) && !waits(&outgoing.id));
-        due.extend(waiting.iter().filter(|one| one.due <= now).map(|one| one.outgoing.clone()));
+        let mut queue: Vec<(Outgoing, i64)> =
+            rows.into_iter().filter(|(one, _)| !taken.contains(&one.id) && !waits(&one.id)).collect();
+        let here = waiting.iter().filter(|one| one.outgoing.destination == destination);
+        queue.extend(here.map(|one| (one.outgoing.clone(), one.due)));
         drop(waiting);
-        due.sort_by_key(|outgoing| outgoing.message.at);
-        let mut places: BTreeMap<String, usize> = BTreeMap::new();
-        due.retain(|outgoing| {
-            let place = places.entry(outgoing.destination.clone()).or_default();
-            *place += 1;
-            *place <= at_most
-        });
-        Ok(due)
+        queue.sort_by_key(|(outgoing, _)| outgoing.message.at);
+        queue.truncate(at_most);
+        Ok(queue.into_iter().map(|(outgoing, due)| Queued { outgoing, is_due: due <= now }).collect())
     }
 
     /// What is not delivered yet, refused ones included; for `status`.
     pub fn undelivered(&self, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
-        self.outgoing("outbox WHERE created <= ?1 ORDER BY created, rowid LIMIT ?2", i64::MAX, at_most)
+        let rows = self.outgoing("outbox WHERE ?1 = '' ORDER BY created, rowid LIMIT ?2", "", at_most)?;
+        Ok(rows.into_iter().map(|(outgoing, _)| outgoing).collect())
+    }
+
+    /// Where the messages of an incident go on at a destination.
+    pub fn thread(&self, destination: &str, incident: &IncidentId) -> Result<Option<ThreadKey>, StoreError> {
+        let is_it = |thread: &&IncidentThread| thread.destination == destination && thread.incident == *incident;
+        if let Some(thread) = self.outbox.taken().threads.iter().rfind(is_it) {
+            return Ok(Some(thread.key.clone()));
+        }
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT key FROM thread WHERE destination = ?1 AND incident = ?2")?
+                .query_row([destination, &incident.0], |row| row.get(0).map(ThreadKey))
+                .optional()
+        })
     }
 
     /// Destination and time of what waits in memory.
@@ -166,19 +217,21 @@ impl Store {
         self.outbox.waiting().iter().map(of).collect()
     }
 
-    fn outgoing(&self, which: &str, bound: i64, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
-        let rows: Vec<(String, String, String, u32, Option<String>)> = self.read(|connection| {
+    /// Each with when it is due, on the store's line.
+    fn outgoing(&self, which: &str, of: &str, at_most: usize) -> Result<Vec<(Outgoing, i64)>, StoreError> {
+        type Row = (String, String, String, u32, Option<String>, i64);
+        let rows: Vec<Row> = self.read(|connection| {
             connection
-                .prepare_cached(&format!("SELECT id, destination, message, attempts, error FROM {which}"))?
-                .query_map(params![bound, at_most as i64], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+                .prepare_cached(&format!("SELECT id, destination, message, attempts, error, due FROM {which}"))?
+                .query_map(params![of, at_most as i64], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
                 })?
                 .collect()
         })?;
         let mut outgoing = Vec::with_capacity(rows.len());
-        for (id, destination, message, attempts, error) in rows {
+        for (id, destination, message, attempts, error, due) in rows {
             match serde_json::from_str(&message) {
-                Ok(message) => outgoing.push(Outgoing { id, destination, message, attempts, error }),
+                Ok(message) => outgoing.push((Outgoing { id, destination, message, attempts, error }, due)),
                 // One that cannot be read must not keep the others from being delivered.
                 Err(unreadable) => {
                     tracing::error!(
@@ -195,26 +248,37 @@ impl Store {
         Ok(outgoing)
     }
 
-    /// Notes that a message has arrived, with those of which that could not be noted before. It is not due again even
-    /// where the disk refuses.
-    pub fn delivered(&self, id: &str) -> Result<(), StoreError> {
-        if self.outbox.let_go(id) {
-            return Ok(());
+    /// Notes in one transaction that messages have arrived, and where their incident goes on, with all of which that could
+    /// not be noted before. None is due again even where the disk refuses.
+    pub fn delivered(&self, ids: &[String], thread: Option<IncidentThread>) -> Result<(), StoreError> {
+        let on_disk = ids.iter().filter(|id| !self.outbox.let_go(id)).cloned().collect::<Vec<_>>();
+        {
+            let mut taken = self.outbox.taken();
+            taken.messages.extend(on_disk);
+            taken.threads.extend(thread);
         }
-        self.outbox.delivered().insert(id.into());
         self.note_delivered()
     }
 
     /// Notes the deliveries that the disk refused to note.
     pub fn note_delivered(&self) -> Result<(), StoreError> {
-        let mut delivered = self.outbox.delivered();
-        if delivered.is_empty() {
+        let mut taken = self.outbox.taken();
+        if taken.messages.is_empty() && taken.threads.is_empty() {
             return Ok(());
         }
         self.write(|transaction| {
-            delivered.iter().try_for_each(|id| transaction.execute("DELETE FROM outbox WHERE id = ?1", [id]).map(drop))
+            for id in &taken.messages {
+                transaction.execute("DELETE FROM outbox WHERE id = ?1", [id])?;
+            }
+            for IncidentThread { destination, incident, key, at } in &taken.threads {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO thread(destination, incident, key, at) VALUES (?1, ?2, ?3, ?4)",
+                    params![destination, incident.0, key.0, at.as_millisecond()],
+                )?;
+            }
+            Ok(())
         })?;
-        delivered.clear();
+        *taken = Taken::default();
         Ok(())
     }
 
@@ -247,12 +311,12 @@ impl Store {
         })
     }
 
-    /// Drops refused messages older than `before`.
-    pub fn forget_refused(&self, before: Timestamp) -> Result<(), StoreError> {
+    /// Drops refused messages older than `before`, and threads that were last written to before that.
+    pub fn forget_told(&self, before: Timestamp) -> Result<(), StoreError> {
+        let before = before.as_millisecond();
         self.write(|transaction| {
-            transaction
-                .execute("DELETE FROM outbox WHERE refused = 1 AND created < ?1", [before.as_millisecond()])
-                .map(drop)
+            transaction.execute("DELETE FROM outbox WHERE refused = 1 AND created < ?1", [before])?;
+            transaction.execute("DELETE FROM thread WHERE at < ?1", [before]).map(drop)
         })
     }
 }

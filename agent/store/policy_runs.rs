@@ -123,7 +123,7 @@ mod tests {
         let [a, b] = store.policy_runs().unwrap().try_into().unwrap();
         assert_eq!((b.known, b.since), (at(0), at(200)));
 
-        let audience = Audience(vec![("chat".into(), vec![EventKind::Review])]);
+        let audience = Audience::of(vec![("chat".into(), vec![EventKind::Review])]);
         let message = Message::new(EventKind::Review, "bj1-03", at(336), "");
         assert!(store.tell_of_dry_run(&a, at(336), &audience, &message).unwrap());
         assert!(!store.tell_of_dry_run(&a, at(337), &audience, &message).unwrap());

@@ -94,7 +94,7 @@ mod tests {
     fn a_latch_is_reminded_of_once_a_period_also_across_restarts_until_it_is_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("unwait.db");
-        let audience = Audience(vec![("chat".into(), vec![EventKind::Stuck])]);
+        let audience = Audience::of(vec![("chat".into(), vec![EventKind::Stuck])]);
         let latched = Timestamp::from_second(1_800_000_000).unwrap();
         let service = ServiceName::parse("rpc-order.service").unwrap();
         let incident = IncidentId("i-1".into());

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// Each entry takes a file from its index to the next version (`PRAGMA user_version`). What came after the first
 /// stands with the concept that it is for.
-const MIGRATIONS: [&str; 18] = [
+const MIGRATIONS: [&str; 20] = [
     FIRST,
     super::samples::MIGRATION,
     super::silences::MIGRATION,
@@ -29,6 +29,8 @@ const MIGRATIONS: [&str; 18] = [
     super::unrest::MIGRATION,
     super::silences::UNTIL_CLEAR,
     super::gone_slots::MIGRATION,
+    super::outbox::MIGRATION,
+    super::incidents::BLAME,
 ];
 
 const FIRST: &str = "

@@ -30,6 +30,17 @@ impl Store {
         self.outbox.waiting().iter().map(|one| one.outgoing.clone()).collect()
     }
 
+    /// What is due for everybody, the oldest first, and for each so many.
+    pub fn due(&self, now: Timestamp, at_most: usize) -> Result<Vec<Outgoing>, StoreError> {
+        let mut due = Vec::new();
+        for destination in self.destinations_due(now)? {
+            let queue = self.queue(&destination, now, at_most)?;
+            due.extend(queue.into_iter().filter(|one| one.is_due).map(|one| one.outgoing));
+        }
+        due.sort_by_key(|outgoing| outgoing.message.at);
+        Ok(due)
+    }
+
     /// As a process that dies.
     pub fn forget_spilled(&self) {
         self.outbox.waiting().clear();
@@ -60,7 +71,7 @@ fn message(event: EventKind) -> Message {
 
 fn everybody() -> Audience {
     let all = vec![EventKind::Start, EventKind::End, EventKind::Stuck];
-    Audience(vec![("chat".into(), all), ("pager".into(), vec![EventKind::Stuck])])
+    Audience::of(vec![("chat".into(), all), ("pager".into(), vec![EventKind::Stuck])])
 }
 
 fn row(seq: u32) -> JournalRow {
@@ -188,7 +199,7 @@ fn the_ending_the_latch_and_the_messages_are_one_transaction() {
 #[test]
 fn a_message_is_due_tried_later_refused_and_forgotten() {
     let store = memory();
-    let pager = Audience(vec![("pager".into(), vec![EventKind::Stuck])]);
+    let pager = Audience::of(vec![("pager".into(), vec![EventKind::Stuck])]);
     store.tell(&pager, &[message(EventKind::Stuck), message(EventKind::Start)]);
     let due = |at: Timestamp| store.due(at, 10).unwrap();
     let [one] = due(now()).try_into().unwrap();
@@ -202,14 +213,14 @@ fn a_message_is_due_tried_later_refused_and_forgotten() {
     store.refused(&one.id, "404").unwrap();
     assert!(due(now() + Duration::from_secs(3_600)).is_empty(), "refused is not tried again");
     assert_eq!(store.undelivered(10).unwrap()[0].error.as_deref(), Some("404"), "and is shown");
-    store.forget_refused(now()).unwrap();
+    store.forget_told(now()).unwrap();
     assert_eq!(store.undelivered(10).unwrap().len(), 1, "not older than the bound");
-    store.forget_refused(now() + Duration::from_secs(1)).unwrap();
+    store.forget_told(now() + Duration::from_secs(1)).unwrap();
     assert!(store.undelivered(10).unwrap().is_empty());
 
     store.tell(&pager, &[message(EventKind::Stuck)]);
     let [one] = due(now()).try_into().unwrap();
-    store.delivered(&one.id).unwrap();
+    store.delivered(std::slice::from_ref(&one.id), None).unwrap();
     assert!(store.undelivered(10).unwrap().is_empty());
 }
 
@@ -230,46 +241,6 @@ fn what_the_disk_refuses_waits_in_memory_and_the_health_follows_the_last_write()
     assert_eq!(store.health(), Health::Failing, "until a write has succeeded");
     store.test_write(now()).unwrap();
     assert_eq!(store.health(), Health::Sound);
-}
-
-#[test]
-fn a_message_that_waits_in_memory_is_due_tried_later_delivered_and_refused_there() {
-    let store = memory();
-    store.refuse_writes(true);
-    store.tell(&everybody(), &[message(EventKind::Stuck)]);
-    let [chat, pager] = store.due(now(), 10).unwrap().try_into().unwrap();
-    assert_eq!((chat.destination.as_str(), pager.destination.as_str()), ("chat", "pager"));
-    store.try_later(&chat.id, now(), Duration::from_secs(30), "429").unwrap();
-    assert_eq!(store.due(now(), 10).unwrap(), std::slice::from_ref(&pager));
-    let again = Outgoing { attempts: 1, error: Some("429".into()), ..chat };
-    assert_eq!(store.due(now() + Duration::from_secs(30), 10).unwrap(), [again.clone(), pager.clone()]);
-    store.delivered(&pager.id).unwrap();
-    assert_eq!(store.spilled(), std::slice::from_ref(&again));
-    store.refused(&again.id, "404").unwrap();
-    assert_eq!(store.spilled(), []);
-}
-
-#[test]
-fn of_each_destination_so_many_are_due_and_the_oldest_first() {
-    let store = memory();
-    let at = |second| Message { at: now() + Duration::from_secs(second), ..message(EventKind::Stuck) };
-    for second in [3, 1, 2] {
-        store.tell(&everybody(), &[at(second)]);
-    }
-    store.refuse_writes(true);
-    store.tell(&everybody(), &[at(0)]);
-    let due = || -> Vec<(String, Timestamp)> {
-        let due = store.due(now() + Duration::from_secs(9), 2).unwrap();
-        due.into_iter().map(|one| (one.destination, one.message.at)).collect()
-    };
-    let [chat, pager] = ["chat", "pager"].map(|to| [0, 1].map(|second| (to.to_string(), at(second).at)));
-    assert_eq!(due(), [chat[0].clone(), pager[0].clone(), chat[1].clone(), pager[1].clone()]);
-    // What was delivered, and cannot be noted, takes no place.
-    for one in store.due(now() + Duration::from_secs(9), 2).unwrap() {
-        let noted = store.delivered(&one.id);
-        assert_eq!(noted.is_ok(), one.message.at == now(), "what waits in memory is not on the disk");
-    }
-    assert_eq!(due().iter().map(|(_, at)| *at).collect::<Vec<_>>(), [2, 2, 3, 3].map(|second| at(second).at));
 }
 
 #[test]
@@ -339,7 +310,7 @@ fn slots_are_given_back_once_their_incident_has_ended_and_is_not_latched() {
 #[test]
 fn a_slot_that_is_not_taken_back_is_told_of_after_a_while_again_each_period_and_no_more_once_it_is() {
     let store = memory();
-    let audience = Audience(vec![("chat".into(), vec![EventKind::Stuck])]);
+    let audience = Audience::of(vec![("chat".into(), vec![EventKind::Stuck])]);
     let id = IncidentId("ended".into());
     let (patience, every) = (Duration::from_secs(120), Duration::from_secs(3_600));
     let at = |second: u64| now() + Duration::from_secs(second);

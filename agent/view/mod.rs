@@ -9,6 +9,7 @@ pub mod incident;
 pub mod reckoning;
 pub mod request;
 pub mod review;
+pub mod route;
 pub mod service;
 pub mod services;
 pub mod slots;

@@ -10,6 +10,7 @@ use super::review::{
     ServiceTimes, WouldFail,
 };
 use crate::execute::saga::{Saga, State};
+use crate::model::incident::Drained;
 use crate::model::{Mode, Outcome, Plan, Reading, Reason, Signal, Step, duration};
 use crate::store::{BreachRow, HoldRow, PolicyRun};
 
@@ -277,23 +278,18 @@ fn outcomes(real: &[&IncidentRecord]) -> Outcomes {
 /// From when until when our drain was in force; `true`: it was still, when the incident ended, or is.
 fn drained(one: &IncidentRecord, to: Timestamp) -> Option<(Timestamp, Timestamp, bool)> {
     let mut saga = Saga::new(one.plan.clone()?);
-    let (mut since, mut until) = (None, None);
+    let mut drained = Drained::default();
     for (at, event) in &one.journal {
         if saga.apply(event.clone()).is_err() {
             break;
         }
-        match (saga.holds_drain(), since) {
-            (true, None) => since = Some(*at),
-            (true, Some(_)) => until = None,
-            (false, Some(_)) if until.is_none() => until = Some(*at),
-            (false, _) => {}
-        }
+        drained.follow(saga.holds_drain(), *at);
     }
     let is_left = match saga.state() {
         State::Rests(_) => saga.holds_drain_at_rest(),
         _ => saga.holds_drain(),
     };
-    Some((since?, until.or(one.row.ended).unwrap_or(to), is_left))
+    Some((drained.since?, drained.until.or(one.row.ended).unwrap_or(to), is_left))
 }
 
 fn out_of_traffic(real: &[&IncidentRecord], to: Timestamp) -> OutOfTraffic {

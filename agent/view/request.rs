@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::model::EventKind;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Request {
@@ -28,6 +30,12 @@ pub enum Request {
     Resolve {
         service: String,
         how: How,
+    },
+    /// Who would be told.
+    Route {
+        service: String,
+        event: EventKind,
+        policy: Option<String>,
     },
     Approve {
         id: String,

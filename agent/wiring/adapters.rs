@@ -13,6 +13,7 @@ use crate::model::Tls;
 use crate::ports::alerts::Alerts;
 use crate::ports::alerts::prometheus::{Credentials, Prometheus};
 use crate::ports::fleet::{self as stores, Fleet};
+use crate::ports::notifier::Paces;
 use crate::ports::registry::consul::Consul;
 use crate::ports::registry::etcd::Etcd;
 use crate::ports::registry::eureka::Eureka;
@@ -127,6 +128,7 @@ impl Logins {
 pub struct Shared {
     pub logins: Logins,
     pub contexts: Contexts,
+    pub paces: Arc<Paces>,
 }
 
 impl Shared {

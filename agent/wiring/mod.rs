@@ -41,20 +41,21 @@ use globset::Glob;
 
 use crate::attribute::ServiceMatch;
 use crate::clock::Clock;
-use crate::config::{Config, FleetConfig, RegistryConfig, ServiceConfig};
+use crate::config::{Config, Destination, FleetConfig, RegistryConfig, ServiceConfig};
 use crate::decide::guards::{Gate, Tally};
 use crate::evidence::{Limits, MinFree, Vault};
 use crate::execute::world::World;
 use crate::model::plan::Restart;
 use crate::model::{Message, Plan, Signal};
 use crate::ports::notifier::Notifier;
+use crate::ports::notifier::pace::Paces;
 use crate::ports::probe::real::Probes;
 use crate::ports::registry::Registry;
 use crate::ports::tls::{Certificate, TlsContext, Whose};
 use crate::ports::{Ports, Secret, with_deadlines};
 use crate::sense::arrivals::Counted;
 use crate::sense::sensor::{Sensor, SharedSensor};
-use crate::store::{Audience, StateDir, Store};
+use crate::store::{Audience, Route, StateDir, Store};
 use rehearsal::Rehearsal;
 
 use adapters::{Missing, Shared};
@@ -229,7 +230,6 @@ impl Wiring {
         });
 
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();
-        let mut audience = Vec::new();
         for destination in &config.host.notify {
             let adapter = missing.or(
                 &destination.name,
@@ -237,7 +237,6 @@ impl Wiring {
                 |none| Arc::new(none),
             )?;
             notifiers.insert(destination.name.clone(), adapter);
-            audience.push((destination.name.clone(), destination.events.iter().copied().collect()));
         }
 
         // What goes on with its former connections has its files looked at as well.
@@ -266,13 +265,13 @@ impl Wiring {
         Ok(Self(Arc::new(WiringParts {
             named_fleet: config.host.fleet.clone(),
             fleet_is_settled: false,
+            audience: Arc::new(audience(&config)),
             config: Arc::new(config),
             host,
             ports,
             made,
             shared,
             notifiers,
-            audience: Arc::new(Audience(audience)),
             sensor,
             arrivals: former.map(|former| former.arrivals.clone()).unwrap_or_default(),
             vault: Arc::new(vault),
@@ -290,6 +289,11 @@ impl Wiring {
             context.certificates().into_iter().map(move |(whose, certificate)| (name.clone(), whose, certificate))
         };
         contexts.iter().flat_map(of).collect()
+    }
+
+    /// When each destination takes the next message.
+    pub fn paces(&self) -> Arc<Paces> {
+        Arc::clone(&self.shared.paces)
     }
 
     /// The host's labels, as `key=value`.
@@ -335,6 +339,18 @@ impl Wiring {
     pub fn rehearsal(&self, store: &Arc<Store>, started: Duration) -> Rehearsal {
         rehearsal::dry(self, store, started)
     }
+}
+
+/// Who is told what.
+pub(crate) fn audience(config: &Config) -> Audience {
+    let route = |destination: &Destination| Route {
+        destination: destination.name.clone(),
+        events: destination.events.iter().copied().collect(),
+        policies: destination.policies.clone(),
+        services: destination.services.clone(),
+    };
+    let labels = config.host.services.iter().map(|(name, service)| (name.clone(), service.labels.clone()));
+    Audience { routes: config.host.notify.iter().map(route).collect(), labels: labels.collect() }
 }
 
 /// This host's name, as markers, slots and messages carry it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::WiringError;
-use super::adapters::{Shared, secret};
+use super::adapters::{Shared, renewable, secret};
 use super::asking::of_notifier;
 use crate::clock::Clock;
 use crate::config::{Destination, Login, To};
@@ -21,6 +21,7 @@ use crate::ports::notifier::feishu::Feishu;
 use crate::ports::notifier::generic::Generic;
 use crate::ports::notifier::pagerduty::PagerDuty;
 use crate::ports::notifier::slack::Slack;
+use crate::ports::notifier::slack_bot::SlackBot;
 use crate::ports::notifier::spoken::Spoken;
 use crate::ports::notifier::teams::Teams;
 use crate::ports::notifier::telegram::Telegram;
@@ -51,6 +52,7 @@ pub fn address(to: &To) -> Result<SecretString, WiringError> {
             Ok(format!("{scheme}://{host}:{port}").into())
         }
         To::PagerDuty { url, .. } => Ok(url.clone().into()),
+        To::SlackBot { api, .. } => Ok(api.clone().into()),
         To::Alertmanager { url, .. } => Ok(format!("{url}/api/v2/alerts").into()),
         To::Telegram { url, token_file, .. } => {
             let token = secret(token_file, "the bot's token")?;
@@ -73,6 +75,9 @@ pub fn notifier(
     };
     let notifier = match &destination.to {
         To::Slack { .. } => Slack::new(made.url, &made.via).map(arc),
+        To::SlackBot { token_file, channel, api } => {
+            SlackBot::new(api, channel.clone(), renewable(token_file, "the bot's token")?, &made.via).map(arc)
+        }
         To::Generic { key_file, .. } => {
             let key = secret(key_file, "the webhook's signing key")?;
             Generic::new(made.url, &made.via, Some(key), made.clock).map(arc)

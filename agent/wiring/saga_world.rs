@@ -1,6 +1,6 @@
 //! What a saga may reach: the traits of `execute::world`, joined with the other stages. For dry-run: [`super::rehearsal`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,14 @@ use crate::attribute::workers::{family_holds, fewer, workers};
 use crate::clock::Clock;
 use crate::collect::CollectError;
 use crate::decide::guards::{Gate, Question, holds_now};
+use crate::evidence::peers::Peers;
+use crate::evidence::{Bundle, Facts};
 use crate::execute::seen::LastSeen;
 use crate::execute::world::{Arrivals, Commands, Inbound, Keeper, Kept, Measure, Pace, Plainly, Recheck, Talk, World};
 use crate::model::census::NoOwner;
 use crate::model::plan::Restart;
 use crate::model::{
-    Comparison, Leaked, Plan, Readings, Reason, Remaining, Sample, ServiceName, Trigger, Truth, Worker,
+    Blame, Comparison, Leaked, Plan, Readings, Reason, Remaining, Sample, ServiceName, TopFew, Trigger, Truth, Worker,
 };
 use crate::sense::sensor::gentle::LOOK_WITHIN;
 use crate::sense::sensor::identity::not_searched;
@@ -351,6 +353,26 @@ impl Keeper for RealKeeper {
         let by =
             ranked.peers.first().map(|peer| format!(", most of them closed by {}", peer.says())).unwrap_or_default();
         let says = format!("{} sockets in CLOSE_WAIT{by}; evidence in {}", sockets.len(), bundle.dir.display());
-        Ok(Kept { dir: Some(bundle.dir), says })
+        let dir = Some(bundle.dir.clone());
+        let blame = on_blocking_thread(move || blame(&ranked, &closely.holders, &bundle)).await;
+        Ok(Kept { dir, says, blame })
+    }
+}
+
+/// The processes by the names that they have in the evidence.
+fn blame(ranked: &Peers, holders: &BTreeMap<u32, usize>, bundle: &Bundle) -> Blame {
+    let facts = bundle.text("processes.jsonl").unwrap_or_default();
+    let facts = facts.lines().filter_map(|line| serde_json::from_str::<Facts>(line).ok());
+    let names: BTreeMap<u32, String> =
+        facts.filter_map(|facts| Some((facts.pid, facts.status?.name.escape_debug().to_string()))).collect();
+    let named = |(pid, count): (&u32, &usize)| match names.get(pid) {
+        Some(name) => (format!("{name} (pid {pid})"), *count),
+        None => (format!("pid {pid}"), *count),
+    };
+    let mut holding: Vec<_> = holders.iter().collect();
+    holding.sort_by_key(|(pid, count)| (std::cmp::Reverse(**count), **pid));
+    Blame {
+        closed_by: TopFew::of(ranked.peers.iter().map(|peer| (peer.says(), peer.count)), ranked.not_listed),
+        held_by: TopFew::of(holding.into_iter().map(named), 0),
     }
 }

@@ -52,6 +52,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         registries,
         secrets: std::mem::take(&mut to.secrets),
         tls: std::mem::take(&mut to.tls),
+        policies_named: std::mem::take(&mut to.policies_named),
     }
 }
 

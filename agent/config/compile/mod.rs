@@ -43,6 +43,8 @@ pub struct Compiling<'a> {
     pub secrets: Vec<(PathBuf, Diagnostic)>,
     /// Each `tls:` that names something.
     pub tls: Vec<TlsFiles>,
+    /// Policies that are named, each with the place that names it.
+    pub policies_named: Vec<(String, Diagnostic)>,
 }
 
 impl Compiling<'_> {
@@ -56,6 +58,12 @@ impl Compiling<'_> {
     pub fn secret(&mut self, place: &Place, path: &Path) {
         let position = self.marks.value(place);
         self.secrets.push((path.into(), Diagnostic::at(&self.source.path, &self.source.text, position, "")));
+    }
+
+    /// The value at `place` names a policy.
+    pub fn policy(&mut self, place: &Place, name: &str) {
+        let position = self.marks.value(place);
+        self.policies_named.push((name.into(), Diagnostic::at(&self.source.path, &self.source.text, position, "")));
     }
 
     /// Where the key stands, for what is said of it later.

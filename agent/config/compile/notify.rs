@@ -7,6 +7,7 @@ use lettre::message::Mailbox;
 use reqwest::Url;
 
 use super::fields::{file, login, url};
+use super::policy::compile_selector;
 use super::{Compiling, items, tls};
 use crate::config::expand::Environment;
 use crate::config::notify::{Destination, To};
@@ -34,6 +35,9 @@ const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 /// Where Telegram's bots are spoken to; `url` names a server of one's own.
 const TELEGRAM: &str = "https://api.telegram.org";
 
+/// Another one is GovSlack's.
+const SLACK_API: &str = "https://slack.com/api";
+
 pub fn destinations(
     spec: Items<DestinationSpec>,
     place: &Place,
@@ -60,10 +64,19 @@ pub fn destinations(
                 "the list is empty, so no message would be sent: name events, or remove the line",
             );
         }
+        let policies: Vec<String> = items(&place.key("policies"), spec.policies.unwrap_or_default())
+            .map(|(at, Typed(policy))| {
+                to.policy(&at, &policy);
+                policy
+            })
+            .collect();
+        let services = items(&place.key("services"), spec.services.unwrap_or_default())
+            .filter_map(|(at, selector)| compile_selector(selector, &at, to))
+            .collect();
         let count = counts.entry(name).or_default();
         *count += 1;
         let name = if *count == 1 { name.to_owned() } else { format!("{name}-{count}") };
-        destinations.push(Destination { name, to: kind, tls, proxy, events });
+        destinations.push(Destination { name, to: kind, tls, proxy, events, policies, services });
     }
     destinations
 }
@@ -80,7 +93,24 @@ fn destination(
         file(within, key, value, to, environment).unwrap_or_default()
     };
     match spec {
-        ToSpec::Slack(spec) => (To::Slack { url_file: needed("url_file", spec.url_file, to) }, spec.tls, spec.proxy),
+        ToSpec::Slack(spec) => {
+            let is_bot = spec.token_file.is_some() || spec.channel.is_some() || spec.api.is_some();
+            if is_bot && spec.url_file.is_some() {
+                let says = "`url_file` is a webhook's, `token_file` and `channel` are a bot's: name those of one";
+                to.wrong_key(&within.key("url_file"), says);
+            }
+            let to_slack = match is_bot && spec.url_file.is_none() {
+                true => To::SlackBot {
+                    token_file: needed("token_file", spec.token_file, to),
+                    channel: to
+                        .required(within, "channel", spec.channel, "C0123456789")
+                        .map_or_else(String::new, |Typed(channel)| channel),
+                    api: spec.api.map_or_else(|| SLACK_API.into(), |Typed(text)| url(&within.key("api"), text, to)),
+                },
+                false => To::Slack { url_file: needed("url_file", spec.url_file, to) },
+            };
+            (to_slack, spec.tls, spec.proxy)
+        }
         ToSpec::Generic(spec) => {
             let url_file = needed("url_file", spec.url_file, to);
             (To::Generic { url_file, key_file: needed("key_file", spec.key_file, to) }, spec.tls, spec.proxy)

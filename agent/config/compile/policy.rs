@@ -6,6 +6,7 @@ use std::time::Duration;
 use globset::GlobBuilder;
 
 use super::{Compiling, condition, hours, items, minutes, prometheus, secs, test};
+use crate::config::notify::Destination;
 use crate::config::place::Place;
 use crate::config::spec::Items;
 use crate::config::spec::policy::{DaysSpec, GuardsSpec, LimitsSpec, PolicySpec, SelectorSpec, VetoSpec, WindowSpec};
@@ -16,7 +17,7 @@ use crate::model::policy::{Budget, GuardSettings, Limits, Policy, Selector, Veto
 use crate::model::runbook::Runbook;
 use crate::model::service::ServiceName;
 use crate::model::window::{Days, Hours};
-use crate::model::{Mode, ModeCeiling, PolicyTest, Window};
+use crate::model::{EventKind, Mode, ModeCeiling, PolicyTest, Window};
 
 /// What a policy must know of the other files. `None`: that file was wrong there, and has said so.
 pub struct Surroundings<'a> {
@@ -30,10 +31,8 @@ pub struct Surroundings<'a> {
     pub shares_breaches: Option<bool>,
     /// The fleet's store has one copy of the slots, and nobody has said that this will do.
     pub may_lose_slots: bool,
-    /// Some destination gets `stuck`.
-    pub somebody_is_told: Option<bool>,
-    /// Some destination gets `approval`.
-    pub somebody_is_asked: Option<bool>,
+    /// Who is told what. `None`: nobody, and the file may have meant somebody.
+    pub notify: Option<&'a [Destination]>,
     /// The furthest that any policy may go.
     pub ceiling: Option<ModeCeiling>,
     /// The time from one look to the next.
@@ -69,7 +68,11 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
     let limits = limits(spec.limits, &at("limits"), to);
     let drains = runbook.iter().chain(&further).any(Runbook::drains);
     let guards = guards(spec.guards, &at("guards"), to, around, mode, drains);
-    if mode.acts() && around.somebody_is_told == Some(false) {
+    let nobody_gets = |event| {
+        let hears = |one: &Destination| one.hears(event, name.as_deref().unwrap_or_default(), &services);
+        around.notify.is_some_and(|all| !all.iter().any(hears))
+    };
+    if mode.acts() && nobody_gets(EventKind::Stuck) {
         to.wrong(
             &at("mode"),
             format!(
@@ -78,7 +81,7 @@ pub fn compile(spec: PolicySpec, to: &mut Compiling, around: &Surroundings) -> O
             ),
         );
     }
-    if mode == Mode::Approve && around.somebody_is_asked == Some(false) {
+    if mode == Mode::Approve && nobody_gets(EventKind::Approval) {
         to.wrong(
             &at("mode"),
             "`mode: approve` needs somebody who can be asked: in agent.yaml, add a destination under `notify:` that \
@@ -113,7 +116,7 @@ fn selectors(spec: Option<Items<SelectorSpec>>, root: &Place, to: &mut Compiling
     items(&place, spec).filter_map(|(place, selector)| compile_selector(selector, &place, to)).collect()
 }
 
-fn compile_selector(spec: SelectorSpec, place: &Place, to: &mut Compiling) -> Option<Selector> {
+pub(super) fn compile_selector(spec: SelectorSpec, place: &Place, to: &mut Compiling) -> Option<Selector> {
     match spec {
         SelectorSpec::Labels(labels) => {
             let mut labels: Vec<_> = labels.into_iter().collect();

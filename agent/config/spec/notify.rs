@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::Items;
 use super::host::TlsSpec;
+use super::policy::SelectorSpec;
 use super::scalar::{OneOrMany, Typed};
 use crate::model::message::EventKind;
 
@@ -12,6 +13,8 @@ use crate::model::message::EventKind;
 pub struct DestinationSpec {
     pub to: Option<ToSpec>,
     pub events: Option<Items<Typed<EventKind>>>,
+    pub policies: Option<Items<Typed<String>>>,
+    pub services: Option<Items<SelectorSpec>>,
 }
 
 #[derive(Debug, Deserialize, strum::IntoStaticStr)]
@@ -104,6 +107,9 @@ pub struct TelegramSpec {
 #[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct SlackSpec {
     pub url_file: Option<Typed<String>>,
+    pub token_file: Option<Typed<String>>,
+    pub channel: Option<Typed<String>>,
+    pub api: Option<Typed<String>>,
     pub tls: Option<TlsSpec>,
     pub proxy: Option<Typed<String>>,
 }

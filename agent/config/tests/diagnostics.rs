@@ -164,6 +164,14 @@ fn a_wrong_host_file_says_all_of_it() {
             ],
         ),
         (
+            "notify: [{ to: { slack: { url_file: /u, channel: C1 } } }]",
+            vec!["1:27 `url_file` is a webhook's, `token_file` and `channel` are a bot's: name those of one"],
+        ),
+        (
+            "notify: [{ to: { slack: { token_file: /t } } }]",
+            vec!["1:18 `channel` is missing: add `channel: C0123456789`"],
+        ),
+        (
             "evidence: { min_free: lots, keep: 0 }",
             vec![
                 "1:23 expected a percentage such as 5% or a size such as 1GiB, found `lots`",

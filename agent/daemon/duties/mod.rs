@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod gone;
 pub mod fleet_status;
 pub mod held;
+pub mod joining;
 pub mod messages;
 pub mod orders;
 pub mod remind;

@@ -280,7 +280,7 @@ pub fn retain_evidence(wiring: &Wiring, store: &Store) {
         Err(error) => tracing::warn!(%error, "cannot remove old evidence: {error}; retrying"),
     }
     let month = Duration::from_secs(30 * 86_400);
-    if let Err(error) = store.forget_refused(wiring.host.clock.now() - month) {
+    if let Err(error) = store.forget_told(wiring.host.clock.now() - month) {
         tracing::warn!(
             %error,
             "cannot delete messages from the store that a destination refused over 30 days ago: {error}; retrying",

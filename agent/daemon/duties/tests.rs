@@ -313,7 +313,7 @@ fn who_hears_that_a_reload_was_rejected_does_not_hear_that_it_was_refused_as_wel
         ("operator", vec![EventKind::Operator]),
         ("stuck", vec![EventKind::Stuck]),
     ];
-    set.wiring.audience = Arc::new(Audience(events.map(|(name, events)| (name.to_owned(), events)).into()));
+    set.wiring.audience = Arc::new(Audience::of(events.map(|(name, events)| (name.to_owned(), events))));
     let by = Person { who: "bob".into(), why: None };
     for verb in [OrderVerb::Reload, OrderVerb::Act] {
         Order::begin(&set.store, AuditRow::new(verb, &by, set.clock.now()), None).answer(Reply::refused("no"));

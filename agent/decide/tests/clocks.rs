@@ -13,6 +13,7 @@ use super::scenery::{Scenery, scenery};
 use super::*;
 use crate::clock::Clock;
 use crate::decide::guards::Guard;
+use crate::execute::tell::EndFacts;
 use crate::model::incident::Ending;
 use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
 use crate::store::{Approval, ApprovalState, Audience, OrphanedDrain, Pause, Store};
@@ -124,7 +125,7 @@ impl World {
             labels: &[],
             at: self.scenery.now(),
         }
-        .end(EventKind::Stuck, &Self::ending(Outcome::Stuck), None)
+        .end(EventKind::Stuck, &Self::ending(Outcome::Stuck), None, &EndFacts::default())
     }
 
     fn plays(&mut self, happens: &Happens) {
@@ -254,7 +255,7 @@ fn a_message_that_is_tried_later_is_not_held_up_by_a_wall_clock_that_is_set_back
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let world = World::new(dir.path());
     let (store, clock) = (&world.scenery.store, &world.scenery.clock);
-    let audience = Audience(vec![("chat".into(), vec![EventKind::Stuck])]);
+    let audience = Audience::of(vec![("chat".into(), vec![EventKind::Stuck])]);
     store.tell(&audience, &[world.message()]);
     clock.step_wall(clock.now() - SignedDuration::from_secs(TEN_YEARS));
     let [one] = store.due(clock.now(), 9).unwrap().try_into().unwrap();

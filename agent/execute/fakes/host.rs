@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::decide::guards::Possession;
 use crate::execute::world::{Arrivals, Closed, Commands, Inbound, Keeper, Kept, Kernel, Measure, Pace, Recheck, Talk};
 use crate::model::runbook::Recycle;
-use crate::model::{Comparison, Leaked, NetNs, Plan, Readings, Reason, Remaining, SocketId, Truth, Worker};
+use crate::model::{Blame, Comparison, Leaked, NetNs, Plan, Readings, Reason, Remaining, SocketId, Truth, Worker};
 
 /// Leaked sockets of the service.
 const LEAKED: u64 = 12;
@@ -36,7 +36,11 @@ impl Keeper for Fake {
         }
         match self.0.fault {
             Fault::EvidenceNotKept => Err("no space left on device".into()),
-            _ => Ok(Kept { dir: Some("/evidence".into()), says: "288 sockets in CLOSE_WAIT".into() }),
+            _ => Ok(Kept {
+                dir: Some("/evidence".into()),
+                says: "288 sockets in CLOSE_WAIT".into(),
+                blame: Blame::default(),
+            }),
         }
     }
 }

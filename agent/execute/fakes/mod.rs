@@ -261,7 +261,7 @@ pub fn world(scene: &Arc<Scene>) -> World {
         kernel: fake.clone(),
         recheck: fake.clone(),
         store,
-        audience: Arc::new(Audience(vec![("chat".into(), events)])),
+        audience: Arc::new(Audience::of(vec![("chat".into(), events)])),
         clock: fake,
         seen: LastSeen::default(),
         on_message: Arc::new(|_| {}),

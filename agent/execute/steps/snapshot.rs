@@ -16,7 +16,7 @@ pub async fn apply(
     match world.keeper.keep(plan, commands, deadline).await {
         Ok(kept) => {
             if let Some(dir) = &kept.dir
-                && let Err(error) = world.store.set_evidence(&plan.incident, dir)
+                && let Err(error) = world.store.set_evidence(&plan.incident, dir, &kept.blame)
             {
                 tracing::warn!(
                     %error,

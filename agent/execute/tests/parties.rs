@@ -395,6 +395,7 @@ impl Case {
             store: world.store.clone(),
             notifiers: [("chat".to_string(), notifier as Arc<dyn Notifier>)].into(),
             clock: virtual_time,
+            paces: Arc::default(),
         };
         let what = format!("{name}: {who:?} {illness:?} at step {step}");
         Self { what, scene, fleet, world, plan, sick, heard, outbox }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::execute::fakes::{self, Fault, HOST, Shape};
 use crate::execute::seen::Look;
-use crate::execute::tell::MessageBuilder;
+use crate::execute::tell::{EndFacts, MessageBuilder};
 use crate::model::incident::Ending;
-use crate::model::{EventKind, Outcome, Plan, Reason};
+use crate::model::{Blame, EventKind, Outcome, Plan, Reason, TopFew};
 
 fn plan() -> Plan {
     fakes::plan(fakes::steps(Shape::IsolateRestartRecover, Fault::Nothing))
@@ -57,7 +57,7 @@ fn a_service_is_never_said_to_stand_where_it_does_not() {
         (None, Reason::RestartFailed, "rpc-order.service may get traffic. unwait does nothing more "),
     ] {
         let ending = Ending { outcome: Outcome::Stuck, reason, detail: "why".into() };
-        let told = teller(&plan).end(EventKind::Stuck, &ending, drained);
+        let told = teller(&plan).end(EventKind::Stuck, &ending, drained, &EndFacts::default());
         assert!(told.lines.iter().any(|line| line.starts_with(place)), "{reason}, drained {drained:?}: {told}");
     }
 }
@@ -74,4 +74,45 @@ fn a_message_says_of_which_service_policy_and_incident_and_under_which_labels() 
         assert_eq!(told.incident.as_ref(), Some(&plan.incident));
         assert_eq!((told.dry_run, told.lines), (dry_run, vec!["the detail".to_string()]));
     }
+}
+
+#[test]
+fn an_end_says_the_outcome_then_who_closed_who_held_how_long_it_was_out_and_what_to_read() {
+    let at = |second: u32| format!("2026-11-22T18:43:{second:02}Z").parse().unwrap();
+    let blame = Blame {
+        closed_by: TopFew::of([("10.0.0.2:6379 (redis-session)".to_owned(), 288)], 0),
+        held_by: TopFew::of([("php-fpm (pid 12)".to_owned(), 288)], 0),
+    };
+    let told = EndFacts { blame, out_since: Some(at(2)), in_again: Some(at(45)) };
+    let plan = plan();
+    let ending = Ending { outcome: Outcome::Completed, reason: Reason::Recovered, detail: "close_wait 0".into() };
+    let said = teller(&plan).end(EventKind::End, &ending, None, &told);
+    let look = format!("look:   unwait show {}", plan.incident);
+    let after = [
+        "close_wait 0",
+        "sockets in CLOSE_WAIT, closed by: 10.0.0.2:6379 (redis-session) 288",
+        "held by: php-fpm (pid 12) 288",
+        "out of traffic for 43s",
+        &look,
+    ];
+    assert_eq!(said.lines[0], Reason::Recovered.says());
+    assert_eq!(said.lines[1..], after);
+
+    let left = EndFacts { in_again: None, ..told };
+    let stuck = Ending { outcome: Outcome::Stuck, reason: Reason::RestartFailed, detail: "exit 1".into() };
+    let said = teller(&plan).end(EventKind::Stuck, &stuck, Some(None), &left).to_string();
+    let order = [
+        "OUT OF TRAFFIC by",
+        "closed by: ",
+        "held by: ",
+        "out of traffic since 2026-11-22T18:43:02Z",
+        "look: ",
+        "decide: ",
+    ];
+    let places: Vec<Option<usize>> = order.iter().map(|part| said.find(part)).collect();
+    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{said}");
+
+    let dry = Plan { dry_run: true, ..plan };
+    let said = teller(&dry).end(EventKind::End, &ending, None, &left).to_string();
+    assert!(said.contains("closed by") && !said.contains("out of traffic"), "{said}");
 }

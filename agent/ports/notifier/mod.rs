@@ -8,6 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+pub use pace::{Paces, pause};
+
 pub use crate::model::message::{Letter, ThreadKey};
 
 pub mod alertmanager;
@@ -24,10 +26,12 @@ pub mod email;
 mod email_tests;
 pub mod feishu;
 pub mod generic;
+pub mod pace;
 pub mod pagerduty;
 #[cfg(test)]
 mod receivers;
 pub mod slack;
+pub mod slack_bot;
 pub mod spoken;
 pub mod teams;
 pub mod telegram;
@@ -121,6 +125,11 @@ pub mod tests {
 
     impl Server {
         pub async fn answering(answer: &'static str) -> Self {
+            Self::by(|_| answer.into()).await
+        }
+
+        /// One that answers each by what it asks.
+        pub async fn by(mut answer: impl FnMut(&str) -> String + Send + 'static) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let server = Self { address: listener.local_addr().unwrap(), requests: Arc::default() };
             let requests = server.requests.clone();
@@ -128,8 +137,10 @@ pub mod tests {
                 while let Ok((mut stream, _)) = listener.accept().await {
                     let mut request = Vec::new();
                     while !is_whole(&request) && stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {}
-                    requests.lock().unwrap().push(String::from_utf8(request).unwrap());
-                    let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
+                    let request = String::from_utf8(request).unwrap();
+                    let answer = format!("HTTP/1.1 {}", answer(&request));
+                    requests.lock().unwrap().push(request);
+                    let _ = stream.write_all(answer.as_bytes()).await;
                 }
             });
             server

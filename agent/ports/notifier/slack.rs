@@ -15,6 +15,9 @@ use crate::ports::Via;
 
 const HEADER_CHARS: usize = 150;
 const SECTION_CHARS: usize = 3_000;
+/// Above one message a second Slack hides messages, and answers `ok` (docs.slack.dev/apis/web-api/rate-limits). An escape
+/// makes five characters of one.
+pub(super) const PACE: Pace = Pace { every: Duration::from_secs(1), joined_bytes: Some(2_500) };
 
 #[derive(Debug)]
 pub struct Slack {
@@ -40,14 +43,13 @@ impl Notifier for Slack {
         }
     }
 
-    /// Above one message a second Slack hides messages, and answers `ok` (docs.slack.dev/apis/web-api/rate-limits). An
-    /// escape makes five characters of one.
     fn pace(&self) -> Pace {
-        Pace { every: Duration::from_secs(1), joined_bytes: Some(2_500) }
+        PACE
     }
 }
 
-fn payload(message: &Message) -> Value {
+/// `text` and `blocks`.
+pub(super) fn payload(message: &Message) -> Value {
     let facts = [
         Some(format!("host {}", message.host)),
         message.service.as_ref().map(|service| format!("service {service}")),
@@ -71,7 +73,7 @@ fn payload(message: &Message) -> Value {
     json!({ "text": escape(&title, SECTION_CHARS), "blocks": blocks })
 }
 
-fn section(text: &str) -> Value {
+pub(super) fn section(text: &str) -> Value {
     json!({ "type": "section", "text": { "type": "mrkdwn", "text": escape(text, SECTION_CHARS) } })
 }
 

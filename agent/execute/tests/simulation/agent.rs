@@ -217,7 +217,7 @@ impl Agent {
             recheck: Arc::new(GuardRecheck { gate: self.gate(&ports), measure: door.clone() }),
             ports,
             store: self.host.store(),
-            audience: Arc::new(Audience(vec![("chat".into(), vec![EventKind::Stuck])])),
+            audience: Arc::new(Audience::of(vec![("chat".into(), vec![EventKind::Stuck])])),
             clock: door,
             seen: LastSeen::default(),
             on_message: Arc::new(|_| {}),

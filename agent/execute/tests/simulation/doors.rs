@@ -18,7 +18,7 @@ use crate::execute::world::{Arrivals, Closed, Commands, Inbound, Keeper, Kept, K
 use crate::model::plan::{self, Health};
 use crate::model::runbook::Recycle;
 use crate::model::{
-    Comparison, Incarnation, Leaked, Marker, NetNs, Plan, Readings, Remaining, Signal, SocketId, Truth, Worker,
+    Blame, Comparison, Incarnation, Leaked, Marker, NetNs, Plan, Readings, Remaining, Signal, SocketId, Truth, Worker,
 };
 use crate::ports::fleet::fake::Way;
 use crate::ports::fleet::{Acquired, Fleet, FleetError, LEASE, Slot};
@@ -198,7 +198,7 @@ impl Pace for Door {
 impl Keeper for Door {
     async fn keep(&self, _plan: &Plan, _commands: &[Vec<String>], _deadline: Duration) -> Result<Kept, String> {
         self.nearby().await;
-        Ok(Kept { dir: None, says: "300 sockets in CLOSE_WAIT".into() })
+        Ok(Kept { dir: None, says: "300 sockets in CLOSE_WAIT".into(), blame: Blame::default() })
     }
 }
 
