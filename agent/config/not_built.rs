@@ -2,13 +2,9 @@
 //! called unknown. A line leaves this table when its key is built.
 
 /// Where (indices left open), and the keys there.
-const KEYS: [(&str, &[&str]); 4] = [
+const KEYS: [(&str, &[&str]); 3] = [
     ("services[].register[]", &["scope", "node"]),
     ("services[].restart", &["systemd", "exec"]),
-    (
-        "notify[].to",
-        &["teams", "discord", "dingtalk", "feishu", "lark", "wecom", "pagerduty", "telegram", "email", "webhook"],
-    ),
     ("steps[].drain", &["scope"]),
 ];
 

@@ -7,6 +7,7 @@ use super::host::Login;
 use crate::model::Tls;
 use crate::model::message::{EventKind, MailServer};
 use crate::model::policy::Selector;
+use crate::model::template::Template;
 
 /// Where messages go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Destination {
     pub policies: Vec<String>,
     /// Of messages that speak of a service, those of these alone. Default: all.
     pub services: Vec<Selector>,
+    /// What makes title and lines of a message, in place of the built-in ones.
+    pub template: Option<Template>,
 }
 
 impl Destination {

@@ -23,6 +23,7 @@ pub mod sample;
 pub mod service;
 pub mod signal;
 pub mod socket;
+pub mod template;
 pub mod tls;
 pub mod window;
 pub mod words;

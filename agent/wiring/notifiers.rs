@@ -25,6 +25,7 @@ use crate::ports::notifier::slack_bot::SlackBot;
 use crate::ports::notifier::spoken::Spoken;
 use crate::ports::notifier::teams::Teams;
 use crate::ports::notifier::telegram::Telegram;
+use crate::ports::notifier::templated::Templated;
 use crate::ports::notifier::webhook::{Chat, Webhook};
 use crate::ports::notifier::wecom::WeCom;
 use crate::ports::notifier::{DeliveryError, Notifier};
@@ -97,6 +98,10 @@ pub fn notifier(
         To::WeCom { .. } => made.webhook(WeCom),
     };
     let notifier = notifier.map_err(|error| refused(destination, &error))?;
+    let notifier = match destination.template.clone() {
+        Some(template) => arc(Templated { to: notifier, template }),
+        None => notifier,
+    };
     Ok(match language {
         Language::En => notifier,
         language => arc(Spoken { to: notifier, language }),

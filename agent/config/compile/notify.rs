@@ -17,6 +17,7 @@ use crate::config::spec::host::TlsSpec;
 use crate::config::spec::notify::{DestinationSpec, EmailSpec, ToSpec};
 use crate::config::spec::scalar::{OneOrMany, Typed};
 use crate::model::message::{EventKind, MailServer, MailTls};
+use crate::model::template::Template;
 
 /// Events that a destination gets that asks for none in particular.
 const EVENTS: [EventKind; 7] = [
@@ -64,6 +65,7 @@ pub fn destinations(
                 "the list is empty, so no message would be sent: name events, or remove the line",
             );
         }
+        let template = spec.template.and_then(|Typed(text)| template(text, &place.key("template"), to));
         let policies: Vec<String> = items(&place.key("policies"), spec.policies.unwrap_or_default())
             .map(|(at, Typed(policy))| {
                 to.policy(&at, &policy);
@@ -76,9 +78,13 @@ pub fn destinations(
         let count = counts.entry(name).or_default();
         *count += 1;
         let name = if *count == 1 { name.to_owned() } else { format!("{name}-{count}") };
-        destinations.push(Destination { name, to: kind, tls, proxy, events, policies, services });
+        destinations.push(Destination { name, to: kind, tls, proxy, events, policies, services, template });
     }
     destinations
+}
+
+fn template(text: String, place: &Place, to: &mut Compiling) -> Option<Template> {
+    Template::read(text).map_err(|errors| errors.iter().for_each(|error| to.wrong(place, error.to_string()))).ok()
 }
 
 /// Whom one entry names, and how it is reached.

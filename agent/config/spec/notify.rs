@@ -15,6 +15,7 @@ pub struct DestinationSpec {
     pub events: Option<Items<Typed<EventKind>>>,
     pub policies: Option<Items<Typed<String>>>,
     pub services: Option<Items<SelectorSpec>>,
+    pub template: Option<Typed<String>>,
 }
 
 #[derive(Debug, Deserialize, strum::IntoStaticStr)]

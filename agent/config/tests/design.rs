@@ -119,7 +119,6 @@ fn what_is_not_built_is_refused_by_name() {
     };
     let agent = |from: &str, to: &str| swap("agent.yaml", AGENT, from, to);
     let cases: BTreeMap<&str, Option<(&str, String)>> = BTreeMap::from([
-        ("teams", agent("slack:", "teams:")),
         ("scope", agent("id: rpc-order-1", "id: rpc-order-1, scope: node")),
         ("exec", agent("restart: { process:", "restart: { exec:")),
     ]);

@@ -73,7 +73,17 @@ fn a_wrong_destination_says_all_of_it() {
         ),
         (
             "notify: [{ to: { wecom: { url: \"https://qyapi/?key=hush\" } } }]\n",
-            vec!["agent.yaml:1:27 unknown key `url`: did you mean `url_file`?"],
+            vec![
+                "agent.yaml:1:18 `url_file` is missing: add `url_file: ${CREDENTIALS_DIRECTORY}/NAME`",
+                "agent.yaml:1:27 unknown key `url`: the keys here are `url_file`, `tls`, `proxy`",
+            ],
+        ),
+        (
+            "notify:\n- to: { wecom: { url_file: /u } }\n  template: |\n    {{ host }}\n    {{ hots }}\n",
+            vec![
+                "agent.yaml:4:5 line 2 of the template: `hots` is no variable of a message: there are at, dry_run, event, host, \
+                 incident, labels, lines, outcome, policy, reason, service, step, title",
+            ],
         ),
         (
             "notify: [{ to: { pagerduty: { routing_key_file: /k, url: events.pagerduty.com } } }]\n",

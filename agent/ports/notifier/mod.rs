@@ -35,6 +35,7 @@ pub mod slack_bot;
 pub mod spoken;
 pub mod teams;
 pub mod telegram;
+pub mod templated;
 mod text;
 pub mod webhook;
 pub mod wecom;
