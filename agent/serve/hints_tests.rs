@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::fixture::{Set, bulletin, set_hinted};
 use super::hints::Hints;
 use crate::ports::installed;
-use crate::ports::testing_consul::free_ports;
+use crate::ports::testing_consul::{free_ports, wait_for};
 use crate::view::bulletin::Bulletin;
 
 const TOKEN: &str = "hush-hush-hush";
@@ -155,31 +155,21 @@ async fn alertmanager_makes_the_agent_look() {
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
     let url = format!("http://127.0.0.1:{}/api/v2/alerts", alertmanager.port);
     let alert = r#"[{"labels":{"alertname":"CloseWaitLeak","service":"rpc-order.service"}}]"#;
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
+    wait_for("Alertmanager takes alerts", async || {
         let request = client.post(&url).header("content-type", "application/json").body(alert);
-        if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
-            break;
-        }
-        assert!(Instant::now() < until, "Alertmanager does not take alerts");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    while looks.load(Ordering::SeqCst) == 0 {
-        assert!(Instant::now() < until, "no hint has come");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        request.send().await.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    wait_for("a hint", async || looks.load(Ordering::SeqCst) > 0).await;
     let metrics = format!("http://127.0.0.1:{}/metrics", alertmanager.port);
-    loop {
+    wait_for("Alertmanager has counted its notification", async || {
         let text = client.get(&metrics).send().await.unwrap().text().await.unwrap();
         let count = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(&format!("{name}{{integration=\"webhook\"")));
             line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default()
         };
         assert_eq!(count("alertmanager_notifications_failed_total"), 0.0);
-        if count("alertmanager_notifications_total") > 0.0 {
-            break;
-        }
-        assert!(Instant::now() < until, "Alertmanager does not count its notification");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        count("alertmanager_notifications_total") > 0.0
+    })
+    .await;
 }
