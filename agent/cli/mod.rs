@@ -36,6 +36,9 @@ mod status;
 mod test;
 mod top;
 
+#[cfg(test)]
+mod wants_tests;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
