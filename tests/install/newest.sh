@@ -1,7 +1,7 @@
 # Debian's newest release, as a root file system beside the machine's own, for `tests/run --releases`. Sourced by tests/run.
 # What is built on the machine runs in it as it is: newer libraries know the older programs.
 
-newest_packages=(systemd dbus iproute2 procps util-linux e2fsprogs redis-tools valkey-tools openssl php-cli php-redis busybox-static python3
+newest_packages=(systemd dbus iproute2 procps util-linux e2fsprogs tmux chromium-headless-shell redis-tools valkey-tools openssl php-cli php-redis busybox-static python3
     etcd-server haproxy nginx prometheus prometheus-alertmanager supervisor runit s6 docker.io docker-cli containerd runc podman conmon netavark
     default-jre-headless libzookeeper-java libslf4j-java libdropwizard-metrics-java libsnappy-java libcommons-cli-java)
 newest=$cache/debian-sid
