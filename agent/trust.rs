@@ -87,9 +87,28 @@ pub fn may_run(program: &Path) -> Result<(), String> {
         return Err(says("is not a regular file".into()));
     }
     match runs_as_root() {
-        true => believe_in_place(program, Ownership::from(&metadata)).map_err(says),
+        true => {
+            believe_in_place(program, Ownership::from(&metadata)).and_then(|()| believe_above(program)).map_err(says)
+        }
         false => Ok(()),
     }
+}
+
+/// Whoever may write a directory further up can put another one in its place; but for one like /tmp, where each removes what is
+/// his own.
+fn believe_above(path: &Path) -> Result<(), String> {
+    const STICKY: u32 = 0o1000;
+    let real = path.canonicalize().map_err(|error| format!("cannot be read: {error}"))?;
+    for place in path.ancestors().skip(2).chain(real.ancestors().skip(2)).filter(|place| !place.as_os_str().is_empty())
+    {
+        let metadata = place.metadata().map_err(|error| format!("{}: {error}", place.display()))?;
+        let ownership = Ownership::from(&metadata);
+        let is_shared_by_root = ownership.uid == 0 && ownership.mode & STICKY != 0;
+        if let Some(why) = ownership.distrust().filter(|_| !is_shared_by_root) {
+            return Err(format!("refused: unwait runs as root, and the directory {} {why}", place.display()));
+        }
+    }
+    Ok(())
 }
 
 /// Nothing that is read here is longer than the system's own bundle of authorities, of some 220 KiB.

@@ -60,18 +60,17 @@ pub async fn replay(arguments: Arguments) -> Outcome {
         history.policies.iter().map(|policy| replayed(policy, &history.service, &history.samples)).collect()
     };
     let all: Vec<Replayed> = histories.iter().flat_map(of).collect();
-    let last = histories.iter().filter_map(|history| history.samples.last()).map(|sample| sample.until()).max();
     match place.json {
         true => render::json(&all),
         false if all.is_empty() => println!("Nothing is recorded of a service that these policies select."),
-        false => say(&all, service.is_some() || !ss.is_empty(), last.unwrap_or(now)),
+        false => say(&all, service.is_some() || !ss.is_empty()),
     }
     Ok(())
 }
 
-fn say(all: &[Replayed], each: bool, until: Timestamp) {
+fn say(all: &[Replayed], each: bool) {
     let lasted = |one: &Replayed| -> Duration {
-        let ends = one.breaches.iter().map(|breach| breach.over.unwrap_or(until).duration_since(breach.at));
+        let ends = one.breaches.iter().map(|breach| breach.over.unwrap_or(one.until).duration_since(breach.at));
         ends.map(|lasted| Duration::try_from(lasted).unwrap_or_default()).sum()
     };
     let row = |one: &Replayed| {
@@ -93,7 +92,7 @@ fn say(all: &[Replayed], each: bool, until: Timestamp) {
     }
     all.chunk_by(|one, other| one.service == other.service).for_each(|of| {
         if let [one, other] = of {
-            println!("{}", compared(one, other, &beside(one, other, until)));
+            println!("{}", compared(one, other, &beside(one, other)));
         }
     });
     if each {

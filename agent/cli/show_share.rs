@@ -8,7 +8,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Outcome, render, show};
-use crate::evidence::{Limits, Vault};
 use crate::model::IncidentId;
 use crate::report::incident::{self, Material};
 use crate::report::share::Pseudonyms;
@@ -24,12 +23,7 @@ pub fn share(state: &Path, store: &Store, id: &IncidentId, into: &Path, hidden: 
     let record = serde_json::to_string_pretty(&material.shown).map_err(|error| unreachable(error.to_string()))?;
     let mut texts = vec![("report.html".to_owned(), incident::page(&material)), ("incident.json".to_owned(), record)];
     if material.shown.incident.evidence.is_some() {
-        let bundle =
-            Vault::new(evidence, Limits::default()).read(id).map_err(|error| unreachable(error.to_string()))?;
-        for file in &bundle.manifest.files {
-            let text = bundle.text(&file.name).map_err(|error| unreachable(error.to_string()))?;
-            texts.push((file.name.clone(), text));
-        }
+        texts.extend(incident::bundle_texts(&evidence, id).map_err(unreachable)?);
     }
     let own = wiring::host_name().map_err(|error| unreachable(error.to_string()))?;
     let mut hosts: Vec<&str> = material.host.as_deref().into_iter().chain([own.as_str()]).collect();

@@ -419,31 +419,6 @@ impl Agent {
         }
     }
 
-    /// Looks at the slots of this host.
-    fn keep_slots(&mut self) {
-        let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
-        self.beside.start_quietly(Kind::SlotsKept, async move { sweep::keep_slots(&ports, &store).await });
-    }
-
-    fn return_slots(&mut self) {
-        self.released = self.wiring.host.clock.monotonic();
-        let returned = self.slots_returned();
-        self.beside.start(Kind::SlotsReturned, async {
-            returned.await;
-            Event::SlotsReturned
-        });
-    }
-
-    /// Gives back the slots that are to be; by one at a time.
-    pub(super) fn slots_returned(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
-        let (clock, one) = (Arc::clone(&self.wiring.host.clock), Arc::clone(&self.slots));
-        async move {
-            let _one = one.lock().await;
-            sweep::release_slots(&ports, &store, clock.now()).await;
-        }
-    }
-
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         let Ended { plan, driven } = match ended {
             Ok(ended) => ended,

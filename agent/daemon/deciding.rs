@@ -20,7 +20,7 @@ use crate::execute::tell::MessageBuilder;
 use crate::execute::world::World;
 use crate::execute::would;
 use crate::measure::Measurements;
-use crate::model::{Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Trigger, Truth};
+use crate::model::{Mode, Plan, Policy, Readings, Reason, Runbook, ServiceName, Signal, Trigger, Truth};
 use crate::sense::sensor::{Effort, Look, on_blocking_thread};
 use crate::store::Store;
 use crate::view::request::Reply;
@@ -82,10 +82,19 @@ impl Agent {
         }
     }
 
-    /// Of services for which no policy's condition holds: known to be false, and no breach stands.
+    /// Of services for which no policy's condition holds: known to be false, and no breach stands. An agent that has just started
+    /// knows no socket as older than itself: it says nothing of a condition before that could have come to hold.
     pub(super) fn end_silences(&self, measured: &Measurements, seen: &BTreeSet<ServiceName>) {
         let config = &self.wiring.config;
+        let watched_for = measured.monotonic.saturating_sub(self.started);
         let is_over = |policy: &Policy, service: &ServiceName| {
+            let ages = policy.when.comparisons().into_iter().filter_map(|comparison| match comparison.signal {
+                Signal::CloseWaitAged(age) => Some(age),
+                signal => signal.watched_for(),
+            });
+            if watched_for < ages.max().unwrap_or_default() + policy.hold {
+                return false;
+            }
             let stands = matches!(self.detector.watch(&policy.name, service), Watch::Breached { .. });
             !stands && policy.when.truth(&measured.of(service)) == Truth::False
         };
@@ -282,12 +291,6 @@ impl Agent {
         self.take_next_slot();
     }
 
-    /// Is an incident beginning, or its slot being taken?
-    pub(super) fn begins_anything(&self) -> bool {
-        let under_way = |kind| self.beside.is_under_way(&kind);
-        under_way(Kind::Beginning) || under_way(Kind::Slot) || self.to_begin.iter().any(|next| next.slot.is_some())
-    }
-
     /// A slot that one of them has is given back.
     pub(super) fn put_off_what_waits(&mut self, why: &str) {
         let waiting = self.to_begin.drain(..).chain(self.to_take_slot.drain(..));
@@ -302,6 +305,10 @@ impl Agent {
         }
         let Some(beginning) = self.to_begin.pop_front() else { return };
         if !self.still_stands(&beginning) {
+            // A slot that it has is given back, and a configuration may have waited for it.
+            self.released = Duration::ZERO;
+            drop(beginning);
+            self.put_in_force_what_waits();
             return self.begin_next();
         }
         let wiring = self.wiring.clone();

@@ -14,10 +14,13 @@ const WITHIN_WHEN_IDLE: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// `idle`: nothing was under way when the agent was asked to end.
-    pub(super) async fn end(self, idle: bool) {
+    pub(super) async fn end(mut self, idle: bool) {
         let within = if idle { WITHIN_WHEN_IDLE } else { delivery::LAST };
         let last = last_words(self.wiring.clone(), Arc::clone(&self.store), self.scribe.clone());
         at_most(within / 2, last).await;
+        // Whoever takes a slot keeps others from giving theirs back. What it may have taken is noted, and given back as well.
+        drop(std::mem::take(&mut self.beside));
+        self.put_off_what_waits("the agent is ending");
         let slots = self.slots_returned();
         tokio::join!(at_most(within, slots), self.delivery.end(within));
     }

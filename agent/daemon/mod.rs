@@ -23,6 +23,7 @@ pub mod run;
 mod scribe;
 pub mod service_manager;
 mod services;
+mod slots;
 
 #[cfg(test)]
 pub(crate) mod damage_tests;

@@ -221,9 +221,10 @@ impl Gate {
         self.ask_each(GUARDS.into_iter().filter(|guard| *guard != Guard::FleetSlot), question).await
     }
 
-    /// Takes the slot, where the plan needs one and all other guards have allowed it.
+    /// Takes the slot, where the plan needs one and all other guards have allowed it; unless another incident of the service has
+    /// begun since.
     pub async fn ask_slot(&self, question: &Question<'_>) -> Result<(), Refusal> {
-        self.ask_each([Guard::FleetSlot].into_iter(), &Question { take_slot: true, ..*question }).await
+        self.ask_each([Guard::OneSaga, Guard::FleetSlot].into_iter(), &Question { take_slot: true, ..*question }).await
     }
 
     async fn ask_each(

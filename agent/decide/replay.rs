@@ -21,6 +21,8 @@ pub struct Replayed {
     pub service: ServiceName,
     /// Samples that there were.
     pub samples: usize,
+    /// Where the history ends: what stands then is known up to there.
+    pub until: Timestamp,
     pub breaches: Vec<ReplayedBreach>,
     /// Signals of its condition that were measured at none of them.
     pub not_recorded: Vec<String>,
@@ -63,7 +65,15 @@ pub fn replay(policy: &Policy, service: &ServiceName, samples: &[Sample]) -> Rep
     let is_recorded = |signal: &Signal| samples.iter().any(|sample| sample.readings.get(*signal) != Reading::Unknown);
     let asked: BTreeSet<Signal> = policy.when.comparisons().iter().map(|comparison| comparison.signal).collect();
     let not_recorded = asked.iter().filter(|signal| !is_recorded(signal)).map(ToString::to_string).collect();
-    Replayed { policy: policy.name.clone(), service: service.clone(), samples: samples.len(), breaches, not_recorded }
+    let until = samples.last().map_or(Timestamp::UNIX_EPOCH, Sample::until);
+    Replayed {
+        policy: policy.name.clone(),
+        service: service.clone(),
+        samples: samples.len(),
+        until,
+        breaches,
+        not_recorded,
+    }
 }
 
 /// Of samples of one moment each: the distance that half of them have, at most, of the first thousand; a second at least.
@@ -87,8 +97,8 @@ pub struct Beside {
     pub lead: Option<(bool, Duration)>,
 }
 
-/// What stands at the end of the history stands `until` then.
-pub fn beside(one: &Replayed, other: &Replayed, until: Timestamp) -> Beside {
+pub fn beside(one: &Replayed, other: &Replayed) -> Beside {
+    let until = one.until.max(other.until);
     let ends = |breach: &ReplayedBreach| breach.over.unwrap_or(until);
     let meet = |a: &ReplayedBreach, b: &ReplayedBreach| a.at <= ends(b) && b.at <= ends(a);
     let met = |breach: &ReplayedBreach, all: &Replayed| all.breaches.iter().find(|other| meet(breach, other)).copied();
@@ -178,16 +188,17 @@ mod tests {
             policy: "p".into(),
             service: ServiceName::parse("rpc-order.service").unwrap(),
             samples: 0,
+            until: at(100),
             breaches: times.iter().map(|(from, over)| ReplayedBreach { at: at(*from), over: over.map(at) }).collect(),
             not_recorded: Vec::new(),
         };
         let one = breaches(&[(10, Some(20)), (40, Some(50)), (90, None)]);
         let other = breaches(&[(13, Some(25)), (60, Some(61)), (95, None)]);
         let lead = Some((true, Duration::from_secs(300)));
-        assert_eq!(beside(&one, &other, at(100)), Beside { both: 2, only_one: 1, only_other: 1, lead });
+        assert_eq!(beside(&one, &other), Beside { both: 2, only_one: 1, only_other: 1, lead });
         let lead = Some((false, Duration::from_secs(180)));
-        assert_eq!(beside(&other, &one, at(100)), Beside { both: 2, only_one: 1, only_other: 1, lead });
-        assert_eq!(beside(&one, &breaches(&[]), at(100)), Beside { both: 0, only_one: 3, only_other: 0, lead: None });
+        assert_eq!(beside(&other, &one), Beside { both: 2, only_one: 1, only_other: 1, lead });
+        assert_eq!(beside(&one, &breaches(&[])), Beside { both: 0, only_one: 3, only_other: 0, lead: None });
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! nothing of anybody and stay as well. What only looks like an address, a version of four numbers say, is replaced too.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Each address and name that was met, with what stands for it.
 #[derive(Clone, Debug, Default)]
@@ -30,21 +30,18 @@ impl Pseudonyms {
         Self { addresses: BTreeMap::new(), names }
     }
 
-    /// The text with pseudonyms. What was met in an earlier one is called as there.
+    /// The text with pseudonyms, wherever a name or an address stands in it. What was met in an earlier one is called as there.
     pub fn replace(&mut self, text: &str) -> String {
+        let text = self.with_names(text);
         let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while !rest.is_empty() {
-            let end = rest.find(|c: char| !is_of_a_word(c)).unwrap_or(rest.len());
-            if end == 0 {
-                let other = rest.chars().next().map_or(1, char::len_utf8);
-                out.push_str(&rest[..other]);
-                rest = &rest[other..];
-                continue;
-            }
-            let word = self.word(&rest[..end]);
-            out.push_str(&word);
-            rest = &rest[end..];
+        let mut rest = text.as_str();
+        while let Some(c) = rest.chars().next() {
+            let (length, shown) = match self.address_at(rest, out.chars().next_back()) {
+                Some((length, shown)) => (length, shown.to_string()),
+                None => (c.len_utf8(), c.into()),
+            };
+            out.push_str(&shown);
+            rest = &rest[length..];
         }
         out
     }
@@ -55,28 +52,49 @@ impl Pseudonyms {
         names.chain(self.addresses.iter().map(|(real, shown)| (real.to_string(), shown.to_string())))
     }
 
-    /// A run of letters, digits and what stands between them in addresses and names of hosts.
-    fn word(&mut self, word: &str) -> String {
-        // A full stop or colon of the sentence.
-        let core = word.trim_end_matches(['.', ':']);
-        let core = if core.is_empty() || word.ends_with("::") { word } else { core };
-        let tail = &word[core.len()..];
-        if let Some(address) = self.address(core) {
-            return address + tail;
-        }
-        let mut named = core.to_owned();
+    /// Names of hosts, in capitals or not, where no letter or digit stands beside them.
+    fn with_names(&self, text: &str) -> String {
+        let mut text = text.to_owned();
         for (name, shown) in &self.names {
-            named = replaced(&named, name, shown);
+            let (lower, name) = (text.to_ascii_lowercase(), name.to_ascii_lowercase());
+            let mut out = String::with_capacity(text.len());
+            let mut from = 0;
+            while let Some(at) = lower[from..].find(&name).map(|at| from + at) {
+                let end = at + name.len();
+                out.push_str(&text[from..at]);
+                let alone = begins_a_word(&text[..at]) && !text[end..].starts_with(char::is_alphanumeric);
+                out.push_str(if alone { shown } else { &text[at..end] });
+                from = end;
+            }
+            out.push_str(&text[from..]);
+            text = out;
         }
-        named + tail
+        text
     }
 
-    fn address(&mut self, word: &str) -> Option<String> {
-        if let Ok(address) = word.parse::<IpAddr>() {
-            return Some(self.shown(address).to_string());
+    /// The address that `rest` begins with, whatever follows it; `before` is the character in front.
+    fn address_at(&mut self, rest: &str, before: Option<char>) -> Option<(usize, IpAddr)> {
+        let first = rest.chars().next()?;
+        if first.is_ascii_digit() && before.is_none_or(|c| !c.is_ascii_digit() && c != '.') {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let run = rest[..end].trim_end_matches('.');
+            if let Ok(four) = run.parse::<Ipv4Addr>() {
+                return Some((run.len(), self.shown(four.into())));
+            }
         }
-        let at: SocketAddr = word.parse().ok()?;
-        Some(SocketAddr::new(self.shown(at.ip()), at.port()).to_string())
+        let is_of_six = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
+        if is_of_six(first) && before.is_none_or(|c| !is_of_six(c)) {
+            let end = rest.find(|c: char| !is_of_six(c)).unwrap_or(rest.len());
+            let run = &rest[..end];
+            // The longest that is one: a port or a full stop may stand behind it.
+            let lengths = (2..=run.len()).rev().take_while(|length| run[..*length].matches(':').count() >= 2);
+            for length in lengths {
+                if let Ok(six) = run[..length].parse::<Ipv6Addr>() {
+                    return Some((length, self.shown(six.into())));
+                }
+            }
+        }
+        None
     }
 
     fn shown(&mut self, address: IpAddr) -> IpAddr {
@@ -105,27 +123,14 @@ impl Pseudonyms {
     }
 }
 
-/// Brackets as well: `[2001:db8::1]:80`.
-fn is_of_a_word(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '.' | ':' | '[' | ']' | '-' | '_')
-}
-
-/// Each place in `word` where `name` stands by itself.
-fn replaced(word: &str, name: &str, shown: &str) -> String {
-    let mut out = String::new();
-    let mut rest = word;
-    while let Some(at) = rest.find(name) {
-        let (before, after) = (&rest[..at], &rest[at + name.len()..]);
-        let stands_alone =
-            !out.ends_with(char::is_alphanumeric) || before.chars().next_back().is_some_and(|c| !c.is_alphanumeric());
-        let stands_alone = stands_alone
-            && before.chars().next_back().is_none_or(|c| !c.is_alphanumeric())
-            && after.chars().next().is_none_or(|c| !c.is_alphanumeric());
-        out.push_str(before);
-        out.push_str(if stands_alone { shown } else { name });
-        rest = after;
+/// Does a word begin behind this? A line break as JSON writes it (`\\n`) is no letter.
+fn begins_a_word(before: &str) -> bool {
+    let mut back = before.chars().rev();
+    match (back.next(), back.next()) {
+        (Some('n' | 't' | 'r'), Some('\\')) => true,
+        (Some(c), _) => !c.is_alphanumeric(),
+        (None, _) => true,
     }
-    out + rest
 }
 
 #[cfg(test)]
@@ -150,6 +155,13 @@ mod tests {
             ("bj1-030 xbj1-03 bj1-03x", "bj1-030 xbj1-03 bj1-03x"),
             ("http://10.0.0.2:8500/v1 摘流 10.0.0.2", "http://198.18.0.2:8500/v1 摘流 198.18.0.2"),
             ("deadbeef add 1.5 :: : ...", "deadbeef add 1.5 :: : ..."),
+            ("read tcp 10.0.0.1:51234->10.0.0.2:6379", "read tcp 198.18.0.1:51234->198.18.0.2:6379"),
+            ("[10.0.0.1] [2001:470::9] addr:10.0.0.2,", "[198.18.0.1] [2001:db8::3] addr:198.18.0.2,"),
+            ("10.0.0.1:rpc-order:8080 rpc-10.0.0.2-80", "198.18.0.1:rpc-order:8080 rpc-198.18.0.2-80"),
+            ("dubbo%3A%2F%2F10.0.0.1%3A20880", "dubbo%3A%2F%2F198.18.0.1%3A20880"),
+            (r#""a\n10.0.0.1\nbj1-03\t""#, r#""a\n198.18.0.1\nhost-1\t""#),
+            ("BJ1-03.example.com", "host-1"),
+            ("12:30:45.123 1::2:3 a:b", "12:30:45.123 2001:db8::5 a:b"),
         ] {
             assert_eq!(shown(text), expected);
         }

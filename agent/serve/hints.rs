@@ -26,6 +26,8 @@ use crate::view::hint::Hinted;
 const BODY_BYTES: usize = 1 << 20;
 /// For the look: within the time that a connection has. An agent that looks less often answers 202.
 const LOOKED_WITHIN: Duration = Duration::from_secs(8);
+/// For the token's file.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 /// Labels and fields in which watchers name a service.
 const NAMES: [&str; 3] = ["service", "unit", "name"];
 
@@ -82,7 +84,12 @@ async fn hint(desk: &Desk, request: Request<Incoming>) -> Result<(StatusCode, Hi
     if request.method() != Method::POST {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "a hint is given by POST"));
     }
-    if !is_known(request.headers().get(header::AUTHORIZATION), &(hints.token)()) {
+    // Its file may lie on a disk that hangs.
+    let token = Arc::clone(&hints.token);
+    let read = tokio::time::timeout(READ_WITHIN, tokio::task::spawn_blocking(move || token()));
+    let token = read.await.ok().and_then(Result::ok);
+    let token = token.ok_or((StatusCode::SERVICE_UNAVAILABLE, "the file with the token cannot be read now"))?;
+    if !is_known(request.headers().get(header::AUTHORIZATION), &token) {
         return Err((
             StatusCode::UNAUTHORIZED,
             "expected `Authorization: Bearer TOKEN` with the token of `http: hints`",

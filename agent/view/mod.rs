@@ -3,8 +3,8 @@
 pub mod bulletin;
 pub mod explanation;
 pub mod findings;
-pub mod hint;
 pub mod fleet;
+pub mod hint;
 pub mod incident;
 pub mod reckoning;
 pub mod request;

@@ -79,7 +79,7 @@ impl<'lab> Stage<'lab> {
             ("checks", sorted(&self.consul.get("/v1/agent/checks"))),
             ("maintenance so far", self.consul.maintenance_log()),
             ("passing", format!("{:?}", self.consul.passing(NAME))),
-            ("keys", sorted(&self.consul.get("/v1/kv/?recurse=true"))),
+            ("keys", sorted(&keys_but_of_hosts(self.consul.get("/v1/kv/?recurse=true")))),
             (
                 "units",
                 self.lab.stdout(&[
@@ -93,6 +93,13 @@ impl<'lab> Stage<'lab> {
             ),
         ]))
     }
+}
+
+/// What a host tells of itself changes nothing for anybody.
+fn keys_but_of_hosts(mut keys: Value) -> Value {
+    let is_of_a_host = |key: &Value| key["Key"].as_str().is_some_and(|key| key.starts_with("unwait/hosts/"));
+    keys.as_array_mut().expect("a list of keys").retain(|key| !is_of_a_host(key));
+    keys
 }
 
 /// As the service registers: a check that fails where nobody listens.

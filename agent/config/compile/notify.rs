@@ -30,6 +30,9 @@ const EVENTS: [EventKind; 7] = [
     EventKind::Review,
 ];
 
+/// What a destination gets besides that keeps an alert open until it hears of its end.
+const ENDS: [EventKind; 2] = [EventKind::Recovered, EventKind::Operator];
+
 /// Where PagerDuty takes events; `url` names that of the EU, say.
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 
@@ -51,11 +54,13 @@ pub fn destinations(
         let Some(kind) = to.required(&place, "to", spec.to, "{ slack: { url_file: PATH } }") else { continue };
         let name: &'static str = (&kind).into();
         let within = place.key("to").key(name);
+        let is_alert = matches!(kind, ToSpec::Pagerduty(_) | ToSpec::Alertmanager(_));
         let (kind, tls_spec, proxy) = destination(kind, &within, to, environment);
         // Its address stands in a file, so whether it is https:// is not known here.
         let tls = tls::compile(tls_spec, &within, to, environment);
         let proxy = tls::proxy(proxy, &tls, &within, to);
         let events: BTreeSet<EventKind> = match spec.events {
+            None if is_alert => EVENTS.into_iter().chain(ENDS).collect(),
             None => EVENTS.into(),
             Some(events) => events.into_iter().flatten().map(|Typed(event)| event).collect(),
         };

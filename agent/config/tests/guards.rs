@@ -39,9 +39,9 @@ fn who_knows_the_alerts_is_asked_with_a_watchdog_unless_none_is_wanted() {
         "agent.yaml",
         "prometheus: { token_file: /t, user: ann, password_file: /p, watchdog: DeadMan }\n",
         &[
-            "1:13 `url` is missing: add `url: \"http://127.0.0.1:9090\"`",
+            "1:1 `url` is missing: add `url: \"http://127.0.0.1:9090\"`",
             "1:15 expected a token, or a user with a password: remove one of them",
-            "1:70 expected matchers such as severity=\"critical\", alertname!=\"CloseWaitLeak\": after `DeadMan` comes =, !=, \
+            "1:71 expected matchers such as severity=\"critical\", alertname!=\"CloseWaitLeak\": after `DeadMan` comes =, !=, \
              =~ or !~",
         ],
     );
@@ -79,7 +79,7 @@ fn guards_that_cannot_be_used_are_refused_with_their_place() {
                  comes =, !=, =~ or !~",
             ],
         ),
-        ("{ veto: {} }", vec!["6:17 `exec` is missing: add `exec: [/usr/local/bin/may-act]`"]),
+        ("{ veto: {} }", vec!["6:11 `exec` is missing: add `exec: [/usr/local/bin/may-act]`"]),
     ] {
         expect("policies/p.yaml", &format!("{POLICY}guards: {guards}\n"), &says);
     }

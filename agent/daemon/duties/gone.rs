@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use super::breaches;
 use crate::model::moment::after;
 use crate::model::{EventKind, Message, Plan, Reason, duration};
 use crate::ports::fleet::Slot;
@@ -13,8 +12,7 @@ use crate::wiring::Wiring;
 /// An action takes minutes.
 const LONG: Duration = Duration::from_secs(3_600);
 
-/// Tells of each slot that this plan waits for in vain. Of many hosts that wait the first by name tells, where they share their
-/// breaches.
+/// Tells of each slot that this plan waits for in vain; once from each host that waits, since who else waits is not known.
 pub async fn tell(wiring: &Wiring, store: &Store, plan: &Plan) {
     let (Some(scope), Some(fleet), false) = (&plan.fleet_scope, &wiring.ports.fleet, plan.dry_run) else { return };
     // One that cannot be listed now is at the next look.
@@ -23,9 +21,6 @@ pub async fn tell(wiring: &Wiring, store: &Store, plan: &Plan) {
     let is_long =
         |slot: &Slot| slot.phase.is_begun() && slot.holder != wiring.host.name && after(slot.since, LONG) <= now;
     let long: Vec<Slot> = slots.into_iter().filter(is_long).collect();
-    if long.is_empty() || !breaches::tells_for_others(wiring, &plan.target.service).await {
-        return;
-    }
     for slot in long {
         let message = message(wiring, plan, scope, &slot);
         match store.tell_of_gone_slot(scope, &slot.holder, &slot.incident, &wiring.audience, &message) {

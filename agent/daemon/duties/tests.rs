@@ -255,7 +255,7 @@ fn a_plan_that_has_changed_is_asked_about_anew_with_what_changed_and_the_same_on
         assert!(message.contains(word), "{word}: {message}");
     }
     let late = set.says(&first, true, Some(&plan.hash()));
-    assert!(!late.ok && late.text.contains("is not asked for any more"), "{late:?}");
+    assert!(!late.ok && late.text.contains("is closed: another plan has taken its place"), "{late:?}");
 }
 
 #[test]

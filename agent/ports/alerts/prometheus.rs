@@ -51,6 +51,9 @@ struct Answer<T> {
     error: String,
     #[serde(default)]
     warnings: Vec<String>,
+    /// VictoriaMetrics' word, where a part of its storage did not answer.
+    #[serde(default, rename = "isPartial")]
+    is_partial: bool,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +121,9 @@ impl Prometheus {
             Answer { warnings, .. } if !warnings.is_empty() => {
                 let first = said::first_line(&warnings[0], []);
                 Err(format!("GET {what}: the answer is partial: {first}"))
+            }
+            Answer { is_partial: true, .. } => {
+                Err(format!("GET {what}: the answer is partial: a part of the storage is away"))
             }
             Answer { status, data: Some(data), .. } if status == "success" => Ok(data),
             Answer { error, .. } => Err(format!("GET {what}: refused{}", said::behind(&said::first_line(&error, [])))),

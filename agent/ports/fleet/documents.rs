@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{DEADLINE, FleetError};
+use super::{DEADLINE, FleetError, YOUNG};
+use crate::model::duration;
 
 /// Where a text lies: `unwait/slots/<service>`, or `unwait/breaches/<service>/<host>`. Stores that know no folders
 /// keep the folder as one map from names to texts.
@@ -104,4 +105,17 @@ pub(super) async fn in_time<T>(
         Ok(answer) => answer,
         Err(_) => Err(FleetError::Unreachable(format!("`{path}` was not read within {} s", DEADLINE.as_secs()))),
     }
+}
+
+/// Why nobody gets a slot of this store now; `None` where hosts do.
+pub(super) fn not_yet(lineage: Option<&Lineage>) -> Option<String> {
+    let age = lineage?.age;
+    (age < YOUNG).then(|| {
+        format!(
+            "the fleet store was restarted, or has another master, since {}: slots are given again in {}, when every \
+             host at work has written its own again",
+            duration::format(Duration::from_secs(age.as_secs())),
+            duration::format(Duration::from_secs((YOUNG - age).as_secs() + 1)),
+        )
+    })
 }

@@ -6,7 +6,7 @@
 //!
 //! A store whose master is replaced by a replica may forget what it has acknowledged, and shows it by another line of masters
 //! ([`Lineage`]). So what this host has begun is remembered here, with the line that took it: where another one does not know
-//! of it, it is written again, whatever else stands there by then; and for [`YOUNG`] after a line was first seen nobody gets a
+//! of it, it is written again, whatever else stands there by then; and for [`super::YOUNG`] after a line was first seen nobody gets a
 //! slot, or goes from waiting to changing. A slot that is not there although the line is the same was given away by a person.
 
 use std::collections::BTreeMap;
@@ -18,11 +18,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::document::{self, Asker, Begin, LEASE, SKEW, Take};
-use super::documents::{ABSENT, Documents, Key, Lineage, asked_again, folder_path, in_time};
-use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, Told, YOUNG, breach, told};
+use super::documents::{ABSENT, Documents, Key, Lineage, asked_again, folder_path, in_time, not_yet};
+use super::{Acquired, DEADLINE, Fleet, FleetError, Phase, Slot, Told, breach, told};
 use crate::clock::Clock;
+use crate::model::HostStatus;
 use crate::model::moment::after;
-use crate::model::{HostStatus, duration};
 
 pub(super) const SLOTS: &[&str] = &["slots"];
 const BREACHES: &str = "breaches";
@@ -37,9 +37,6 @@ const UNSURE: u32 = 2;
 
 /// A breach that ended this long ago is no more than litter, also for a host whose clock is an hour off.
 const LITTER: Duration = Duration::from_secs(3_600);
-
-/// A host that has told nothing for so long is gone.
-const HOST_IS_GONE: Duration = Duration::from_secs(31 * 86_400);
 
 pub(super) struct SharedFleet<D> {
     documents: D,
@@ -240,19 +237,6 @@ fn answer_holds() -> Duration {
         return Duration::from_secs(seconds);
     }
     LEASE
-}
-
-/// Why nobody gets a slot of this store now; `None` where hosts do.
-fn not_yet(lineage: Option<&Lineage>) -> Option<String> {
-    let age = lineage?.age;
-    (age < YOUNG).then(|| {
-        format!(
-            "the fleet store was restarted, or has another master, since {}: slots are given again in {}, when every \
-             host at work has written its own again",
-            duration::format(Duration::from_secs(age.as_secs())),
-            duration::format(Duration::from_secs((YOUNG - age).as_secs() + 1)),
-        )
-    })
 }
 
 fn id(lineage: Option<&Lineage>) -> Option<&str> {
@@ -496,19 +480,11 @@ impl<D: Documents> Fleet for SharedFleet<D> {
     async fn statuses(&self) -> Result<Vec<(String, Result<Told, String>)>, FleetError> {
         let now = self.clock.now();
         in_time(&folder_path(HOSTS), async {
-            let mut hosts = Vec::new();
-            let mut gone = None;
-            for (name, read) in asked_again(|| self.documents.list(HOSTS)).await? {
-                match told::parse(&read.text) {
-                    Ok(told) if after(told.until, HOST_IS_GONE) < now => gone = Some((name, read.revision)),
-                    told => hosts.push((name, told)),
-                }
-            }
+            let (hosts, gone) = told::listed(asked_again(|| self.documents.list(HOSTS)).await?, now);
             if let Some((name, revision)) = gone {
                 // One a look, and only where it still stands as it was read.
                 let _ = self.documents.swap(Key { folder: HOSTS, name: &name }, revision, None).await;
             }
-            hosts.sort_by(|(one, _), (other, _)| one.cmp(other));
             Ok(hosts)
         })
         .await

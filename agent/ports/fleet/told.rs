@@ -3,10 +3,14 @@
 //! `{"version": 1, "host": …, "told": …, "until": …, "status": …}`, a text for each host. The times are the writer's wall clock.
 //! Unknown keys are passed over: nothing is decided by it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::documents::Text;
 use crate::model::HostStatus;
+use crate::model::moment::after;
 
 const VERSION: u32 = 1;
 
@@ -40,6 +44,27 @@ pub(super) fn parse(text: &[u8]) -> Result<Told, String> {
             Err(format!("the entry has version {other}, and this unwait reads {VERSION}: update unwait on this host"))
         }
     }
+}
+
+/// A host that has told nothing for so long is gone.
+const GONE_AFTER: Duration = Duration::from_secs(31 * 86_400);
+
+/// What stands in the store, by host; and one that is gone, with its revision.
+#[expect(clippy::type_complexity, reason = "it is what the trait answers, and one besides")]
+pub(super) fn listed(
+    texts: Vec<(String, Text)>,
+    now: Timestamp,
+) -> (Vec<(String, Result<Told, String>)>, Option<(String, u64)>) {
+    let mut hosts = Vec::new();
+    let mut gone = None;
+    for (name, read) in texts {
+        match parse(&read.text) {
+            Ok(told) if after(told.until, GONE_AFTER) < now => gone = Some((name, read.revision)),
+            told => hosts.push((name, told)),
+        }
+    }
+    hosts.sort_by(|(one, _), (other, _)| one.cmp(other));
+    (hosts, gone)
 }
 
 pub(super) fn write(told: &Told) -> Vec<u8> {

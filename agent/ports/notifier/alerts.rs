@@ -46,7 +46,9 @@ impl<'a> Alert<'a> {
             EventKind::Breach | EventKind::Held => (breach(), Change::Opens),
             EventKind::Recovered => (breach(), Change::Ends),
             EventKind::Test => (Subject::Test, Change::Opens),
-            EventKind::Operator if message.settled => (incident(), Change::Ends),
+            EventKind::Operator if message.settled && (message.incident.is_some() || message.policy.is_some()) => {
+                (incident(), Change::Ends)
+            }
             EventKind::Review | EventKind::Operator => return None,
             // A dry run takes nothing in hand, and leaves nobody anything to do.
             _ if message.dry_run => return None,

@@ -72,7 +72,8 @@ impl Destination {
         Url::parse(self.url.expose_secret().trim()).expect("it was read when it was taken in")
     }
 
-    /// Posts JSON; the body of a 2xx answer. 429 and what may pass by itself is `Later`; any other answer `Refused`.
+    /// Posts JSON; the body of a 2xx answer. `Refused` is what the message itself is at fault for (400, 413, 422); what may pass, or
+    /// a person may mend, is `Later`.
     pub async fn post(&self, body: Vec<u8>, headers: &[(&'static str, String)]) -> Result<String, DeliveryError> {
         let answer = self.ask(self.address(), body, headers).await?;
         if answer.status.is_success() { Ok(answer.body) } else { Err(self.judged(answer)) }
@@ -110,9 +111,11 @@ impl Destination {
             body => format!("{status}: {body}"),
         };
         match status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => self.later(after, &words),
-            _ if status.is_server_error() => self.later(after, &words),
-            _ => self.refused(&words),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                self.refused(&words)
+            }
+            // A person may mend an address, a token, a proxy.
+            _ => self.later(after, &words),
         }
     }
 
@@ -129,6 +132,12 @@ impl Destination {
         let url = self.address();
         let parts = url.path_segments().into_iter().flatten().map(String::from);
         let mut secrets: Vec<String> = parts.chain(url.query_pairs().map(|(_, value)| value.into_owned())).collect();
+        let raw = url.query().into_iter().flat_map(|query| query.split('&'));
+        secrets.extend(raw.filter_map(|pair| Some(pair.split_once('=')?.1.to_owned())));
+        // Telegram's token stands behind a word.
+        let tokens: Vec<String> =
+            secrets.iter().filter_map(|part| part.strip_prefix("bot").map(str::to_owned)).collect();
+        secrets.extend(tokens);
         secrets.extend([url.username().to_owned(), url.password().unwrap_or_default().to_owned()]);
         secrets.extend(self.hidden.iter().map(|secret| secret.expose_secret().to_owned()));
         secrets.retain(|secret| !COMMON.contains(&secret.as_str()));

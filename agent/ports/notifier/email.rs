@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use lettre::address::Envelope;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message as Mail};
 use lettre::transport::smtp::Error as SmtpError;
@@ -78,7 +79,7 @@ impl Email {
         format!("email: {}", first_line(words, secret.collect()))
     }
 
-    /// 5xx, and what the server lacks, stays so until a person has changed something.
+    /// Of the message itself, where it was told in full; what comes before a person may mend.
     fn failed(&self, error: &SmtpError) -> DeliveryError {
         let mut words = error.to_string();
         let mut cause = std::error::Error::source(error);
@@ -86,7 +87,7 @@ impl Email {
             words = format!("{words}: {inner}");
             cause = inner.source();
         }
-        if error.is_permanent() || error.is_client() { self.refused(&words) } else { self.later(&words) }
+        self.later(&words)
     }
 
     fn mail(&self, letter: Letter<'_>) -> Result<(String, Mail), DeliveryError> {
@@ -135,14 +136,13 @@ impl Email {
             let answer = answer(stream).await.map_err(io)?;
             if !answer.starts_with(expected) {
                 let words = format!("{} answered {answer}", says.split_whitespace().next().unwrap_or("the greeting"));
-                let is_for_good = answer.starts_with('5');
-                return Err(if is_for_good { self.refused(&words) } else { self.later(&words) });
+                return Err(self.later(&words));
             }
         }
         Ok(())
     }
 
-    async fn send(&self, mail: Mail) -> Result<(), DeliveryError> {
+    async fn greeted(&self) -> Result<AsyncSmtpConnection, DeliveryError> {
         let stream = self.connect().await?;
         let failed = |error| self.failed(&error);
         let hello = ClientId::Domain(self.host.clone());
@@ -151,10 +151,40 @@ impl Email {
             let credentials = Credentials::new(user.clone(), password.expose_secret().to_owned());
             connection.auth(DEFAULT_MECHANISMS, &credentials).await.map_err(failed)?;
         }
-        connection.send(mail.envelope(), &mail.formatted()).await.map_err(failed)?;
-        // It is taken, whatever the server says to that.
-        let _ = connection.quit().await;
-        Ok(())
+        Ok(connection)
+    }
+
+    /// To each by itself: a mailbox that is gone costs the others nothing. It is taken where the server takes it for one.
+    async fn send(&self, mail: Mail) -> Result<(), DeliveryError> {
+        let formatted = mail.formatted();
+        let (mut open, mut taken, mut failure) = (None, false, None);
+        for to in mail.envelope().to() {
+            let mut connection = match open.take() {
+                Some(connection) => connection,
+                None => self.greeted().await?,
+            };
+            let envelope = Envelope::new(mail.envelope().from().cloned(), vec![to.clone()]);
+            let envelope = envelope.map_err(|error| self.refused(&error.to_string()))?;
+            match connection.send(&envelope, &formatted).await {
+                Ok(_) => {
+                    taken = true;
+                    open = Some(connection);
+                }
+                Err(error) => {
+                    let error = self.failed(&error);
+                    tracing::warn!(%to, %error, "the mail server does not take a message for {to}: {error}");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(mut connection) = open {
+            // It is taken, whatever the server says to that.
+            let _ = connection.quit().await;
+        }
+        match failure {
+            Some(error) if !taken => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -12,7 +12,6 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use super::{DeliveryError, Destination, Letter, Notifier, Pace, ThreadKey};
 use crate::clock::Clock;
-use crate::model::Message;
 use crate::ports::Via;
 
 /// A shorter key is more likely a slip than a key; the standard asks for 24 to 64 bytes.
@@ -81,6 +80,7 @@ mod tests {
     use super::super::tests::{Server, message, via};
     use super::*;
     use crate::clock::ManualClock;
+    use crate::model::Message;
 
     const KEY: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 

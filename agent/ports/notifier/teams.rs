@@ -20,6 +20,8 @@ use crate::model::Message;
 const TITLE_BYTES: usize = 1_000;
 const LINES_BYTES: usize = 20_000;
 const FACTS_BYTES: usize = 2_000;
+/// Of a line, beside its text.
+const BLOCK_BYTES: usize = 80;
 
 #[derive(Debug)]
 pub struct Teams {
@@ -67,7 +69,16 @@ fn card(message: &Message) -> Value {
     let mut body =
         vec![block(json!({ "type": "TextRun", "text": title, "weight": "bolder", "size": "medium", "color": color }))];
     let lines = cut(&message.lines.join("\n"), LINES_BYTES, text::json);
-    body.extend(lines.lines().map(|line| block(json!({ "type": "TextRun", "text": line }))));
+    let mut left = LINES_BYTES;
+    for line in lines.lines() {
+        let bytes = line.chars().map(text::json).sum::<usize>() + BLOCK_BYTES;
+        let Some(rest) = left.checked_sub(bytes) else {
+            body.push(block(json!({ "type": "TextRun", "text": "…" })));
+            break;
+        };
+        left = rest;
+        body.push(block(json!({ "type": "TextRun", "text": line })));
+    }
     let facts = cut(&text::facts(message), FACTS_BYTES, text::json);
     body.push(block(json!({ "type": "TextRun", "text": facts, "isSubtle": true })));
     json!({

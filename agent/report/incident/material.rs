@@ -70,6 +70,13 @@ impl Material {
     }
 }
 
+/// The files of an incident's bundle, each with its text. Blocks on the disk.
+pub fn bundle_texts(bundles: &Path, id: &IncidentId) -> Result<Vec<(String, String)>, String> {
+    let bundle = Vault::new(bundles.into(), Limits::default()).read(id).map_err(|error| error.to_string())?;
+    let text = |name: &String| bundle.text(name).map(|text| (name.clone(), text)).map_err(|error| error.to_string());
+    bundle.manifest.files.iter().map(|file| text(&file.name)).collect()
+}
+
 impl Evidence {
     /// A bundle of a former version has no `holders.json`.
     fn of(bundle: &Bundle) -> Result<Self, String> {

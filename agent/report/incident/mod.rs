@@ -5,7 +5,7 @@ pub mod diagnosis;
 mod material;
 mod sections;
 
-pub use material::{Evidence, Material};
+pub use material::{Evidence, Material, bundle_texts};
 pub use sections::body;
 
 use super::html;
