@@ -11,6 +11,7 @@ use super::Diagnostic;
 use super::notify::Destination;
 use crate::model::plan::{Binding, Health, Restart};
 use crate::model::service::ServiceName;
+use crate::model::words::Language;
 use crate::model::{
     ConsulScope, EtcdLayout, ExecHook, HttpHook, ModeCeiling, NacosLayout, RedisAt, RedisLayout, RedisServers, Tls,
 };
@@ -44,6 +45,8 @@ pub struct HostConfig {
     pub http: Option<HttpConfig>,
     /// From one reminder of what stays latched to the next. Default 1d, from 10m to 30d.
     pub remind: Duration,
+    /// Of the messages. Default: English.
+    pub language: Language,
     /// The state directory. Default /var/lib/unwait.
     pub state: PathBuf,
     /// Files that hold a secret, each with the place that names it.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::incident::{IncidentId, Outcome};
 use super::reason::Reason;
 use super::service::ServiceName;
+use super::words::Language;
 
 /// The kinds of events that a destination may ask for, as the config spells them.
 #[derive(
@@ -63,6 +64,12 @@ pub struct Message {
     pub reason: Option<Reason>,
     /// The step that a `step` event speaks of.
     pub step: Option<StepTold>,
+    /// A person has decided: what the incident asked for needs nobody any more.
+    #[serde(default)]
+    pub settled: bool,
+    /// That of its title and lines.
+    #[serde(default)]
+    pub language: Language,
     /// One line for the head.
     pub title: String,
     /// A few lines for the body, plain text.
@@ -84,10 +91,37 @@ impl Message {
             outcome: None,
             reason: None,
             step: None,
+            settled: false,
+            language: Language::En,
             title: title.into(),
             lines: Vec::new(),
         }
     }
+}
+
+/// Where e-mail is handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailServer {
+    pub host: String,
+    pub port: u16,
+    pub tls: MailTls,
+}
+
+impl MailServer {
+    /// In place of one that the host's file does not name, which is an error there.
+    pub fn nowhere() -> Self {
+        Self { host: String::new(), port: 0, tls: MailTls::Implicit }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailTls {
+    /// From the first byte.
+    Implicit,
+    /// The server must offer it.
+    StartTls,
+    /// To a relay on this host alone.
+    None,
 }
 
 impl fmt::Display for Message {

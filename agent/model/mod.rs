@@ -21,6 +21,7 @@ pub mod signal;
 pub mod socket;
 pub mod tls;
 pub mod window;
+pub mod words;
 
 pub use caution::Caution;
 pub use census::{Census, Owner, ServiceCensus};

@@ -174,7 +174,7 @@ impl TlsProxy {
         *self.shown.lock().unwrap() = Self::config(certificate, key, authority);
     }
 
-    fn config(certificate: &Path, key: &Path, authority: Option<&Path>) -> Arc<ServerConfig> {
+    pub fn config(certificate: &Path, key: &Path, authority: Option<&Path>) -> Arc<ServerConfig> {
         let read = |file: &Path| CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect::<Vec<_>>();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));

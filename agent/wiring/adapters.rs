@@ -6,15 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use secrecy::SecretString;
 
-use super::asking::of_notifier;
 use super::{Host, WiringError};
 use crate::clock::Clock;
-use crate::config::{Destination, FleetConfig, Login, RedisConfig, RegistryConfig, To};
+use crate::config::{FleetConfig, Login, RedisConfig, RegistryConfig};
 use crate::model::Tls;
 use crate::ports::fleet::{self as stores, Fleet};
-use crate::ports::notifier::generic::Generic;
-use crate::ports::notifier::slack::Slack;
-use crate::ports::notifier::{DeliveryError, Notifier};
 use crate::ports::registry::consul::Consul;
 use crate::ports::registry::etcd::Etcd;
 use crate::ports::registry::eureka::Eureka;
@@ -185,32 +181,6 @@ pub fn registry(
     })
 }
 
-/// How a destination is reached.
-pub fn via_of(destination: &Destination, shared: &Shared) -> Result<Via, WiringError> {
-    let tls = shared.tls(&of_notifier(destination), &destination.tls)?;
-    Ok(Via { tls, proxy: destination.proxy.clone() })
-}
-
-pub fn notifier(
-    destination: &Destination,
-    clock: &Arc<dyn Clock>,
-    shared: &Shared,
-) -> Result<Arc<dyn Notifier>, WiringError> {
-    let via = &via_of(destination, shared)?;
-    Ok(match &destination.to {
-        To::Slack { url_file } => {
-            let url = secret(url_file, "the webhook's address")?;
-            Arc::new(Slack::new(url, via).map_err(|error| refused(&destination.name, &error, &[url_file]))?)
-        }
-        To::Generic { url_file, key_file } => {
-            let url = secret(url_file, "the webhook's address")?;
-            let key = secret(key_file, "the webhook's signing key")?;
-            let generic = Generic::new(url, via, Some(key), Arc::clone(clock));
-            Arc::new(generic.map_err(|error| refused(&destination.name, &error, &[url_file, key_file]))?)
-        }
-    })
-}
-
 /// The store that the host's file names, as this host sees it.
 pub fn fleet(config: &FleetConfig, host: &Host, shared: &Shared) -> Result<Arc<dyn Fleet>, WiringError> {
     let clock = Arc::clone(&host.clock);
@@ -255,13 +225,6 @@ fn redis(config: &RedisConfig, of: &str, what: &'static str, shared: &Shared) ->
         sentinel_user: user(config.sentinel_login.as_ref(), "the sentinels' password")?,
         sentinel_tls: config.sentinel_tls.as_ref().map(|tls| shared.tls(&sentinels, tls)).transpose()?,
     })
-}
-
-/// Says where what it was made from stands.
-fn refused(destination: &str, error: &DeliveryError, files: &[&PathBuf]) -> WiringError {
-    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let detail = format!("{error}; it is read from {}", files.join(" and "));
-    WiringError::Notifier { destination: destination.into(), detail }
 }
 
 fn token(file: Option<&PathBuf>) -> Result<Option<Secret>, WiringError> {

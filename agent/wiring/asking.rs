@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Wiring, adapters};
-use crate::config::{Destination, FleetConfig, RegistryConfig, To};
+use super::{Wiring, adapters, notifiers};
+use crate::config::{Destination, FleetConfig, RegistryConfig};
 use crate::model::Tls;
 use crate::ports::fleet::{Fleet, FleetError};
 use crate::ports::greeting::greet;
@@ -125,9 +125,8 @@ impl Wiring {
     }
 
     async fn greet(&self, destination: &Destination) -> Result<String, String> {
-        let (To::Slack { url_file } | To::Generic { url_file, .. }) = &destination.to;
-        let url = adapters::secret(url_file, "the webhook's address").map_err(|error| error.to_string())?;
-        let via = adapters::via_of(destination, &self.shared).map_err(|error| error.to_string())?;
+        let url = notifiers::address(&destination.to).map_err(|error| error.to_string())?;
+        let via = notifiers::via_of(destination, &self.shared).map_err(|error| error.to_string())?;
         greet(url.expose_secret(), &via, DEADLINE).await?;
         Ok("accepts connections; no message was sent".into())
     }

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod discover;
 pub mod fleet;
 pub mod kernel;
+mod notifiers;
 pub mod plans;
 mod possession;
 mod rehearsal;
@@ -214,10 +215,11 @@ impl Wiring {
         let mut notifiers: BTreeMap<String, Arc<dyn Notifier>> = BTreeMap::new();
         let mut audience = Vec::new();
         for destination in &config.host.notify {
-            let adapter =
-                missing.or(&destination.name, adapters::notifier(destination, &host.clock, &shared), |none| {
-                    Arc::new(none)
-                })?;
+            let adapter = missing.or(
+                &destination.name,
+                notifiers::notifier(destination, config.host.language, &host.name, &host.clock, &shared),
+                |none| Arc::new(none),
+            )?;
             notifiers.insert(destination.name.clone(), adapter);
             audience.push((destination.name.clone(), destination.events.iter().copied().collect()));
         }

@@ -45,6 +45,7 @@ pub fn compile(spec: HostSpec, to: &mut Compiling, environment: Environment) -> 
         max_parallel: to.count(&at("max_parallel"), spec.max_parallel, 1, 1..=16),
         mode_at_most: spec.mode_at_most.map(|Typed(mode)| ceiling(mode, &at("mode_at_most"), to)),
         http: spec.http.map(|spec| http(spec, &at("http"), to)),
+        language: spec.language.map(|Typed(language)| language).unwrap_or_default(),
         remind: to.duration(&at("remind"), spec.remind, hours(24), minutes(10)..=hours(30 * 24)),
         state,
         registries,

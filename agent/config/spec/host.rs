@@ -11,6 +11,7 @@ use super::address::HostPort;
 use super::notify::DestinationSpec;
 use super::scalar::{Bytes, Free, OneOrMany, Percentage, Typed};
 use crate::model::runbook::StopSignal;
+use crate::model::words::Language;
 use crate::model::{Mode, ServiceName};
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +31,7 @@ pub struct HostSpec {
     pub mode_at_most: Option<Typed<Mode>>,
     pub http: Option<HttpSpec>,
     pub remind: Option<Typed<Duration>>,
+    pub language: Option<Typed<Language>>,
     pub state: Option<Typed<String>>,
 }
 

@@ -12,6 +12,7 @@ use crate::model::message::EventKind;
 use crate::model::policy::{Budget, Comparison, MinHealthy};
 use crate::model::runbook::{Floor, OnTimeout, StopSignal};
 use crate::model::window::{Days, Hours, WindowAction};
+use crate::model::words::Language;
 use crate::model::{ServiceName, Signal, duration};
 
 use super::super::{comparison, words};
@@ -255,6 +256,18 @@ impl FromText for Budget {
             return Err("with a budget of 0 the policy could never act: use `mode: observe` for that".into());
         }
         Ok(Self { incidents, per })
+    }
+}
+
+impl FromText for Language {
+    const EXPECTED: &'static str = "en or zh";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "en" => Ok(Self::En),
+            "zh" => Ok(Self::Zh),
+            other => Err(format!("`{other}` is no language here: {}", words::offer(other, &["en", "zh"], "languages"))),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod diagnostics;
 mod gentler;
 mod hooks;
 mod limits;
+mod notify;
 mod overlaps;
 mod queries;
 mod redis;

@@ -144,6 +144,7 @@ fn message(wiring: &Wiring, row: &AuditRow) -> Message {
         labels: wiring.labels(),
         service: row.service.as_deref().and_then(|service| ServiceName::parse(service).ok()),
         incident: row.incident.clone(),
+        settled: row.done == Some(true) && matches!(verb, OrderVerb::Resolve | OrderVerb::Approve | OrderVerb::Deny),
         lines: [row.detail.clone()].into_iter().chain(why).collect(),
         ..Message::new(EventKind::Operator, host, row.at, title)
     }

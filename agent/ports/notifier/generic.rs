@@ -8,9 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use sha2::Sha256;
 
 use super::{DeliveryError, Destination, Letter, Notifier, Pace, ThreadKey};
 use crate::clock::Clock;
@@ -57,10 +55,7 @@ fn read_key(text: &SecretString) -> Result<SecretSlice<u8>, DeliveryError> {
 }
 
 fn signature(key: &[u8], id: &str, timestamp: i64, body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    mac.update(format!("{id}.{timestamp}.").as_bytes());
-    mac.update(body);
-    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+    format!("v1,{}", super::signature(key, &[format!("{id}.{timestamp}.").as_bytes(), body]))
 }
 
 #[async_trait]

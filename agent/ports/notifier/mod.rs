@@ -3,23 +3,39 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
 pub use crate::model::message::{Letter, ThreadKey};
-use crate::ports::http::{self, Client, Via};
 
+pub mod alertmanager;
+#[cfg(test)]
+mod alertmanager_tests;
+mod alerts;
+#[cfg(test)]
+mod conformance;
+mod destination;
+pub mod dingtalk;
+pub mod discord;
+pub mod email;
+#[cfg(test)]
+mod email_tests;
+pub mod feishu;
 pub mod generic;
+pub mod pagerduty;
+#[cfg(test)]
+mod receivers;
 pub mod slack;
+pub mod spoken;
+pub mod teams;
+pub mod telegram;
+mod text;
+pub mod webhook;
+pub mod wecom;
 
-/// For one delivery; the outbox tries again, so a slow destination need not be waited for.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// Chat services answer with a word or a small object.
-const MAX_ANSWER_BYTES: usize = 64 << 10;
-/// What a destination may ask us to wait at most; beyond that the outbox's own backoff is better.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+use destination::Destination;
 
 /// Why a message was not taken. Never holds the destination's address: it is a credential.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,60 +71,11 @@ pub trait Notifier: Send + Sync {
     fn pace(&self) -> Pace;
 }
 
-/// A webhook. Its address is a credential: it is in no error and in no Debug output.
-#[derive(Debug)]
-struct Destination {
-    kind: &'static str,
-    url: SecretString,
-    client: Client,
-}
-
-impl Destination {
-    fn new(kind: &'static str, url: SecretString, via: &Via) -> Result<Self, DeliveryError> {
-        let refused = |detail| DeliveryError::Refused { detail: format!("{kind}: {detail}") };
-        http::address(url.expose_secret()).map_err(refused)?;
-        Ok(Self { kind, client: Client::new(via, CALL_DEADLINE).map_err(refused)?, url })
-    }
-
-    /// Posts JSON; the body of a 2xx answer. 429 and what may pass by itself is `Later`; any other answer `Refused`.
-    async fn post(&self, body: Vec<u8>, headers: &[(&'static str, String)]) -> Result<String, DeliveryError> {
-        let kind = self.kind;
-        let later = |after, detail| DeliveryError::Later { after, detail: format!("{kind}: {detail}") };
-        let url = Url::parse(self.url.expose_secret().trim()).expect("it was read when it was taken in");
-        let mut all = HeaderMap::new();
-        all.insert("content-type", HeaderValue::from_static("application/json"));
-        for (name, value) in headers {
-            let value = HeaderValue::from_str(value).map_err(|_| DeliveryError::Refused {
-                detail: format!("{kind}: the header {name} would hold characters that none may"),
-            })?;
-            all.insert(HeaderName::from_static(name), value);
-        }
-        let request = self.client.post(url).headers(all).body(body);
-        let response = self.client.send(request).await.map_err(|failure| later(None, failure.words))?;
-        let status = response.status();
-        let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let after = after.map(Duration::from_secs).map(|after| after.min(MAX_RETRY_AFTER));
-        let answer = http::body(response, MAX_ANSWER_BYTES).await.map_err(|error| later(None, error))?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        match status {
-            _ if status.is_success() => Ok(answer),
-            StatusCode::TOO_MANY_REQUESTS => Err(later(after, "429: too many messages".into())),
-            StatusCode::REQUEST_TIMEOUT => Err(later(after, status.to_string())),
-            _ if status.is_server_error() => Err(later(after, status.to_string())),
-            _ => Err(DeliveryError::Refused { detail: format!("{kind}: {status}{}", code(&answer)) }),
-        }
-    }
-}
-
-/// An error code such as `channel_is_archived`; anything longer or freer may repeat what we sent.
-fn code(answer: &str) -> String {
-    let answer = answer.trim();
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if !answer.is_empty() && answer.len() <= 40 && answer.bytes().all(plain) {
-        format!(": {answer}")
-    } else {
-        String::new()
-    }
+/// The base64 of HMAC-SHA256 over what stands in `parts`, one behind the other.
+fn signature(key: &[u8], parts: &[&[u8]]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    parts.iter().for_each(|part| mac.update(part));
+    STANDARD.encode(mac.finalize().into_bytes())
 }
 
 #[cfg(test)]
@@ -118,8 +85,8 @@ pub mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    use super::*;
     use crate::model::{EventKind, IncidentId, Message, Outcome, Reason, ServiceName};
+    use crate::ports::Via;
     use crate::ports::tls::TlsContext;
 
     /// Directly.
@@ -178,13 +145,5 @@ pub mod tests {
         let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
         body.len() >= length.parse::<usize>().unwrap()
-    }
-
-    #[test]
-    fn an_error_is_shown_only_where_it_is_a_code() {
-        assert_eq!(code("channel_is_archived\n"), ": channel_is_archived");
-        for free in ["", "<html>", "No such hook: T0/B0/secret", "a".repeat(50).as_str()] {
-            assert_eq!(code(free), "");
-        }
     }
 }
