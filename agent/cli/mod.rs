@@ -32,6 +32,9 @@ mod slot;
 mod status;
 mod test;
 
+#[cfg(test)]
+mod wants_tests;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

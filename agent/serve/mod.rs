@@ -15,6 +15,8 @@ mod shelf;
 #[cfg(test)]
 mod api_tests;
 #[cfg(test)]
+mod chromium_tests;
+#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod html_check;

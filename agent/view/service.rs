@@ -361,3 +361,48 @@ fn join(to: &mut Option<f64>, value: Reading, which: fn(f64, f64) -> f64) {
         *to = Some(to.map_or(value, |before| which(before, value)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Spread;
+
+    #[test]
+    fn a_history_has_whole_steps_and_is_silent_where_nobody_looked() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        // (range, from one look to the next, now, its beginning, its step)
+        for (range, period, now, from, step) in [
+            (HistoryRange::Hour, 15, 3_600, 60, 1),
+            (HistoryRange::Hour, 15, 3_659, 60, 1),
+            (HistoryRange::Hour, 600, 3_659, 600, 10),
+            (HistoryRange::SixHours, 15, 21_600, 300, 5),
+            (HistoryRange::Month, 15, 31 * 86_400, 4 * 3_600, 360),
+        ] {
+            let grid = History::grid(range, Duration::from_secs(period), at(now));
+            assert_eq!(grid, (at(from), minutes(step)), "{range} at {now}");
+        }
+        let of = |count: f64| {
+            let mut readings = Readings::default();
+            readings.set(Signal::CloseWait, count);
+            readings.set(Signal::Established, 1.0);
+            readings
+        };
+        let spread = Some(Spread { step: minutes(1), least: of(2.0), most: of(9.0) });
+        let samples = [
+            Sample::moment(at(0), of(77.0)),
+            Sample::moment(at(60), of(5.0)),
+            Sample { at: at(90), readings: of(4.0), spread },
+            Sample::moment(at(3_650), of(1.0)),
+        ];
+        let grid = History::grid(HistoryRange::Hour, minutes(0), at(3_659));
+        let only = BTreeSet::from([Signal::CloseWait]);
+        let history = History::of(&samples, HistoryRange::Hour, grid, Some(&only));
+        let [signal] = &history.signals[..] else { panic!("{history:?}") };
+        assert_eq!((signal.signal, signal.least.len(), signal.most.len()), (Signal::CloseWait, 60, 60));
+        assert_eq!((signal.least[0], signal.most[0]), (Some(2.0), Some(9.0)), "before the grid, nothing counts");
+        assert_eq!((signal.least[59], signal.most[59]), (Some(1.0), Some(1.0)));
+        assert!(signal.most[1..59].iter().all(Option::is_none));
+        assert_eq!(History::of(&samples, HistoryRange::Hour, grid, None).signals.len(), 2);
+    }
+}

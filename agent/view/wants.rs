@@ -131,8 +131,7 @@ impl Status {
             let says = format!("by {}: {}", silence.who, silence.why);
             let of = silence.service.as_deref().map_or_else(|| "--host".into(), word);
             let want = Want::new("silenced", says).since(silence.since).not_urgent();
-            let want = want.commands([format!("unwait silence {of} --end")]);
-            silence.service.as_ref().map_or_else(|| want.clone(), |service| want.clone().of(service))
+            Want { service: silence.service.clone(), ..want.commands([format!("unwait silence {of} --end")]) }
         }));
         wants
     }

@@ -2,10 +2,11 @@
 
 # What is installed on the machine. redis-tools holds the server's program, without the service that redis-server would
 # set up. The other lines are what Docker's containers run, what its programs and HAProxy are linked with, and what
-# supervisor and ZooKeeper run in.
+# supervisor and ZooKeeper run in. chromium-headless-shell looks at the status page: Chromium without its windows and their
+# libraries.
 debian_packages=(systemd dbus iproute2 procps util-linux e2fsprogs redis-tools openssl php-cli php-redis
     busybox-static libdevmapper1.02.1 libseccomp2 python3 python3-pkg-resources liblua5.3-0 libopentracing-c-wrapper0
-    openjdk-17-jre-headless)
+    openjdk-17-jre-headless chromium-headless-shell)
 
 install_debian_packages() {
     local package missing=()

@@ -64,9 +64,13 @@ fn a_disk_that_hangs_holds_up_what_is_to_be_written_and_nothing_else() {
         let explained = stage.unwait(&["explain", service::UNIT]);
         let healthy =
             http::ask(lab.network(), loopback(9817), "GET", "/healthz", None, "").map_err(|e| e.to_string())?;
+        let page = http::ask(lab.network(), loopback(9817), "GET", "/", None, "").map_err(|e| e.to_string())?;
         let answered = asked.elapsed();
         if answered > AT_ONCE || !explained.status.success() || healthy.status != 200 {
             return Err(format!("after {answered:?}: {explained:?}; {healthy:?}"));
+        }
+        if !["state unreadable", "directory hangs", service::UNIT].iter().all(|says| page.body.contains(says)) {
+            return Err(format!("{page:?}"));
         }
         seen = status["agent"]["last_snapshot"].clone();
         Ok(())

@@ -32,6 +32,7 @@ mod not_helped;
 mod operator;
 mod orphans;
 mod outcomes;
+mod page;
 mod per_connection;
 mod quadlet;
 mod readme;

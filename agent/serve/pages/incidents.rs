@@ -44,7 +44,11 @@ pub fn one(material: &Material) -> Page<'static> {
 }
 
 pub fn link(incident: &str) -> Markup {
-    html! { a href=(format!("/incidents/{}", encoded(incident))) { (incident) } }
+    html! { a href=(address(incident)) { (incident) } }
+}
+
+fn address(incident: &str) -> String {
+    format!("/incidents/{}", encoded(incident))
 }
 
 /// Newest first.
@@ -62,23 +66,24 @@ pub fn table(rows: &[IncidentRow]) -> Markup {
             table {
                 caption.unseen { "Incidents, newest first" }
                 thead { tr {
-                    th scope="col" { "Began" } th scope="col" { "Service" } th scope="col" { "Outcome" }
+                    th scope="col" { "Service" } th scope="col" { "Outcome" } th scope="col" { "Began" }
                     th scope="col" { "Lasted" } th scope="col" { "Policy" } th scope="col" { "Incident" }
                 } }
                 tbody {
                     @for row in rows {
                         @let (outcome, reason) = outcome_of(row);
                         tr {
-                            td.t { (plot::time(row.began)) }
                             th scope="row" { a href=(format!("/services/{}", encoded(&row.service))) { (row.service) } }
                             td {
-                                span class=(format!("outcome {outcome} {reason}")) { (outcome) }
-                                @if !reason.is_empty() { ": " (reason) }
+                                a href=(address(&row.incident)) {
+                                    (outcome) @if !reason.is_empty() { ": " (reason) }
+                                }
                                 @if row.dry_run { " (dry-run)" }
                             }
+                            td.t { (plot::time(row.began)) }
                             td.t { (lasted(row).unwrap_or_default()) }
                             td { (row.policy) }
-                            td { (link(&row.incident)) }
+                            td { code { (row.incident) } }
                         }
                     }
                 }

@@ -55,7 +55,13 @@ pub async fn list(desk: &Desk, shown: &ServicesShown, query: &Query) -> Markup {
         .collect();
     let histories = desk.histories(wanted, range).await;
     html! {
-        @if let Err(why) = &histories { p.warn { "No plots: " (why) } }
+        @match &histories {
+            Err(why) => p.warn { "No plots: " (why) },
+            Ok(read) if read.len() < shown.services.len() => p.warn {
+                "Plots of the first " (read.len()) " only: the history takes long to read. A shorter range shows more."
+            },
+            Ok(_) => {},
+        }
         @if shown.services.is_empty() {
             p {
                 @if query.services().text.is_empty() {
