@@ -10,8 +10,12 @@ use super::event::Event;
 impl Agent {
     /// Looks at the slots of this host.
     pub(super) fn keep_slots(&mut self) {
-        let (ports, store) = (self.wiring.ports.clone(), Arc::clone(&self.store));
-        self.beside.start_quietly(Kind::SlotsKept, async move { sweep::keep_slots(&ports, &store).await });
+        let (ports, store, one) = (self.wiring.ports.clone(), Arc::clone(&self.store), Arc::clone(&self.slots));
+        self.beside.start_quietly(Kind::SlotsKept, async move {
+            // One that is being given back is no stray that is to be.
+            let _one = one.lock().await;
+            sweep::keep_slots(&ports, &store).await;
+        });
     }
 
     pub(super) fn return_slots(&mut self) {

@@ -281,7 +281,7 @@ impl RealKeeper {
                 %service,
                 %error,
                 "cannot read the signal history of {service}: {error}; its evidence holds the agent's latest looks \
-                 without service names",
+                 alone",
             );
             Vec::new()
         });

@@ -139,7 +139,7 @@ fn runbook(party: &Party) -> String {
 fn start(lab: &Lab, name: &str, port: u16, peer: &str) -> (String, Spawned) {
     let dir = lab.dir().join(name);
     std::fs::create_dir(&dir).expect("the lab's directory is writable");
-    write(&dir.join("behaviour"), "");
+    write(&dir.join("behaviour"), "listens_after 300\n");
     let dir = dir.display().to_string();
     let argv = [outside(), dir.clone(), port.to_string(), peer.to_owned()];
     let lines = format!(

@@ -224,13 +224,7 @@ fn note(
             store.delivered(&batch.ids, thread)
         }
         Err(DeliveryError::Later { after, detail }) => {
-            match after {
-                // One message that it does not take, after all that it did, keeps nothing else from it.
-                None if batch.attempts >= joining::GIVES_WAY_AFTER => {
-                    paces.closed(destination, clock.monotonic(), Some(EVERY));
-                }
-                after => paces.closed(destination, clock.monotonic(), after),
-            }
+            paces.closed(destination, clock.monotonic(), after);
             let pause = after.unwrap_or_else(|| pause(batch.attempts));
             let again = duration::format(pause);
             tracing::warn!(

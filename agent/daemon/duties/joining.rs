@@ -17,7 +17,7 @@ use crate::store::{Outgoing, Queued};
 /// Messages that go out within this time are not joined; beyond that, they gather for so long.
 const SOON: Duration = Duration::from_secs(10);
 /// After so many tries (1 + 2 + 4 + 8 + 16 + 32 s) a message gives way to all others: it may be the reason itself.
-pub const GIVES_WAY_AFTER: u32 = 6;
+const GIVES_WAY_AFTER: u32 = 6;
 /// After so many a message is not joined any more, lest it is the reason and keeps others back.
 const ALONE_AFTER: u32 = 12;
 /// The last line of a joined message, at most.

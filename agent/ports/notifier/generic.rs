@@ -127,8 +127,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_receiver_refuses_is_refused_and_what_may_pass_is_tried_later() {
         for (answer, is_later) in [
-            ("410 Gone\r\nContent-Length: 0\r\n\r\n", false),
-            ("401 No\r\nContent-Length: 0\r\n\r\n", false),
+            ("413 Long\r\nContent-Length: 0\r\n\r\n", false),
+            ("401 No\r\nContent-Length: 0\r\n\r\n", true),
             ("429 Slow\r\nRetry-After: 99999999\r\nContent-Length: 0\r\n\r\n", true),
             ("500 Oops\r\nContent-Length: 0\r\n\r\n", true),
         ] {

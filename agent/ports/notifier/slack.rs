@@ -143,9 +143,9 @@ mod tests {
             ("429 Too Many\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n", later(Some(30))),
             ("503 Down\r\nContent-Length: 0\r\n\r\n", later(None)),
             ("400 Bad\r\nContent-Length: 15\r\n\r\ninvalid_payload", Err((false, None))),
-            ("404 No\r\nContent-Length: 10\r\n\r\nno_service", Err((false, None))),
-            ("410 Gone\r\nContent-Length: 19\r\n\r\nchannel_is_archived", Err((false, None))),
-            ("302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", Err((false, None))),
+            ("404 No\r\nContent-Length: 10\r\n\r\nno_service", later(None)),
+            ("410 Gone\r\nContent-Length: 19\r\n\r\nchannel_is_archived", later(None)),
+            ("302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", later(None)),
         ] {
             let server = Server::answering(answer).await;
             let slack = Slack::new(server.url("/services/T0/hush").into(), &via()).unwrap();

@@ -34,7 +34,7 @@ impl Chat for Teams {
 
     /// Above four requests a second it answers 429.
     fn pace(&self) -> Pace {
-        Pace { every: Duration::from_secs(1), joined_bytes: Some(10_000) }
+        Pace { every: Duration::from_secs(1), joined_bytes: Some(5_000) }
     }
 
     fn request(&self, url: Url, message: &Message, _now: Timestamp) -> Option<(Url, Value)> {

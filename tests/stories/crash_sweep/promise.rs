@@ -20,7 +20,8 @@ pub fn rests(store: &Store) -> bool {
 
 /// For a person, where that does not come about.
 pub fn seen(store: &Store) -> String {
-    format!("{:#?}\n{:?}\n{:?}", store.history(None, MANY), store.slots_to_release(), store.latches())
+    let slots = (store.slots_to_release(), store.unreturned_slots());
+    format!("{:#?}\n{slots:?}\n{:?}", store.history(None, MANY), store.latches())
 }
 
 /// How the incidents ended; or everything that is wrong. Where the service `died` at another hand, a restart that had
