@@ -182,10 +182,15 @@ fn play_in(lab: &Lab, party: &Party, bound_is_held: bool) {
         if ends { Ok(()) } else { Err(agent.output()) }
     });
     if bound_is_held {
-        let status = host.ask(&["status"]).expect("it answers");
-        let held = status["agent"]["held"].as_array().cloned().unwrap_or_default();
-        assert!(held.iter().any(|held| held["service"] == BOUND), "{status:#}\n{}", agent.output());
-        assert_eq!(host.starts("bound"), 1, "{status:#}");
+        wait_until_seen("the bound service to be held", SOON, || {
+            let status = host.ask(&["status"])?;
+            let held = status["agent"]["held"].as_array().cloned().unwrap_or_default();
+            match held.iter().any(|held| held["service"] == BOUND) {
+                true => Ok(()),
+                false => Err(format!("{status:#}\n{}", agent.output())),
+            }
+        });
+        assert_eq!(host.starts("bound"), 1, "{}", agent.output());
     }
     agent.signal(Signal::SIGTERM);
     agent.wait(ENDS_WITHIN);
