@@ -2,7 +2,7 @@
 //!
 //! `smtps://` is TLS from the first byte (RFC 8314), `smtp://` is STARTTLS (RFC 3207) and never goes on without, but in plain text to a relay on
 //! this host. TLS is the agent's own, so the files and rules of `tls:` are those of every other connection. Taken is 250 behind
-//! the message. 4xx is tried later, 5xx refused. An incident is a thread: what follows its first message refers to it
+//! the message. 4xx and 5xx are tried later: a person may mend both. An incident is a thread: what follows its first message refers to it
 //! (RFC 5322, section 3.6.4).
 
 use std::io;
@@ -79,7 +79,7 @@ impl Email {
         format!("email: {}", first_line(words, secret.collect()))
     }
 
-    /// Of the message itself, where it was told in full; what comes before a person may mend.
+    /// What the server does not take now it may take later: a person may mend a login, a mailbox, a server.
     fn failed(&self, error: &SmtpError) -> DeliveryError {
         let mut words = error.to_string();
         let mut cause = std::error::Error::source(error);
